@@ -15,6 +15,7 @@ import { createServer } from "node:net";
 import { resolve } from "node:path";
 import type { Rig } from "./cluster.ts";
 import { argvAt, envAt, must, run, type Finished, type Place } from "./place.ts";
+import { parseRelease, rootFor } from "./roots.ts";
 
 export interface CephOptions {
   /** Folder for all files of the cluster; made where missing, must not hold a cluster yet. */
@@ -170,7 +171,7 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
     const before = options.detached === true ? ["setsid"] : ["setpriv", "--pdeathsig", "KILL", "--"];
     const log = openSync(`${dir}/log/${name}.out`, "a");
     const child = Bun.spawn([...before, ...argvAt(place, [programs[name], "-f", "-c", conf, "-i", id])], {
-      env: envAt(place),
+      env: { ...envAt(place), ...(name === "mgr.x" ? { PYTHONPATH: `${dir}/mgr/python` } : {}) },
       cwd: "/",
       stdin: "ignore",
       stdout: log,
@@ -182,6 +183,14 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
   };
 
   const bringUp = async (): Promise<{ adminKey: string; release: number }> => {
+    const version = await exec("ceph-mon", "--version");
+    const release = Number(/ceph version (\d+)/.exec(version)?.[1]);
+    if (release === 18) {
+      // Debian 13's bcrypt cannot be loaded by the manager's subinterpreters, and takes every module down with it;
+      // none that we use hashes a password
+      mkdirSync(`${dir}/mgr/python`);
+      writeFileSync(`${dir}/mgr/python/bcrypt.py`, "hashpw = gensalt = checkpw = None\n");
+    }
     const key = async () => (await exec("ceph-authtool", "--gen-print-key")).trim();
     const [monKey, adminKey, mgrKey, osdKey] = await Promise.all([key(), key(), key(), key()]);
     const secrets = { mode: 0o600 };
@@ -209,8 +218,7 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
     await Promise.all([mkfs, exec("ceph", "osd", "new", uuid)]);
     start("osd.0");
     await createPool("rbd");
-    const version = await exec("rbd", "--version");
-    return { adminKey, release: Number(/ceph version (\d+)/.exec(version)?.[1]) };
+    return { adminKey, release };
   };
 
   const createPool = async (name: string): Promise<void> => {
@@ -277,8 +285,8 @@ const main = async (): Promise<void> => {
   const [verb, dir] = process.argv.slice(2).filter((arg) => !arg.startsWith("--"));
   if (dir === undefined || (verb !== "up" && verb !== "down")) throw new Error(usage);
   if (verb === "down") return stopCeph(dir);
+  const root = await rootFor(parseRelease(flag("release") ?? "16"));
   const started = Date.now();
-  const root = undefined;
   const store = flag("store") === "bluestore" ? "bluestore" : "memstore";
   const ceph = await startCeph({ dir, root, store, paxosInterval: 0.05, detached: true });
   console.log(`ceph ${ceph.release} is up in ${((Date.now() - started) / 1000).toFixed(1)} s`);

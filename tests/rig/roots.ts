@@ -1,0 +1,96 @@
+/**
+ * Root folders of other Debian releases, each with that release's Ceph, made once and kept in the cache.
+ *
+ * Not a pinned image: the mirror is the one that this machine's own apt sources name, read at run time.
+ * Invariants:
+ * 1. A root is complete or absent: it is made beside its final name and renamed when done.
+ * 2. The cache is outside the checkout (CSI_RBD_CACHE, else ~/.cache/csi-rbd), so a fresh clone finds it.
+ */
+import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { must } from "./place.ts";
+
+/** Major Ceph release → Debian release that carries it. */
+const codenames = { 16: "bookworm", 18: "trixie", 20: "forky" } as const;
+export type CephRelease = keyof typeof codenames;
+
+export const parseRelease = (text: string): CephRelease => {
+  const release = ([16, 18, 20] as const).find((known) => String(known) === text);
+  if (release === undefined) throw new Error(`Ceph release ${text}: write 16, 18 or 20`);
+  return release;
+};
+
+/** What the cluster, the driver's client calls and the file system tools need in a root. */
+const packages = (
+  "ceph-mon ceph-osd ceph-mgr ceph-common librados2 librbd1 " +
+  "e2fsprogs xfsprogs util-linux mount kmod iproute2 procps hostname"
+).split(" ");
+
+/** A folder of the rig's cache, made where missing. */
+export const cacheFolder = (...parts: ReadonlyArray<string>): string => {
+  const folder = join(process.env["CSI_RBD_CACHE"] ?? join(homedir(), ".cache", "csi-rbd"), ...parts);
+  mkdirSync(folder, { recursive: true });
+  return folder;
+};
+
+/** Codename of this machine's Debian release, empty where it is another system. */
+export const hostCodename = async (): Promise<string> => {
+  const release = await Bun.file("/etc/os-release").text();
+  return /^ID=debian$/m.test(release) ? (/^VERSION_CODENAME=(\w+)$/m.exec(release)?.[1] ?? "") : "";
+};
+
+/** The Debian mirror that this machine's apt sources name. */
+const mirror = async (): Promise<string> => {
+  const format = ["--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages", "Label: Debian"];
+  const listed = await must({}, ["apt-get", "indextargets", ...format]);
+  const uri = listed
+    .split("\n")
+    .find((line) => line.endsWith(" main"))
+    ?.split(" ")[0];
+  if (uri === undefined)
+    throw new Error("apt's sources name no Debian mirror with a fetched index: run apt-get update");
+  return uri;
+};
+
+/**
+ * The root folder for a Ceph release, made where it is not in the cache yet (half a minute to a minute, network);
+ * undefined where this machine's own packages are of that release.
+ */
+export const rootFor = async (
+  release: CephRelease,
+  say: (line: string) => void = console.log,
+): Promise<string | undefined> => {
+  const codename = codenames[release];
+  if (codename === (await hostCodename())) return undefined;
+  const root = join(cacheFolder("roots"), codename);
+  if (existsSync(root)) return root;
+  say(`making a Debian ${codename} root with Ceph ${release}: ${root}`);
+  const unfinished = `${root}.${process.pid}`;
+  try {
+    await must(
+      {},
+      [
+        "mmdebstrap",
+        "--quiet",
+        "--mode=root",
+        "--variant=minbase",
+        `--include=${packages.join(",")}`,
+        // testing's index may be past its date on a mirror that lags
+        '--aptopt=Acquire::Check-Valid-Until "false"',
+        '--aptopt=Acquire::Languages "none"',
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        codename,
+        unfinished,
+        await mirror(),
+      ],
+      { timeoutMs: 10 * 60_000 },
+    );
+    renameSync(unfinished, root);
+  } catch (error) {
+    rmSync(unfinished, { recursive: true, force: true });
+    throw error;
+  }
+  return root;
+};
