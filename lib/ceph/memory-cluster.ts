@@ -1,0 +1,222 @@
+/**
+ * The state of a Ceph cluster that exists in memory only, and the switches that tests turn on it.
+ *
+ * Not here: the calls of the driver (./memory.ts). A driver may crash and start again over the same `MemoryCluster`,
+ * as it would over a real one.
+ *
+ * 1. Every change is synchronous, so a call made of one change is atomic as in RADOS.
+ * 2. `dump` shows everything that outlives a driver and nothing else: watchers, caps and switches are not in it.
+ * 3. The manager works its queue in order, never in the middle of a call, and keeps what it cannot do yet.
+ */
+import type { ImageStatus, TrashEntry } from "./ceph.ts";
+
+export const FEATURE = {
+  layering: 1n,
+  striping: 2n,
+  exclusiveLock: 4n,
+  objectMap: 8n,
+  fastDiff: 16n,
+  deepFlatten: 32n,
+  journaling: 64n,
+  dataPool: 128n,
+} as const;
+
+/** What Ceph's own default of `rbd_default_features` comes to: layering to deep-flatten. */
+export const DEFAULT_FEATURES = 61n;
+
+export interface MemoryImage {
+  readonly id: string;
+  sizeBytes: bigint;
+  readonly features: bigint;
+  readonly objectSize: bigint;
+  readonly stripeUnit: bigint;
+  readonly stripeCount: bigint;
+  readonly dataPool: string | undefined;
+  readonly meta: Map<string, string>;
+  readonly watchers: Set<string>;
+  hasData: boolean;
+  mirror: ImageStatus["mirror"];
+}
+
+export interface MemoryTrashed {
+  readonly name: string;
+  readonly source: TrashEntry["source"];
+  readonly image: MemoryImage;
+}
+
+export interface MemoryNamespace {
+  readonly objects: Map<string, Map<string, string>>;
+  readonly images: Map<string, MemoryImage>;
+  readonly trash: Map<string, MemoryTrashed>;
+}
+
+interface MemoryPool {
+  readonly id: bigint;
+  readonly namespaces: Map<string, MemoryNamespace>;
+}
+
+export interface MemoryUser {
+  readonly key: string;
+  /** Whether it has mgr caps. */
+  readonly manager: boolean;
+}
+
+export interface ImageDump {
+  readonly id: string;
+  readonly sizeBytes: string;
+  readonly features: string;
+  readonly objectSize: string;
+  readonly stripeUnit: string;
+  readonly stripeCount: string;
+  readonly dataPool: string | null;
+  readonly hasData: boolean;
+  readonly meta: Readonly<Record<string, string>>;
+}
+
+/** Plain JSON with sorted keys: two equal states give equal text. Namespaces that hold nothing are left out. */
+export type ClusterDump = Readonly<
+  Record<
+    string,
+    Readonly<
+      Record<
+        string,
+        {
+          readonly objects: Readonly<Record<string, Readonly<Record<string, string>>>>;
+          readonly images: Readonly<Record<string, ImageDump>>;
+          readonly trash: Readonly<Record<string, { readonly name: string; readonly source: string }>>;
+        }
+      >
+    >
+  >
+>;
+
+export interface MemoryOptions {
+  /** Pools that exist from the start; "rbd" when absent. */
+  readonly pools?: readonly string[];
+  /** Monitors under which the cluster is reached; any when absent. */
+  readonly monitors?: readonly string[];
+  /** By cephx id; `memoryAccess` when absent. */
+  readonly users?: Readonly<Record<string, MemoryUser>>;
+  /** The cluster's `rbd_default_features`. */
+  readonly defaultFeatures?: bigint;
+}
+
+const sorted = <V, W>(entries: ReadonlyMap<string, V>, show: (value: V) => W): Readonly<Record<string, W>> =>
+  Object.fromEntries([...entries].toSorted(([a], [b]) => (a < b ? -1 : 1)).map(([key, value]) => [key, show(value)]));
+
+const dumpImage = (image: MemoryImage): ImageDump => ({
+  id: image.id,
+  sizeBytes: String(image.sizeBytes),
+  features: String(image.features),
+  objectSize: String(image.objectSize),
+  stripeUnit: String(image.stripeUnit),
+  stripeCount: String(image.stripeCount),
+  dataPool: image.dataPool ?? null,
+  hasData: image.hasData,
+  meta: sorted(image.meta, String),
+});
+
+export class MemoryCluster {
+  readonly pools = new Map<string, MemoryPool>();
+  readonly users: Map<string, MemoryUser>;
+  readonly monitors: readonly string[] | undefined;
+  readonly defaultFeatures: bigint;
+  /** Down: no monitor answers anybody. */
+  reachable = true;
+  /** Down: no manager takes or does tasks. */
+  managerUp = true;
+  /** Held: the manager takes tasks and does none until `runManager`. */
+  managerHeld = false;
+
+  readonly #tasks: { readonly pool: string; readonly namespace: string; readonly id: string }[] = [];
+  #nextPool = 1n;
+  #nextImage = 0x1000;
+  #nextWatcher = 4100;
+
+  constructor(options: MemoryOptions = {}) {
+    this.monitors = options.monitors;
+    this.defaultFeatures = options.defaultFeatures ?? DEFAULT_FEATURES;
+    this.users = new Map(Object.entries(options.users ?? { admin: { key: MEMORY_KEY, manager: true } }));
+    for (const pool of options.pools ?? ["rbd"]) this.addPool(pool);
+  }
+
+  addPool(name: string): bigint {
+    const id = ++this.#nextPool;
+    this.pools.set(name, { id, namespaces: new Map() });
+    return id;
+  }
+
+  /** Pool ids are never used again, as in Ceph. */
+  removePool(name: string): void {
+    this.pools.delete(name);
+  }
+
+  /** The content of a namespace, or `undefined` when the pool does not exist. */
+  namespace(pool: string, namespace: string): MemoryNamespace | undefined {
+    const namespaces = this.pools.get(pool)?.namespaces;
+    if (namespaces === undefined) return undefined;
+    const found = namespaces.get(namespace) ?? { objects: new Map(), images: new Map(), trash: new Map() };
+    namespaces.set(namespace, found);
+    return found;
+  }
+
+  /** An image that a test expects to be there. */
+  image(pool: string, image: string, namespace = ""): MemoryImage {
+    const found = this.namespace(pool, namespace)?.images.get(image);
+    if (found === undefined) throw new Error(`no image ${image} in ${pool}`);
+    return found;
+  }
+
+  /** Opens the image for use as another client would; -> closes it again. */
+  watch(pool: string, image: string, namespace = ""): () => void {
+    const { watchers } = this.image(pool, image, namespace);
+    const watcher = `127.0.0.1:0/${this.#nextWatcher}/client.${this.#nextWatcher++}`;
+    watchers.add(watcher);
+    return () => void watchers.delete(watcher);
+  }
+
+  freshImageId(): string {
+    return (this.#nextImage++).toString(16).padStart(12, "0");
+  }
+
+  /** Puts a task in the manager's queue; one that is there already stays the only one. */
+  queueTrashRemove(pool: string, namespace: string, id: string): void {
+    const same = this.#tasks.some((task) => task.pool === pool && task.namespace === namespace && task.id === id);
+    if (!same) this.#tasks.push({ pool, namespace, id });
+    // a microtask: after the call that queued it, whatever clock the test runs on
+    if (!this.managerHeld) queueMicrotask(() => this.runManager());
+  }
+
+  /** Trash ids that wait for the manager. */
+  queued(): readonly string[] {
+    return this.#tasks.map((task) => task.id);
+  }
+
+  /** Lets the manager do its queue now; what is still in use stays queued. -> how many it did. */
+  runManager(): number {
+    if (!this.managerUp) return 0;
+    const tasks = this.#tasks.splice(0);
+    for (const task of tasks) {
+      const trash = this.namespace(task.pool, task.namespace)?.trash;
+      if ((trash?.get(task.id)?.image.watchers.size ?? 0) > 0) this.#tasks.push(task);
+      else trash?.delete(task.id);
+    }
+    return tasks.length - this.#tasks.length;
+  }
+
+  dump(): ClusterDump {
+    return sorted(this.pools, ({ namespaces }) => {
+      const used = [...namespaces].filter(
+        ([, { objects, images, trash }]) => objects.size + images.size + trash.size > 0,
+      );
+      return sorted(new Map(used), ({ objects, images, trash }) => ({
+        objects: sorted(objects, (omap) => sorted(omap, String)),
+        images: sorted(images, dumpImage),
+        trash: sorted(trash, ({ name, source }) => ({ name, source })),
+      }));
+    });
+  }
+}
+
+/** The key of `client.admin` in a memory cluster that names no users. */
+export const MEMORY_KEY = "bWVtb3J5IGtleQ==";
