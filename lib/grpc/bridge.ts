@@ -1,0 +1,277 @@
+/**
+ * The generic bridge between grpc-js and Effect: one fiber per call.
+ *
+ * Not here: which services there are, where they listen and when they stop (./server.ts).
+ *
+ * 1. A call is answered exactly once: by its handler, by the caller who left (cancel, deadline), or by a stopping
+ *    driver; whoever is first. What was sent is what is logged and counted.
+ * 2. A caller who leaves interrupts the fiber that waits for it, and nothing else: operations outlive their callers
+ *    (lib/pipeline.ts).
+ * 3. A stream is pulled no faster than the caller takes it: the next message is made when the last one was written.
+ * 4. Requests are logged masked only (./mask.ts), and only when the log level asks for them.
+ */
+import {
+  create,
+  type DescMessage,
+  type DescMethod,
+  fromBinary,
+  type Message,
+  type MessageInitShape,
+  toBinary,
+} from "@bufbuild/protobuf";
+import type { handleServerStreamingCall, handleUnaryCall, Metadata, Deadline, MethodDefinition } from "@grpc/grpc-js";
+import type * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
+import type * as Fiber from "effect/Fiber";
+import * as LogLevel from "effect/LogLevel";
+import * as Stream from "effect/Stream";
+import { CallInfo } from "./call.ts";
+import { masked } from "./mask.ts";
+import type { AnyHandler, ServedService } from "./service.ts";
+import { type CallStatus, Code, codeName, isDefect, OK, RpcError, STOPPING, statusOf, wireStatus } from "./status.ts";
+
+/** Called once per finished call; must not throw. `seconds` from arrival to answer. */
+export type Observe = (rpc: string, code: number, seconds: number) => void;
+
+export interface BridgeOptions {
+  /** Bytes of one response message, at most. */
+  readonly maxSendBytes: number;
+  readonly observe?: Observe | undefined;
+}
+
+/** The calls of one server. */
+export interface Bridge<R> {
+  readonly methods: (service: ServedService<R>) => readonly BridgedMethod[];
+  readonly running: () => number;
+  /** From now on every new call is answered with STOPPING; `drained` is called when no call runs any more. */
+  readonly refuse: (drained: () => void) => void;
+  /** Answers every call that still runs with STOPPING and interrupts its fiber. */
+  readonly abandon: () => void;
+}
+
+/** Messages pass grpc-js as bytes: they are decoded and encoded in the fiber, where failures have a place to go. */
+export type BridgedMethod = MethodDefinition<Uint8Array, Uint8Array> &
+  (
+    | { readonly kind: "unary"; readonly handle: handleUnaryCall<Uint8Array, Uint8Array> }
+    | { readonly kind: "serverStream"; readonly handle: handleServerStreamingCall<Uint8Array, Uint8Array> }
+  );
+
+/** One arrived call, whatever its kind. */
+interface Arrival {
+  readonly request: Uint8Array;
+  readonly metadata: Metadata;
+  readonly getDeadline: () => Deadline;
+  readonly on: (event: "cancelled", listener: () => void) => unknown;
+}
+
+interface Call {
+  readonly leave: (status: CallStatus) => void;
+}
+
+const processTag = Math.floor(Math.random() * 36 ** 3)
+  .toString(36)
+  .padStart(3, "0");
+let callCount = 0;
+
+const millisOf = (deadline: Deadline): number | undefined => {
+  const at = typeof deadline === "number" ? deadline : deadline.getTime();
+  return Number.isFinite(at) ? at : undefined;
+};
+
+/** These are asked every few seconds for ever: their success is a line at debug level only. */
+const isRoutine = (method: DescMethod): boolean => /^Probe$|Get(Plugin)?Capabilities$/.test(method.name);
+
+export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOptions): Bridge<R> => {
+  const calls = new Set<Call>();
+  let stopping = false;
+  let whenDrained: (() => void) | undefined;
+  const fork = Effect.runForkWith(context);
+
+  const decode = (method: DescMethod, bytes: Uint8Array): Effect.Effect<Message, RpcError> =>
+    Effect.try({
+      try: () => fromBinary(method.input, bytes),
+      // The parser's own text may quote the request.
+      catch: () =>
+        new RpcError({ code: Code.INVALID_ARGUMENT, message: `request is not a valid ${method.input.typeName}` }),
+    });
+
+  const encode = (schema: DescMessage, message: MessageInitShape<DescMessage>): Effect.Effect<Uint8Array, RpcError> =>
+    Effect.suspend(() => {
+      const bytes = toBinary(schema, create(schema, message));
+      if (bytes.length <= options.maxSendBytes) return Effect.succeed(bytes);
+      const message_ = `response of ${bytes.length} bytes is over the limit of ${options.maxSendBytes}`;
+      return Effect.fail(new RpcError({ code: Code.RESOURCE_EXHAUSTED, message: message_ }));
+    });
+
+  const logFinished = (method: DescMethod, status: CallStatus, ms: number): Effect.Effect<void> => {
+    const line = status.code === Code.OK && isRoutine(method) ? Effect.logDebug : Effect.logInfo;
+    const facts = { code: codeName(status.code), ms: Math.round(ms * 10) / 10 };
+    return line("call finished").pipe(
+      Effect.annotateLogs(status.message === "" ? facts : { ...facts, error: status.message }),
+    );
+  };
+
+  /** Runs one call to its end. `work` writes all but the last word; `answer` sends that. */
+  const start = (
+    method: DescMethod,
+    arrival: Arrival,
+    work: (request: Message) => Effect.Effect<void, RpcError, R>,
+    answer: (status: CallStatus) => void,
+  ): void => {
+    const since = performance.now();
+    const info: CallInfo = {
+      rpc: `/${method.parent.typeName}/${method.name}`,
+      method: method.name,
+      deadline: millisOf(arrival.getDeadline()),
+      id: `${processTag}-${(++callCount).toString(36)}`,
+      header: (name) => arrival.metadata.get(name)[0]?.toString(),
+    };
+    let sent: CallStatus | undefined;
+    let fiber: Fiber.Fiber<void, RpcError> | undefined;
+
+    const conclude = (status: CallStatus, send: boolean): CallStatus => {
+      if (sent !== undefined) return sent;
+      sent = status;
+      if (send) answer(status);
+      options.observe?.(info.rpc, status.code, (performance.now() - since) / 1000);
+      return sent;
+    };
+    const call: Call = {
+      leave: (status) => {
+        conclude(status, true);
+        fiber?.interruptUnsafe();
+      },
+    };
+    if (stopping) {
+      conclude(STOPPING, true);
+      return;
+    }
+    arrival.on("cancelled", () => {
+      // grpc-js says so after every call's end too; then this changes nothing.
+      const late = info.deadline !== undefined && Date.now() >= info.deadline;
+      conclude(
+        late
+          ? { code: Code.DEADLINE_EXCEEDED, message: "the caller's deadline passed" }
+          : { code: Code.CANCELLED, message: "the caller left" },
+        false,
+      );
+      fiber?.interruptUnsafe();
+    });
+
+    const program = decode(method, arrival.request).pipe(
+      Effect.tap((request) =>
+        Effect.flatMap(LogLevel.isEnabled("Debug"), (enabled) =>
+          enabled
+            ? Effect.logDebug("call").pipe(Effect.annotateLogs({ request: masked(method.input, request) }))
+            : Effect.void,
+        ),
+      ),
+      Effect.flatMap(work),
+      Effect.onExit((exit) =>
+        Effect.gen(function* () {
+          const status = conclude(Exit.isSuccess(exit) ? OK : statusOf(exit.cause, info.id), true);
+          if (Exit.isFailure(exit) && isDefect(exit.cause)) yield* Effect.logError("defect in a handler", exit.cause);
+          yield* logFinished(method, status, performance.now() - since);
+        }),
+      ),
+      Effect.withSpan(info.rpc, { kind: "server" }),
+      Effect.annotateLogs({ rpc: info.method, call: info.id }),
+      Effect.provideService(CallInfo, info),
+    );
+    calls.add(call);
+    fiber = fork(program);
+    fiber.addObserver(() => {
+      calls.delete(call);
+      if (calls.size === 0) whenDrained?.();
+    });
+  };
+
+  const unimplemented = (method: DescMethod) =>
+    new RpcError({
+      code: Code.UNIMPLEMENTED,
+      message: `${method.parent.typeName}/${method.name} is not implemented by this driver`,
+    });
+
+  const definition = (method: DescMethod) => ({
+    path: `/${method.parent.typeName}/${method.name}`,
+    requestStream: false,
+    requestSerialize: Buffer.from,
+    requestDeserialize: (bytes: Buffer) => bytes,
+    responseSerialize: (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+    responseDeserialize: (bytes: Buffer) => bytes,
+  });
+
+  const unary = (method: DescMethod, handler: AnyHandler<R> | undefined): BridgedMethod => ({
+    ...definition(method),
+    responseStream: false,
+    kind: "unary",
+    handle: (call, callback) => {
+      let response: Uint8Array | undefined;
+      start(
+        method,
+        call,
+        (request) =>
+          handler === undefined
+            ? Effect.fail(unimplemented(method))
+            : Effect.suspend(() => handler(request) as Effect.Effect<MessageInitShape<DescMessage>, RpcError, R>).pipe(
+                Effect.flatMap((message) => encode(method.output, message)),
+                Effect.map((bytes) => {
+                  response = bytes;
+                }),
+              ),
+        (status) => {
+          if (status.code === Code.OK) callback(null, response);
+          else callback(wireStatus(status));
+        },
+      );
+    },
+  });
+
+  const serverStream = (method: DescMethod, handler: AnyHandler<R> | undefined): BridgedMethod => ({
+    ...definition(method),
+    responseStream: true,
+    kind: "serverStream",
+    handle: (call) => {
+      // After a cancel grpc-js never calls back; the interrupt that the cancel brings ends the wait.
+      const write = (bytes: Uint8Array) =>
+        Effect.callback<void>((resume) => {
+          call.write(bytes, () => resume(Effect.void));
+        });
+      start(
+        method,
+        call,
+        (request) =>
+          handler === undefined
+            ? Effect.fail(unimplemented(method))
+            : Stream.runForEach(
+                Stream.suspend(() => handler(request) as Stream.Stream<MessageInitShape<DescMessage>, RpcError, R>),
+                (message) => Effect.flatMap(encode(method.output, message), write),
+              ),
+        (status) => {
+          if (status.code === Code.OK) call.end();
+          else call.emit("error", wireStatus(status));
+        },
+      );
+    },
+  });
+
+  return {
+    methods: ({ service, handler }) =>
+      service.methods.map((method) => {
+        if (method.methodKind === "unary") return unary(method, handler(method));
+        if (method.methodKind === "server_streaming") return serverStream(method, handler(method));
+        // Neither CSI nor its add-ons stream requests.
+        throw new Error(`${method.toString()}: client streams are not bridged`);
+      }),
+    running: () => calls.size,
+    refuse: (drained) => {
+      stopping = true;
+      whenDrained = drained;
+      if (calls.size === 0) drained();
+    },
+    abandon: () => {
+      for (const call of calls) call.leave(STOPPING);
+    },
+  };
+};
