@@ -1,0 +1,55 @@
+/**
+ * The inside of a cell: a Bun worker that makes blocking calls, one at a time, and answers plain data.
+ *
+ * Not here: which calls there are (lib/ceph/cell.ts, lib/host/cell.ts) and who waits for them (./pool.ts).
+ * This file is loaded in every worker: it imports nothing, so that a cell costs about 2 MiB.
+ *
+ * 1. A cell says "ready" last, when its handlers are in place: a message sent earlier would be lost.
+ * 2. Whatever a handler throws becomes a reply; no call stays without one while the thread lives.
+ */
+
+/** A failed blocking call: the errno that it returned (positive), and what it was about. */
+export class Errno extends Error {
+  constructor(
+    readonly op: string,
+    readonly errno: number,
+    message = `${op}: errno ${errno}`,
+  ) {
+    super(message);
+  }
+}
+
+export interface CellRequest {
+  readonly id: number;
+  readonly op: string;
+  readonly arg: unknown;
+}
+
+export type CellReply =
+  | { readonly id: number; readonly ok: unknown }
+  | { readonly id: number; readonly failed: { readonly op: string; readonly errno: number; readonly message: string } };
+
+export const CELL_READY = "ready";
+
+type Handlers = Readonly<Record<string, (arg: never) => unknown>>;
+
+export const serveCell = (handlers: Handlers): void => {
+  const scope = globalThis as unknown as {
+    onmessage: (event: MessageEvent<CellRequest>) => void;
+    postMessage: (reply: CellReply | typeof CELL_READY) => void;
+  };
+  scope.onmessage = ({ data: { id, op, arg } }) => {
+    try {
+      const handler = handlers[op];
+      if (handler === undefined) throw new Errno(op, 38, `this cell has no operation ${op}`);
+      scope.postMessage({ id, ok: handler(arg as never) });
+    } catch (error) {
+      const failed =
+        error instanceof Errno
+          ? { op: error.op, errno: error.errno, message: error.message }
+          : { op, errno: 0, message: error instanceof Error ? error.message : String(error) };
+      scope.postMessage({ id, failed });
+    }
+  };
+  scope.postMessage(CELL_READY);
+};

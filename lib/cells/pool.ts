@@ -1,0 +1,277 @@
+/**
+ * A fixed number of cells (./cell.ts) and the queue in front of them.
+ *
+ * Not here: what the cells do. A pool knows calls by name, limit and key only.
+ *
+ * 1. No call waits for ever: each has a limit, counted from the moment a cell takes it up.
+ * 2. A cell that passes its limit is put aside and replaced; its call fails with `CellStuck`. Other calls go on.
+ * 3. The thread of such a call may still act. While it does, further calls with the same key fail at once with
+ *    `CellStuck`: nothing runs twice on one image or device.
+ * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` says so.
+ * 5. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
+ */
+import * as Data from "effect/Data";
+import * as Effect from "effect/Effect";
+import type * as Scope from "effect/Scope";
+import { CELL_READY, type CellReply, type CellRequest } from "./cell.ts";
+
+/** A blocking call answered with an errno (positive; 0 when the call failed in another way). */
+export class CellErrno extends Data.TaggedError("CellErrno")<{
+  readonly op: string;
+  readonly errno: number;
+  readonly message: string;
+}> {}
+
+/** A blocking call did not return within its limit, or an earlier one with the same key still has not. */
+export class CellStuck extends Data.TaggedError("CellStuck")<{
+  readonly op: string;
+  readonly subject: string;
+  readonly seconds: number;
+}> {
+  override get message() {
+    return `${this.op} on ${this.subject} has not returned for ${this.seconds} s and still runs in the background`;
+  }
+}
+
+/** A cell ended before it answered; whether its call took effect is unknown. */
+export class CellDown extends Data.TaggedError("CellDown")<{ readonly op: string; readonly reason: string }> {
+  override get message() {
+    return `the worker that ran ${this.op} ended: ${this.reason}`;
+  }
+}
+
+export type CellError = CellErrno | CellStuck | CellDown;
+
+export interface CallOptions {
+  /** Milliseconds that the call may take once a cell has taken it up. */
+  readonly limit: number;
+  /** What the call is about, for messages: an image, a device, a path. */
+  readonly subject: string;
+  /** Calls with one key never overlap a stuck one. Without a key the call is harmless when repeated. */
+  readonly key?: string | undefined;
+}
+
+export interface CellCall {
+  readonly op: string;
+  readonly subject: string;
+  readonly since: number;
+}
+
+export interface CellPool {
+  readonly call: <A>(op: string, arg: unknown, options: CallOptions) => Effect.Effect<A, CellError>;
+  /** What runs, waits and hangs just now, for metrics and for whoever asks why. */
+  readonly state: () => {
+    readonly running: readonly CellCall[];
+    readonly waiting: number;
+    readonly stuck: readonly CellCall[];
+    readonly healthy: boolean;
+  };
+}
+
+interface Job extends CellCall {
+  readonly arg: unknown;
+  readonly options: CallOptions;
+  readonly settle: (result: Effect.Effect<unknown, CellError>) => void;
+  started: boolean;
+}
+
+interface Cell {
+  readonly worker: Worker;
+  job: Job | undefined;
+  aside: boolean;
+}
+
+const READY_LIMIT = 10_000;
+const RETRY_AFTER = 2_000;
+
+export interface PoolOptions {
+  readonly name: string;
+  readonly url: string | URL;
+  readonly size: number;
+  readonly maxAside?: number;
+}
+
+/** Starts the cells; fails when one can't start. Closing the scope ends them. */
+export const makeCellPool = (options: PoolOptions): Effect.Effect<CellPool, CellDown, Scope.Scope> =>
+  Effect.gen(function* () {
+    const cells = yield* Effect.acquireRelease(
+      Effect.sync(() => new Cells(options)),
+      (made) => Effect.sync(() => made.stop()),
+    );
+    const failed = yield* Effect.promise(() => cells.start());
+    return failed === undefined ? cells : yield* failed;
+  });
+
+class Cells implements CellPool {
+  private readonly options: Required<PoolOptions>;
+  private readonly idle: Cell[] = [];
+  private readonly live = new Set<Cell>();
+  private readonly queue: Job[] = [];
+  private readonly stuck = new Map<Cell, Job>();
+  private sequence = 0;
+  private starting = 0;
+  private stopped = false;
+
+  constructor(options: PoolOptions) {
+    this.options = { maxAside: options.size * 4, ...options };
+  }
+
+  async start(): Promise<CellDown | undefined> {
+    const failures = await Promise.all(Array.from({ length: this.options.size }, () => this.spawn()));
+    return failures.find((failure) => failure !== undefined);
+  }
+
+  stop(): void {
+    this.stopped = true;
+    for (const cell of this.live) cell.worker.terminate();
+    for (const job of this.queue.splice(0)) job.settle(Effect.fail(new CellDown({ op: job.op, reason: "the driver stops" })));
+  }
+
+  state() {
+    const running = [...this.live].flatMap((cell) => (cell.job === undefined ? [] : [cell.job]));
+    return {
+      running: running.map(describe),
+      waiting: this.queue.length,
+      stuck: [...this.stuck.values()].map(describe),
+      healthy: this.live.size + this.starting > 0,
+    };
+  }
+
+  call<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {
+    return Effect.callback<A, CellError>((resume) => {
+      let done: () => void = () => {};
+      const finished = new Promise<void>((resolve) => {
+        done = resolve;
+      });
+      const job: Job = {
+        op,
+        arg,
+        options,
+        subject: options.subject,
+        since: Date.now(),
+        started: false,
+        settle: (result) => {
+          resume(result as Effect.Effect<A, CellError>);
+          done();
+        },
+      };
+      this.queue.push(job);
+      this.pump();
+      return Effect.suspend(() => {
+        const waiting = this.queue.indexOf(job);
+        if (waiting >= 0) this.queue.splice(waiting, 1);
+        return job.started ? Effect.promise(() => finished) : Effect.void;
+      });
+    });
+  }
+
+  private pump(): void {
+    while (this.queue.length > 0) {
+      const job = this.queue[0]!;
+      const blocker = this.blocker(job.options.key);
+      if (blocker !== undefined) {
+        this.queue.shift();
+        job.settle(Effect.fail(stuckError(blocker)));
+        continue;
+      }
+      const cell = this.idle.pop();
+      if (cell === undefined) {
+        if (this.live.size + this.starting > 0) return;
+        this.queue.shift();
+        job.settle(Effect.fail(new CellDown({ op: job.op, reason: `all ${this.options.name} cells hang; see the log for the calls that do` })));
+        continue;
+      }
+      this.queue.shift();
+      this.run(cell, job);
+    }
+  }
+
+  private blocker(key: string | undefined): Job | undefined {
+    if (key === undefined) return undefined;
+    for (const job of this.stuck.values()) if (job.options.key === key) return job;
+    return undefined;
+  }
+
+  private run(cell: Cell, job: Job): void {
+    const begun = Object.assign(job, { since: Date.now(), started: true });
+    cell.job = begun;
+    const request: CellRequest = { id: ++this.sequence, op: job.op, arg: job.arg };
+    const timer = setTimeout(() => this.putAside(cell, begun), job.options.limit);
+    cell.worker.onmessage = ({ data }: MessageEvent<CellReply>) => {
+      if (data.id !== request.id) return;
+      clearTimeout(timer);
+      cell.job = undefined;
+      if (cell.aside) {
+        this.stuck.delete(cell);
+        cell.worker.terminate();
+        this.refill();
+        return;
+      }
+      begun.settle("ok" in data ? Effect.succeed(data.ok) : Effect.fail(new CellErrno(data.failed)));
+      this.idle.push(cell);
+      this.pump();
+    };
+    cell.worker.postMessage(request);
+  }
+
+  private putAside(cell: Cell, job: Job): void {
+    cell.aside = true;
+    this.live.delete(cell);
+    this.stuck.set(cell, job);
+    job.settle(Effect.fail(stuckError(job)));
+    if (this.stuck.size <= this.options.maxAside) void this.spawn();
+    else this.pump();
+  }
+
+  private spawn(): Promise<CellDown | undefined> {
+    if (this.stopped) return Promise.resolve(undefined);
+    this.starting += 1;
+    return new Promise((resolve) => {
+      const cell: Cell = { worker: new Worker(this.options.url), job: undefined, aside: false };
+      let ready = false;
+      const end = (reason: string) => {
+        clearTimeout(timer);
+        if (ready) return this.lost(cell, reason);
+        ready = true;
+        this.starting -= 1;
+        cell.worker.terminate();
+        // A replacement that can't start is tried again: without it the pool would shrink for ever.
+        if (!this.stopped) setTimeout(() => this.refill(), RETRY_AFTER).unref();
+        this.pump();
+        resolve(new CellDown({ op: `start of a ${this.options.name} cell`, reason }));
+      };
+      const timer = setTimeout(() => end("it was not ready in time"), READY_LIMIT);
+      cell.worker.onerror = (event) => end(event.message);
+      cell.worker.addEventListener("close", () => end("its thread closed"));
+      cell.worker.onmessage = ({ data }: MessageEvent<unknown>) => {
+        if (data !== CELL_READY || ready) return;
+        clearTimeout(timer);
+        ready = true;
+        this.starting -= 1;
+        this.live.add(cell);
+        this.idle.push(cell);
+        resolve(undefined);
+        this.pump();
+      };
+    });
+  }
+
+  private refill(): void {
+    if (this.live.size + this.starting < this.options.size) void this.spawn();
+  }
+
+  private lost(cell: Cell, reason: string): void {
+    this.stuck.delete(cell);
+    if (!this.live.delete(cell)) return;
+    const at = this.idle.indexOf(cell);
+    if (at >= 0) this.idle.splice(at, 1);
+    cell.job?.settle(Effect.fail(new CellDown({ op: cell.job.op, reason })));
+    cell.worker.terminate();
+    if (!this.stopped) void this.spawn();
+  }
+}
+
+const describe = ({ op, subject, since }: CellCall): CellCall => ({ op, subject, since });
+
+const stuckError = (job: Job): CellStuck =>
+  new CellStuck({ op: job.op, subject: job.subject, seconds: Math.round((Date.now() - job.since) / 1000) });
