@@ -1,0 +1,188 @@
+/**
+ * config.json: which clusters there are and how to reach them. Its fields and defaults are ceph-csi's; only those
+ * that matter to RBD are read. It holds no secret, and opens no connection.
+ *
+ * Invariants:
+ * 1. One bad entry takes down itself alone; asking for it says what is wrong with it.
+ * 2. Of two entries with one clusterID the first counts, even if it is the bad one: a second one may mean another
+ *    cluster.
+ * 3. `get` tells what the file says now (see reread.ts).
+ */
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Result from "effect/Result";
+import * as z from "zod";
+import { type ConfigError, ConfigInvalid, ConfigMissing, hasControl, oneLine } from "./errors.ts";
+import { fieldsOf, isObject, parseArray } from "./go-json.ts";
+import { reread } from "./reread.ts";
+
+export interface Cluster {
+  readonly clusterId: string;
+  /** As written: `host:port`, `[v2:…,v1:…]` and so on. Never empty. */
+  readonly monitors: ReadonlyArray<string>;
+  /** RADOS namespace of images and journal; "" is the default one. */
+  readonly radosNamespace: string;
+  /** Where the node maps images: path of a network namespace, or "" for its own. */
+  readonly netNamespaceFilePath: string;
+  /** Watchers of mirror daemons that an image in no use may have. */
+  readonly mirrorDaemonCount: number;
+  readonly readAffinity: { readonly enabled: boolean; readonly crushLocationLabels: ReadonlyArray<string> };
+}
+
+export interface ClusterTable {
+  readonly clusters: ReadonlyMap<string, Cluster>;
+  /** Per clusterID, or per index of an entry without one. For an ID that `clusters` lacks: why it is refused. */
+  readonly problems: ReadonlyMap<string | number, string>;
+}
+
+const line = z.string("must be a string").refine((value) => !hasControl(value), "must not hold control characters");
+const nonEmpty = line.refine((value) => value.trim() !== "", "must not be empty");
+
+const flag = z.union([z.boolean(), z.enum(["true", "false"]).transform((word) => word === "true")], {
+  error: "must be true or false",
+});
+
+/** A nested object with its keys in our spelling. */
+const section = <S extends z.ZodRawShape>(shape: S) =>
+  z.preprocess(
+    (value) => (isObject(value) ? fieldsOf(value, Object.keys(shape)) : value),
+    z.object(shape, "must be an object"),
+  );
+
+const entryShape = {
+  clusterID: nonEmpty,
+  monitors: z.array(nonEmpty, "must be an array of strings").min(1, "must name at least one monitor"),
+  rbd: section({
+    radosNamespace: line.default(""),
+    netNamespaceFilePath: line.default(""),
+    mirrorDaemonCount: z.int("must be a whole number").min(0, "must not be negative").default(0),
+  }).prefault({}),
+  readAffinity: section({
+    enabled: flag.default(false),
+    crushLocationLabels: z.array(nonEmpty, "must be an array of strings").default([]),
+  }).prefault({}),
+};
+const entrySchema = z.object(entryShape);
+const ENTRY_FIELDS = [...Object.keys(entryShape), "radosNamespace"];
+
+const issueText = (issue: z.core.$ZodIssue | undefined): string => {
+  const path = (issue?.path ?? []).map(String).join(".");
+  // zod's own words for an absent field would speak of `undefined`.
+  return `${path || "the entry"} ${issue?.message ?? "is wrong"}`;
+};
+
+/** Remarks on an entry that works all the same. */
+const notesOn = (fields: Record<string, unknown>, cluster: Cluster): ReadonlyArray<string> => {
+  const notes: Array<string> = [];
+  const affinity = fields["readAffinity"];
+  if (isObject(affinity) && typeof fieldsOf(affinity, ["enabled"])["enabled"] === "string") {
+    notes.push("readAffinity.enabled is a string: write true or false without quotes");
+  }
+  if (
+    typeof fields["radosNamespace"] === "string" &&
+    fields["radosNamespace"] !== "" &&
+    cluster.radosNamespace === ""
+  ) {
+    notes.push("radosNamespace outside of rbd has no effect: write it as rbd.radosNamespace");
+  }
+  return notes;
+};
+
+interface Entry {
+  readonly name: string | number;
+  readonly cluster?: Cluster;
+  readonly remarks: ReadonlyArray<string>;
+}
+
+const parseEntry = (value: unknown, index: number): Entry => {
+  if (!isObject(value)) return { name: index, remarks: ["the entry must be an object"] };
+  const fields = fieldsOf(value, ENTRY_FIELDS);
+  const id = entryShape.clusterID.safeParse(fields["clusterID"]);
+  const name = id.success ? id.data : index;
+  const parsed = entrySchema.safeParse(fields);
+  if (!parsed.success) return { name, remarks: parsed.error.issues.slice(0, 5).map(issueText) };
+  const { clusterID, monitors, rbd, readAffinity } = parsed.data;
+  const mirrorDaemonCount = rbd.mirrorDaemonCount || 1;
+  const cluster: Cluster = { clusterId: clusterID, monitors, ...rbd, mirrorDaemonCount, readAffinity };
+  return { name, cluster, remarks: notesOn(fields, cluster) };
+};
+
+/** Reads the text of a config.json. Fails only when there are no entries to speak of. */
+export const parseClusters = (text: string, path = "config.json"): Result.Result<ClusterTable, ConfigInvalid> =>
+  Result.map(parseArray(path, text), (values) => {
+    const clusters = new Map<string, Cluster>();
+    const remarks = new Map<string | number, ReadonlyArray<string>>();
+    const claimed = new Set<string | number>();
+    for (const [index, value] of values.entries()) {
+      const entry = parseEntry(value, index);
+      const before = remarks.get(entry.name) ?? [];
+      if (claimed.has(entry.name)) {
+        remarks.set(entry.name, [...before, `entry ${index} repeats this clusterID and has no effect`]);
+        continue;
+      }
+      claimed.add(entry.name);
+      if (entry.remarks.length > 0) remarks.set(entry.name, entry.remarks);
+      if (entry.cluster !== undefined) clusters.set(entry.cluster.clusterId, entry.cluster);
+    }
+    return { clusters, problems: new Map([...remarks].map(([name, texts]) => [name, texts.join("; ")])) };
+  });
+
+/** The cluster of this ID, or why there is none. */
+export const findCluster = (
+  table: ClusterTable,
+  clusterId: string,
+  path: string,
+): Result.Result<Cluster, ConfigError> => {
+  const cluster = table.clusters.get(clusterId);
+  if (cluster !== undefined) return Result.succeed(cluster);
+  const problem = table.problems.get(clusterId);
+  if (problem !== undefined) {
+    const reason = `the entry of clusterID ${oneLine(clusterId)} cannot be used: ${problem}`;
+    return Result.fail(new ConfigInvalid({ kind: "bad-entry", path, reason }));
+  }
+  return Result.fail(new ConfigMissing({ clusterId, path, known: [...table.clusters.keys()].slice(0, 20) }));
+};
+
+const warn = (path: string) => (table: ClusterTable) =>
+  Effect.forEach(
+    table.problems,
+    ([name, problem]) => Effect.logWarning(`${path}: ${typeof name === "number" ? `entry ${name}` : name}: ${problem}`),
+    { discard: true },
+  );
+
+/** The clusters of config.json. */
+export class Clusters extends Context.Service<
+  Clusters,
+  {
+    readonly get: (clusterId: string) => Effect.Effect<Cluster, ConfigError>;
+    /** The whole table, for start-up checks and diagnosis. */
+    readonly table: Effect.Effect<ClusterTable, ConfigInvalid>;
+  }
+>()("csi-rbd/config/Clusters") {
+  /** From `<configDir>/config.json`, read again whenever it changes. */
+  static readonly layer = (configDir: string): Layer.Layer<Clusters> =>
+    Layer.sync(Clusters, () => {
+      const path = `${configDir}/config.json`;
+      const reason = "there is no such file: mount the ConfigMap with config.json there, or set --config-dir";
+      const table = reread<ClusterTable>({
+        path,
+        parse: (text) => parseClusters(text, path),
+        missing: Result.fail(new ConfigInvalid({ kind: "file-missing", path, reason })),
+        onRead: warn(path),
+      });
+      const get = (clusterId: string) =>
+        Effect.flatMap(table, (now) => Effect.fromResult(findCluster(now, clusterId, path)));
+      return Clusters.of({ get, table });
+    });
+
+  /** These clusters and no file, for tests. */
+  static readonly layerOf = (clusters: ReadonlyArray<Cluster>): Layer.Layer<Clusters> => {
+    const table: ClusterTable = {
+      clusters: new Map(clusters.map((each) => [each.clusterId, each])),
+      problems: new Map(),
+    };
+    const get = (clusterId: string) => Effect.fromResult(findCluster(table, clusterId, "memory"));
+    return Layer.succeed(Clusters, Clusters.of({ get, table: Effect.succeed(table) }));
+  };
+}

@@ -1,0 +1,138 @@
+/**
+ * Every flag the driver takes, one line each: ceph-csi's (so that its manifests work unchanged, those without
+ * meaning for RBD included) and our own. Data only; reading an argument list is flags.ts.
+ *
+ * Invariants:
+ * 1. A flag's default is a text its own kind reads; "required" is checked across flags, in flags.ts.
+ * 2. A flag without a `key` has no effect: it is read, checked as Go would, and named as ignored.
+ */
+import * as Result from "effect/Result";
+import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "./endpoint.ts";
+import { bool, duration, type FlagKind, int, list, oneOf, path, shaped, text } from "./flag-kinds.ts";
+
+export interface Flag<K extends string, T> extends FlagKind<T> {
+  /** Name in the typed result. */
+  readonly key: K;
+  readonly fallback: string;
+  readonly help: string;
+}
+
+const flag = <const K extends string, T>(key: K, kind: FlagKind<T>, fallback: string, help: string): Flag<K, T> => ({
+  ...kind,
+  key,
+  fallback,
+  help,
+});
+
+export const DEFAULT_DRIVER_NAME = "rbd.csi.ceph.com";
+const DNS_1123 = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/i;
+const DNS_FORM = "a DNS name of at most 63 letters, digits, '-' and '.', that begins and ends with a letter or digit";
+
+const driverName = shaped(DNS_FORM, (name) => {
+  if (name === "") return DEFAULT_DRIVER_NAME;
+  return name.length <= 63 && DNS_1123.test(name) ? name : undefined;
+});
+
+const endpoint = shaped(ENDPOINT_FORM, (value) => {
+  const parsed = parseEndpoint(value);
+  return Result.isSuccess(parsed) ? formatEndpoint(parsed.success) : undefined;
+});
+
+const unixEndpoint = shaped("unix:///path (at most 107 bytes)", (value) => {
+  const parsed = parseEndpoint(value);
+  return Result.isSuccess(parsed) && parsed.success.kind === "unix" ? formatEndpoint(parsed.success) : undefined;
+});
+
+/** Longest node_id that CSI 1.12 allows. */
+const MAX_NODE_ID_BYTES = 256;
+const nodeId = shaped(`the node's name (at most ${MAX_NODE_ID_BYTES} bytes)`, (value) =>
+  Buffer.byteLength(value) <= MAX_NODE_ID_BYTES ? value : undefined,
+);
+
+// Upstream's own default was empty once, and named the same journal.
+const instanceId = shaped("text without control characters", (value) => value || "default");
+const metricsPath = shaped("a path such as /metrics", (value) => (value.startsWith("/") ? value : `/${value}`));
+
+/** ceph-csi's flags that RBD heeds. */
+const CEPH_CSI = {
+  type: flag("type", oneOf(["rbd", "liveness", "controller"]), "rbd", "what to run: rbd, liveness or controller"),
+  endpoint: flag("endpoint", endpoint, "unix:///tmp/csi.sock", "where CSI is served (liveness: what is probed)"),
+  "csi-addons-endpoint": flag("csiAddonsEndpoint", unixEndpoint, "unix:///tmp/csi-addons.sock", "CSI-Addons socket"),
+  drivername: flag("driverName", driverName, DEFAULT_DRIVER_NAME, "name of the driver"),
+  drivernamespace: flag("driverNamespace", text(), "default", "namespace that the driver runs in"),
+  nodeid: flag("nodeId", nodeId, "", "name of this node, required with type rbd"),
+  instanceid: flag("instanceId", instanceId, "default", "tells apart drivers that share a pool's journal"),
+  controllerserver: flag("controllerServer", bool(), "false", "serve the controller; both, if neither is asked for"),
+  nodeserver: flag("nodeServer", bool(), "false", "serve the node; both, if neither is asked for"),
+  clustername: flag("clusterName", text(), "", "name of the Kubernetes cluster, for image metadata"),
+  setmetadata: flag("setMetadata", bool(), "false", "write names of PVC, PV and snapshot to image metadata"),
+  rbdhardmaxclonedepth: flag("rbdHardMaxCloneDepth", int(1, 14), "8", "clones deeper than this are flattened first"),
+  rbdsoftmaxclonedepth: flag("rbdSoftMaxCloneDepth", int(0, 14), "4", "clones deeper than this are flattened later"),
+  maxsnapshotsonimage: flag("maxSnapshotsOnImage", int(1, 500), "450", "no new snapshot above this many"),
+  minsnapshotsonimage: flag("minSnapshotsOnImage", int(0, 500), "250", "flattening begins above this many"),
+  skipforceflatten: flag("skipForceFlatten", bool(), "false", "never flatten to suit an old kernel"),
+  domainlabels: flag("domainLabels", list(), "", "node labels that make up its topology"),
+  "enable-read-affinity": flag(
+    "enableReadAffinity",
+    bool(),
+    "false",
+    "read from near OSDs where a cluster asks for it",
+  ),
+  "crush-location-labels": flag("crushLocationLabels", list(), "", "node labels that give its CRUSH location"),
+  stagingpath: flag(
+    "stagingPath",
+    path(),
+    "/var/lib/kubelet/plugins/kubernetes.io/csi/",
+    "where kubelet stages volumes",
+  ),
+  pidlimit: flag("pidLimit", int(-1, 2 ** 31 - 1), "0", "limit of processes in the cgroup: 0 as is, -1 most"),
+  logslowopinterval: flag("logSlowOpInterval", duration(), "30s", "how often a call past its deadline is logged"),
+  enableprofiling: flag("enableProfiling", bool(), "false", "serve metrics and profiles from the driver"),
+  metricsport: flag("metricsPort", int(1, 65_535), "8080", "port of the metrics"),
+  metricspath: flag("metricsPath", metricsPath, "/metrics", "path of the metrics"),
+  polltime: flag("pollTime", duration(), "60s", "time between two probes (liveness)"),
+  timeout: flag("timeout", duration(), "3s", "time limit of a probe (liveness)"),
+  version: flag("version", bool(), "false", "print the version and end"),
+  v: flag("verbosity", int(0, 2 ** 31 - 1), "0", "log level: 1 default, 5 trace"),
+};
+
+const OWN = {
+  help: flag("help", bool(), "false", "print this and end"),
+  "config-dir": flag("configDir", path(), "/etc/ceph-csi-config", "folder of config.json and cluster-mapping.json"),
+  "ceph-conf": flag("cephConf", path(), "/etc/ceph/ceph.conf", "Ceph's own configuration file"),
+  cells: flag("cells", int(1, 64), "8", "worker threads for Ceph calls"),
+  "host-cells": flag("hostCells", int(1, 64), "8", "worker threads for mounts and devices"),
+  "osd-timeout": flag("osdTimeout", duration(), "30s", "limit of one operation on OSDs"),
+  "mon-timeout": flag("monTimeout", duration(), "30s", "limit of one question to the monitors"),
+  "connect-timeout": flag("connectTimeout", duration(), "15s", "limit of connecting to a cluster"),
+  "grace-period": flag("gracePeriod", duration(), "20s", "how long running operations may go on after SIGTERM"),
+  "socket-group": flag("socketGroup", text(), "", "group that may use the socket, by name or number"),
+};
+
+export const FLAGS = { ...CEPH_CSI, ...OWN };
+
+/** Flags that are taken and have no effect. The kind matters: a boolean one does not take the next argument. */
+export const IGNORED_FLAGS: Readonly<Record<string, FlagKind<unknown>>> = {
+  // CephFS and NFS
+  pluginpath: text(),
+  forcecephkernelclient: bool(),
+  kernelmountoptions: text(),
+  fusemountoptions: text(),
+  radosnamespacecephfs: text(),
+  // ceph-csi 3.8 and before
+  enablegrpcmetrics: bool(),
+  histogramoption: text(),
+  // Go's logger; all our lines go to stderr
+  logtostderr: bool(),
+  alsologtostderr: bool(),
+  stderrthreshold: text(),
+  vmodule: text(),
+  log_dir: text(),
+  log_file: text(),
+  log_file_max_size: text(),
+  log_backtrace_at: text(),
+  skip_headers: bool(),
+  skip_log_headers: bool(),
+  add_dir_header: bool(),
+  one_output: bool(),
+};

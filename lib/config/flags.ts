@@ -1,0 +1,150 @@
+/**
+ * The command line, read by Go's rules into typed values: `-f=v`, `--f v`, booleans alone or with `=`, the last one
+ * wins. The table of flags is flag-table.ts. Prints nothing and ends no process: the entry does that.
+ *
+ * Invariants:
+ * 1. No argument list makes parseFlags throw; each gives Flags or one line that says what to write.
+ * 2. A flag that has no effect is named in `ignored`; nothing else is dropped silently.
+ */
+import * as Result from "effect/Result";
+import { closest } from "./closest.ts";
+import { oneLine } from "./errors.ts";
+import type { FlagKind } from "./flag-kinds.ts";
+import { type Flag, FLAGS, IGNORED_FLAGS } from "./flag-table.ts";
+
+type Table = typeof FLAGS;
+type Values = {
+  readonly [N in keyof Table as Table[N]["key"]]: Table[N] extends Flag<string, infer T> ? T : never;
+};
+
+/**
+ * All values, defaults filled in. With `type` rbd, `controllerServer` and `nodeServer` say what to serve: both are
+ * true when neither flag was given. With `help` or `version` nothing else has been checked across flags.
+ */
+export type Flags = Values & { readonly ignored: ReadonlyArray<string> };
+
+const known: ReadonlyMap<string, FlagKind<unknown>> = new Map([
+  ...Object.entries(FLAGS),
+  ...Object.entries(IGNORED_FLAGS),
+]);
+const keys: ReadonlyMap<string, string> = new Map(Object.entries(FLAGS).map(([name, flag]) => [name, flag.key]));
+const OTHER_TYPES = ["cephfs", "nfs"];
+
+const unknownFlag = (name: string): string => {
+  const near = closest(name, [...known.keys()]);
+  return `unknown flag --${plainName(name)}: ${near === undefined ? "--help lists all flags" : `did you mean --${near}?`}`;
+};
+
+/** A name from the command line, safe to print. */
+const plainName = (name: string): string => (/^[\w.-]{1,60}$/.test(name) ? name : oneLine(name));
+
+const wrongValue = (name: string, value: string, reason: string): string =>
+  name === "type" && OTHER_TYPES.includes(value)
+    ? `--type=${value}: this driver serves RBD only: write rbd, liveness or controller`
+    : `--${name}=${value === "" ? "" : oneLine(value)}: ${reason}`;
+
+/** Go's `-h` and `--help` are flags of their own. */
+const canonical = (name: string): string => (name === "h" ? "help" : name);
+
+interface Given {
+  /** Text per flag, in the order of first mention; later mentions replace the text. */
+  readonly texts: ReadonlyMap<string, string>;
+  readonly rest: ReadonlyArray<string>;
+}
+
+/** Splits arguments into flags and texts, and checks nothing but that. */
+const split = (argv: ReadonlyArray<string>): Result.Result<Given, string> => {
+  const texts = new Map<string, string>();
+  for (let at = 0; at < argv.length; at++) {
+    const argument = argv[at] ?? "";
+    if (argument === "--") return Result.succeed({ texts, rest: argv.slice(at + 1) });
+    const [, spelled, assigned] = /^--?([^-=][^=]*)(?:=(.*))?$/s.exec(argument) ?? [];
+    if (spelled === undefined) {
+      const hint = goWord(argument)
+        ? "write booleans as --flag=true, and every flag as --flag=value"
+        : "flags are written --flag=value";
+      return Result.fail(`unexpected argument ${oneLine(argument)}: ${hint}`);
+    }
+    const name = canonical(spelled);
+    const flag = known.get(name);
+    if (flag === undefined) return Result.fail(unknownFlag(name));
+    if (assigned !== undefined) {
+      texts.set(name, assigned);
+    } else if (flag.isBool) {
+      texts.set(name, "true");
+    } else {
+      at++;
+      const next = argv[at];
+      if (next === undefined) return Result.fail(`--${name} has no value: write --${name}=value`);
+      texts.set(name, next);
+    }
+  }
+  return Result.succeed({ texts, rest: [] });
+};
+
+const goWord = (argument: string): boolean => /^(true|false|t|f|1|0)$/i.test(argument);
+
+/** Reads every text by its flag's kind. The first wrong one ends it. */
+const read = (texts: ReadonlyMap<string, string>): Result.Result<Map<string, unknown>, string> => {
+  const values = new Map<string, unknown>();
+  for (const flag of Object.values(FLAGS)) values.set(flag.key, flag.schema.parse(flag.fallback));
+  for (const [name, given] of texts) {
+    const flag = known.get(name);
+    const parsed = flag?.schema.safeParse(given);
+    if (parsed?.success !== true) {
+      return Result.fail(wrongValue(name, given, parsed?.error?.issues[0]?.message ?? "write another value"));
+    }
+    const key = keys.get(name);
+    if (key !== undefined) values.set(key, parsed.data);
+  }
+  return Result.succeed(values);
+};
+
+/** What no single flag can tell. */
+const across = (flags: Flags, given: ReadonlyMap<string, string>): string | undefined => {
+  if (!given.has("type")) return "--type is missing: write --type=rbd, --type=liveness or --type=controller";
+  if (flags.type === "rbd" && flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
+  const pairs = [
+    ["rbdsoftmaxclonedepth", flags.rbdSoftMaxCloneDepth, "rbdhardmaxclonedepth", flags.rbdHardMaxCloneDepth],
+    ["minsnapshotsonimage", flags.minSnapshotsOnImage, "maxsnapshotsonimage", flags.maxSnapshotsOnImage],
+  ] as const;
+  for (const [low, lowValue, high, highValue] of pairs) {
+    if (lowValue > highValue) return `--${low}=${lowValue}: write at most ${highValue}, the value of --${high}`;
+  }
+  return undefined;
+};
+
+/** Reads the arguments after the program's own. The failure is one line for stderr. */
+export const parseFlags = (argv: ReadonlyArray<string>): Result.Result<Flags, string> =>
+  Result.gen(function* () {
+    const { texts, rest } = yield* split(argv);
+    const values = yield* read(texts);
+    const ignored = [...texts.keys()].filter((name) => Object.hasOwn(IGNORED_FLAGS, name));
+    // Every key of the table has been set above, each with a value of its own kind.
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a loop over the table cannot be typed per key
+    const flags = { ...Object.fromEntries(values), ignored: [...ignored, ...rest] } as unknown as Flags;
+    if (flags.help || flags.version) return flags;
+    const wrong = across(flags, texts);
+    if (wrong !== undefined) return yield* Result.fail(wrong);
+    const neither = !flags.controllerServer && !flags.nodeServer;
+    return neither ? { ...flags, controllerServer: true, nodeServer: true } : flags;
+  });
+
+/** What `--help` prints: one line per flag, with its default. */
+export const usage = (): string => {
+  const rows = Object.entries(FLAGS).map(([name, flag]) => ({
+    left: flag.isBool ? `--${name}` : `--${name}=${name === "type" ? "TYPE" : flag.fallback}`,
+    help: flag.help,
+  }));
+  const width = Math.max(...rows.map((row) => row.left.length));
+  const lines = rows
+    .toSorted((a, b) => a.left.localeCompare(b.left))
+    .map((row) => `  ${row.left.padEnd(width)}  ${row.help}`);
+  const ignored = Object.keys(IGNORED_FLAGS).map((name) => `--${name}`);
+  return [
+    "Flags, each with its default (-flag and --flag, =value or a space before the value):",
+    ...lines,
+    `Taken for compatibility, without effect: ${ignored.join(" ")}`,
+    "",
+  ].join("\n");
+};

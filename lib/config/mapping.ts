@@ -1,0 +1,133 @@
+/**
+ * cluster-mapping.json: after a failover, where a volume of one cluster and pool lives in another. It only says where
+ * to look; when to look there is the resolver's decision.
+ *
+ * Invariants:
+ * 1. Both directions count, of clusters and of pools.
+ * 2. One bad element takes down itself alone. No file means no mapping.
+ * 3. The asked-for place itself is never among the answers, and no place is there twice.
+ */
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Result from "effect/Result";
+import * as z from "zod";
+import type { ConfigInvalid } from "./errors.ts";
+import { fieldsOf, isObject, parseArray } from "./go-json.ts";
+import { reread } from "./reread.ts";
+
+export interface Place {
+  readonly clusterId: string;
+  readonly poolId: bigint;
+}
+
+type Pairs = ReadonlyArray<readonly [string, string]>;
+
+interface Element {
+  readonly clusters: Pairs;
+  /** One list of pairs per map of RBDPoolIDMapping; ids as decimal text. */
+  readonly pools: ReadonlyArray<Pairs>;
+}
+
+export interface MappingTable {
+  readonly elements: ReadonlyArray<Element>;
+  /** Per index of a refused element: why. */
+  readonly problems: ReadonlyMap<number, string>;
+}
+
+export const NO_MAPPING: MappingTable = { elements: [], problems: new Map() };
+
+const FORM = "must be an object of strings";
+const pairs = (value: z.ZodType<string, string>, form: string) =>
+  z.record(value, value, form).transform((object) => Object.entries(object));
+const clusterName = z.string(FORM).min(1, "must not be empty");
+const POOL_FORM = "must hold pool ids as decimal strings";
+const poolId = z.string(POOL_FORM).refine((text) => /^\d{1,19}$/.test(text) && BigInt(text) < 2n ** 63n, POOL_FORM);
+
+const elementShape = {
+  clusterIDMapping: pairs(clusterName, FORM).prefault({}),
+  RBDPoolIDMapping: z.array(pairs(poolId, FORM), "must be an array of objects").default([]),
+};
+const elementSchema = z.object(elementShape);
+
+/** Reads the text of a cluster-mapping.json. */
+export const parseMapping = (text: string, path = "cluster-mapping.json"): Result.Result<MappingTable, ConfigInvalid> =>
+  Result.map(parseArray(path, text), (values) => {
+    const elements: Array<Element> = [];
+    const problems = new Map<number, string>();
+    for (const [index, value] of values.entries()) {
+      const parsed = elementSchema.safeParse(isObject(value) ? fieldsOf(value, Object.keys(elementShape)) : value);
+      if (parsed.success) {
+        elements.push({ clusters: parsed.data.clusterIDMapping, pools: parsed.data.RBDPoolIDMapping });
+      } else {
+        const issue = parsed.error.issues[0];
+        problems.set(index, `${issue?.path.map(String).join(".") || "the element"}: ${issue?.message ?? "is wrong"}`);
+      }
+    }
+    return { elements, problems };
+  });
+
+const otherSide = (list: Pairs, id: string): ReadonlyArray<string> =>
+  list.flatMap(([from, to]) => {
+    if (from === id) return [to];
+    return to === id ? [from] : [];
+  });
+
+/** The clusters that stand in for this one, in the file's order. */
+export const mappedClusters = (table: MappingTable, clusterId: string): ReadonlyArray<string> => {
+  const found = table.elements.flatMap((element) => otherSide(element.clusters, clusterId));
+  return [...new Set(found)].filter((each) => each !== clusterId);
+};
+
+/** The places where a volume of this cluster and pool may be instead, in the order to try them. */
+export const mapped = (table: MappingTable, clusterId: string, poolIdHere: bigint): ReadonlyArray<Place> => {
+  const places = new Map<string, Place>();
+  for (const { clusters, pools } of table.elements) {
+    const poolsThere = pools.flatMap((list) => otherSide(list, poolIdHere.toString()));
+    for (const there of otherSide(clusters, clusterId)) {
+      for (const pool of poolsThere) {
+        const place = { clusterId: there, poolId: BigInt(pool) };
+        const isHere = there === clusterId && place.poolId === poolIdHere;
+        if (!isHere) places.set(`${place.poolId} ${there}`, place);
+      }
+    }
+  }
+  return [...places.values()];
+};
+
+/** The failover mapping in force. */
+export class ClusterMapping extends Context.Service<
+  ClusterMapping,
+  {
+    readonly mapped: (clusterId: string, poolId: bigint) => Effect.Effect<ReadonlyArray<Place>, ConfigInvalid>;
+    readonly mappedClusters: (clusterId: string) => Effect.Effect<ReadonlyArray<string>, ConfigInvalid>;
+  }
+>()("csi-rbd/config/ClusterMapping") {
+  private static readonly from = (table: Effect.Effect<MappingTable, ConfigInvalid>): ClusterMapping["Service"] =>
+    ClusterMapping.of({
+      mapped: (clusterId, pool) => Effect.map(table, (now) => mapped(now, clusterId, pool)),
+      mappedClusters: (clusterId) => Effect.map(table, (now) => mappedClusters(now, clusterId)),
+    });
+
+  /** From `<configDir>/cluster-mapping.json`, read again whenever it changes. */
+  static readonly layer = (configDir: string): Layer.Layer<ClusterMapping> =>
+    Layer.sync(ClusterMapping, () => {
+      const path = `${configDir}/cluster-mapping.json`;
+      const table = reread<MappingTable>({
+        path,
+        parse: (text) => parseMapping(text, path),
+        missing: Result.succeed(NO_MAPPING),
+        onRead: (now) =>
+          Effect.forEach(
+            now.problems,
+            ([index, problem]) => Effect.logWarning(`${path}: element ${index} has no effect: ${problem}`),
+            { discard: true },
+          ),
+      });
+      return ClusterMapping.from(table);
+    });
+
+  /** This mapping and no file, for tests. */
+  static readonly layerOf = (table: MappingTable): Layer.Layer<ClusterMapping> =>
+    Layer.sync(ClusterMapping, () => ClusterMapping.from(Effect.succeed(table)));
+}
