@@ -82,35 +82,52 @@ const millisOf = (deadline: Deadline): number | undefined => {
 /** These are asked every few seconds for ever: their success is a line at debug level only. */
 const isRoutine = (method: DescMethod): boolean => /^Probe$|Get(Plugin)?Capabilities$/.test(method.name);
 
+const decode = (method: DescMethod, bytes: Uint8Array): Effect.Effect<Message, RpcError> =>
+  Effect.try({
+    try: () => fromBinary(method.input, bytes),
+    // The parser's own text may quote the request.
+    catch: () =>
+      new RpcError({ code: Code.INVALID_ARGUMENT, message: `request is not a valid ${method.input.typeName}` }),
+  });
+
+const logFinished = (method: DescMethod, status: CallStatus, ms: number): Effect.Effect<void> => {
+  const line = status.code === Code.OK && isRoutine(method) ? Effect.logDebug : Effect.logInfo;
+  const facts = { code: codeName(status.code), ms: Math.round(ms * 10) / 10 };
+  return line("call finished").pipe(
+    Effect.annotateLogs(status.message === "" ? facts : { ...facts, error: status.message }),
+  );
+};
+
+const unimplemented = (method: DescMethod): Effect.Effect<never, RpcError> =>
+  Effect.fail(
+    new RpcError({
+      code: Code.UNIMPLEMENTED,
+      message: `${method.parent.typeName}/${method.name} is not implemented by this driver`,
+    }),
+  );
+
+const definition = (method: DescMethod) => ({
+  path: `/${method.parent.typeName}/${method.name}`,
+  requestStream: false,
+  requestSerialize: (bytes: Uint8Array) => Buffer.from(bytes),
+  requestDeserialize: (bytes: Buffer) => bytes,
+  responseSerialize: (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+  responseDeserialize: (bytes: Buffer) => bytes,
+});
+
 export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOptions): Bridge<R> => {
   const calls = new Set<Call>();
   let stopping = false;
   let whenDrained: (() => void) | undefined;
   const fork = Effect.runForkWith(context);
 
-  const decode = (method: DescMethod, bytes: Uint8Array): Effect.Effect<Message, RpcError> =>
-    Effect.try({
-      try: () => fromBinary(method.input, bytes),
-      // The parser's own text may quote the request.
-      catch: () =>
-        new RpcError({ code: Code.INVALID_ARGUMENT, message: `request is not a valid ${method.input.typeName}` }),
-    });
-
   const encode = (schema: DescMessage, message: MessageInitShape<DescMessage>): Effect.Effect<Uint8Array, RpcError> =>
     Effect.suspend(() => {
       const bytes = toBinary(schema, create(schema, message));
       if (bytes.length <= options.maxSendBytes) return Effect.succeed(bytes);
-      const message_ = `response of ${bytes.length} bytes is over the limit of ${options.maxSendBytes}`;
-      return Effect.fail(new RpcError({ code: Code.RESOURCE_EXHAUSTED, message: message_ }));
+      const why = `response of ${bytes.length} bytes is over the limit of ${options.maxSendBytes}`;
+      return Effect.fail(new RpcError({ code: Code.RESOURCE_EXHAUSTED, message: why }));
     });
-
-  const logFinished = (method: DescMethod, status: CallStatus, ms: number): Effect.Effect<void> => {
-    const line = status.code === Code.OK && isRoutine(method) ? Effect.logDebug : Effect.logInfo;
-    const facts = { code: codeName(status.code), ms: Math.round(ms * 10) / 10 };
-    return line("call finished").pipe(
-      Effect.annotateLogs(status.message === "" ? facts : { ...facts, error: status.message }),
-    );
-  };
 
   /** Runs one call to its end. `work` writes all but the last word; `answer` sends that. */
   const start = (
@@ -187,21 +204,6 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
     });
   };
 
-  const unimplemented = (method: DescMethod) =>
-    new RpcError({
-      code: Code.UNIMPLEMENTED,
-      message: `${method.parent.typeName}/${method.name} is not implemented by this driver`,
-    });
-
-  const definition = (method: DescMethod) => ({
-    path: `/${method.parent.typeName}/${method.name}`,
-    requestStream: false,
-    requestSerialize: Buffer.from,
-    requestDeserialize: (bytes: Buffer) => bytes,
-    responseSerialize: (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
-    responseDeserialize: (bytes: Buffer) => bytes,
-  });
-
   const unary = (method: DescMethod, handler: AnyHandler<R> | undefined): BridgedMethod => ({
     ...definition(method),
     responseStream: false,
@@ -212,14 +214,15 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
         method,
         call,
         (request) =>
-          handler === undefined
-            ? Effect.fail(unimplemented(method))
-            : Effect.suspend(() => handler(request) as Effect.Effect<MessageInitShape<DescMessage>, RpcError, R>).pipe(
-                Effect.flatMap((message) => encode(method.output, message)),
-                Effect.map((bytes) => {
-                  response = bytes;
-                }),
-              ),
+          Effect.suspend(() => {
+            const result = handler?.(request) ?? unimplemented(method);
+            return Effect.isEffect(result) ? result : Effect.die(`${method.name} is not a stream`);
+          }).pipe(
+            Effect.flatMap((message) => encode(method.output, message)),
+            Effect.map((bytes) => {
+              response = bytes;
+            }),
+          ),
         (status) => {
           if (status.code === Code.OK) callback(null, response);
           else callback(wireStatus(status));
@@ -242,12 +245,10 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
         method,
         call,
         (request) =>
-          handler === undefined
-            ? Effect.fail(unimplemented(method))
-            : Stream.runForEach(
-                Stream.suspend(() => handler(request) as Stream.Stream<MessageInitShape<DescMessage>, RpcError, R>),
-                (message) => Effect.flatMap(encode(method.output, message), write),
-              ),
+          Stream.suspend(() => {
+            const result = handler?.(request) ?? unimplemented(method);
+            return Stream.isStream(result) ? result : Stream.fromEffect(result);
+          }).pipe(Stream.runForEach((message) => Effect.flatMap(encode(method.output, message), write))),
         (status) => {
           if (status.code === Code.OK) call.end();
           else call.emit("error", wireStatus(status));

@@ -7,7 +7,7 @@
  * 3. Unknown fields are left out: nothing tells what they hold.
  */
 import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
-import { type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
+import { isReflectMessage, type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
 import { csi_secret } from "../gen/csi_pb.ts";
 
 const HIDDEN = "***";
@@ -50,8 +50,8 @@ const shownField = (message: ReflectMessage, field: DescField): unknown => {
 };
 
 const shownValue = (field: DescField, value: unknown): unknown => {
-  if (field.message !== undefined) return maskedFields(value as ReflectMessage);
-  if (field.enum !== undefined) return field.enum.value[value as number]?.name ?? value;
+  if (isReflectMessage(value)) return maskedFields(value);
+  if (field.enum !== undefined && typeof value === "number") return field.enum.value[value]?.name ?? value;
   if (typeof value === "bigint") return value.toString();
   if (value instanceof Uint8Array) return `${value.length} bytes`;
   return value;

@@ -63,6 +63,11 @@ export const served = <S extends DescService, I extends ServiceImpl<S, unknown>>
   impl: I,
 ): ServedService<Requirements<I[keyof I]>> => ({
   service,
-  handler: (method) =>
-    (impl as Readonly<Record<string, AnyHandler<Requirements<I[keyof I]>> | undefined>>)[method.localName],
+  handler: (method) => {
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- one handler per method is what ServiceImpl says
+    const handlers = impl as Readonly<Record<string, AnyHandler<Requirements<I[keyof I]>> | undefined>>;
+    return handlers[method.localName];
+  },
 });
+
+export { CallInfo } from "./call.ts";

@@ -1,0 +1,123 @@
+/**
+ * A gRPC server as a scoped Effect: it listens when the effect succeeds, and stops gracefully when its scope closes.
+ *
+ * Not here: what is served (services/), how a call runs (./bridge.ts), and signals (../launch.ts).
+ *
+ * 1. Stopping: the socket file goes, new calls are answered UNAVAILABLE, running ones have `graceSeconds` to finish;
+ *    what is left is answered UNAVAILABLE "driver is stopping, retry" and interrupted, then connections are cut.
+ * 2. Stopping takes at most the grace period and a second.
+ */
+import { Server, ServerCredentials } from "@grpc/grpc-js";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import type * as Scope from "effect/Scope";
+import { type Endpoint, formatEndpoint } from "../config/endpoint.ts";
+import { type Bridge, type BridgedMethod, makeBridge, type Observe } from "./bridge.ts";
+import type { ServedService } from "./service.ts";
+import { grpcAddress, ListenError, prepareSocket, readEndpoint } from "./socket.ts";
+
+const MIB = 1024 * 1024;
+
+export interface ServeOptions<R> {
+  /** See `readEndpoint`. TCP port 0 takes any free one. */
+  readonly endpoint: string;
+  readonly services: readonly ServedService<R>[];
+  /** Name or number of the group that may connect to the unix socket (mode 0660); absent or empty: the owner alone (0600). */
+  readonly group?: string | undefined;
+  /** How long running calls may go on when the server stops; 10 by default. */
+  readonly graceSeconds?: number | undefined;
+  /** Bytes of one request message; 4 MiB by default, as in Go. */
+  readonly maxReceiveBytes?: number | undefined;
+  /** Bytes of one response message; 16 MiB by default. */
+  readonly maxSendBytes?: number | undefined;
+  readonly observe?: Observe | undefined;
+}
+
+export interface Serving {
+  /** As given, but with the port that was bound. */
+  readonly endpoint: string;
+  readonly running: () => number;
+}
+
+/** Listens until the scope closes. Handlers run with the services that are in context here. */
+export const serve = <R>(options: ServeOptions<R>): Effect.Effect<Serving, ListenError, R | Scope.Scope> =>
+  Effect.gen(function* () {
+    const endpoint = yield* Effect.fromResult(readEndpoint(options.endpoint));
+    const context = yield* Effect.context<R>();
+    const bridge = makeBridge(context, { maxSendBytes: options.maxSendBytes ?? 16 * MIB, observe: options.observe });
+    const server = new Server({
+      "grpc.max_receive_message_length": options.maxReceiveBytes ?? 4 * MIB,
+      // The bridge checks the limit itself, so that a message over it is logged as such.
+      "grpc.max_send_message_length": -1,
+    });
+    for (const service of options.services) for (const method of bridge.methods(service)) register(server, method);
+    const { bound } = yield* Effect.acquireRelease(listen(server, endpoint, options.group ?? ""), ({ release }) =>
+      stop(server, bridge, release, options.graceSeconds ?? 10),
+    );
+    yield* Effect.logInfo(`listening on ${bound}`);
+    return { endpoint: bound, running: bridge.running };
+  });
+
+export const layer = <R>(options: ServeOptions<R>): Layer.Layer<never, ListenError, Exclude<R, Scope.Scope>> =>
+  Layer.effectDiscard(serve(options));
+
+const register = (server: Server, method: BridgedMethod): void => {
+  const added = server.register(
+    method.path,
+    method.handle,
+    method.responseSerialize,
+    method.requestDeserialize,
+    method.kind,
+  );
+  if (!added) throw new Error(`${method.path} is served twice`);
+};
+
+interface Listening {
+  readonly bound: string;
+  readonly release: () => void;
+}
+
+const listen = (server: Server, endpoint: Endpoint, group: string): Effect.Effect<Listening, ListenError> =>
+  Effect.gen(function* () {
+    if (endpoint.kind === "tcp") {
+      const port = yield* bind(server, grpcAddress(endpoint));
+      return { bound: formatEndpoint({ ...endpoint, port }), release: () => undefined };
+    }
+    const file = yield* prepareSocket(endpoint.path, group);
+    yield* Effect.acquireUseRelease(
+      // The umask is the whole process's; 077 takes nothing from the owner, whoever makes files meanwhile.
+      Effect.sync(() => process.umask(0o077)),
+      () => bind(server, grpcAddress({ kind: "unix", path: file.bindPath })),
+      (umask) => Effect.sync(() => process.umask(umask)),
+    );
+    const { release } = yield* file.publish;
+    return { bound: formatEndpoint(endpoint), release };
+  }).pipe(Effect.tapError(() => Effect.sync(() => server.forceShutdown())));
+
+const bind = (server: Server, address: string): Effect.Effect<number, ListenError> =>
+  Effect.callback((resume) => {
+    server.bindAsync(address, ServerCredentials.createInsecure(), (error, port) => {
+      resume(
+        error === null
+          ? Effect.succeed(port)
+          : Effect.fail(new ListenError({ message: `cannot listen on ${address}: ${error.message}` })),
+      );
+    });
+  });
+
+const LAST_WORDS = 1000;
+
+const stop = <R>(server: Server, bridge: Bridge<R>, release: () => void, graceSeconds: number): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    release();
+    // Both begin now; the first ends with the last call, the second when the last answer is written, too.
+    const drained = new Promise<void>((resolve) => bridge.refuse(resolve));
+    const closed = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+    const running = bridge.running();
+    if (running > 0) yield* Effect.logInfo(`stopping; ${running} running calls have ${graceSeconds} s to finish`);
+    yield* Effect.promise(() => drained).pipe(Effect.timeoutOption(graceSeconds * 1000));
+    bridge.abandon();
+    yield* Effect.promise(() => closed).pipe(
+      Effect.timeoutOrElse({ duration: LAST_WORDS, orElse: () => Effect.sync(() => server.forceShutdown()) }),
+    );
+  });

@@ -1,0 +1,157 @@
+/**
+ * Endpoints, and the file that a unix socket is.
+ *
+ * 1. A path that somebody listens on, or that is no socket, is never touched; one is stale only when a connection is
+ *    refused. "Could not tell" counts as in use.
+ * 2. The socket shows up under its name with its final mode and owner, already listening: it is bound under a hidden
+ *    name beside it and then linked (never renamed over what may have come meanwhile).
+ * 3. At the end only the very file that was put there is removed. Our listening socket pins its inode, so an equal
+ *    inode number can't be a newcomer's: call `release` before the socket is closed.
+ */
+import { chmodSync, chownSync, linkSync, lstatSync, readFileSync, statSync, unlinkSync } from "node:fs";
+import { connect } from "node:net";
+import { dirname, join } from "node:path";
+import * as Data from "effect/Data";
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import { ENDPOINT_FORM, type Endpoint, parseEndpoint } from "../config/endpoint.ts";
+
+/** `message` says what to do about it; the endpoint is part of it. */
+export class ListenError extends Data.TaggedError("ListenError")<{ readonly message: string }> {}
+
+/** sockaddr_un holds 108 bytes, one of which ends the text. */
+const MAX_PATH = 107;
+const PROBE_LIMIT = 1000;
+
+/** The form of `--endpoint`, or an absolute path alone. */
+export const readEndpoint = (text: string): Result.Result<Endpoint, ListenError> =>
+  Result.mapError(
+    parseEndpoint(text.startsWith("/") ? `unix://${text}` : text),
+    () => new ListenError({ message: `endpoint "${text}" is no place to listen; write ${ENDPOINT_FORM}` }),
+  );
+
+/** As grpc-js wants it. No host: every address of this machine. */
+export const grpcAddress = (endpoint: Endpoint): string => {
+  if (endpoint.kind === "unix") return `unix:${endpoint.path}`;
+  const host = endpoint.host === "" ? "[::]" : endpoint.host.includes(":") ? `[${endpoint.host}]` : endpoint.host;
+  return `${host}:${endpoint.port}`;
+};
+
+export interface SocketFile {
+  /** Where to bind: the hidden name. Bind under umask 077, so that nobody connects before `publish`. */
+  readonly bindPath: string;
+  /** After the bind: gives the socket its owner and mode, then its name. */
+  readonly publish: Effect.Effect<PublishedSocket, ListenError>;
+}
+
+export interface PublishedSocket {
+  /** Removes the file if it is still ours. */
+  readonly release: () => void;
+}
+
+const errnoOf = (error: unknown): string =>
+  error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : String(error);
+
+const lstat = (path: string) => lstatSync(path, { throwIfNoEntry: false, bigint: true });
+
+const trySync = <A>(what: string, body: () => A): Effect.Effect<A, ListenError> =>
+  Effect.try({ try: body, catch: (error) => asListenError(what, error) });
+
+const asListenError = (what: string, error: unknown): ListenError =>
+  error instanceof ListenError ? error : new ListenError({ message: `${what}: ${errnoOf(error)}` });
+
+/** Checks that a socket can be put at `path`; `group` (name or number) gets access to it; "": the owner alone. */
+export const prepareSocket = (path: string, group: string): Effect.Effect<SocketFile, ListenError> =>
+  Effect.gen(function* () {
+    const bindPath = join(dirname(path), `.s${process.pid.toString(36)}`);
+    const gid = yield* trySync(`group "${group}"`, () => (group === "" ? undefined : groupId(group)));
+    yield* trySync(`socket ${path}`, () => checkPath(path, bindPath));
+    const stale = yield* findStale(path);
+    yield* trySync(`socket ${bindPath}`, () => {
+      // Left by a process of our own number that was killed between bind and link; in containers that is common.
+      if (lstat(bindPath)?.isSocket() === true) unlinkSync(bindPath);
+    });
+    const publish = trySync(`socket ${path}`, () => {
+      try {
+        if (gid !== undefined) chownSync(bindPath, process.getuid?.() ?? -1, gid);
+        chmodSync(bindPath, gid === undefined ? 0o600 : 0o660);
+        if (stale !== undefined && lstat(path)?.ino === stale) unlinkSync(path);
+        linkSync(bindPath, path);
+      } finally {
+        unlinkSync(bindPath);
+      }
+      return released(path);
+    });
+    return { bindPath, publish };
+  });
+
+const checkPath = (path: string, bindPath: string): void => {
+  const longest = Math.max(Buffer.byteLength(path), Buffer.byteLength(bindPath));
+  if (longest > MAX_PATH) refuse(`socket path ${path} needs ${longest} bytes; the system allows ${MAX_PATH}`);
+  const parent = statSync(dirname(path), { throwIfNoEntry: false });
+  if (parent === undefined) refuse(`directory ${dirname(path)} of the socket does not exist; create it first`);
+  if (parent?.isDirectory() === false) refuse(`${dirname(path)}, which is to hold the socket, is not a directory`);
+};
+
+const refuse = (message: string): never => {
+  throw new ListenError({ message });
+};
+
+/** The inode of a socket that nobody listens on; fails when the path is taken in any other way (1). */
+const findStale = (path: string): Effect.Effect<bigint | undefined, ListenError> =>
+  Effect.gen(function* () {
+    const found = yield* trySync(`socket ${path}`, () => lstat(path));
+    if (found === undefined) return undefined;
+    if (!found.isSocket()) {
+      return yield* new ListenError({
+        message: `${path} exists and is not a socket; remove it or choose another endpoint`,
+      });
+    }
+    const outcome = yield* probe(path);
+    if (outcome === "refused") return found.ino;
+    if (outcome === "gone") return undefined;
+    return yield* new ListenError({
+      message:
+        outcome === "listening"
+          ? `another process listens on ${path}; stop it or choose another endpoint`
+          : `could not tell whether somebody listens on ${path} (${outcome}); remove it if nobody does`,
+    });
+  });
+
+const PROBED: { readonly [errno: string]: string } = { ECONNREFUSED: "refused", ENOENT: "gone", EAGAIN: "listening" };
+
+const probe = (path: string): Effect.Effect<string> =>
+  Effect.callback<string>((resume) => {
+    const socket = connect(path);
+    const done = (outcome: string) => {
+      socket.destroy();
+      resume(Effect.succeed(outcome));
+    };
+    socket.once("connect", () => done("listening"));
+    socket.on("error", (error) => done(PROBED[errnoOf(error)] ?? errnoOf(error)));
+    return Effect.sync(() => socket.destroy());
+  }).pipe(Effect.timeoutOrElse({ duration: PROBE_LIMIT, orElse: () => Effect.succeed("no answer within 1 s") }));
+
+const released = (path: string): PublishedSocket => {
+  const ours = lstatSync(path, { bigint: true });
+  return {
+    release: () => {
+      try {
+        const now = lstat(path);
+        if (now?.ino === ours.ino && now.dev === ours.dev) unlinkSync(path);
+      } catch {
+        // The process is ending; the next start finds the file stale.
+      }
+    },
+  };
+};
+
+const groupId = (group: string): number => {
+  if (/^\d+$/.test(group)) return Number(group);
+  const line = readFileSync("/etc/group", "utf8")
+    .split("\n")
+    .find((entry) => entry.startsWith(`${group}:`));
+  const gid = Number(line?.split(":")[2] ?? Number.NaN);
+  if (Number.isNaN(gid)) throw new ListenError({ message: `group "${group}" is not in /etc/group; write its number` });
+  return gid;
+};
