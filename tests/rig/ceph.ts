@@ -10,7 +10,16 @@
  *
  * By hand: bun tests/rig/ceph.ts up DIR [--release=16|18|20] [--store=memstore|bluestore] | down DIR
  */
-import { chmodSync, existsSync, mkdirSync, openSync, closeSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  closeSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:net";
 import { resolve } from "node:path";
 import type { Rig } from "./cluster.ts";
@@ -100,6 +109,7 @@ osd crush chooseleaf type = 0
 mon data = ${dir}/mon
 ${options.paxosInterval === undefined ? "" : `paxos propose interval = ${options.paxosInterval}\n`}[mgr.x]
 mgr data = ${dir}/mgr
+mgr module path = ${dir}/mgr/modules
 [osd.0]
 osd data = ${dir}/osd0
 ${
@@ -171,7 +181,7 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
     const before = options.detached === true ? ["setsid"] : ["setpriv", "--pdeathsig", "KILL", "--"];
     const log = openSync(`${dir}/log/${name}.out`, "a");
     const child = Bun.spawn([...before, ...argvAt(place, [programs[name], "-f", "-c", conf, "-i", id])], {
-      env: { ...envAt(place), ...(name === "mgr.x" ? { PYTHONPATH: `${dir}/mgr/python` } : {}) },
+      env: envAt(place),
       cwd: "/",
       stdin: "ignore",
       stdout: log,
@@ -185,12 +195,14 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
   const bringUp = async (): Promise<{ adminKey: string; release: number }> => {
     const version = await exec("ceph-mon", "--version");
     const release = Number(/ceph version (\d+)/.exec(version)?.[1]);
-    if (release === 18) {
-      // Debian 13's bcrypt cannot be loaded by the manager's subinterpreters, and takes every module down with it;
-      // none that we use hashes a password
-      mkdirSync(`${dir}/mgr/python`);
-      writeFileSync(`${dir}/mgr/python/bcrypt.py`, "hashpw = gensalt = checkpw = None\n");
+    // of some thirty Python modules only the task queue's is needed: the manager is up in half the time
+    mkdirSync(`${dir}/mgr/modules`);
+    for (const name of ["rbd_support", "mgr_module.py", "mgr_util.py", "object_format.py"]) {
+      symlinkSync(`/usr/share/ceph/mgr/${name}`, `${dir}/mgr/modules/${name}`);
     }
+    // Debian 13's bcrypt cannot be loaded by the manager's subinterpreters, and takes each module down with it;
+    // the task queue hashes no password
+    if (release === 18) writeFileSync(`${dir}/mgr/modules/bcrypt.py`, "hashpw = gensalt = checkpw = None\n");
     const key = async () => (await exec("ceph-authtool", "--gen-print-key")).trim();
     const [monKey, adminKey, mgrKey, osdKey] = await Promise.all([key(), key(), key(), key()]);
     const secrets = { mode: 0o600 };
