@@ -59,6 +59,8 @@ export interface MemoryUser {
   readonly key: string;
   /** Whether it has mgr caps. */
   readonly manager: boolean;
+  /** The pools that its osd caps name; all when absent. */
+  readonly pools?: readonly string[];
 }
 
 export interface ImageDump {

@@ -82,6 +82,10 @@ const enter = (cluster: MemoryCluster, ref: PoolRef, op: string): MemoryNamespac
   admit(cluster, ref.access, op);
   const namespace = cluster.namespace(ref.pool, ref.namespace);
   if (namespace === undefined) throw refuse(new PoolNotFound({ op, subject: ref.pool }));
+  const caps = cluster.users.get(ref.access.user)?.pools;
+  if (caps !== undefined && !caps.includes(ref.pool)) {
+    throw refuse(new AccessDenied({ op, subject: ref.pool, user: ref.access.user }));
+  }
   return namespace;
 };
 
@@ -237,8 +241,7 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         const subject = imageSubject(ref, id);
         const { trash } = enter(cluster, ref, op);
         const found = trash.get(id);
-        if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
-        if (found.image.watchers.size > 0) throw refuse(new Busy({ op, subject }));
+        if ((found?.image.watchers.size ?? 0) > 0) throw refuse(new Busy({ op, subject }));
         trash.delete(id);
       }),
 

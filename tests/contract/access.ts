@@ -1,0 +1,87 @@
+/** Who may not, and where nobody answers. */
+import { expect, test } from "bun:test";
+import * as Redacted from "effect/Redacted";
+import type { ClusterAccess } from "../../lib/ceph/ceph.ts";
+import { LIMIT, LONG_LIMIT, type Session } from "./harness.ts";
+
+const wrongKey = "AQBhZ2FpbnN0YWxsb2RkcwAAAAAAAAAAAAAAAA==";
+
+export const accessContract = (at: () => Session): void => {
+  const denied = async (access: ClusterAccess) => {
+    const { fails, world } = at();
+    const pool = { access, pool: world.pool, namespace: "" };
+    return [
+      await fails((ceph) => ceph.poolId(access, world.pool)),
+      await fails((ceph) => ceph.omapGet(pool, "object", ["k"])),
+      await fails((ceph) => ceph.imageStatus(pool, "image")),
+      await fails((ceph) => ceph.managerTrashRemove(pool, "abc")),
+    ];
+  };
+
+  test(
+    "a wrong key is AccessDenied, names the user, and is not in the message",
+    async () => {
+      const { world } = at();
+      const errors = await denied({ ...world.access, key: Redacted.make(wrongKey) });
+      expect(errors.map((error) => error._tag)).toEqual(errors.map(() => "AccessDenied"));
+      for (const error of errors) {
+        expect(error.message).toContain(`client.${world.access.user}`);
+        expect(JSON.stringify([error, error.message])).not.toContain(wrongKey);
+      }
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "a user that does not exist is AccessDenied",
+    async () => {
+      const { world } = at();
+      const errors = await denied({ ...world.access, user: "nobody-of-that-name" });
+      expect(errors.map((error) => error._tag)).toEqual(errors.map(() => "AccessDenied"));
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "after a wrong key the right one is let in",
+    async () => {
+      const { run, world } = at();
+      expect(await run((ceph) => ceph.poolId(world.access, world.pool))).toBeGreaterThan(0n);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a pool that the caps don't name is AccessDenied, never absence",
+    async () => {
+      const { run, fails, world } = at();
+      const inside = { access: world.limited, pool: world.pool, namespace: "" };
+      expect(await run((ceph) => ceph.omapGet(inside, "absent", ["k"]))).toBeUndefined();
+      const outside = { ...inside, pool: world.dataPool };
+      const errors = [
+        await fails((ceph) => ceph.omapGet(outside, "absent", ["k"])),
+        await fails((ceph) => ceph.omapWrite(outside, "absent", { object: "ensure" })),
+        await fails((ceph) => ceph.objectRemove(outside, "absent")),
+        await fails((ceph) => ceph.imageId(outside, "absent")),
+        await fails((ceph) => ceph.imageStatus(outside, "absent")),
+        await fails((ceph) => ceph.imageCreate(outside, "absent", { sizeBytes: 4096n })),
+        await fails((ceph) => ceph.trashGet(outside, "abc")),
+        await fails((ceph) => ceph.trashList(outside)),
+      ];
+      expect(errors.map((error) => error._tag)).toEqual(errors.map(() => "AccessDenied"));
+    },
+    LIMIT,
+  );
+
+  test(
+    "monitors that are not there are Unreachable",
+    async () => {
+      const { fails, world } = at();
+      const access = { ...world.access, monitors: ["127.0.0.1:1"] };
+      const error = await fails((ceph) => ceph.poolId(access, world.pool));
+      expect(error._tag).toBe("Unreachable");
+      expect(error.message).toContain("127.0.0.1:1");
+    },
+    LONG_LIMIT,
+  );
+};

@@ -1,0 +1,194 @@
+/** Making images: features and layouts, what the status tells of them, names and ids. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import type { ImageSpec } from "../../lib/ceph/ceph.ts";
+import { GIB, LIMIT, MIB, type Session } from "./harness.ts";
+
+const LAYERING = 1n;
+const STRIPING = 2n;
+const EXCLUSIVE_LOCK = 4n;
+const OBJECT_MAP = 8n;
+const FAST_DIFF = 16n;
+const DATA_POOL = 128n;
+/** layering, exclusive-lock, object-map, fast-diff, deep-flatten: what Ceph makes when nobody says otherwise. */
+const DEFAULT = 61n;
+
+export const imageContract = (at: () => Session): void => {
+  const created = async (spec: ImageSpec) => {
+    const { run, pool, fresh } = at();
+    const image = fresh("image");
+    await run((ceph) => ceph.imageCreate(pool, image, spec));
+    return run((ceph) => ceph.imageStatus(pool, image));
+  };
+
+  test(
+    "an image made without options has the cluster's defaults",
+    async () => {
+      const { id, ...status } = await created({ sizeBytes: GIB });
+      expect(id).toMatch(/^[0-9a-z]+$/);
+      expect(status).toEqual({
+        sizeBytes: GIB,
+        features: DEFAULT,
+        objectSize: 4n * MIB,
+        stripeUnit: 4n * MIB,
+        stripeCount: 1n,
+        dataPool: undefined,
+        watchers: [],
+        mirror: "disabled",
+      });
+    },
+    LIMIT,
+  );
+
+  test(
+    "features are taken exactly as asked for",
+    async () => {
+      for (const features of [0n, LAYERING, LAYERING | EXCLUSIVE_LOCK, DEFAULT]) {
+        expect((await created({ sizeBytes: GIB, features })).features).toBe(features);
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "features that need others are InvalidCall without them",
+    async () => {
+      const { fails, run, pool, fresh } = at();
+      for (const features of [OBJECT_MAP, FAST_DIFF | EXCLUSIVE_LOCK, LAYERING | 64n]) {
+        const image = fresh("image");
+        const error = await fails((ceph) => ceph.imageCreate(pool, image, { sizeBytes: GIB, features }));
+        expect([features, error._tag]).toEqual([features, "InvalidCall"]);
+        expect(await run((ceph) => ceph.imageId(pool, image))).toBeUndefined();
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "odd and huge sizes are exact to the byte",
+    async () => {
+      for (const sizeBytes of [0n, 1n, 4097n, GIB + 1n, 5_497_558_138_881n]) {
+        expect((await created({ sizeBytes })).sizeBytes).toBe(sizeBytes);
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "object size and striping are as asked for",
+    async () => {
+      const objects = await created({ sizeBytes: GIB, objectSize: 8n * MIB });
+      expect([objects.objectSize, objects.stripeUnit, objects.stripeCount]).toEqual([8n * MIB, 8n * MIB, 1n]);
+      expect(objects.features).toBe(DEFAULT);
+      const striped = await created({ sizeBytes: GIB, objectSize: 2n * MIB, stripeUnit: 65_536n, stripeCount: 4n });
+      expect([striped.objectSize, striped.stripeUnit, striped.stripeCount]).toEqual([2n * MIB, 65_536n, 4n]);
+      expect(striped.features).toBe(DEFAULT | STRIPING);
+      const exact = await created({ sizeBytes: GIB, features: LAYERING, stripeUnit: 65_536n, stripeCount: 4n });
+      expect([exact.objectSize, exact.features]).toEqual([4n * MIB, LAYERING | STRIPING]);
+      const plain = await created({ sizeBytes: GIB, stripeUnit: 4n * MIB, stripeCount: 1n });
+      expect([plain.stripeUnit, plain.stripeCount, plain.features]).toEqual([4n * MIB, 1n, DEFAULT]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a layout that Ceph can't do is InvalidCall",
+    async () => {
+      const { fails, run, pool, fresh } = at();
+      const layouts: Partial<ImageSpec>[] = [
+        { objectSize: 2048n },
+        { objectSize: 64n * MIB },
+        { stripeUnit: 65_536n },
+        { stripeCount: 4n },
+        { stripeUnit: 65_537n, stripeCount: 4n },
+        { stripeUnit: 8n * MIB, stripeCount: 4n },
+      ];
+      for (const layout of layouts) {
+        const image = fresh("image");
+        const error = await fails((ceph) => ceph.imageCreate(pool, image, { sizeBytes: GIB, ...layout }));
+        expect([layout, error._tag]).toEqual([layout, "InvalidCall"]);
+        expect(await run((ceph) => ceph.imageId(pool, image))).toBeUndefined();
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "the data pool is named by the status, an absent one is PoolNotFound",
+    async () => {
+      const { fails, world, pool, nowhere, fresh } = at();
+      const status = await created({ sizeBytes: GIB, dataPool: world.dataPool });
+      expect(status.dataPool).toBe(world.dataPool);
+      expect(status.features).toBe(DEFAULT | DATA_POOL);
+      const spec = { sizeBytes: GIB, dataPool: nowhere.pool };
+      const error = await fails((ceph) => ceph.imageCreate(pool, fresh("image"), spec));
+      expect(error._tag).toBe("PoolNotFound");
+    },
+    LIMIT,
+  );
+
+  test(
+    "a taken name is Exists, and the image stays as it was",
+    async () => {
+      const { run, fails, pool, anImage } = at();
+      const image = await anImage();
+      const before = await run((ceph) => ceph.imageStatus(pool, image));
+      const error = await fails((ceph) => ceph.imageCreate(pool, image, { sizeBytes: GIB }));
+      expect(error._tag).toBe("Exists");
+      expect(await run((ceph) => ceph.imageStatus(pool, image))).toEqual(before);
+    },
+    LIMIT,
+  );
+
+  test(
+    "of creates of one name side by side exactly one wins",
+    async () => {
+      const { run, pool, fresh } = at();
+      const image = fresh("image");
+      const answers = await run((ceph) =>
+        Effect.forEach(
+          [1n, 2n, 3n, 4n],
+          (n) =>
+            ceph.imageCreate(pool, image, { sizeBytes: n * MIB }).pipe(
+              Effect.as("won"),
+              Effect.catch((error) => Effect.succeed(error._tag)),
+            ),
+          { concurrency: "unbounded" },
+        ),
+      );
+      expect(answers.toSorted()).toEqual(["Exists", "Exists", "Exists", "won"]);
+      const { sizeBytes } = await run((ceph) => ceph.imageStatus(pool, image));
+      expect(sizeBytes).toBe(BigInt(answers.indexOf("won") + 1) * MIB);
+    },
+    LIMIT,
+  );
+
+  test(
+    "the id by name is the status's id, and undefined for no image",
+    async () => {
+      const { run, pool, fresh, anImage } = at();
+      const image = await anImage();
+      const id = await run((ceph) => ceph.imageId(pool, image));
+      expect(id).toBe((await run((ceph) => ceph.imageStatus(pool, image))).id);
+      expect(await run((ceph) => ceph.imageId(pool, fresh("image")))).toBeUndefined();
+      const other = await anImage();
+      expect(await run((ceph) => ceph.imageId(pool, other))).not.toBe(id);
+    },
+    LIMIT,
+  );
+
+  test(
+    "images of one name in two namespaces are two images",
+    async () => {
+      const { run, pool, inNamespace, anImage } = at();
+      const image = await anImage();
+      expect(await run((ceph) => ceph.imageId(inNamespace, image))).toBeUndefined();
+      await run((ceph) => ceph.imageCreate(inNamespace, image, { sizeBytes: GIB }));
+      expect((await run((ceph) => ceph.imageStatus(inNamespace, image))).sizeBytes).toBe(GIB);
+      expect((await run((ceph) => ceph.imageStatus(pool, image))).sizeBytes).toBe(16n * MIB);
+      await run((ceph) => ceph.trashMove(inNamespace, image));
+      expect(await run((ceph) => ceph.imageId(pool, image))).toBeDefined();
+    },
+    LIMIT,
+  );
+};

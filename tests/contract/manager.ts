@@ -1,0 +1,103 @@
+/** What the manager takes off our hands, and what is said when it can't. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { LONG_LIMIT, type Session } from "./harness.ts";
+
+export const managerContract = (at: () => Session): void => {
+  const trashed = async (ref = at().pool) => {
+    const { run, anImage } = at();
+    const name = await anImage(ref);
+    const { id } = await run((ceph) => ceph.imageStatus(ref, name));
+    await run((ceph) => ceph.trashMove(ref, name));
+    return id;
+  };
+
+  const gone = async (id: string, ref = at().pool): Promise<boolean> => {
+    const { run } = at();
+    for (let i = 0; i < 300; i++) {
+      if ((await run((ceph) => ceph.trashGet(ref, id))) === undefined) return true;
+      await Bun.sleep(100);
+    }
+    return false;
+  };
+
+  test(
+    "what the manager is given is gone some time later, in a namespace too",
+    async () => {
+      const { run, pool, inNamespace } = at();
+      for (const ref of [pool, inNamespace]) {
+        const id = await trashed(ref);
+        await run((ceph) => ceph.managerTrashRemove(ref, id));
+        expect(await gone(id, ref)).toBe(true);
+      }
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "giving it twice succeeds, or finds the image gone",
+    async () => {
+      const { run, pool } = at();
+      const id = await trashed();
+      const answers = await run((ceph) =>
+        Effect.all(
+          [1, 2].map(() =>
+            ceph.managerTrashRemove(pool, id).pipe(
+              Effect.as("taken"),
+              Effect.catchTag("ImageNotFound", () => Effect.succeed("gone")),
+            ),
+          ),
+          { concurrency: "unbounded" },
+        ),
+      );
+      expect(answers).toContain("taken");
+      expect(await gone(id)).toBe(true);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "what is not in the trash is ImageNotFound",
+    async () => {
+      const { run, fails, pool, anImage } = at();
+      const image = await anImage();
+      const id = (await run((ceph) => ceph.imageId(pool, image))) ?? "";
+      for (const absent of ["0123456789ab", id]) {
+        expect((await fails((ceph) => ceph.managerTrashRemove(pool, absent)))._tag).toBe("ImageNotFound");
+      }
+      expect(await run((ceph) => ceph.imageId(pool, image))).toBe(id);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "a user without mgr caps is ManagerUnavailable, and the image stays in the trash",
+    async () => {
+      const { run, fails, pool, world } = at();
+      const id = await trashed();
+      const limited = { ...pool, access: world.limited };
+      expect((await fails((ceph) => ceph.managerTrashRemove(limited, id)))._tag).toBe("ManagerUnavailable");
+      expect(await run((ceph) => ceph.trashGet(limited, id))).toBeDefined();
+      await run((ceph) => ceph.trashRemove(limited, id));
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "without a manager it is ManagerUnavailable; with one again the same call is taken",
+    async () => {
+      const { run, fails, pool, world } = at();
+      const id = await trashed();
+      await world.stopManager();
+      try {
+        expect((await fails((ceph) => ceph.managerTrashRemove(pool, id)))._tag).toBe("ManagerUnavailable");
+        expect(await run((ceph) => ceph.trashGet(pool, id))).toBeDefined();
+      } finally {
+        await world.startManager();
+      }
+      await run((ceph) => ceph.managerTrashRemove(pool, id));
+      expect(await gone(id)).toBe(true);
+    },
+    LONG_LIMIT,
+  );
+};

@@ -1,0 +1,106 @@
+/** Keyed reads of objects, what values and keys survive, and the removal of objects. */
+import { expect, test } from "bun:test";
+import { LIMIT, type Session } from "./harness.ts";
+
+export const omapContract = (at: () => Session): void => {
+  test(
+    "an absent object is undefined, with keys and without",
+    async () => {
+      const { run, pool, fresh } = at();
+      const object = fresh("object");
+      expect(await run((ceph) => ceph.omapGet(pool, object, ["k"]))).toBeUndefined();
+      expect(await run((ceph) => ceph.omapGet(pool, object, []))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "only the keys that are asked for and there are answered",
+    async () => {
+      const { run, pool, fresh } = at();
+      const object = fresh("object");
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive", set: { a: "1", b: "2", c: "3" } }));
+      const read = await run((ceph) => ceph.omapGet(pool, object, ["a", "c", "z"]));
+      expect(Object.fromEntries(read ?? [])).toEqual({ a: "1", c: "3" });
+      expect((await run((ceph) => ceph.omapGet(pool, object, [])))?.size).toBe(0);
+      expect((await run((ceph) => ceph.omapGet(pool, object, ["z"])))?.size).toBe(0);
+    },
+    LIMIT,
+  );
+
+  test(
+    "an object without keys is there",
+    async () => {
+      const { run, pool, fresh } = at();
+      const object = fresh("object");
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive" }));
+      expect((await run((ceph) => ceph.omapGet(pool, object, ["k"])))?.size).toBe(0);
+    },
+    LIMIT,
+  );
+
+  test(
+    "values and keys come back as they went in",
+    async () => {
+      const { run, pool, fresh } = at();
+      const object = fresh("object/with spaces ü");
+      const entries: Record<string, string> = {
+        "csi.volume.pvc-1": "0001-0009-rook-ceph",
+        "a/b c": "slash and space",
+        "ключ-鍵-🔑": "значение 値 🗝️",
+        empty: "",
+        lines: "one\ntwo\ttabs \"quotes\" 'and' \\",
+        json: '{"a":[1,2]}',
+        long: "0123456789abcdef".repeat(4096),
+        "long ü": "ü".repeat(32_768),
+        [`k${"x".repeat(250)}`]: "long key",
+      };
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive", set: entries }));
+      const read = await run((ceph) => ceph.omapGet(pool, object, Object.keys(entries)));
+      expect(Object.fromEntries(read ?? [])).toEqual(entries);
+    },
+    LIMIT,
+  );
+
+  test(
+    "many keys come back in one read",
+    async () => {
+      const { run, pool, fresh } = at();
+      const object = fresh("object");
+      const entries = Object.fromEntries(Array.from({ length: 500 }, (_, i) => [`key-${i}`, `value-${i}`]));
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "ensure", set: entries }));
+      const read = await run((ceph) => ceph.omapGet(pool, object, [...Object.keys(entries), "absent"]));
+      expect(Object.fromEntries(read ?? [])).toEqual(entries);
+    },
+    LIMIT,
+  );
+
+  test(
+    "removing an object twice succeeds, and its keys are gone with it",
+    async () => {
+      const { run, pool, fresh } = at();
+      const object = fresh("object");
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "ensure", set: { k: "v" } }));
+      await run((ceph) => ceph.objectRemove(pool, object));
+      expect(await run((ceph) => ceph.omapGet(pool, object, ["k"]))).toBeUndefined();
+      await run((ceph) => ceph.objectRemove(pool, object));
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive" }));
+      expect((await run((ceph) => ceph.omapGet(pool, object, ["k"])))?.size).toBe(0);
+    },
+    LIMIT,
+  );
+
+  test(
+    "namespaces of a pool do not see each other's objects",
+    async () => {
+      const { run, pool, inNamespace, fresh } = at();
+      const object = fresh("object");
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive", set: { k: "default" } }));
+      expect(await run((ceph) => ceph.omapGet(inNamespace, object, ["k"]))).toBeUndefined();
+      await run((ceph) => ceph.omapWrite(inNamespace, object, { object: "exclusive", set: { k: "other" } }));
+      await run((ceph) => ceph.objectRemove(pool, object));
+      expect((await run((ceph) => ceph.omapGet(inNamespace, object, ["k"])))?.get("k")).toBe("other");
+    },
+    LIMIT,
+  );
+};

@@ -1,0 +1,60 @@
+/** Pool names and ids: what is there, what is not, what came later. */
+import { expect, test } from "bun:test";
+import { LIMIT, type Session } from "./harness.ts";
+
+export const poolContract = (at: () => Session): void => {
+  test(
+    "a pool's id leads back to its name",
+    async () => {
+      const { run, world } = at();
+      const id = await run((ceph) => ceph.poolId(world.access, world.pool));
+      expect(id).toBeGreaterThan(0n);
+      expect(await run((ceph) => ceph.poolName(world.access, id))).toBe(world.pool);
+      expect(await run((ceph) => ceph.poolId(world.access, world.dataPool))).not.toBe(id);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a pool made after the connection is found",
+    async () => {
+      const { run, world } = at();
+      const name = `${world.pool}-late`;
+      const id = await world.addPool(name);
+      expect(await run((ceph) => ceph.poolId(world.access, name))).toBe(id);
+      expect(await run((ceph) => ceph.poolName(world.access, id))).toBe(name);
+      const pool = { access: world.access, pool: name, namespace: "" };
+      expect(await run((ceph) => ceph.omapGet(pool, "absent", ["k"]))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "a pool that is not there is PoolNotFound, whatever is asked of it",
+    async () => {
+      const { fails, world, nowhere } = at();
+      const failures = await Promise.all([
+        fails((ceph) => ceph.poolId(world.access, nowhere.pool)),
+        fails((ceph) => ceph.poolName(world.access, 987_654n)),
+        fails((ceph) => ceph.omapGet(nowhere, "object", ["k"])),
+        fails((ceph) => ceph.omapWrite(nowhere, "object", { object: "ensure" })),
+        fails((ceph) => ceph.objectRemove(nowhere, "object")),
+        fails((ceph) => ceph.imageCreate(nowhere, "image", { sizeBytes: 4096n })),
+        fails((ceph) => ceph.imageId(nowhere, "image")),
+        fails((ceph) => ceph.imageStatus(nowhere, "image")),
+        fails((ceph) => ceph.imageGrow(nowhere, "image", 4096n)),
+        fails((ceph) => ceph.imageHasData(nowhere, "image")),
+        fails((ceph) => ceph.imageMetaGet(nowhere, "image", "k")),
+        fails((ceph) => ceph.imageMetaSet(nowhere, "image", { k: "v" })),
+        fails((ceph) => ceph.trashMove(nowhere, "image")),
+        fails((ceph) => ceph.trashGet(nowhere, "abc")),
+        fails((ceph) => ceph.trashList(nowhere)),
+        fails((ceph) => ceph.trashRemove(nowhere, "abc")),
+        fails((ceph) => ceph.managerTrashRemove(nowhere, "abc")),
+      ]);
+      expect(failures.map((error) => error._tag)).toEqual(failures.map(() => "PoolNotFound"));
+      expect(failures[0]?.message).toContain(nowhere.pool);
+    },
+    LIMIT,
+  );
+};

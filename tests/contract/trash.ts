@@ -1,0 +1,124 @@
+/** The way out of the pool: into the trash, and from there for good. */
+import { expect, test } from "bun:test";
+import { LIMIT, type Session } from "./harness.ts";
+
+export const trashContract = (at: () => Session): void => {
+  /** An image in the trash -> its name and id. */
+  const trashed = async (ref = at().pool) => {
+    const { run, anImage } = at();
+    const name = await anImage(ref);
+    const { id } = await run((ceph) => ceph.imageStatus(ref, name));
+    await run((ceph) => ceph.trashMove(ref, name));
+    return { id, name };
+  };
+
+  test(
+    "an image in the trash keeps its name there and has none in the pool",
+    async () => {
+      const { run, fails, pool } = at();
+      const { id, name } = await trashed();
+      const entry = { id, name, source: "user" as const };
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual(entry);
+      expect(await run((ceph) => ceph.trashList(pool))).toContainEqual(entry);
+      expect(await run((ceph) => ceph.imageId(pool, name))).toBeUndefined();
+      expect((await fails((ceph) => ceph.imageStatus(pool, name)))._tag).toBe("ImageNotFound");
+      expect((await fails((ceph) => ceph.trashMove(pool, name)))._tag).toBe("ImageNotFound");
+    },
+    LIMIT,
+  );
+
+  test(
+    "a trashed name can be used again, and trashed again",
+    async () => {
+      const { run, pool } = at();
+      const { id, name } = await trashed();
+      await run((ceph) => ceph.imageCreate(pool, name, { sizeBytes: 4096n }));
+      const second = await run((ceph) => ceph.imageId(pool, name));
+      expect(second).not.toBe(id);
+      await run((ceph) => ceph.trashMove(pool, name));
+      const listed = await run((ceph) => ceph.trashList(pool));
+      const ids = listed.filter((entry) => entry.name === name).map((entry) => entry.id);
+      expect(ids.toSorted()).toEqual([id, second ?? ""].toSorted());
+    },
+    LIMIT,
+  );
+
+  test(
+    "what is not in the trash is undefined there; removing it changes nothing",
+    async () => {
+      const { run, pool, anImage } = at();
+      const image = await anImage();
+      const id = (await run((ceph) => ceph.imageId(pool, image))) ?? "";
+      for (const absent of ["0123456789ab", id]) {
+        expect(await run((ceph) => ceph.trashGet(pool, absent))).toBeUndefined();
+        await run((ceph) => ceph.trashRemove(pool, absent));
+      }
+      expect(await run((ceph) => ceph.imageId(pool, image))).toBe(id);
+    },
+    LIMIT,
+  );
+
+  test(
+    "each namespace has a trash of its own",
+    async () => {
+      const { run, pool, inNamespace } = at();
+      const { id, name } = await trashed(inNamespace);
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+      expect((await run((ceph) => ceph.trashList(pool))).some((entry) => entry.id === id)).toBe(false);
+      expect(await run((ceph) => ceph.trashList(inNamespace))).toContainEqual({ id, name, source: "user" });
+      await run((ceph) => ceph.trashRemove(inNamespace, id));
+      expect(await run((ceph) => ceph.trashGet(inNamespace, id))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "an image that somebody watches is Busy and stays",
+    async () => {
+      const { run, fails, pool, world, anImage } = at();
+      const image = await anImage();
+      const close = await world.watch(pool, image);
+      try {
+        const error = await fails((ceph) => ceph.trashMove(pool, image));
+        expect(error._tag).toBe("Busy");
+        expect(error.message).toContain(`${pool.pool}/${image}`);
+        expect(await run((ceph) => ceph.imageId(pool, image))).toBeDefined();
+        expect((await run((ceph) => ceph.trashList(pool))).some(({ name }) => name === image)).toBe(false);
+      } finally {
+        await close();
+      }
+      await run((ceph) => ceph.trashMove(pool, image));
+    },
+    LIMIT,
+  );
+
+  test(
+    "removed from the trash it is gone, with its data, and removing it again succeeds",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const name = await anImage();
+      await world.write(pool, name);
+      const { id } = await run((ceph) => ceph.imageStatus(pool, name));
+      await run((ceph) => ceph.trashMove(pool, name));
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+      expect((await run((ceph) => ceph.trashList(pool))).some((entry) => entry.id === id)).toBe(false);
+      await run((ceph) => ceph.trashRemove(pool, id));
+    },
+    LIMIT,
+  );
+
+  test(
+    "the list is whole, however long",
+    async () => {
+      const { run, pool } = at();
+      const before = (await run((ceph) => ceph.trashList(pool))).length;
+      const ids: string[] = [];
+      for (let i = 0; i < 40; i++) ids.push((await trashed()).id);
+      const listed = (await run((ceph) => ceph.trashList(pool))).map(({ id }) => id);
+      expect(listed).toHaveLength(before + 40);
+      expect(ids.filter((id) => !listed.includes(id))).toEqual([]);
+    },
+    LIMIT,
+  );
+};
