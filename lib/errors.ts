@@ -88,11 +88,33 @@ const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
   ManagerUnavailable: Code.UNAVAILABLE,
   CephFailed: Code.INTERNAL,
   JournalCorrupt: Code.INTERNAL,
+  HostFailed: Code.INTERNAL,
+  HostStuck: Code.UNAVAILABLE,
+  MapTimedOut: Code.DEADLINE_EXCEEDED,
+  MapRefused: Code.FAILED_PRECONDITION,
+  DeviceBusy: Code.FAILED_PRECONDITION,
+  UnexpectedContent: Code.FAILED_PRECONDITION,
+  FilesystemDamaged: Code.FAILED_PRECONDITION,
+  PathInTheWay: Code.FAILED_PRECONDITION,
 };
 
 /** What the caller reads: where it failed, why, and what to do. */
 export const toRpcError = (error: DomainError, operation?: Operation): RpcError =>
   new RpcError({
     code: codes[error._tag],
-    message: operation === undefined ? error.message : `${error.message} (${operation.rpc}, stage "${operation.stage}")`,
+    message:
+      operation === undefined ? error.message : `${error.message} (${operation.rpc}, stage "${operation.stage}")`,
   });
+
+/** What a failure left is known: its effect did not happen. After any other, undo nothing and let the retry look. */
+export const isDefinite = (error: DomainError): boolean => !unknownOutcome.has(error._tag);
+
+const unknownOutcome: ReadonlySet<DomainError["_tag"]> = new Set([
+  "TimedOut",
+  "CallStuck",
+  "Unreachable",
+  "CephFailed",
+  "HostStuck",
+  "MapTimedOut",
+  "StillRunning",
+] as const);

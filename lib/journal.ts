@@ -13,7 +13,7 @@
 import * as Effect from "effect/Effect";
 import { Ceph, type PoolRef } from "./ceph/ceph.ts";
 import type { CephError } from "./ceph/errors.ts";
-import { Conflict, JournalCorrupt } from "./errors.ts";
+import { JournalCorrupt } from "./errors.ts";
 
 /** What `csi.volume.<uuid>` says. Fields that are absent were never written, or not yet. */
 export interface Attributes {
@@ -84,7 +84,7 @@ export const reserve = (
   instance: string,
   wanted: { readonly requestName: string; readonly prefix: string; readonly owner: string | undefined },
   found: Reservation | undefined,
-): Effect.Effect<Reservation & { readonly imageName: string }, CephError | Conflict, Ceph> =>
+): Effect.Effect<Reservation & { readonly imageName: string }, CephError, Ceph> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const uuid = found?.uuid ?? crypto.randomUUID();
@@ -99,27 +99,28 @@ export const reserve = (
     }
     const known = found?.attributes ?? NOTHING;
     const imageName = known.imageName ?? wanted.prefix + uuid;
-    const attributes: Attributes = { ...known, requestName: wanted.requestName, imageName, owner: known.owner ?? wanted.owner };
+    const attributes: Attributes = {
+      ...known,
+      requestName: wanted.requestName,
+      imageName,
+      owner: known.owner ?? wanted.owner,
+    };
     if (known.requestName === undefined) {
-      yield* ceph
-        .omapWrite(pool, volumeObject(uuid), {
-          object: "ensure",
-          compare: { [KEY.requestName]: "" },
-          set: {
-            [KEY.requestName]: wanted.requestName,
-            [KEY.imageName]: imageName,
-            ...(attributes.owner === undefined ? {} : { [KEY.owner]: attributes.owner }),
-          },
-        });
+      yield* ceph.omapWrite(pool, volumeObject(uuid), {
+        object: "ensure",
+        compare: { [KEY.requestName]: "" },
+        set: {
+          [KEY.requestName]: wanted.requestName,
+          [KEY.imageName]: imageName,
+          ...(attributes.owner === undefined ? {} : { [KEY.owner]: attributes.owner }),
+        },
+      });
     }
     return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName };
   });
 
 /** `undefined`: the journal has nothing under that UUID. */
-export const readAttributes = (
-  pool: PoolRef,
-  uuid: string,
-): Effect.Effect<Attributes | undefined, CephError, Ceph> =>
+export const readAttributes = (pool: PoolRef, uuid: string): Effect.Effect<Attributes | undefined, CephError, Ceph> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const values = yield* ceph.omapGet(pool, volumeObject(uuid), Object.values(KEY));
@@ -173,6 +174,7 @@ const UUID_LENGTH = 36;
 const parseEntry = (entry: string): { uuid: string; imagePoolId: bigint | undefined } | undefined => {
   if (entry.length === UUID_LENGTH) return { uuid: entry, imagePoolId: undefined };
   const [pool, uuid, ...rest] = entry.split("/");
-  if (pool === undefined || uuid?.length !== UUID_LENGTH || rest.length > 0 || !/^[0-9a-f]{16}$/i.test(pool)) return undefined;
+  if (pool === undefined || uuid?.length !== UUID_LENGTH || rest.length > 0 || !/^[0-9a-f]{16}$/i.test(pool))
+    return undefined;
   return { uuid, imagePoolId: BigInt(`0x${pool}`) };
 };

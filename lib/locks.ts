@@ -89,7 +89,9 @@ export const makeLocks = (): LocksService => {
 
   const held = (key: string, line: Line) =>
     Effect.map(Clock.currentTimeMillis, (now) => {
-      const holders = [...line.held].map(({ owner }) => (owner === undefined ? "an unnamed task" : describeOperation(owner, now)));
+      const holders = [...line.held].map(({ owner }) =>
+        owner === undefined ? "an unnamed task" : describeOperation(owner, now),
+      );
       return new LockHeld({ message: `${key} is held by ${holders.join(" and ")}; it goes on, retry later` });
     });
 
@@ -103,7 +105,10 @@ export const makeLocks = (): LocksService => {
           const turn =
             owner === undefined || line.held.has(claim)
               ? granted
-              : Effect.raceFirst(granted, Effect.flatMap(pastDeadline(owner), () => Effect.flatMap(held(key, line), Effect.fail)));
+              : Effect.raceFirst(
+                  granted,
+                  Effect.flatMap(pastDeadline(owner), () => Effect.flatMap(held(key, line), Effect.fail)),
+                );
           return Effect.andThen(turn, use);
         },
         ({ line, claim }) => Effect.sync(() => leave(key, line, claim)),

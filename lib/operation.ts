@@ -23,7 +23,8 @@ export const CurrentOperation = Context.Reference<Operation | undefined>("csi-rb
   defaultValue: () => undefined,
 });
 
-export const age = (operation: Operation, now: number): string => `${((now - operation.startedAt) / 1000).toFixed(1)} s`;
+export const age = (operation: Operation, now: number): string =>
+  `${((now - operation.startedAt) / 1000).toFixed(1)} s`;
 
 /** For errors and tables: `CreateVolume of pvc-1, at "reserve" for 3.2 s`. */
 export const describeOperation = (operation: Operation, now: number): string =>

@@ -37,10 +37,7 @@ export interface Request {
 }
 
 export interface OperationsService {
-  readonly run: <A, E, R>(
-    request: Request,
-    body: Effect.Effect<A, E, R>,
-  ) => Effect.Effect<A, E | StillRunning, R>;
+  readonly run: <A, E, R>(request: Request, body: Effect.Effect<A, E, R>) => Effect.Effect<A, E | StillRunning, R>;
   readonly running: () => readonly Operation[];
   /** Waits for the operations that run, then interrupts what is left. */
   readonly drain: (grace: number) => Effect.Effect<void>;
@@ -89,7 +86,7 @@ export const makeOperations = (): OperationsService => {
       const wait = patience - Math.min(ANSWER_AHEAD, patience / 4);
       // Lock waits end a little before the caller does, so that the caller reads who holds the lock.
       operation.deadline = Math.max(operation.deadline, now + wait * 0.95);
-      const exit = yield* Fiber.await(fiber as Fiber.Fiber<never, never>).pipe(Effect.timeoutOption(wait));
+      const exit = yield* Fiber.await(fiber as Fiber.Fiber<never>).pipe(Effect.timeoutOption(wait));
       if (Option.isSome(exit)) return yield* exit.value;
       return yield* new StillRunning({
         message: `${describeOperation(operation, yield* Clock.currentTimeMillis)}, goes on; a retry waits for its result`,
@@ -164,6 +161,10 @@ const undoAll = (compensations: readonly Compensation[]): Effect.Effect<void> =>
   Effect.forEach(
     compensations.toReversed(),
     ({ name, undo }) =>
-      undo.pipe(Effect.tapCause((cause) => Effect.logWarning(`could not undo "${name}"; the next call for this name will`, cause))),
+      undo.pipe(
+        Effect.tapCause((cause) =>
+          Effect.logWarning(`could not undo "${name}"; the next call for this name will`, cause),
+        ),
+      ),
     { discard: true },
   ).pipe(Effect.ignore);

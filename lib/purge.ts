@@ -55,11 +55,11 @@ export class Purge extends Context.Service<
           Effect.catch((error) =>
             Effect.gen(function* () {
               const wait = Math.min(30 * item.attempt, 300);
-              yield* Effect.logWarning(`image ${itemKey(item)} stays in the trash, next try in ${wait} s: ${error.message}`);
-              queued.delete(itemKey(item));
-              yield* Effect.forkDetach(
-                Effect.delay(offer({ ...item, attempt: item.attempt + 1 }), `${wait} seconds`),
+              yield* Effect.logWarning(
+                `image ${itemKey(item)} stays in the trash, next try in ${wait} s: ${error.message}`,
               );
+              queued.delete(itemKey(item));
+              yield* Effect.forkDetach(Effect.delay(offer({ ...item, attempt: item.attempt + 1 }), `${wait} seconds`));
             }),
           ),
         );
@@ -76,7 +76,11 @@ export class Purge extends Context.Service<
             const attributes = yield* Effect.provideService(readAttributes(pool, uuid), Ceph, ceph);
             if (attributes === undefined) yield* offer({ pool, id: entry.id, attempt: 1 });
           }
-        }).pipe(Effect.catch((error) => Effect.logWarning(`could not look for left-over images in the trash: ${error.message}`)));
+        }).pipe(
+          Effect.catch((error) =>
+            Effect.logWarning(`could not look for left-over images in the trash: ${error.message}`),
+          ),
+        );
 
       yield* Queue.take(queue).pipe(Effect.flatMap(remove), Effect.forever, Effect.forkScoped);
 

@@ -10,7 +10,7 @@ import { createHash } from "node:crypto";
 import { type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
 import { type DomainError, toRpcError } from "./errors.ts";
-import { CallInfo } from "./grpc/service.ts";
+import { CallInfo } from "./grpc/call.ts";
 import type { RpcError } from "./grpc/status.ts";
 import { CurrentOperation } from "./operation.ts";
 import { Operations } from "./pipeline.ts";
@@ -36,12 +36,15 @@ export const mutating = <Req extends DescMessage, A, R>(
   });
 
 /** An RPC that only looks. */
-export const reading = <Req, A, R>(recipe: (request: Req) => Effect.Effect<A, DomainError, R>) =>
+export const reading =
+  <Req, A, R>(recipe: (request: Req) => Effect.Effect<A, DomainError, R>) =>
   (request: Req): Effect.Effect<A, RpcError, R> =>
     Effect.suspend(() => recipe(request)).pipe(Effect.mapError((error) => toRpcError(error)));
 
 const identity = <Req extends DescMessage>(schema: Req, request: MessageShape<Req>): string =>
-  createHash("sha256").update(JSON.stringify(sorted(toJson(schema, request)))).digest("base64");
+  createHash("sha256")
+    .update(JSON.stringify(sorted(toJson(schema, request))))
+    .digest("base64");
 
 const sorted = (value: unknown): unknown => {
   if (Array.isArray(value)) return value.map(sorted);

@@ -44,7 +44,10 @@ export const resolveVolume = (
   Effect.gen(function* () {
     const parsed = parseVolumeId(volumeId);
     if (Result.isFailure(parsed)) {
-      return yield* new VolumeNotFound({ volumeId, reason: `it is no volume ID of this driver (${parsed.failure.reason})` });
+      return yield* new VolumeNotFound({
+        volumeId,
+        reason: `it is no volume ID of this driver (${parsed.failure.reason})`,
+      });
     }
     const { uuid, ...home } = parsed.success;
     const look = (place: Place) => lookAt(volumeId, uuid, place, credentials);
@@ -67,11 +70,15 @@ const lookAt = (volumeId: string, uuid: string, place: Place, credentials: Crede
     const ceph = yield* Ceph;
     const cluster = yield* (yield* Clusters).get(place.clusterId);
     const access = clusterAccess(cluster, credentials);
-    const poolName = yield* ceph.poolName(access, place.poolId).pipe(
-      Effect.catchTag("PoolNotFound", () =>
-        Effect.fail(new VolumeNotFound({ volumeId, reason: `cluster ${place.clusterId} has no pool with id ${place.poolId}` })),
-      ),
-    );
+    const poolName = yield* ceph
+      .poolName(access, place.poolId)
+      .pipe(
+        Effect.catchTag("PoolNotFound", () =>
+          Effect.fail(
+            new VolumeNotFound({ volumeId, reason: `cluster ${place.clusterId} has no pool with id ${place.poolId}` }),
+          ),
+        ),
+      );
     const pool: PoolRef = { access, pool: poolName, namespace: cluster.radosNamespace };
     const attributes = yield* readAttributes(pool, uuid);
     const imageName = attributes?.imageName ?? DEFAULT_PREFIX + uuid;

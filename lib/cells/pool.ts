@@ -124,7 +124,8 @@ class Cells implements CellPool {
   stop(): void {
     this.stopped = true;
     for (const cell of this.live) cell.worker.terminate();
-    for (const job of this.queue.splice(0)) job.settle(Effect.fail(new CellDown({ op: job.op, reason: "the driver stops" })));
+    for (const job of this.queue.splice(0))
+      job.settle(Effect.fail(new CellDown({ op: job.op, reason: "the driver stops" })));
   }
 
   state() {
@@ -178,7 +179,14 @@ class Cells implements CellPool {
       if (cell === undefined) {
         if (this.live.size + this.starting > 0) return;
         this.queue.shift();
-        job.settle(Effect.fail(new CellDown({ op: job.op, reason: `all ${this.options.name} cells hang; see the log for the calls that do` })));
+        job.settle(
+          Effect.fail(
+            new CellDown({
+              op: job.op,
+              reason: `all ${this.options.name} cells hang; see the log for the calls that do`,
+            }),
+          ),
+        );
         continue;
       }
       this.queue.shift();

@@ -19,7 +19,7 @@ export interface ClusterAccess {
   readonly monitors: readonly string[];
   /** cephx id, without `client.`. */
   readonly user: string;
-  readonly key: Redacted.Redacted<string>;
+  readonly key: Redacted.Redacted;
 }
 
 /** A pool and RADOS namespace ("" is the default one) of a cluster. */
@@ -94,6 +94,13 @@ export interface CephService {
   readonly imageStatus: (pool: PoolRef, image: string) => Effect.Effect<ImageStatus, CephError>;
   /** Grows to `sizeBytes` if the image is smaller; -> the size that it has then. Never shrinks. */
   readonly imageGrow: (pool: PoolRef, image: string, sizeBytes: bigint) => Effect.Effect<bigint, CephError>;
+  /**
+   * For an image whose creation or move to the trash may have been cut off by a crash of the client: rebuilds a missing
+   * object map (the kernel would not map the image), and takes away a name (`rbd_id.<name>`, the entry in
+   * `rbd_directory`) that leads to no header, so that the name can be created again. Touches no image that is whole,
+   * and no data. -> whether an image of that name is there now.
+   */
+  readonly imageMend: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
   /** Whether any extent of the image, or of a parent of it, is allocated. */
   readonly imageHasData: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
   readonly imageMetaGet: (pool: PoolRef, image: string, key: string) => Effect.Effect<string | undefined, CephError>;

@@ -124,4 +124,7 @@ export type CephError =
 
 /** After one of these it is unknown whether the call took effect: undo nothing, let the retry look. */
 export const outcomeUnknown = (error: CephError): boolean =>
-  error._tag === "TimedOut" || error._tag === "Unreachable" || error._tag === "CallStuck" || error._tag === "CephFailed";
+  error._tag === "TimedOut" ||
+  error._tag === "Unreachable" ||
+  error._tag === "CallStuck" ||
+  error._tag === "CephFailed";
