@@ -50,6 +50,7 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
     imageId: named("imageId", inner.imageId),
     imageStatus: named("imageStatus", inner.imageStatus),
     imageGrow: named("imageGrow", inner.imageGrow),
+    imageMend: named("imageMend", inner.imageMend),
     imageHasData: named("imageHasData", inner.imageHasData),
     imageMetaGet: named("imageMetaGet", inner.imageMetaGet),
     imageMetaSet: named("imageMetaSet", inner.imageMetaSet),

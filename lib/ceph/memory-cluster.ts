@@ -35,6 +35,8 @@ export interface MemoryImage {
   readonly meta: Map<string, string>;
   readonly watchers: Set<string>;
   hasData: boolean;
+  /** Lost: what a crash in the middle of a creation leaves. */
+  objectMap: "whole" | "lost" | "none";
   mirror: ImageStatus["mirror"];
 }
 
@@ -47,6 +49,8 @@ export interface MemoryTrashed {
 export interface MemoryNamespace {
   readonly objects: Map<string, Map<string, string>>;
   readonly images: Map<string, MemoryImage>;
+  /** Names that lead to no image, by id: what a crash at the start of a creation leaves. */
+  readonly bareNames: Map<string, string>;
   readonly trash: Map<string, MemoryTrashed>;
 }
 
@@ -72,6 +76,7 @@ export interface ImageDump {
   readonly stripeCount: string;
   readonly dataPool: string | null;
   readonly hasData: boolean;
+  readonly objectMap: string;
   readonly meta: Readonly<Record<string, string>>;
 }
 
@@ -85,6 +90,7 @@ export type ClusterDump = Readonly<
         {
           readonly objects: Readonly<Record<string, Readonly<Record<string, string>>>>;
           readonly images: Readonly<Record<string, ImageDump>>;
+          readonly bareNames: Readonly<Record<string, string>>;
           readonly trash: Readonly<Record<string, { readonly name: string; readonly source: string }>>;
         }
       >
@@ -115,6 +121,7 @@ const dumpImage = (image: MemoryImage): ImageDump => ({
   stripeCount: String(image.stripeCount),
   dataPool: image.dataPool ?? null,
   hasData: image.hasData,
+  objectMap: image.objectMap,
   meta: sorted(image.meta, String),
 });
 
@@ -157,9 +164,11 @@ export class MemoryCluster {
   namespace(pool: string, namespace: string): MemoryNamespace | undefined {
     const namespaces = this.pools.get(pool)?.namespaces;
     if (namespaces === undefined) return undefined;
-    const found = namespaces.get(namespace) ?? { objects: new Map(), images: new Map(), trash: new Map() };
-    namespaces.set(namespace, found);
-    return found;
+    const found = namespaces.get(namespace);
+    if (found !== undefined) return found;
+    const made = { objects: new Map(), images: new Map(), bareNames: new Map(), trash: new Map() };
+    namespaces.set(namespace, made);
+    return made;
   }
 
   /** An image that a test expects to be there. */
@@ -167,6 +176,17 @@ export class MemoryCluster {
     const found = this.namespace(pool, namespace)?.images.get(image);
     if (found === undefined) throw new Error(`no image ${image} in ${pool}`);
     return found;
+  }
+
+  /** Leaves of an image what a driver leaves that dies while it makes one: the name alone, or no object map. */
+  cutShort(what: "header" | "object-map", pool: string, image: string, namespace = ""): void {
+    const found = this.image(pool, image, namespace);
+    if (what === "object-map") {
+      found.objectMap = "lost";
+      return;
+    }
+    this.namespace(pool, namespace)?.images.delete(image);
+    this.namespace(pool, namespace)?.bareNames.set(image, found.id);
   }
 
   /** Opens the image for use as another client would; -> closes it again. */
@@ -209,11 +229,12 @@ export class MemoryCluster {
   dump(): ClusterDump {
     return sorted(this.pools, ({ namespaces }) => {
       const used = [...namespaces].filter(
-        ([, { objects, images, trash }]) => objects.size + images.size + trash.size > 0,
+        ([, { objects, images, bareNames, trash }]) => objects.size + images.size + bareNames.size + trash.size > 0,
       );
-      return sorted(new Map(used), ({ objects, images, trash }) => ({
+      return sorted(new Map(used), ({ objects, images, bareNames, trash }) => ({
         objects: sorted(objects, (omap) => sorted(omap, String)),
         images: sorted(images, dumpImage),
+        bareNames: sorted(bareNames, String),
         trash: sorted(trash, ({ name, source }) => ({ name, source })),
       }));
     });

@@ -120,6 +120,7 @@ const makeImage = (cluster: MemoryCluster, spec: ImageSpec, invalid: () => CephE
     meta: new Map(),
     watchers: new Set(),
     hasData: false,
+    objectMap: has(features, FEATURE.objectMap) ? "whole" : "none",
     mirror: "disabled",
   };
 };
@@ -176,20 +177,24 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
       call(() => {
         const op = "rbd_create4";
         const subject = imageSubject(ref, image);
-        const { images } = enter(cluster, ref, op);
+        const { images, bareNames } = enter(cluster, ref, op);
         if (spec.dataPool !== undefined && !cluster.pools.has(spec.dataPool)) {
           throw refuse(new PoolNotFound({ op, subject: spec.dataPool }));
         }
         const made = makeImage(cluster, spec, () => new InvalidCall({ op, subject, errno: EINVAL }));
-        if (images.has(image)) throw refuse(new Exists({ op, subject }));
+        if (images.has(image) || bareNames.has(image)) throw refuse(new Exists({ op, subject }));
         images.set(image, made);
       }),
 
-    imageId: (ref, image) => call(() => enter(cluster, ref, "rados_read").images.get(image)?.id),
+    imageId: (ref, image) =>
+      call(() => {
+        const { images, bareNames } = enter(cluster, ref, "rados_exec");
+        return images.get(image)?.id ?? bareNames.get(image);
+      }),
 
     imageStatus: (ref, image) =>
       call(() => {
-        const { meta: _meta, hasData: _hasData, watchers, ...status } = open(ref, image, "rbd_open");
+        const { meta: _meta, hasData: _hasData, objectMap: _map, watchers, ...status } = open(ref, image, "rbd_open");
         return { ...status, watchers: [...watchers] };
       }),
 
@@ -198,6 +203,15 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         const found = open(ref, image, "rbd_resize");
         if (found.sizeBytes < sizeBytes) found.sizeBytes = sizeBytes;
         return found.sizeBytes;
+      }),
+
+    imageMend: (ref, image) =>
+      call(() => {
+        const { images, bareNames } = enter(cluster, ref, "rbd_open");
+        bareNames.delete(image);
+        const found = images.get(image);
+        if (found?.objectMap === "lost") found.objectMap = "whole";
+        return found !== undefined;
       }),
 
     imageHasData: (ref, image) => call(() => open(ref, image, "rbd_diff_iterate2").hasData),
@@ -213,11 +227,10 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         }
       }),
 
+    // watchers are no obstacle to Ceph here, only to the removal
     trashMove: (ref, image) =>
       call(() => {
         const found = open(ref, image, "rbd_trash_move");
-        if (found.watchers.size > 0)
-          throw refuse(new Busy({ op: "rbd_trash_move", subject: imageSubject(ref, image) }));
         const { images, trash } = enter(cluster, ref, "rbd_trash_move");
         images.delete(image);
         trash.set(found.id, { name: image, source: "user", image: found });

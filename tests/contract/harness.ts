@@ -31,6 +31,9 @@ export interface World {
   readonly write: (pool: PoolRef, image: string) => Promise<void>;
   /** Opens the image as another client; -> closes it. */
   readonly watch: (pool: PoolRef, image: string) => Promise<() => Promise<void>>;
+  /** Takes from an image what it would lack if its maker had died: all but its name, or its object map. */
+  readonly cutShort: (what: "header" | "object-map", pool: PoolRef, image: string) => Promise<void>;
+  readonly hasObjectMap: (pool: PoolRef, image: string) => Promise<boolean>;
   readonly stopManager: () => Promise<void>;
   readonly startManager: () => Promise<void>;
   readonly remove: () => Promise<void>;

@@ -27,6 +27,8 @@ contract("CephMemory", async () => {
       const close = cluster.watch(ref.pool, image, ref.namespace);
       return async () => close();
     },
+    cutShort: async (what, ref, image) => cluster.cutShort(what, ref.pool, image, ref.namespace),
+    hasObjectMap: async (ref, image) => cluster.image(ref.pool, image, ref.namespace).objectMap === "whole",
     stopManager: async () => {
       cluster.managerUp = false;
     },

@@ -43,6 +43,7 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.imageId(nowhere, "image")),
         fails((ceph) => ceph.imageStatus(nowhere, "image")),
         fails((ceph) => ceph.imageGrow(nowhere, "image", 4096n)),
+        fails((ceph) => ceph.imageMend(nowhere, "image")),
         fails((ceph) => ceph.imageHasData(nowhere, "image")),
         fails((ceph) => ceph.imageMetaGet(nowhere, "image", "k")),
         fails((ceph) => ceph.imageMetaSet(nowhere, "image", { k: "v" })),

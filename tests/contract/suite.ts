@@ -8,6 +8,7 @@ import { session, type World } from "./harness.ts";
 import { imageContract } from "./images.ts";
 import { imageUseContract } from "./image-use.ts";
 import { managerContract } from "./manager.ts";
+import { mendContract } from "./mend.ts";
 import { omapContract } from "./omap.ts";
 import { omapWriteContract } from "./omap-write.ts";
 import { poolContract } from "./pools.ts";
@@ -21,6 +22,7 @@ export const contract = (name: string, make: () => Promise<World>): void => {
     describe("omap writes", () => omapWriteContract(at));
     describe("images", () => imageContract(at));
     describe("images in use", () => imageUseContract(at));
+    describe("images cut short", () => mendContract(at));
     describe("trash", () => trashContract(at));
     describe("access", () => accessContract(at));
     // last: it stops the manager

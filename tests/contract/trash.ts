@@ -73,21 +73,22 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
-    "an image that somebody watches is Busy and stays",
+    "an image that somebody watches can be moved, but is Busy to remove, and stays",
     async () => {
       const { run, fails, pool, world, anImage } = at();
-      const image = await anImage();
-      const close = await world.watch(pool, image);
+      const name = await anImage();
+      const { id } = await run((ceph) => ceph.imageStatus(pool, name));
+      const close = await world.watch(pool, name);
       try {
-        const error = await fails((ceph) => ceph.trashMove(pool, image));
+        await run((ceph) => ceph.trashMove(pool, name));
+        const error = await fails((ceph) => ceph.trashRemove(pool, id));
         expect(error._tag).toBe("Busy");
-        expect(error.message).toContain(`${pool.pool}/${image}`);
-        expect(await run((ceph) => ceph.imageId(pool, image))).toBeDefined();
-        expect((await run((ceph) => ceph.trashList(pool))).some(({ name }) => name === image)).toBe(false);
+        expect(error.message).toContain(`${pool.pool}/${id}`);
+        expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual({ id, name, source: "user" });
       } finally {
         await close();
       }
-      await run((ceph) => ceph.trashMove(pool, image));
+      await run((ceph) => ceph.trashRemove(pool, id));
     },
     LIMIT,
   );
