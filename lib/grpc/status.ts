@@ -9,37 +9,16 @@
  */
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { Any } from "@bufbuild/protobuf/wkt";
-import { Metadata } from "@grpc/grpc-js";
+import { status as Code, Metadata } from "@grpc/grpc-js";
 import * as Cause from "effect/Cause";
 import * as Data from "effect/Data";
 import * as Option from "effect/Option";
 import { StatusSchema } from "../gen/status_pb.ts";
 
-/** The gRPC status codes. */
-export const Code = {
-  OK: 0,
-  CANCELLED: 1,
-  UNKNOWN: 2,
-  INVALID_ARGUMENT: 3,
-  DEADLINE_EXCEEDED: 4,
-  NOT_FOUND: 5,
-  ALREADY_EXISTS: 6,
-  PERMISSION_DENIED: 7,
-  RESOURCE_EXHAUSTED: 8,
-  FAILED_PRECONDITION: 9,
-  ABORTED: 10,
-  OUT_OF_RANGE: 11,
-  UNIMPLEMENTED: 12,
-  INTERNAL: 13,
-  UNAVAILABLE: 14,
-  DATA_LOSS: 15,
-  UNAUTHENTICATED: 16,
-} as const;
-
-const names = Object.keys(Code);
+export { Code };
 
 /** For logs and messages: `NOT_FOUND`, or the number when there is no such code. */
-export const codeName = (code: number): string => names[code] ?? String(code);
+export const codeName = (code: number): string => Code[code] ?? String(code);
 
 /** What a handler fails with. `message` goes to the caller and to the log: no secrets. */
 export class RpcError extends Data.TaggedError("RpcError")<{
@@ -66,8 +45,7 @@ export const statusOf = (cause: Cause.Cause<RpcError>, callId: string): CallStat
   const error = Option.getOrUndefined(Cause.findErrorOption(cause));
   if (error !== undefined) {
     // A failure that claims to be OK would read as success with no message: a bug, so INTERNAL.
-    const code =
-      Number.isInteger(error.code) && error.code > 0 && error.code < names.length ? error.code : Code.INTERNAL;
+    const code = error.code > 0 && error.code in Code ? error.code : Code.INTERNAL;
     return { code, message: error.message, details: error.details };
   }
   if (Cause.hasInterruptsOnly(cause)) return { code: Code.CANCELLED, message: "operation interrupted" };
