@@ -53,8 +53,10 @@ test("a rewritten file is read again, at once and with the same length", async (
   const dir = folder();
   const file = join(dir, "config.json");
   writeFileSync(file, entry("c", "m1"));
-  const write = (monitor: string) => () => writeFileSync(file, entry("c", monitor));
-  expect(await monitorsOf(dir, "c", write("m2"), write("m3"), write("m4"))).toEqual(["m1", "m2", "m3", "m4"]);
+  // On a kernel with coarse file times (before 6.13) some of these versions look the same from outside.
+  const names = Array.from({ length: 60 }, (_, at) => `m${at + 10}`);
+  const writes = names.map((monitor) => () => writeFileSync(file, entry("c", monitor)));
+  expect(await monitorsOf(dir, "c", ...writes)).toEqual(["m1", ...names]);
 });
 
 test("a ConfigMap's symlink swap is seen, times and sizes alike or not", async () => {
