@@ -1,0 +1,176 @@
+/** The faults themselves: a call that was cut off was not made, or was made; and a dead driver does nothing more. */
+import { describe, expect, test } from "bun:test";
+import * as Cause from "effect/Cause";
+import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
+import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import { TimedOut } from "../../lib/ceph/errors.ts";
+import { Crash, crashAt, failAt, latency, observed, recorded } from "../../lib/ceph/faults.ts";
+import { cephMemoryService, makeCephMemory, memoryAccess } from "../../lib/ceph/memory.ts";
+
+const LIMIT = 5_000;
+const pool: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
+const lost = new TimedOut({ op: "rbd_create4", subject: "rbd/b" });
+
+/** Three calls, and an undo step should one of them fail. */
+const steps = (ceph: CephService) =>
+  Effect.forEach(["a", "b", "c"], (image) => ceph.imageCreate(pool, image, { sizeBytes: 4096n }), {
+    discard: true,
+  }).pipe(Effect.onError(() => Effect.ignore(ceph.trashMove(pool, "a"))));
+
+const images = (cluster: ReturnType<typeof makeCephMemory>["cluster"]): readonly string[] => [
+  ...(cluster.namespace("rbd", "")?.images.keys() ?? []),
+];
+
+describe("crash", () => {
+  for (const [moment, left] of [
+    ["before", ["a"]],
+    ["after", ["a", "b"]],
+  ] as const) {
+    test(
+      `${moment} the second call: nothing later happens, not even undo`,
+      async () => {
+        const { service, cluster } = makeCephMemory();
+        const dying = crashAt(service, 2, moment);
+        const exit = await Effect.runPromiseExit(steps(dying.service));
+        expect(Exit.isFailure(exit) && Cause.squash(exit.cause)).toBeInstanceOf(Crash);
+        expect(dying.crashed()).toBe(true);
+        expect(images(cluster)).toEqual([...left]);
+        // the next driver finds the same cluster
+        expect(await Effect.runPromise(cephMemoryService(cluster).imageId(pool, "a"))).toBeDefined();
+      },
+      LIMIT,
+    );
+  }
+
+  test(
+    "past the last call never comes",
+    async () => {
+      const { service, cluster } = makeCephMemory();
+      const dying = crashAt(service, 4, "before");
+      await Effect.runPromise(steps(dying.service));
+      expect(dying.crashed()).toBe(false);
+      expect(images(cluster)).toEqual(["a", "b", "c"]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "what ran beside the fatal call hears nothing",
+    async () => {
+      const { service } = makeCephMemory();
+      const dying = crashAt(service, 2, "after");
+      const both = ["a", "b"].map((image) => Effect.exit(dying.service.imageCreate(pool, image, { sizeBytes: 1n })));
+      const exits = await Effect.runPromise(Effect.all(both, { concurrency: "unbounded" }));
+      expect(exits.filter(Exit.isSuccess)).toEqual([]);
+    },
+    LIMIT,
+  );
+});
+
+describe("failure", () => {
+  for (const [moment, left] of [
+    ["before", []],
+    ["after", ["b"]],
+  ] as const) {
+    test(
+      `${moment} taking effect: the caller goes on and undoes`,
+      async () => {
+        const { service, cluster } = makeCephMemory();
+        const error = await Effect.runPromise(Effect.flip(steps(failAt(service, 2, lost, moment))));
+        expect(error).toBe(lost);
+        expect(images(cluster)).toEqual([...left]);
+      },
+      LIMIT,
+    );
+  }
+});
+
+describe("record", () => {
+  test(
+    "calls are counted when they run, with method and subject",
+    async () => {
+      const { service, calls, forget } = recorded(makeCephMemory().service);
+      const unused = service.imageId(pool, "unused");
+      await Effect.runPromise(steps(service));
+      expect(calls().map(({ method, subject, n }) => `${n} ${method} ${subject}`)).toEqual([
+        "1 imageCreate rbd/a",
+        "2 imageCreate rbd/b",
+        "3 imageCreate rbd/c",
+      ]);
+      forget();
+      await Effect.runPromise(Effect.andThen(unused, unused));
+      expect(calls().map(({ n }) => n)).toEqual([4, 5]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "an observer hears of each call before it is made",
+    async () => {
+      const { service, cluster } = makeCephMemory();
+      const seen: string[] = [];
+      const watched = observed(service, (method, subject, n) =>
+        Effect.sync(() => void seen.push(`${n} ${method} ${subject} after ${images(cluster).length}`)),
+      );
+      await Effect.runPromise(steps(watched));
+      expect(seen).toEqual([
+        "1 imageCreate rbd/a after 0",
+        "2 imageCreate rbd/b after 1",
+        "3 imageCreate rbd/c after 2",
+      ]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "latency delays each call",
+    async () => {
+      const started = performance.now();
+      await Effect.runPromise(steps(latency(makeCephMemory().service, 20)));
+      expect(performance.now() - started).toBeGreaterThanOrEqual(58);
+    },
+    LIMIT,
+  );
+});
+
+describe("memory", () => {
+  test(
+    "two clusters that went through the same differ in nothing, and a dump is plain JSON",
+    async () => {
+      const dumps = await Promise.all(
+        [1, 2].map(async () => {
+          const { service, cluster } = makeCephMemory();
+          await Effect.runPromise(steps(service));
+          await Effect.runPromise(service.omapWrite(pool, "o", { object: "ensure", set: { k: "v" } }));
+          await Effect.runPromise(service.trashMove(pool, "c"));
+          return cluster.dump();
+        }),
+      );
+      expect(dumps[0]).toEqual(dumps[1] ?? {});
+      expect(JSON.parse(JSON.stringify(dumps[0]))).toEqual(dumps[0]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a held manager does its queue when told, and not what is in use",
+    async () => {
+      const { service, cluster } = makeCephMemory();
+      const empty = cluster.dump();
+      cluster.managerHeld = true;
+      await Effect.runPromise(service.imageCreate(pool, "a", { sizeBytes: 1n }));
+      const id = cluster.image("rbd", "a").id;
+      const close = cluster.watch("rbd", "a");
+      await Effect.runPromise(service.trashMove(pool, "a"));
+      await Effect.runPromise(service.managerTrashRemove(pool, id));
+      await Effect.runPromise(service.managerTrashRemove(pool, id));
+      expect(cluster.queued()).toEqual([id]);
+      expect(cluster.runManager()).toBe(0);
+      close();
+      expect(cluster.runManager()).toBe(1);
+      expect(cluster.dump()).toEqual(empty);
+    },
+    LIMIT,
+  );
+});
