@@ -1,0 +1,56 @@
+/**
+ * What `npm run test:matrix` runs: the suites that speak to Ceph, once per release, with cluster and client
+ * libraries both of that release: Bun itself runs inside the release's root folder.
+ *
+ *   npm run test:matrix                all of 16, 18, 20
+ *   npm run test:matrix -- 20          some
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { startCeph } from "./ceph.ts";
+import { parseRelease, rootFor, type CephRelease } from "./roots.ts";
+import { checkout, close, hasTests, runSuite, type Outcome } from "./suite.ts";
+
+const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-"));
+const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
+const releases: ReadonlyArray<CephRelease> = chosen.length === 0 ? [16, 18, 20] : chosen.map(parseRelease);
+const folders = ["tests/contract", "tests/ceph"].filter(hasTests);
+const work = mkdtempSync(join(tmpdir(), "csi-rbd-matrix-"));
+
+const outcomes: Array<Outcome> = [];
+const leftOut = ["tests/contract", "tests/ceph"].filter((folder) => !hasTests(folder)).map((f) => `${f}: no tests`);
+for (const release of folders.length === 0 ? [] : releases) {
+  const name = `ceph-${release}`;
+  const dir = join(work, name);
+  const started = Date.now();
+  console.log(`\n== Ceph ${release}`);
+  try {
+    const root = await rootFor(release);
+    const ceph = await startCeph({ dir, root, paxosInterval: 0.05 });
+    try {
+      if (ceph.release !== release) throw new Error(`wanted Ceph ${release}, found ${ceph.release}`);
+      const binds = [{ path: checkout, readOnly: true }, { path: dir }];
+      const env = { CSI_RBD_RIG: ceph.rigFile };
+      outcomes.push(
+        await runSuite({
+          name,
+          folders,
+          place: { root, binds, env },
+          reports: dir,
+          limitMs: 10 * 60_000,
+          testLimitMs: 30_000,
+          flags,
+        }),
+      );
+    } finally {
+      await ceph.stop();
+    }
+  } catch (error) {
+    console.error(`${name}: ${error instanceof Error ? error.message : String(error)}`);
+    outcomes.push({ name, passed: 0, failed: 1, skipped: [], seconds: (Date.now() - started) / 1000 });
+  }
+}
+if (outcomes.some((outcome) => outcome.failed > 0)) console.error(`\nthe clusters' logs and the reports: ${work}`);
+else rmSync(work, { recursive: true });
+close(outcomes, leftOut);

@@ -1,0 +1,132 @@
+/**
+ * One run of `bun test` over some folders, counted from its own report.
+ *
+ * Invariants:
+ * 1. A run that ends without a report, by its limit or by a crash counts as a failure, never as nothing.
+ * 2. A test that was skipped is named: it counts neither as passed nor as failed.
+ * 3. Past its limit a run is killed with everything that it started in its process group.
+ */
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { argvAt, envAt, type Place } from "./place.ts";
+
+/** Folder of the checkout. */
+export const checkout = dirname(dirname(import.meta.dir));
+
+export interface SuiteRun {
+  readonly name: string;
+  /** Folders of test files, relative to the checkout. */
+  readonly folders: ReadonlyArray<string>;
+  readonly place: Place;
+  /** Where the report is written; a folder visible at `place` under the same path. */
+  readonly reports: string;
+  readonly limitMs: number;
+  /** Default limit of one test, for those that name none. */
+  readonly testLimitMs: number;
+  /** Further arguments of `bun test`. */
+  readonly flags?: ReadonlyArray<string>;
+}
+
+export interface Outcome {
+  readonly name: string;
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: ReadonlyArray<string>;
+  readonly seconds: number;
+}
+
+/** Whether a folder of the checkout holds test files. */
+export const hasTests = (folder: string): boolean =>
+  existsSync(join(checkout, folder)) &&
+  readdirSync(join(checkout, folder), { recursive: true, encoding: "utf8" }).some((name) => name.endsWith(".test.ts"));
+
+const attribute = (element: string, name: string): string => new RegExp(` ${name}="([^"]*)"`).exec(element)?.[1] ?? "";
+
+/** Counts of a JUnit report as Bun writes it; undefined where there is none. */
+export const readReport = (
+  file: string,
+): { readonly tests: number; readonly failed: number; readonly skipped: ReadonlyArray<string> } | undefined => {
+  if (!existsSync(file)) return undefined;
+  const text = readFileSync(file, "utf8");
+  const total = /<testsuites [^>]*>/.exec(text)?.[0];
+  if (total === undefined) return undefined;
+  const skipped = [...text.matchAll(/(<testcase [^>]*[^/])>\s*<skipped/g)].map((match) => match[1] ?? "");
+  return {
+    tests: Number(attribute(total, "tests")),
+    failed: Number(attribute(total, "failures")),
+    skipped: skipped.map((element) => `${attribute(element, "file")}: ${attribute(element, "name")}`),
+  };
+};
+
+/** What a run amounts to, from its report and its exit status. */
+export const judge = (name: string, report: string, exitCode: number, started: number): Outcome => {
+  const seconds = (Date.now() - started) / 1000;
+  const found = readReport(report);
+  if (found === undefined) return { name, passed: 0, failed: 1, skipped: [], seconds };
+  const passed = found.tests - found.failed - found.skipped.length;
+  // an error between two tests, or a crash after the last one, shows in the exit status alone
+  const failed = found.failed === 0 && exitCode !== 0 ? 1 : found.failed;
+  return { name, passed, failed, skipped: found.skipped, seconds };
+};
+
+export const runSuite = async (suite: SuiteRun): Promise<Outcome> => {
+  const started = Date.now();
+  const report = join(suite.reports, `${suite.name}.xml`);
+  rmSync(report, { force: true });
+  const place: Place = { ...suite.place, cwd: checkout };
+  const bunTest = [
+    process.execPath,
+    "test",
+    `--timeout=${suite.testLimitMs}`,
+    "--reporter=junit",
+    `--reporter-outfile=${report}`,
+    ...(suite.flags ?? []),
+    ...suite.folders.map((folder) => `./${folder}/`),
+  ];
+  const child = Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...argvAt(place, bunTest)], {
+    cwd: checkout,
+    env: envAt(place),
+    stdio: ["ignore", "inherit", "inherit"],
+    detached: true,
+  });
+  const endGroup = () => {
+    try {
+      process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // nothing of the group is left
+    }
+  };
+  const timer = setTimeout(() => {
+    console.error(`${suite.name}: no end within ${suite.limitMs / 1000} s, killed`);
+    endGroup();
+  }, suite.limitMs);
+  const interrupted = () => {
+    endGroup();
+    process.exit(130);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupted);
+  const exitCode = await child.exited;
+  clearTimeout(timer);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, interrupted);
+  endGroup();
+  return judge(suite.name, report, exitCode, started);
+};
+
+/**
+ * The closing lines of a run: each suite, what was left out and why, and the sum alone on the last line.
+ * With CI=true a part left out is a failure. Sets the exit status.
+ */
+export const close = (outcomes: ReadonlyArray<Outcome>, leftOut: ReadonlyArray<string>): void => {
+  const skipped = outcomes.flatMap((outcome) => outcome.skipped.map((test) => `${outcome.name}: ${test}`));
+  const missing = [...leftOut, ...skipped];
+  console.log("");
+  for (const { name, passed, failed, seconds } of outcomes) {
+    console.log(`${name.padEnd(14)} ${passed} passed, ${failed} failed, ${seconds.toFixed(0)} s`);
+  }
+  for (const part of missing) console.log(`left out: ${part}`);
+  const passed = outcomes.reduce((sum, outcome) => sum + outcome.passed, 0);
+  const failures = outcomes.reduce((sum, outcome) => sum + outcome.failed, 0);
+  const failed = failures + (process.env["CI"] === "true" ? missing.length : 0);
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exitCode = failed === 0 ? 0 : 1;
+};
