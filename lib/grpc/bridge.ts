@@ -91,7 +91,7 @@ const decode = (method: DescMethod, bytes: Uint8Array): Effect.Effect<Message, R
   });
 
 const logFinished = (method: DescMethod, status: CallStatus, ms: number): Effect.Effect<void> => {
-  const line = status.code === Code.OK && isRoutine(method) ? Effect.logDebug : Effect.logInfo;
+  const line = status.code === OK.code && isRoutine(method) ? Effect.logDebug : Effect.logInfo;
   const facts = { code: codeName(status.code), ms: Math.round(ms * 10) / 10 };
   return line("call finished").pipe(
     Effect.annotateLogs(status.message === "" ? facts : { ...facts, error: status.message }),
@@ -224,7 +224,7 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
             }),
           ),
         (status) => {
-          if (status.code === Code.OK) callback(null, response);
+          if (status.code === OK.code) callback(null, response);
           else callback(wireStatus(status));
         },
       );
@@ -250,7 +250,7 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
             return Stream.isStream(result) ? result : Stream.fromEffect(result);
           }).pipe(Stream.runForEach((message) => Effect.flatMap(encode(method.output, message), write))),
         (status) => {
-          if (status.code === Code.OK) call.end();
+          if (status.code === OK.code) call.end();
           else call.emit("error", wireStatus(status));
         },
       );

@@ -8,6 +8,7 @@
  */
 import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
 import { isReflectMessage, type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
+import { isWrapperDesc } from "@bufbuild/protobuf/wkt";
 import { csi_secret } from "../gen/csi_pb.ts";
 
 const HIDDEN = "***";
@@ -23,7 +24,10 @@ const isSecret = (field: DescField): boolean => {
   return secret;
 };
 
-/** JSON-able: fields that are set, by their proto names; enums by name, 64-bit integers as text, bytes as a length. */
+/**
+ * JSON-able: fields that are set, by their proto names; enums by name, 64-bit integers as text, bytes as a length,
+ * wrappers as what they wrap.
+ */
 export const masked = (schema: DescMessage, message: Message): Record<string, unknown> =>
   maskedFields(reflect(schema, message));
 
@@ -50,7 +54,11 @@ const shownField = (message: ReflectMessage, field: DescField): unknown => {
 };
 
 const shownValue = (field: DescField, value: unknown): unknown => {
-  if (isReflectMessage(value)) return maskedFields(value);
+  if (isReflectMessage(value)) {
+    // A wrapper is there to tell "false" or 0 from "absent": show what it wraps.
+    const [wrapped] = isWrapperDesc(value.desc) ? value.fields : [];
+    return wrapped === undefined ? maskedFields(value) : shownValue(wrapped, value.get(wrapped));
+  }
   if (field.enum !== undefined && typeof value === "number") return field.enum.value[value]?.name ?? value;
   if (typeof value === "bigint") return value.toString();
   if (value instanceof Uint8Array) return `${value.length} bytes`;
