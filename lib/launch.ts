@@ -14,8 +14,8 @@ import * as Option from "effect/Option";
 import type * as Scope from "effect/Scope";
 
 /** `main` sets everything up and returns; what it put into its scope goes on until the end. */
-export const launch = <E extends { readonly message: string }>(
-  main: Effect.Effect<unknown, E, Scope.Scope>,
+export const launch = (
+  main: Effect.Effect<unknown, { readonly message: string }, Scope.Scope>,
   limitSeconds = 30,
 ): void => {
   const fiber = Effect.runFork(Effect.scoped(Effect.andThen(main, Effect.never)));
