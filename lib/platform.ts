@@ -1,0 +1,79 @@
+/**
+ * What every service process has in common: the command line, the log, and the layers that flags choose.
+ *
+ * Not here: which services there are (services/) and the life of the process (./launch.ts).
+ *
+ * 1. A wrong flag is one line that says what to write, and nothing was started.
+ * 2. The log goes to stderr, one line of JSON per event.
+ */
+import * as Data from "effect/Data";
+import * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Logger from "effect/Logger";
+import * as References from "effect/References";
+import * as Result from "effect/Result";
+import type * as Scope from "effect/Scope";
+import { CephLive } from "./ceph/live.ts";
+import { Clusters } from "./config/clusters.ts";
+import { type Flags, parseFlags, usage } from "./config/flags.ts";
+import { ClusterMapping } from "./config/mapping.ts";
+import { launch } from "./launch.ts";
+import { Locks } from "./locks.ts";
+import { Operations } from "./pipeline.ts";
+import { VERSION } from "./version.ts";
+
+class WrongFlag extends Data.TaggedError("WrongFlag")<{ readonly message: string }> {}
+
+/** klog's `--v` as a level: 4 and more tells every request, 5 and more everything. */
+const levelOf = (verbosity: number) => (verbosity >= 5 ? "Trace" : verbosity >= 4 ? "Debug" : "Info");
+
+const log = (flags: Flags) =>
+  Layer.merge(
+    Logger.layer([Logger.withConsoleError(Logger.formatJson)]),
+    Layer.succeed(References.MinimumLogLevel, levelOf(flags.verbosity)),
+  );
+
+/** Reads the command line, then runs `serve` until a signal ends the process. */
+export const runService = <E extends { readonly message: string }>(
+  argv: readonly string[],
+  serve: (flags: Flags) => Effect.Effect<unknown, E, Scope.Scope>,
+): void => {
+  const parsed = parseFlags(argv);
+  if (Result.isFailure(parsed)) return launch(Effect.fail(new WrongFlag({ message: parsed.failure })));
+  const flags = parsed.success;
+  if (flags.help) return console.log(usage());
+  if (flags.version) return console.log(VERSION);
+  const main = Effect.gen(function* () {
+    if (flags.ignored.length > 0) {
+      const names = flags.ignored.map((name) => `--${name}`).join(" ");
+      yield* Effect.logInfo(`without meaning for RBD, and ignored: ${names}`);
+    }
+    yield* serve(flags);
+  }).pipe(Effect.provide(log(flags)));
+  // The server, then operations that outlive their callers: each has the grace period.
+  launch(main, 2 * Duration.toSeconds(flags.gracePeriod) + 5);
+};
+
+/** Configuration, operations, locks and Ceph, as the flags say. */
+export const driverLayer = (flags: Flags) =>
+  Layer.mergeAll(
+    Clusters.layer(flags.configDir),
+    ClusterMapping.layer(flags.configDir),
+    Locks.layer,
+    Operations.layer,
+    CephLive({
+      cells: flags.cells,
+      osdTimeoutMs: Duration.toMillis(flags.osdTimeout),
+      monTimeoutMs: Duration.toMillis(flags.monTimeout),
+      connectTimeoutMs: Duration.toMillis(flags.connectTimeout),
+      cephConf: flags.cephConf,
+    }),
+  );
+
+/** When the scope closes: operations whose callers have left get the grace period too. To be acquired before a server. */
+export const drainAtEnd = (flags: Flags) =>
+  Effect.gen(function* () {
+    const operations = yield* Operations;
+    yield* Effect.addFinalizer(() => operations.drain(Duration.toMillis(flags.gracePeriod)));
+  });
