@@ -1,0 +1,188 @@
+/**
+ * `Host` over this machine: each method one call in a host cell (./cell.ts), with its limit.
+ *
+ * Not here: the calls (./krbd.ts, ./block.ts, ./tree.ts).
+ *
+ * 1. Calls that touch no volume (sysfs, /proc, folders of kubelet) have cells of their own, as have those that look
+ *    into a mounted volume: a device that never answers can use up neither for the others.
+ * 2. While a call of an operation hangs, further changes for the same volume fail at once: see lib/cells/pool.ts 3.
+ */
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Redacted from "effect/Redacted";
+import type { CellDown, CellError, CellPool } from "../cells/pool.ts";
+import { makeCellPool } from "../cells/pool.ts";
+import { cellUrl } from "../cells/where.ts";
+import { CurrentOperation } from "../operation.ts";
+import type { HostOperations } from "./cell.ts";
+import {
+  DeviceBusy,
+  FilesystemDamaged,
+  HostFailed,
+  HostStuck,
+  type HostError,
+  MapRefused,
+  MapTimedOut,
+  PathInTheWay,
+  UnexpectedContent,
+} from "./errors.ts";
+import { Host, type HostService, imageSpec, type MappedDevice } from "./host.ts";
+import type { MapAnswer } from "./krbd.ts";
+import { parseMountInfo } from "./mountinfo.ts";
+import type { PathAnswer } from "./tree.ts";
+
+export interface HostOptions {
+  /** Cells for changes; those for looking come on top. */
+  readonly cells: number;
+}
+
+export const HostLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDown> =>
+  Layer.effect(
+    Host,
+    Effect.gen(function* () {
+      const url = cellUrl("lib/host/cell.ts");
+      const pools: Pools = {
+        look: yield* makeCellPool({ name: "host-look", url, size: 2 }),
+        peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64 }),
+        change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64 }),
+      };
+      yield* pools.look.call("sweepKeys", undefined, { limit: SECOND * 10, subject: "key files" }).pipe(Effect.ignore);
+      return Host.of(hostService(pools));
+    }),
+  );
+
+interface Pools {
+  readonly look: CellPool;
+  readonly peer: CellPool;
+  readonly change: CellPool;
+}
+
+const SECOND = 1_000;
+/** Longer than any of these takes on a machine that works, shorter than kubelet's patience of two minutes. */
+const LIMIT = {
+  look: 10 * SECOND,
+  peer: 5 * SECOND,
+  path: 20 * SECOND,
+  tool: 100 * SECOND,
+  map: 150 * SECOND,
+} as const;
+
+type Op = keyof HostOperations;
+type Answer<K extends Op> = Awaited<ReturnType<HostOperations[K]>>;
+
+const failed =
+  (op: string, subject: string) =>
+  (error: CellError): HostError => {
+    switch (error._tag) {
+      case "CellErrno":
+        return new HostFailed({ op, subject, errno: error.errno, reason: error.message });
+      case "CellStuck":
+      case "CellDown":
+        return new HostStuck({ op, subject, reason: error.message });
+    }
+  };
+
+const hostService = (pools: Pools): HostService => {
+  /** Reads what no volume can hold up. */
+  const look = <K extends Op>(op: K, arg: unknown, subject: string, limit: number = LIMIT.look) =>
+    Effect.mapError(pools.look.call<Answer<K>>(op, arg, { limit, subject }), failed(op, subject));
+  /** Looks into a volume that may not answer; while one look hangs, no other follows it. */
+  const peer = <K extends Op>(op: K, arg: unknown, subject: string) =>
+    Effect.mapError(
+      pools.peer.call<Answer<K>>(op, arg, { limit: LIMIT.peer, subject, key: subject }),
+      failed(op, subject),
+    );
+  const change = <K extends Op>(op: K, arg: unknown, subject: string, limit: number) =>
+    Effect.flatMap(CurrentOperation, (operation) =>
+      Effect.mapError(
+        pools.change.call<Answer<K>>(op, arg, { limit, subject, key: operation?.subject ?? subject }),
+        failed(op, subject),
+      ),
+    );
+  const path = (op: "makeDirectory" | "makeFile" | "removePath", at: string): Effect.Effect<boolean, HostError> =>
+    Effect.flatMap(change(op, at, at, LIMIT.path), (answer: PathAnswer) =>
+      answer.kind === "done"
+        ? Effect.succeed(answer.made)
+        : Effect.fail(new PathInTheWay({ op, subject: at, reason: answer.reason })),
+    );
+
+  return {
+    krbdFeatures: look("krbdFeatures", undefined, "the kernel's RBD features", LIMIT.tool),
+    mappedDevices: look("mappedDevices", undefined, "mapped devices"),
+
+    map: ({ key, ...request }) =>
+      Effect.flatMap(
+        change("map", { ...request, key: Redacted.value(key) }, imageSpec(request), LIMIT.map),
+        (answer: MapAnswer): Effect.Effect<MappedDevice, HostError> => {
+          const about = { op: "map", subject: imageSpec(request) };
+          switch (answer.kind) {
+            case "mapped":
+              return Effect.succeed(answer.device);
+            case "refused":
+              return Effect.fail(new MapRefused({ ...about, errno: answer.errno, reason: answer.reason }));
+            case "failed":
+              return Effect.fail(new HostFailed({ ...about, errno: answer.errno, reason: answer.reason }));
+            case "unknown":
+              return Effect.fail(new MapTimedOut({ ...about, reason: answer.reason }));
+          }
+        },
+      ),
+    unmap: (device, options) =>
+      Effect.flatMap(change("unmap", { device, options }, device.path, LIMIT.tool), (answer) =>
+        answer.kind === "unmapped"
+          ? Effect.void
+          : Effect.fail(new DeviceBusy({ op: "unmap", subject: device.path, holders: answer.holders })),
+      ),
+
+    probe: (device) => change("probe", device, device, LIMIT.tool),
+    mkfs: (request) =>
+      Effect.flatMap(change("mkfs", request, request.device, LIMIT.tool), (answer) =>
+        answer.kind === "made"
+          ? Effect.void
+          : Effect.fail(
+              new UnexpectedContent({ op: "mkfs", subject: request.device, reason: `it holds ${answer.found}` }),
+            ),
+      ),
+    fsck: (request) =>
+      Effect.flatMap(change("fsck", request, request.device, LIMIT.tool), (answer) =>
+        answer.damaged
+          ? Effect.fail(
+              new FilesystemDamaged({
+                op: "fsck",
+                subject: request.device,
+                reason: `map the image on one node, run "fsck.${request.type} -y" on the device, unmap it, then retry; fsck says: ${answer.said}`,
+              }),
+            )
+          : Effect.succeed(answer.said),
+      ),
+    growFilesystem: (filesystem, point) =>
+      change("growFilesystem", { ...filesystem, point }, filesystem.device, LIMIT.tool),
+    deviceState: (device) => look("deviceState", device, device),
+    setReadOnly: (device, readOnly) => change("setReadOnly", { device, readOnly }, device, LIMIT.path),
+
+    mountTable: Effect.flatMap(look("mountInfo", undefined, "/proc/self/mountinfo"), (text) =>
+      Effect.try({
+        try: () => parseMountInfo(text),
+        catch: (error) =>
+          new HostFailed({
+            op: "read",
+            subject: "/proc/self/mountinfo",
+            errno: 0,
+            reason: error instanceof Error ? error.message : String(error),
+          }),
+      }),
+    ),
+    resolvePath: (at) => look("resolvePath", at, at),
+    mount: (request) => change("mount", request, request.target, LIMIT.tool),
+    unmount: (point) => change("unmount", point, point, LIMIT.tool),
+    pathKind: (at) => look("pathKind", at, at),
+    makeDirectory: (at) => path("makeDirectory", at),
+    makeFile: (at) => path("makeFile", at),
+    removePath: (at) => Effect.asVoid(path("removePath", at)),
+    usage: (point) => peer("usage", point, point),
+
+    readText: (at) => look("readText", at, at),
+    writeText: (at, text) => change("writeText", { path: at, text }, at, LIMIT.path),
+    removeText: (at) => change("removeText", at, at, LIMIT.path),
+  };
+};
