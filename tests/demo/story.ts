@@ -6,7 +6,13 @@
  */
 import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { Controller, Identity, Node, VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
+import {
+  Controller,
+  Identity,
+  Node,
+  VolumeCapability_AccessMode_Mode as Mode,
+  VolumeUsage_Unit as Unit,
+} from "../../lib/gen/csi_pb.ts";
 import { client } from "../../lib/grpc/client.ts";
 import type { CephCluster } from "../rig/ceph.ts";
 import { expectEqual, makeStep, output } from "./steps.ts";
@@ -155,7 +161,9 @@ export const story = async ({ ceph, endpoint, dir }: Stage): Promise<void> => {
     "NodeGetVolumeStats",
     () => node.nodeGetVolumeStats({ volumeId, volumePath: targetPath, stagingTargetPath }, LIMIT),
     ({ usage }) =>
-      usage.map(({ used, total, unit }) => `${used} of ${total} ${unit === 1 ? "bytes" : "inodes"}`).join(", "),
+      usage
+        .map(({ used, total, unit }) => `${used} of ${total} ${unit === Unit.BYTES ? "bytes" : "inodes"}`)
+        .join(", "),
   );
 
   await unpublish("NodeUnpublishVolume");
