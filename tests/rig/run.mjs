@@ -108,7 +108,7 @@ const exec = (program, args, env) => {
 const check = (env) => {
   const steps = [
     ["types", "tsc", "--noEmit", "-p", "."],
-    ["lint", "oxlint", "--type-aware", "--deny-warnings"],
+    ["lint", "oxlint", "--type-aware", "--deny-warnings", "services", "lib", "tests"],
     ["format", "biome", "format", "."],
     ["effect", "effect-tsgo", "diagnostics", "--project", "tsconfig.json", "--strict"],
   ];

@@ -17,6 +17,8 @@ import { runInVm, vmLacks } from "./vm.ts";
 
 interface Part {
   readonly folder: string;
+  /** Further folders that run with it. */
+  readonly also?: ReadonlyArray<string>;
   readonly minutes: number;
   /** Why this machine cannot run it. */
   readonly lacks: () => Promise<string | undefined> | string | undefined;
@@ -41,7 +43,7 @@ const onHost =
   async (name: string, part: Part): Promise<Outcome> =>
     runSuite({
       name,
-      folders: [part.folder],
+      folders: [part.folder, ...(part.also ?? [])],
       place: { env: await env() },
       reports: work,
       limitMs: part.minutes * 60_000,
@@ -65,7 +67,13 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
 };
 
 const parts: Record<string, Part> = {
-  unit: { folder: "tests/unit", minutes: 5, lacks: () => undefined, run: onHost(() => Promise.resolve({})) },
+  unit: {
+    folder: "tests/unit",
+    also: ["tests/rig"],
+    minutes: 5,
+    lacks: () => undefined,
+    run: onHost(() => Promise.resolve({})),
+  },
   contract: { folder: "tests/contract", minutes: 5, lacks: cephLacks, run: onCeph },
   ceph: { folder: "tests/ceph", minutes: 12, lacks: cephLacks, run: onCeph },
   conformance: {
