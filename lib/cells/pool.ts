@@ -9,6 +9,7 @@
  *    `CellStuck`: nothing runs twice on one image or device.
  * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` says so.
  * 5. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
+ * 6. Every call is answered, whatever becomes of its cell or of the pool.
  */
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
@@ -49,6 +50,10 @@ export interface CallOptions {
   readonly subject: string;
   /** Calls with one key never overlap a stuck one. Without a key the call is harmless when repeated. */
   readonly key?: string | undefined;
+  /** The call has passed its limit, and its thread still uses what it was given. */
+  readonly onAside?: (() => void) | undefined;
+  /** The thread of such a call has come back, or ended. */
+  readonly onBack?: (() => void) | undefined;
 }
 
 export interface CellCall {
@@ -78,7 +83,7 @@ interface Job extends CellCall {
 interface Cell {
   readonly worker: Worker;
   job: Job | undefined;
-  aside: boolean;
+  timer: ReturnType<typeof setTimeout> | undefined;
 }
 
 const READY_LIMIT = 10_000;
@@ -123,9 +128,9 @@ class Cells implements CellPool {
 
   stop(): void {
     this.stopped = true;
-    for (const cell of this.live) cell.worker.terminate();
-    for (const job of this.queue.splice(0))
-      job.settle(Effect.fail(new CellDown({ op: job.op, reason: "the driver stops" })));
+    const reason = "the driver stops";
+    for (const job of this.queue.splice(0)) job.settle(Effect.fail(new CellDown({ op: job.op, reason })));
+    for (const cell of this.live) this.lost(cell, reason);
   }
 
   state() {
@@ -156,6 +161,15 @@ class Cells implements CellPool {
           done();
         },
       };
+      const blocker = this.blocker(options.key);
+      if (blocker !== undefined) {
+        job.settle(Effect.fail(stuckError(blocker)));
+        return;
+      }
+      if (this.stopped) {
+        job.settle(Effect.fail(new CellDown({ op, reason: "the driver stops" })));
+        return;
+      }
       this.queue.push(job);
       this.pump();
       return Effect.suspend(() => {
@@ -167,30 +181,16 @@ class Cells implements CellPool {
   }
 
   private pump(): void {
-    while (this.queue.length > 0) {
-      const job = this.queue[0]!;
-      const blocker = this.blocker(job.options.key);
-      if (blocker !== undefined) {
-        this.queue.shift();
-        job.settle(Effect.fail(stuckError(blocker)));
-        continue;
-      }
+    for (let job = this.queue[0]; job !== undefined; job = this.queue[0]) {
       const cell = this.idle.pop();
-      if (cell === undefined) {
-        if (this.live.size + this.starting > 0) return;
-        this.queue.shift();
-        job.settle(
-          Effect.fail(
-            new CellDown({
-              op: job.op,
-              reason: `all ${this.options.name} cells hang; see the log for the calls that do`,
-            }),
-          ),
-        );
-        continue;
-      }
+      if (cell === undefined && this.live.size + this.starting > 0) return;
       this.queue.shift();
-      this.run(cell, job);
+      if (cell === undefined) {
+        const reason = `all ${this.options.name} cells hang; see the log for the calls that do`;
+        job.settle(Effect.fail(new CellDown({ op: job.op, reason })));
+      } else {
+        this.run(cell, job);
+      }
     }
   }
 
@@ -202,40 +202,66 @@ class Cells implements CellPool {
 
   private run(cell: Cell, job: Job): void {
     const begun = Object.assign(job, { since: Date.now(), started: true });
-    cell.job = begun;
     const request: CellRequest = { id: ++this.sequence, op: job.op, arg: job.arg };
-    const timer = setTimeout(() => this.putAside(cell, begun), job.options.limit);
+    cell.job = begun;
     cell.worker.onmessage = ({ data }: MessageEvent<CellReply>) => {
-      if (data.id !== request.id) return;
-      clearTimeout(timer);
-      cell.job = undefined;
-      if (cell.aside) {
-        this.stuck.delete(cell);
-        cell.worker.terminate();
-        this.refill();
-        return;
-      }
-      begun.settle("ok" in data ? Effect.succeed(data.ok) : Effect.fail(new CellErrno(data.failed)));
-      this.idle.push(cell);
-      this.pump();
+      if (data.id === request.id) this.replied(cell, begun, data);
     };
-    cell.worker.postMessage(request);
+    cell.timer = setTimeout(() => this.putAside(cell, begun), job.options.limit);
+    try {
+      cell.worker.postMessage(request);
+    } catch (error) {
+      const message = `its argument can't be sent to a worker: ${String(error)}`;
+      this.replied(cell, begun, { id: request.id, failed: { op: job.op, errno: 0, message } });
+    }
+  }
+
+  private replied(cell: Cell, job: Job, reply: CellReply): void {
+    clearTimeout(cell.timer);
+    cell.job = undefined;
+    if (this.stuck.has(cell)) {
+      this.back(cell);
+      cell.worker.terminate();
+      this.refill();
+      return;
+    }
+    job.settle("ok" in reply ? Effect.succeed(reply.ok) : Effect.fail(new CellErrno(reply.failed)));
+    if (!this.live.has(cell)) return;
+    this.idle.push(cell);
+    this.pump();
   }
 
   private putAside(cell: Cell, job: Job): void {
-    cell.aside = true;
     this.live.delete(cell);
     this.stuck.set(cell, job);
+    job.options.onAside?.();
     job.settle(Effect.fail(stuckError(job)));
+    if (job.options.key !== undefined) this.refuse(job.options.key, job);
     if (this.stuck.size <= this.options.maxAside) void this.spawn();
     else this.pump();
+  }
+
+  /** What waits for a cell and has the key of a call that hangs need not wait. */
+  private refuse(key: string, blocker: Job): void {
+    for (const job of this.queue.filter((waiting) => waiting.options.key === key)) {
+      this.queue.splice(this.queue.indexOf(job), 1);
+      job.settle(Effect.fail(stuckError(blocker)));
+    }
+  }
+
+  /** The thread of a call that was put aside has come back, or ended. */
+  private back(cell: Cell): void {
+    const job = this.stuck.get(cell);
+    if (job === undefined) return;
+    this.stuck.delete(cell);
+    job.options.onBack?.();
   }
 
   private spawn(): Promise<CellDown | undefined> {
     if (this.stopped) return Promise.resolve(undefined);
     this.starting += 1;
     return new Promise((resolve) => {
-      const cell: Cell = { worker: new Worker(this.options.url), job: undefined, aside: false };
+      const cell: Cell = { worker: new Worker(this.options.url), job: undefined, timer: undefined };
       let ready = false;
       const end = (reason: string) => {
         clearTimeout(timer);
@@ -249,13 +275,18 @@ class Cells implements CellPool {
         resolve(new CellDown({ op: `start of a ${this.options.name} cell`, reason }));
       };
       const timer = setTimeout(() => end("it was not ready in time"), READY_LIMIT);
-      cell.worker.onerror = (event) => end(event.message);
+      cell.worker.onerror = (event) => end(reasonIn(event.message));
       cell.worker.addEventListener("close", () => end("its thread closed"));
       cell.worker.onmessage = ({ data }: MessageEvent<unknown>) => {
         if (data !== CELL_READY || ready) return;
         clearTimeout(timer);
         ready = true;
         this.starting -= 1;
+        if (this.stopped) {
+          cell.worker.terminate();
+          resolve(undefined);
+          return;
+        }
         this.live.add(cell);
         this.idle.push(cell);
         resolve(undefined);
@@ -269,7 +300,8 @@ class Cells implements CellPool {
   }
 
   private lost(cell: Cell, reason: string): void {
-    this.stuck.delete(cell);
+    clearTimeout(cell.timer);
+    this.back(cell);
     if (!this.live.delete(cell)) return;
     const at = this.idle.indexOf(cell);
     if (at >= 0) this.idle.splice(at, 1);
@@ -278,6 +310,10 @@ class Cells implements CellPool {
     if (!this.stopped) void this.spawn();
   }
 }
+
+/** Of an uncaught error's report, which quotes the source, the line that says what it was. */
+const reasonIn = (report: string): string =>
+  report.split("\n").find((line) => /^\s*(\w*Error|error)\b/.test(line))?.trim() ?? report.trim();
 
 const describe = ({ op, subject, since }: CellCall): CellCall => ({ op, subject, since });
 

@@ -1,0 +1,101 @@
+/**
+ * Monitors as addresses: which protocol they speak, and why none of them answered.
+ *
+ * Not a connection to Ceph: it opens a TCP connection, reads the greeting that a monitor sends first, and hangs up.
+ *
+ * 1. It never makes a connection fail: what it could not find out, librados finds out.
+ * 2. Why it is here: librados tries an address with an unusual port and no `v1:` or `v2:` before it as both kinds of
+ *    monitor at once. The wrong kind never answers, and so a wrong key looks like a monitor that doesn't.
+ */
+import * as Effect from "effect/Effect";
+import { connect } from "node:net";
+
+/** Ports that say by themselves which protocol is spoken there. */
+const USUAL_PORTS: readonly number[] = [3300, 6789];
+const GREETING = { v1: "ceph v0", v2: "ceph v2" } as const;
+const LONGEST_GREETING = 9;
+
+type Finding = "v1" | "v2" | "refuses" | "silent" | "unreachable" | "unknown name" | "stranger";
+
+interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+const addressIn = (text: string): Address | undefined => {
+  const parts = /^(?:v[12]:)?(?:\[([0-9a-fA-F:.]+)\]|([^\s:[\],/]+))(?::(\d+))?(?:\/\d+)?$/.exec(text.trim());
+  const host = parts?.[1] ?? parts?.[2];
+  return host === undefined ? undefined : { host, port: Number(parts?.[3] ?? 3300) };
+};
+
+const findingOf = (code: string | undefined): Finding => {
+  if (code === "ECONNREFUSED") return "refuses";
+  return code === "ENOTFOUND" || code === "EAI_AGAIN" ? "unknown name" : "unreachable";
+};
+
+const greet = ({ host, port }: Address, limit: number): Effect.Effect<Finding> =>
+  Effect.callback<Finding>((resume) => {
+    let heard = "";
+    let connected = false;
+    const socket = connect({ host, port });
+    const end = (finding: Finding) => {
+      clearTimeout(timer);
+      socket.destroy();
+      resume(Effect.succeed(finding));
+    };
+    const timer = setTimeout(() => end(connected ? "silent" : "unreachable"), limit);
+    socket.on("connect", () => (connected = true));
+    socket.on("data", (bytes: Buffer) => {
+      heard += bytes.toString("latin1");
+      if (heard.startsWith(GREETING.v2)) end("v2");
+      else if (heard.startsWith(GREETING.v1)) end("v1");
+      else if (heard.length >= LONGEST_GREETING) end("stranger");
+    });
+    socket.on("error", (error: NodeJS.ErrnoException) => end(findingOf(error.code)));
+    socket.on("end", () => end("stranger"));
+    return Effect.sync(() => {
+      clearTimeout(timer);
+      socket.destroy();
+    });
+  });
+
+const hasUnusualPort = (text: string): boolean => {
+  const port = /^(?:\[[0-9a-fA-F:.]+\]|[^\s:[\],/]+):(\d+)$/.exec(text)?.[1];
+  return port !== undefined && !USUAL_PORTS.includes(Number(port));
+};
+
+/** The list for `mon_host`, each address with its protocol where that can't be told from it. */
+export const monHost = (monitors: readonly string[], limit: number): Effect.Effect<string> =>
+  Effect.forEach(
+    monitors.flatMap((entry) => (entry.includes("[v") ? [entry] : entry.split(","))).map((entry) => entry.trim()),
+    (entry) => {
+      const address = hasUnusualPort(entry) ? addressIn(entry) : undefined;
+      if (address === undefined) return Effect.succeed(entry);
+      return greet(address, limit).pipe(
+        Effect.map((found) => (found === "v1" || found === "v2" ? `${found}:${entry}` : entry)),
+      );
+    },
+    { concurrency: "unbounded" },
+  ).pipe(Effect.map((list) => list.join(",")));
+
+const TELLS: Record<Finding, string> = {
+  v1: "is there, but did not finish the login",
+  v2: "is there, but did not finish the login",
+  refuses: "refuses connections: nothing listens there",
+  silent: "takes connections and says nothing: its process hangs",
+  unreachable: "does not answer",
+  "unknown name": "has a name that can't be resolved",
+  stranger: "is not a Ceph monitor",
+};
+
+/** One clause per monitor, for an error message. */
+export const diagnose = (monitors: readonly string[], limit: number): Effect.Effect<string> =>
+  Effect.forEach(
+    monitors.flatMap((entry) => entry.replaceAll(/\[(?=v[12]:)|\]$/g, "").split(",")),
+    (entry) => {
+      const address = addressIn(entry);
+      if (address === undefined) return Effect.succeed(`"${entry}" is not an address`);
+      return greet(address, limit).pipe(Effect.map((found) => `${entry} ${TELLS[found]}`));
+    },
+    { concurrency: "unbounded" },
+  ).pipe(Effect.map((clauses) => clauses.join("; ")));
