@@ -1,0 +1,16 @@
+/** The contract on a real cluster. */
+import { test } from "bun:test";
+import { CephLive } from "../../lib/ceph/live.ts";
+import { hasRig, rig } from "../rig/cluster.ts";
+import { liveWorld } from "./live-world.ts";
+import { contract } from "./suite.ts";
+
+if (hasRig()) {
+  contract("CephLive", async () => {
+    const facts = rig();
+    // no configuration file: what the access says must be enough
+    return liveWorld(facts, CephLive({ cephConf: `${facts.dir}/absent.conf`, connectTimeoutMs: 5_000 }));
+  });
+} else {
+  test.skip("CephLive: no cluster for this run", () => {});
+}
