@@ -299,7 +299,8 @@ const main = async (): Promise<void> => {
   const [verb, dir] = process.argv.slice(2).filter((arg) => !arg.startsWith("--"));
   if (dir === undefined || (verb !== "up" && verb !== "down")) throw new Error(usage);
   if (verb === "down") return stopCeph(dir);
-  const root = await rootFor(parseRelease(flag("release") ?? "16"));
+  const release = flag("release");
+  const root = release === undefined ? undefined : await rootFor(parseRelease(release));
   const started = Date.now();
   const store = flag("store") === "bluestore" ? "bluestore" : "memstore";
   const ceph = await startCeph({ dir, root, store, paxosInterval: 0.05, detached: true });

@@ -43,13 +43,16 @@ export const hostCodename = async (): Promise<string> => {
 /** The Debian mirror that this machine's apt sources name. */
 const mirror = async (): Promise<string> => {
   const format = ["--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages", "Label: Debian"];
-  const listed = await must({}, ["apt-get", "indextargets", ...format]);
-  const uri = listed
-    .split("\n")
-    .find((line) => line.endsWith(" main"))
-    ?.split(" ")[0];
-  if (uri === undefined)
-    throw new Error("apt's sources name no Debian mirror with a fetched index: run apt-get update");
+  const named = async () => {
+    const listed = await must({}, ["apt-get", "indextargets", ...format]);
+    return listed
+      .split("\n")
+      .find((line) => line.endsWith(" main"))
+      ?.split(" ")[0];
+  };
+  // only a fetched index tells whose it is
+  const uri = (await named()) ?? (await must({}, ["apt-get", "-q", "update"], { timeoutMs: 5 * 60_000 }).then(named));
+  if (uri === undefined) throw new Error("apt's sources name no Debian mirror");
   return uri;
 };
 
