@@ -11,10 +11,11 @@
  * 2. The directory's entry goes first and the name last, so that a mending that is cut off can be done again.
  */
 import { execute, objectRemove, omapGet } from "./rados.ts";
-import { decodeText, features, id as idOf, rebuildObjectMap, withImage } from "./rbd.ts";
+import { decodeText, features, id as idOf, renewObjectMap, withImage } from "./rbd.ts";
 import { get as trashGet } from "./trash.ts";
 
 const OBJECT_MAP = 8n;
+const FAST_DIFF = 16n;
 const SETTLE_MS = 1000;
 
 /** -> whether an image of that name is there in the end. */
@@ -42,7 +43,8 @@ const hasHeader = (io: bigint, id: string): boolean => exists(io, `rbd_header.${
 const mendObjectMap = (io: bigint, image: string, id: string): void => {
   if (exists(io, `rbd_object_map.${id}`)) return;
   withImage(io, image, "write", (handle) => {
-    if ((features(handle) & OBJECT_MAP) !== 0n) rebuildObjectMap(handle);
+    const has = features(handle);
+    if ((has & OBJECT_MAP) !== 0n) renewObjectMap(handle, has & (OBJECT_MAP | FAST_DIFF));
   });
 };
 

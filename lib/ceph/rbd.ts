@@ -29,6 +29,7 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_get_stripe_count: { args: [T.u64, T.ptr], returns: T.i32 },
   rbd_get_data_pool_id: { args: [T.u64], returns: T.i64 },
   rbd_resize2: { args: [T.u64, T.u64, T.u8, T.ptr, T.ptr], returns: T.i32 },
+  rbd_update_features: { args: [T.u64, T.u64, T.u8], returns: T.i32 },
   rbd_rebuild_object_map: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_watchers_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_watchers_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
@@ -164,8 +165,14 @@ export const status = (where: PoolArg, io: bigint, image: string): StatusAnswer 
 
 export const features = (handle: bigint): bigint => number(handle, "rbd_get_features");
 
-/** Rebuilds what says which objects the image has, from the objects. Long: as long as the image is big. */
-export const rebuildObjectMap = (handle: bigint): void => {
+/**
+ * Makes anew what says which objects the image has, from the objects. Long: as long as the image is big.
+ * Off and on first: where the map is missing altogether, a rebuild alone leaves one that says "all of them" (Ceph 16).
+ * In between the map is marked invalid, and nobody trusts it.
+ */
+export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
+  check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 0));
+  check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 1));
   check("rbd_rebuild_object_map", rbd.rbd_rebuild_object_map(handle, noProgress, null));
 };
 
