@@ -9,7 +9,8 @@
  *    `CellStuck`: nothing runs twice on one image or device.
  * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` says so.
  * 5. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
- * 6. Every call is answered, whatever becomes of its cell or of the pool.
+ * 6. Every call is answered, whatever becomes of its cell or of the pool; and only once the pool is as it will be:
+ *    whoever gets the answer may call again at that very moment.
  */
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
@@ -225,9 +226,8 @@ class Cells implements CellPool {
       this.refill();
       return;
     }
+    if (this.live.has(cell)) this.idle.push(cell);
     job.settle("ok" in reply ? Effect.succeed(reply.ok) : Effect.fail(new CellErrno(reply.failed)));
-    if (!this.live.has(cell)) return;
-    this.idle.push(cell);
     this.pump();
   }
 
@@ -235,10 +235,10 @@ class Cells implements CellPool {
     this.live.delete(cell);
     this.stuck.set(cell, job);
     job.options.onAside?.();
+    if (this.stuck.size <= this.options.maxAside) void this.spawn();
     job.settle(Effect.fail(stuckError(job)));
     if (job.options.key !== undefined) this.refuse(job.options.key, job);
-    if (this.stuck.size <= this.options.maxAside) void this.spawn();
-    else this.pump();
+    this.pump();
   }
 
   /** What waits for a cell and has the key of a call that hangs need not wait. */
@@ -305,9 +305,9 @@ class Cells implements CellPool {
     if (!this.live.delete(cell)) return;
     const at = this.idle.indexOf(cell);
     if (at >= 0) this.idle.splice(at, 1);
-    cell.job?.settle(Effect.fail(new CellDown({ op: cell.job.op, reason })));
     cell.worker.terminate();
     if (!this.stopped) void this.spawn();
+    cell.job?.settle(Effect.fail(new CellDown({ op: cell.job.op, reason })));
   }
 }
 
