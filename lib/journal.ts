@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect";
 import { Ceph, type PoolRef } from "./ceph/ceph.ts";
 import type { CephError } from "./ceph/errors.ts";
 import { JournalCorrupt } from "./errors.ts";
+import { isUuid } from "./volume-id.ts";
 
 /** What `csi.volume.<uuid>` says. Fields that are absent were never written, or not yet. */
 export interface Attributes {
@@ -169,12 +170,13 @@ const NOTHING: Attributes = {
   encryptionType: undefined,
 };
 
-const UUID_LENGTH = 36;
+/** A pool id is an int64 that is not negative. */
+const POOL_ID = /^[0-7][0-9a-f]{15}$/i;
 
+/** What is no UUID must not pass: no volume ID could be made of it, so its image could never be deleted. */
 const parseEntry = (entry: string): { uuid: string; imagePoolId: bigint | undefined } | undefined => {
-  if (entry.length === UUID_LENGTH) return { uuid: entry, imagePoolId: undefined };
+  if (isUuid(entry)) return { uuid: entry, imagePoolId: undefined };
   const [pool, uuid, ...rest] = entry.split("/");
-  if (pool === undefined || uuid?.length !== UUID_LENGTH || rest.length > 0 || !/^[0-9a-f]{16}$/i.test(pool))
-    return undefined;
-  return { uuid, imagePoolId: BigInt(`0x${pool}`) };
+  if (pool === undefined || uuid === undefined || rest.length > 0) return undefined;
+  return POOL_ID.test(pool) && isUuid(uuid) ? { uuid, imagePoolId: BigInt(`0x${pool}`) } : undefined;
 };

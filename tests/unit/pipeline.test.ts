@@ -6,6 +6,7 @@ import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
+import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as TestClock from "effect/testing/TestClock";
 import { StillRunning } from "../../lib/errors.ts";
@@ -21,8 +22,7 @@ const inTestTime = async (body: (log: readonly string[]) => Effect.Effect<unknow
   const log: string[] = [];
   const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
   const run = Effect.suspend(() => body(log)).pipe(
-    Effect.provide(Logger.layer([recorder])),
-    Effect.provide(TestClock.layer()),
+    Effect.provide(Layer.merge(Logger.layer([recorder]), TestClock.layer())),
   );
   await Effect.runPromise(run);
   return log;
