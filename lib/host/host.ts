@@ -40,7 +40,7 @@ export interface MapRequest extends ImageName {
   readonly monitors: readonly string[];
   /** cephx id, without `client.`. */
   readonly user: string;
-  readonly key: Redacted.Redacted<string>;
+  readonly key: Redacted.Redacted;
   readonly readOnly: boolean;
   /** krbd's own options, comma-separated; "" for none. */
   readonly options: string;
