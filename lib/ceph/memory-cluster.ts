@@ -43,14 +43,21 @@ export interface MemoryImage {
 export interface MemoryTrashed {
   readonly name: string;
   readonly source: TrashEntry["source"];
+  /** Its move was cut short: Ceph removes it only after a second move has finished the first. */
+  moving: boolean;
   readonly image: MemoryImage;
 }
+
+/** What a driver leaves that dies while it makes an image (all but the header, or no object map) or moves one to the trash. */
+export type CutShort = "header" | "object-map" | MoveCutShort;
+/** How far the move had come: the entry in the trash is made; the name is gone; its entry in the directory too. */
+export type MoveCutShort = "trash-entered" | "name-gone" | "entry-gone";
 
 export interface MemoryNamespace {
   readonly objects: Map<string, Map<string, string>>;
   readonly images: Map<string, MemoryImage>;
-  /** Names that lead to no image, by id: what a crash at the start of a creation leaves. */
-  readonly bareNames: Map<string, string>;
+  /** Names that are taken and lead to no image, with the id that they lead to, if to any. */
+  readonly bareNames: Map<string, string | undefined>;
   readonly trash: Map<string, MemoryTrashed>;
 }
 
@@ -80,6 +87,12 @@ export interface ImageDump {
   readonly meta: Readonly<Record<string, string>>;
 }
 
+interface TrashDump {
+  readonly name: string;
+  readonly source: string;
+  readonly moving: boolean;
+}
+
 /** Plain JSON with sorted keys: two equal states give equal text. Namespaces that hold nothing are left out. */
 export type ClusterDump = Readonly<
   Record<
@@ -90,8 +103,8 @@ export type ClusterDump = Readonly<
         {
           readonly objects: Readonly<Record<string, Readonly<Record<string, string>>>>;
           readonly images: Readonly<Record<string, ImageDump>>;
-          readonly bareNames: Readonly<Record<string, string>>;
-          readonly trash: Readonly<Record<string, { readonly name: string; readonly source: string }>>;
+          readonly bareNames: Readonly<Record<string, string | null>>;
+          readonly trash: Readonly<Record<string, TrashDump>>;
         }
       >
     >
@@ -178,15 +191,18 @@ export class MemoryCluster {
     return found;
   }
 
-  /** Leaves of an image what a driver leaves that dies while it makes one: the name alone, or no object map. */
-  cutShort(what: "header" | "object-map", pool: string, image: string, namespace = ""): void {
+  /** Leaves of a whole image what a dying driver leaves. */
+  cutShort(what: CutShort, pool: string, image: string, namespace = ""): void {
     const found = this.image(pool, image, namespace);
+    const content = this.namespace(pool, namespace);
     if (what === "object-map") {
       found.objectMap = "lost";
       return;
     }
-    this.namespace(pool, namespace)?.images.delete(image);
-    this.namespace(pool, namespace)?.bareNames.set(image, found.id);
+    if (what !== "header") content?.trash.set(found.id, { name: image, source: "user", moving: true, image: found });
+    if (what !== "trash-entered") content?.images.delete(image);
+    if (what === "header") content?.bareNames.set(image, found.id);
+    if (what === "name-gone") content?.bareNames.set(image, undefined);
   }
 
   /** Opens the image for use as another client would; -> closes it again. */
@@ -220,7 +236,8 @@ export class MemoryCluster {
     const tasks = this.#tasks.splice(0);
     for (const task of tasks) {
       const trash = this.namespace(task.pool, task.namespace)?.trash;
-      if ((trash?.get(task.id)?.image.watchers.size ?? 0) > 0) this.#tasks.push(task);
+      const entry = trash?.get(task.id);
+      if (entry !== undefined && (entry.moving || entry.image.watchers.size > 0)) this.#tasks.push(task);
       else trash?.delete(task.id);
     }
     return tasks.length - this.#tasks.length;
@@ -234,8 +251,8 @@ export class MemoryCluster {
       return sorted(new Map(used), ({ objects, images, bareNames, trash }) => ({
         objects: sorted(objects, (omap) => sorted(omap, String)),
         images: sorted(images, dumpImage),
-        bareNames: sorted(bareNames, String),
-        trash: sorted(trash, ({ name, source }) => ({ name, source })),
+        bareNames: sorted(bareNames, (id) => id ?? null),
+        trash: sorted(trash, ({ name, source, moving }) => ({ name, source, moving })),
       }));
     });
   }

@@ -14,6 +14,8 @@ import { Ceph, imageSubject, type CephService, type ClusterAccess, type ImageSpe
 import {
   AccessDenied,
   Busy,
+  CephFailed,
+  type CephError,
   Exists,
   ImageNotFound,
   InvalidCall,
@@ -22,7 +24,6 @@ import {
   PoolNotFound,
   Raced,
   Unreachable,
-  type CephError,
 } from "./errors.ts";
 import {
   FEATURE,
@@ -43,6 +44,7 @@ export const memoryAccess: ClusterAccess = {
 };
 
 const EINVAL = 22;
+const EUCLEAN = 117;
 const DEFAULT_OBJECT_SIZE = 4_194_304n;
 const has = (features: bigint, feature: bigint): boolean => (features & feature) !== 0n;
 const powerOfTwo = (n: bigint): boolean => n > 0n && (n & (n - 1n)) === 0n;
@@ -102,11 +104,12 @@ const makeImage = (cluster: MemoryCluster, spec: ImageSpec, invalid: () => CephE
     (stripeUnit === 0n) !== (stripeCount === 0n) ||
     (striped && (objectSize % stripeUnit !== 0n || stripeUnit > objectSize)) ||
     (has(features, FEATURE.objectMap) && !has(features, FEATURE.exclusiveLock)) ||
-    (has(features, FEATURE.journaling) && !has(features, FEATURE.exclusiveLock)) ||
-    (has(features, FEATURE.fastDiff) && !has(features, FEATURE.objectMap))
+    (has(features, FEATURE.journaling) && !has(features, FEATURE.exclusiveLock))
   ) {
     throw refuse(invalid());
   }
+  // not an error to Ceph: it leaves fast-diff out
+  if (!has(features, FEATURE.objectMap)) features &= ~FEATURE.fastDiff;
   if (striped) features |= FEATURE.striping;
   if (spec.dataPool !== undefined) features |= FEATURE.dataPool;
   return {
@@ -124,6 +127,25 @@ const makeImage = (cluster: MemoryCluster, spec: ImageSpec, invalid: () => CephE
     mirror: "disabled",
   };
 };
+
+/** What Ceph makes of a name without a header when it is moved to the trash: an image of nothing. */
+const bare = (id: string | undefined): MemoryImage | undefined =>
+  id === undefined
+    ? undefined
+    : {
+        id,
+        sizeBytes: 0n,
+        features: 0n,
+        objectSize: DEFAULT_OBJECT_SIZE,
+        stripeUnit: DEFAULT_OBJECT_SIZE,
+        stripeCount: 1n,
+        dataPool: undefined,
+        meta: new Map(),
+        watchers: new Set(),
+        hasData: false,
+        objectMap: "none",
+        mirror: "disabled",
+      };
 
 /** The calls of one driver on a cluster. */
 export const cephMemoryService = (cluster: MemoryCluster): CephService => {
@@ -230,10 +252,14 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
     // watchers are no obstacle to Ceph here, only to the removal
     trashMove: (ref, image) =>
       call(() => {
-        const found = open(ref, image, "rbd_trash_move");
-        const { images, trash } = enter(cluster, ref, "rbd_trash_move");
+        const op = "rbd_trash_move";
+        const { images, bareNames, trash } = enter(cluster, ref, op);
+        const begun = [...trash.values()].find(({ name, moving }) => moving && name === image);
+        const found = images.get(image) ?? begun?.image ?? bare(bareNames.get(image));
+        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
         images.delete(image);
-        trash.set(found.id, { name: image, source: "user", image: found });
+        bareNames.delete(image);
+        trash.set(found.id, { name: image, source: "user", moving: false, image: found });
       }),
 
     trashGet: (ref, id) =>
@@ -254,6 +280,11 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         const subject = imageSubject(ref, id);
         const { trash } = enter(cluster, ref, op);
         const found = trash.get(id);
+        if (found?.moving === true) {
+          throw refuse(
+            new CephFailed({ op, subject, errno: EUCLEAN, reason: "its move to the trash was not finished" }),
+          );
+        }
         if ((found?.image.watchers.size ?? 0) > 0) throw refuse(new Busy({ op, subject }));
         trash.delete(id);
       }),

@@ -10,6 +10,7 @@ import type * as Layer from "effect/Layer";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import { Ceph, type CephService, type ClusterAccess, type PoolRef } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
+import type { CutShort } from "../../lib/ceph/memory-cluster.ts";
 
 /** Milliseconds for one test of a few calls. */
 export const LIMIT = 20_000;
@@ -31,8 +32,8 @@ export interface World {
   readonly write: (pool: PoolRef, image: string) => Promise<void>;
   /** Opens the image as another client; -> closes it. */
   readonly watch: (pool: PoolRef, image: string) => Promise<() => Promise<void>>;
-  /** Takes from an image what it would lack if its maker had died: all but its name, or its object map. */
-  readonly cutShort: (what: "header" | "object-map", pool: PoolRef, image: string) => Promise<void>;
+  /** Leaves of a whole image what a client leaves that dies while it makes it or moves it to the trash. */
+  readonly cutShort: (what: CutShort, pool: PoolRef, image: string) => Promise<void>;
   readonly hasObjectMap: (pool: PoolRef, image: string) => Promise<boolean>;
   readonly stopManager: () => Promise<void>;
   readonly startManager: () => Promise<void>;

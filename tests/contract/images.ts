@@ -9,6 +9,7 @@ const STRIPING = 2n;
 const EXCLUSIVE_LOCK = 4n;
 const OBJECT_MAP = 8n;
 const FAST_DIFF = 16n;
+const JOURNALING = 64n;
 const DATA_POOL = 128n;
 /** layering, exclusive-lock, object-map, fast-diff, deep-flatten: what Ceph makes when nobody says otherwise. */
 const DEFAULT = 61n;
@@ -54,12 +55,21 @@ export const imageContract = (at: () => Session): void => {
     "features that need others are InvalidCall without them",
     async () => {
       const { fails, run, pool, fresh } = at();
-      for (const features of [OBJECT_MAP, FAST_DIFF | EXCLUSIVE_LOCK, LAYERING | 64n]) {
+      for (const features of [OBJECT_MAP, OBJECT_MAP | FAST_DIFF, LAYERING | JOURNALING]) {
         const image = fresh("image");
         const error = await fails((ceph) => ceph.imageCreate(pool, image, { sizeBytes: GIB, features }));
         expect([features, error._tag]).toEqual([features, "InvalidCall"]);
         expect(await run((ceph) => ceph.imageId(pool, image))).toBeUndefined();
       }
+    },
+    LIMIT,
+  );
+
+  test(
+    "fast-diff without object-map is left out without a word",
+    async () => {
+      const { features } = await created({ sizeBytes: GIB, features: LAYERING | EXCLUSIVE_LOCK | FAST_DIFF });
+      expect(features).toBe(LAYERING | EXCLUSIVE_LOCK);
     },
     LIMIT,
   );

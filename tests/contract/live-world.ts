@@ -5,10 +5,11 @@
  * 1. Its pools and its user are removed with it; nothing else of the cluster changes.
  * 2. The manager is stopped in its own process and goes on in the same one: the rig still owns it.
  */
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import type * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
 import type { Ceph, ClusterAccess, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { MoveCutShort } from "../../lib/ceph/memory-cluster.ts";
 import type { Rig } from "../rig/cluster.ts";
 import type { World } from "./harness.ts";
 
@@ -59,6 +60,32 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
   };
   const rados = (ref: PoolRef, ...command: string[]): Promise<string> =>
     tool("rados", "--pool", ref.pool, "--namespace", ref.namespace, ...command);
+  const omapValue = async (ref: PoolRef, object: string, key: string): Promise<Uint8Array> => {
+    const file = `${rig.dir}/contract-omap-value`;
+    await rados(ref, "getomapval", object, key, file);
+    return new Uint8Array(readFileSync(file));
+  };
+  const setOmapValue = async (ref: PoolRef, object: string, key: string, value: Uint8Array): Promise<void> => {
+    const file = `${rig.dir}/contract-omap-value`;
+    writeFileSync(file, value);
+    await rados(ref, "setomapval", object, key, "--input-file", file);
+  };
+  /** Moves the image, then puts back what a mover that died would not have come to. */
+  const cutMoveShort = async (how: MoveCutShort, ref: PoolRef, image: string, id: string): Promise<void> => {
+    const nameFile = `${rig.dir}/contract-name`;
+    await rados(ref, "get", `rbd_id.${image}`, nameFile);
+    const byName = await omapValue(ref, "rbd_directory", `name_${image}`);
+    const byId = await omapValue(ref, "rbd_directory", `id_${id}`);
+    await tool("rbd", "trash", "mv", inPool(ref, image));
+    const entry = await omapValue(ref, "rbd_trash", `id_${id}`);
+    // the last byte of an entry is its state: 0 in the trash, 1 on its way there
+    entry[entry.length - 1] = 1;
+    await setOmapValue(ref, "rbd_trash", `id_${id}`, entry);
+    if (how === "entry-gone") return;
+    await setOmapValue(ref, "rbd_directory", `name_${image}`, byName);
+    await setOmapValue(ref, "rbd_directory", `id_${id}`, byId);
+    if (how === "trash-entered") await rados(ref, "put", `rbd_id.${image}`, nameFile);
+  };
   const signalManager = (signal: "SIGSTOP" | "SIGCONT"): void => {
     process.kill(Number(readFileSync(`${rig.dir}/run/mgr.x.pid`, "utf8")), signal);
   };
@@ -94,7 +121,10 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
       };
     },
     cutShort: async (what, ref, image) => {
-      await rados(ref, "rm", `${what === "header" ? "rbd_header" : "rbd_object_map"}.${await idOf(ref, image)}`);
+      const id = await idOf(ref, image);
+      if (what === "header") await rados(ref, "rm", `rbd_header.${id}`);
+      else if (what === "object-map") await rados(ref, "rm", `rbd_object_map.${id}`);
+      else await cutMoveShort(what, ref, image, id);
     },
     hasObjectMap: async (ref, image) => {
       const stat = rados(ref, "stat", `rbd_object_map.${await idOf(ref, image)}`);

@@ -52,4 +52,45 @@ export const mendContract = (at: () => Session): void => {
     },
     LIMIT,
   );
+
+  for (const [cut, named] of [
+    ["trash-entered", true],
+    ["name-gone", false],
+    ["entry-gone", false],
+  ] as const) {
+    test(
+      `a move to the trash that was cut short (${cut}) is finished by moving it again`,
+      async () => {
+        const { run, fails, pool, world, anImage } = at();
+        const name = await anImage();
+        const { id } = await run((ceph) => ceph.imageStatus(pool, name));
+        await world.cutShort(cut, pool, name);
+        expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual({ id, name, source: "user" });
+        expect(await run((ceph) => ceph.imageId(pool, name))).toBe(named ? id : undefined);
+        expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("CephFailed");
+        await run((ceph) => ceph.trashMove(pool, name));
+        expect(await run((ceph) => ceph.imageId(pool, name))).toBeUndefined();
+        expect((await fails((ceph) => ceph.trashMove(pool, name)))._tag).toBe("ImageNotFound");
+        await run((ceph) => ceph.trashRemove(pool, id));
+        expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+        await run((ceph) => ceph.imageCreate(pool, name, { sizeBytes: MIB }));
+      },
+      LIMIT,
+    );
+  }
+
+  test(
+    "a name whose image is half in the trash is taken until it is mended",
+    async () => {
+      const { run, fails, pool, world, anImage } = at();
+      const name = await anImage();
+      await world.cutShort("name-gone", pool, name);
+      expect((await fails((ceph) => ceph.imageStatus(pool, name)))._tag).toBe("ImageNotFound");
+      expect((await fails((ceph) => ceph.imageCreate(pool, name, { sizeBytes: MIB })))._tag).toBe("Exists");
+      expect(await run((ceph) => ceph.imageMend(pool, name))).toBe(false);
+      await run((ceph) => ceph.imageCreate(pool, name, { sizeBytes: MIB }));
+      expect((await run((ceph) => ceph.imageStatus(pool, name))).sizeBytes).toBe(MIB);
+    },
+    LIMIT,
+  );
 };
