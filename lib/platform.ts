@@ -6,6 +6,7 @@
  * 1. A wrong flag is one line that says what to write, and nothing was started.
  * 2. The log goes to stderr, one line of JSON per event.
  */
+import * as Context from "effect/Context";
 import * as Data from "effect/Data";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -18,6 +19,8 @@ import { CephLive } from "./ceph/live.ts";
 import { Clusters } from "./config/clusters.ts";
 import { type Flags, parseFlags, usage } from "./config/flags.ts";
 import { ClusterMapping } from "./config/mapping.ts";
+import { serve } from "./grpc/server.ts";
+import type { ServedService } from "./grpc/service.ts";
 import { launch } from "./launch.ts";
 import { Locks } from "./locks.ts";
 import { Operations } from "./pipeline.ts";
@@ -55,13 +58,12 @@ export const runService = <E extends { readonly message: string }>(
   launch(main, 2 * Duration.toSeconds(flags.gracePeriod) + 5);
 };
 
-/** Configuration, operations, locks and Ceph, as the flags say. */
+/** Configuration, locks and Ceph, as the flags say. */
 export const driverLayer = (flags: Flags) =>
   Layer.mergeAll(
     Clusters.layer(flags.configDir),
     ClusterMapping.layer(flags.configDir),
     Locks.layer,
-    Operations.layer,
     CephLive({
       cells: flags.cells,
       osdTimeoutMs: Duration.toMillis(flags.osdTimeout),
@@ -71,9 +73,20 @@ export const driverLayer = (flags: Flags) =>
     }),
   );
 
-/** When the scope closes: operations whose callers have left get the grace period too. To be acquired before a server. */
-export const drainAtEnd = (flags: Flags) =>
+/**
+ * Serves until the scope closes. Then the server stops first; operations whose callers have left get the grace period
+ * too, before what they need goes.
+ */
+export const serveAll = <R, E>(
+  flags: Flags,
+  needs: Layer.Layer<R, E>,
+  services: readonly ServedService<R | Operations>[],
+) =>
   Effect.gen(function* () {
-    const operations = yield* Operations;
+    const context = yield* Layer.build(Layer.merge(needs, Operations.layer));
+    const operations = Context.get(context, Operations);
     yield* Effect.addFinalizer(() => operations.drain(Duration.toMillis(flags.gracePeriod)));
+    const { endpoint, socketGroup: group } = flags;
+    const graceSeconds = Duration.toSeconds(flags.gracePeriod);
+    yield* Effect.provideContext(serve({ endpoint, services, graceSeconds, group }), context);
   });

@@ -14,12 +14,13 @@ import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../lib/ceph/ceph.ts";
 import { Clusters } from "../lib/config/clusters.ts";
+import type { Flags } from "../lib/config/flags.ts";
 import { parseParameters, volumeContext } from "../lib/config/parameters.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { Conflict, InvalidRequest, isDefinite, Precondition, VolumeNotFound } from "../lib/errors.ts";
 import {
   type CapacityRange,
-  type Controller,
+  Controller,
   ControllerExpandVolumeRequestSchema,
   type ControllerExpandVolumeRequest,
   ControllerServiceCapability_RPC_Type as Offered,
@@ -27,20 +28,23 @@ import {
   CreateVolumeRequestSchema,
   type DeleteVolumeRequest,
   DeleteVolumeRequestSchema,
+  Identity,
   type ValidateVolumeCapabilitiesRequest,
 } from "../lib/gen/csi_pb.ts";
 import { readCapabilities, readCapability } from "../lib/grpc/capability.ts";
-import { type ServiceImpl } from "../lib/grpc/service.ts";
+import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { difference, discardImage, finishRemoval, imageSpec, proveUnused } from "../lib/images.ts";
 import * as journal from "../lib/journal.ts";
 import { Locks } from "../lib/locks.ts";
 import { compensated, stage, undoable } from "../lib/pipeline.ts";
+import { driverLayer, runService, serveAll } from "../lib/platform.ts";
 import { Purge } from "../lib/purge.ts";
 import { requiredText } from "../lib/request.ts";
 import { mutating, reading } from "../lib/rpc.ts";
 import { chooseSize, SizeOutOfRange } from "../lib/size.ts";
 import { encodeVolumeId } from "../lib/volume-id.ts";
 import { clusterAccess, resolveVolume } from "../lib/volumes.ts";
+import { identity } from "./identity.ts";
 
 export interface ControllerOptions {
   /** Names the journal: `csi.volumes.<instanceId>`. */
@@ -370,5 +374,14 @@ export const controller = (options: ControllerOptions) =>
       Effect.succeed({ capabilities: OFFERED.map((type) => ({ type: { case: "rpc" as const, value: { type } } })) }),
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 
-/** What the recipes need besides the Ceph and the configuration in context. */
-export const controllerState = Purge.layer.pipe(Layer.provideMerge(Locks.layer));
+/** What the recipes need besides Ceph, locks, operations and the configuration. */
+export const controllerLayer = Purge.layer;
+
+/** Alone: a controller plugin without a node. */
+const controllerService = (flags: Flags) =>
+  serveAll(flags, controllerLayer.pipe(Layer.provideMerge(driverLayer(flags))), [
+    served(Identity, identity({ name: flags.driverName, controller: true, ready: Effect.succeed(true) })),
+    served(Controller, controller(flags)),
+  ]);
+
+if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], controllerService);

@@ -8,16 +8,13 @@
  * 2. Nothing here talks to a cluster: a driver starts, and answers Probe, while its clusters are away.
  */
 import * as Data from "effect/Data";
-import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { type Flags } from "../lib/config/flags.ts";
+import type { Flags } from "../lib/config/flags.ts";
 import { Controller, Identity, Node } from "../lib/gen/csi_pb.ts";
-import { serve } from "../lib/grpc/server.ts";
 import { served } from "../lib/grpc/service.ts";
-import { driverLayer, drainAtEnd, runService } from "../lib/platform.ts";
-import { Purge } from "../lib/purge.ts";
-import { controller } from "./controller.ts";
+import { driverLayer, runService, serveAll } from "../lib/platform.ts";
+import { controller, controllerLayer } from "./controller.ts";
 import { identity } from "./identity.ts";
 import { node, nodeLayer, nodeOptions } from "./node.ts";
 
@@ -28,27 +25,15 @@ const driver = (flags: Flags) =>
     if (flags.type !== "rbd") {
       return yield* new NotServed({ message: `--type=${flags.type}: this release serves RBD only; write --type=rbd` });
     }
-    const base = driverLayer(flags);
-    const context = yield* Layer.build(
-      Layer.mergeAll(Purge.layer, flags.nodeServer ? nodeLayer(flags) : Layer.empty).pipe(Layer.provideMerge(base)),
-    );
-    const services = [
-      served(
-        Identity,
-        identity({ name: flags.driverName, controller: flags.controllerServer, ready: Effect.succeed(true) }),
-      ),
-      ...(flags.controllerServer ? [served(Controller, controller(flags))] : []),
-      ...(flags.nodeServer ? [served(Node, node(nodeOptions(flags)))] : []),
-    ];
-    yield* Effect.gen(function* () {
-      yield* drainAtEnd(flags);
-      yield* serve({
-        endpoint: flags.endpoint,
-        services,
-        graceSeconds: Duration.toSeconds(flags.gracePeriod),
-        ...(flags.socketGroup && { group: flags.socketGroup }),
-      });
-    }).pipe(Effect.provideContext(context));
+    const { driverName: name, controllerServer, nodeServer } = flags;
+    const who = served(Identity, identity({ name, controller: controllerServer, ready: Effect.succeed(true) }));
+    const forController = controllerLayer.pipe(Layer.provideMerge(driverLayer(flags)));
+    const forBoth = nodeLayer(flags).pipe(Layer.provideMerge(forController));
+    const forNode = nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags)));
+    if (!nodeServer) return yield* serveAll(flags, forController, [who, served(Controller, controller(flags))]);
+    if (!controllerServer) return yield* serveAll(flags, forNode, [who, served(Node, node(nodeOptions(flags)))]);
+    const both = [served(Controller, controller(flags)), served(Node, node(nodeOptions(flags)))];
+    yield* serveAll(flags, forBoth, [who, ...both]);
   });
 
 if (import.meta.main) runService(process.argv.slice(2), driver);

@@ -12,7 +12,6 @@
  * 4. A path that is in use by something else than the request says is left as it is, with an error.
  */
 import { resolve } from "node:path";
-import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { checkMappable, proveOurs, waitUntilFree } from "../lib/attach.ts";
@@ -40,7 +39,6 @@ import {
   VolumeUsage_Unit as Unit,
 } from "../lib/gen/csi_pb.ts";
 import { readCapability } from "../lib/grpc/capability.ts";
-import { serve } from "../lib/grpc/server.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { UnexpectedContent } from "../lib/host/errors.ts";
 import { bindOptions, chooseFilesystem, FILESYSTEMS, mountOptions } from "../lib/host/filesystem.ts";
@@ -50,7 +48,7 @@ import { mountsAt } from "../lib/host/mountinfo.ts";
 import * as staging from "../lib/host/staging.ts";
 import { Locks } from "../lib/locks.ts";
 import { compensated, stage, undoable } from "../lib/pipeline.ts";
-import { drainAtEnd, driverLayer, runService } from "../lib/platform.ts";
+import { driverLayer, runService, serveAll } from "../lib/platform.ts";
 import { absolutePath, requiredText } from "../lib/request.ts";
 import { mutating, reading } from "../lib/rpc.ts";
 import { SizeOutOfRange } from "../lib/size.ts";
@@ -472,18 +470,9 @@ export const nodeLayer = ({ hostCells }: Flags) => HostLive({ cells: hostCells }
 
 /** Alone: a node plugin without a controller. */
 const nodeService = (flags: Flags) =>
-  Effect.gen(function* () {
-    const context = yield* Layer.build(nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags))));
-    const who = identity({ name: flags.driverName, ready: Effect.succeed(true) });
-    yield* Effect.gen(function* () {
-      yield* drainAtEnd(flags);
-      yield* serve({
-        endpoint: flags.endpoint,
-        services: [served(Identity, who), served(Node, node(nodeOptions(flags)))],
-        graceSeconds: Duration.toSeconds(flags.gracePeriod),
-        ...(flags.socketGroup && { group: flags.socketGroup }),
-      });
-    }).pipe(Effect.provideContext(context));
-  });
+  serveAll(flags, nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags))), [
+    served(Identity, identity({ name: flags.driverName, ready: Effect.succeed(true) })),
+    served(Node, node(nodeOptions(flags))),
+  ]);
 
 if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], nodeService);
