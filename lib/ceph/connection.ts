@@ -185,14 +185,18 @@ const explain = (
   if (op !== "rados_connect") {
     return Effect.succeed(new CephFailed({ op, subject, errno, reason: errno === 0 ? message : nameOf(errno) }));
   }
-  const unreachable = (why: string) => new Unreachable({ op, subject, reason: why });
+  const silence = Effect.map(
+    diagnose(subject.split(","), GREETING_LIMIT),
+    (reason) => new Unreachable({ op, subject, reason }),
+  );
   switch (errno) {
     case EACCES:
     case EPERM:
       return Effect.succeed(denied(op));
     case EINVAL:
     case EOPNOTSUPP: {
-      if (kind === "usual" && errno === EINVAL) return Effect.succeed(unreachable("it is not a list of monitors"));
+      // the list itself, or a name in it
+      if (kind === "usual" && errno === EINVAL) return silence;
       const what =
         kind === "newer" ? `the key of client.${identity.user} is of a newer type` : "it asks for a newer login";
       return cells.call<string | undefined>("release", undefined, { limit: GREETING_LIMIT, subject: "librados" }).pipe(
@@ -202,7 +206,7 @@ const explain = (
     }
     case ETIMEDOUT:
     case ENOENT:
-      return Effect.map(diagnose(subject.split(","), GREETING_LIMIT), unreachable);
+      return silence;
     default:
       return Effect.succeed(new CephFailed({ op, subject, errno, reason: nameOf(errno) }));
   }

@@ -1,0 +1,286 @@
+/** How connecting fails, and what becomes of a connection: each failure its own error, within its limit. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as ManagedRuntime from "effect/ManagedRuntime";
+import * as Redacted from "effect/Redacted";
+import { createServer } from "node:net";
+import { Ceph, type CephService, type ClusterAccess } from "../../lib/ceph/ceph.ts";
+import type { CephError } from "../../lib/ceph/errors.ts";
+import { CephLive } from "../../lib/ceph/live.ts";
+import { hasRig, rig, type Rig } from "../rig/cluster.ts";
+import { frozen, timed, tool } from "./hands.ts";
+
+const LIMIT = 30_000;
+const CONNECT_MS = 3_000;
+/** What an error may take that needs no waiting. */
+const PROMPT_MS = 2_500;
+
+/** A key as Ceph writes them: type, time, length, secret. */
+const keyOf = (type: number, bytes: number, stated = bytes): string => {
+  const key = Buffer.alloc(12 + bytes, 7);
+  key.writeUInt16LE(type, 0);
+  key.writeUInt16LE(stated, 10);
+  return key.toString("base64");
+};
+/** AES-256, as Ceph 20 makes them. */
+const NEWER = keyOf(2, 32);
+
+describe.skipIf(!hasRig())("connecting to a real cluster", () => {
+  let cluster: Rig;
+  let runtime: ManagedRuntime.ManagedRuntime<Ceph, unknown>;
+  let access: ClusterAccess;
+
+  beforeAll(async () => {
+    cluster = rig();
+    access = { monitors: cluster.monitors, user: cluster.user, key: Redacted.make(cluster.key) };
+    const cephConf = `${cluster.dir}/absent.conf`;
+    runtime = ManagedRuntime.make(CephLive({ cells: 4, connectTimeoutMs: CONNECT_MS, osdTimeoutMs: 3_000, cephConf }));
+    await runtime.context();
+  }, LIMIT);
+  afterAll(() => runtime.dispose(), LIMIT);
+
+  const run = <A>(act: (ceph: CephService) => Effect.Effect<A, CephError>) =>
+    runtime.runPromise(Effect.flatMap(Ceph, act));
+  const ask = (changed: Partial<ClusterAccess> = {}) =>
+    run((ceph) => ceph.poolId({ ...access, ...changed }, cluster.pool));
+  const refusal = (changed: Partial<ClusterAccess>) =>
+    timed(run((ceph) => Effect.orDie(Effect.flip(ceph.poolId({ ...access, ...changed }, cluster.pool)))));
+  const keyed = (key: string) => ({ key: Redacted.make(key) });
+
+  test(
+    "a wrong key and an unknown user are denied at once, whichever way the monitors are written",
+    async () => {
+      const [monitor = ""] = cluster.monitors;
+      for (const monitors of [[monitor], [`v1:${monitor}`], [`[v1:${monitor}]`]]) {
+        const wrong = await refusal({ monitors, ...keyed(keyOf(1, 16)) });
+        expect(wrong.value._tag).toBe("AccessDenied");
+        expect(wrong.value.message).toContain("ceph auth get client.admin");
+        expect(wrong.ms).toBeLessThan(PROMPT_MS);
+        const unknown = await refusal({ monitors, user: "nobody" });
+        expect(unknown.value._tag).toBe("AccessDenied");
+        expect(unknown.value.message).toContain("client.nobody");
+        expect(unknown.ms).toBeLessThan(PROMPT_MS);
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "what is no key is said to be none, and is not shown",
+    async () => {
+      const malformed = ["", "no key", "c2hvcnQ=", keyOf(1, 16, 40), keyOf(1, 8), keyOf(0, 16), `${keyOf(1, 16)}==x`];
+      for (const key of malformed) {
+        const { value, ms } = await refusal(keyed(key));
+        expect([key, value._tag]).toEqual([key, "AccessDenied"]);
+        expect(value.message).toContain("not one that Ceph makes");
+        if (key !== "") expect(Bun.inspect(value)).not.toContain(key);
+        expect(ms).toBeLessThan(500);
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "a key of a newer Ceph than the client library is ClientTooOld",
+    async () => {
+      const { value, ms } = await refusal(keyed(NEWER));
+      expect(ms).toBeLessThan(PROMPT_MS);
+      if (cluster.release >= 20) {
+        expect(value._tag).toBe("AccessDenied");
+      } else {
+        expect(value._tag).toBe("ClientTooOld");
+        expect(value.message).toContain(`Ceph ${cluster.release}.`);
+        expect(value.message).toContain("newer type");
+      }
+      expect(Bun.inspect(value)).not.toContain(NEWER);
+      // a type that no release has
+      expect((await refusal(keyed(keyOf(99, 32)))).value._tag).toBe("ClientTooOld");
+    },
+    LIMIT,
+  );
+
+  test(
+    "where no monitor is, the error says what is there instead, when the limit is over",
+    async () => {
+      const stranger = createServer((socket) => socket.write("HTTP/1.1 400 Bad Request\r\n\r\n"));
+      await new Promise<void>((done) => stranger.listen(0, "127.0.0.1", done));
+      const at = stranger.address();
+      const port = typeof at === "object" && at !== null ? at.port : 0;
+      try {
+        const cases = [
+          ["127.0.0.1:1", "nothing listens there"],
+          [`127.0.0.1:${port}`, "is not a Ceph monitor"],
+          ["no-such-host.invalid:6789", "can't be resolved"],
+        ] as const;
+        for (const [monitor, says] of cases) {
+          const { value, ms } = await refusal({ monitors: [monitor] });
+          expect([monitor, value._tag]).toEqual([monitor, "Unreachable"]);
+          expect(value.message).toContain(monitor);
+          expect(value.message).toContain(says);
+          expect(ms).toBeLessThan(CONNECT_MS + 4_000);
+        }
+        const none = await refusal({ monitors: [] });
+        expect(none.value._tag).toBe("Unreachable");
+        expect(none.ms).toBeLessThan(500);
+      } finally {
+        stranger.close();
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "one monitor of several that is there is enough",
+    async () => {
+      const { ms } = await timed(ask({ monitors: ["127.0.0.1:1", ...cluster.monitors] }));
+      expect(ms).toBeLessThan(CONNECT_MS + 2_000);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a monitor that does not answer is Unreachable in time, delays nobody else, and is not remembered",
+    async () => {
+      const other = { ...access, user: "hangs" };
+      const { key } = await tool.userOf(cluster, "hangs", ["mon", "profile rbd", "osd", "profile rbd"]);
+      const pool = { access, pool: cluster.pool, namespace: "" };
+      await ask();
+      await frozen(cluster, "mon.a", async () => {
+        const hanging = refusal({ user: other.user, ...keyed(key) });
+        // the connection that is there goes on, for its calls ask the OSDs
+        for (let i = 0; i < 5; i++) {
+          expect((await timed(run((ceph) => ceph.omapGet(pool, "absent", ["k"])))).ms).toBeLessThan(500);
+        }
+        const { value, ms } = await hanging;
+        expect(value._tag).toBe("Unreachable");
+        expect(value.message).toContain("its process hangs");
+        expect(ms).toBeLessThan(CONNECT_MS + 4_000);
+      });
+      expect((await timed(ask({ user: other.user, ...keyed(key) }))).ms).toBeLessThan(PROMPT_MS);
+    },
+    LIMIT,
+  );
+
+  test(
+    "an OSD that does not answer is TimedOut within its limit",
+    async () => {
+      const pool = { access, pool: cluster.pool, namespace: "" };
+      await ask();
+      await frozen(cluster, "osd.0", async () => {
+        const { value, ms } = await timed(
+          run((ceph) => Effect.orDie(Effect.flip(ceph.omapWrite(pool, "connect-test", { object: "ensure" })))),
+        );
+        expect(value._tag).toBe("TimedOut");
+        expect(ms).toBeGreaterThan(2_000);
+        expect(ms).toBeLessThan(6_000);
+      });
+      await run((ceph) => ceph.objectRemove(pool, "connect-test"));
+    },
+    LIMIT,
+  );
+
+  test(
+    "a client on the blocklist says so once, and connects anew",
+    async () => {
+      const { key } = await tool.userOf(cluster, "blocked", ["mon", "profile rbd", "osd", "profile rbd"]);
+      const pool = {
+        access: { ...access, user: "blocked", key: Redacted.make(key) },
+        pool: cluster.pool,
+        namespace: "",
+      };
+      const write = run((ceph) => Effect.result(ceph.omapWrite(pool, "connect-test", { object: "ensure" })));
+      expect((await write)._tag).toBe("Success");
+      const [before] = await tool.sessionsOf(cluster, "blocked");
+      await tool.ceph(cluster, "osd", "blocklist", "add", before ?? "", "60");
+      try {
+        const attempt = () => run((ceph) => Effect.result(ceph.omapWrite(pool, "connect-test", { object: "ensure" })));
+        let answer = await attempt();
+        // until the OSD has heard of it
+        for (let i = 0; i < 100 && answer._tag === "Success"; i++) {
+          await Bun.sleep(50);
+          answer = await attempt();
+        }
+        expect(answer).toMatchObject({ _tag: "Failure", failure: { _tag: "CephFailed", errno: 108 } });
+        if (answer._tag === "Failure") expect(answer.failure.message).toContain("blocklist");
+        expect((await attempt())._tag).toBe("Success");
+        expect(await tool.sessionsOf(cluster, "blocked")).not.toContain(before);
+      } finally {
+        await tool.ceph(cluster, "osd", "blocklist", "rm", before ?? "");
+        await run((ceph) => ceph.objectRemove(pool, "connect-test"));
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "a manager's answer that comes too late harms nobody, and the next is asked as soon as it answers",
+    async () => {
+      const pool = { access, pool: cluster.pool, namespace: "" };
+      const own = ManagedRuntime.make(CephLive({ cells: 2, monTimeoutMs: 1_500, cephConf: "" }));
+      const remove = () =>
+        own.runPromise(
+          Effect.flatMap(Ceph, (ceph) => Effect.orDie(Effect.flip(ceph.managerTrashRemove(pool, "0123456789ab")))),
+        );
+      try {
+        await frozen(cluster, "mgr.x", async () => {
+          const first = await timed(remove());
+          expect(first.value._tag).toBe("ManagerUnavailable");
+          expect(first.ms).toBeLessThan(4_000);
+          const second = await timed(remove());
+          expect(second.value._tag).toBe("ManagerUnavailable");
+          expect(second.ms).toBeLessThan(200);
+        });
+        let answer = await remove();
+        for (let i = 0; i < 100 && answer._tag === "ManagerUnavailable"; i++) {
+          await Bun.sleep(50);
+          answer = await remove();
+        }
+        expect(answer._tag).toBe("ImageNotFound");
+      } finally {
+        await own.dispose();
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "an idle connection is closed, and made again when needed",
+    async () => {
+      const { key } = await tool.userOf(cluster, "idle", ["mon", "profile rbd", "osd", "profile rbd"]);
+      const own = ManagedRuntime.make(CephLive({ cells: 1, idleMs: 300, cephConf: "" }));
+      const idle = { ...access, user: "idle", key: Redacted.make(key) };
+      const askIdle = () => own.runPromise(Effect.flatMap(Ceph, (ceph) => ceph.poolId(idle, cluster.pool)));
+      try {
+        await Promise.all([askIdle(), askIdle(), askIdle()]);
+        const sessions = await tool.sessionsOf(cluster, "idle");
+        expect(sessions).toHaveLength(1);
+        let left = sessions;
+        for (let i = 0; i < 50 && left.length > 0; i++) {
+          await Bun.sleep(100);
+          left = await tool.sessionsOf(cluster, "idle");
+        }
+        expect(left).toEqual([]);
+        await askIdle();
+        expect(await tool.sessionsOf(cluster, "idle")).toHaveLength(1);
+      } finally {
+        await own.dispose();
+      }
+      expect(await tool.sessionsOf(cluster, "idle")).toEqual([]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a namespace that nobody made is named, where an image is to be created in it",
+    async () => {
+      const pool = { access, pool: cluster.pool, namespace: "never-made" };
+      const error = await run((ceph) =>
+        Effect.orDie(Effect.flip(ceph.imageCreate(pool, "image", { sizeBytes: 4096n }))),
+      );
+      expect(error._tag).toBe("PoolNotFound");
+      expect(error.message).toContain(`${cluster.pool}/never-made`);
+      expect(error.message).toContain("rbd namespace create");
+    },
+    LIMIT,
+  );
+});
