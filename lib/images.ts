@@ -76,11 +76,12 @@ export const discardImage = (
   imageId: string,
 ): Effect.Effect<void, CephError, Ceph | Purge> =>
   Effect.gen(function* () {
-    yield* (yield* Ceph).trashMove(pool, imageName);
+    // A second move finishes one that was cut off. Without the image, another driver has moved it.
+    yield* (yield* Ceph).trashMove(pool, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void));
     yield* (yield* Purge).discard(pool, imageId);
   });
 
-/** For an image that is gone under its name: finishes a removal that was cut off between trash and purge. */
+/** For an image that is gone under its name: finishes a removal that was cut off, in the trash or on the way there. */
 export const finishRemoval = (
   pool: PoolRef,
   imageName: string,
@@ -88,10 +89,8 @@ export const finishRemoval = (
 ): Effect.Effect<void, CephError, Ceph | Purge> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    const purge = yield* Purge;
-    const known = imageId === undefined ? undefined : yield* ceph.trashGet(pool, imageId);
-    const left = known === undefined && imageId === undefined ? yield* ceph.trashList(pool) : [known];
+    const left = imageId === undefined ? yield* ceph.trashList(pool) : [yield* ceph.trashGet(pool, imageId)];
     for (const entry of left) {
-      if (entry?.source === "user" && entry.name === imageName) yield* purge.discard(pool, entry.id);
+      if (entry?.source === "user" && entry.name === imageName) yield* discardImage(pool, imageName, entry.id);
     }
   });

@@ -86,6 +86,7 @@ export class Purge extends Context.Service<
 
       const discard = (pool: PoolRef, id: string) =>
         ceph.managerTrashRemove(pool, id).pipe(
+          Effect.catchTag("ImageNotFound", () => Effect.void),
           Effect.catchTag("ManagerUnavailable", (error) =>
             Effect.gen(function* () {
               yield* Effect.logWarning(`${error.message}; the driver removes the image itself`);

@@ -123,8 +123,10 @@ const findVolume = (options: ControllerOptions, { pool, requestName }: Wanted) =
       const image = yield* ceph
         .imageStatus(imagePool, imageName)
         .pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined)));
-      if (image !== undefined || imageId === undefined) return { reservation, image };
+      if (image !== undefined) return { reservation, image };
+      // Also for a creation: what undid an earlier try may have been cut off in turn.
       yield* finishRemoval(imagePool, imageName, imageId);
+      if (imageId === undefined) return { reservation, image };
     }
     yield* journal.unreserve(pool, options.instanceId, { ...reservation, requestName });
     return { reservation: undefined, image: undefined };
@@ -320,15 +322,13 @@ const expandVolume = (request: ControllerExpandVolumeRequest) =>
     return yield* stage("lock", (yield* Locks).withLock(`volume ${wanted.volumeId}`, "exclusive", body));
   });
 
-/** Growing takes the range as it is: 0 asks for no size, which is no request to grow. */
+/** 0 asks for no size: the size that there is will do. A range without any size is no request to grow. */
 const growTo = (range: CapacityRange) =>
   range.requiredBytes === 0n && range.limitBytes === 0n
     ? Effect.fail(
         new InvalidRequest({ field: "capacity_range", reason: "says neither required_bytes nor limit_bytes" }),
       )
-    : range.requiredBytes === 0n
-      ? Effect.succeed(0n)
-      : Effect.fromResult(chooseSize(range));
+    : Effect.map(Effect.fromResult(chooseSize(range)), (size) => (range.requiredBytes === 0n ? 0n : size));
 
 // -------------------------------------------------------------------------------- ValidateVolumeCapabilities
 
