@@ -1,5 +1,6 @@
 /**
- * A fixed number of cells (./cell.ts) and the queue in front of them.
+ * A pool of cells (./cell.ts), at most so many as asked for, and the queue in front of them. The first cell starts with
+ * the pool, so that a broken one is known at once; the others when a call would have to wait.
  *
  * Not here: what the cells do. A pool knows calls by name, limit and key only.
  *
@@ -87,8 +88,8 @@ interface Cell {
   timer: ReturnType<typeof setTimeout> | undefined;
 }
 
-const READY_LIMIT = 10_000;
-const RETRY_AFTER = 2_000;
+/** Long: a machine that boots, or emulates, has a reason to be slow. */
+const READY_LIMIT = 60_000;
 
 export interface PoolOptions {
   readonly name: string;
@@ -97,7 +98,7 @@ export interface PoolOptions {
   readonly maxAside?: number;
 }
 
-/** Starts the cells; fails when one can't start. Closing the scope ends them. */
+/** Starts the first cell, and fails when it can't start. Closing the scope ends them all. */
 export const makeCellPool = (options: PoolOptions): Effect.Effect<CellPool, CellDown, Scope.Scope> =>
   Effect.gen(function* () {
     const cells = yield* Effect.acquireRelease(
@@ -122,15 +123,14 @@ class Cells implements CellPool {
     this.options = { maxAside: options.size * 4, ...options };
   }
 
-  async start(): Promise<CellDown | undefined> {
-    const failures = await Promise.all(Array.from({ length: this.options.size }, () => this.spawn()));
-    return failures.find((failure) => failure !== undefined);
+  start(): Promise<CellDown | undefined> {
+    return this.spawn();
   }
 
   stop(): void {
     this.stopped = true;
     const reason = "the driver stops";
-    for (const job of this.queue.splice(0)) job.settle(Effect.fail(new CellDown({ op: job.op, reason })));
+    this.refuseAll(reason);
     for (const cell of this.live) this.lost(cell, reason);
   }
 
@@ -140,7 +140,7 @@ class Cells implements CellPool {
       running: running.map(describe),
       waiting: this.queue.length,
       stuck: [...this.stuck.values()].map(describe),
-      healthy: this.live.size + this.starting > 0,
+      healthy: this.capacity() > 0,
     };
   }
 
@@ -181,18 +181,27 @@ class Cells implements CellPool {
     });
   }
 
+  /** How many cells there may be now: as many as asked for, less those that hang beyond the limit. */
+  private capacity(): number {
+    return this.options.size - Math.max(0, this.stuck.size - this.options.maxAside);
+  }
+
   private pump(): void {
     for (let job = this.queue[0]; job !== undefined; job = this.queue[0]) {
       const cell = this.idle.pop();
-      if (cell === undefined && this.live.size + this.starting > 0) return;
-      this.queue.shift();
-      if (cell === undefined) {
-        const reason = `all ${this.options.name} cells hang; see the log for the calls that do`;
-        job.settle(Effect.fail(new CellDown({ op: job.op, reason })));
-      } else {
+      if (cell !== undefined) {
+        this.queue.shift();
         this.run(cell, job);
+        continue;
       }
+      if (this.capacity() > 0) break;
+      this.refuseAll(`all ${this.options.name} cells hang; see the log for the calls that do`);
     }
+    while (this.queue.length > this.starting && this.live.size + this.starting < this.capacity()) void this.spawn();
+  }
+
+  private refuseAll(reason: string): void {
+    for (const job of this.queue.splice(0)) job.settle(Effect.fail(new CellDown({ op: job.op, reason })));
   }
 
   private blocker(key: string | undefined): Job | undefined {
@@ -223,7 +232,7 @@ class Cells implements CellPool {
     if (this.stuck.has(cell)) {
       this.back(cell);
       cell.worker.terminate();
-      this.refill();
+      this.pump();
       return;
     }
     if (this.live.has(cell)) this.idle.push(cell);
@@ -235,7 +244,6 @@ class Cells implements CellPool {
     this.live.delete(cell);
     this.stuck.set(cell, job);
     job.options.onAside?.();
-    if (this.stuck.size <= this.options.maxAside) void this.spawn();
     job.settle(Effect.fail(stuckError(job)));
     if (job.options.key !== undefined) this.refuse(job.options.key, job);
     this.pump();
@@ -269,9 +277,8 @@ class Cells implements CellPool {
         ready = true;
         this.starting -= 1;
         cell.worker.terminate();
-        // A replacement that can't start is tried again: without it the pool would shrink for ever.
-        if (!this.stopped) setTimeout(() => this.refill(), RETRY_AFTER).unref();
-        this.pump();
+        // With no cell left to serve them, calls fail now; the next one tries again.
+        if (this.live.size + this.starting === 0) this.refuseAll(`no ${this.options.name} cell can start: ${reason}`);
         resolve(new CellDown({ op: `start of a ${this.options.name} cell`, reason }));
       };
       const timer = setTimeout(() => end("it was not ready in time"), READY_LIMIT);
@@ -295,10 +302,6 @@ class Cells implements CellPool {
     });
   }
 
-  private refill(): void {
-    if (this.live.size + this.starting < this.options.size) void this.spawn();
-  }
-
   private lost(cell: Cell, reason: string): void {
     clearTimeout(cell.timer);
     this.back(cell);
@@ -306,14 +309,17 @@ class Cells implements CellPool {
     const at = this.idle.indexOf(cell);
     if (at >= 0) this.idle.splice(at, 1);
     cell.worker.terminate();
-    if (!this.stopped) void this.spawn();
     cell.job?.settle(Effect.fail(new CellDown({ op: cell.job.op, reason })));
+    if (!this.stopped) this.pump();
   }
 }
 
 /** Of an uncaught error's report, which quotes the source, the line that says what it was. */
 const reasonIn = (report: string): string =>
-  report.split("\n").find((line) => /^\s*(\w*Error|error)\b/.test(line))?.trim() ?? report.trim();
+  report
+    .split("\n")
+    .find((line) => /^\s*(\w*Error|error)\b/.test(line))
+    ?.trim() ?? report.trim();
 
 const describe = ({ op, subject, since }: CellCall): CellCall => ({ op, subject, since });
 

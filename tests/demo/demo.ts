@@ -53,7 +53,7 @@ const startDriver = async (dir: string, ceph: CephCluster, detached: boolean): P
   });
   const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   const probe = client(Identity, endpoint);
-  const until = Date.now() + 30_000;
+  const until = Date.now() + 90_000;
   for (;;) {
     if (child.exitCode !== null || child.pid === undefined)
       throw new Error(`the driver ended: ${readFileSync(log, "utf8")}`);
@@ -62,7 +62,7 @@ const startDriver = async (dir: string, ceph: CephCluster, detached: boolean): P
       () => false,
     );
     if (answered) break;
-    if (Date.now() > until) throw new Error(`the driver does not answer; its log: ${log}`);
+    if (Date.now() > until) throw new Error(`the driver does not answer; its log:\n${readFileSync(log, "utf8")}`);
     await Bun.sleep(50);
   }
   probe.close();
