@@ -1,0 +1,204 @@
+/** Volumes of a real driver on a real Ceph, over gRPC: made, asked for again, grown, looked at, deleted. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Code } from "../../lib/grpc/status.ts";
+import { rig } from "../rig/cluster.ts";
+import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
+import { EMPTY, inventory, makePool, settledInventory, tool } from "./inventory.ts";
+import {
+  CLUSTER,
+  createRequest,
+  deleteRequest,
+  expandRequest,
+  failureOf,
+  filesystem,
+  GIB,
+  MIB,
+  rawBlock,
+  secrets,
+} from "./requests.ts";
+
+const dir = testFolder("ctl");
+const NAMESPACED = "with-namespace";
+let driver: Driver;
+let pool: Awaited<ReturnType<typeof makePool>>;
+let dataPool: Awaited<ReturnType<typeof makePool>>;
+
+beforeAll(async () => {
+  [pool, dataPool] = await Promise.all([makePool("ctl"), makePool("ctl-data")]);
+  await tool("rbd", "namespace", "create", `${pool.name}/tenant`);
+  const { monitors } = rig();
+  writeConfig(dir, [
+    { clusterID: CLUSTER, monitors },
+    { clusterID: NAMESPACED, monitors, rbd: { radosNamespace: "tenant" } },
+  ]);
+  driver = await startDriver({ dir });
+}, 60_000);
+
+afterAll(async () => {
+  expect(await driver?.end()).toBe(0);
+  await pool?.remove();
+  await dataPool?.remove();
+}, 60_000);
+
+const create = async (name: string, parameters: Record<string, string> = {}, bytes = GIB) => {
+  const { volume } = await driver.controller.createVolume(
+    createRequest(name, { pool: pool.name, ...parameters }, bytes),
+  );
+  if (volume === undefined) throw new Error("no volume in the response");
+  return volume;
+};
+
+const imageInfo = async (spec: string) =>
+  JSON.parse(await tool("rbd", "info", spec, "--format=json")) as {
+    id: string;
+    size: number;
+    features: string[];
+    data_pool?: string;
+    object_size: number;
+    stripe_unit?: number;
+    stripe_count?: number;
+  };
+
+test("a volume is made, found again, grown, confirmed and deleted, and nothing of it is left", async () => {
+  const made = await create("pvc-life");
+  expect(made.capacityBytes).toBe(GIB);
+  const image = made.volumeContext["imageName"] ?? "";
+  expect(made.volumeContext).toEqual({
+    clusterID: CLUSTER,
+    pool: pool.name,
+    journalPool: pool.name,
+    imageName: image,
+  });
+  const uuid = image.slice("csi-vol-".length);
+  const poolId = pool.id.toString(16).padStart(16, "0");
+  expect(made.volumeId).toBe(`0001-000c-${CLUSTER}-${poolId}-${uuid}`);
+
+  expect(await create("pvc-life")).toEqual(made);
+  expect((await inventory(pool.name)).images).toEqual([image]);
+
+  const grown = await driver.controller.controllerExpandVolume(expandRequest(made.volumeId, GIB + 1n));
+  expect([grown.capacityBytes, grown.nodeExpansionRequired]).toEqual([2n * GIB, true]);
+  const again = await driver.controller.controllerExpandVolume(expandRequest(made.volumeId, GIB));
+  expect(again.capacityBytes).toBe(2n * GIB);
+  const block = await driver.controller.controllerExpandVolume({
+    ...expandRequest(made.volumeId, 2n * GIB),
+    volumeCapability: rawBlock,
+  });
+  expect(block.nodeExpansionRequired).toBe(false);
+  expect((await imageInfo(`${pool.name}/${image}`)).size).toBe(Number(2n * GIB));
+  expect((await create("pvc-life")).capacityBytes).toBe(2n * GIB);
+
+  const asked = { volumeId: made.volumeId, volumeContext: made.volumeContext, secrets: secrets() };
+  const confirmed = await driver.controller.validateVolumeCapabilities({ ...asked, volumeCapabilities: [filesystem] });
+  expect(confirmed.confirmed?.volumeCapabilities).toHaveLength(1);
+
+  await driver.controller.deleteVolume(deleteRequest(made.volumeId));
+  await driver.controller.deleteVolume(deleteRequest(made.volumeId));
+  const gone = await failureOf(
+    driver.controller.validateVolumeCapabilities({ ...asked, volumeCapabilities: [filesystem] }),
+  );
+  expect(gone.code).toBe(Code.NOT_FOUND);
+  expect((await failureOf(driver.controller.controllerExpandVolume(expandRequest(made.volumeId, GIB)))).code).toBe(
+    Code.NOT_FOUND,
+  );
+  expect(await settledInventory(pool.name)).toEqual(EMPTY);
+}, 60_000);
+
+test("a name that was deleted gets a new volume", async () => {
+  const first = await create("pvc-again");
+  await driver.controller.deleteVolume(deleteRequest(first.volumeId));
+  const second = await create("pvc-again");
+  expect(second.volumeId).not.toBe(first.volumeId);
+  await driver.controller.deleteVolume(deleteRequest(second.volumeId));
+  expect(await settledInventory(pool.name)).toEqual(EMPTY);
+}, 60_000);
+
+test("a repeated request that asks for something else is refused, and the volume stays as it is", async () => {
+  const made = await create("pvc-other", { imageFeatures: "layering" });
+  const refused = (parameters: Record<string, string>, bytes = GIB) =>
+    failureOf(create("pvc-other", parameters, bytes));
+  expect((await refused({ imageFeatures: "layering" }, 3n * GIB)).code).toBe(Code.ALREADY_EXISTS);
+  expect((await refused({ imageFeatures: "layering,exclusive-lock" })).details).toContain("features");
+  expect((await refused({ imageFeatures: "layering", dataPool: dataPool.name })).code).toBe(Code.ALREADY_EXISTS);
+  expect((await refused({ imageFeatures: "layering", objectSize: "1048576" })).code).toBe(Code.ALREADY_EXISTS);
+  expect(await create("pvc-other", { imageFeatures: "layering" })).toEqual(made);
+  await driver.controller.deleteVolume(deleteRequest(made.volumeId));
+}, 60_000);
+
+test("features, object size, striping and data pool are what was asked for", async () => {
+  const made = await create("pvc-layout", {
+    imageFeatures: "layering,exclusive-lock,object-map,fast-diff,deep-flatten",
+    objectSize: "8388608",
+    stripeUnit: "65536",
+    stripeCount: "4",
+    dataPool: dataPool.name,
+  });
+  const info = await imageInfo(`${pool.name}/${made.volumeContext["imageName"]}`);
+  expect(info.features.toSorted()).toEqual(
+    ["data-pool", "deep-flatten", "exclusive-lock", "fast-diff", "layering", "object-map", "striping"].toSorted(),
+  );
+  expect(info).toMatchObject({ data_pool: dataPool.name, object_size: 8388608, stripe_unit: 65536, stripe_count: 4 });
+  expect(made.volumeContext["dataPool"]).toBe(dataPool.name);
+  await driver.controller.deleteVolume(deleteRequest(made.volumeId));
+  const plain = await create("pvc-layering", { imageFeatures: "layering" });
+  expect((await imageInfo(`${pool.name}/${plain.volumeContext["imageName"]}`)).features).toEqual(["layering"]);
+  await driver.controller.deleteVolume(deleteRequest(plain.volumeId));
+  expect(await settledInventory(pool.name)).toEqual(EMPTY);
+}, 60_000);
+
+test("sizes are rounded, bounded by the limit, and refused where none fits", async () => {
+  const small = await create("pvc-small", {}, 3n * MIB + 1n);
+  expect(small.capacityBytes).toBe(4n * MIB);
+  await driver.controller.deleteVolume(deleteRequest(small.volumeId));
+  const request = createRequest("pvc-bounds", { pool: pool.name });
+  const bounded = (requiredBytes: bigint, limitBytes: bigint) =>
+    driver.controller.createVolume({ ...request, capacityRange: { requiredBytes, limitBytes } });
+  expect((await failureOf(bounded(GIB + 1n, GIB + 2n))).code).toBe(Code.OUT_OF_RANGE);
+  const { volume } = await bounded(GIB + 1n, GIB + 10n * MIB);
+  expect(volume?.capacityBytes).toBe(GIB + MIB);
+  await driver.controller.deleteVolume(deleteRequest(volume?.volumeId ?? ""));
+}, 60_000);
+
+test("an entry with a namespace keeps images and journal there", async () => {
+  const made = await create("pvc-tenant", { clusterID: NAMESPACED });
+  const image = made.volumeContext["imageName"] ?? "";
+  expect(made.volumeContext["radosNamespace"]).toBe("tenant");
+  expect((await inventory(pool.name)).images).toEqual([]);
+  const inside = await inventory(pool.name, "default", "tenant");
+  expect(inside.images).toEqual([image]);
+  expect([...inside.names]).toEqual([["csi.volume.pvc-tenant", image.slice("csi-vol-".length)]]);
+  await driver.controller.controllerExpandVolume(expandRequest(made.volumeId, 2n * GIB));
+  await driver.controller.deleteVolume(deleteRequest(made.volumeId));
+  expect(await settledInventory(pool.name, 20_000, "tenant")).toEqual(EMPTY);
+}, 60_000);
+
+test("an image in use is neither deleted nor forgotten", async () => {
+  const made = await create("pvc-used");
+  const image = made.volumeContext["imageName"] ?? "";
+  const watcher = Bun.spawn(["rbd", "watch", `${pool.name}/${image}`], {
+    env: { ...process.env, CEPH_CONF: rig().conf },
+    stdin: "pipe",
+    stdout: "pipe",
+  });
+  await watcher.stdout.getReader().read();
+  const refused = await failureOf(driver.controller.deleteVolume(deleteRequest(made.volumeId)));
+  expect(refused.code).toBe(Code.FAILED_PRECONDITION);
+  expect(refused.details).toContain("client.");
+  expect(await create("pvc-used")).toEqual(made);
+  await watcher.stdin.end();
+  await watcher.exited;
+  await driver.controller.deleteVolume(deleteRequest(made.volumeId));
+  expect(await settledInventory(pool.name)).toEqual(EMPTY);
+}, 60_000);
+
+test("what does not exist is deleted, and a pool that does not exist is named", async () => {
+  const unknown = `0001-000c-${CLUSTER}-${pool.id.toString(16).padStart(16, "0")}-${crypto.randomUUID()}`;
+  await driver.controller.deleteVolume(deleteRequest(unknown));
+  await driver.controller.deleteVolume(deleteRequest("not-one-of-ours"));
+  await driver.controller.deleteVolume(deleteRequest(unknown.replace(/-0{13}/, "-0000000000fff")));
+  const nowhere = await failureOf(create("pvc-nowhere", { pool: "no-such-pool" }));
+  expect(nowhere.code).toBe(Code.NOT_FOUND);
+  expect(nowhere.details).toContain("no-such-pool");
+  expect((await failureOf(create("pvc-nowhere", { dataPool: "no-such-pool" }))).details).toContain("no-such-pool");
+  expect(await settledInventory(pool.name)).toEqual(EMPTY);
+}, 60_000);
