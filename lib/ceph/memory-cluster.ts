@@ -8,37 +8,10 @@
  * 2. `dump` shows everything that outlives a driver and nothing else: watchers, caps and switches are not in it.
  * 3. The manager works its queue in order, never in the middle of a call, and keeps what it cannot do yet.
  */
-import type { ImageStatus, TrashEntry } from "./ceph.ts";
+import type { TrashEntry } from "./ceph.ts";
+import { DEFAULT_FEATURES, dumpImage, type ImageDump, type MemoryImage, sorted } from "./memory-image.ts";
 
-export const FEATURE = {
-  layering: 1n,
-  striping: 2n,
-  exclusiveLock: 4n,
-  objectMap: 8n,
-  fastDiff: 16n,
-  deepFlatten: 32n,
-  journaling: 64n,
-  dataPool: 128n,
-} as const;
-
-/** What Ceph's own default of `rbd_default_features` comes to: layering to deep-flatten. */
-export const DEFAULT_FEATURES = 61n;
-
-export interface MemoryImage {
-  readonly id: string;
-  sizeBytes: bigint;
-  readonly features: bigint;
-  readonly objectSize: bigint;
-  readonly stripeUnit: bigint;
-  readonly stripeCount: bigint;
-  readonly dataPool: string | undefined;
-  readonly meta: Map<string, string>;
-  readonly watchers: Set<string>;
-  hasData: boolean;
-  /** Lost: what a crash in the middle of a creation leaves. */
-  objectMap: "whole" | "lost" | "none";
-  mirror: ImageStatus["mirror"];
-}
+export type { MemoryImage } from "./memory-image.ts";
 
 export interface MemoryTrashed {
   readonly name: string;
@@ -72,19 +45,6 @@ export interface MemoryUser {
   readonly manager: boolean;
   /** The pools that its osd caps name; all when absent. */
   readonly pools?: readonly string[];
-}
-
-export interface ImageDump {
-  readonly id: string;
-  readonly sizeBytes: string;
-  readonly features: string;
-  readonly objectSize: string;
-  readonly stripeUnit: string;
-  readonly stripeCount: string;
-  readonly dataPool: string | null;
-  readonly hasData: boolean;
-  readonly objectMap: string;
-  readonly meta: Readonly<Record<string, string>>;
 }
 
 interface TrashDump {
@@ -121,22 +81,6 @@ export interface MemoryOptions {
   /** The cluster's `rbd_default_features`. */
   readonly defaultFeatures?: bigint;
 }
-
-const sorted = <V, W>(entries: ReadonlyMap<string, V>, show: (value: V) => W): Readonly<Record<string, W>> =>
-  Object.fromEntries([...entries].toSorted(([a], [b]) => (a < b ? -1 : 1)).map(([key, value]) => [key, show(value)]));
-
-const dumpImage = (image: MemoryImage): ImageDump => ({
-  id: image.id,
-  sizeBytes: String(image.sizeBytes),
-  features: String(image.features),
-  objectSize: String(image.objectSize),
-  stripeUnit: String(image.stripeUnit),
-  stripeCount: String(image.stripeCount),
-  dataPool: image.dataPool ?? null,
-  hasData: image.hasData,
-  objectMap: image.objectMap,
-  meta: sorted(image.meta, String),
-});
 
 export class MemoryCluster {
   readonly pools = new Map<string, MemoryPool>();

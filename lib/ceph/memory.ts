@@ -10,7 +10,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
-import { Ceph, imageSubject, type CephService, type ClusterAccess, type ImageSpec, type PoolRef } from "./ceph.ts";
+import { Ceph, imageSubject, type CephService, type ClusterAccess, type PoolRef } from "./ceph.ts";
 import {
   AccessDenied,
   Busy,
@@ -25,16 +25,11 @@ import {
   Raced,
   Unreachable,
 } from "./errors.ts";
-import {
-  FEATURE,
-  MEMORY_KEY,
-  MemoryCluster,
-  type MemoryImage,
-  type MemoryNamespace,
-  type MemoryOptions,
-} from "./memory-cluster.ts";
+import { MEMORY_KEY, MemoryCluster, type MemoryNamespace, type MemoryOptions } from "./memory-cluster.ts";
+import { bareImage, makeImage, type MemoryImage } from "./memory-image.ts";
 
-export { MemoryCluster, MEMORY_KEY, type MemoryOptions } from "./memory-cluster.ts";
+export { type CutShort, MemoryCluster, MEMORY_KEY, type MemoryOptions } from "./memory-cluster.ts";
+export type { MemoryImage } from "./memory-image.ts";
 
 /** Reaches a memory cluster made without options. */
 export const memoryAccess: ClusterAccess = {
@@ -45,9 +40,6 @@ export const memoryAccess: ClusterAccess = {
 
 const EINVAL = 22;
 const EUCLEAN = 117;
-const DEFAULT_OBJECT_SIZE = 4_194_304n;
-const has = (features: bigint, feature: bigint): boolean => (features & feature) !== 0n;
-const powerOfTwo = (n: bigint): boolean => n > 0n && (n & (n - 1n)) === 0n;
 
 /** Carries a typed error out of a synchronous act; anything else that is thrown there is a bug, and a defect. */
 class Refused {
@@ -90,62 +82,6 @@ const enter = (cluster: MemoryCluster, ref: PoolRef, op: string): MemoryNamespac
   }
   return namespace;
 };
-
-const makeImage = (cluster: MemoryCluster, spec: ImageSpec, invalid: () => CephError): MemoryImage => {
-  const objectSize = spec.objectSize ?? DEFAULT_OBJECT_SIZE;
-  const stripeUnit = spec.stripeUnit ?? 0n;
-  const stripeCount = spec.stripeCount ?? 0n;
-  const striped = stripeUnit !== 0n && stripeCount !== 0n && (stripeUnit !== objectSize || stripeCount !== 1n);
-  let features = spec.features ?? cluster.defaultFeatures;
-  if (
-    !powerOfTwo(objectSize) ||
-    objectSize < 4096n ||
-    objectSize > 33_554_432n ||
-    (stripeUnit === 0n) !== (stripeCount === 0n) ||
-    (striped && (objectSize % stripeUnit !== 0n || stripeUnit > objectSize)) ||
-    (has(features, FEATURE.objectMap) && !has(features, FEATURE.exclusiveLock)) ||
-    (has(features, FEATURE.journaling) && !has(features, FEATURE.exclusiveLock))
-  ) {
-    throw refuse(invalid());
-  }
-  // not an error to Ceph: it leaves fast-diff out
-  if (!has(features, FEATURE.objectMap)) features &= ~FEATURE.fastDiff;
-  if (striped) features |= FEATURE.striping;
-  if (spec.dataPool !== undefined) features |= FEATURE.dataPool;
-  return {
-    id: cluster.freshImageId(),
-    sizeBytes: spec.sizeBytes,
-    features,
-    objectSize,
-    stripeUnit: striped ? stripeUnit : objectSize,
-    stripeCount: striped ? stripeCount : 1n,
-    dataPool: spec.dataPool,
-    meta: new Map(),
-    watchers: new Set(),
-    hasData: false,
-    objectMap: has(features, FEATURE.objectMap) ? "whole" : "none",
-    mirror: "disabled",
-  };
-};
-
-/** What Ceph makes of a name without a header when it is moved to the trash: an image of nothing. */
-const bare = (id: string | undefined): MemoryImage | undefined =>
-  id === undefined
-    ? undefined
-    : {
-        id,
-        sizeBytes: 0n,
-        features: 0n,
-        objectSize: DEFAULT_OBJECT_SIZE,
-        stripeUnit: DEFAULT_OBJECT_SIZE,
-        stripeCount: 1n,
-        dataPool: undefined,
-        meta: new Map(),
-        watchers: new Set(),
-        hasData: false,
-        objectMap: "none",
-        mirror: "disabled",
-      };
 
 /** The calls of one driver on a cluster. */
 export const cephMemoryService = (cluster: MemoryCluster): CephService => {
@@ -203,7 +139,8 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         if (spec.dataPool !== undefined && !cluster.pools.has(spec.dataPool)) {
           throw refuse(new PoolNotFound({ op, subject: spec.dataPool }));
         }
-        const made = makeImage(cluster, spec, () => new InvalidCall({ op, subject, errno: EINVAL }));
+        const made = makeImage(cluster.freshImageId(), spec, cluster.defaultFeatures);
+        if (made === undefined) throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
         if (images.has(image) || bareNames.has(image)) throw refuse(new Exists({ op, subject }));
         images.set(image, made);
       }),
@@ -255,7 +192,7 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         const op = "rbd_trash_move";
         const { images, bareNames, trash } = enter(cluster, ref, op);
         const begun = [...trash.values()].find(({ name, moving }) => moving && name === image);
-        const found = images.get(image) ?? begun?.image ?? bare(bareNames.get(image));
+        const found = images.get(image) ?? begun?.image ?? bareImage(bareNames.get(image));
         if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
         images.delete(image);
         bareNames.delete(image);

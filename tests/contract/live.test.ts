@@ -9,7 +9,10 @@ if (hasRig()) {
   contract("CephLive", async () => {
     const facts = rig();
     // no configuration file: what the access says must be enough
-    return liveWorld(facts, CephLive({ cephConf: `${facts.dir}/absent.conf`, connectTimeoutMs: 5_000, monTimeoutMs: 6_000 }));
+    return liveWorld(
+      facts,
+      CephLive({ cephConf: `${facts.dir}/absent.conf`, connectTimeoutMs: 5_000, monTimeoutMs: 6_000 }),
+    );
   });
 } else {
   test.skip("CephLive: no cluster for this run", () => {});

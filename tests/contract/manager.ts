@@ -40,13 +40,13 @@ export const managerContract = (at: () => Session): void => {
       const { run, pool } = at();
       const id = await trashed();
       const answers = await run((ceph) =>
-        Effect.all(
-          [1, 2].map(() =>
+        Effect.forEach(
+          [1, 2],
+          () =>
             ceph.managerTrashRemove(pool, id).pipe(
               Effect.as("taken"),
               Effect.catchTag("ImageNotFound", () => Effect.succeed("gone")),
             ),
-          ),
           { concurrency: "unbounded" },
         ),
       );
