@@ -247,7 +247,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     "an idle connection is closed, and made again when needed",
     async () => {
       const { key } = await tool.userOf(cluster, "idle", ["mon", "profile rbd", "osd", "profile rbd"]);
-      const own = ManagedRuntime.make(CephLive({ cells: 1, idleMs: 300, cephConf: "" }));
+      const own = ManagedRuntime.make(CephLive({ cells: 1, idleMs: 2_000, cephConf: "" }));
       const idle = { ...access, user: "idle", key: Redacted.make(key) };
       const askIdle = () => own.runPromise(Effect.flatMap(Ceph, (ceph) => ceph.poolId(idle, cluster.pool)));
       try {
@@ -255,8 +255,8 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
         const sessions = await tool.sessionsOf(cluster, "idle");
         expect(sessions).toHaveLength(1);
         let left = sessions;
-        for (let i = 0; i < 50 && left.length > 0; i++) {
-          await Bun.sleep(100);
+        for (let i = 0; i < 40 && left.length > 0; i++) {
+          await Bun.sleep(200);
           left = await tool.sessionsOf(cluster, "idle");
         }
         expect(left).toEqual([]);
