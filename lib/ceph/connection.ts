@@ -60,6 +60,8 @@ export interface Connections {
 const SHUTDOWN_LIMIT = 15_000;
 /** librados does not end a login on the dot: its own limit comes first. */
 const CONNECT_MARGIN = 10_000;
+/** From this release on, librados answers EOPNOTSUPP to a type of key that it can't read, and EINVAL before. */
+const FIRST_WITH_NEWER_KEYS = 20;
 const GREETING_LIMIT = 1_000;
 
 /** Names as librados has them; the last word over whatever the configuration file says. */
@@ -69,6 +71,8 @@ const settings = (host: string, key: string, options: ConnectionOptions): readon
   // else a keyring of the node is read first, and complained about
   ["keyring", ""],
   ["client_mount_timeout", seconds(options.connectTimeoutMs)],
+  // a login that got lost is taken up again after this: several times within the limit, not at its end
+  ["mon_client_hunt_interval", `${Math.min(3, options.connectTimeoutMs / 3_000)}`],
   ["rados_osd_op_timeout", seconds(options.osdTimeoutMs)],
   // Not a time limit here: past one, rados_mgr_command leaves its answer's place behind, and the late answer is
   // written into freed memory (seen: SIGSEGV of the process). Calls that ask the monitor or the manager end by the
@@ -195,13 +199,16 @@ const explain = (
       return Effect.succeed(denied(op));
     case EINVAL:
     case EOPNOTSUPP: {
-      // the list itself, or a name in it
+      // a key that it can't read, or a monitor list, or a name in that
       if (kind === "usual" && errno === EINVAL) return silence;
       const what =
         kind === "newer" ? `the key of client.${identity.user} is of a newer type` : "it asks for a newer login";
       return cells.call<string | undefined>("release", undefined, { limit: GREETING_LIMIT, subject: "librados" }).pipe(
         Effect.orElseSucceed(() => undefined),
-        Effect.map((release) => tooOld(subject, release, what)),
+        Effect.flatMap((release): Effect.Effect<CephError> => {
+          const reads = Number.parseInt(release ?? "0") >= FIRST_WITH_NEWER_KEYS;
+          return reads && errno === EINVAL ? silence : Effect.succeed(tooOld(subject, release, what));
+        }),
       );
     }
     case ETIMEDOUT:

@@ -146,5 +146,8 @@ export const tooOld = (subject: string, release: string | undefined, what: strin
   new ClientTooOld({
     op: "rados_connect",
     subject,
-    reason: `${what}, which its librados (Ceph ${release ?? "of unknown release"}) can't read. Install the client packages of the cluster's release, or make the user's key of the older type ("ceph auth rotate" with "--key-type=aes")`,
+    reason:
+      `${what}, which librados of Ceph ${release ?? "(release unknown)"} can't take. ` +
+      `Install the client packages of the cluster's release. Where that can't be, the cluster has to allow the older ` +
+      `type ("auth_allowed_ciphers" in "ceph mon dump") and the user needs such a key ("ceph auth rotate --key_type aes")`,
   });
