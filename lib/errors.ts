@@ -60,6 +60,7 @@ export type DomainError =
 
 const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
   ImageNotFound: Code.NOT_FOUND,
+  SnapshotNotFound: Code.NOT_FOUND,
   ObjectNotFound: Code.NOT_FOUND,
   PoolNotFound: Code.NOT_FOUND,
   VolumeNotFound: Code.NOT_FOUND,

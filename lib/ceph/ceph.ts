@@ -8,6 +8,8 @@
  * 2. Absence is a value (`undefined`) or a typed error, never inferred from another failure.
  * 3. No image shrinks: there is `imageGrow` and no resize.
  * 4. No image is removed but through the trash.
+ * 5. A clone is of format 2: its parent's snapshot needs no protection and may be "removed", which moves it to the
+ *    snapshots' own trash until the last clone is gone or flattened.
  */
 import * as Context from "effect/Context";
 import type * as Effect from "effect/Effect";
@@ -63,6 +65,75 @@ export interface ImageStatus {
   /** Clients that have the image open for use, this call's own handle not counted: `address/client.N`. */
   readonly watchers: readonly string[];
   readonly mirror: "disabled" | "primary" | "non-primary";
+  readonly parent: Parent | undefined;
+  /** Milliseconds since the epoch. */
+  readonly createdAt: number;
+}
+
+/** Where the data that an image does not have itself comes from. */
+export interface Parent {
+  readonly pool: string;
+  readonly namespace: string;
+  readonly image: string;
+  readonly imageId: string;
+  /** The snapshot's name; of one in the snapshots' trash the name that librbd gave it there. */
+  readonly snapshot: string;
+  readonly inTrash: boolean;
+}
+
+export interface Snapshot {
+  readonly id: bigint;
+  readonly name: string;
+  readonly sizeBytes: bigint;
+  /** Milliseconds since the epoch. */
+  readonly createdAt: number;
+  /** `user`: made by name. `group`: a member of a group's. `trash`: removed, but it has clones. */
+  readonly kind: "user" | "group" | "trash" | "other";
+  /** In the trash: the name that it had. */
+  readonly originalName: string | undefined;
+}
+
+export interface SnapshotRef {
+  readonly pool: PoolRef;
+  readonly image: string;
+  /** By name, or by id: a group's snapshot has no name that can be opened. */
+  readonly snapshot: string | bigint;
+}
+
+/** As for a new image, but the size is the snapshot's. Features absent: the parent's. */
+export type CloneSpec = Omit<ImageSpec, "sizeBytes">;
+
+/** What can be told of an image without opening it. */
+export interface ImageBrief {
+  readonly id: string;
+  readonly sizeBytes: bigint;
+  /** The image metadata that was asked for, by key; those that are absent are absent. */
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+export interface Extent {
+  readonly offset: bigint;
+  readonly length: bigint;
+  /** False: the range was written before and is discarded now. */
+  readonly exists: boolean;
+}
+
+export interface ManagerTask {
+  readonly id: string;
+  readonly action: "flatten" | "trash remove" | "other";
+  readonly pool: string;
+  readonly namespace: string;
+  /** Image name of a flatten, image id of a removal. */
+  readonly image: string;
+  /** 0 to 1; `undefined` while it waits. */
+  readonly progress: number | undefined;
+  /** The last failure's text, if it failed and will be tried again. */
+  readonly failure: string | undefined;
+}
+
+export interface PoolSpace {
+  /** Bytes that clients can still write, replication or erasure coding and the pool's quota taken into account. */
+  readonly availableBytes: bigint;
 }
 
 export interface TrashEntry {
@@ -72,7 +143,8 @@ export interface TrashEntry {
   readonly source: "user" | "mirroring" | "migration" | "other";
 }
 
-export interface CephService {
+/** Pools, objects, images and their trash: what a plain volume needs. */
+export interface CoreCalls {
   /** -> pool id. `PoolNotFound` when there is none of that name. */
   readonly poolId: (access: ClusterAccess, pool: string) => Effect.Effect<bigint, CephError>;
   readonly poolName: (access: ClusterAccess, id: bigint) => Effect.Effect<string, CephError>;
@@ -111,7 +183,7 @@ export interface CephService {
     entries: Readonly<Record<string, string | undefined>>,
   ) => Effect.Effect<void, CephError>;
 
-  /** `Busy` while somebody watches the image. */
+  /** Also of an image that is watched: who may not be there, the caller asks before. Finishes a move that was cut off. */
   readonly trashMove: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
@@ -120,6 +192,100 @@ export interface CephService {
   /** Has the manager do `trashRemove` in its own time. Done when the manager has taken it. */
   readonly managerTrashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
 }
+
+/** Snapshots, clones of them, and what they differ in. */
+export interface SnapshotCalls {
+  /** `Exists` when the image has one of that name. Waits for the monitors: up to a second on a default cluster. */
+  readonly snapshotCreate: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
+  /** One that is not there is removed. With clones it goes to the snapshots' trash. */
+  readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
+  /** Of every kind, in the order of their making. */
+  readonly snapshots: (pool: PoolRef, image: string) => Effect.Effect<readonly Snapshot[], CephError>;
+  /** `Exists` when the name is taken; `SnapshotNotFound` when the source is not there. */
+  readonly imageClone: (
+    source: SnapshotRef,
+    pool: PoolRef,
+    image: string,
+    spec: CloneSpec,
+  ) => Effect.Effect<void, CephError>;
+  /** How many parents are behind the image, without opening any. `ImageNotFound` when it is not there. */
+  readonly cloneDepth: (pool: PoolRef, image: string) => Effect.Effect<number, CephError>;
+  readonly imageMetaList: (pool: PoolRef, image: string) => Effect.Effect<ReadonlyMap<string, string>, CephError>;
+  /** Copies what the image has from its parents into it. Long; for the background only. No parent: nothing to do. */
+  readonly imageFlatten: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
+  /** Has the manager do `imageFlatten`. Done when the manager has taken it, or when there is no parent. */
+  readonly managerFlatten: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
+  readonly managerTasks: (access: ClusterAccess) => Effect.Effect<readonly ManagerTask[], CephError>;
+  /**
+   * What differs between two snapshots of an image, or what `to` has (`from` absent), from `offset` on, at most `limit`
+   * extents in the order of their offsets, neighbours joined. Opens the image read-only.
+   */
+  readonly diff: (
+    source: SnapshotRef,
+    from: string | bigint | undefined,
+    offset: bigint,
+    limit: number,
+  ) => Effect.Effect<{ readonly extents: readonly Extent[]; readonly sizeBytes: bigint }, CephError>;
+}
+
+export interface ListingCalls {
+  readonly pools: (
+    access: ClusterAccess,
+  ) => Effect.Effect<readonly { readonly id: bigint; readonly name: string }[], CephError>;
+  readonly poolSpace: (access: ClusterAccess, pool: string) => Effect.Effect<PoolSpace, CephError>;
+  /** Keys that begin with `prefix` and come after `after` in byte order, at most `limit`. `undefined`: no such object. */
+  readonly omapList: (
+    pool: PoolRef,
+    object: string,
+    page: { readonly prefix: string; readonly after: string; readonly limit: number },
+  ) => Effect.Effect<ReadonlyMap<string, string> | undefined, CephError>;
+  /** `omapGet` for many objects in one call, all under way at once; in the order asked for. */
+  readonly omapGetMany: (
+    pool: PoolRef,
+    wanted: readonly { readonly object: string; readonly keys: readonly string[] }[],
+  ) => Effect.Effect<readonly (ReadonlyMap<string, string> | undefined)[], CephError>;
+  /** Briefs of images by name in one call, all under way at once; `undefined` for one that does not exist. */
+  readonly imageBriefs: (
+    pool: PoolRef,
+    images: readonly string[],
+    metadata: readonly string[],
+  ) => Effect.Effect<readonly (ImageBrief | undefined)[], CephError>;
+}
+
+/** RBD groups: images whose snapshots are taken at one point in time. */
+export interface GroupCalls {
+  /** `Exists` when there is one. */
+  readonly groupCreate: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
+  /** One that is not there is removed. */
+  readonly groupRemove: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
+  /** -> `undefined`: no such group. */
+  readonly groupImages: (
+    pool: PoolRef,
+    group: string,
+  ) => Effect.Effect<
+    readonly { readonly pool: string; readonly namespace: string; readonly image: string }[] | undefined,
+    CephError
+  >;
+  /** An image that is in the group already is added; `Busy` when it is in another. */
+  readonly groupAdd: (
+    pool: PoolRef,
+    group: string,
+    image: { readonly pool: PoolRef; readonly image: string },
+  ) => Effect.Effect<void, CephError>;
+  readonly groupDrop: (
+    pool: PoolRef,
+    group: string,
+    image: { readonly pool: PoolRef; readonly image: string },
+  ) => Effect.Effect<void, CephError>;
+  /** `Exists` when there is one of that name. */
+  readonly groupSnapshotCreate: (pool: PoolRef, group: string, snapshot: string) => Effect.Effect<void, CephError>;
+  /** One that is not there is removed. */
+  readonly groupSnapshotRemove: (pool: PoolRef, group: string, snapshot: string) => Effect.Effect<void, CephError>;
+  /** Names of complete ones; `undefined`: no such group. */
+  readonly groupSnapshots: (pool: PoolRef, group: string) => Effect.Effect<readonly string[] | undefined, CephError>;
+}
+
+export interface CephService extends CoreCalls, SnapshotCalls, ListingCalls, GroupCalls {}
 
 export class Ceph extends Context.Service<Ceph, CephService>()("csi-rbd/Ceph") {}
 

@@ -20,6 +20,11 @@ export class ImageNotFound extends Data.TaggedError("ImageNotFound")<About> {
     return `image ${this.subject} does not exist`;
   }
 }
+export class SnapshotNotFound extends Data.TaggedError("SnapshotNotFound")<About> {
+  override get message() {
+    return `snapshot ${this.subject} does not exist`;
+  }
+}
 export class ObjectNotFound extends Data.TaggedError("ObjectNotFound")<About> {
   override get message() {
     return `object ${this.subject} does not exist`;
@@ -106,6 +111,7 @@ export class CephFailed extends Data.TaggedError("CephFailed")<
 
 export type CephError =
   | ImageNotFound
+  | SnapshotNotFound
   | ObjectNotFound
   | PoolNotFound
   | Exists
