@@ -42,7 +42,8 @@ export const waitUntilFree = (
     for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 1.4, LONGEST_PAUSE)) {
       const image = yield* ceph.imageStatus(volume.pool, volume.imageName);
       const others = otherWatchers(volume, image, own(image));
-      if (others.length === 0) return image;
+      // a mirror's replica stays in use by its daemon: no reason to wait, and checkMappable refuses it
+      if (others.length === 0 || image.mirror === "non-primary") return image;
       const left = (operation?.deadline ?? 0) - (yield* Clock.currentTimeMillis);
       if (left <= pause) return yield* inUse(volume, others);
       yield* Effect.sleep(pause);

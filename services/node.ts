@@ -171,8 +171,12 @@ const attach = (wanted: Wanted, place: string, volume: VolumeImage, status: Imag
       const host = yield* Host;
       yield* undoable(
         "record",
-        Effect.tap(staging.writeStash(path, image, context.unmapOptions), () => Effect.sync(() => (recorded = true))),
-        () => Effect.tap(host.removeText(staging.stashPath(path)), () => Effect.sync(() => (recorded = false))),
+        // from here on: a write that fails may have written all the same
+        Effect.suspend(() => ((recorded = true), staging.writeStash(path, image, context.unmapOptions))),
+        () =>
+          Effect.tap(Effect.andThen(host.removePath(place), host.removeText(staging.stashPath(path))), () =>
+            Effect.sync(() => (recorded = false)),
+          ),
       );
       const { monitors, user, key } = pool.access;
       const netNamespace = cluster.netNamespaceFilePath || undefined;
@@ -191,7 +195,7 @@ const attach = (wanted: Wanted, place: string, volume: VolumeImage, status: Imag
       );
       yield* stage("prove ours", proveOurs(wanted.shared, volume, status, device));
       if (access.kind === "block") {
-        yield* undoable("make target", host.makeFile(place), () => host.removePath(place));
+        yield* stage("make target", host.makeFile(place));
         const options = bindOptions([], readOnly);
         yield* undoable("bind", host.mount({ source: device.path, target: place, options }), () =>
           staging.unmountAll(place),
@@ -199,7 +203,7 @@ const attach = (wanted: Wanted, place: string, volume: VolumeImage, status: Imag
         return;
       }
       const type = yield* prepareFilesystem(wanted, volume, device, access.type);
-      yield* undoable("make target", host.makeDirectory(place), () => host.removePath(place));
+      yield* stage("make target", host.makeDirectory(place));
       const options = mountOptions(type, access.mountFlags, readOnly);
       yield* undoable("mount", host.mount({ source: device.path, target: place, type, options }), () =>
         staging.unmountAll(place),

@@ -53,7 +53,12 @@ const scenes: readonly Scene[] = [
     act: staged,
     end: unstage,
   },
-  { name: "stage of a raw volume", before: async () => {}, act: (driver) => driver.stage(staging(BLOCK)), end: unstage },
+  {
+    name: "stage of a raw volume",
+    before: async () => {},
+    act: (driver) => driver.stage(staging(BLOCK)),
+    end: unstage,
+  },
   { name: "publish", before: writtenTo, act: (driver) => driver.publish(publishing()), end: wholeEnd },
   {
     name: "publish read-only",
@@ -99,7 +104,8 @@ const state = (host: MemoryNode) => {
   const disk = diskOf(host.cluster.image("rbd", IMAGE));
   return {
     ...host.dump(),
-    disk: disk.kind === "filesystem" ? { ...disk, sizeBytes: String(disk.sizeBytes), files: [...disk.files] } : disk.kind,
+    disk:
+      disk.kind === "filesystem" ? { ...disk, sizeBytes: String(disk.sizeBytes), files: [...disk.files] } : disk.kind,
   };
 };
 
@@ -143,7 +149,11 @@ describe("a driver that dies at any call of", () => {
           }
           expect({ k, at: crashed.crashedAt, ...crashed.after }).toEqual({ k, at: crashed.crashedAt, ...clean.after });
           expect({ k, formats: crashed.formats }).toEqual({ k, formats: clean.formats });
-          expect({ k, at: crashed.crashedAt, end: crashed.end }).toEqual({ k, at: crashed.crashedAt, end: clean.empty });
+          expect({ k, at: crashed.crashedAt, end: crashed.end }).toEqual({
+            k,
+            at: crashed.crashedAt,
+            end: clean.empty,
+          });
         }
         throw new Error(`more than ${MOST_CALLS} calls`);
       }, 20_000);

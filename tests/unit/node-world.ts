@@ -81,7 +81,9 @@ export const statistics = (more: Fields<typeof NodeGetVolumeStatsRequestSchema> 
 export const seedVolume = async (cluster: MemoryCluster, uuid = UUID): Promise<void> => {
   const image = `csi-vol-${uuid}`;
   const id = await seedImage(cluster, image);
-  seed(cluster, { [`csi.volume.${uuid}`]: { "csi.volname": `pvc-${uuid}`, "csi.imagename": image, "csi.imageid": id } });
+  seed(cluster, {
+    [`csi.volume.${uuid}`]: { "csi.volname": `pvc-${uuid}`, "csi.imagename": image, "csi.imageid": id },
+  });
 };
 
 /** A cluster with the volume, and a node that has never seen it. */
