@@ -66,6 +66,8 @@ export interface ImageStatus {
   readonly watchers: readonly string[];
   readonly mirror: "disabled" | "primary" | "non-primary";
   readonly parent: Parent | undefined;
+  /** Of every kind, those in the snapshots' trash included. */
+  readonly snapshotCount: number;
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
 }
@@ -173,8 +175,8 @@ export interface CoreCalls {
    * and no data. -> whether an image of that name is there now.
    */
   readonly imageMend: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
-  /** Whether any extent of the image, or of a parent of it, is allocated. */
-  readonly imageHasData: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
+  /** Whether any extent is allocated: of the image itself (`own`), or of it or any parent of it (`any`). */
+  readonly imageHasData: (pool: PoolRef, image: string, whose: "own" | "any") => Effect.Effect<boolean, CephError>;
   readonly imageMetaGet: (pool: PoolRef, image: string, key: string) => Effect.Effect<string | undefined, CephError>;
   /** All keys in one opening of the image; `undefined` removes, and what is not there stays so. */
   readonly imageMetaSet: (
