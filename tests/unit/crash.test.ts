@@ -23,6 +23,8 @@ import {
 } from "./crash-world.ts";
 import { driverOn, eventually, poolDump, shape } from "./world.ts";
 
+const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
+
 /** Runs the scenario's call on a driver that is to die; -> whether it died. */
 const dies = async (
   cluster: MemoryCluster,
@@ -31,10 +33,9 @@ const dies = async (
   crashed: () => boolean,
 ): Promise<boolean> => {
   await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
-  const purge = await driver.purge();
   try {
     await call(driver);
-    await eventually(() => crashed() || purge.pending() === 0, "the driver's own removals");
+    await eventually(() => crashed() || trashIsEmpty(cluster), "the driver's own removals");
   } catch (error) {
     const expected = ceph !== undefined && error instanceof RpcError;
     if (!crashed() && !expected) throw error;
@@ -48,7 +49,7 @@ const retried = async (cluster: MemoryCluster, { call, afterwards, mayOrphan }: 
   await call(driver);
   await afterwards?.(driver);
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
-  await eventually(() => Object.keys(poolDump(cluster).trash).length === 0, "an empty trash");
+  await eventually(() => trashIsEmpty(cluster), "an empty trash");
   return shape(cluster);
 };
 

@@ -37,7 +37,7 @@ import { Locks } from "../../lib/locks.ts";
 import { Operations } from "../../lib/pipeline.ts";
 import { Purge } from "../../lib/purge.ts";
 import { parseVolumeId } from "../../lib/volume-id.ts";
-import { controller, type ControllerOptions, controllerState } from "../../services/controller.ts";
+import { controller, type ControllerOptions, controllerLayer } from "../../services/controller.ts";
 
 export const MIB = 1n << 20n;
 export const GIB = 1n << 30n;
@@ -156,13 +156,14 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverSettings = {}) 
   const log: string[] = [];
   const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
   const runtime = ManagedRuntime.make(
-    controllerState.pipe(
+    controllerLayer.pipe(
       Layer.provideMerge(
         Layer.mergeAll(
           Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(cluster)),
           Clusters.layerOf(settings.clusters ?? [EAST]),
           ClusterMapping.layerOf(settings.mapping ?? NO_MAPPING),
           Operations.layer,
+          Locks.layer,
           Logger.layer([recorder]),
         ),
       ),
