@@ -47,6 +47,8 @@ const DEFAULTS: Required<CephLiveOptions> = {
 /** How many operations in a row may each use up the OSD time-out before a call is taken to hang. */
 const OPERATIONS_LATE = 3;
 const MARGIN = 10_000;
+/** An object map is made anew from the objects, one by one. */
+const REBUILD_LIMIT = 10 * 60_000;
 
 type Arg<K extends keyof CephCalls> = Parameters<CephCalls[K]>[0];
 type Answer<K extends keyof CephCalls> = ReturnType<CephCalls[K]>;
@@ -157,7 +159,8 @@ export const makeCephLive = (given: CephLiveOptions) =>
       imageStatus: (ref, image) => inPool(ref, "imageStatus", image, (where) => ({ ...where, image })),
       imageGrow: (ref, image, sizeBytes) =>
         change(ref, "imageGrow", image, (where) => ({ ...where, image, sizeBytes })),
-      imageMend: (ref, image) => change(ref, "imageMend", image, (where) => ({ ...where, image })),
+      imageMend: (ref, image) =>
+        change(ref, "imageMend", image, (where) => ({ ...where, image }), { limit: REBUILD_LIMIT }),
       imageHasData: (ref, image) => inPool(ref, "imageHasData", image, (where) => ({ ...where, image })),
       imageMetaGet: (ref, image, key) => inPool(ref, "imageMetaGet", image, (where) => ({ ...where, image, key })),
       imageMetaSet: (ref, image, entries) =>
@@ -165,7 +168,7 @@ export const makeCephLive = (given: CephLiveOptions) =>
 
       trashMove: (ref, image) => change(ref, "trashMove", image, (where) => ({ ...where, image })),
       trashGet: (ref, id) => inPool(ref, "trashGet", id, (where) => ({ ...where, id })),
-      trashList: (ref) => inPool(ref, "trashList", "", (where) => where),
+      trashList: (ref) => inPool(ref, "trashList", "", (where) => where, { subject: `the trash of ${wholePool(ref)}` }),
       trashRemove: (ref, id) =>
         change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: options.trashRemoveLimitMs }),
       managerTrashRemove: (ref, id) =>
@@ -176,8 +179,10 @@ export const makeCephLive = (given: CephLiveOptions) =>
           ),
         ),
     };
-    return { service, state: cells.state };
+    return { service, state: () => cells.state() };
   });
+
+const wholePool = ({ pool, namespace }: PoolRef): string => (namespace === "" ? pool : `${pool}/${namespace}`);
 
 const changeOf = ({ object, compare, set, remove }: OmapWrite): Arg<"omapWrite">["change"] => ({
   object,
