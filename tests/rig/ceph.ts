@@ -10,19 +10,11 @@
  *
  * By hand: bun tests/rig/ceph.ts up DIR [--release=16|18|20] [--store=memstore|bluestore] | down DIR
  */
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  closeSync,
-  readFileSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, existsSync, mkdirSync, openSync, closeSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { resolve } from "node:path";
 import type { Rig } from "./cluster.ts";
+import { layOutManager } from "./manager.ts";
 import { argvAt, envAt, must, run, type Finished, type Place } from "./place.ts";
 import { parseRelease, rootFor } from "./roots.ts";
 
@@ -195,14 +187,7 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
   const bringUp = async (): Promise<{ adminKey: string; release: number }> => {
     const version = await exec("ceph-mon", "--version");
     const release = Number(/ceph version (\d+)/.exec(version)?.[1]);
-    // of some thirty Python modules only the task queue's is needed: the manager is up in half the time
-    mkdirSync(`${dir}/mgr/modules`);
-    for (const name of ["rbd_support", "mgr_module.py", "mgr_util.py", "object_format.py"]) {
-      symlinkSync(`/usr/share/ceph/mgr/${name}`, `${dir}/mgr/modules/${name}`);
-    }
-    // Debian 13's bcrypt cannot be loaded by the manager's subinterpreters, and takes each module down with it;
-    // the task queue hashes no password
-    if (release === 18) writeFileSync(`${dir}/mgr/modules/bcrypt.py`, "hashpw = gensalt = checkpw = None\n");
+    layOutManager(`${dir}/mgr/modules`, release, options.root);
     const key = async () => (await exec("ceph-authtool", "--gen-print-key")).trim();
     const [monKey, adminKey, mgrKey, osdKey] = await Promise.all([key(), key(), key(), key()]);
     const secrets = { mode: 0o600 };
@@ -227,7 +212,7 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
     const mkfs = exec("ceph-osd", "-c", conf, "-i", "0", "--mkfs", "--osd-uuid", uuid);
     for (let i = 0; i < 400 && (await portIsFree(v1)); i++) await Bun.sleep(25);
     start("mgr.x");
-    // the manager's modules left out above are missed by nobody but the health check
+    // the modules that the manager lacks are missed by nobody but the health check
     const mute = exec("ceph", "health", "mute", "MGR_MODULE_ERROR", "--sticky");
     await Promise.all([mkfs, mute, exec("ceph", "osd", "new", uuid)]);
     start("osd.0");
