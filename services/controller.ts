@@ -13,11 +13,12 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../lib/ceph/ceph.ts";
+import { Raced } from "../lib/ceph/errors.ts";
 import { Clusters } from "../lib/config/clusters.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseParameters, volumeContext } from "../lib/config/parameters.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite, Precondition, VolumeNotFound } from "../lib/errors.ts";
+import { Conflict, InvalidRequest, isDefinite, VolumeNotFound } from "../lib/errors.ts";
 import {
   type CapacityRange,
   Controller,
@@ -202,9 +203,7 @@ const createVolume = (options: ControllerOptions) => (request: CreateVolumeReque
       if (imageId === undefined) {
         imageId = image?.id ?? (yield* stage("commit", ceph.imageId(imagePool, imageName)));
         if (imageId === undefined) {
-          return yield* new Precondition({
-            message: `image ${imageSubject(imagePool, imageName)} vanished while it was made; retry`,
-          });
+          return yield* new Raced({ op: "rbd_open", subject: imageSubject(imagePool, imageName) });
         }
         yield* stage("commit", journal.storeImageId(pool, uuid, imageId));
       }
@@ -232,10 +231,13 @@ const createVolume = (options: ControllerOptions) => (request: CreateVolumeReque
         },
       };
     });
-    return yield* stage(
-      "lock",
-      locks.withLock(`name ${parameters.clusterId}/${requestName}`, "exclusive", compensated(isDefinite, body)),
+    const owned = compensated(isDefinite, body).pipe(
+      // Another driver removes what this one has just found; NOT_FOUND would be about the source of a copy.
+      Effect.catchTag(["ImageNotFound", "ObjectNotFound"], ({ op, subject }) =>
+        Effect.fail(new Raced({ op, subject })),
+      ),
     );
+    return yield* stage("lock", locks.withLock(`name ${parameters.clusterId}/${requestName}`, "exclusive", owned));
   });
 
 // ---------------------------------------------------------------------------------------------- DeleteVolume
