@@ -7,6 +7,7 @@ import { serveCell } from "../cells/cell.ts";
 import { mend } from "./mend.ts";
 import * as rados from "./rados.ts";
 import * as rbd from "./rbd.ts";
+import { status } from "./status.ts";
 import * as trash from "./trash.ts";
 
 export interface ImageArg extends rados.PoolArg {
@@ -33,11 +34,12 @@ const calls = {
   imageCreate: (arg: ImageArg & { readonly spec: rbd.CreateArg }) =>
     rados.withPool(arg, (io) => rbd.create(arg, io, arg.image, arg.spec)),
   imageId: (arg: ImageArg) => rados.withPool(arg, (io) => rbd.id(io, arg.image)),
-  imageStatus: (arg: ImageArg) => rados.withPool(arg, (io) => rbd.status(arg, io, arg.image)),
+  imageStatus: (arg: ImageArg) => rados.withPool(arg, (io) => status(arg, io, arg.image)),
   imageGrow: (arg: ImageArg & { readonly sizeBytes: bigint }) =>
     rados.withPool(arg, (io) => rbd.grow(io, arg.image, arg.sizeBytes)),
   imageMend: (arg: ImageArg) => rados.withPool(arg, (io) => mend(io, arg.image)),
-  imageHasData: (arg: ImageArg) => rados.withPool(arg, (io) => rbd.hasData(io, arg.image)),
+  imageHasData: (arg: ImageArg & { readonly whose: "own" | "any" }) =>
+    rados.withPool(arg, (io) => rbd.hasData(io, arg.image, arg.whose)),
   imageMetaGet: (arg: ImageArg & { readonly key: string }) =>
     rados.withPool(arg, (io) => rbd.metaGet(io, arg.image, arg.key)),
   imageMetaSet: (arg: ImageArg & { readonly entries: readonly (readonly [string, string | undefined])[] }) =>

@@ -1,15 +1,15 @@
 /**
  * The calls of librbd on images that have a name. Loaded in cells only.
  *
- * Not here: images in the trash (./trash.ts), what an errno means (./failure.ts).
+ * Not here: what an image is like (./status.ts), images in the trash (./trash.ts), what an errno means (./failure.ts).
  *
  * 1. An image that was opened is closed, whatever comes between.
  * 2. Sizes only grow: `rbd_resize2` is told to refuse a shrink, and is not called for one.
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../cells/cell.ts";
-import { check, cStringAt, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
-import { execute, instanceId, poolId, poolName, type PoolArg, withPool } from "./rados.ts";
+import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import { execute, poolId, type PoolArg, withPool } from "./rados.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_image_options_create: { args: [T.ptr], returns: T.void },
@@ -21,20 +21,11 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_open: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_open_read_only: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_close: { args: [T.u64], returns: T.i32 },
-  rbd_stat: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
-  rbd_get_id: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
   rbd_get_size: { args: [T.u64, T.ptr], returns: T.i32 },
   rbd_get_features: { args: [T.u64, T.ptr], returns: T.i32 },
-  rbd_get_stripe_unit: { args: [T.u64, T.ptr], returns: T.i32 },
-  rbd_get_stripe_count: { args: [T.u64, T.ptr], returns: T.i32 },
-  rbd_get_data_pool_id: { args: [T.u64], returns: T.i64 },
   rbd_resize2: { args: [T.u64, T.u64, T.u8, T.ptr, T.ptr], returns: T.i32 },
   rbd_update_features: { args: [T.u64, T.u64, T.u8], returns: T.i32 },
   rbd_rebuild_object_map: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
-  rbd_watchers_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
-  rbd_watchers_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
-  rbd_mirror_image_get_info: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
-  rbd_mirror_image_get_info_cleanup: { args: [T.ptr], returns: T.void },
   rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },
   rbd_metadata_get: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_metadata_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
@@ -127,43 +118,17 @@ export const withImage = <A>(io: bigint, image: string, mode: "read" | "write", 
   }
 };
 
-export interface StatusAnswer {
-  readonly id: string;
-  readonly sizeBytes: bigint;
-  readonly features: bigint;
-  readonly objectSize: bigint;
-  readonly stripeUnit: bigint;
-  readonly stripeCount: bigint;
-  readonly dataPool: string | undefined;
-  readonly watchers: readonly string[];
-  readonly mirror: "disabled" | "primary" | "non-primary";
-}
+export const features = (handle: bigint): bigint => {
+  const place = slot();
+  check("rbd_get_features", rbd.rbd_get_features(handle, place));
+  return valueOf(place);
+};
 
-// rbd_image_info_t: size at 0, object size at 8, then what other calls tell better; 160 bytes in all.
-const INFO_BYTES = 160;
-
-export const status = (where: PoolArg, io: bigint, image: string): StatusAnswer =>
-  withImage(io, image, "read", (handle) => {
-    const info = new BigUint64Array(new ArrayBuffer(INFO_BYTES));
-    check("rbd_stat", rbd.rbd_stat(handle, info, BigInt(INFO_BYTES)));
-    const name = zeroed(256);
-    check("rbd_get_id", rbd.rbd_get_id(handle, name, BigInt(name.length)));
-    // without a data pool of its own the image answers with the pool that it is in
-    const dataPool = poolName(where.cluster, rbd.rbd_get_data_pool_id(handle));
-    return {
-      id: textIn(name),
-      sizeBytes: info[0] ?? 0n,
-      objectSize: info[1] ?? 0n,
-      features: features(handle),
-      stripeUnit: number(handle, "rbd_get_stripe_unit"),
-      stripeCount: number(handle, "rbd_get_stripe_count"),
-      dataPool: dataPool === where.pool ? undefined : dataPool,
-      watchers: watchers(handle, instanceId(where.cluster)),
-      mirror: mirror(handle),
-    };
-  });
-
-export const features = (handle: bigint): bigint => number(handle, "rbd_get_features");
+const sizeOf = (handle: bigint): bigint => {
+  const place = slot();
+  check("rbd_get_size", rbd.rbd_get_size(handle, place));
+  return valueOf(place);
+};
 
 /**
  * Makes anew what says which objects the image has, from the objects. Long: as long as the image is big.
@@ -176,62 +141,14 @@ export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
   check("rbd_rebuild_object_map", rbd.rbd_rebuild_object_map(handle, noProgress, null));
 };
 
-const number = (
-  handle: bigint,
-  op: "rbd_get_features" | "rbd_get_stripe_unit" | "rbd_get_stripe_count" | "rbd_get_size",
-): bigint => {
-  const place = slot();
-  check(op, rbd[op](handle, place));
-  return valueOf(place);
-};
-
-// rbd_image_watcher_t: address of the text, client's number, cookie.
-const WATCHER_WORDS = 3;
-
-/** Watchers of this process's own connection are its own short calls in other cells: they use nothing. */
-const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
-  for (let room = 16; ; ) {
-    const list = new BigUint64Array(new ArrayBuffer(room * WATCHER_WORDS * 8));
-    const count = slot(BigInt(room));
-    const result = rbd.rbd_watchers_list(handle, list, count);
-    if (result === -ERANGE) {
-      room = Number(valueOf(count));
-      continue;
-    }
-    check("rbd_watchers_list", result);
-    const found = Array.from({ length: Number(valueOf(count)) }, (_, i) => ({
-      address: cStringAt(list[i * WATCHER_WORDS] ?? 0n),
-      client: list[i * WATCHER_WORDS + 1] ?? 0n,
-    }));
-    rbd.rbd_watchers_list_cleanup(list, valueOf(count));
-    return found
-      .filter(({ client }) => client !== ourselves)
-      .map(({ address, client }) => `${address}/client.${client}`);
-  }
-};
-
-// rbd_mirror_image_info_t: address of the global id, state (32 bits), whether primary (one byte).
-const MIRROR_BYTES = 16;
-const MIRROR_ENABLED = 1;
-
-const mirror = (handle: bigint): StatusAnswer["mirror"] => {
-  const info = zeroed(MIRROR_BYTES);
-  check("rbd_mirror_image_get_info", rbd.rbd_mirror_image_get_info(handle, info, BigInt(MIRROR_BYTES)));
-  const state = info[8];
-  const primary = info[12] === 1;
-  rbd.rbd_mirror_image_get_info_cleanup(info);
-  if (state !== MIRROR_ENABLED) return "disabled";
-  return primary ? "primary" : "non-primary";
-};
-
 /** -> the size that the image has in the end. */
 export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint =>
   withImage(io, image, "write", (handle) => {
-    const size = number(handle, "rbd_get_size");
+    const size = sizeOf(handle);
     if (size >= sizeBytes) return size;
     const result = rbd.rbd_resize2(handle, sizeBytes, 0, noProgress, null);
     // refused as a shrink, for somebody else has made the image bigger meanwhile
-    if (result === -EINVAL && number(handle, "rbd_get_size") >= sizeBytes) return number(handle, "rbd_get_size");
+    if (result === -EINVAL && sizeOf(handle) >= sizeBytes) return sizeOf(handle);
     check("rbd_resize", result);
     return sizeBytes;
   });
@@ -249,13 +166,13 @@ const extent = new JSCallback(
 );
 
 /** Ends at the first extent: an image in use answers as quickly as an empty one with an object map. */
-export const hasData = (io: bigint, image: string): boolean =>
+export const hasData = (io: bigint, image: string, whose: "own" | "any"): boolean =>
   withImage(io, image, "read", (handle) => {
     extentFound = false;
-    const size = number(handle, "rbd_get_size");
+    const size = sizeOf(handle);
     const callback = extent.ptr;
     if (callback === null) throw new Errno("rbd_diff_iterate", 0, "no callback for rbd_diff_iterate");
-    const result = rbd.rbd_diff_iterate2(handle, null, 0n, size, 1, 1, callback, null);
+    const result = rbd.rbd_diff_iterate2(handle, null, 0n, size, whose === "any" ? 1 : 0, 1, callback, null);
     if (extentFound) return true;
     check("rbd_diff_iterate", result);
     return false;
