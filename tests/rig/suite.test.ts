@@ -22,10 +22,10 @@ const runOf = async (name: string, body: string, limitMs = 20_000) => {
 test("counts what passed, failed and was skipped, by name", async () => {
   const outcome = await runOf(
     "mixed",
-    `test("a < b", () => {}); test("no", () => { throw new Error("no"); }); test.skip("later", () => {});`,
+    `test("a < b", () => {}); test("no", () => { throw new Error("no"); }); test.skip("later & 'more'", () => {});`,
   );
   expect(outcome).toMatchObject({ passed: 1, failed: 1 });
-  expect(outcome.skipped).toEqual([expect.stringContaining("later")]);
+  expect(outcome.skipped).toEqual([expect.stringContaining("later & 'more'")]);
 }, 20_000);
 
 test("a process that dies is a failure", async () => {
