@@ -39,6 +39,8 @@ export class LockHeld extends Data.TaggedError("LockHeld")<{ readonly message: s
 export class StillRunning extends Data.TaggedError("StillRunning")<{ readonly message: string }> {}
 /** The state of the volume forbids the request until somebody changes it. */
 export class Precondition extends Data.TaggedError("Precondition")<{ readonly message: string }> {}
+/** A limit that time or a deletion will free. */
+export class TooMany extends Data.TaggedError("TooMany")<{ readonly message: string }> {}
 /** The journal holds something that no driver writes; a person has to look. */
 export class JournalCorrupt extends Data.TaggedError("JournalCorrupt")<{ readonly message: string }> {}
 
@@ -56,6 +58,7 @@ export type DomainError =
   | LockHeld
   | StillRunning
   | Precondition
+  | TooMany
   | JournalCorrupt;
 
 const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
@@ -80,6 +83,7 @@ const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
   Precondition: Code.FAILED_PRECONDITION,
   ClientTooOld: Code.FAILED_PRECONDITION,
   NoSpace: Code.RESOURCE_EXHAUSTED,
+  TooMany: Code.RESOURCE_EXHAUSTED,
   Raced: Code.ABORTED,
   LockHeld: Code.ABORTED,
   StillRunning: Code.ABORTED,

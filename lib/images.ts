@@ -1,26 +1,40 @@
 /**
- * What volumes ask of RBD images beyond single calls: making one for parameters, telling whether one fits a request,
- * getting rid of one.
+ * What volumes and snapshots ask of RBD images beyond single calls: making one for parameters, telling whether one fits
+ * a request, making a clone in steps that survive a crash, getting rid of one.
  *
- * Not here: the journal, and when a volume may go (services/controller.ts).
+ * Not here: the journal, and when an image may go (lib/volume, lib/snapshot).
  *
  * 1. Getting rid of an image is always: prove that nobody uses it, move it to the trash, have it purged.
  * 2. An image is compared with what a request asks for, never with what a request leaves open.
+ * 3. A clone that a crash may have cut off is never trusted: librbd attaches it to its parent in two writes, and one
+ *    that has only the first would lose its data with the parent's snapshot. It is made again, which loses nothing as
+ *    long as it has no data of its own; one that has is left for a person.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageSpec, type ImageStatus, imageSubject, type PoolRef } from "./ceph/ceph.ts";
+import { Ceph, type CloneSpec, type ImageSpec, type ImageStatus, imageSubject, type PoolRef } from "./ceph/ceph.ts";
 import { Busy, type CephError } from "./ceph/errors.ts";
 import { FEATURE_BITS } from "./config/image-features.ts";
 import type { VolumeParameters } from "./config/parameters.ts";
 import { Precondition } from "./errors.ts";
 import { Purge } from "./purge.ts";
 
-export const imageSpec = (parameters: VolumeParameters, sizeBytes: bigint): ImageSpec => ({
-  sizeBytes,
+/** The layout that a StorageClass asks for; for a clone as for a new image. */
+export const cloneSpec = (parameters: VolumeParameters): CloneSpec => ({
   ...(parameters.features && { features: parameters.features.mask }),
   ...(parameters.dataPool !== undefined && { dataPool: parameters.dataPool }),
   ...(parameters.striping && { stripeUnit: parameters.striping.unit, stripeCount: parameters.striping.count }),
   ...(parameters.objectOrder !== undefined && { objectSize: 1n << BigInt(parameters.objectOrder) }),
+});
+
+export const imageSpec = (parameters: VolumeParameters, sizeBytes: bigint): ImageSpec => ({
+  sizeBytes,
+  ...cloneSpec(parameters),
+});
+
+/** Of images that only hold a point in time: a snapshot's, a clone's intermediate one. Their data stays where it was. */
+export const holderSpec = (source: ImageStatus): CloneSpec => ({
+  features: FEATURE_BITS.layering | FEATURE_BITS["deep-flatten"],
+  ...(source.dataPool !== undefined && { dataPool: source.dataPool }),
 });
 
 /** Features that follow from a layout or from what is done with the image; nobody asks for them. */
@@ -51,6 +65,12 @@ export const difference = (
   }
   return undefined;
 };
+
+/** `undefined` for an image that does not exist. */
+export const statusIfThere = (pool: PoolRef, image: string): Effect.Effect<ImageStatus | undefined, CephError, Ceph> =>
+  Effect.flatMap(Ceph, (ceph) =>
+    ceph.imageStatus(pool, image).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
+  );
 
 /** Fails unless nobody but mirror daemons has the image open, and it is ours to remove. */
 export const proveUnused = (
@@ -93,4 +113,78 @@ export const finishRemoval = (
     for (const entry of left) {
       if (entry?.source === "user" && entry.name === imageName) yield* discardImage(pool, imageName, entry.id);
     }
+  });
+
+/** An image that is there is removed with its own snapshot `snapshot`; one that is not, to its last trace. */
+export const removeImage = (
+  pool: PoolRef,
+  imageName: string,
+  { imageId, mirrorDaemons, snapshot }: { imageId?: string | undefined; mirrorDaemons: number; snapshot?: string },
+): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    const image = yield* statusIfThere(pool, imageName);
+    if (image === undefined) {
+      yield* ceph.imageMend(pool, imageName);
+      return yield* finishRemoval(pool, imageName, imageId);
+    }
+    yield* proveUnused(pool, imageName, image, mirrorDaemons);
+    if (snapshot !== undefined) yield* ceph.snapshotRemove(pool, imageName, snapshot);
+    yield* discardImage(pool, imageName, image.id);
+  });
+
+/**
+ * Takes away an image that a clone may have left half made, so that it can be made again. Its snapshots named in
+ * `snapshots` go with it.
+ */
+export const discardUnfinished = (
+  pool: PoolRef,
+  imageName: string,
+  snapshots: readonly string[] = [],
+): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    if (!(yield* ceph.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
+    const image = yield* ceph.imageStatus(pool, imageName);
+    yield* proveUnused(pool, imageName, image, 0);
+    if (yield* ceph.imageHasData(pool, imageName, "own")) {
+      return yield* new Precondition({
+        message: `image ${imageSubject(pool, imageName)} is in the way: it looks like a clone that was cut off, but it holds data of its own; look at it, and remove it by hand ("rbd trash mv") if nobody needs it`,
+      });
+    }
+    for (const snapshot of snapshots) yield* ceph.snapshotRemove(pool, imageName, snapshot);
+    yield* discardImage(pool, imageName, image.id);
+  });
+
+export interface Transient {
+  readonly pool: PoolRef;
+  readonly image: string;
+  readonly snapshot: string;
+}
+
+/**
+ * One clone by way of a snapshot that exists only meanwhile. That snapshot is the mark of where a crash came: while it
+ * is there, the target may be half made; once it is gone, the target is whole.
+ *
+ * `fresh`: nothing of it can be there yet, so nothing is looked for.
+ */
+export const cloneThrough = (
+  source: Transient,
+  target: { readonly pool: PoolRef; readonly image: string; readonly spec: CloneSpec },
+  fresh: boolean,
+): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    if (!fresh) {
+      const marked = (yield* ceph.snapshots(source.pool, source.image)).some(
+        ({ kind, name }) => kind === "user" && name === source.snapshot,
+      );
+      if (!marked && (yield* ceph.imageId(target.pool, target.image)) !== undefined) return;
+      if (marked) yield* discardUnfinished(target.pool, target.image);
+    }
+    yield* ceph
+      .snapshotCreate(source.pool, source.image, source.snapshot)
+      .pipe(Effect.catchTag("Exists", () => Effect.void));
+    yield* ceph.imageClone(source, target.pool, target.image, target.spec);
+    yield* ceph.snapshotRemove(source.pool, source.image, source.snapshot);
   });

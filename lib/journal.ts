@@ -2,7 +2,7 @@
  * The journal in RADOS omap (format of ceph-csi): which name was given which UUID, and what belongs to it. It is the
  * only truth that the driver keeps; it holds no state of its own.
  *
- * Not here: images, and whether an image that the journal names exists (services/controller.ts).
+ * Not here: images, and whether an image that the journal names exists (lib/volume, lib/snapshot).
  *
  * 1. A name is taken by one compare-and-set on the directory object; two drivers can't give one name two UUIDs.
  * 2. The name's key is written before the object of its UUID and removed before it. So whatever a crash leaves is
@@ -16,12 +16,41 @@ import type { CephError } from "./ceph/errors.ts";
 import { JournalCorrupt } from "./errors.ts";
 import { isUuid } from "./volume-id.ts";
 
-/** What `csi.volume.<uuid>` says. Fields that are absent were never written, or not yet. */
+/** Volumes and snapshots have journals of one form under names of their own. */
+export interface Kind {
+  readonly noun: "volume" | "snapshot";
+  /** Its object is `<directory>.<instance>`. */
+  readonly directory: string;
+  /** Begins a name's key there, and the name of a UUID's own object. */
+  readonly prefix: string;
+  readonly requestNameKey: string;
+  readonly defaultImagePrefix: string;
+}
+
+export const VOLUMES: Kind = {
+  noun: "volume",
+  directory: "csi.volumes",
+  prefix: "csi.volume.",
+  requestNameKey: "csi.volname",
+  defaultImagePrefix: "csi-vol-",
+};
+
+export const SNAPSHOTS: Kind = {
+  noun: "snapshot",
+  directory: "csi.snaps",
+  prefix: "csi.snap.",
+  requestNameKey: "csi.snapname",
+  defaultImagePrefix: "csi-snap-",
+};
+
+/** What the object of a UUID says. Fields that are absent were never written, or not yet. */
 export interface Attributes {
   readonly requestName: string | undefined;
   readonly imageName: string | undefined;
-  /** librbd's id; written once the image exists, so its absence means "creation may not have finished". */
+  /** librbd's id; written once the image is complete, so its absence means "making it may not have finished". */
   readonly imageId: string | undefined;
+  /** Of a snapshot: the image that it was taken of. */
+  readonly source: string | undefined;
   /** Kubernetes namespace of the claim. */
   readonly owner: string | undefined;
   readonly encryptKms: string | undefined;
@@ -37,43 +66,50 @@ export interface Reservation {
   readonly attributes: Attributes;
 }
 
-const KEY = {
-  requestName: "csi.volname",
+export interface Wanted {
+  readonly requestName: string;
+  /** First part of the image's name; the UUID follows. */
+  readonly prefix: string;
+  readonly owner: string | undefined;
+  readonly source?: string;
+}
+
+const FIELDS = {
   imageName: "csi.imagename",
   imageId: "csi.imageid",
+  source: "csi.source",
   owner: "csi.volume.owner",
   encryptKms: "csi.volume.encryptKMS",
   encryptionType: "csi.volume.encryptionType",
 } as const;
 
-export const DEFAULT_PREFIX = "csi-vol-";
-
-const directoryObject = (instance: string) => `csi.volumes.${instance}`;
-const nameKey = (requestName: string) => `csi.volume.${requestName}`;
-const volumeObject = (uuid: string) => `csi.volume.${uuid}`;
+const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
+const nameKey = (kind: Kind, requestName: string) => kind.prefix + requestName;
+const uuidObject = (kind: Kind, uuid: string) => kind.prefix + uuid;
 
 /** The reservation of a name, as far as it goes; `undefined` when the name is free. */
 export const lookUp = (
+  kind: Kind,
   pool: PoolRef,
   instance: string,
   requestName: string,
 ): Effect.Effect<Reservation | undefined, CephError | JournalCorrupt, Ceph> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    const key = nameKey(requestName);
-    const directory = yield* ceph.omapGet(pool, directoryObject(instance), [key]);
-    const entry = directory?.get(key);
+    const key = nameKey(kind, requestName);
+    const directory = directoryObject(kind, instance);
+    const entry = (yield* ceph.omapGet(pool, directory, [key]))?.get(key);
     if (entry === undefined) return undefined;
     const place = parseEntry(entry);
     if (place === undefined) {
       return yield* new JournalCorrupt({
-        message: `${directoryObject(instance)} in pool ${pool.pool} maps ${requestName} to ${JSON.stringify(entry)}, which is no volume UUID; if no volume of that name is needed, remove the key with "rados rmomapkey"`,
+        message: `${directory} in pool ${pool.pool} maps ${requestName} to ${JSON.stringify(entry)}, which is no ${kind.noun} UUID; if no ${kind.noun} of that name is needed, remove the key with "rados rmomapkey"`,
       });
     }
-    const attributes = (yield* readAttributes(pool, place.uuid)) ?? NOTHING;
+    const attributes = (yield* readAttributes(kind, pool, place.uuid)) ?? NOTHING;
     if (attributes.requestName !== undefined && attributes.requestName !== requestName) {
       return yield* new JournalCorrupt({
-        message: `${volumeObject(place.uuid)} in pool ${pool.pool} belongs to ${attributes.requestName}, but ${directoryObject(instance)} gives it to ${requestName}; compare both with "rados listomapvals" before removing either`,
+        message: `${uuidObject(kind, place.uuid)} in pool ${pool.pool} belongs to ${attributes.requestName}, but ${directory} gives it to ${requestName}; compare both with "rados listomapvals" before removing either`,
       });
     }
     return { ...place, entry, attributes };
@@ -81,9 +117,10 @@ export const lookUp = (
 
 /** Takes the name, or completes what an earlier call left half-made. Afterwards both objects are written. */
 export const reserve = (
+  kind: Kind,
   pool: PoolRef,
   instance: string,
-  wanted: { readonly requestName: string; readonly prefix: string; readonly owner: string | undefined },
+  wanted: Wanted,
   found: Reservation | undefined,
 ): Effect.Effect<Reservation & { readonly imageName: string }, CephError, Ceph> =>
   Effect.gen(function* () {
@@ -91,8 +128,8 @@ export const reserve = (
     const uuid = found?.uuid ?? crypto.randomUUID();
     const entry = found?.entry ?? uuid;
     if (found === undefined) {
-      const key = nameKey(wanted.requestName);
-      yield* ceph.omapWrite(pool, directoryObject(instance), {
+      const key = nameKey(kind, wanted.requestName);
+      yield* ceph.omapWrite(pool, directoryObject(kind, instance), {
         object: "ensure",
         compare: { [key]: "" },
         set: { [key]: entry },
@@ -104,16 +141,18 @@ export const reserve = (
       ...known,
       requestName: wanted.requestName,
       imageName,
+      source: known.source ?? wanted.source,
       owner: known.owner ?? wanted.owner,
     };
     if (known.requestName === undefined) {
-      yield* ceph.omapWrite(pool, volumeObject(uuid), {
+      yield* ceph.omapWrite(pool, uuidObject(kind, uuid), {
         object: "ensure",
-        compare: { [KEY.requestName]: "" },
+        compare: { [kind.requestNameKey]: "" },
         set: {
-          [KEY.requestName]: wanted.requestName,
-          [KEY.imageName]: imageName,
-          ...(attributes.owner === undefined ? {} : { [KEY.owner]: attributes.owner }),
+          [kind.requestNameKey]: wanted.requestName,
+          [FIELDS.imageName]: imageName,
+          ...(attributes.source !== undefined && { [FIELDS.source]: attributes.source }),
+          ...(attributes.owner !== undefined && { [FIELDS.owner]: attributes.owner }),
         },
       });
     }
@@ -121,29 +160,54 @@ export const reserve = (
   });
 
 /** `undefined`: the journal has nothing under that UUID. */
-export const readAttributes = (pool: PoolRef, uuid: string): Effect.Effect<Attributes | undefined, CephError, Ceph> =>
-  Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    const values = yield* ceph.omapGet(pool, volumeObject(uuid), Object.values(KEY));
-    if (values === undefined) return undefined;
-    return {
-      requestName: values.get(KEY.requestName),
-      imageName: values.get(KEY.imageName),
-      imageId: values.get(KEY.imageId),
-      owner: values.get(KEY.owner),
-      encryptKms: values.get(KEY.encryptKms),
-      encryptionType: values.get(KEY.encryptionType),
-    };
-  });
+export const readAttributes = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+): Effect.Effect<Attributes | undefined, CephError, Ceph> =>
+  Effect.flatMap(Ceph, (ceph) =>
+    Effect.map(ceph.omapGet(pool, uuidObject(kind, uuid), attributeKeys(kind)), (values) =>
+      values === undefined ? undefined : attributesFrom(kind, values),
+    ),
+  );
+
+const attributeKeys = (kind: Kind): readonly string[] => [kind.requestNameKey, ...Object.values(FIELDS)];
+
+const attributesFrom = (kind: Kind, values: ReadonlyMap<string, string>): Attributes => ({
+  requestName: values.get(kind.requestNameKey),
+  imageName: values.get(FIELDS.imageName),
+  imageId: values.get(FIELDS.imageId),
+  source: values.get(FIELDS.source),
+  owner: values.get(FIELDS.owner),
+  encryptKms: values.get(FIELDS.encryptKms),
+  encryptionType: values.get(FIELDS.encryptionType),
+});
 
 /** Records that the image is complete. */
-export const storeImageId = (pool: PoolRef, uuid: string, imageId: string): Effect.Effect<void, CephError, Ceph> =>
+export const storeImageId = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageId: string,
+): Effect.Effect<void, CephError, Ceph> =>
   Effect.flatMap(Ceph, (ceph) =>
-    ceph.omapWrite(pool, volumeObject(uuid), { object: "require", set: { [KEY.imageId]: imageId } }),
+    ceph.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [FIELDS.imageId]: imageId } }),
+  );
+
+/** Fails with `Raced` when somebody has recorded the image as complete: then it is no longer ours to make anew. */
+export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Ceph> =>
+  Effect.flatMap(Ceph, (ceph) =>
+    // A write of what holds already: the compare is what it is for.
+    ceph.omapWrite(pool, uuidObject(kind, uuid), {
+      object: "require",
+      compare: { [FIELDS.imageId]: "" },
+      remove: [FIELDS.imageId],
+    }),
   );
 
 /** Frees the name, then forgets the UUID. Only for callers that have proven the image gone. */
 export const unreserve = (
+  kind: Kind,
   pool: PoolRef,
   instance: string,
   reservation: { readonly uuid: string; readonly entry: string; readonly requestName: string | undefined },
@@ -152,23 +216,20 @@ export const unreserve = (
     const ceph = yield* Ceph;
     const { requestName, uuid, entry } = reservation;
     if (requestName !== undefined) {
-      const key = nameKey(requestName);
+      const key = nameKey(kind, requestName);
       yield* ceph
-        .omapWrite(pool, directoryObject(instance), { object: "require", compare: { [key]: entry }, remove: [key] })
-        // The name is free already, or has since been given to another volume: both are none of ours.
+        .omapWrite(pool, directoryObject(kind, instance), {
+          object: "require",
+          compare: { [key]: entry },
+          remove: [key],
+        })
+        // The name is free already, or has since been given to another: both are none of ours.
         .pipe(Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void));
     }
-    yield* ceph.objectRemove(pool, volumeObject(uuid));
+    yield* ceph.objectRemove(pool, uuidObject(kind, uuid));
   });
 
-const NOTHING: Attributes = {
-  requestName: undefined,
-  imageName: undefined,
-  imageId: undefined,
-  owner: undefined,
-  encryptKms: undefined,
-  encryptionType: undefined,
-};
+const NOTHING: Attributes = attributesFrom(VOLUMES, new Map());
 
 /** A pool id is an int64 that is not negative. */
 const POOL_ID = /^[0-7][0-9a-f]{15}$/i;

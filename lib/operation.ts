@@ -16,6 +16,8 @@ export interface Operation {
   deadline: number;
   /** The stage that runs, or that failed. */
   stage: string;
+  /** Gives those who wait now an answer, while the operation goes on; see `answerEarly` in ./pipeline.ts. */
+  answer: (value: unknown) => void;
 }
 
 /** The operation that the current fiber works for; `undefined` outside of one. */

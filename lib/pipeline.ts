@@ -14,6 +14,7 @@
 import * as Cause from "effect/Cause";
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
+import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
@@ -50,6 +51,7 @@ export class Operations extends Context.Service<Operations, OperationsService>()
 interface Running {
   readonly operation: Operation;
   readonly fiber: Fiber.Fiber<unknown, unknown>;
+  readonly early: Deferred.Deferred<unknown>;
 }
 
 export const makeOperations = (): OperationsService => {
@@ -57,20 +59,27 @@ export const makeOperations = (): OperationsService => {
 
   const start = <A, E, R>(key: string, request: Request, now: number, body: Effect.Effect<A, E, R>) =>
     Effect.gen(function* () {
+      const early = Deferred.makeUnsafe<unknown>();
       const operation: Operation = {
         rpc: request.rpc,
         subject: request.subject,
         startedAt: now,
         deadline: 0,
         stage: "start",
+        answer: (value) => Deferred.doneUnsafe(early, Exit.succeed(value)),
       };
       const fiber = yield* body.pipe(
         Effect.provideService(CurrentOperation, operation),
         Effect.annotateLogs({ rpc: request.rpc, subject: request.subject }),
+        Effect.tapCause((cause) =>
+          Deferred.isDoneUnsafe(early)
+            ? Effect.logWarning("failed after its answer; the next call for it finishes or undoes it", cause)
+            : Effect.void,
+        ),
         Effect.ensuring(Effect.sync(() => running.delete(key))),
         Effect.forkDetach,
       );
-      const entry: Running = { operation, fiber };
+      const entry: Running = { operation, fiber, early };
       // A body without a single pause is over by now, and must not be entered after it has left.
       if (fiber.pollUnsafe() === undefined) running.set(key, entry);
       return entry;
@@ -81,12 +90,16 @@ export const makeOperations = (): OperationsService => {
       const key = `${request.rpc} ${request.identity}`;
       const now = yield* Clock.currentTimeMillis;
       const entry = running.get(key) ?? (yield* Effect.uninterruptible(start(key, request, now, body)));
-      const { operation, fiber } = entry;
+      const { operation, fiber, early } = entry;
       const patience = request.deadline === undefined ? DEFAULT_PATIENCE : Math.max(0, request.deadline - now);
       const wait = patience - Math.min(ANSWER_AHEAD, patience / 4);
       // Lock waits end a little before the caller does, so that the caller reads who holds the lock.
       operation.deadline = Math.max(operation.deadline, now + wait * 0.95);
-      const exit = yield* Fiber.await(fiber as Fiber.Fiber<never>).pipe(Effect.timeoutOption(wait));
+      const ended = Fiber.await(fiber as Fiber.Fiber<never>);
+      // Who comes after an early answer wants to know the end.
+      const answered = Effect.map(Deferred.await(early) as Effect.Effect<never>, Exit.succeed);
+      const first = Deferred.isDoneUnsafe(early) ? ended : Effect.raceFirst(ended, answered);
+      const exit = yield* Effect.timeoutOption(first, wait);
       if (Option.isSome(exit)) return yield* exit.value;
       return yield* new StillRunning({
         message: `${describeOperation(operation, yield* Clock.currentTimeMillis)}, goes on; a retry waits for its result`,
@@ -104,6 +117,13 @@ export const makeOperations = (): OperationsService => {
 
   return { run, running: () => [...running.values()].map(({ operation }) => operation), drain };
 };
+
+/**
+ * Answers whoever waits for the operation now; it goes on, and later callers wait for its end. The value is what the
+ * operation's own result would be to them.
+ */
+export const answerEarly = (value: unknown): Effect.Effect<void> =>
+  Effect.map(CurrentOperation, (operation) => operation?.answer(value));
 
 /** Names what runs: in the operation, in the span, and so in log lines, the lock table and errors. */
 export const stage = <A, E, R>(name: string, body: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>

@@ -2,7 +2,7 @@
  * What becomes of an image in the trash: the manager removes it in its own time, or, where the manager can't, this
  * driver does, one image at a time, in the background.
  *
- * Not here: moving an image to the trash, and the proof that nobody needs it (services/controller.ts).
+ * Not here: moving an image to the trash, and the proof that nobody needs it (lib/images.ts).
  *
  * 1. `discard` answers when the removal is in somebody's queue; it never waits for the removal itself.
  * 2. The queue of this process is only a shortcut: what is in the trash under a driver's name and has no journal entry
@@ -12,57 +12,27 @@
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import * as Queue from "effect/Queue";
+import { makeBackground } from "./background.ts";
 import { Ceph, imageSubject, type PoolRef } from "./ceph/ceph.ts";
 import type { CephError } from "./ceph/errors.ts";
-import { DEFAULT_PREFIX, readAttributes } from "./journal.ts";
+import { type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
 import { isUuid } from "./volume-id.ts";
-
-interface Item {
-  readonly pool: PoolRef;
-  readonly id: string;
-  readonly attempt: number;
-}
 
 export class Purge extends Context.Service<
   Purge,
   {
     readonly discard: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
     /** Images that this process still has to remove itself. */
-    readonly pending: () => number;
+    readonly pending: () => readonly string[];
   }
 >()("csi-rbd/Purge") {
   static readonly layer: Layer.Layer<Purge, never, Ceph> = Layer.effect(
     Purge,
     Effect.gen(function* () {
       const ceph = yield* Ceph;
-      const queue = yield* Queue.unbounded<Item>();
-      const queued = new Set<string>();
+      const own = yield* makeBackground("removal from the trash", ceph.trashRemove);
+      const scope = yield* Effect.scope;
       const swept = new Set<string>();
-
-      const offer = (item: Item) => {
-        const key = itemKey(item);
-        if (queued.has(key)) return Effect.void;
-        queued.add(key);
-        return Effect.asVoid(Queue.offer(queue, item));
-      };
-
-      const remove = (item: Item) =>
-        ceph.trashRemove(item.pool, item.id).pipe(
-          Effect.andThen(Effect.logInfo(`removed image ${itemKey(item)} from the trash`)),
-          Effect.catchTag("ImageNotFound", () => Effect.void),
-          Effect.tap(() => Effect.sync(() => queued.delete(itemKey(item)))),
-          Effect.catch((error) =>
-            Effect.gen(function* () {
-              const wait = Math.min(30 * item.attempt, 300);
-              yield* Effect.logWarning(
-                `image ${itemKey(item)} stays in the trash, next try in ${wait} s: ${error.message}`,
-              );
-              queued.delete(itemKey(item));
-              yield* Effect.forkDetach(Effect.delay(offer({ ...item, attempt: item.attempt + 1 }), `${wait} seconds`));
-            }),
-          ),
-        );
 
       /** Once per pool and process: what earlier processes left. */
       const sweep = (pool: PoolRef) =>
@@ -71,10 +41,10 @@ export class Purge extends Context.Service<
           if (swept.has(key)) return;
           swept.add(key);
           for (const entry of yield* ceph.trashList(pool)) {
-            const uuid = entry.name.slice(-36);
-            if (entry.source !== "user" || entry.name !== DEFAULT_PREFIX + uuid || !isUuid(uuid)) continue;
-            const attributes = yield* Effect.provideService(readAttributes(pool, uuid), Ceph, ceph);
-            if (attributes === undefined) yield* offer({ pool, id: entry.id, attempt: 1 });
+            const made = madeByDriver(entry.name);
+            if (entry.source !== "user" || made === undefined) continue;
+            const attributes = yield* Effect.provideService(readAttributes(made.kind, pool, made.uuid), Ceph, ceph);
+            if (attributes === undefined) yield* own.offer(pool, entry.id);
           }
         }).pipe(
           Effect.catch((error) =>
@@ -82,22 +52,28 @@ export class Purge extends Context.Service<
           ),
         );
 
-      yield* Queue.take(queue).pipe(Effect.flatMap(remove), Effect.forever, Effect.forkScoped);
-
       const discard = (pool: PoolRef, id: string) =>
         ceph.managerTrashRemove(pool, id).pipe(
           Effect.catchTag("ImageNotFound", () => Effect.void),
           Effect.catchTag("ManagerUnavailable", (error) =>
             Effect.gen(function* () {
               yield* Effect.logWarning(`${error.message}; the driver removes the image itself`);
-              yield* offer({ pool, id, attempt: 1 });
-              yield* Effect.forkDetach(sweep(pool));
+              yield* own.offer(pool, id);
+              yield* Effect.forkIn(sweep(pool), scope);
             }),
           ),
         );
-      return Purge.of({ discard, pending: () => queued.size });
+      return Purge.of({ discard, pending: own.pending });
     }),
   );
 }
 
-const itemKey = ({ pool, id }: Item): string => imageSubject(pool, id);
+/** An image name with a driver's default prefix: of a volume, of a snapshot, of a clone's intermediate image. */
+const madeByDriver = (name: string): { readonly kind: Kind; readonly uuid: string } | undefined => {
+  for (const kind of [VOLUMES, SNAPSHOTS]) {
+    if (!name.startsWith(kind.defaultImagePrefix)) continue;
+    const uuid = name.slice(kind.defaultImagePrefix.length).replace(/-temp$/, "");
+    if (isUuid(uuid)) return { kind, uuid };
+  }
+  return undefined;
+};

@@ -18,7 +18,7 @@ import { parseMapOptions } from "./config/map-options.ts";
 import { ClusterMapping } from "./config/mapping.ts";
 import type { Credentials } from "./config/secrets.ts";
 import { InvalidRequest, Precondition, type VolumeNotFound } from "./errors.ts";
-import { clusterAccess, resolveVolume } from "./volumes.ts";
+import { clusterAccess, resolveVolume } from "./handles.ts";
 
 export interface VolumeContext {
   readonly volumeId: string;

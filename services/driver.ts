@@ -14,6 +14,7 @@ import type { Flags } from "../lib/config/flags.ts";
 import { Controller, Identity, Node } from "../lib/gen/csi_pb.ts";
 import { served } from "../lib/grpc/service.ts";
 import { driverLayer, runService, serveAll } from "../lib/platform.ts";
+import { volumeOptions } from "../lib/volume/options.ts";
 import { controller, controllerLayer } from "./controller.ts";
 import { identity } from "./identity.ts";
 import { node, nodeLayer, nodeOptions } from "./node.ts";
@@ -30,9 +31,10 @@ const driver = (flags: Flags) =>
     const forController = controllerLayer.pipe(Layer.provideMerge(driverLayer(flags)));
     const forBoth = nodeLayer(flags).pipe(Layer.provideMerge(forController));
     const forNode = nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags)));
-    if (!nodeServer) return yield* serveAll(flags, forController, [who, served(Controller, controller(flags))]);
+    if (!nodeServer)
+      return yield* serveAll(flags, forController, [who, served(Controller, controller(volumeOptions(flags)))]);
     if (!controllerServer) return yield* serveAll(flags, forNode, [who, served(Node, node(nodeOptions(flags)))]);
-    const both = [served(Controller, controller(flags)), served(Node, node(nodeOptions(flags)))];
+    const both = [served(Controller, controller(volumeOptions(flags))), served(Node, node(nodeOptions(flags)))];
     yield* serveAll(flags, forBoth, [who, ...both]);
   });
 

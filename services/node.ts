@@ -235,7 +235,7 @@ const prepareFilesystem = (wanted: Wanted, volume: VolumeImage, device: MappedDe
     const empty =
       found.kind === "blank" &&
       found.zeroed &&
-      !(yield* stage("prove empty", (yield* Ceph).imageHasData(volume.pool, volume.imageName)));
+      !(yield* stage("prove empty", (yield* Ceph).imageHasData(volume.pool, volume.imageName, "any")));
     if (!empty)
       return yield* refuse(
         'it has no filesystem, but the image holds data; look at it with "rbd export" before you format it by hand',

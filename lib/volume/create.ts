@@ -1,0 +1,249 @@
+/**
+ * CreateVolume: an empty image, or a copy of a snapshot or volume, under a name that is given one UUID for ever.
+ *
+ * Not here: how a copy is made (./source.ts), and the wire (services/controller.ts).
+ *
+ * 1. A name has at most one volume ID, whatever crashes: creation is finished with the UUID that the journal holds, and
+ *    only a volume that was complete and is gone makes room for a new UUID.
+ * 2. No reservation goes before its image is proven gone.
+ * 3. A repeated request that asks for something else than there is, is a Conflict and changes nothing.
+ */
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { Clusters } from "../config/clusters.ts";
+import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
+import { parseCredentials } from "../config/secrets.ts";
+import { Conflict, InvalidRequest, isDefinite, Precondition } from "../errors.ts";
+import { clusterAccess } from "../handles.ts";
+import { difference, discardImage, finishRemoval, cloneSpec, imageSpec, statusIfThere } from "../images.ts";
+import * as journal from "../journal.ts";
+import { Locks } from "../locks.ts";
+import { compensated, stage, undoable } from "../pipeline.ts";
+import { chooseSize, type SizeRequest } from "../size.ts";
+import { encodeVolumeId } from "../volume-id.ts";
+import { ownerOf, volumeMetadata } from "./metadata.ts";
+import type { VolumeOptions } from "./options.ts";
+import {
+  cloneSource,
+  findSource,
+  keepChainShort,
+  removeTraces,
+  type Source,
+  type SourceRequest,
+  tempImage,
+} from "./source.ts";
+
+export interface CreateRequest {
+  readonly requestName: string;
+  readonly parameters: ParameterMap;
+  readonly secrets: Readonly<Record<string, string>>;
+  readonly size: SizeRequest;
+  readonly source: SourceRequest | undefined;
+}
+
+export interface CreatedVolume {
+  readonly volumeId: string;
+  readonly capacityBytes: bigint;
+  readonly volumeContext: Record<string, string>;
+}
+
+const { VOLUMES } = journal;
+const UUID_LENGTH = 36;
+
+/** Everything that the request says, or why it can't be served; asks no cluster. */
+const readRequest = (request: CreateRequest) =>
+  Effect.gen(function* () {
+    const parameters = yield* Effect.fromResult(parseParameters(request.parameters));
+    const refused = (name: string, reason: string) => new InvalidRequest({ field: `parameters.${name}`, reason });
+    if (parameters.encryption !== undefined) {
+      return yield* refused(
+        "encrypted",
+        "is true, and this driver does not encrypt yet; it never makes a plain volume instead",
+      );
+    }
+    if (parameters.pool === undefined) {
+      return yield* refused(
+        "topologyConstrainedPools",
+        "needs topology, which this driver does not know yet; set pool",
+      );
+    }
+    const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
+    const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
+    const cluster = yield* (yield* Clusters).get(parameters.clusterId);
+    const limitBytes = request.size.limitBytes ?? 0n;
+    const access = clusterAccess(cluster, credentials);
+    const pool: PoolRef = { access, pool: parameters.pool, namespace: cluster.radosNamespace };
+    const { requestName, source } = request;
+    const owner = ownerOf(request.parameters);
+    return { requestName, parameters, size: { sizeBytes, limitBytes }, cluster, credentials, pool, owner, source };
+  });
+
+type Wanted = Effect.Success<ReturnType<typeof readRequest>>;
+
+/** What the journal and the pool hold for the name. `reservation` without `image`: creation is to be finished. */
+const findVolume = (instanceId: string, { pool, requestName, source }: Wanted) =>
+  Effect.gen(function* () {
+    const reservation = yield* journal.lookUp(VOLUMES, pool, instanceId, requestName);
+    if (reservation === undefined) return { reservation, image: undefined };
+    const imagePool = yield* poolOf(pool, reservation.imagePoolId);
+    const imageName = reservation.attributes.imageName ?? VOLUMES.defaultImagePrefix + reservation.uuid;
+    const { imageId } = reservation.attributes;
+    if (imagePool !== undefined) {
+      // Without an image ID in the journal, making it may have been cut off anywhere; copies are made again.
+      if (imageId === undefined && source !== undefined) return { reservation, image: undefined };
+      if (imageId === undefined) yield* (yield* Ceph).imageMend(imagePool, imageName);
+      const image = yield* statusIfThere(imagePool, imageName);
+      if (image !== undefined) return { reservation, image };
+      // Also for a creation: what undid an earlier try may have been cut off in turn.
+      yield* finishRemoval(imagePool, imageName, imageId);
+      if (imageId === undefined) return { reservation, image };
+    }
+    yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
+    return { reservation: undefined, image: undefined };
+  });
+
+/** The image's own pool, where an old journal entry names one; `undefined` when that pool is gone. */
+const poolOf = (pool: PoolRef, id: bigint | undefined) =>
+  id === undefined
+    ? Effect.succeed(pool)
+    : Effect.flatMap(Ceph, (ceph) => ceph.poolName(pool.access, id)).pipe(
+        Effect.map((name): PoolRef | undefined => ({ ...pool, pool: name })),
+        Effect.catchTag("PoolNotFound", () => Effect.succeed(undefined)),
+      );
+
+const proveFits = (wanted: Wanted, reservation: journal.Reservation, image: ImageStatus) => {
+  const { encryptKms, imageName } = reservation.attributes;
+  const reason =
+    encryptKms === undefined
+      ? (otherSource(wanted.source, image, imageName) ?? difference(image, wanted.parameters, wanted.size))
+      : "it is encrypted";
+  return reason === undefined
+    ? Effect.void
+    : Effect.fail(new Conflict({ message: `volume ${wanted.requestName} exists already, and ${reason}` }));
+};
+
+/** As far as the image still tells: one that was flattened since has no parent any more. */
+const otherSource = (source: SourceRequest | undefined, { parent }: ImageStatus, imageName: string | undefined) => {
+  if (parent === undefined) return undefined;
+  if (source === undefined) return `it is a copy of ${parent.image}, an empty one is asked for`;
+  const same =
+    source.kind === "snapshot"
+      ? parent.image.endsWith(source.id.slice(-UUID_LENGTH))
+      : imageName === undefined || parent.image === tempImage(imageName);
+  return same ? undefined : `it is a copy of ${parent.image}, one of ${source.kind} ${source.id} is asked for`;
+};
+
+/** The reservation of the name, made or completed; a new one goes again if what follows fails and left no image. */
+const reserved = (instanceId: string, wanted: Wanted, found: journal.Reservation | undefined) => {
+  const { pool, requestName, parameters, owner } = wanted;
+  const entry = { requestName, prefix: parameters.volumeNamePrefix, owner };
+  const reserve = journal.reserve(VOLUMES, pool, instanceId, entry, found);
+  if (found !== undefined) return stage("reserve", reserve);
+  return undoable("reserve", reserve, (made) =>
+    Effect.gen(function* () {
+      const left = yield* (yield* Ceph).imageId(pool, made.imageName);
+      if (left !== undefined) {
+        return yield* new Conflict({ message: `image ${imageSubject(pool, made.imageName)} is still there` });
+      }
+      yield* journal.unreserve(VOLUMES, pool, instanceId, { ...made, requestName });
+    }),
+  );
+};
+
+/** Makes the image; -> its status if somebody else was faster and made it. */
+const madeEmpty = (wanted: Wanted, pool: PoolRef, imageName: string) =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    const create = ceph.imageCreate(pool, imageName, imageSpec(wanted.parameters, wanted.size.sizeBytes));
+    const made = yield* undoable("create image", Effect.result(create), (result) =>
+      Result.isFailure(result) ? Effect.void : discardNew(pool, imageName),
+    );
+    if (Result.isSuccess(made)) return undefined;
+    // Another driver, or an earlier call of ours that had timed out, was faster: then its image is the one.
+    if (made.failure._tag !== "Exists") return yield* made.failure;
+    return yield* stage("create image", ceph.imageStatus(pool, imageName));
+  });
+
+const discardNew = (pool: PoolRef, imageName: string) =>
+  Effect.flatMap(Ceph, (ceph) =>
+    Effect.flatMap(ceph.imageId(pool, imageName), (id) =>
+      id === undefined ? Effect.void : discardImage(pool, imageName, id),
+    ),
+  );
+
+const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, imageName: string, fresh: boolean) =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters) };
+    yield* undoable("clone", Effect.void, () => removeTraces(source, pool, imageName));
+    yield* undoable("clone", cloneSource(source, target, fresh), () => discardNew(pool, imageName));
+    if (wanted.size.sizeBytes > source.status.sizeBytes) {
+      yield* stage("grow image", ceph.imageGrow(pool, imageName, wanted.size.sizeBytes));
+    }
+  });
+
+const sourceKey = ({ kind, id }: SourceRequest): string => `${kind} ${id}`;
+
+export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
+  Effect.gen(function* () {
+    const wanted = yield* stage("validate", readRequest(request));
+    const { requestName, parameters, pool, cluster } = wanted;
+    const { instanceId } = options;
+    const ceph = yield* Ceph;
+    const locks = yield* Locks;
+    const body = Effect.gen(function* () {
+      const poolId = yield* stage("find", ceph.poolId(pool.access, pool.pool));
+      const found = yield* stage("find", findVolume(instanceId, wanted));
+      const missing = found.image === undefined;
+      const source =
+        missing && wanted.source !== undefined
+          ? yield* stage("find source", findSource(wanted.source, wanted.credentials, wanted.size.sizeBytes, pool))
+          : undefined;
+      if (source !== undefined) yield* stage("limit chain", keepChainShort(source, options.chain));
+      const reservation = yield* reserved(instanceId, wanted, found.reservation);
+      const { imageName, uuid } = reservation;
+      const imagePool = (yield* poolOf(pool, reservation.imagePoolId)) ?? pool;
+
+      let image = found.image;
+      if (source !== undefined) {
+        yield* madeFrom(source, wanted, imagePool, imageName, found.reservation === undefined);
+      } else if (missing) {
+        image = yield* madeEmpty(wanted, imagePool, imageName);
+      }
+      if (image !== undefined) yield* stage("compare", proveFits(wanted, reservation, image));
+      const entries = volumeMetadata(options, request.parameters, source !== undefined);
+      if (Object.keys(entries).length > 0) yield* stage("commit", ceph.imageMetaSet(imagePool, imageName, entries));
+      if (reservation.attributes.imageId === undefined) {
+        const imageId = image?.id ?? (yield* stage("commit", ceph.imageId(imagePool, imageName)));
+        if (imageId === undefined) {
+          const message = `image ${imageSubject(imagePool, imageName)} vanished while it was made; retry`;
+          return yield* new Precondition({ message });
+        }
+        yield* stage("commit", journal.storeImageId(VOLUMES, pool, uuid, imageId));
+      }
+      const { clusterId, dataPool } = parameters;
+      const handle = encodeVolumeId({ clusterId, poolId: reservation.imagePoolId ?? poolId, uuid });
+      const volume: CreatedVolume = {
+        volumeId: yield* Effect.fromResult(
+          Result.mapError(
+            handle,
+            ({ message }) => new InvalidRequest({ field: "parameters.clusterID", reason: message }),
+          ),
+        ),
+        capacityBytes: image?.sizeBytes ?? wanted.size.sizeBytes,
+        volumeContext: volumeContext(request.parameters, {
+          pool: imagePool.pool,
+          journalPool: pool.pool,
+          imageName,
+          radosNamespace: cluster.radosNamespace,
+          dataPool,
+        }),
+      };
+      return volume;
+    });
+    const owned = compensated(isDefinite, body);
+    const shared =
+      request.source === undefined ? owned : stage("lock", locks.withLock(sourceKey(request.source), "shared", owned));
+    return yield* stage("lock", locks.withLock(`name ${parameters.clusterId}/${requestName}`, "exclusive", shared));
+  });

@@ -1,0 +1,43 @@
+/**
+ * DeleteVolume: an image that nobody uses to the trash, then its name free again.
+ *
+ * 1. No image goes while somebody watches it, and no reservation before its image.
+ * 2. What does not exist is deleted; "could not tell" is an error.
+ */
+import * as Effect from "effect/Effect";
+import { Ceph } from "../ceph/ceph.ts";
+import type { Credentials } from "../config/secrets.ts";
+import { resolveVolume } from "../handles.ts";
+import { discardUnfinished, removeImage } from "../images.ts";
+import { unreserve, VOLUMES } from "../journal.ts";
+import { Locks } from "../locks.ts";
+import { stage } from "../pipeline.ts";
+import type { VolumeOptions } from "./options.ts";
+import { tempImage } from "./source.ts";
+
+export const deleteVolume = ({ instanceId }: VolumeOptions, volumeId: string, credentials: Credentials) =>
+  Effect.gen(function* () {
+    const locks = yield* Locks;
+    const body = Effect.gen(function* () {
+      const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", resolveVolume(volumeId, credentials));
+      const requestName = attributes?.requestName;
+      const remove = Effect.gen(function* () {
+        const { mirrorDaemonCount: mirrorDaemons } = cluster;
+        yield* stage("remove image", removeImage(pool, imageName, { imageId: attributes?.imageId, mirrorDaemons }));
+        // Of a clone; without its child it has nothing that anybody could miss.
+        const temp = tempImage(imageName);
+        if ((yield* stage("remove image", (yield* Ceph).imageId(pool, temp))) !== undefined) {
+          yield* stage("remove image", discardUnfinished(pool, temp, [imageName]));
+        }
+        if (attributes === undefined) return;
+        yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
+      });
+      return yield* requestName === undefined
+        ? remove
+        : stage("lock", locks.withLock(`name ${cluster.clusterId}/${requestName}`, "exclusive", remove));
+    });
+    yield* stage("lock", locks.withLock(`volume ${volumeId}`, "exclusive", body)).pipe(
+      // CSI: what does not exist is deleted.
+      Effect.catchTag("VolumeNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
+    );
+  });
