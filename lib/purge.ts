@@ -34,7 +34,7 @@ export class Purge extends Context.Service<
       const scope = yield* Effect.scope;
       const swept = new Set<string>();
 
-      /** Once per pool and process: what earlier processes left. */
+      /** Once per pool and process, if it succeeds: what earlier processes left. */
       const sweep = (pool: PoolRef) =>
         Effect.gen(function* () {
           const key = imageSubject(pool, "");
@@ -47,9 +47,10 @@ export class Purge extends Context.Service<
             if (attributes === undefined) yield* own.offer(pool, entry.id);
           }
         }).pipe(
-          Effect.catch((error) =>
-            Effect.logWarning(`could not look for left-over images in the trash: ${error.message}`),
-          ),
+          Effect.catch((error) => {
+            swept.delete(imageSubject(pool, ""));
+            return Effect.logWarning(`could not look for left-over images in the trash: ${error.message}`);
+          }),
         );
 
       const discard = (pool: PoolRef, id: string) =>

@@ -11,10 +11,11 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { type CephError, Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite, Precondition } from "../errors.ts";
+import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
 import { clusterAccess } from "../handles.ts";
 import { difference, discardImage, finishRemoval, cloneSpec, imageSpec, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
@@ -151,6 +152,12 @@ const reserved = (instanceId: string, wanted: Wanted, found: journal.Reservation
   );
 };
 
+/** What another driver removes meanwhile. NOT_FOUND would say that the source of a copy is missing. */
+const orRaced = <A, R>(found: Effect.Effect<A, CephError, R>): Effect.Effect<A, CephError, R> =>
+  Effect.catchTag(found, ["ImageNotFound", "ObjectNotFound"], ({ op, subject }) =>
+    Effect.fail(new Raced({ op, subject })),
+  );
+
 /** Makes the image; -> its status if somebody else was faster and made it. */
 const madeEmpty = (wanted: Wanted, pool: PoolRef, imageName: string) =>
   Effect.gen(function* () {
@@ -162,7 +169,7 @@ const madeEmpty = (wanted: Wanted, pool: PoolRef, imageName: string) =>
     if (Result.isSuccess(made)) return undefined;
     // Another driver, or an earlier call of ours that had timed out, was faster: then its image is the one.
     if (made.failure._tag !== "Exists") return yield* made.failure;
-    return yield* stage("create image", ceph.imageStatus(pool, imageName));
+    return yield* stage("create image", orRaced(ceph.imageStatus(pool, imageName)));
   });
 
 const discardNew = (pool: PoolRef, imageName: string) =>
@@ -213,14 +220,15 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
       }
       if (image !== undefined) yield* stage("compare", proveFits(wanted, reservation, image));
       const entries = volumeMetadata(options, request.parameters, source !== undefined);
-      if (Object.keys(entries).length > 0) yield* stage("commit", ceph.imageMetaSet(imagePool, imageName, entries));
+      if (Object.keys(entries).length > 0) {
+        yield* stage("commit", orRaced(ceph.imageMetaSet(imagePool, imageName, entries)));
+      }
       if (reservation.attributes.imageId === undefined) {
         const imageId = image?.id ?? (yield* stage("commit", ceph.imageId(imagePool, imageName)));
         if (imageId === undefined) {
-          const message = `image ${imageSubject(imagePool, imageName)} vanished while it was made; retry`;
-          return yield* new Precondition({ message });
+          return yield* new Raced({ op: "rbd_create4", subject: imageSubject(imagePool, imageName) });
         }
-        yield* stage("commit", journal.storeImageId(VOLUMES, pool, uuid, imageId));
+        yield* stage("commit", orRaced(journal.storeImageId(VOLUMES, pool, uuid, imageId)));
       }
       const { clusterId, dataPool } = parameters;
       const handle = encodeVolumeId({ clusterId, poolId: reservation.imagePoolId ?? poolId, uuid });
