@@ -46,7 +46,9 @@ describe("a line of mountinfo", () => {
   test("comes back as the kernel wrote it, whatever the path", () => {
     const escape = (text: string) =>
       [...Buffer.from(text)]
-        .map((byte) => ([9, 10, 32, 35, 92].includes(byte) ? `\\${byte.toString(8).padStart(3, "0")}` : String.fromCharCode(byte)))
+        .map((byte) =>
+          [9, 10, 32, 35, 92].includes(byte) ? `\\${byte.toString(8).padStart(3, "0")}` : String.fromCharCode(byte),
+        )
         .join("");
     fc.assert(
       fc.property(fc.string({ unit: "grapheme", minLength: 1 }), (name) => {

@@ -1,0 +1,196 @@
+/**
+ * What kubelet and the sidecars do with a driver, for tests on a real kernel: volumes made, staged, published, looked
+ * into; and the kernel's own account of what is mapped and mounted.
+ *
+ * 1. Only the driver changes what a test is about; what is checked is read from the kernel or from Ceph's tools.
+ */
+import { createHash, randomBytes } from "node:crypto";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import {
+  type VolumeCapability,
+  VolumeCapability_AccessMode_Mode as Mode,
+  type VolumeCapabilitySchema,
+} from "../../lib/gen/csi_pb.ts";
+import { codeName } from "../../lib/grpc/status.ts";
+import { type Driver, startDriver, testFolder, writeConfig } from "../ceph/driver.ts";
+import { makePool, tool } from "../ceph/inventory.ts";
+import { CLUSTER, GIB, secrets } from "../ceph/requests.ts";
+import { rig } from "../rig/cluster.ts";
+
+export const LIMIT = { timeoutMs: 100_000 };
+export type Kind = "ext4" | "xfs" | "block";
+
+export const capabilityOf = (
+  kind: Kind,
+  mode = Mode.SINGLE_NODE_WRITER,
+): Exclude<MessageInitShape<typeof VolumeCapabilitySchema>, VolumeCapability> =>
+  kind === "block"
+    ? { accessType: { case: "block", value: {} }, accessMode: { mode } }
+    : { accessType: { case: "mount", value: { fsType: kind } }, accessMode: { mode } };
+
+/** Code and text of a call's failure; `undefined` when it succeeds. */
+export const failureOf = async (call: Promise<unknown>): Promise<{ code: string; message: string } | undefined> => {
+  try {
+    await call;
+    return undefined;
+  } catch (error) {
+    const { code, details } = error as { code?: number; details?: string };
+    if (typeof code !== "number") throw error;
+    return { code: codeName(code), message: details ?? "" };
+  }
+};
+
+/** Images that the kernel has mapped, `pool/image`. */
+export const mapped = (): string[] => {
+  const bus = "/sys/bus/rbd/devices";
+  const read = (id: string, name: string) => readFileSync(join(bus, id, name), "utf8").trim();
+  return existsSync(bus) ? readdirSync(bus).map((id) => `${read(id, "pool")}/${read(id, "name")}`) : [];
+};
+
+/** Writes random bytes so that they are on the disk; -> their checksum. */
+export const writeData = (path: string, mebibytes: number, flag = "w"): string => {
+  const data = randomBytes(mebibytes << 20);
+  const fd = openSync(path, flag);
+  try {
+    for (let at = 0; at < data.length; ) at += writeSync(fd, data, at);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  return createHash("sha256").update(data).digest("hex");
+};
+
+export const checksum = (path: string, mebibytes: number): string => {
+  const data = Buffer.alloc(mebibytes << 20);
+  const fd = openSync(path, "r");
+  try {
+    for (let at = 0; at < data.length; ) {
+      const read = readSync(fd, data, at, data.length - at, at);
+      if (read === 0) throw new Error(`${path} ends after ${at} bytes`);
+      at += read;
+    }
+  } finally {
+    closeSync(fd);
+  }
+  return createHash("sha256").update(data).digest("hex");
+};
+
+/** A cluster's pool, and a driver that serves all of CSI on this node. */
+export const makeWorld = async (prefix: string) => {
+  const dir = testFolder(prefix);
+  const pool = await makePool(prefix);
+  writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
+  const start = () => startDriver({ dir, flags: ["--nodeserver=true"] });
+  let driver: Driver = await start();
+  let count = 0;
+
+  /** A new volume of 1 GiB, and the calls that kubelet would make for it. */
+  const makeVolume = async (kind: Kind, parameters: Readonly<Record<string, string>> = {}) => {
+    const name = `${prefix}-${count++}`;
+    const { volume } = await driver.controller.createVolume(
+      {
+        name,
+        capacityRange: { requiredBytes: GIB },
+        volumeCapabilities: [capabilityOf(kind)],
+        parameters: {
+          clusterID: CLUSTER,
+          pool: pool.name,
+          imageFeatures: "layering,exclusive-lock,object-map,fast-diff",
+          ...parameters,
+        },
+        secrets: secrets(),
+      },
+      LIMIT,
+    );
+    if (volume === undefined) throw new Error("no volume");
+    const { volumeId, volumeContext } = volume;
+    const staging = join(dir, name, "staging");
+    const pods = join(dir, name, "pods");
+    for (const folder of [staging, pods]) mkdirSync(folder, { recursive: true });
+    const image = volumeContext["imageName"] ?? "";
+    return {
+      volumeId,
+      volumeContext,
+      image,
+      spec: `${pool.name}/${image}`,
+      staging,
+      place: join(staging, volumeId),
+      target: join(pods, "0"),
+      pods,
+      stage: (limit = LIMIT, mode = Mode.SINGLE_NODE_WRITER) =>
+        driver.node.nodeStageVolume(
+          {
+            volumeId,
+            stagingTargetPath: staging,
+            volumeCapability: capabilityOf(kind, mode),
+            volumeContext,
+            secrets: secrets(),
+          },
+          limit,
+        ),
+      unstage: (limit = LIMIT) => driver.node.nodeUnstageVolume({ volumeId, stagingTargetPath: staging }, limit),
+      publish: (pod = "0", readonly = false) =>
+        driver.node.nodePublishVolume(
+          {
+            volumeId,
+            stagingTargetPath: staging,
+            targetPath: join(pods, pod),
+            volumeCapability: capabilityOf(kind),
+            volumeContext,
+            readonly,
+          },
+          LIMIT,
+        ),
+      unpublish: (pod = "0") => driver.node.nodeUnpublishVolume({ volumeId, targetPath: join(pods, pod) }, LIMIT),
+      grow: (requiredBytes: bigint) =>
+        driver.controller.controllerExpandVolume(
+          { volumeId, capacityRange: { requiredBytes }, volumeCapability: capabilityOf(kind), secrets: secrets() },
+          LIMIT,
+        ),
+      expand: (requiredBytes: bigint, limit = LIMIT) =>
+        driver.node.nodeExpandVolume(
+          {
+            volumeId,
+            volumePath: join(pods, "0"),
+            stagingTargetPath: staging,
+            capacityRange: { requiredBytes },
+            volumeCapability: capabilityOf(kind),
+          },
+          limit,
+        ),
+      stats: (pod = "0") => driver.node.nodeGetVolumeStats({ volumeId, volumePath: join(pods, pod) }, LIMIT),
+    };
+  };
+
+  return {
+    dir,
+    pool,
+    tool,
+    driver: () => driver,
+    makeVolume,
+    /** Ends the driver, by default as a crash would, and starts another one. */
+    restart: async (signal: "SIGTERM" | "SIGKILL" = "SIGKILL") => {
+      await driver.end(signal);
+      driver = await start();
+    },
+    end: async () => {
+      await driver.end();
+      await pool.remove();
+    },
+  };
+};
+
+export type World = Awaited<ReturnType<typeof makeWorld>>;
+export type TestVolume = Awaited<ReturnType<World["makeVolume"]>>;

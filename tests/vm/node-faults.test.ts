@@ -1,0 +1,244 @@
+/** A real kernel, and things that go wrong on it: killed drivers, hung devices, broken filesystems, other users. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { closeSync, openSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { frozen } from "../ceph/hands.ts";
+import { GIB } from "../ceph/requests.ts";
+import { rig } from "../rig/cluster.ts";
+import { checksum, failureOf, makeWorld, mapped, type TestVolume, type World, writeData } from "./kubelet.ts";
+import { tool } from "./loop.ts";
+
+let world: World;
+beforeAll(async () => {
+  world = await makeWorld("fault");
+}, 120_000);
+afterAll(async () => {
+  await world?.end();
+}, 60_000);
+
+const MINUTES = 240_000;
+const rbd = (...command: string[]): string => tool("rbd", "-c", rig().conf, ...command);
+const left = (volume: TestVolume) => [mapped(), readdirSync(volume.staging)];
+
+/** Milliseconds until the driver has answered what every liveness probe and kubelet asks. */
+const answered = async (): Promise<number> => {
+  const since = performance.now();
+  await world.driver().identity.probe({}, { timeoutMs: 5_000 });
+  await world.driver().node.nodeGetInfo({}, { timeoutMs: 5_000 });
+  return performance.now() - since;
+};
+/** In an emulated machine a call takes about ten times its usual time. */
+const PROMPT = 1_500;
+
+describe("a driver that is killed while it stages", () => {
+  test(
+    "is succeeded by one that finishes, with the data as it was",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      await volume.stage();
+      const sum = writeData(`${volume.place}/data`, 1);
+      await volume.unstage();
+      for (const wait of [300, 900, 2_000]) {
+        const cut = volume.stage().catch(() => undefined);
+        await Bun.sleep(wait);
+        await world.restart("SIGKILL");
+        await cut;
+        await volume.stage();
+        expect([mapped(), checksum(`${volume.place}/data`, 1)]).toEqual([[volume.spec], sum]);
+        await volume.unstage();
+        expect(left(volume)).toEqual([[], []]);
+      }
+    },
+    MINUTES,
+  );
+
+  test(
+    "for the first time leaves a volume that unstages clean",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      const cut = volume.stage().catch(() => undefined);
+      await Bun.sleep(1_200);
+      await world.restart("SIGKILL");
+      await cut;
+      await volume.unstage();
+      expect(left(volume)).toEqual([[], []]);
+    },
+    MINUTES,
+  );
+});
+
+describe("proof before harm", () => {
+  test(
+    "an image whose beginning is blank, but that holds data, is not formatted",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      const device = rbd("map", "-o", "noudev", volume.spec);
+      const data = Buffer.alloc(4096, "precious");
+      writeFileSync("/tmp/precious", data);
+      tool("dd", "if=/tmp/precious", `of=${device}`, "bs=4096", "seek=100000", "oflag=direct", "conv=notrunc");
+      rbd("unmap", "-o", "noudev", device);
+      const failure = await failureOf(volume.stage());
+      expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("holds data") });
+      expect(left(volume)).toEqual([[], []]);
+      const again = rbd("map", "-o", "noudev", volume.spec);
+      const read = Bun.spawnSync(["dd", `if=${again}`, "bs=4096", "skip=100000", "count=1", "status=none"]).stdout;
+      rbd("unmap", "-o", "noudev", again);
+      expect(Buffer.from(read).equals(data)).toBe(true);
+    },
+    MINUTES,
+  );
+
+  test(
+    "an image that another client uses is waited for, and its user is named",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      const user = Bun.spawn(["rbd", "-c", rig().conf, "watch", volume.spec], { stdout: "ignore", stderr: "ignore" });
+      try {
+        while (!rbd("status", volume.spec).includes("watcher=")) await Bun.sleep(200);
+        const failure = await failureOf(volume.stage({ timeoutMs: 8_000 }));
+        expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("client.") });
+        expect(left(volume)).toEqual([[], []]);
+      } finally {
+        user.kill();
+        await user.exited;
+      }
+      await volume.stage();
+      await volume.unstage();
+    },
+    MINUTES,
+  );
+
+  test(
+    "an image with a feature that the kernel lacks is refused by the feature's name",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      rbd("feature", "enable", volume.spec, "journaling");
+      expect(await failureOf(volume.stage())).toMatchObject({
+        code: "FAILED_PRECONDITION",
+        message: expect.stringContaining("journaling"),
+      });
+      expect(left(volume)).toEqual([[], []]);
+    },
+    MINUTES,
+  );
+});
+
+describe("a device that does not answer", () => {
+  test(
+    "holds up neither Probe nor another volume, and goes on when it can",
+    async () => {
+      const [hung, other] = [await world.makeVolume("ext4"), await world.makeVolume("ext4")];
+      await hung.stage();
+      await hung.publish();
+      await hung.grow(2n * GIB);
+      // resize2fs sleeps in the kernel until the filesystem is thawed: nothing can end it
+      tool("fsfreeze", "-f", hung.place);
+      try {
+        const failure = await failureOf(hung.expand(2n * GIB, { timeoutMs: 4_000 }));
+        expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining('"grow"') });
+        expect(await answered()).toBeLessThan(PROMPT);
+        await other.stage();
+        await other.publish();
+        expect((await other.stats()).volumeCondition?.abnormal).toBe(false);
+        await other.unpublish();
+        await other.unstage();
+        expect(await answered()).toBeLessThan(PROMPT);
+      } finally {
+        tool("fsfreeze", "-u", hung.place);
+      }
+      expect((await hung.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
+      await hung.unpublish();
+      await hung.unstage();
+      expect([left(hung), left(other)]).toEqual([
+        [[], []],
+        [[], []],
+      ]);
+    },
+    MINUTES,
+  );
+
+  test(
+    "because its OSD hangs leaves the driver answering, and unstages once the OSD is back",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      await volume.stage();
+      await volume.publish();
+      await frozen(rig(), "osd.0", async () => {
+        writeFileSync(`${volume.target}/dirty`, Buffer.alloc(1 << 20));
+        await volume.unpublish();
+        const failure = await failureOf(volume.unstage({ timeoutMs: 4_000 }));
+        expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining('"unmount"') });
+        expect(await answered()).toBeLessThan(PROMPT);
+      });
+      await volume.unstage();
+      expect(left(volume)).toEqual([[], []]);
+      await volume.stage();
+      expect(readdirSync(volume.place)).toContain("dirty");
+      await volume.unstage();
+    },
+    MINUTES,
+  );
+});
+
+describe("a filesystem that was shut down", () => {
+  test(
+    "is told as abnormal, can be unpublished, and is staged anew",
+    async () => {
+      const volume = await world.makeVolume("xfs");
+      await volume.stage();
+      await volume.publish();
+      const sum = writeData(`${volume.target}/data`, 1);
+      tool("xfs_io", "-x", "-c", "shutdown", volume.place);
+      expect((await volume.stats()).volumeCondition?.abnormal).toBe(true);
+      const refused = await failureOf(volume.stage());
+      expect(refused).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(volume.target) });
+      await volume.unpublish();
+      await volume.stage();
+      expect(checksum(`${volume.place}/data`, 1)).toBe(sum);
+      await volume.unstage();
+      expect(left(volume)).toEqual([[], []]);
+    },
+    MINUTES,
+  );
+});
+
+describe("a device that somebody holds open", () => {
+  test(
+    "is not unmapped, its stash stays, and the next unstage finishes",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      await volume.stage();
+      const node = `/dev/${readdirSync("/sys/bus/rbd/devices").map((id) => `rbd${id}`)[0]}`;
+      const fd = openSync(node, "r");
+      const failure = await failureOf(volume.unstage());
+      expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(node) });
+      expect(left(volume)).toEqual([[volume.spec], ["image-meta.json"]]);
+      closeSync(fd);
+      await volume.unstage();
+      expect(left(volume)).toEqual([[], []]);
+    },
+    MINUTES,
+  );
+
+  test(
+    "in another mount namespace is told with the process that has it",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      await volume.stage();
+      const script = `mount --make-rprivate / && echo ready && exec sleep 600`;
+      const holder = Bun.spawn(["unshare", "-m", "sh", "-c", script], { stdout: "pipe" });
+      try {
+        await holder.stdout.getReader().read();
+        const failure = await failureOf(volume.unstage());
+        expect(failure?.code).toBe("FAILED_PRECONDITION");
+        expect(failure?.message).toContain(`${join(volume.staging, volume.volumeId)} as process ${holder.pid}`);
+      } finally {
+        holder.kill();
+        await holder.exited;
+      }
+      await volume.unstage();
+      expect(left(volume)).toEqual([[], []]);
+    },
+    MINUTES,
+  );
+});

@@ -1,0 +1,139 @@
+/** The life of volumes on a real kernel: ext4, xfs and raw block, with the driver killed between steps. */
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync, writeSync } from "node:fs";
+import { VolumeUsage_Unit as Unit } from "../../lib/gen/csi_pb.ts";
+import { GIB } from "../ceph/requests.ts";
+import { rig } from "../rig/cluster.ts";
+import { checksum, failureOf, makeWorld, mapped, type World, writeData } from "./kubelet.ts";
+import { isMounted, mountTable, tool } from "./loop.ts";
+
+let world: World;
+beforeAll(async () => {
+  world = await makeWorld("node");
+}, 120_000);
+afterAll(async () => {
+  await world?.end();
+}, 60_000);
+afterEach(() => {
+  // whatever a test did, it has to end with nothing mapped: the next one can't tell otherwise
+  if (mapped().length > 0) console.log(world.driver().log().slice(-4000));
+});
+
+const MINUTES = 240_000;
+
+describe("a filesystem", () => {
+  for (const kind of ["ext4", "xfs"] as const) {
+    test(
+      `of ${kind} keeps its data through publish, growth, a killed driver, and staging again`,
+      async () => {
+        const volume = await world.makeVolume(kind);
+        await volume.stage();
+        expect(mapped()).toEqual([volume.spec]);
+        expect(readFileSync(`${volume.staging}/image-meta.json`, "utf8")).toBe(
+          `{"Version":3,"pool":"${world.pool.name}","radosNamespace":"","image":"${volume.image}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}`,
+        );
+        await volume.publish();
+        const sum = writeData(`${volume.target}/data`, 4);
+
+        await volume.publish("reader", true);
+        expect(checksum(`${volume.pods}/reader/data`, 4)).toBe(sum);
+        expect(() => writeFileSync(`${volume.pods}/reader/new`, "x")).toThrow("EROFS");
+
+        const before = (await volume.stats()).usage.find(({ unit }) => unit === Unit.BYTES);
+        await volume.grow(2n * GIB);
+        expect((await volume.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
+        const { usage, volumeCondition } = await volume.stats();
+        const bytes = usage.find(({ unit }) => unit === Unit.BYTES);
+        expect(bytes?.total).toBeGreaterThan((before?.total ?? 0n) + GIB - GIB / 16n);
+        expect(usage.find(({ unit }) => unit === Unit.INODES)?.used).toBeGreaterThan(0n);
+        expect(volumeCondition?.abnormal).toBe(false);
+
+        await world.restart();
+        await volume.stage();
+        await volume.publish();
+        await volume.unpublish("reader");
+        await volume.unpublish();
+        expect(existsSync(volume.target)).toBe(false);
+        await volume.unstage();
+        expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
+
+        await volume.stage();
+        expect(checksum(`${volume.place}/data`, 4)).toBe(sum);
+        await volume.unstage();
+        await volume.unstage();
+        expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
+      },
+      MINUTES,
+    );
+  }
+
+  test(
+    "that was staged by ceph-csi is published and unstaged",
+    async () => {
+      const volume = await world.makeVolume("ext4");
+      const device = tool("rbd", "-c", rig().conf, "map", "-o", "noudev", volume.spec);
+      tool("mkfs.ext4", "-q", device);
+      mkdirSync(volume.place);
+      tool("mount", "-o", "_netdev", device, volume.place);
+      const sum = writeData(`${volume.place}/data`, 1);
+      writeFileSync(
+        `${volume.staging}/image-meta.json`,
+        `{"Version":3,"pool":"${world.pool.name}","radosNamespace":"","image":"${volume.image}","accessType":false,"encrypted":false}`,
+      );
+      await volume.stage();
+      await volume.publish();
+      expect(checksum(`${volume.target}/data`, 1)).toBe(sum);
+      await volume.unpublish();
+      await volume.unstage();
+      expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
+    },
+    MINUTES,
+  );
+});
+
+describe("a raw volume", () => {
+  test(
+    "keeps its data, grows, and can be read-only",
+    async () => {
+      const volume = await world.makeVolume("block");
+      await volume.stage();
+      await volume.publish();
+      const sum = writeData(volume.target, 4, "r+");
+      const busy = await failureOf(volume.publish("reader", true));
+      expect(busy).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(volume.target) });
+
+      await volume.grow(2n * GIB);
+      expect((await volume.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
+      expect((await volume.stats()).usage).toMatchObject([{ unit: Unit.BYTES, total: 2n * GIB }]);
+      await volume.unpublish();
+
+      await volume.publish("reader", true);
+      expect(checksum(`${volume.pods}/reader`, 4)).toBe(sum);
+      expect(() => {
+        const fd = openSync(`${volume.pods}/reader`, "r+");
+        writeSync(fd, Buffer.alloc(4096));
+      }).toThrow();
+      await volume.unpublish("reader");
+      await volume.unstage();
+      expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
+
+      await volume.stage();
+      await volume.publish();
+      expect(checksum(volume.target, 4)).toBe(sum);
+      writeData(volume.target, 1, "r+");
+      await volume.unpublish();
+      await volume.unstage();
+    },
+    MINUTES,
+  );
+});
+
+describe("afterwards", () => {
+  test("no mount, no mapping, no key is left, and the log has no key", () => {
+    expect(mapped()).toEqual([]);
+    expect(mountTable().filter(({ point }) => point.startsWith(world.dir))).toEqual([]);
+    expect(isMounted(world.dir)).toBe(false);
+    expect(readdirSync("/tmp/csi/keys")).toEqual([]);
+    expect(world.driver().log()).not.toContain(rig().key);
+  });
+});
