@@ -39,6 +39,7 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
     ) =>
     (pool: PoolRef, name: string, ...rest: Rest) =>
       one(method, imageSubject(pool, name), () => run(pool, name, ...rest));
+  const many = (pool: PoolRef, wanted: readonly unknown[]) => `${wanted.length} of ${pool.pool}`;
 
   return {
     poolId: (access, pool) => one("poolId", pool, () => inner.poolId(access, pool)),
@@ -59,6 +60,37 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
     trashList: (pool) => one("trashList", pool.pool, () => inner.trashList(pool)),
     trashRemove: named("trashRemove", inner.trashRemove),
     managerTrashRemove: named("managerTrashRemove", inner.managerTrashRemove),
+
+    snapshotCreate: named("snapshotCreate", inner.snapshotCreate),
+    snapshotRemove: named("snapshotRemove", inner.snapshotRemove),
+    snapshots: named("snapshots", inner.snapshots),
+    imageClone: (source, pool, image, spec) =>
+      one("imageClone", imageSubject(pool, image), () => inner.imageClone(source, pool, image, spec)),
+    cloneDepth: named("cloneDepth", inner.cloneDepth),
+    imageMetaList: named("imageMetaList", inner.imageMetaList),
+    imageFlatten: named("imageFlatten", inner.imageFlatten),
+    managerFlatten: named("managerFlatten", inner.managerFlatten),
+    managerTasks: (access) => one("managerTasks", access.monitors.join(","), () => inner.managerTasks(access)),
+    diff: (source, from, offset, limit) =>
+      one("diff", `${imageSubject(source.pool, source.image)}@${source.snapshot}`, () =>
+        inner.diff(source, from, offset, limit),
+      ),
+
+    pools: (access) => one("pools", access.monitors.join(","), () => inner.pools(access)),
+    poolSpace: (access, pool) => one("poolSpace", pool, () => inner.poolSpace(access, pool)),
+    omapList: named("omapList", inner.omapList),
+    omapGetMany: (pool, wanted) => one("omapGetMany", many(pool, wanted), () => inner.omapGetMany(pool, wanted)),
+    imageBriefs: (pool, images, metadata) =>
+      one("imageBriefs", many(pool, images), () => inner.imageBriefs(pool, images, metadata)),
+
+    groupCreate: named("groupCreate", inner.groupCreate),
+    groupRemove: named("groupRemove", inner.groupRemove),
+    groupImages: named("groupImages", inner.groupImages),
+    groupAdd: named("groupAdd", inner.groupAdd),
+    groupDrop: named("groupDrop", inner.groupDrop),
+    groupSnapshotCreate: named("groupSnapshotCreate", inner.groupSnapshotCreate),
+    groupSnapshotRemove: named("groupSnapshotRemove", inner.groupSnapshotRemove),
+    groupSnapshots: named("groupSnapshots", inner.groupSnapshots),
   };
 };
 

@@ -6,11 +6,15 @@
  *
  * 1. Every change is synchronous, so a call made of one change is atomic as in RADOS.
  * 2. `dump` shows everything that outlives a driver and nothing else: watchers, caps and switches are not in it.
- * 3. The manager works its queue in order, never in the middle of a call, and keeps what it cannot do yet.
  */
-import type { TrashEntry } from "./ceph.ts";
-import { DEFAULT_FEATURES, dumpImage, type ImageDump, type MemoryImage, sorted } from "./memory-image.ts";
+import type { ManagerTask, TrashEntry } from "./ceph.ts";
+import { bytesOf } from "./memory-content.ts";
+import { type ClusterDump, dumpPools } from "./memory-dump.ts";
+import type { MemoryGroup } from "./memory-group.ts";
+import { type Birth, DEFAULT_FEATURES, type MemoryImage, toSnapshotTrash } from "./memory-image.ts";
+import { MemoryManager } from "./memory-manager.ts";
 
+export type { ClusterDump } from "./memory-dump.ts";
 export type { MemoryImage } from "./memory-image.ts";
 
 export interface MemoryTrashed {
@@ -21,8 +25,13 @@ export interface MemoryTrashed {
   readonly image: MemoryImage;
 }
 
-/** What a driver leaves that dies while it makes an image (all but the header, or no object map) or moves one to the trash. */
-export type CutShort = "header" | "object-map" | MoveCutShort;
+/** What a driver leaves that dies while it makes an image (all but the header, or no object map) or a clone, or moves one to the trash. */
+export type CutShort = "header" | "object-map" | CloneCutShort | MoveCutShort;
+/**
+ * How far the making of a clone had come: an image without a parent, which no clone reads from; one that its parent
+ * does not know, whose data goes with the snapshot; one without some of the parent's metadata.
+ */
+export type CloneCutShort = "parent" | "child" | "metadata";
 /** How far the move had come: the entry in the trash is made; the name is gone; its entry in the directory too. */
 export type MoveCutShort = "trash-entered" | "name-gone" | "entry-gone";
 
@@ -32,12 +41,20 @@ export interface MemoryNamespace {
   /** Names that are taken and lead to no image, with the id that they lead to, if to any. */
   readonly bareNames: Map<string, string | undefined>;
   readonly trash: Map<string, MemoryTrashed>;
+  readonly groups: Map<string, MemoryGroup>;
 }
 
-interface MemoryPool {
+export interface MemoryPool {
   readonly id: bigint;
   readonly namespaces: Map<string, MemoryNamespace>;
+  /** What could be written if there were no quota. */
+  maxAvailableBytes: bigint;
+  /** 0: none. */
+  quotaBytes: bigint;
 }
+
+/** Why an image in the trash can't be removed. */
+export type Obstacle = "moving" | "snapshots" | "watchers" | "group";
 
 export interface MemoryUser {
   readonly key: string;
@@ -46,30 +63,6 @@ export interface MemoryUser {
   /** The pools that its osd caps name; all when absent. */
   readonly pools?: readonly string[];
 }
-
-interface TrashDump {
-  readonly name: string;
-  readonly source: string;
-  readonly moving: boolean;
-}
-
-/** Plain JSON with sorted keys: two equal states give equal text. Namespaces that hold nothing are left out. */
-export type ClusterDump = Readonly<
-  Record<
-    string,
-    Readonly<
-      Record<
-        string,
-        {
-          readonly objects: Readonly<Record<string, Readonly<Record<string, string>>>>;
-          readonly images: Readonly<Record<string, ImageDump>>;
-          readonly bareNames: Readonly<Record<string, string | null>>;
-          readonly trash: Readonly<Record<string, TrashDump>>;
-        }
-      >
-    >
-  >
->;
 
 export interface MemoryOptions {
   /** Pools that exist from the start; "rbd" when absent. */
@@ -80,35 +73,48 @@ export interface MemoryOptions {
   readonly users?: Readonly<Record<string, MemoryUser>>;
   /** The cluster's `rbd_default_features`. */
   readonly defaultFeatures?: bigint;
+  /** Milliseconds since the epoch, for what is made; `Date.now` when absent. */
+  readonly now?: () => number;
+  /** Whether a group's snapshot can be cloned, as from Ceph 20 on; true when absent. */
+  readonly clonesGroupSnapshots?: boolean;
 }
+
+const TIB = 1_099_511_627_776n;
 
 export class MemoryCluster {
   readonly pools = new Map<string, MemoryPool>();
   readonly users: Map<string, MemoryUser>;
   readonly monitors: readonly string[] | undefined;
   readonly defaultFeatures: bigint;
+  readonly clonesGroupSnapshots: boolean;
   /** Down: no monitor answers anybody. */
   reachable = true;
-  /** Down: no manager takes or does tasks. */
-  managerUp = true;
-  /** Held: the manager takes tasks and does none until `runManager`. */
-  managerHeld = false;
+  /** Milliseconds since the epoch. */
+  now: () => number;
 
-  readonly #tasks: { readonly pool: string; readonly namespace: string; readonly id: string }[] = [];
+  readonly #manager = new MemoryManager((task) => {
+    const content = this.namespace(task.pool, task.namespace);
+    if (task.action === "flatten") content?.images.get(task.image)?.flatten();
+    else if (content !== undefined) return this.removeTrashed(content, task.image);
+    return undefined;
+  });
   #nextPool = 1n;
   #nextImage = 0x1000;
+  #nextSnapshot = 3n;
   #nextWatcher = 4100;
 
   constructor(options: MemoryOptions = {}) {
     this.monitors = options.monitors;
     this.defaultFeatures = options.defaultFeatures ?? DEFAULT_FEATURES;
+    this.now = options.now ?? Date.now;
+    this.clonesGroupSnapshots = options.clonesGroupSnapshots ?? true;
     this.users = new Map(Object.entries(options.users ?? { admin: { key: MEMORY_KEY, manager: true } }));
     for (const pool of options.pools ?? ["rbd"]) this.addPool(pool);
   }
 
   addPool(name: string): bigint {
     const id = ++this.#nextPool;
-    this.pools.set(name, { id, namespaces: new Map() });
+    this.pools.set(name, { id, namespaces: new Map(), maxAvailableBytes: TIB, quotaBytes: 0n });
     return id;
   }
 
@@ -123,7 +129,13 @@ export class MemoryCluster {
     if (namespaces === undefined) return undefined;
     const found = namespaces.get(namespace);
     if (found !== undefined) return found;
-    const made = { objects: new Map(), images: new Map(), bareNames: new Map(), trash: new Map() };
+    const made: MemoryNamespace = {
+      objects: new Map(),
+      images: new Map(),
+      bareNames: new Map(),
+      trash: new Map(),
+      groups: new Map(),
+    };
     namespaces.set(namespace, made);
     return made;
   }
@@ -139,14 +151,43 @@ export class MemoryCluster {
   cutShort(what: CutShort, pool: string, image: string, namespace = ""): void {
     const found = this.image(pool, image, namespace);
     const content = this.namespace(pool, namespace);
-    if (what === "object-map") {
-      found.objectMap = "lost";
-      return;
+    switch (what) {
+      case "object-map":
+        found.objectMap = "lost";
+        return;
+      case "parent":
+        found.leaveParents();
+        found.meta.clear();
+        return;
+      case "child":
+        found.parent?.children.delete(found);
+        found.meta.clear();
+        return;
+      case "metadata":
+        found.meta.clear();
+        return;
     }
-    if (what !== "header") content?.trash.set(found.id, { name: image, source: "user", moving: true, image: found });
+    if (what === "header") found.leaveParents();
+    else content?.trash.set(found.id, { name: image, source: "user", moving: true, image: found });
     if (what !== "trash-entered") content?.images.delete(image);
     if (what === "header") content?.bareNames.set(image, found.id);
     if (what === "name-gone") content?.bareNames.set(image, undefined);
+  }
+
+  /** Leaves of a snapshot what a driver leaves that dies while it removes it: its name is free, it is in their trash. */
+  cutSnapshotRemovalShort(pool: string, image: string, snapshot: string, namespace = ""): void {
+    const found = this.image(pool, image, namespace).snapshotNamed(snapshot);
+    if (found === undefined) throw new Error(`no snapshot ${snapshot} of ${image}`);
+    toSnapshotTrash(found);
+  }
+
+  /** Leaves of a group's snapshot what a driver leaves that dies while it makes it: some members have none. */
+  cutGroupSnapshotShort(pool: string, group: string, snapshot: string, namespace = ""): void {
+    const found = this.namespace(pool, namespace)?.groups.get(group)?.snapshots.get(snapshot);
+    if (found === undefined) throw new Error(`no snapshot ${snapshot} of group ${group}`);
+    found.complete = false;
+    const last = found.members.pop();
+    last?.image.dropSnapshot(last);
   }
 
   /** Opens the image for use as another client would; -> closes it again. */
@@ -157,48 +198,87 @@ export class MemoryCluster {
     return () => void watchers.delete(watcher);
   }
 
-  freshImageId(): string {
+  freshId(): string {
     return (this.#nextImage++).toString(16).padStart(12, "0");
   }
 
+  freshSnapshotId(): bigint {
+    return this.#nextSnapshot++;
+  }
+
+  birth(pool: string, namespace: string, name: string): Birth {
+    return { pool, namespace, name, id: this.freshId(), createdAt: this.now() };
+  }
+
+  /** The bytes that its images hold there: what counts against a quota. */
+  storedBytes(pool: string): bigint {
+    let sum = 0n;
+    for (const [name, { namespaces }] of this.pools) {
+      for (const { images, trash } of namespaces.values()) {
+        for (const image of [...images.values(), ...Array.from(trash.values(), (entry) => entry.image)]) {
+          if ((image.dataPool ?? name) === pool) sum += bytesOf(image.content);
+        }
+      }
+    }
+    return sum;
+  }
+
+  /** -> what is in the way, and then nothing is done; what is not there is removed. */
+  removeTrashed({ trash }: MemoryNamespace, id: string): Obstacle | undefined {
+    const entry = trash.get(id);
+    if (entry === undefined) return undefined;
+    const { image, moving } = entry;
+    if (moving) return "moving";
+    if (image.snapshots.some(({ kind, children }) => kind !== "trash" || children.size > 0)) return "snapshots";
+    if (image.watchers.size > 0) return "watchers";
+    if (image.group !== undefined) return "group";
+    image.leaveParents();
+    trash.delete(id);
+    return undefined;
+  }
+
+  /** Down: no manager takes or does tasks. */
+  get managerUp(): boolean {
+    return this.#manager.up;
+  }
+  set managerUp(up: boolean) {
+    this.#manager.up = up;
+  }
+
+  /** Held: the manager takes tasks and does none until `runManager`. */
+  get managerHeld(): boolean {
+    return this.#manager.held;
+  }
+  set managerHeld(held: boolean) {
+    this.#manager.held = held;
+  }
+
   /** Puts a task in the manager's queue; one that is there already stays the only one. */
-  queueTrashRemove(pool: string, namespace: string, id: string): void {
-    const same = this.#tasks.some((task) => task.pool === pool && task.namespace === namespace && task.id === id);
-    if (!same) this.#tasks.push({ pool, namespace, id });
-    // a microtask: after the call that queued it, whatever clock the test runs on
-    if (!this.managerHeld) queueMicrotask(() => this.runManager());
+  queueTask(action: "flatten" | "trash remove", pool: string, namespace: string, image: string): void {
+    this.#manager.queue({ action, pool, namespace, image });
+  }
+
+  tasks(): readonly ManagerTask[] {
+    return this.#manager.tasks();
+  }
+
+  /** Says of the task of an image (by name, in the trash by id) how far the manager has come with it. */
+  setProgress(image: string, progress: number | undefined): void {
+    this.#manager.progress(image, progress);
   }
 
   /** Trash ids that wait for the manager. */
   queued(): readonly string[] {
-    return this.#tasks.map((task) => task.id);
+    return this.tasks().flatMap(({ action, image }) => (action === "trash remove" ? [image] : []));
   }
 
-  /** Lets the manager do its queue now; what is still in use stays queued. -> how many it did. */
+  /** Lets the manager do its queue now; what fails stays queued. -> how many it did. */
   runManager(): number {
-    if (!this.managerUp) return 0;
-    const tasks = this.#tasks.splice(0);
-    for (const task of tasks) {
-      const trash = this.namespace(task.pool, task.namespace)?.trash;
-      const entry = trash?.get(task.id);
-      if (entry !== undefined && (entry.moving || entry.image.watchers.size > 0)) this.#tasks.push(task);
-      else trash?.delete(task.id);
-    }
-    return tasks.length - this.#tasks.length;
+    return this.#manager.run();
   }
 
   dump(): ClusterDump {
-    return sorted(this.pools, ({ namespaces }) => {
-      const used = [...namespaces].filter(
-        ([, { objects, images, bareNames, trash }]) => objects.size + images.size + bareNames.size + trash.size > 0,
-      );
-      return sorted(new Map(used), ({ objects, images, bareNames, trash }) => ({
-        objects: sorted(objects, (omap) => sorted(omap, String)),
-        images: sorted(images, dumpImage),
-        bareNames: sorted(bareNames, (id) => id ?? null),
-        trash: sorted(trash, ({ name, source, moving }) => ({ name, source, moving })),
-      }));
-    });
+    return dumpPools(this.pools);
   }
 }
 

@@ -2,31 +2,31 @@
  * `CephMemory`: the contract of ./ceph.ts over a cluster in memory (./memory-cluster.ts), for tests.
  *
  * Not a second truth: tests/contract runs one suite on this and on a real Ceph, and where they differ, this is wrong.
- * Not modelled: snapshots, clones, quotas, slow or lost answers (for those see ./faults.ts).
- *
- * 1. Each call yields before it acts and after it: fibers interleave as they do around real calls.
- * 2. The act itself is one synchronous step: it happens entirely or not at all, also when the caller is interrupted.
+ * Not modelled: refusals for lack of space, slow or lost answers (for those see ./faults.ts), mirroring but for what
+ * the status says, and a trash that was emptied half. What is in the trash of snapshots can't be opened by id.
  */
-import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
-import { Ceph, imageSubject, type CephService, type ClusterAccess, type PoolRef } from "./ceph.ts";
+import { Ceph, type CephService, type ClusterAccess, type CoreCalls, imageSubject } from "./ceph.ts";
 import {
-  AccessDenied,
   Busy,
   CephFailed,
   type CephError,
   Exists,
+  HasSnapshots,
   ImageNotFound,
   InvalidCall,
-  ManagerUnavailable,
   ObjectNotFound,
   PoolNotFound,
   Raced,
-  Unreachable,
 } from "./errors.ts";
-import { MEMORY_KEY, MemoryCluster, type MemoryNamespace, type MemoryOptions } from "./memory-cluster.ts";
-import { bareImage, makeImage, type MemoryImage } from "./memory-image.ts";
+import { admit, askManager, call, enter, open, refuse } from "./memory-call.ts";
+import { MEMORY_KEY, MemoryCluster, type MemoryOptions, type Obstacle } from "./memory-cluster.ts";
+import { bytesOf } from "./memory-content.ts";
+import { groupCalls } from "./memory-groups.ts";
+import { bareImage, makeImage, type MemorySnapshot } from "./memory-image.ts";
+import { listingCalls } from "./memory-listing.ts";
+import { snapshotCalls } from "./memory-snapshots.ts";
 
 export { type CutShort, MemoryCluster, MEMORY_KEY, type MemoryOptions } from "./memory-cluster.ts";
 export type { MemoryImage } from "./memory-image.ts";
@@ -39,58 +39,29 @@ export const memoryAccess: ClusterAccess = {
 };
 
 const EINVAL = 22;
+const EMLINK = 31;
 const EUCLEAN = 117;
 
-/** Carries a typed error out of a synchronous act; anything else that is thrown there is a bug, and a defect. */
-class Refused {
-  constructor(readonly error: CephError) {}
-}
-const refuse = (error: CephError): Refused => new Refused(error);
-
-const once = <A>(act: () => A): Effect.Effect<A, CephError> =>
-  Effect.suspend(() => {
-    try {
-      return Effect.succeed(act());
-    } catch (thrown) {
-      if (thrown instanceof Refused) return Effect.fail(thrown.error);
-      throw thrown;
-    }
-  });
-
-const call = <A>(act: () => A): Effect.Effect<A, CephError> =>
-  Effect.yieldNow.pipe(
-    Effect.andThen(once(act)),
-    Effect.tap(() => Effect.yieldNow),
-  );
-
-const admit = (cluster: MemoryCluster, access: ClusterAccess, op: string): void => {
-  const subject = access.monitors.join(",");
-  const known = cluster.monitors === undefined || access.monitors.some((at) => cluster.monitors?.includes(at));
-  if (!cluster.reachable || !known) throw refuse(new Unreachable({ op, subject, reason: "connection timed out" }));
-  if (cluster.users.get(access.user)?.key !== Redacted.value(access.key)) {
-    throw refuse(new AccessDenied({ op: "rados_connect", subject, user: access.user }));
+const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly subject: string }): CephError => {
+  switch (obstacle) {
+    case "moving":
+      return new CephFailed({ ...about, errno: EUCLEAN, reason: "its move to the trash was not finished" });
+    case "snapshots":
+      return new HasSnapshots(about);
+    case "watchers":
+      return new Busy(about);
+    case "group":
+      return new CephFailed({ ...about, errno: EMLINK, reason: "it is in a group" });
   }
 };
 
-const enter = (cluster: MemoryCluster, ref: PoolRef, op: string): MemoryNamespace => {
-  admit(cluster, ref.access, op);
-  const namespace = cluster.namespace(ref.pool, ref.namespace);
-  if (namespace === undefined) throw refuse(new PoolNotFound({ op, subject: ref.pool }));
-  const caps = cluster.users.get(ref.access.user)?.pools;
-  if (caps !== undefined && !caps.includes(ref.pool)) {
-    throw refuse(new AccessDenied({ op, subject: ref.pool, user: ref.access.user }));
-  }
-  return namespace;
+const parentOf = ({ image, name }: MemorySnapshot, cluster: MemoryCluster) => {
+  const { pool, namespace, name: imageName } = image.place;
+  const inTrash = cluster.namespace(pool, namespace)?.images.get(imageName) !== image;
+  return { pool, namespace, image: imageName, imageId: image.id, snapshot: name, inTrash };
 };
 
-/** The calls of one driver on a cluster. */
-export const cephMemoryService = (cluster: MemoryCluster): CephService => {
-  const open = (ref: PoolRef, image: string, op: string): MemoryImage => {
-    const found = enter(cluster, ref, op).images.get(image);
-    if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
-    return found;
-  };
-
+const coreCalls = (cluster: MemoryCluster): CoreCalls => {
   return {
     poolId: (access, pool) =>
       call(() => {
@@ -139,7 +110,7 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         if (spec.dataPool !== undefined && !cluster.pools.has(spec.dataPool)) {
           throw refuse(new PoolNotFound({ op, subject: spec.dataPool }));
         }
-        const made = makeImage(cluster.freshImageId(), spec, cluster.defaultFeatures);
+        const made = makeImage(cluster.birth(ref.pool, ref.namespace, image), spec, cluster.defaultFeatures);
         if (made === undefined) throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
         if (images.has(image) || bareNames.has(image)) throw refuse(new Exists({ op, subject }));
         images.set(image, made);
@@ -153,13 +124,27 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
 
     imageStatus: (ref, image) =>
       call(() => {
-        const { meta: _meta, hasData: _hasData, objectMap: _map, watchers, ...status } = open(ref, image, "rbd_open");
-        return { ...status, watchers: [...watchers] };
+        const found = open(cluster, ref, image, "rbd_open");
+        const { id, sizeBytes, features, objectSize, stripeUnit, stripeCount, dataPool, mirror, createdAt } = found;
+        return {
+          id,
+          sizeBytes,
+          features,
+          objectSize,
+          stripeUnit,
+          stripeCount,
+          dataPool,
+          mirror,
+          createdAt,
+          watchers: [...found.watchers],
+          parent: found.parent && parentOf(found.parent, cluster),
+          snapshotCount: found.snapshots.length,
+        };
       }),
 
     imageGrow: (ref, image, sizeBytes) =>
       call(() => {
-        const found = open(ref, image, "rbd_resize");
+        const found = open(cluster, ref, image, "rbd_resize");
         if (found.sizeBytes < sizeBytes) found.sizeBytes = sizeBytes;
         return found.sizeBytes;
       }),
@@ -173,13 +158,17 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         return found !== undefined;
       }),
 
-    imageHasData: (ref, image) => call(() => open(ref, image, "rbd_diff_iterate2").hasData),
+    imageHasData: (ref, image, whose) =>
+      call(() => {
+        const found = open(cluster, ref, image, "rbd_diff_iterate2");
+        return whose === "own" ? bytesOf(found.content) > 0n : found.hasData;
+      }),
 
-    imageMetaGet: (ref, image, key) => call(() => open(ref, image, "rbd_metadata_get").meta.get(key)),
+    imageMetaGet: (ref, image, key) => call(() => open(cluster, ref, image, "rbd_metadata_get").meta.get(key)),
 
     imageMetaSet: (ref, image, entries) =>
       call(() => {
-        const { meta } = open(ref, image, "rbd_metadata_set");
+        const { meta } = open(cluster, ref, image, "rbd_metadata_set");
         for (const [key, value] of Object.entries(entries)) {
           if (value === undefined) meta.delete(key);
           else meta.set(key, value);
@@ -192,7 +181,11 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         const op = "rbd_trash_move";
         const { images, bareNames, trash } = enter(cluster, ref, op);
         const begun = [...trash.values()].find(({ name, moving }) => moving && name === image);
-        const found = images.get(image) ?? begun?.image ?? bareImage(bareNames.get(image));
+        const bare = bareNames.get(image);
+        const found =
+          images.get(image) ??
+          begun?.image ??
+          (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
         if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
         images.delete(image);
         bareNames.delete(image);
@@ -214,16 +207,8 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
     trashRemove: (ref, id) =>
       call(() => {
         const op = "rbd_trash_remove";
-        const subject = imageSubject(ref, id);
-        const { trash } = enter(cluster, ref, op);
-        const found = trash.get(id);
-        if (found?.moving === true) {
-          throw refuse(
-            new CephFailed({ op, subject, errno: EUCLEAN, reason: "its move to the trash was not finished" }),
-          );
-        }
-        if ((found?.image.watchers.size ?? 0) > 0) throw refuse(new Busy({ op, subject }));
-        trash.delete(id);
+        const obstacle = cluster.removeTrashed(enter(cluster, ref, op), id);
+        if (obstacle !== undefined) throw refuse(obstacleTo(obstacle, { op, subject: imageSubject(ref, id) }));
       }),
 
     managerTrashRemove: (ref, id) =>
@@ -231,15 +216,20 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => {
         const op = "rbd task add trash remove";
         const subject = imageSubject(ref, id);
         const { trash } = enter(cluster, ref, op);
-        if (!cluster.managerUp) throw refuse(new ManagerUnavailable({ op, subject, reason: "no manager answers" }));
-        if (cluster.users.get(ref.access.user)?.manager !== true) {
-          throw refuse(new ManagerUnavailable({ op, subject, reason: `client.${ref.access.user} has no mgr caps` }));
-        }
+        askManager(cluster, ref.access.user, op, subject);
         if (!trash.has(id)) throw refuse(new ImageNotFound({ op, subject }));
-        cluster.queueTrashRemove(ref.pool, ref.namespace, id);
+        cluster.queueTask("trash remove", ref.pool, ref.namespace, id);
       }),
   };
 };
+
+/** The calls of one driver on a cluster. */
+export const cephMemoryService = (cluster: MemoryCluster): CephService => ({
+  ...coreCalls(cluster),
+  ...snapshotCalls(cluster),
+  ...listingCalls(cluster),
+  ...groupCalls(cluster),
+});
 
 /** A cluster and one driver's calls on it; `cephMemoryService(cluster)` makes those of the driver that comes next. */
 export const makeCephMemory = (

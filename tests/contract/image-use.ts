@@ -12,7 +12,7 @@ export const imageUseContract = (at: () => Session): void => {
       const failures = [
         await fails((ceph) => ceph.imageStatus(pool, image)),
         await fails((ceph) => ceph.imageGrow(pool, image, MIB)),
-        await fails((ceph) => ceph.imageHasData(pool, image)),
+        await fails((ceph) => ceph.imageHasData(pool, image, "any")),
         await fails((ceph) => ceph.imageMetaGet(pool, image, "k")),
         await fails((ceph) => ceph.imageMetaSet(pool, image, { k: "v" })),
         await fails((ceph) => ceph.trashMove(pool, image)),
@@ -57,11 +57,11 @@ export const imageUseContract = (at: () => Session): void => {
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
-      expect(await run((ceph) => ceph.imageHasData(pool, image))).toBe(false);
+      expect(await run((ceph) => ceph.imageHasData(pool, image, "any"))).toBe(false);
       await run((ceph) => ceph.imageGrow(pool, image, 32n * MIB));
-      expect(await run((ceph) => ceph.imageHasData(pool, image))).toBe(false);
+      expect(await run((ceph) => ceph.imageHasData(pool, image, "any"))).toBe(false);
       await world.write(pool, image);
-      expect(await run((ceph) => ceph.imageHasData(pool, image))).toBe(true);
+      expect(await run((ceph) => ceph.imageHasData(pool, image, "any"))).toBe(true);
     },
     LIMIT,
   );
@@ -78,9 +78,9 @@ export const imageUseContract = (at: () => Session): void => {
       for (const { ref, spec } of cases) {
         const image = fresh("image");
         await run((ceph) => ceph.imageCreate(ref, image, spec));
-        expect(await run((ceph) => ceph.imageHasData(ref, image))).toBe(false);
+        expect(await run((ceph) => ceph.imageHasData(ref, image, "any"))).toBe(false);
         await world.write(ref, image);
-        expect(await run((ceph) => ceph.imageHasData(ref, image))).toBe(true);
+        expect(await run((ceph) => ceph.imageHasData(ref, image, "any"))).toBe(true);
       }
     },
     LIMIT,

@@ -25,8 +25,12 @@ export const imageContract = (at: () => Session): void => {
   test(
     "an image made without options has the cluster's defaults",
     async () => {
-      const { id, ...status } = await created({ sizeBytes: GIB });
+      const before = Date.now();
+      const { id, createdAt, ...status } = await created({ sizeBytes: GIB });
       expect(id).toMatch(/^[0-9a-z]+$/);
+      // two clocks, and one of them may count in whole seconds
+      expect(createdAt).toBeGreaterThan(before - 2_000);
+      expect(createdAt).toBeLessThan(Date.now() + 2_000);
       expect(status).toEqual({
         sizeBytes: GIB,
         features: DEFAULT,
@@ -36,6 +40,8 @@ export const imageContract = (at: () => Session): void => {
         dataPool: undefined,
         watchers: [],
         mirror: "disabled",
+        parent: undefined,
+        snapshotCount: 0,
       });
     },
     LIMIT,
@@ -70,6 +76,15 @@ export const imageContract = (at: () => Session): void => {
     async () => {
       const { features } = await created({ sizeBytes: GIB, features: LAYERING | EXCLUSIVE_LOCK | FAST_DIFF });
       expect(features).toBe(LAYERING | EXCLUSIVE_LOCK);
+    },
+    LIMIT,
+  );
+
+  test(
+    "object-map brings fast-diff along",
+    async () => {
+      const asked = LAYERING | EXCLUSIVE_LOCK | OBJECT_MAP;
+      expect((await created({ sizeBytes: GIB, features: asked })).features).toBe(asked | FAST_DIFF);
     },
     LIMIT,
   );

@@ -44,7 +44,7 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.imageStatus(nowhere, "image")),
         fails((ceph) => ceph.imageGrow(nowhere, "image", 4096n)),
         fails((ceph) => ceph.imageMend(nowhere, "image")),
-        fails((ceph) => ceph.imageHasData(nowhere, "image")),
+        fails((ceph) => ceph.imageHasData(nowhere, "image", "any")),
         fails((ceph) => ceph.imageMetaGet(nowhere, "image", "k")),
         fails((ceph) => ceph.imageMetaSet(nowhere, "image", { k: "v" })),
         fails((ceph) => ceph.trashMove(nowhere, "image")),
