@@ -18,7 +18,8 @@ import { ClusterMapping, type Place } from "./config/mapping.ts";
 import type { Credentials } from "./config/secrets.ts";
 import { VolumeNotFound } from "./errors.ts";
 import { type Attributes, type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
-import { parseVolumeId } from "./volume-id.ts";
+import { parseMigratedId } from "./migrated-id.ts";
+import { parseVolumeId, volumeKind } from "./volume-id.ts";
 
 export interface Found {
   /** As the caller wrote it, also when a mapping led elsewhere. */
@@ -26,6 +27,7 @@ export interface Found {
   readonly cluster: Cluster;
   readonly pool: PoolRef;
   readonly poolId: bigint;
+  /** "" for a volume of the in-tree plugin, which has none. */
   readonly uuid: string;
   readonly imageName: string;
   /** `undefined`: the journal knows nothing of it; the image may exist all the same. */
@@ -44,6 +46,7 @@ export const resolveVolume = (
 ): Effect.Effect<Found, VolumeNotFound | CephError | ConfigError, Ceph | Clusters | ClusterMapping> =>
   Effect.gen(function* () {
     const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
+    if (volumeKind(volumeId) === "migrated") return yield* migratedVolume(volumeId, credentials);
     const parsed = parseVolumeId(volumeId);
     if (Result.isFailure(parsed)) return yield* gone(`it is no volume ID of this driver (${parsed.failure.reason})`);
     const { uuid, ...home } = parsed.success;
@@ -62,6 +65,23 @@ export const resolveVolume = (
       if (Result.isFailure(there) && !mayBeElsewhere(there.failure)) return yield* there.failure;
     }
     return yield* Effect.fromResult(first);
+  });
+
+/** Of the in-tree plugin: no journal knows it, and it lives in the default namespace. */
+const migratedVolume = (volumeId: string, credentials: Credentials) =>
+  Effect.gen(function* () {
+    const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
+    const parsed = parseMigratedId(volumeId);
+    if (Result.isFailure(parsed)) return yield* gone(parsed.failure);
+    const { clusterId, pool: poolName, imageName } = parsed.success;
+    const cluster = yield* (yield* Clusters).get(clusterId);
+    const access = clusterAccess(cluster, credentials);
+    const poolId = yield* (yield* Ceph)
+      .poolId(access, poolName)
+      .pipe(Effect.catchTag("PoolNotFound", ({ message }) => Effect.fail(gone(message))));
+    const pool: PoolRef = { access, pool: poolName, namespace: "" };
+    const found: Found = { handle: volumeId, cluster, pool, poolId, uuid: "", imageName, attributes: undefined };
+    return found;
   });
 
 export const resolveSnapshot = (

@@ -83,15 +83,21 @@ const wantedVolume = (request: CreateVolumeRequest) =>
       const reason = "is given, but no parameter of a volume can be modified";
       return yield* new InvalidRequest({ field: "mutable_parameters", reason });
     }
-    const { parameters, secrets, capacityRange } = request;
-    return { requestName, parameters, secrets, size: capacityRange ?? {}, source };
+    const { parameters, secrets, capacityRange, accessibilityRequirements } = request;
+    const topology = accessibilityRequirements && {
+      preferred: accessibilityRequirements.preferred.map(({ segments }) => segments),
+      requisite: accessibilityRequirements.requisite.map(({ segments }) => segments),
+    };
+    return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology };
   });
 
 const create = (options: VolumeOptions) => (request: CreateVolumeRequest) =>
   Effect.gen(function* () {
-    const volume = yield* createVolume(options, yield* stage("validate", wantedVolume(request)));
+    const wanted = yield* stage("validate", wantedVolume(request));
+    const { segments, ...volume } = yield* createVolume(options, wanted);
     const { volumeContentSource: contentSource } = request;
-    return { volume: { ...volume, ...(contentSource && { contentSource }) } };
+    const accessibleTopology = segments === undefined ? [] : [{ segments: { ...segments } }];
+    return { volume: { ...volume, accessibleTopology, ...(contentSource && { contentSource }) } };
   });
 
 const remove = (options: VolumeOptions) => (request: DeleteVolumeRequest) =>

@@ -13,10 +13,11 @@ import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
-import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
+import { InvalidParameter } from "../config/errors.ts";
+import { type ParameterMap, parseParameters, type VolumeParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
 import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
-import { clusterAccess } from "../handles.ts";
+import { clusterAccess, resolveSnapshot } from "../handles.ts";
 import { difference, discardImage, finishRemoval, cloneSpec, imageSpec, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
@@ -34,6 +35,7 @@ import {
   type SourceRequest,
   tempImage,
 } from "./source.ts";
+import { candidatePools, type Requirement, type Segments } from "./topology.ts";
 
 export interface CreateRequest {
   readonly requestName: string;
@@ -41,12 +43,16 @@ export interface CreateRequest {
   readonly secrets: Readonly<Record<string, string>>;
   readonly size: SizeRequest;
   readonly source: SourceRequest | undefined;
+  /** Absent: the caller does not ask for topology. */
+  readonly topology: Requirement | undefined;
 }
 
 export interface CreatedVolume {
   readonly volumeId: string;
   readonly capacityBytes: bigint;
   readonly volumeContext: Record<string, string>;
+  /** From where it can be reached; absent: from everywhere. */
+  readonly segments: Segments | undefined;
 }
 
 const { VOLUMES } = journal;
@@ -63,24 +69,66 @@ const readRequest = (request: CreateRequest) =>
         "is true, and this driver does not encrypt yet; it never makes a plain volume instead",
       );
     }
-    if (parameters.pool === undefined) {
-      return yield* refused(
-        "topologyConstrainedPools",
-        "needs topology, which this driver does not know yet; set pool",
-      );
-    }
+    const candidates = yield* Effect.fromResult(candidatesOf(parameters, request));
     const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
     const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
     const cluster = yield* (yield* Clusters).get(parameters.clusterId);
     const limitBytes = request.size.limitBytes ?? 0n;
     const access = clusterAccess(cluster, credentials);
-    const pool: PoolRef = { access, pool: parameters.pool, namespace: cluster.radosNamespace };
     const { requestName, source } = request;
     const owner = ownerOf(request.parameters);
-    return { requestName, parameters, size: { sizeBytes, limitBytes }, cluster, credentials, pool, owner, source };
+    const common = { requestName, size: { sizeBytes, limitBytes }, cluster, credentials, owner, source };
+    const places = candidates.map(({ pool, dataPool, segments }) => ({
+      ...common,
+      pool: { access, pool, namespace: cluster.radosNamespace } satisfies PoolRef,
+      parameters: { ...parameters, dataPool: dataPool ?? parameters.dataPool },
+      segments,
+    }));
+    return { requestName, clusterId: parameters.clusterId, credentials, places };
   });
 
-type Wanted = Effect.Success<ReturnType<typeof readRequest>>;
+/** The request at one place where its volume may be. */
+type Wanted = Effect.Success<ReturnType<typeof readRequest>>["places"][number];
+
+interface Place {
+  readonly pool: string;
+  readonly dataPool: string | undefined;
+  /** Absent: the volume can be reached from everywhere. */
+  readonly segments: Segments | undefined;
+}
+
+const candidatesOf = (
+  { pool, dataPool, topologyConstrainedPools }: VolumeParameters,
+  { topology }: CreateRequest,
+): Result.Result<readonly Place[], InvalidParameter | InvalidRequest> => {
+  if (topologyConstrainedPools !== undefined && topology !== undefined) {
+    return candidatePools(topologyConstrainedPools, topology);
+  }
+  if (pool !== undefined) return Result.succeed([{ pool, dataPool, segments: undefined }]);
+  const reason = "is missing: topologyConstrainedPools has effect only with accessibility_requirements";
+  return Result.fail(new InvalidParameter({ field: "pool", reason }));
+};
+
+/**
+ * Where the name is reserved already, else the first place: a retry whose preferences came in another order must not
+ * make a second image. A restore stays in its snapshot's pool, whose topology is its own.
+ */
+const choosePlace = (instanceId: string, places: readonly Wanted[]) =>
+  Effect.gen(function* () {
+    const [first, ...others] = places;
+    if (first === undefined) return yield* Effect.die("no place for a volume");
+    if (others.length === 0) return first;
+    for (const place of places) {
+      const reservation = yield* journal.lookUp(VOLUMES, place.pool, instanceId, place.requestName);
+      if (reservation !== undefined) return place;
+    }
+    if (first.source?.kind !== "snapshot") return first;
+    const { pool } = yield* resolveSnapshot(first.source.id, first.credentials);
+    const there = places.find((place) => place.pool.pool === pool.pool);
+    if (there !== undefined) return there;
+    const reason = `asks for places that pool ${pool.pool}, which holds the snapshot, can't be reached from`;
+    return yield* new InvalidRequest({ field: "accessibility_requirements", reason });
+  });
 
 /** What the journal and the pool hold for the name. `reservation` without `image`: creation is to be finished. */
 const findVolume = (instanceId: string, { pool, requestName, source }: Wanted) =>
@@ -194,12 +242,13 @@ const sourceKey = ({ kind, id }: SourceRequest): string => `${kind} ${id}`;
 
 export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
   Effect.gen(function* () {
-    const wanted = yield* stage("validate", readRequest(request));
-    const { requestName, parameters, pool, cluster } = wanted;
+    const { requestName, clusterId, places } = yield* stage("validate", readRequest(request));
     const { instanceId } = options;
     const ceph = yield* Ceph;
     const locks = yield* Locks;
     const body = Effect.gen(function* () {
+      const wanted = yield* stage("choose place", choosePlace(instanceId, places));
+      const { parameters, pool, cluster, segments } = wanted;
       const poolId = yield* stage("find", ceph.poolId(pool.access, pool.pool));
       const found = yield* stage("find", findVolume(instanceId, wanted));
       const missing = found.image === undefined;
@@ -230,7 +279,6 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
         }
         yield* stage("commit", orRaced(journal.storeImageId(VOLUMES, pool, uuid, imageId)));
       }
-      const { clusterId, dataPool } = parameters;
       const handle = encodeVolumeId({ clusterId, poolId: reservation.imagePoolId ?? poolId, uuid });
       const volume: CreatedVolume = {
         volumeId: yield* Effect.fromResult(
@@ -245,13 +293,14 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
           journalPool: pool.pool,
           imageName,
           radosNamespace: cluster.radosNamespace,
-          dataPool,
+          dataPool: parameters.dataPool,
         }),
+        segments,
       };
       return volume;
     });
     const owned = compensated(isDefinite, body);
     const shared =
       request.source === undefined ? owned : stage("lock", locks.withLock(sourceKey(request.source), "shared", owned));
-    return yield* stage("lock", locks.withLock(`name ${parameters.clusterId}/${requestName}`, "exclusive", shared));
+    return yield* stage("lock", locks.withLock(`name ${clusterId}/${requestName}`, "exclusive", shared));
   });

@@ -1,0 +1,80 @@
+/**
+ * Which pools a volume may be in, when a StorageClass ties pools to parts of a cluster (`topologyConstrainedPools`) and
+ * the request says from where the volume has to be reached. Pure.
+ *
+ * 1. Candidates come in the request's order of preference; the first is taken for a new volume.
+ * 2. A pool fits a topology if all of its segments are in it; segments that the pool does not name don't matter.
+ */
+import * as Result from "effect/Result";
+import * as z from "zod";
+import { InvalidParameter } from "../config/errors.ts";
+import { InvalidRequest } from "../errors.ts";
+
+/** Segment keys are `topology.<driver>/<label>`; values are the nodes'. */
+export type Segments = Readonly<Record<string, string>>;
+
+export interface Requirement {
+  readonly preferred: readonly Segments[];
+  readonly requisite: readonly Segments[];
+}
+
+export interface Candidate {
+  readonly pool: string;
+  readonly dataPool: string | undefined;
+  /** From where a volume there can be reached: the request's own topology. */
+  readonly segments: Segments;
+}
+
+const pools = z.array(
+  z.object({
+    poolName: z.string().min(1),
+    dataPool: z.string().min(1).optional(),
+    domainSegments: z.array(z.object({ domainLabel: z.string().min(1), value: z.string().min(1) })).min(1),
+  }),
+);
+type Pool = z.infer<typeof pools>[number];
+
+const FIELD = "topologyConstrainedPools";
+
+const readPools = (text: string): Result.Result<readonly Pool[], InvalidParameter> => {
+  const refuse = (reason: string) => Result.fail(new InvalidParameter({ field: FIELD, reason }));
+  let json: unknown;
+  try {
+    json = JSON.parse(text.replaceAll("\n", " "));
+  } catch {
+    return refuse("is no JSON");
+  }
+  const parsed = pools.safeParse(json);
+  if (parsed.success) return Result.succeed(parsed.data);
+  const issue = parsed.error.issues[0];
+  return refuse(`${issue?.path.map(String).join(".") ?? ""}: ${issue?.message ?? "is wrong"}`);
+};
+
+/** Labels as the pools name them: what follows the driver's part. */
+const plain = (segments: Segments): ReadonlyMap<string, string> =>
+  new Map(Object.entries(segments).map(([key, value]) => [key.slice(key.indexOf("/") + 1), value]));
+
+const fits = ({ domainSegments }: Pool, segments: ReadonlyMap<string, string>): boolean =>
+  domainSegments.every(({ domainLabel, value }) => segments.get(domainLabel) === value);
+
+export const candidatePools = (
+  text: string,
+  { preferred, requisite }: Requirement,
+): Result.Result<readonly Candidate[], InvalidParameter | InvalidRequest> =>
+  Result.flatMap(readPools(text), (all) => {
+    const found = new Map<string, Candidate>();
+    for (const segments of [...preferred, ...requisite]) {
+      const labels = plain(segments);
+      for (const pool of all) {
+        if (!fits(pool, labels) || found.has(pool.poolName)) continue;
+        found.set(pool.poolName, { pool: pool.poolName, dataPool: pool.dataPool, segments });
+      }
+    }
+    if (found.size > 0) return Result.succeed([...found.values()]);
+    return Result.fail(
+      new InvalidRequest({
+        field: "accessibility_requirements",
+        reason: `asks for ${JSON.stringify([...preferred, ...requisite])}, and none of ${FIELD} is there: correct ${FIELD}, or the nodes' labels`,
+      }),
+    );
+  });
