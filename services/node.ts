@@ -85,7 +85,10 @@ const volumeIdOf = (text: string) =>
   });
 
 const pathOf = (field: string, text: string) =>
-  Effect.map(Effect.fromResult(absolutePath(field, text)), (path) => resolve(path));
+  Effect.gen(function* () {
+    const path = resolve(yield* Effect.fromResult(absolutePath(field, text)));
+    return path === "/" ? yield* new InvalidRequest({ field, reason: "is the root of all files" }) : path;
+  });
 
 const withVolume = <A, E, R>(volumeId: string, body: Effect.Effect<A, E, R>) =>
   Effect.flatMap(Locks, (locks) => stage("lock", locks.withLock(`volume ${volumeId}`, "exclusive", body)));
