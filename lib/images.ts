@@ -37,8 +37,16 @@ export const holderSpec = (source: ImageStatus): CloneSpec => ({
   ...(source.dataPool !== undefined && { dataPool: source.dataPool }),
 });
 
-/** Features that follow from a layout or from what is done with the image; nobody asks for them. */
-const IMPLICIT = FEATURE_BITS.striping | FEATURE_BITS["data-pool"] | FEATURE_BITS.operations | FEATURE_BITS.migrating;
+/**
+ * Features that follow from others, from a layout or from what is done with the image: asking for them or not makes no
+ * difference. fast-diff comes with object-map and goes without it.
+ */
+const IMPLICIT =
+  FEATURE_BITS["fast-diff"] |
+  FEATURE_BITS.striping |
+  FEATURE_BITS["data-pool"] |
+  FEATURE_BITS.operations |
+  FEATURE_BITS.migrating;
 
 /** In what the image differs from the request; `undefined` when it is what was asked for. */
 export const difference = (

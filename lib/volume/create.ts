@@ -30,6 +30,7 @@ import {
   cloneSource,
   findSource,
   keepChainShort,
+  readSource,
   removeTraces,
   type Source,
   type SourceRequest,
@@ -76,6 +77,7 @@ const readRequest = (request: CreateRequest) =>
     const limitBytes = request.size.limitBytes ?? 0n;
     const access = clusterAccess(cluster, credentials);
     const { requestName, source } = request;
+    if (source !== undefined) yield* readSource(source);
     const owner = ownerOf(request.parameters);
     const common = { requestName, size: { sizeBytes, limitBytes }, cluster, credentials, owner, source };
     const places = candidates.map(({ pool, dataPool, segments }) => ({
@@ -89,6 +91,7 @@ const readRequest = (request: CreateRequest) =>
 
 /** The request at one place where its volume may be. */
 type Wanted = Effect.Success<ReturnType<typeof readRequest>>["places"][number];
+type Reserved = Pick<Effect.Success<ReturnType<typeof reserved>>, "imageName" | "uuid">;
 
 interface Place {
   readonly pool: string;
@@ -207,12 +210,12 @@ const orRaced = <A, R>(found: Effect.Effect<A, CephError, R>): Effect.Effect<A, 
   );
 
 /** Makes the image; -> its status if somebody else was faster and made it. */
-const madeEmpty = (wanted: Wanted, pool: PoolRef, imageName: string) =>
+const madeEmpty = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const create = ceph.imageCreate(pool, imageName, imageSpec(wanted.parameters, wanted.size.sizeBytes));
     const made = yield* undoable("create image", Effect.result(create), (result) =>
-      Result.isFailure(result) ? Effect.void : discardNew(pool, imageName),
+      Result.isFailure(result) ? Effect.void : discardNew(wanted, pool, { imageName, uuid }),
     );
     if (Result.isSuccess(made)) return undefined;
     // Another driver, or an earlier call of ours that had timed out, was faster: then its image is the one.
@@ -220,19 +223,23 @@ const madeEmpty = (wanted: Wanted, pool: PoolRef, imageName: string) =>
     return yield* stage("create image", orRaced(ceph.imageStatus(pool, imageName)));
   });
 
-const discardNew = (pool: PoolRef, imageName: string) =>
-  Effect.flatMap(Ceph, (ceph) =>
-    Effect.flatMap(ceph.imageId(pool, imageName), (id) =>
-      id === undefined ? Effect.void : discardImage(pool, imageName, id),
-    ),
-  );
+/** Not once the journal says that the volume is complete: another driver has finished it, and told its caller. */
+const discardNew = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved) =>
+  Effect.gen(function* () {
+    const now = yield* journal.readAttributes(VOLUMES, wanted.pool, uuid);
+    if (now?.imageId !== undefined) {
+      return yield* new Conflict({ message: `another driver has finished volume ${wanted.requestName} meanwhile` });
+    }
+    const id = yield* (yield* Ceph).imageId(pool, imageName);
+    if (id !== undefined) yield* discardImage(pool, imageName, id);
+  });
 
-const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, imageName: string, fresh: boolean) =>
+const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved, fresh: boolean) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters) };
     yield* undoable("clone", Effect.void, () => removeTraces(source, pool, imageName));
-    yield* undoable("clone", cloneSource(source, target, fresh), () => discardNew(pool, imageName));
+    yield* undoable("clone", cloneSource(source, target, fresh), () => discardNew(wanted, pool, { imageName, uuid }));
     if (wanted.size.sizeBytes > source.status.sizeBytes) {
       yield* stage("grow image", ceph.imageGrow(pool, imageName, wanted.size.sizeBytes));
     }
@@ -263,9 +270,9 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
 
       let image = found.image;
       if (source !== undefined) {
-        yield* madeFrom(source, wanted, imagePool, imageName, found.reservation === undefined);
+        yield* madeFrom(source, wanted, imagePool, reservation, found.reservation === undefined);
       } else if (missing) {
-        image = yield* madeEmpty(wanted, imagePool, imageName);
+        image = yield* madeEmpty(wanted, imagePool, reservation);
       }
       if (image !== undefined) yield* stage("compare", proveFits(wanted, reservation, image));
       const entries = volumeMetadata(options, request.parameters, source !== undefined);

@@ -37,16 +37,20 @@ const below = ({ softDepth, hardDepth }: Limits, links: number): Limits => ({
   hardDepth: Math.max(1, hardDepth - links),
 });
 
+/** The field of the request that names the source. */
+const fieldOf = ({ kind }: SourceRequest): string => `volume_content_source.${kind}.${kind}_id`;
+
+/** Whether the request names something at all; asks no cluster. */
+export const readSource = (request: SourceRequest) => Effect.fromResult(requiredText(fieldOf(request), request.id));
+
 /** The source of the request, fit to be cloned into a volume of that size. */
 export const findSource = (request: SourceRequest, credentials: Credentials, sizeBytes: bigint, pool: PoolRef) =>
   Effect.gen(function* () {
-    const field = `volume_content_source.${request.kind}.${request.kind}_id`;
-    yield* Effect.fromResult(requiredText(field, request.id));
     const resolve = request.kind === "snapshot" ? resolveSnapshot : resolveVolume;
     const found = yield* resolve(request.id, credentials);
     if (found.pool.access.monitors.join() !== pool.access.monitors.join() || found.pool.namespace !== pool.namespace) {
       const reason = `is in cluster ${found.cluster.clusterId}, the new volume is to be in another one or in another namespace`;
-      return yield* new InvalidRequest({ field, reason });
+      return yield* new InvalidRequest({ field: fieldOf(request), reason });
     }
     const { attributes } = found;
     if (attributes?.encryptKms !== undefined) {

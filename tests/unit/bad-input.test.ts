@@ -22,6 +22,7 @@ import {
   GIB,
   MOUNT,
   mounted,
+  OPTIONS,
   PARAMETERS,
   SECRETS,
   validation,
@@ -191,12 +192,22 @@ describe("CreateVolume:", () => {
   ];
   for (const [what, parameters, names, code] of bad) check(`parameters ${what}`, { parameters }, names, code);
 
-  for (const [kind, source] of [
-    ["nothing", {}],
-    ["a snapshot", { type: { case: "snapshot", value: { snapshotId: "s" } } }],
-    ["a volume", { type: { case: "volume", value: { volumeId: "v" } } }],
-  ] as const) {
-    check(`volume_content_source is ${kind}`, { volumeContentSource: source }, "volume_content_source");
+  const source = (type: NonNullable<CreateInit["volumeContentSource"]>["type"]) => ({
+    volumeContentSource: { type: type ?? { case: undefined } },
+  });
+  check("volume_content_source is nothing", { volumeContentSource: {} }, "volume_content_source");
+  for (const [what, id, names] of badTexts("_id")) {
+    const snapshot = source({ case: "snapshot", value: { snapshotId: id } });
+    check(`volume_content_source.snapshot.snapshot_id ${what}`, snapshot, `snapshot.snapshot${names}`);
+    const volume = source({ case: "volume", value: { volumeId: id } });
+    check(`volume_content_source.volume.volume_id ${what}`, volume, `volume.volume${names}`);
+  }
+  const absent = "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002";
+  for (const id of ["nonsense", absent]) {
+    const snapshot = source({ case: "snapshot", value: { snapshotId: id } });
+    check(`volume_content_source.snapshot.snapshot_id is ${id}`, snapshot, id.slice(-36), "NOT_FOUND");
+    const volume = source({ case: "volume", value: { volumeId: id } });
+    check(`volume_content_source.volume.volume_id is ${id}`, volume, id.slice(-36), "NOT_FOUND");
   }
 });
 
@@ -255,12 +266,14 @@ describe("ValidateVolumeCapabilities:", () => {
 });
 
 test("RPCs that are not offered are not there", () => {
-  const service = served(Controller, controller({ instanceId: "default", setMetadata: false, clusterName: "" }));
+  const service = served(Controller, controller(OPTIONS));
   const there = Controller.methods.filter((method) => service.handler(method) !== undefined).map(({ name }) => name);
   expect(there.toSorted()).toEqual([
     "ControllerExpandVolume",
     "ControllerGetCapabilities",
+    "CreateSnapshot",
     "CreateVolume",
+    "DeleteSnapshot",
     "DeleteVolume",
     "ValidateVolumeCapabilities",
   ]);

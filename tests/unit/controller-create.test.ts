@@ -104,8 +104,8 @@ describe("a new volume", () => {
     const prefixed = await imageFor({ volumeNamePrefix: "team-" });
     expect(prefixed.volume.volumeContext["imageName"]).toBe(`team-${prefixed.uuid}`);
     expect((await imageFor({ imageFeatures: "layering" })).image.features).toBe(layering);
-    const exact = (await imageFor({ imageFeatures: "exclusive-lock,object-map,layering" })).image;
-    expect(exact.features).toBe(layering | FEATURE_BITS["exclusive-lock"] | FEATURE_BITS["object-map"]);
+    const exact = (await imageFor({ imageFeatures: "exclusive-lock,layering" })).image;
+    expect(exact.features).toBe(layering | FEATURE_BITS["exclusive-lock"]);
     expect((await imageFor({ objectSize: "1048576" })).image.objectSize).toBe(MIB);
     const striped = (await imageFor({ stripeUnit: "65536", stripeCount: "4" })).image;
     expect([striped.stripeUnit, striped.stripeCount]).toEqual([65536n, 4n]);
@@ -281,6 +281,16 @@ describe("a repeated request", () => {
     expect((await driver.createVolume(creation())).volume.volumeId).toBe(volume.volumeId);
   });
 
+  test("fits what Ceph made of its features: object-map brings fast-diff along", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const request = creation({ parameters: { ...PARAMETERS, imageFeatures: "layering,exclusive-lock,object-map" } });
+    const first = await driver.createVolume(request);
+    const { features } = cluster.image("rbd", `csi-vol-${uuidOf(first.volume.volumeId)}`);
+    expect(features & FEATURE_BITS["fast-diff"]).toBe(FEATURE_BITS["fast-diff"]);
+    expect(await driver.createVolume(request)).toEqual(first);
+  });
+
   test("of an encrypted volume, made by another driver, is ALREADY_EXISTS", async () => {
     const cluster = aCluster();
     await using driver = driverOn(cluster);
@@ -302,17 +312,6 @@ describe("what this driver can't do yet is refused before anything is written:",
       { parameters: { clusterID: "east", topologyConstrainedPools: '[{"poolName":"rbd"}]' } },
       /topologyConstrainedPools/,
     ],
-    [
-      "a snapshot to restore",
-      { volumeContentSource: { type: { case: "snapshot", value: { snapshotId: "s" } } } },
-      /volume_content_source/,
-    ],
-    [
-      "a volume to clone",
-      { volumeContentSource: { type: { case: "volume", value: { volumeId: "v" } } } },
-      /volume_content_source/,
-    ],
-    ["a source of no type", { volumeContentSource: {} }, /volume_content_source/],
   ];
   for (const [what, more, says] of refused) {
     test(what, async () => {
@@ -330,6 +329,8 @@ test("the capabilities are those of the RPCs that are there", async () => {
   const { capabilities } = await driver.capabilities();
   expect(capabilities.map(({ type }) => Offered[type.value.type])).toEqual([
     "CREATE_DELETE_VOLUME",
+    "CREATE_DELETE_SNAPSHOT",
+    "CLONE_VOLUME",
     "EXPAND_VOLUME",
     "SINGLE_NODE_MULTI_WRITER",
   ]);

@@ -5,6 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { NoSpace } from "../../lib/ceph/errors.ts";
 import { intercepted, recorded } from "../../lib/ceph/faults.ts";
 import {
   aCluster,
@@ -389,6 +390,28 @@ describe("two drivers that want one name", () => {
     expect(volume).toEqual((await other.createVolume(creation())).volume);
     expect(Object.keys(poolDump(cluster).images)).toHaveLength(1);
     expect(Object.keys(poolDump(cluster).objects)).toHaveLength(2);
+  });
+
+  test("keep what one has finished, though the other fails at its end and undoes", async () => {
+    const cluster = aCluster();
+    await using other = driverOn(cluster);
+    let writes = 0;
+    // The other driver is done between our image and our last write, which then fails for good.
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "omapWrite" || ++writes !== 3) return act;
+      return Effect.andThen(
+        Effect.promise(() => other.createVolume(creation())),
+        Effect.fail(new NoSpace({ op: "rados_write_op_operate", subject: call.subject })),
+      );
+    });
+    await using driver = driverOn(cluster, { ceph });
+    expect(await codeOf(driver.createVolume(creation()))).toBe("RESOURCE_EXHAUSTED");
+    const { objects, images, trash } = poolDump(cluster);
+    const uuid = objects[DIRECTORY]?.["csi.volume.pvc-1"] ?? "";
+    expect(objects).toEqual(complete(cluster.image("rbd", `csi-vol-${uuid}`).id, uuid));
+    expect(Object.keys(images)).toHaveLength(1);
+    expect(trash).toEqual({});
+    expect(driver.log.some((line) => line.startsWith('could not undo "create image"'))).toBe(true);
   });
 
   test("finish one creation that was cut off, together", async () => {

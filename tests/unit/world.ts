@@ -36,8 +36,10 @@ import { codeName, RpcError } from "../../lib/grpc/status.ts";
 import { Locks } from "../../lib/locks.ts";
 import { Operations } from "../../lib/pipeline.ts";
 import { Purge } from "../../lib/purge.ts";
+import type { Flatten } from "../../lib/flatten.ts";
 import { parseVolumeId } from "../../lib/volume-id.ts";
-import { controller, type ControllerOptions, controllerLayer } from "../../services/controller.ts";
+import type { VolumeOptions } from "../../lib/volume/options.ts";
+import { controller, controllerLayer } from "../../services/controller.ts";
 
 export const MIB = 1n << 20n;
 export const GIB = 1n << 30n;
@@ -143,10 +145,19 @@ export const uuidOf = (volumeId: string): string => Result.getOrThrow(parseVolum
 
 // --------------------------------------------------------------------------------------------------- drivers
 
+export const OPTIONS: VolumeOptions = {
+  instanceId: "default",
+  setMetadata: false,
+  clusterName: "",
+  chain: { softDepth: 4, hardDepth: 8 },
+  maxSnapshots: 450,
+  minSnapshots: 250,
+};
+
 export interface DriverSettings {
   /** Its way to the cluster; the memory's own service when absent. */
   readonly ceph?: CephService;
-  readonly options?: Partial<ControllerOptions>;
+  readonly options?: Partial<VolumeOptions>;
   readonly clusters?: readonly Cluster[];
   readonly mapping?: MappingTable;
 }
@@ -169,8 +180,8 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverSettings = {}) 
       ),
     ),
   );
-  const service = controller({ instanceId: "default", setMetadata: false, clusterName: "", ...settings.options });
-  type Needs = Ceph | Clusters | ClusterMapping | Locks | Operations | Purge;
+  const service = controller({ ...OPTIONS, ...settings.options });
+  type Needs = Ceph | Clusters | ClusterMapping | Flatten | Locks | Operations | Purge;
   const call =
     <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
     (request: Q, deadline?: number): Promise<A> =>
@@ -184,6 +195,8 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverSettings = {}) 
     createVolume: call(service.createVolume),
     deleteVolume: call(service.deleteVolume),
     expandVolume: call(service.controllerExpandVolume),
+    createSnapshot: call(service.createSnapshot),
+    deleteSnapshot: call(service.deleteSnapshot),
     validate: call(service.validateVolumeCapabilities),
     capabilities: () => call(service.controllerGetCapabilities)({}),
     locks: () => runtime.runPromise(Effect.map(Locks, (locks) => locks)),
