@@ -91,6 +91,7 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
     groupSnapshotCreate: named("groupSnapshotCreate", inner.groupSnapshotCreate),
     groupSnapshotRemove: named("groupSnapshotRemove", inner.groupSnapshotRemove),
     groupSnapshots: named("groupSnapshots", inner.groupSnapshots),
+    groupSnapshotMembers: named("groupSnapshotMembers", inner.groupSnapshotMembers),
   };
 };
 

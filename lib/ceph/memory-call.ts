@@ -62,7 +62,8 @@ export const enter = (cluster: MemoryCluster, ref: PoolRef, op: string): MemoryN
 
 export const open = (cluster: MemoryCluster, ref: PoolRef, image: string, op: string): MemoryImage => {
   const found = enter(cluster, ref, op).images.get(image);
-  if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
+  if (found === undefined || found.lostParent)
+    throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
   return found;
 };
 

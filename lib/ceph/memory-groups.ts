@@ -1,9 +1,11 @@
 /** Calls on groups of images on a cluster in memory. */
 import { type GroupCalls, imageSubject, type PoolRef } from "./ceph.ts";
-import { Busy, Exists, ObjectNotFound } from "./errors.ts";
+import { Busy, Exists, InvalidCall, ObjectNotFound } from "./errors.ts";
 import { call, enter, open, refuse } from "./memory-call.ts";
 import type { MemoryCluster } from "./memory-cluster.ts";
 import { dropGroupSnapshot, leaveGroup, type MemoryGroup } from "./memory-group.ts";
+
+const EINVAL = 22;
 
 export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
   const groupOf = (ref: PoolRef, group: string, op: string): MemoryGroup => {
@@ -45,6 +47,9 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
         const op = "rbd_group_image_add";
         const found = groupOf(ref, group, op);
         const member = open(cluster, pool, image, op);
+        if (pool.namespace !== ref.namespace) {
+          throw refuse(new InvalidCall({ op, subject: imageSubject(pool, image), errno: EINVAL }));
+        }
         if (member.group !== undefined && member.group !== found) {
           throw refuse(new Busy({ op, subject: imageSubject(pool, image) }));
         }
@@ -56,8 +61,8 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
       call(() => {
         const op = "rbd_group_image_remove";
         const found = enter(cluster, ref, op).groups.get(group);
-        const member = open(cluster, pool, image, op);
-        if (found !== undefined && member.group === found) leaveGroup(member);
+        const member = enter(cluster, pool, op).images.get(image);
+        if (found !== undefined && member?.group === found) leaveGroup(member);
       }),
 
     groupSnapshotCreate: (ref, group, snapshot) =>
@@ -85,6 +90,18 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
       call(() => {
         const found = enter(cluster, ref, "rbd_group_snap_list").groups.get(group);
         return found && [...found.snapshots].flatMap(([name, { complete }]) => (complete ? [name] : []));
+      }),
+
+    groupSnapshotMembers: (ref, group, snapshot) =>
+      call(() => {
+        const found = enter(cluster, ref, "rbd_group_snap_get_info").groups.get(group)?.snapshots.get(snapshot);
+        if (found?.complete !== true) return undefined;
+        return found.members.map(({ id, image: { place } }) => ({
+          pool: place.pool,
+          namespace: place.namespace,
+          image: place.name,
+          snapshotId: id,
+        }));
       }),
   };
 };

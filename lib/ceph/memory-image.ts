@@ -6,6 +6,8 @@
  *
  * 1. A snapshot knows each image whose head, or a snapshot of whose head, it is the parent of: those are its children.
  * 2. A snapshot in the snapshots' trash goes with its last child.
+ * 3. A clone whose parent does not know it (its maker died on the way) loses its parent with the snapshot, and can't be
+ *    opened from then on.
  */
 import type { CloneSpec, ImageSpec, ImageStatus, Snapshot } from "./ceph.ts";
 import { type Content, overlay, put } from "./memory-content.ts";
@@ -60,6 +62,7 @@ export class MemorySnapshot {
   /** What the image itself had, and where the rest came from. */
   content: Content;
   parent: MemorySnapshot | undefined;
+  gone = false;
 
   constructor(
     readonly image: MemoryImage,
@@ -162,6 +165,14 @@ export class MemoryImage {
     return new Set(parents.filter((parent) => parent !== undefined));
   }
 
+  /** Whether one of those is gone that it reads from. */
+  get lostParent(): boolean {
+    for (let { parent } = this as { parent: MemorySnapshot | undefined }; parent !== undefined; { parent } = parent) {
+      if (parent.gone) return true;
+    }
+    return false;
+  }
+
   snapshotNamed(name: string): MemorySnapshot | undefined {
     return this.snapshots.find((snapshot) => snapshot.kind === "user" && snapshot.name === name);
   }
@@ -181,6 +192,7 @@ export class MemoryImage {
     const at = this.snapshots.indexOf(snapshot);
     if (at < 0) return;
     this.snapshots.splice(at, 1);
+    snapshot.gone = true;
     this.#leave(snapshot.parent);
   }
 
@@ -203,7 +215,7 @@ export class MemoryImage {
   /** Before it is removed for good: no parent knows it any more. */
   leaveParents(): void {
     const before = this.parents();
-    this.snapshots.splice(0);
+    for (const snapshot of this.snapshots.splice(0)) snapshot.gone = true;
     this.parent = undefined;
     for (const parent of before) this.#leave(parent);
   }
@@ -261,10 +273,10 @@ export const makeImage = (born: Birth, spec: ImageSpec, defaultFeatures: bigint)
 
 /** `undefined` for what Ceph refuses: parent and clone need `layering`, and the clone a layout that Ceph can do. */
 export const makeClone = (born: Birth, spec: CloneSpec, parent: MemorySnapshot): MemoryImage | undefined => {
-  const { bornFeatures, objectSize, meta } = parent.image;
+  const { bornFeatures, objectSize, stripeUnit, stripeCount, meta } = parent.image;
   const features = spec.features ?? bornFeatures & ~IMPLICIT;
   if (!has(features, FEATURE.layering) || !has(bornFeatures, FEATURE.layering)) return undefined;
-  const inherited = { sizeBytes: parent.sizeBytes, objectSize };
+  const inherited = { sizeBytes: parent.sizeBytes, objectSize, stripeUnit, stripeCount };
   const made = makeImage(born, { ...inherited, ...spec, features }, features);
   made?.adopt(parent);
   for (const [key, value] of made === undefined ? [] : meta) made?.meta.set(key, value);
