@@ -44,24 +44,20 @@ export const makeBackground = (
         const failure = yield* work(item.pool, item.image).pipe(
           Effect.as(undefined),
           Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined)),
-          Effect.catch((error) => Effect.succeed(error)),
+          Effect.catch(({ message }) => Effect.succeed(message)),
+          // A bug in one piece of work must not end the queue.
+          Effect.catchDefect((defect) => Effect.succeed(String(defect))),
         );
         if (failure === undefined) {
           queued.delete(subject);
           return yield* Effect.logInfo(`${verb} of image ${subject} is done`);
         }
         const wait = Math.min(FIRST_WAIT_S * item.attempt, LONGEST_WAIT_S);
-        yield* Effect.logWarning(`${verb} of image ${subject} is tried again in ${wait} s: ${failure.message}`);
+        yield* Effect.logWarning(`${verb} of image ${subject} is tried again in ${wait} s: ${failure}`);
         yield* put({ ...item, attempt: item.attempt + 1 }).pipe(Effect.delay(`${wait} seconds`), Effect.forkIn(scope));
       });
 
-    yield* Queue.take(queue).pipe(
-      Effect.flatMap(run),
-      Effect.tapCause((cause) => Effect.logError(`${verb} in the background failed`, cause)),
-      Effect.ignore,
-      Effect.forever,
-      Effect.forkScoped,
-    );
+    yield* Queue.take(queue).pipe(Effect.flatMap(run), Effect.forever, Effect.forkScoped);
 
     return {
       offer: (pool, image) =>

@@ -303,4 +303,4 @@ test("whatever a volume ID holds, it is no defect, and changes nothing", async (
     }),
     { numRuns: 300 },
   );
-}, 10_000);
+}, 60_000);

@@ -96,7 +96,7 @@ describe("one failure at each call, then a retry:", () => {
           expect(dropOrphans(cluster)).toBe(0);
           expect(shape(cluster)).toEqual(expected);
         }
-      }, 10_000);
+      }, 60_000);
     }
   }
 });

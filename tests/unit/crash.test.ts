@@ -96,7 +96,7 @@ describe("death before or after each call:", () => {
         }
       }
       expect(deaths).toEqual({ before: scenario.calls, after: scenario.calls });
-    }, 10_000);
+    }, 60_000);
   }
 });
 

@@ -17,7 +17,7 @@ const virtual = (name: string, body: (locks: LocksService) => Effect.Effect<unkn
     const locks = makeLocks();
     await Effect.runPromise(Effect.suspend(() => body(locks)).pipe(Effect.provide(TestClock.layer())));
     expect(locks.table()).toEqual([]);
-  }, 3000);
+  }, 20_000);
 
 const settle = TestClock.adjust(0);
 

@@ -29,7 +29,7 @@ const inTestTime = async (body: (log: readonly string[]) => Effect.Effect<unknow
 };
 
 const virtual = (name: string, body: (log: readonly string[]) => Effect.Effect<unknown, unknown>) =>
-  test(name, () => inTestTime(body), 3000);
+  test(name, () => inTestTime(body), 20_000);
 
 const request = (more: Partial<Request> = {}): Request => ({
   rpc: "CreateVolume",

@@ -227,11 +227,11 @@ export const failureOf = async (
   }
 };
 
-/** Waits until `condition` holds; fails after two seconds. */
+/** Waits until `condition` holds; fails after ten seconds, for the machine may be busy. */
 export const eventually = async (condition: () => boolean, what: string): Promise<void> => {
-  const limit = Date.now() + 2000;
+  const limit = Date.now() + 10_000;
   while (!condition()) {
-    if (Date.now() > limit) throw new Error(`not within two seconds: ${what}`);
+    if (Date.now() > limit) throw new Error(`not within ten seconds: ${what}`);
     await Bun.sleep(1);
   }
 };
