@@ -4,17 +4,38 @@
  * Not here: who calls, when, and for how long (./live.ts). Nothing here or below imports Effect: a cell stays small.
  */
 import { serveCell } from "../cells/cell.ts";
+import { depth } from "./ancestry.ts";
+import { briefs, metadataOf } from "./briefs.ts";
+import * as clones from "./clones.ts";
+import { diff, type DiffArg } from "./diff.ts";
+import * as groups from "./groups.ts";
 import { mend } from "./mend.ts";
+import { list, type Page, readMany, texts, type Wanted } from "./omaps.ts";
+import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
 import * as rbd from "./rbd.ts";
+import * as snapshots from "./snapshots.ts";
 import { status } from "./status.ts";
+import * as tasks from "./tasks.ts";
 import * as trash from "./trash.ts";
 
 export interface ImageArg extends rados.PoolArg {
   readonly image: string;
 }
+export interface SnapshotArg extends ImageArg {
+  readonly snapshot: string;
+}
 export interface ObjectArg extends rados.PoolArg {
   readonly object: string;
+}
+export interface GroupArg extends rados.PoolArg {
+  readonly group: string;
+}
+export interface GroupSnapshotArg extends GroupArg {
+  readonly snapshot: string;
+}
+export interface ClusterArg {
+  readonly cluster: bigint;
 }
 export interface TrashArg extends rados.PoolArg {
   readonly id: string;
@@ -48,7 +69,46 @@ const calls = {
   trashGet: (arg: TrashArg) => rados.withPool(arg, (io) => trash.get(io, arg.id)),
   trashList: (arg: rados.PoolArg) => rados.withPool(arg, (io) => trash.list(io)),
   trashRemove: (arg: TrashArg) => rados.withPool(arg, (io) => trash.remove(io, arg.id)),
-  managerTrashRemove: (arg: TrashArg) => trash.managerRemove(arg, arg.id),
+  managerTrashRemove: (arg: TrashArg) => tasks.addTrashRemove(arg, arg.id),
+
+  snapshotCreate: (arg: SnapshotArg) => rados.withPool(arg, (io) => snapshots.create(io, arg.image, arg.snapshot)),
+  snapshotRemove: (arg: SnapshotArg) => rados.withPool(arg, (io) => snapshots.remove(io, arg.image, arg.snapshot)),
+  snapshots: (arg: ImageArg) => rados.withPool(arg, (io) => snapshots.list(io, arg.image)),
+  imageClone: (arg: ImageArg & { readonly source: clones.SourceArg; readonly layout: rbd.LayoutArg }) =>
+    rados.withPool(arg, (io) => clones.clone(arg.source, arg, io, arg.image, arg.layout)),
+  cloneDepth: (arg: ImageArg) => rados.withPool(arg, (io) => depth(arg, io, rbd.existing(rbd.id(io, arg.image)))),
+  imageMetaList: (arg: ImageArg) =>
+    rados.withPool(arg, (io) => rbd.existing(metadataOf(io, rbd.existing(rbd.id(io, arg.image))))),
+  imageFlatten: (arg: ImageArg) => rados.withPool(arg, (io) => clones.flatten(io, arg.image)),
+  managerFlatten: (arg: ImageArg) => tasks.addFlatten(arg, arg.image),
+  managerTasks: (arg: ClusterArg) => tasks.list(arg.cluster),
+  diff: (arg: DiffArg) => rados.withPool(arg, (io) => diff(io, arg)),
+
+  pools: (arg: ClusterArg) => pools.pools(arg.cluster),
+  poolSpace: (arg: ClusterArg & { readonly pool: string }) => ({
+    availableBytes: pools.availableBytes(arg.cluster, arg.pool),
+  }),
+  omapList: (arg: ObjectArg & { readonly page: Page }) =>
+    rados.withPool(arg, (io) => texts(list(io, arg.object, arg.page))),
+  omapGetMany: (arg: rados.PoolArg & { readonly wanted: readonly Wanted[] }) =>
+    rados.withPool(arg, (io) => readMany(io, arg.wanted).map(texts)),
+  imageBriefs: (arg: rados.PoolArg & { readonly images: readonly string[]; readonly metadata: readonly string[] }) =>
+    rados.withPool(arg, (io) => briefs(io, arg.images, arg.metadata)),
+
+  groupCreate: (arg: GroupArg) => rados.withPool(arg, (io) => groups.create(io, arg.group)),
+  groupRemove: (arg: GroupArg) => rados.withPool(arg, (io) => groups.remove(io, arg.group)),
+  groupImages: (arg: GroupArg) => rados.withPool(arg, (io) => groups.images(arg, io, arg.group)),
+  groupAdd: (arg: GroupArg & { readonly member: groups.MemberArg }) =>
+    rados.withPool(arg, (io) => groups.add(arg, io, arg.group, arg.member)),
+  groupDrop: (arg: GroupArg & { readonly member: groups.MemberArg }) =>
+    rados.withPool(arg, (io) => groups.drop(arg, io, arg.group, arg.member)),
+  groupSnapshotCreate: (arg: GroupSnapshotArg) =>
+    rados.withPool(arg, (io) => groups.snapshotCreate(io, arg.group, arg.snapshot)),
+  groupSnapshotRemove: (arg: GroupSnapshotArg) =>
+    rados.withPool(arg, (io) => groups.snapshotRemove(io, arg.group, arg.snapshot)),
+  groupSnapshots: (arg: GroupArg) => rados.withPool(arg, (io) => groups.snapshots(io, arg.group)),
+  groupSnapshotMembers: (arg: GroupSnapshotArg) =>
+    rados.withPool(arg, (io) => groups.snapshotMembers(arg, io, arg.group, arg.snapshot)),
 };
 
 export type CephCalls = typeof calls;

@@ -285,6 +285,21 @@ export interface GroupCalls {
   readonly groupSnapshotRemove: (pool: PoolRef, group: string, snapshot: string) => Effect.Effect<void, CephError>;
   /** Names of complete ones; `undefined`: no such group. */
   readonly groupSnapshots: (pool: PoolRef, group: string) => Effect.Effect<readonly string[] | undefined, CephError>;
+  /** The member's snapshots that a complete one is made of. `undefined`: no such group, or no such snapshot of it. */
+  readonly groupSnapshotMembers: (
+    pool: PoolRef,
+    group: string,
+    snapshot: string,
+  ) => Effect.Effect<
+    | readonly {
+        readonly pool: string;
+        readonly namespace: string;
+        readonly image: string;
+        readonly snapshotId: bigint;
+      }[]
+    | undefined,
+    CephError
+  >;
 }
 
 export interface CephService extends CoreCalls, SnapshotCalls, ListingCalls, GroupCalls {}

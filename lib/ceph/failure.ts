@@ -24,6 +24,7 @@ import {
   ObjectNotFound,
   PoolNotFound,
   Raced,
+  SnapshotNotFound,
   TimedOut,
 } from "./errors.ts";
 
@@ -40,6 +41,15 @@ export interface CallContext {
   readonly pool: string;
   readonly namespace?: string | undefined;
   readonly dataPool?: string | undefined;
+  /** The pool of the snapshot that is cloned. */
+  readonly sourcePool?: string | undefined;
+  /** `pool/image@snapshot`. */
+  readonly snapshot?: string | undefined;
+  /** The snapshot that a difference starts from, likewise. */
+  readonly start?: string | undefined;
+  /** `pool/image` of what is put into a group or taken out of it, and its pool. */
+  readonly member?: string | undefined;
+  readonly memberPool?: string | undefined;
 }
 
 const POOL_CALLS: readonly string[] = ["rados_ioctx_create", "rados_pool_lookup", "rados_pool_reverse_lookup"];
@@ -56,6 +66,12 @@ const absent = (op: string, context: CallContext): CephError => {
     return new PoolNotFound({ op, subject: `${pool}/${namespace} (a namespace: "rbd namespace create" makes one)` });
   }
   if (op === "rados_pool_lookup") return new PoolNotFound({ op, subject: dataPool ?? pool });
+  if (op === "rados_ioctx_create of the source") return new PoolNotFound({ op, subject: context.sourcePool ?? pool });
+  if (op === "rados_ioctx_create of the member") return new PoolNotFound({ op, subject: context.memberPool ?? pool });
+  if (op === "rbd_snap_set") return new SnapshotNotFound({ op, subject: context.snapshot ?? subject });
+  if (op === "rbd_snap_set of the start") return new SnapshotNotFound({ op, subject: context.start ?? subject });
+  if (op === "rbd_open of the member") return new ImageNotFound({ op, subject: context.member ?? subject });
+  if (op === "rbd_group_open") return new ObjectNotFound({ op, subject });
   if (POOL_CALLS.includes(op)) return new PoolNotFound({ op, subject: pool });
   if (IMAGE_CALLS.includes(op)) return new ImageNotFound({ op, subject });
   if (op === "rados_write_op_operate") return new ObjectNotFound({ op, subject });
@@ -70,6 +86,8 @@ const absent = (op: string, context: CallContext): CephError => {
 /** The manager answers in words; an errno alone does not tell a missing image from a missing pool. */
 const managerFailure = ({ op, errno, message }: CellErrno, context: CallContext): CephError => {
   if (errno === E.ENOENT && message.includes("image from trash"))
+    return new ImageNotFound({ op, subject: context.subject });
+  if (errno === E.ENOENT && message.includes("does not exist"))
     return new ImageNotFound({ op, subject: context.subject });
   if (errno === E.ENOENT && message.includes("opening pool")) return new PoolNotFound({ op, subject: context.pool });
   const reason = message === "" ? nameOf(errno) : `${message} (${nameOf(errno)})`;

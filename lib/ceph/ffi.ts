@@ -97,3 +97,6 @@ export const textIn = (bytes: Uint8Array): string => {
 
 /** The text up to the NUL at an address that C answered; 0 is no text. */
 export const cStringAt = (address: bigint): string => (address === 0n ? "" : new CString(Number(address)));
+
+/** Milliseconds since the epoch, of a timespec (seconds and nanoseconds, 64 bits each). */
+export const millis = (time: BigInt64Array): number => Number((time[0] ?? 0n) * 1000n + (time[1] ?? 0n) / 1_000_000n);

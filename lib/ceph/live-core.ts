@@ -4,21 +4,16 @@
  * Not here: snapshots, clones, listings and groups.
  */
 import * as Effect from "effect/Effect";
-import type { Arg, Ask, Asking } from "./ask.ts";
-import { type ClusterAccess, type CoreCalls, imageSubject, type OmapWrite, type PoolRef } from "./ceph.ts";
-import { InvalidCall, ManagerUnavailable } from "./errors.ts";
-import { EINVAL } from "./failure.ts";
+import { type Arg, type Ask, type Asking, clusterAsk, MANAGER, managerUnavailable, orderOf, wholePool } from "./ask.ts";
+import { type ClusterAccess, type CoreCalls, imageSubject, type OmapWrite } from "./ceph.ts";
 
 /** An object map is made anew from the objects, one by one. */
 const REBUILD_LIMIT = 10 * 60_000;
 
 export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRemoveLimitMs: number): CoreCalls => {
   const pools = (access: ClusterAccess, pool: string): Ask => ({
+    ...clusterAsk(access, pool, `pool ${pool}`, monitorLimit),
     subject: access.monitors.join(","),
-    user: access.user,
-    pool,
-    limit: monitorLimit,
-    key: `pool ${pool}`,
   });
 
   return {
@@ -37,15 +32,12 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
     },
     objectRemove: (ref, object) => inPool(ref, "objectRemove", object, (where) => ({ ...where, object })),
 
-    imageCreate: (ref, image, { objectSize, ...spec }) => {
-      const order = objectSize === undefined ? undefined : log2(objectSize);
-      if (order === "none") {
-        return Effect.fail(new InvalidCall({ op: "rbd_create", subject: imageSubject(ref, image), errno: EINVAL }));
-      }
-      return change(ref, "imageCreate", image, (where) => ({ ...where, image, spec: { ...spec, order } }), {
-        dataPool: spec.dataPool,
-      });
-    },
+    imageCreate: (ref, image, { objectSize, ...spec }) =>
+      Effect.flatMap(orderOf("rbd_create", imageSubject(ref, image), objectSize), (order) =>
+        change(ref, "imageCreate", image, (where) => ({ ...where, image, spec: { ...spec, order } }), {
+          dataPool: spec.dataPool,
+        }),
+      ),
     imageId: (ref, image) => inPool(ref, "imageId", image, (where) => ({ ...where, image })),
     imageStatus: (ref, image) => inPool(ref, "imageStatus", image, (where) => ({ ...where, image })),
     imageGrow: (ref, image, sizeBytes) => change(ref, "imageGrow", image, (where) => ({ ...where, image, sizeBytes })),
@@ -60,21 +52,13 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
     trashGet: (ref, id) => inPool(ref, "trashGet", id, (where) => ({ ...where, id })),
     trashList: (ref) => inPool(ref, "trashList", "", (where) => where, { subject: `the trash of ${wholePool(ref)}` }),
     trashRemove: (ref, id) =>
-      change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: trashRemoveLimitMs }),
+      change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: trashRemoveLimitMs, pace: "slow" }),
     managerTrashRemove: (ref, id) =>
-      // one key for all: a manager that hangs holds one cell, not one for each image
-      inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), {
-        limit: monitorLimit,
-        key: "manager",
-      }).pipe(
-        Effect.catchTag("CallStuck", ({ op, subject, reason }) =>
-          Effect.fail(new ManagerUnavailable({ op, subject, reason })),
-        ),
+      managerUnavailable(
+        inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), { limit: monitorLimit, key: MANAGER }),
       ),
   };
 };
-
-const wholePool = ({ pool, namespace }: PoolRef): string => (namespace === "" ? pool : `${pool}/${namespace}`);
 
 const changeOf = ({ object, compare, set, remove }: OmapWrite): Arg<"omapWrite">["change"] => ({
   object,
@@ -88,8 +72,3 @@ const keysOf = ({ compare, set, remove }: Arg<"omapWrite">["change"]): readonly 
   ...set.map(([key]) => key),
   ...remove,
 ];
-
-const log2 = (size: bigint): bigint | "none" => {
-  if (size <= 0n || (size & (size - 1n)) !== 0n) return "none";
-  return BigInt(size.toString(2).length - 1);
-};

@@ -14,10 +14,15 @@ import { makeAsking } from "./ask.ts";
 import { Ceph, type CephService } from "./ceph.ts";
 import { makeConnections } from "./connection.ts";
 import { coreCalls } from "./live-core.ts";
+import { groupCalls } from "./live-groups.ts";
+import { listingCalls } from "./live-listing.ts";
+import { snapshotCalls } from "./live-snapshots.ts";
 
 export interface CephLiveOptions {
   /** How many blocking calls run at once. */
   readonly cells?: number;
+  /** And how many more that are slow by nature: those that wait for the monitors, or for much data. */
+  readonly slowCells?: number;
   /** An OSD that does not answer one operation for that long has failed it. */
   readonly osdTimeoutMs?: number;
   /** For calls that ask the monitors or the manager. */
@@ -29,25 +34,41 @@ export interface CephLiveOptions {
   readonly idleMs?: number;
   /** Emptying the trash takes as long as an image is big. */
   readonly trashRemoveLimitMs?: number;
+  /** And so does flattening. */
+  readonly flattenLimitMs?: number;
 }
 
 const DEFAULTS: Required<CephLiveOptions> = {
   cells: 8,
+  slowCells: 16,
   osdTimeoutMs: 30_000,
   monTimeoutMs: 30_000,
   connectTimeoutMs: 30_000,
   cephConf: "/etc/ceph/ceph.conf",
   idleMs: 10 * 60_000,
   trashRemoveLimitMs: 6 * 60 * 60_000,
+  flattenLimitMs: 6 * 60 * 60_000,
 };
 
 export const makeCephLive = (given: CephLiveOptions) =>
   Effect.gen(function* () {
     const options = { ...DEFAULTS, ...given };
-    const cells = yield* makeCellPool({ name: "Ceph", url: cellUrl("lib/ceph/cell.ts"), size: options.cells });
-    const asking = makeAsking(cells, yield* makeConnections(cells, options), options);
-    const service: CephService = { ...coreCalls(asking, options.trashRemoveLimitMs) };
-    return { service, state: () => cells.state() };
+    const url = cellUrl("lib/ceph/cell.ts");
+    const cells = yield* Effect.all(
+      {
+        quick: makeCellPool({ name: "Ceph", url, size: options.cells }),
+        slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells }),
+      },
+      { concurrency: "unbounded" },
+    );
+    const asking = makeAsking(cells, yield* makeConnections(cells.quick, options), options);
+    const service: CephService = {
+      ...coreCalls(asking, options.trashRemoveLimitMs),
+      ...snapshotCalls(asking, options.flattenLimitMs),
+      ...listingCalls(asking),
+      ...groupCalls(asking),
+    };
+    return { service, state: () => ({ quick: cells.quick.state(), slow: cells.slow.state() }) };
   });
 
 export const CephLive = (options: CephLiveOptions): Layer.Layer<Ceph, CellDown> =>

@@ -10,8 +10,9 @@
  * 1. A name is taken away only when, a second later, it still leads to no header: somebody else may be creating it.
  * 2. The directory's entry goes first and the name last, so that a mending that is cut off can be done again.
  */
+import { Decoder } from "./decoder.ts";
 import { execute, objectRemove, omapGet } from "./rados.ts";
-import { decodeText, features, id as idOf, renewObjectMap, withImage } from "./rbd.ts";
+import { features, id as idOf, renewObjectMap, withImage } from "./rbd.ts";
 import { get as trashGet } from "./trash.ts";
 
 const OBJECT_MAP = 8n;
@@ -52,7 +53,7 @@ const mendObjectMap = (io: bigint, image: string, id: string): void => {
 const dropStaleEntry = (io: bigint, image: string): void => {
   const answer = execute(io, "rbd_directory", "dir_get_id", encodeTexts(image));
   if (answer === undefined) return;
-  const id = decodeText(answer);
+  const id = new Decoder(answer).text();
   if (trashGet(io, id) !== undefined || !hasHeader(io, id)) dropEntry(io, image, id);
 };
 

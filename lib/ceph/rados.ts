@@ -35,6 +35,7 @@ const { symbols: rados } = dlopen("librados.so.2", {
   rados_pool_lookup: { args: [T.u64, T.cstring], returns: T.i64 },
   rados_pool_reverse_lookup: { args: [T.u64, T.i64, T.ptr, T.u64], returns: T.i32 },
   rados_ioctx_create: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
+  rados_ioctx_create2: { args: [T.u64, T.i64, T.ptr], returns: T.i32 },
   rados_ioctx_set_namespace: { args: [T.u64, T.cstring], returns: T.void },
   rados_ioctx_destroy: { args: [T.u64], returns: T.void },
   rados_create_write_op: { args: [], returns: T.u64 },
@@ -54,6 +55,7 @@ const { symbols: rados } = dlopen("librados.so.2", {
   rados_exec: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.ptr, T.u64, T.ptr, T.u64], returns: T.i32 },
   rados_remove: { args: [T.u64, T.cstring], returns: T.i32 },
   rados_mgr_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
+  rados_mon_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
   rados_buffer_free: { args: [T.u64], returns: T.void },
 });
 
@@ -121,10 +123,23 @@ export const poolName = (cluster: bigint, id: bigint): string => {
 };
 
 /** Opens the pool for the time of `use`. */
-export const withPool = <A>({ cluster, pool, namespace }: PoolArg, use: (io: bigint) => A): A => {
+export const withPool = <A>(
+  { cluster, pool, namespace }: PoolArg,
+  use: (io: bigint) => A,
+  op = "rados_ioctx_create",
+): A => {
   const place = slot();
-  check("rados_ioctx_create", rados.rados_ioctx_create(cluster, plain(pool), place));
-  const io = valueOf(place);
+  check(op, rados.rados_ioctx_create(cluster, plain(pool), place));
+  return withIo(valueOf(place), namespace, use);
+};
+
+export const withPoolId = <A>(cluster: bigint, id: bigint, namespace: string, use: (io: bigint) => A): A => {
+  const place = slot();
+  check("rados_ioctx_create2", rados.rados_ioctx_create2(cluster, id, place));
+  return withIo(valueOf(place), namespace, use);
+};
+
+const withIo = <A>(io: bigint, namespace: string, use: (io: bigint) => A): A => {
   try {
     rados.rados_ioctx_set_namespace(io, plain(namespace));
     return use(io);
@@ -223,17 +238,41 @@ export const execute = (
   return answer.slice(0, check(`rados_exec ${method}`, result));
 };
 
+export interface Said {
+  readonly result: number;
+  /** What it says of the outcome, in words. */
+  readonly said: string;
+  readonly output: string;
+}
+
 /** Sends a command (JSON) to the active manager and waits for its answer. */
-export const managerCommand = (
-  cluster: bigint,
-  command: string,
-): { readonly result: number; readonly said: string } => {
+export const managerCommand = (cluster: bigint, command: string): Said =>
+  commanded(command, (...args) => rados.rados_mgr_command(cluster, ...args));
+
+/** Sends a command (JSON) to a monitor and waits for its answer. */
+export const monitorCommand = (cluster: bigint, command: string): Said =>
+  commanded(command, (...args) => rados.rados_mon_command(cluster, ...args));
+
+type Place = BigUint64Array;
+type Send = (
+  argv: Place,
+  argc: bigint,
+  input: null,
+  inputLength: bigint,
+  out: Place,
+  outLength: Place,
+  status: Place,
+  statusLength: Place,
+) => number;
+
+const commanded = (command: string, send: Send): Said => {
   const text = cString(command);
   const argv = slot(BigInt(ptr(text)));
   const [out, outLength, status, statusLength] = [slot(), slot(), slot(), slot()];
-  const result = rados.rados_mgr_command(cluster, argv, 1n, null, 0n, out, outLength, status, statusLength);
+  const result = send(argv, 1n, null, 0n, out, outLength, status, statusLength);
   held(text, argv);
   const said = textAt(valueOf(status), Number(valueOf(statusLength)));
+  const output = textAt(valueOf(out), Number(valueOf(outLength)));
   for (const buffer of [out, status]) if (valueOf(buffer) !== 0n) rados.rados_buffer_free(valueOf(buffer));
-  return { result, said };
+  return { result, said, output };
 };

@@ -8,6 +8,7 @@
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../cells/cell.ts";
+import { Decoder } from "./decoder.ts";
 import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { execute, poolId, type PoolArg, withPool } from "./rados.ts";
 
@@ -42,8 +43,7 @@ const noProgress = Number(
 
 const OPTION = { features: 1, order: 2, stripeUnit: 3, stripeCount: 4, dataPool: 10 } as const;
 
-export interface CreateArg {
-  readonly sizeBytes: bigint;
+export interface LayoutArg {
   readonly features?: bigint | undefined;
   readonly dataPool?: string | undefined;
   readonly stripeUnit?: bigint | undefined;
@@ -52,7 +52,15 @@ export interface CreateArg {
   readonly order?: bigint | undefined;
 }
 
-export const create = (where: PoolArg, io: bigint, image: string, spec: CreateArg): void => {
+export interface CreateArg extends LayoutArg {
+  readonly sizeBytes: bigint;
+}
+
+/** Image options for the time of `use`. */
+export const withOptions = <A>(
+  layout: LayoutArg,
+  use: (options: bigint, set: (option: number, value: bigint) => void) => A,
+): A => {
   const place = slot();
   rbd.rbd_image_options_create(place);
   const options = valueOf(place);
@@ -61,24 +69,29 @@ export const create = (where: PoolArg, io: bigint, image: string, spec: CreateAr
     check("rbd_image_options_set_uint64", rbd.rbd_image_options_set_uint64(options, option, value));
   };
   try {
-    set(OPTION.features, spec.features);
-    set(OPTION.order, spec.order);
-    set(OPTION.stripeUnit, spec.stripeUnit);
-    set(OPTION.stripeCount, spec.stripeCount);
-    if (spec.dataPool !== undefined) {
-      const result = rbd.rbd_image_options_set_string(options, OPTION.dataPool, plain(spec.dataPool));
+    set(OPTION.features, layout.features);
+    set(OPTION.order, layout.order);
+    set(OPTION.stripeUnit, layout.stripeUnit);
+    set(OPTION.stripeCount, layout.stripeCount);
+    if (layout.dataPool !== undefined) {
+      const result = rbd.rbd_image_options_set_string(options, OPTION.dataPool, plain(layout.dataPool));
       check("rbd_image_options_set_string", result);
     }
-    const result = rbd.rbd_create4(io, plain(image), spec.sizeBytes, options);
-    if (result === -ENOENT) explainMissing(where, spec.dataPool);
-    check("rbd_create", result);
+    return use(options, set);
   } finally {
     rbd.rbd_image_options_destroy(options);
   }
 };
 
-/** To `rbd_create` a missing namespace and a missing data pool are one and the same errno. */
-const explainMissing = (where: PoolArg, dataPool: string | undefined): void => {
+export const create = (where: PoolArg, io: bigint, image: string, spec: CreateArg): void =>
+  withOptions(spec, (options) => {
+    const result = rbd.rbd_create4(io, plain(image), spec.sizeBytes, options);
+    if (result === -ENOENT) explainMissing(where, spec.dataPool);
+    check("rbd_create", result);
+  });
+
+/** To `rbd_create` and `rbd_clone` a missing namespace and a missing data pool are one and the same errno. */
+export const explainMissing = (where: PoolArg, dataPool: string | undefined): void => {
   if (dataPool !== undefined) poolId(where.cluster, dataPool);
   if (where.namespace === "" || withPool({ ...where, namespace: "" }, (io) => namespaceExists(io, where.namespace)))
     return;
@@ -94,13 +107,13 @@ const namespaceExists = (io: bigint, namespace: string): boolean => {
 /** From the image's name object alone. */
 export const id = (io: bigint, image: string): string | undefined => {
   const answer = execute(io, `rbd_id.${image}`, "get_id");
-  return answer && decodeText(answer);
+  return answer && new Decoder(answer).text();
 };
 
-/** As object classes send a text: its length (32 bits, little-endian), then its bytes. */
-export const decodeText = (bytes: Uint8Array): string => {
-  const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
-  return new TextDecoder().decode(bytes.subarray(4, 4 + length));
+/** For what is read of an image without opening it. */
+export const existing = <A>(answer: A | undefined): A => {
+  if (answer === undefined) throw new Errno("rbd_open", ENOENT);
+  return answer;
 };
 
 export const withImage = <A>(io: bigint, image: string, mode: "read" | "write", use: (handle: bigint) => A): A => {

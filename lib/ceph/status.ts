@@ -6,7 +6,7 @@
  * 1. The image is opened read-only: that registers no watcher and takes no lock.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
-import { check, cStringAt, ENOENT, ERANGE, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
 
@@ -72,7 +72,7 @@ export const status = (where: PoolArg, io: bigint, image: string): StatusAnswer 
       dataPool: dataPool === where.pool ? undefined : dataPool,
       watchers: watchers(handle, instanceId(where.cluster)),
       mirror: mirror(handle),
-      parent: parent(handle),
+      parent: parentOf(handle),
       snapshotCount: snapshotCount(handle),
       createdAt: createdAt(handle),
     };
@@ -128,7 +128,7 @@ const LINKED_WORDS = 6;
 // rbd_snap_spec_t: id, namespace type (32 bits), address of the name.
 const SNAP_SPEC_WORDS = 3;
 
-const parent = (handle: bigint): ParentAnswer | undefined => {
+export const parentOf = (handle: bigint): ParentAnswer | undefined => {
   const image = new BigUint64Array(new ArrayBuffer(LINKED_WORDS * 8));
   const snapshot = new BigUint64Array(new ArrayBuffer(SNAP_SPEC_WORDS * 8));
   const result = rbd.rbd_get_parent(handle, image, snapshot);
@@ -155,9 +155,8 @@ const snapshotCount = (handle: bigint): number => {
   return Math.max(0, (room[0] ?? 0) - 1);
 };
 
-/** Milliseconds since the epoch, from a timespec. */
 const createdAt = (handle: bigint): number => {
   const time = new BigInt64Array(new ArrayBuffer(16));
   check("rbd_get_create_timestamp", rbd.rbd_get_create_timestamp(handle, time));
-  return Number((time[0] ?? 0n) * 1000n + (time[1] ?? 0n) / 1_000_000n);
+  return millis(time);
 };

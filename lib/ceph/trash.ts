@@ -1,15 +1,13 @@
 /**
- * The calls of librbd around the trash, and the manager's task that empties it. Loaded in cells only.
+ * The calls of librbd around the trash. Loaded in cells only.
  *
- * Not here: images that have a name (./rbd.ts), what an errno means (./failure.ts).
+ * Not here: images that have a name (./rbd.ts), the manager's task that empties it (./tasks.ts), what an errno means (./failure.ts).
  *
  * 1. What is removed here was moved to the trash before: there is no direct removal of an image.
  * 2. `remove` is not forced: an entry whose time has not come stays.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
-import { Errno } from "../cells/cell.ts";
 import { check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
-import { managerCommand, type PoolArg } from "./rados.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
@@ -73,12 +71,4 @@ export const list = (io: bigint): readonly Entry[] => {
 export const remove = (io: bigint, id: string): void => {
   const result = rbd.rbd_trash_remove(io, plain(id), 0);
   if (result !== -ENOENT) check("rbd_trash_remove", result);
-};
-
-export const managerRemove = ({ cluster, pool, namespace }: PoolArg, id: string): void => {
-  const spec = namespace === "" ? `${pool}/${id}` : `${pool}/${namespace}/${id}`;
-  const command = { prefix: "rbd task add trash remove", image_id_spec: spec, format: "json" };
-  const { result, said } = managerCommand(cluster, JSON.stringify(command));
-  // librados answers a time-out of its own with a positive errno
-  if (result !== 0) throw new Errno("rados_mgr_command", Math.abs(result), said);
 };

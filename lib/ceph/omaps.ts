@@ -1,0 +1,167 @@
+/**
+ * Reads of omaps that are more than one object's or more than a few keys: pages, and many objects at once. Loaded in
+ * cells only.
+ *
+ * Not here: the keyed read and the write of one object (./rados.ts).
+ *
+ * 1. `readMany` has a bounded number of reads under way, started and awaited by this thread: librados calls no
+ *    JavaScript.
+ * 2. Where C writes answers stays in place until every read has come back, also when one of them failed.
+ */
+import { dlopen, FFIType as T, type Pointer, ptr } from "bun:ffi";
+import { bytesAt, check, counted, ENOENT, held, plain, slot, textAt, valueOf, zeroed } from "./ffi.ts";
+
+const { symbols: rados } = dlopen("librados.so.2", {
+  rados_create_read_op: { args: [], returns: T.u64 },
+  rados_release_read_op: { args: [T.u64], returns: T.void },
+  rados_read_op_omap_get_vals2: {
+    args: [T.u64, T.cstring, T.cstring, T.u64, T.ptr, T.ptr, T.ptr],
+    returns: T.void,
+  },
+  rados_read_op_omap_get_vals_by_keys2: { args: [T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr], returns: T.void },
+  rados_read_op_operate: { args: [T.u64, T.u64, T.cstring, T.i32], returns: T.i32 },
+  rados_aio_create_completion2: { args: [T.ptr, T.ptr, T.ptr], returns: T.i32 },
+  rados_aio_read_op_operate: { args: [T.u64, T.u64, T.u64, T.cstring, T.i32], returns: T.i32 },
+  rados_aio_wait_for_complete: { args: [T.u64], returns: T.i32 },
+  rados_aio_get_return_value: { args: [T.u64], returns: T.i32 },
+  rados_aio_release: { args: [T.u64], returns: T.void },
+  rados_omap_get_next2: { args: [T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
+  rados_omap_get_end: { args: [T.u64], returns: T.void },
+});
+
+export interface Page {
+  readonly prefix: string;
+  readonly after: string;
+  readonly limit: number;
+}
+
+/** undefined: no such object. An OSD may answer less than asked for: it is asked until there is no more. */
+export const list = (io: bigint, object: string, page: Page): Map<string, Uint8Array> | undefined => {
+  const found = new Map<string, Uint8Array>();
+  for (let after = page.after; ; ) {
+    const part = listOnce(io, object, { ...page, after, limit: Math.max(1, page.limit - found.size) });
+    if (part === undefined) return undefined;
+    for (const [key, value] of part.entries) {
+      if (found.size < page.limit) found.set(key, value);
+      after = key;
+    }
+    if (!part.more || part.entries.length === 0 || found.size >= page.limit) return found;
+  }
+};
+
+interface Part {
+  readonly entries: readonly Entry[];
+  readonly more: boolean;
+}
+
+const listOnce = (io: bigint, object: string, { prefix, after, limit }: Page): Part | undefined => {
+  const op = rados.rados_create_read_op();
+  const [iterator, status, more] = [slot(), slot(), zeroed(1)];
+  try {
+    rados.rados_read_op_omap_get_vals2(op, plain(after), plain(prefix), BigInt(limit), iterator, more, status);
+    const result = rados.rados_read_op_operate(op, io, plain(object), 0);
+    held(iterator, status, more);
+    if (result === -ENOENT) return undefined;
+    check("rados_read_op_operate", result);
+    return { entries: [...entries(valueOf(iterator))], more: more[0] !== 0 };
+  } finally {
+    if (valueOf(iterator) !== 0n) rados.rados_omap_get_end(valueOf(iterator));
+    rados.rados_release_read_op(op);
+  }
+};
+
+type Entry = readonly [string, Uint8Array];
+
+function* entries(iterator: bigint): Generator<Entry> {
+  const [key, value, keyLength, valueLength] = [slot(), slot(), slot(), slot()];
+  for (;;) {
+    check("rados_omap_get_next2", rados.rados_omap_get_next2(iterator, key, value, keyLength, valueLength));
+    if (valueOf(key) === 0n) return;
+    yield [textAt(valueOf(key), Number(valueOf(keyLength))), bytesAt(valueOf(value), Number(valueOf(valueLength)))];
+  }
+}
+
+export interface Wanted {
+  readonly object: string;
+  readonly keys: readonly string[];
+}
+
+/** Enough to hide the way to the OSDs, and few enough not to be throttled by librados (1024 operations). */
+const UNDER_WAY = 256;
+
+/** The keyed reads of many objects, in the order asked for; undefined where there is no such object. */
+export const readMany = (io: bigint, wanted: readonly Wanted[]): (Map<string, Uint8Array> | undefined)[] => {
+  // per read: where the iterator and the status of the operation go
+  const places = new BigUint64Array(new ArrayBuffer(16 * (wanted.length + 1)));
+  const base = ptr(places);
+  const reads: Read[] = [];
+  const answers: (Map<string, Uint8Array> | undefined)[] = [];
+  let failed: unknown;
+  const finish = (): void => {
+    const i = answers.length;
+    const read = reads[i];
+    if (read === undefined) return;
+    try {
+      answers.push(finished(read, () => places[2 * i] ?? 0n));
+    } catch (error) {
+      failed ??= error;
+      answers.push(undefined);
+    }
+  };
+  try {
+    for (const [i, { object, keys }] of wanted.entries()) {
+      if (failed !== undefined) break;
+      if (i - answers.length >= UNDER_WAY) finish();
+      reads.push(started(io, object, keys, (base + 16 * i) as Pointer));
+    }
+  } catch (error) {
+    failed ??= error;
+  }
+  while (answers.length < reads.length) finish();
+  held(places);
+  if (failed !== undefined) throw failed;
+  return answers;
+};
+
+interface Read {
+  readonly op: bigint;
+  readonly completion: bigint;
+}
+
+const started = (io: bigint, object: string, keys: readonly string[], place: Pointer): Read => {
+  const name = plain(object);
+  const wanted = counted(keys);
+  const completionPlace = slot();
+  check("rados_aio_create_completion", rados.rados_aio_create_completion2(null, null, completionPlace));
+  const completion = valueOf(completionPlace);
+  const op = rados.rados_create_read_op();
+  const status = (place + 8) as Pointer;
+  rados.rados_read_op_omap_get_vals_by_keys2(op, wanted.addresses, wanted.count, wanted.lengths, place, status);
+  held(wanted);
+  const result = rados.rados_aio_read_op_operate(op, io, completion, name, 0);
+  if (result < 0) {
+    rados.rados_release_read_op(op);
+    rados.rados_aio_release(completion);
+  }
+  check("rados_aio_read_op_operate", result);
+  return { op, completion };
+};
+
+const finished = ({ op, completion }: Read, iterator: () => bigint): Map<string, Uint8Array> | undefined => {
+  rados.rados_aio_wait_for_complete(completion);
+  const result = rados.rados_aio_get_return_value(completion);
+  try {
+    if (result === -ENOENT) return undefined;
+    check("rados_read_op_operate", result);
+    return new Map(entries(iterator()));
+  } finally {
+    if (iterator() !== 0n) rados.rados_omap_get_end(iterator());
+    rados.rados_aio_release(completion);
+    rados.rados_release_read_op(op);
+  }
+};
+
+const utf8 = new TextDecoder();
+
+export const texts = (entries: ReadonlyMap<string, Uint8Array> | undefined): Map<string, string> | undefined =>
+  entries && new Map([...entries].map(([key, value]) => [key, utf8.decode(value)]));
