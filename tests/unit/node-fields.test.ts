@@ -47,7 +47,11 @@ const capability: readonly Case[] = [
   ["access_type missing", { volumeCapability: { accessMode: { mode: Mode.SINGLE_NODE_WRITER } } }, BAD],
   ["access_mode missing", { volumeCapability: { accessType: { case: "block", value: {} } } }, BAD],
   ["access_mode unknown", { volumeCapability: asBlock(Mode.UNKNOWN) }, BAD],
-  ["access_mode of the future", { volumeCapability: asBlock(99 as Mode) }, BAD],
+  [
+    "access_mode of the future",
+    { volumeCapability: { accessType: { case: "block", value: {} }, accessMode: { mode: 99 } } },
+    BAD,
+  ],
   ["a filesystem with many writers", { volumeCapability: mounted(Mode.MULTI_NODE_MULTI_WRITER) }, BAD],
   ["a filesystem with one of many writers", { volumeCapability: mounted(Mode.MULTI_NODE_SINGLE_WRITER) }, BAD],
 ];
