@@ -66,20 +66,6 @@ describe("a new volume", () => {
     expect(calls()).toEqual([]);
   });
 
-  test("costs five calls to Ceph: pool, journal, twice the image's state, and the proof that it is empty", async () => {
-    const { host, cluster } = await aNode();
-    const { service, calls } = recorded(cephMemoryService(cluster));
-    await using driver = nodeOn(host, { ceph: service });
-    await driver.stage(staging());
-    expect(calls().map(({ method }) => method)).toEqual([
-      "poolName",
-      "omapGet",
-      "imageStatus",
-      "imageStatus",
-      "imageHasData",
-    ]);
-  });
-
   test("gets the filesystem that is asked for", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host);
