@@ -104,10 +104,15 @@ export const discardImage = (
   imageId: string,
 ): Effect.Effect<void, CephError, Ceph | Purge> =>
   Effect.gen(function* () {
-    // A second move finishes one that was cut off. Without the image, another driver has moved it.
-    yield* (yield* Ceph).trashMove(pool, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void));
+    yield* moveToTrash(pool, imageName);
     yield* (yield* Purge).discard(pool, imageId);
   });
+
+/** A second move finishes one that was cut off. Without the image, another driver has moved it. */
+const moveToTrash = (pool: PoolRef, imageName: string) =>
+  Effect.flatMap(Ceph, (ceph) =>
+    ceph.trashMove(pool, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
+  );
 
 /** For an image that is gone under its name: finishes a removal that was cut off, in the trash or on the way there. */
 export const finishRemoval = (
@@ -123,22 +128,48 @@ export const finishRemoval = (
     }
   });
 
-/** An image that is there is removed with its own snapshot `snapshot`; one that is not, to its last trace. */
-export const removeImage = (
-  pool: PoolRef,
-  imageName: string,
-  { imageId, mirrorDaemons, snapshot }: { imageId?: string | undefined; mirrorDaemons: number; snapshot?: string },
+export interface Removal {
+  readonly pool: PoolRef;
+  readonly imageName: string;
+  /** As the journal has it. */
+  readonly imageId?: string | undefined;
+  /** Snapshots of its own that go with it. */
+  readonly snapshots?: readonly string[];
+}
+
+/**
+ * Removes images of which each is the child of the next: all are proven unused and in the trash before the purge of the
+ * first begins, since whoever purges a child has its parents open. One that is not there is removed to its last trace.
+ */
+export const removeImages = (
+  removals: readonly Removal[],
+  mirrorDaemons: number,
 ): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    const image = yield* statusIfThere(pool, imageName);
-    if (image === undefined) {
-      yield* ceph.imageMend(pool, imageName);
-      return yield* finishRemoval(pool, imageName, imageId);
+    const purge = yield* Purge;
+    const there: { readonly removal: Removal; readonly id: string }[] = [];
+    const gone: Removal[] = [];
+    for (const removal of removals) {
+      const { pool, imageName } = removal;
+      const image = yield* statusIfThere(pool, imageName);
+      if (image === undefined) {
+        gone.push(removal);
+        continue;
+      }
+      yield* proveUnused(pool, imageName, image, mirrorDaemons);
+      there.push({ removal, id: image.id });
     }
-    yield* proveUnused(pool, imageName, image, mirrorDaemons);
-    if (snapshot !== undefined) yield* ceph.snapshotRemove(pool, imageName, snapshot);
-    yield* discardImage(pool, imageName, image.id);
+    for (const { pool, imageName, imageId } of gone) {
+      yield* ceph.imageMend(pool, imageName);
+      yield* finishRemoval(pool, imageName, imageId);
+    }
+    for (const { removal } of there) {
+      const { pool, imageName, snapshots = [] } = removal;
+      for (const snapshot of snapshots) yield* ceph.snapshotRemove(pool, imageName, snapshot);
+      yield* moveToTrash(pool, imageName);
+    }
+    for (const { removal, id } of there) yield* purge.discard(removal.pool, id);
   });
 
 /**

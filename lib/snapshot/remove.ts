@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect";
 import { Ceph } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { resolveSnapshot } from "../handles.ts";
-import { removeImage } from "../images.ts";
+import { removeImages } from "../images.ts";
 import { SNAPSHOTS, unreserve } from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { stage } from "../pipeline.ts";
@@ -31,7 +31,7 @@ export const deleteSnapshot = ({ instanceId }: VolumeOptions, snapshotId: string
             ceph.snapshotRemove(pool, source, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
           );
         }
-        yield* stage("remove image", removeImage(pool, imageName, { imageId, mirrorDaemons: 0, snapshot: imageName }));
+        yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));
         if (attributes === undefined) return;
         yield* stage("free name", unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName }));
       });

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect";
 import { Ceph } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { resolveVolume } from "../handles.ts";
-import { discardUnfinished, removeImage } from "../images.ts";
+import { removeImages } from "../images.ts";
 import { unreserve, VOLUMES } from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { stage } from "../pipeline.ts";
@@ -22,13 +22,14 @@ export const deleteVolume = ({ instanceId }: VolumeOptions, volumeId: string, cr
       const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", resolveVolume(volumeId, credentials));
       const requestName = attributes?.requestName;
       const remove = Effect.gen(function* () {
-        const { mirrorDaemonCount: mirrorDaemons } = cluster;
-        yield* stage("remove image", removeImage(pool, imageName, { imageId: attributes?.imageId, mirrorDaemons }));
         // Of a clone; without its child it has nothing that anybody could miss.
         const temp = tempImage(imageName);
-        if ((yield* stage("remove image", (yield* Ceph).imageId(pool, temp))) !== undefined) {
-          yield* stage("remove image", discardUnfinished(pool, temp, [imageName]));
-        }
+        const cloned = (yield* stage("remove image", (yield* Ceph).imageId(pool, temp))) !== undefined;
+        const images = [
+          { pool, imageName, imageId: attributes?.imageId },
+          ...(cloned ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
+        ];
+        yield* stage("remove image", removeImages(images, cluster.mirrorDaemonCount));
         if (attributes === undefined) return;
         yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
       });
