@@ -58,11 +58,15 @@ interface Pools {
 }
 
 const SECOND = 1_000;
-/** Longer than any of these takes on a machine that works, shorter than kubelet's patience of two minutes. */
+/**
+ * Longer than any of these takes on a machine that works, shorter than kubelet's patience of two minutes. What passes
+ * its limit goes on in the background and frees its cell, so many hung mounts don't hold up the others for long.
+ */
 const LIMIT = {
   look: 10 * SECOND,
   peer: 5 * SECOND,
   path: 20 * SECOND,
+  mount: 40 * SECOND,
   tool: 100 * SECOND,
   map: 150 * SECOND,
 } as const;
@@ -128,7 +132,7 @@ const hostService = (pools: Pools): HostService => {
         },
       ),
     unmap: (device, options) =>
-      Effect.flatMap(change("unmap", { device, options }, device.path, LIMIT.tool), (answer) =>
+      Effect.flatMap(change("unmap", { device, options }, device.path, LIMIT.mount), (answer) =>
         answer.kind === "unmapped"
           ? Effect.void
           : Effect.fail(new DeviceBusy({ op: "unmap", subject: device.path, holders: answer.holders })),
@@ -173,8 +177,8 @@ const hostService = (pools: Pools): HostService => {
       }),
     ),
     resolvePath: (at) => look("resolvePath", at, at),
-    mount: (request) => change("mount", request, request.target, LIMIT.tool),
-    unmount: (point) => change("unmount", point, point, LIMIT.tool),
+    mount: (request) => change("mount", request, request.target, LIMIT.mount),
+    unmount: (point) => change("unmount", point, point, LIMIT.mount),
     pathKind: (at) => look("pathKind", at, at),
     makeDirectory: (at) => path("makeDirectory", at),
     makeFile: (at) => path("makeFile", at),
