@@ -41,6 +41,8 @@ export class StillRunning extends Data.TaggedError("StillRunning")<{ readonly me
 export class Precondition extends Data.TaggedError("Precondition")<{ readonly message: string }> {}
 /** A limit that time or a deletion will free. */
 export class TooMany extends Data.TaggedError("TooMany")<{ readonly message: string }> {}
+/** No token that this driver has given out for such a list: the caller has to begin the list anew. */
+export class InvalidToken extends Data.TaggedError("InvalidToken")<{ readonly message: string }> {}
 /** The journal holds something that no driver writes; a person has to look. */
 export class JournalCorrupt extends Data.TaggedError("JournalCorrupt")<{ readonly message: string }> {}
 
@@ -59,6 +61,7 @@ export type DomainError =
   | StillRunning
   | Precondition
   | TooMany
+  | InvalidToken
   | JournalCorrupt;
 
 const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
@@ -84,6 +87,7 @@ const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
   ClientTooOld: Code.FAILED_PRECONDITION,
   NoSpace: Code.RESOURCE_EXHAUSTED,
   TooMany: Code.RESOURCE_EXHAUSTED,
+  InvalidToken: Code.ABORTED,
   Raced: Code.ABORTED,
   LockHeld: Code.ABORTED,
   StillRunning: Code.ABORTED,

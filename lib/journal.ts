@@ -85,7 +85,8 @@ const FIELDS = {
 
 const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
 const nameKey = (kind: Kind, requestName: string) => kind.prefix + requestName;
-const uuidObject = (kind: Kind, uuid: string) => kind.prefix + uuid;
+/** What the journal keeps of one UUID. */
+export const uuidObject = (kind: Kind, uuid: string) => kind.prefix + uuid;
 
 /** The reservation of a name, as far as it goes; `undefined` when the name is free. */
 export const lookUp = (
@@ -182,6 +183,58 @@ const attributesFrom = (kind: Kind, values: ReadonlyMap<string, string>): Attrib
   encryptKms: values.get(FIELDS.encryptKms),
   encryptionType: values.get(FIELDS.encryptionType),
 });
+
+/** A name in the directory. `place` is absent for an entry that no driver of today writes: it leads nowhere. */
+export interface ListedName {
+  readonly requestName: string;
+  readonly place: { readonly uuid: string; readonly imagePoolId: bigint | undefined } | undefined;
+}
+
+/** Names after `after` ("": all), in the order of their bytes, at most `limit`. `undefined`: the pool has no journal. */
+export const listNames = (
+  kind: Kind,
+  pool: PoolRef,
+  instance: string,
+  after: string,
+  limit: number,
+): Effect.Effect<readonly ListedName[] | undefined, CephError, Ceph> =>
+  Effect.flatMap(Ceph, (ceph) =>
+    Effect.map(
+      ceph.omapList(pool, directoryObject(kind, instance), {
+        prefix: kind.prefix,
+        after: nameKey(kind, after),
+        limit,
+      }),
+      (page) =>
+        page &&
+        Array.from(page, ([key, entry]) => ({
+          requestName: key.slice(kind.prefix.length),
+          place: parseEntry(entry),
+        })),
+    ),
+  );
+
+/** `readAttributes` of many in one call, with the values of `more` keys; in the order asked for. */
+export const readManyAttributes = (
+  kind: Kind,
+  pool: PoolRef,
+  uuids: readonly string[],
+  more: readonly string[] = [],
+): Effect.Effect<
+  readonly ({ readonly attributes: Attributes; readonly more: ReadonlyMap<string, string> } | undefined)[],
+  CephError,
+  Ceph
+> =>
+  Effect.flatMap(Ceph, (ceph) => {
+    const keys = [...attributeKeys(kind), ...more];
+    return Effect.map(
+      ceph.omapGetMany(
+        pool,
+        uuids.map((uuid) => ({ object: uuidObject(kind, uuid), keys })),
+      ),
+      (found) => found.map((values) => values && { attributes: attributesFrom(kind, values), more: values }),
+    );
+  });
 
 /** Records that the image is complete. */
 export const storeImageId = (

@@ -16,6 +16,7 @@ import * as References from "effect/References";
 import * as Result from "effect/Result";
 import type * as Scope from "effect/Scope";
 import { CephLive } from "./ceph/live.ts";
+import { clusterSecretsLayer } from "./config/cluster-secrets.ts";
 import { Clusters } from "./config/clusters.ts";
 import { type Flags, parseFlags, usage } from "./config/flags.ts";
 import { ClusterMapping } from "./config/mapping.ts";
@@ -63,6 +64,7 @@ export const driverLayer = (flags: Flags) =>
   Layer.mergeAll(
     Clusters.layer(flags.configDir),
     ClusterMapping.layer(flags.configDir),
+    clusterSecretsLayer(flags.secretsDir),
     Locks.layer,
     CephLive({
       cells: flags.cells,

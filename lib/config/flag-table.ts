@@ -99,6 +99,12 @@ const CEPH_CSI = {
 const OWN = {
   help: flag("help", bool(), "false", "print this and end"),
   "config-dir": flag("configDir", path(), "/etc/ceph-csi-config", "folder of config.json and cluster-mapping.json"),
+  "secrets-dir": flag(
+    "secretsDir",
+    path(),
+    "/etc/ceph-csi-secrets",
+    "folder of credentials per clusterID, for listing volumes and telling capacity",
+  ),
   "ceph-conf": flag("cephConf", path(), "/etc/ceph/ceph.conf", "Ceph's own configuration file"),
   cells: flag("cells", int(1, 64), "8", "worker threads for Ceph calls"),
   "host-cells": flag("hostCells", int(1, 64), "8", "worker threads for mounts and devices"),
