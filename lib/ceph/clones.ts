@@ -30,6 +30,9 @@ const newer = ((): ((...args: [bigint, string, bigint, bigint, string, bigint]) 
   }
 })();
 
+/** Whether a snapshot that can't be opened by name, as a group's, can be cloned by its id. */
+export const clonesById = newer !== undefined;
+
 export interface SourceArg {
   readonly pool: string;
   readonly namespace: string;

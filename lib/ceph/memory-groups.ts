@@ -1,8 +1,9 @@
 /** Calls on groups of images on a cluster in memory. */
 import { type GroupCalls, imageSubject, type PoolRef } from "./ceph.ts";
-import { Busy, Exists, InvalidCall, ObjectNotFound } from "./errors.ts";
-import { call, enter, open, refuse } from "./memory-call.ts";
+import { Busy, Exists, InvalidCall, ObjectNotFound, SnapshotNotFound } from "./errors.ts";
+import { admit, call, enter, open, refuse } from "./memory-call.ts";
 import type { MemoryCluster } from "./memory-cluster.ts";
+import { clipped, difference, put } from "./memory-content.ts";
 import { dropGroupSnapshot, leaveGroup, type MemoryGroup } from "./memory-group.ts";
 
 const EINVAL = 22;
@@ -102,6 +103,31 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
           image: place.name,
           snapshotId: id,
         }));
+      }),
+
+    groupClones: (access) =>
+      call(() => {
+        admit(cluster, access, "rbd_clone4");
+        return cluster.clonesGroupSnapshots;
+      }),
+
+    imageCatchUp: (source, from, ref, image) =>
+      call(() => {
+        const op = "rbd_write";
+        const later = open(cluster, source.pool, source.image, op);
+        const to = later.snapshots.find(({ id, kind }) => id === source.snapshot && kind !== "trash");
+        const before = later.snapshotNamed(from);
+        if (to === undefined || before === undefined) {
+          const missing = to === undefined ? `#${source.snapshot}` : from;
+          throw refuse(new SnapshotNotFound({ op, subject: `${imageSubject(source.pool, source.image)}@${missing}` }));
+        }
+        const clone = open(cluster, ref, image, op);
+        if (clone.sizeBytes < to.sizeBytes) clone.sizeBytes = to.sizeBytes;
+        const held = to.holds();
+        for (const { offset, length } of difference(before.holds(), held, 0n)) {
+          const end = offset + length;
+          clone.content = [{ offset, end, stamp: "" }, ...clipped(held, offset, end)].reduce(put, clone.content);
+        }
       }),
   };
 };
