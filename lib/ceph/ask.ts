@@ -48,7 +48,7 @@ export interface Asking {
   readonly inPool: InPool;
   /** A call that changes an image: while it hangs, no other that does is made. */
   readonly change: InPool;
-  /** For calls that ask the monitors or the manager. */
+  /** For calls that ask the monitors. */
   readonly monitorLimit: number;
 }
 
@@ -147,6 +147,13 @@ export const wholePool = ({ pool, namespace }: PoolRef): string => (namespace ==
 
 /** One key for all: a manager that hangs holds one cell, not one for each image. */
 export const MANAGER = "manager";
+
+/**
+ * Milliseconds for handing the manager a task, which it answers in a few. Short: whoever deletes a volume must not wait
+ * for a manager that is away, and a task that it takes after all is harmless next to the driver doing it itself. While
+ * such a call hangs, the next ones know at once.
+ */
+export const MANAGER_LIMIT = 800;
 
 export const managerUnavailable = <A>(call: Effect.Effect<A, CephError>): Effect.Effect<A, CephError> =>
   Effect.catchTag(call, "CallStuck", ({ op, subject, reason }) =>

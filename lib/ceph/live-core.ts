@@ -4,7 +4,17 @@
  * Not here: snapshots, clones, listings and groups.
  */
 import * as Effect from "effect/Effect";
-import { type Arg, type Ask, type Asking, clusterAsk, MANAGER, managerUnavailable, orderOf, wholePool } from "./ask.ts";
+import {
+  type Arg,
+  type Ask,
+  type Asking,
+  clusterAsk,
+  MANAGER,
+  MANAGER_LIMIT,
+  managerUnavailable,
+  orderOf,
+  wholePool,
+} from "./ask.ts";
 import { type ClusterAccess, type CoreCalls, imageSubject, type OmapWrite } from "./ceph.ts";
 
 /** An object map is made anew from the objects, one by one. */
@@ -55,7 +65,7 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
       change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: trashRemoveLimitMs, pace: "slow" }),
     managerTrashRemove: (ref, id) =>
       managerUnavailable(
-        inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), { limit: monitorLimit, key: MANAGER }),
+        inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), { limit: MANAGER_LIMIT, key: MANAGER }),
       ),
   };
 };

@@ -6,7 +6,7 @@
  * 1. What waits for the monitors or takes as long as an image is big is slow, and says so.
  */
 import * as Effect from "effect/Effect";
-import { type Asking, clusterAsk, MANAGER, managerUnavailable, orderOf } from "./ask.ts";
+import { type Asking, clusterAsk, MANAGER, MANAGER_LIMIT, managerUnavailable, orderOf } from "./ask.ts";
 import { imageSubject, type SnapshotCalls, type SnapshotRef } from "./ceph.ts";
 
 export const snapshotCalls = ({ ask, inPool, change, monitorLimit }: Asking, longLimit: number): SnapshotCalls => ({
@@ -37,7 +37,7 @@ export const snapshotCalls = ({ ask, inPool, change, monitorLimit }: Asking, lon
     change(ref, "imageFlatten", image, (where) => ({ ...where, image }), { limit: longLimit, pace: "slow" }),
   managerFlatten: (ref, image) =>
     managerUnavailable(
-      inPool(ref, "managerFlatten", image, (where) => ({ ...where, image }), { limit: monitorLimit, key: MANAGER }),
+      inPool(ref, "managerFlatten", image, (where) => ({ ...where, image }), { limit: MANAGER_LIMIT, key: MANAGER }),
     ),
   managerTasks: (access) =>
     managerUnavailable(
