@@ -101,14 +101,17 @@ describe("one failure at each call, then a retry:", () => {
   }
 });
 
-/** Fails the n-th call of each method given. */
-const failing = (inner: CephService, faults: Partial<Record<CephMethod, readonly [nth: number, error: CephError]>>) => {
+type Fault = readonly [nth: number, error: CephError, moment?: "after"];
+
+/** Fails the n-th call of each method given: without making it, or after. */
+const failing = (inner: CephService, faults: Partial<Record<CephMethod, Fault>>) => {
   const seen = new Map<CephMethod, number>();
   return intercepted(inner, (call, act) => {
     const n = (seen.get(call.method) ?? 0) + 1;
     seen.set(call.method, n);
-    const fault = faults[call.method];
-    return fault !== undefined && fault[0] === n ? Effect.fail(fault[1]) : act;
+    const [nth, error, moment] = faults[call.method] ?? [0];
+    if (n !== nth || error === undefined) return act;
+    return moment === "after" ? Effect.andThen(Effect.exit(act), Effect.fail(error)) : Effect.fail(error);
   });
 };
 
@@ -135,6 +138,7 @@ describe("a reservation never goes before its image:", () => {
       { imageMetaSet: [1, noSpace], imageId: [1, new TimedOut(ABOUT)] },
       { images: 1, trash: 0 },
     ],
+    ["it is made in part, and then there is no space", { imageCreate: [1, noSpace, "after"] }, { images: 1, trash: 0 }],
     [
       "its ID can't be recorded, and it can't be removed",
       { omapWrite: [3, noSpace], trashMove: [1, new TimedOut(ABOUT)] },
