@@ -1,0 +1,84 @@
+/**
+ * Deletion while the cluster's manager is away: answers come soon, the space comes back all the same, and a driver that
+ * starts later goes on with what a killed one had left.
+ *
+ * The cluster is its own: other tests need their manager.
+ */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { join } from "node:path";
+import { type CephCluster, startCeph } from "../rig/ceph.ts";
+import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
+import { CLUSTER, createRequest, MIB } from "./requests.ts";
+
+const LIMIT = { timeoutMs: 60_000 };
+/** Far above the second that is promised, far below the half minute that a manager that is away would cost. */
+const SOON_MS = 8000;
+
+const dir = testFolder("nm");
+const secrets = () => ({ userID: "admin", userKey: ceph.adminKey });
+const create = (driver: Driver, name: string) =>
+  driver.controller.createVolume({ ...createRequest(name, { pool: "rbd" }, 64n * MIB), secrets: secrets() }, LIMIT);
+const remove = (driver: Driver, volumeId: string) =>
+  driver.controller.deleteVolume({ volumeId, secrets: secrets() }, LIMIT);
+
+let ceph: CephCluster;
+let driver: Driver;
+
+beforeAll(async () => {
+  ceph = await startCeph({ dir: join(dir, "ceph"), paxosInterval: 0.05 });
+  writeConfig(dir, [{ clusterID: CLUSTER, monitors: ceph.monitors }]);
+  driver = await startDriver({ dir });
+}, 120_000);
+
+afterAll(async () => {
+  await driver.end();
+  await ceph.stop();
+}, 60_000);
+
+const trash = async () => (await ceph.exec("rbd", "trash", "ls", "--all", "rbd")).trim();
+const emptyTrash = async () => {
+  for (let tries = 0; tries < 150 && (await trash()) !== ""; tries++) await Bun.sleep(200);
+  expect(await trash()).toBe("");
+};
+
+test("volumes are deleted soon, and the driver removes their images itself", async () => {
+  const ids: string[] = [];
+  for (let n = 0; n < 6; n++) ids.push((await create(driver, `pvc-${n}`)).volume?.volumeId ?? "");
+  await ceph.stopMgr();
+  const started = performance.now();
+  await Promise.all(ids.map((id) => remove(driver, id)));
+  expect(performance.now() - started).toBeLessThan(SOON_MS);
+  await emptyTrash();
+  expect((await ceph.exec("rbd", "ls", "rbd")).trim()).toBe("");
+  expect(
+    (await ceph.exec("rados", "-p", "rbd", "ls")).split("\n").filter((name) => /^rbd_(data|header)/.test(name)),
+  ).toEqual([]);
+}, 120_000);
+
+test("what a killed driver left in the trash is found by the next one", async () => {
+  const left = (await create(driver, "pvc-left")).volume?.volumeId ?? "";
+  const last = (await create(driver, "pvc-last")).volume?.volumeId ?? "";
+  await driver.end("SIGKILL");
+  // As a driver leaves it that is killed between its answer and its own removal.
+  const uuid = left.slice(-36);
+  await ceph.exec("rbd", "trash", "mv", `rbd/csi-vol-${uuid}`);
+  await ceph.exec("rados", "-p", "rbd", "rmomapkey", "csi.volumes.default", "csi.volume.pvc-left");
+  await ceph.exec("rados", "-p", "rbd", "rm", `csi.volume.${uuid}`);
+  driver = await startDriver({ dir });
+  await remove(driver, last);
+  await emptyTrash();
+}, 120_000);
+
+test("with the manager back, it is the one that removes", async () => {
+  const { volume } = await create(driver, "pvc-back");
+  await ceph.startMgr();
+  for (
+    let tries = 0;
+    tries < 60 && !(await ceph.tryExec("ceph", "rbd", "task", "list")).stdout.includes("[");
+    tries++
+  ) {
+    await Bun.sleep(500);
+  }
+  await remove(driver, volume?.volumeId ?? "");
+  await emptyTrash();
+}, 120_000);
