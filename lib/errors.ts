@@ -68,7 +68,7 @@ const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
   ImageNotFound: Code.NOT_FOUND,
   SnapshotNotFound: Code.NOT_FOUND,
   ObjectNotFound: Code.NOT_FOUND,
-  PoolNotFound: Code.NOT_FOUND,
+  PoolNotFound: Code.INVALID_ARGUMENT,
   VolumeNotFound: Code.NOT_FOUND,
   Exists: Code.ALREADY_EXISTS,
   Conflict: Code.ALREADY_EXISTS,

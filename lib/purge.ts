@@ -18,6 +18,8 @@ import type { CephError } from "./ceph/errors.ts";
 import { type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
 import { isUuid } from "./volume-id.ts";
 
+const SWEEP_AFTER = "1 minute";
+
 export class Purge extends Context.Service<
   Purge,
   {
@@ -34,17 +36,28 @@ export class Purge extends Context.Service<
       const scope = yield* Effect.scope;
       const swept = new Set<string>();
 
+      const remove = (pool: PoolRef, id: string) =>
+        ceph.managerTrashRemove(pool, id).pipe(
+          Effect.as("manager" as const),
+          Effect.catchTag("ImageNotFound", () => Effect.succeed("manager" as const)),
+          Effect.catchTag("ManagerUnavailable", (error) =>
+            Effect.gen(function* () {
+              yield* Effect.logWarning(`${error.message}; the driver removes the image itself`);
+              yield* own.offer(pool, id);
+              return "driver" as const;
+            }),
+          ),
+        );
+
       /** Once per pool and process, if it succeeds: what earlier processes left. */
       const sweep = (pool: PoolRef) =>
         Effect.gen(function* () {
-          const key = imageSubject(pool, "");
-          if (swept.has(key)) return;
-          swept.add(key);
           for (const entry of yield* ceph.trashList(pool)) {
             const made = madeByDriver(entry.name);
-            if (entry.source !== "user" || made === undefined) continue;
+            const queued = own.pending().includes(imageSubject(pool, entry.id));
+            if (entry.source !== "user" || made === undefined || queued) continue;
             const attributes = yield* Effect.provideService(readAttributes(made.kind, pool, made.uuid), Ceph, ceph);
-            if (attributes === undefined) yield* own.offer(pool, entry.id);
+            if (attributes === undefined) yield* remove(pool, entry.id);
           }
         }).pipe(
           Effect.catch((error) => {
@@ -54,16 +67,14 @@ export class Purge extends Context.Service<
         );
 
       const discard = (pool: PoolRef, id: string) =>
-        ceph.managerTrashRemove(pool, id).pipe(
-          Effect.catchTag("ImageNotFound", () => Effect.void),
-          Effect.catchTag("ManagerUnavailable", (error) =>
-            Effect.gen(function* () {
-              yield* Effect.logWarning(`${error.message}; the driver removes the image itself`);
-              yield* own.offer(pool, id);
-              yield* Effect.forkIn(sweep(pool), scope);
-            }),
-          ),
-        );
+        Effect.gen(function* () {
+          const by = yield* remove(pool, id);
+          const key = imageSubject(pool, "");
+          if (swept.has(key)) return;
+          swept.add(key);
+          // A manager at work may have been away when an earlier process left something: no hurry then.
+          yield* Effect.forkIn(by === "manager" ? Effect.delay(sweep(pool), SWEEP_AFTER) : sweep(pool), scope);
+        });
       return Purge.of({ discard, pending: own.pending });
     }),
   );
