@@ -92,9 +92,17 @@ describe("proof before harm", () => {
     "an image that another client uses is waited for, and its user is named",
     async () => {
       const volume = await world.makeVolume("ext4");
-      const user = Bun.spawn(["rbd", "-c", rig().conf, "watch", volume.spec], { stdout: "ignore", stderr: "ignore" });
+      // it ends with its input
+      const user = Bun.spawn(["rbd", "-c", rig().conf, "watch", volume.spec], {
+        stdin: "pipe",
+        stdout: "ignore",
+        stderr: "ignore",
+      });
       try {
-        while (!rbd("status", volume.spec).includes("watcher=")) await Bun.sleep(200);
+        for (let tries = 0; !rbd("status", volume.spec).includes("watcher="); tries++) {
+          if (tries > 50) throw new Error("the image has no watcher");
+          await Bun.sleep(200);
+        }
         const failure = await failureOf(volume.stage({ timeoutMs: 8_000 }));
         expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("client.") });
         expect(left(volume)).toEqual([[], []]);
