@@ -16,14 +16,16 @@ import type { CephError } from "./ceph/errors.ts";
 import { JournalCorrupt } from "./errors.ts";
 import { isUuid } from "./volume-id.ts";
 
-/** Volumes and snapshots have journals of one form under names of their own. */
+/** Volumes, snapshots and group snapshots have journals of one form under names of their own. */
 export interface Kind {
-  readonly noun: "volume" | "snapshot";
+  readonly noun: "volume" | "snapshot" | "group snapshot";
   /** Its object is `<directory>.<instance>`. */
   readonly directory: string;
   /** Begins a name's key there, and the name of a UUID's own object. */
   readonly prefix: string;
   readonly requestNameKey: string;
+  /** Of the image, or of the RBD group. */
+  readonly imageNameKey: string;
   readonly defaultImagePrefix: string;
 }
 
@@ -32,6 +34,7 @@ export const VOLUMES: Kind = {
   directory: "csi.volumes",
   prefix: "csi.volume.",
   requestNameKey: "csi.volname",
+  imageNameKey: "csi.imagename",
   defaultImagePrefix: "csi-vol-",
 };
 
@@ -40,7 +43,18 @@ export const SNAPSHOTS: Kind = {
   directory: "csi.snaps",
   prefix: "csi.snap.",
   requestNameKey: "csi.snapname",
+  imageNameKey: "csi.imagename",
   defaultImagePrefix: "csi-snap-",
+};
+
+/** What else belongs to a group snapshot: lib/group/journal.ts. */
+export const GROUPS: Kind = {
+  noun: "group snapshot",
+  directory: "csi.groups",
+  prefix: "csi.volume.group.",
+  requestNameKey: "csi.volname",
+  imageNameKey: "csi.groupname",
+  defaultImagePrefix: "csi-vol-group-",
 };
 
 /** What the object of a UUID says. Fields that are absent were never written, or not yet. */
@@ -51,6 +65,8 @@ export interface Attributes {
   readonly imageId: string | undefined;
   /** Of a snapshot: the image that it was taken of. */
   readonly source: string | undefined;
+  /** Of a member of a group snapshot: the group snapshot's ID. */
+  readonly groupId: string | undefined;
   /** Kubernetes namespace of the claim. */
   readonly owner: string | undefined;
   readonly encryptKms: string | undefined;
@@ -72,12 +88,17 @@ export interface Wanted {
   readonly prefix: string;
   readonly owner: string | undefined;
   readonly source?: string;
+  readonly groupId?: string;
+  /** For a name that is free; one that nothing else has. Absent: a random one. */
+  readonly uuid?: string;
+  /** Further keys, written with the others. */
+  readonly more?: Readonly<Record<string, string>>;
 }
 
 const FIELDS = {
-  imageName: "csi.imagename",
   imageId: "csi.imageid",
   source: "csi.source",
+  groupId: "csi.groupid",
   owner: "csi.volume.owner",
   encryptKms: "csi.volume.encryptKMS",
   encryptionType: "csi.volume.encryptionType",
@@ -126,7 +147,7 @@ export const reserve = (
 ): Effect.Effect<Reservation & { readonly imageName: string }, CephError, Ceph> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    const uuid = found?.uuid ?? crypto.randomUUID();
+    const uuid = found?.uuid ?? wanted.uuid ?? crypto.randomUUID();
     const entry = found?.entry ?? uuid;
     if (found === undefined) {
       const key = nameKey(kind, wanted.requestName);
@@ -143,6 +164,7 @@ export const reserve = (
       requestName: wanted.requestName,
       imageName,
       source: known.source ?? wanted.source,
+      groupId: known.groupId ?? wanted.groupId,
       owner: known.owner ?? wanted.owner,
     };
     if (known.requestName === undefined) {
@@ -151,9 +173,11 @@ export const reserve = (
         compare: { [kind.requestNameKey]: "" },
         set: {
           [kind.requestNameKey]: wanted.requestName,
-          [FIELDS.imageName]: imageName,
+          [kind.imageNameKey]: imageName,
           ...(attributes.source !== undefined && { [FIELDS.source]: attributes.source }),
+          ...(attributes.groupId !== undefined && { [FIELDS.groupId]: attributes.groupId }),
           ...(attributes.owner !== undefined && { [FIELDS.owner]: attributes.owner }),
+          ...wanted.more,
         },
       });
     }
@@ -172,13 +196,18 @@ export const readAttributes = (
     ),
   );
 
-const attributeKeys = (kind: Kind): readonly string[] => [kind.requestNameKey, ...Object.values(FIELDS)];
+const attributeKeys = (kind: Kind): readonly string[] => [
+  kind.requestNameKey,
+  kind.imageNameKey,
+  ...Object.values(FIELDS),
+];
 
 const attributesFrom = (kind: Kind, values: ReadonlyMap<string, string>): Attributes => ({
   requestName: values.get(kind.requestNameKey),
-  imageName: values.get(FIELDS.imageName),
+  imageName: values.get(kind.imageNameKey),
   imageId: values.get(FIELDS.imageId),
   source: values.get(FIELDS.source),
+  groupId: values.get(FIELDS.groupId),
   owner: values.get(FIELDS.owner),
   encryptKms: values.get(FIELDS.encryptKms),
   encryptionType: values.get(FIELDS.encryptionType),
@@ -258,29 +287,40 @@ export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect
     }),
   );
 
+export interface Taken {
+  readonly uuid: string;
+  readonly entry: string;
+  readonly requestName: string | undefined;
+}
+
 /** Frees the name, then forgets the UUID. Only for callers that have proven the image gone. */
 export const unreserve = (
   kind: Kind,
   pool: PoolRef,
   instance: string,
-  reservation: { readonly uuid: string; readonly entry: string; readonly requestName: string | undefined },
+  reservation: Taken,
+): Effect.Effect<void, CephError, Ceph> =>
+  Effect.andThen(freeName(kind, pool, instance, reservation), forget(kind, pool, reservation.uuid));
+
+/** The UUID keeps what belongs to it: for what is removed in parts, and found by its ID until the last is gone. */
+export const freeName = (
+  kind: Kind,
+  pool: PoolRef,
+  instance: string,
+  { requestName, entry }: Taken,
 ): Effect.Effect<void, CephError, Ceph> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    const { requestName, uuid, entry } = reservation;
-    if (requestName !== undefined) {
-      const key = nameKey(kind, requestName);
-      yield* ceph
-        .omapWrite(pool, directoryObject(kind, instance), {
-          object: "require",
-          compare: { [key]: entry },
-          remove: [key],
-        })
-        // The name is free already, or has since been given to another: both are none of ours.
-        .pipe(Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void));
-    }
-    yield* ceph.objectRemove(pool, uuidObject(kind, uuid));
+    if (requestName === undefined) return;
+    const key = nameKey(kind, requestName);
+    yield* (yield* Ceph)
+      .omapWrite(pool, directoryObject(kind, instance), { object: "require", compare: { [key]: entry }, remove: [key] })
+      // The name is free already, or has since been given to another: both are none of ours.
+      .pipe(Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void));
   });
+
+/** After `freeName`, as the last step of a removal. */
+export const forget = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Ceph> =>
+  Effect.flatMap(Ceph, (ceph) => ceph.objectRemove(pool, uuidObject(kind, uuid)));
 
 const NOTHING: Attributes = attributesFrom(VOLUMES, new Map());
 
