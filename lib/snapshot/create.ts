@@ -12,21 +12,20 @@
  * 3. Nothing of the source is kept but its data: the transient snapshot goes as soon as the clone exists.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
-import { FEATURE_BITS } from "../config/image-features.ts";
-import { type Cluster, Clusters } from "../config/clusters.ts";
+import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
+import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite, Precondition, TooMany, VolumeNotFound } from "../errors.ts";
-import { Flatten } from "../flatten.ts";
-import { type Found, resolveVolume } from "../handles.ts";
+import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
+import type { Found } from "../handles.ts";
 import { cloneThrough, discardImage, finishRemoval, holderSpec, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { compensated, stage, undoable } from "../pipeline.ts";
 import { encodeVolumeId } from "../volume-id.ts";
-import { snapshotMetadata } from "../volume/metadata.ts";
 import type { VolumeOptions } from "../volume/options.ts";
+import { makeReady, undoReservation } from "./holder.ts";
 import { readSnapshotParameters } from "./parameters.ts";
+import { findSource, limitSnapshots, type Source } from "./source.ts";
 
 export interface SnapshotRequest {
   readonly requestName: string;
@@ -58,38 +57,6 @@ const readRequest = (request: SnapshotRequest) =>
 
 type Wanted = Effect.Success<ReturnType<typeof readRequest>>;
 
-/** The source volume, fit for a snapshot; the cluster by whose ID the snapshot will go. */
-const findSource = ({ sourceVolumeId, cluster, credentials }: Wanted) =>
-  Effect.gen(function* () {
-    const found = yield* resolveVolume(sourceVolumeId, credentials);
-    if (cluster !== undefined && !sameCluster(cluster, found.cluster)) {
-      const reason = `is ${cluster.clusterId}, but the volume is in cluster ${found.cluster.clusterId}`;
-      return yield* new InvalidRequest({ field: "parameters.clusterID", reason });
-    }
-    if (found.attributes?.encryptKms !== undefined) {
-      const message = `volume ${sourceVolumeId} is encrypted, and this driver does not know its keys yet; a snapshot could not be read`;
-      return yield* new Precondition({ message });
-    }
-    const status = yield* (yield* Ceph)
-      .imageStatus(found.pool, found.imageName)
-      .pipe(
-        Effect.catchTag("ImageNotFound", ({ message }) =>
-          Effect.fail(new VolumeNotFound({ volumeId: sourceVolumeId, reason: message })),
-        ),
-      );
-    if ((status.features & FEATURE_BITS.layering) === 0n) {
-      const reason = `image ${imageSubject(found.pool, found.imageName)} lacks the feature layering, without which it can't be cloned`;
-      return yield* new InvalidRequest({ field: "source_volume_id", reason });
-    }
-    return { found, status, clusterId: (cluster ?? found.cluster).clusterId };
-  });
-
-type Source = Effect.Success<ReturnType<typeof findSource>>;
-
-const sameCluster = (one: Cluster, other: Cluster): boolean =>
-  one.clusterId === other.clusterId ||
-  (one.monitors.join() === other.monitors.join() && one.radosNamespace === other.radosNamespace);
-
 /** What there is of the name. `reservation` without `image`: it is to be made, or to be finished. */
 const findSnapshot = ({ instanceId }: VolumeOptions, { requestName }: Wanted, { found: { pool, imageName } }: Source) =>
   Effect.gen(function* () {
@@ -110,40 +77,13 @@ const findSnapshot = ({ instanceId }: VolumeOptions, { requestName }: Wanted, { 
     return { reservation: undefined, image: undefined };
   });
 
-/** An image takes only so many snapshots; those that are only there for clones go when the clones are flattened. */
-const limitSnapshots = ({ maxSnapshots, minSnapshots }: VolumeOptions, { found, status }: Source) =>
-  Effect.gen(function* () {
-    if (status.snapshotCount <= minSnapshots) return;
-    const { pool, imageName } = found;
-    const flatten = yield* Flatten;
-    const ceph = yield* Ceph;
-    const kept = (yield* ceph.snapshots(pool, imageName)).filter(({ kind }) => kind === "trash");
-    const full = status.snapshotCount > maxSnapshots;
-    for (const { originalName } of full ? kept : kept.slice(Math.max(0, minSnapshots - 1))) {
-      if (originalName !== undefined) yield* flatten.request(pool, originalName);
-    }
-    if (!full) return;
-    const subject = imageSubject(pool, imageName);
-    return yield* new TooMany({
-      message: `image ${subject} has ${status.snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
-    });
-  });
-
 const reserved = (options: VolumeOptions, wanted: Wanted, source: Source, earlier: journal.Reservation | undefined) => {
   const { pool, imageName, attributes } = source.found;
   const { requestName, prefix } = wanted;
   const entry = { requestName, prefix, owner: attributes?.owner, source: imageName };
   const reserve = journal.reserve(SNAPSHOTS, pool, options.instanceId, entry, earlier);
   if (earlier !== undefined) return stage("reserve", reserve);
-  return undoable("reserve", reserve, (made) =>
-    Effect.gen(function* () {
-      const left = yield* (yield* Ceph).imageId(pool, made.imageName);
-      if (left !== undefined) {
-        return yield* new Conflict({ message: `image ${imageSubject(pool, made.imageName)} is still there` });
-      }
-      yield* journal.unreserve(SNAPSHOTS, pool, options.instanceId, { ...made, requestName });
-    }),
-  );
+  return undoable("reserve", reserve, (made) => undoReservation(options, { ...made, pool }, requestName));
 };
 
 /** The clone that holds the point in time; undone, neither it nor the transient snapshot is left. */
@@ -194,15 +134,7 @@ export const createSnapshot = (
       yield* hold(source, imageName, known.reservation === undefined);
       const image = yield* stage("hold point in time", ceph.imageStatus(pool, imageName));
       yield* stage("answer", Effect.flatMap(taken(uuid, image, false), answer));
-      yield* stage(
-        "make ready",
-        ceph.snapshotCreate(pool, imageName, imageName).pipe(Effect.catchTag("Exists", () => Effect.void)),
-      );
-      yield* stage("commit", ceph.imageMetaSet(pool, imageName, snapshotMetadata(options, request.parameters)));
-      yield* stage("commit", journal.storeImageId(SNAPSHOTS, pool, uuid, image.id));
-      const { softDepth } = options.chain;
-      const depth = yield* stage("limit chain", ceph.cloneDepth(pool, imageName));
-      if (depth >= Math.max(1, softDepth)) yield* (yield* Flatten).request(pool, imageName);
+      yield* makeReady(options, { pool, uuid, imageName }, image, request.parameters);
       return yield* taken(uuid, image, true);
     });
     const owned = compensated(isDefinite, body);

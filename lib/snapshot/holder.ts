@@ -1,0 +1,53 @@
+/**
+ * The image that holds a snapshot, from the moment that its data is safe: made ready for restores and recorded as
+ * complete; and its reservation, undone while there is no image.
+ *
+ * Not here: how the image comes to its data (./create.ts, lib/group/create.ts), and its removal (./remove.ts).
+ */
+import * as Effect from "effect/Effect";
+import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { Conflict } from "../errors.ts";
+import { Flatten } from "../flatten.ts";
+import { SNAPSHOTS, storeImageId, unreserve } from "../journal.ts";
+import { stage } from "../pipeline.ts";
+import { snapshotMetadata } from "../volume/metadata.ts";
+import type { VolumeOptions } from "../volume/options.ts";
+
+export interface Holder {
+  readonly pool: PoolRef;
+  readonly uuid: string;
+  readonly imageName: string;
+}
+
+/** The snapshot that restores clone from; then the image's ID in the journal, which is written last and means ready. */
+export const makeReady = (
+  options: VolumeOptions,
+  { pool, uuid, imageName }: Holder,
+  image: ImageStatus,
+  parameters: Readonly<Record<string, string>>,
+) =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    yield* stage(
+      "make ready",
+      ceph.snapshotCreate(pool, imageName, imageName).pipe(Effect.catchTag("Exists", () => Effect.void)),
+    );
+    yield* stage("commit", ceph.imageMetaSet(pool, imageName, snapshotMetadata(options, parameters)));
+    yield* stage("commit", storeImageId(SNAPSHOTS, pool, uuid, image.id));
+    const { softDepth } = options.chain;
+    const depth = yield* stage("limit chain", ceph.cloneDepth(pool, imageName));
+    if (depth >= Math.max(1, softDepth)) yield* (yield* Flatten).request(pool, imageName);
+  });
+
+export const undoReservation = (
+  { instanceId }: VolumeOptions,
+  { pool, uuid, imageName }: Holder,
+  requestName: string,
+) =>
+  Effect.gen(function* () {
+    const left = yield* (yield* Ceph).imageId(pool, imageName);
+    if (left !== undefined) {
+      return yield* new Conflict({ message: `image ${imageSubject(pool, imageName)} is still there` });
+    }
+    yield* unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName });
+  });
