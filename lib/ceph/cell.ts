@@ -76,7 +76,7 @@ const calls = {
   snapshotRemove: (arg: SnapshotArg) => rados.withPool(arg, (io) => snapshots.remove(io, arg.image, arg.snapshot)),
   snapshots: (arg: ImageArg) => rados.withPool(arg, (io) => snapshots.list(io, arg.image)),
   imageClone: (arg: ImageArg & { readonly source: clones.SourceArg; readonly layout: rbd.LayoutArg }) =>
-    rados.withPool(arg, (io) => clones.clone(arg.source, arg, io, arg.image, arg.layout)),
+    rados.withPool(arg, (io) => clones.clone(arg.source, { where: arg, io, image: arg.image, layout: arg.layout })),
   cloneDepth: (arg: ImageArg) => rados.withPool(arg, (io) => depth(arg, io, rbd.existing(rbd.id(io, arg.image)))),
   imageMetaList: (arg: ImageArg) =>
     rados.withPool(arg, (io) => rbd.existing(metadataOf(io, rbd.existing(rbd.id(io, arg.image))))),

@@ -185,7 +185,10 @@ export interface CoreCalls {
     entries: Readonly<Record<string, string | undefined>>,
   ) => Effect.Effect<void, CephError>;
 
-  /** Also of an image that is watched: who may not be there, the caller asks before. Finishes a move that was cut off. */
+  /**
+   * Also of an image that is watched: who may not be there, the caller asks before. Finishes a move that was cut off.
+   * `Busy` for an image in a group from Ceph 20 on; until then it is moved, and is no member any more.
+   */
   readonly trashMove: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;

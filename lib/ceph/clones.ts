@@ -1,17 +1,17 @@
 /**
  * The calls of librbd that make a clone and end its being one. Loaded in cells only.
  *
- * Not here: how deep a chain of clones is (./ancestry.ts), the manager's queue (./tasks.ts).
+ * Not here: how deep a chain of clones is (./ancestry.ts), the manager's queue (./tasks.ts), how a snapshot without a
+ * name is cloned where librbd takes names only (./clone-by-id.ts).
  *
  * 1. Every clone is of format 2: its snapshot is not protected, and may be removed while there are clones.
- * 2. Older librbd clones by name only. A snapshot that has none that can be opened is refused there, before anything
- *    is made.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../cells/cell.ts";
+import { cloneById } from "./clone-by-id.ts";
 import { check, EINVAL, ENOENT, plain } from "./ffi.ts";
 import { type PoolArg, withPool } from "./rados.ts";
-import { explainMissing, type LayoutArg, withImage, withOptions } from "./rbd.ts";
+import { explainMissing, id as idOf, type LayoutArg, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 import { parentOf } from "./status.ts";
 
@@ -31,7 +31,7 @@ const newer = ((): ((...args: [bigint, string, bigint, bigint, string, bigint]) 
 })();
 
 /** Whether a snapshot that can't be opened by name, as a group's, can be cloned by its id. */
-export const clonesById = newer !== undefined;
+export const clonesById = true;
 
 export interface SourceArg {
   readonly pool: string;
@@ -42,41 +42,66 @@ export interface SourceArg {
 
 const CLONE_FORMAT_OPTION = 12;
 
-export const clone = (source: SourceArg, where: PoolArg, io: bigint, image: string, layout: LayoutArg): void =>
-  withSource(where.cluster, source, (parentIo) =>
-    withOptions(layout, (options, set) => {
-      set(CLONE_FORMAT_OPTION, 2n);
-      const result = attempt(parentIo, source, io, plain(image), options);
-      if (result === -ENOENT) {
-        explainMissing(where, layout.dataPool);
-        nameOf(parentIo, source);
-      }
-      check("rbd_clone", result);
-    }),
-  );
+/** What is to be made. */
+export interface Target {
+  readonly where: PoolArg;
+  readonly io: bigint;
+  readonly image: string;
+  readonly layout: LayoutArg;
+}
 
-const attempt = (parentIo: bigint, source: SourceArg, io: bigint, image: string, options: bigint): number => {
-  const { image: parent, snapshot } = source;
-  if (typeof snapshot === "bigint" && newer !== undefined) {
-    return newer(parentIo, plain(parent), snapshot, io, image, options);
-  }
-  return rbd.rbd_clone3(parentIo, plain(parent), plain(nameOf(parentIo, source)), io, image, options);
+export const clone = (source: SourceArg, target: Target): void => {
+  const from = { cluster: target.where.cluster, pool: source.pool, namespace: source.namespace };
+  withPool(
+    from,
+    (parentIo) => {
+      const { image, snapshot } = source;
+      if (typeof snapshot === "string") {
+        return byLibrbd(parentIo, source, target, (io, name, options) =>
+          rbd.rbd_clone3(parentIo, plain(image), plain(snapshot), io, name, options),
+        );
+      }
+      if (newer !== undefined) {
+        const clone4 = newer;
+        return byLibrbd(parentIo, source, target, (io, name, options) =>
+          clone4(parentIo, plain(image), snapshot, io, name, options),
+        );
+      }
+      const { id, sizeBytes } = find(parentIo, source);
+      return cloneById({ where: from, io: parentIo, image, snapshotId: id, sizeBytes }, target);
+    },
+    // a missing pool must not be taken for the clone's
+    "rados_ioctx_create of the source",
+  );
 };
 
-/** A missing pool must not be taken for the clone's. */
-const withSource = <A>(cluster: bigint, { pool, namespace }: SourceArg, use: (io: bigint) => A): A =>
-  withPool({ cluster, pool, namespace }, use, "rados_ioctx_create of the source");
+const byLibrbd = (
+  parentIo: bigint,
+  source: SourceArg,
+  { where, io, image, layout }: Target,
+  make: (io: bigint, image: string, options: bigint) => number,
+): void =>
+  withOptions(layout, (options, set) => {
+    set(CLONE_FORMAT_OPTION, 2n);
+    const result = make(io, plain(image), options);
+    if (result === -ENOENT) {
+      explainMissing(where, layout.dataPool);
+      find(parentIo, source);
+    }
+    check("rbd_clone", result);
+  });
 
-/** The name that the snapshot can be opened by. Proves that it is there. */
-const nameOf = (io: bigint, { image, snapshot }: SourceArg): string =>
-  withImage(io, image, "read", (handle) => {
+/** Proves that the snapshot is there. */
+const find = (io: bigint, { image, snapshot }: SourceArg): { readonly id: bigint; readonly sizeBytes: bigint } => {
+  if (idOf(io, image) === undefined) throw new Errno("rbd_snap_set", ENOENT);
+  return withImage(io, image, "read", (handle) => {
     const found = listed(handle).find(({ id, name }) =>
       typeof snapshot === "bigint" ? id === snapshot : name === snapshot && kindOf(handle, id) === "user",
     );
     if (found === undefined) throw new Errno("rbd_snap_set", ENOENT);
-    if (newer !== undefined || kindOf(handle, found.id) === "user") return found.name;
-    throw new Errno("rbd_clone of a snapshot without a name", EINVAL);
+    return found;
   });
+};
 
 /** Long: as long as the parent's data is big. */
 export const flatten = (io: bigint, image: string): void =>

@@ -120,6 +120,8 @@ const failure = (error: CellErrno, context: CallContext): CephError => {
     case E.EEXIST:
       return new Exists(about);
     case E.EBUSY:
+    // it is in a group
+    case E.EMLINK:
       return new Busy(about);
     case E.ENOTEMPTY:
       return new HasSnapshots(about);

@@ -6,8 +6,7 @@
  * 1. The monitors answer both, from what they have: no manager is needed, and the numbers may be some seconds old.
  */
 import { Errno } from "../cells/cell.ts";
-import { ENOENT } from "./ffi.ts";
-import { monitorCommand } from "./rados.ts";
+import { monitorCommand, poolId } from "./rados.ts";
 
 const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string => {
   const { result, said, output } = monitorCommand(cluster, JSON.stringify({ ...command, format: "json" }));
@@ -41,7 +40,11 @@ interface Usage {
 export const availableBytes = (cluster: bigint, pool: string): bigint => {
   const { pools: all } = JSON.parse(ask(cluster, { prefix: "df", detail: "detail" })) as { readonly pools: Usage[] };
   const found = all.find(({ name }) => name === pool);
-  if (found === undefined) throw new Errno("rados_pool_lookup", ENOENT);
+  if (found === undefined) {
+    // a new pool's space is not known until the manager has told the monitors, some seconds later
+    poolId(cluster, pool);
+    return 0n;
+  }
   const { max_avail: free, quota_bytes: quota, stored } = found.stats;
   return BigInt(Math.max(0, Math.floor(quota > 0 ? Math.min(free, quota - stored) : free)));
 };

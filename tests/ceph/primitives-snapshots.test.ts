@@ -2,16 +2,13 @@
  * Snapshots, clones and flattening on a real cluster, with the bytes that are in them: what the contract suite, which
  * knows no bytes, can't ask.
  */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { CephLive } from "../../lib/ceph/live.ts";
-import { LIMIT, LONG_LIMIT, MIB, session, type Session } from "../contract/harness.ts";
-import { liveWorld } from "../contract/live-world.ts";
-import { hasRig, rig } from "../rig/cluster.ts";
-import { type Bytes, bytesOf } from "./bytes.ts";
+import { expect, test } from "bun:test";
+import { LIMIT, LONG_LIMIT, MIB } from "../contract/harness.ts";
+import { primitives } from "./primitives.ts";
 
 const KIB = 1024;
 
-const suite = (at: () => Session, bytes: () => Bytes): void => {
+primitives("snapshots and clones", ({ session: at, bytes }) => {
   /** An image whose first 64 KiB are 1 in a snapshot and 2 since. */
   const snapshotted = async () => {
     const { run, pool, anImage } = at();
@@ -158,20 +155,4 @@ const suite = (at: () => Session, bytes: () => Bytes): void => {
     },
     LIMIT,
   );
-};
-
-if (hasRig()) {
-  describe("primitives: snapshots", () => {
-    const facts = rig();
-    const options = { cephConf: `${facts.dir}/absent.conf`, connectTimeoutMs: 5_000, monTimeoutMs: 6_000 };
-    const at = session(() => liveWorld(facts, CephLive(options)));
-    let bytes: Bytes;
-    beforeAll(() => {
-      bytes = bytesOf(facts);
-    });
-    afterAll(() => bytes.close());
-    suite(at, () => bytes);
-  });
-} else {
-  test.skip("primitives: no cluster for this run", () => {});
-}
+});

@@ -1,0 +1,31 @@
+/**
+ * Ceph's own encoding, as far as it is written here: little-endian numbers, and texts with their length (32 bits)
+ * before them. A codec: data in, bytes out.
+ */
+export type Field =
+  | { readonly u8: number }
+  | { readonly u64: bigint }
+  | { readonly i64: bigint }
+  | { readonly text: string }
+  | { readonly version: number; readonly of: readonly Field[] };
+
+export const encode = (...fields: readonly Field[]): Uint8Array => Buffer.concat(fields.map(bytesOf));
+
+const bytesOf = (field: Field): Buffer => {
+  if ("u8" in field) return Buffer.from([field.u8]);
+  if ("text" in field) return withLength(Buffer.from(field.text));
+  if ("version" in field) {
+    // the oldest reader that can make sense of it has been the first for all that is written here
+    return Buffer.concat([Buffer.from([field.version, 1]), withLength(Buffer.from(encode(...field.of)))]);
+  }
+  const number = Buffer.alloc(8);
+  if ("u64" in field) number.writeBigUInt64LE(field.u64);
+  else number.writeBigInt64LE(field.i64);
+  return number;
+};
+
+const withLength = (bytes: Buffer): Buffer => {
+  const length = Buffer.alloc(4);
+  length.writeUInt32LE(bytes.length);
+  return Buffer.concat([length, bytes]);
+};

@@ -1,0 +1,167 @@
+/** What differs between snapshots, held against the bytes that were written, on images of every make. */
+import { expect, test } from "bun:test";
+import type { Extent, ImageSpec } from "../../lib/ceph/ceph.ts";
+import { LIMIT, LONG_LIMIT, MIB } from "../contract/harness.ts";
+import { primitives } from "./primitives.ts";
+
+const KIB = 1024;
+const OBJECT = 4 * 1024 * KIB;
+
+type Plain = readonly [number, number, boolean];
+const plain = ({ offset, length, exists }: Extent): Plain => [Number(offset), Number(length), exists];
+
+primitives("differences", ({ session: at, bytes }) => {
+  const anImageOf = async (spec: Partial<ImageSpec> = {}) => {
+    const { run, pool, fresh } = at();
+    const image = fresh("image");
+    await run((ceph) => ceph.imageCreate(pool, image, { sizeBytes: 32n * MIB, ...spec }));
+    return image;
+  };
+  const snapshot = (image: string, name: string) => at().run((ceph) => ceph.snapshotCreate(at().pool, image, name));
+  const idOf = async (image: string, name: string) => {
+    const { run, pool } = at();
+    return (await run((ceph) => ceph.snapshots(pool, image))).find((found) => found.name === name)?.id ?? 0n;
+  };
+  const diffOf = async (image: string, to: string | bigint, from?: string | bigint, offset = 0n, limit = 1000) => {
+    const { run, pool } = at();
+    const answer = await run((ceph) => ceph.diff({ pool, image, snapshot: to }, from, offset, limit));
+    return { ...answer, extents: answer.extents.map(plain) };
+  };
+
+  test(
+    "what a snapshot has, and what differs between two, to the byte, by name and by id",
+    async () => {
+      const { pool } = at();
+      const image = await anImageOf();
+      bytes().write(pool, image, 8 * KIB, 4 * KIB, 1);
+      bytes().write(pool, image, OBJECT - 4 * KIB, 8 * KIB, 1);
+      bytes().write(pool, image, 5 * OBJECT, 64 * KIB, 1);
+      await snapshot(image, "a");
+      bytes().write(pool, image, 8 * KIB, 4 * KIB, 2);
+      bytes().write(pool, image, 3 * OBJECT + 512, 512, 2);
+      bytes().discard(pool, image, 5 * OBJECT, OBJECT);
+      await snapshot(image, "b");
+      bytes().write(pool, image, 0, 4 * KIB, 3);
+      // an object that was not there at the start, the OSDs tell as a whole: from its beginning to its last byte
+      const inA: Plain[] = [
+        [0, OBJECT + 4 * KIB, true],
+        [5 * OBJECT, 64 * KIB, true],
+      ];
+      const between: Plain[] = [
+        [8 * KIB, 4 * KIB, true],
+        [3 * OBJECT, 1024, true],
+        [5 * OBJECT, 64 * KIB, false],
+      ];
+      expect(await diffOf(image, "a")).toEqual({ sizeBytes: 32n * MIB, extents: inA });
+      expect((await diffOf(image, await idOf(image, "a"))).extents).toEqual(inA);
+      expect((await diffOf(image, "b", "a")).extents).toEqual(between);
+      expect((await diffOf(image, await idOf(image, "b"), await idOf(image, "a"))).extents).toEqual(between);
+      const inB = (await diffOf(image, "b")).extents;
+      expect(inB).toEqual([
+        [0, OBJECT + 4 * KIB, true],
+        [3 * OBJECT, 1024, true],
+      ]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a clone has what its parents have, and differs in what was written to it alone",
+    async () => {
+      const { run, pool, fresh } = at();
+      const image = await anImageOf();
+      bytes().write(pool, image, 0, 64 * KIB, 1);
+      bytes().write(pool, image, 2 * OBJECT, 64 * KIB, 1);
+      await snapshot(image, "s");
+      const clone = fresh("clone");
+      await run((ceph) => ceph.imageClone({ pool, image, snapshot: "s" }, pool, clone, {}));
+      await snapshot(clone, "one");
+      bytes().write(pool, clone, 3 * OBJECT, 4 * KIB, 2);
+      await snapshot(clone, "two");
+      expect((await diffOf(clone, "one")).extents).toEqual([
+        [0, 64 * KIB, true],
+        [2 * OBJECT, 64 * KIB, true],
+      ]);
+      expect((await diffOf(clone, "two")).extents).toEqual([
+        [0, 64 * KIB, true],
+        [2 * OBJECT, 64 * KIB, true],
+        [3 * OBJECT, 4 * KIB, true],
+      ]);
+      expect((await diffOf(clone, "two", "one")).extents).toEqual([[3 * OBJECT, 4 * KIB, true]]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "pages of any size add up to the whole, on plain and on striped images",
+    async () => {
+      const { pool } = at();
+      const striped = { objectSize: 1n * MIB, stripeUnit: 65_536n, stripeCount: 4n, features: 63n };
+      for (const spec of [{}, { features: 1n }, striped]) {
+        const image = await anImageOf(spec);
+        const written = Array.from({ length: 60 }, (_, i) => i * 520 * KIB + 4096 * (i % 7));
+        for (const offset of written) bytes().write(pool, image, offset, 12 * KIB, 1);
+        bytes().write(pool, image, 20 * 1024 * KIB, 3 * 1024 * KIB, 1);
+        await snapshot(image, "s");
+        const whole = (await diffOf(image, "s")).extents;
+        const sorted = whole.toSorted((a, b) => a[0] - b[0]);
+        expect(whole).toEqual(sorted);
+        for (const offset of written) {
+          const holder = whole.find(([start, length]) => start <= offset && offset + 12 * KIB <= start + length);
+          expect([offset, holder === undefined]).toEqual([offset, false]);
+        }
+        for (const limit of [1, 7, 1000]) {
+          const paged: Plain[] = [];
+          for (let offset = 0n; ; ) {
+            const page = (await diffOf(image, "s", undefined, offset, limit)).extents;
+            expect(page.length).toBeLessThanOrEqual(limit);
+            paged.push(...page);
+            const last = page.at(-1);
+            if (last === undefined || page.length < limit) break;
+            offset = BigInt(last[0] + last[1]);
+          }
+          expect([limit, paged]).toEqual([limit, whole]);
+        }
+      }
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "each snapshot that is not there is named, and beyond the end there is nothing",
+    async () => {
+      const { fails, pool, fresh } = at();
+      const image = await anImageOf();
+      await snapshot(image, "s");
+      expect((await diffOf(image, "s", undefined, 64n * MIB)).extents).toEqual([]);
+      const failures = [
+        await fails((ceph) => ceph.diff({ pool, image, snapshot: "never" }, undefined, 0n, 1)),
+        await fails((ceph) => ceph.diff({ pool, image, snapshot: 987_654n }, undefined, 0n, 1)),
+        await fails((ceph) => ceph.diff({ pool, image, snapshot: "s" }, "before", 0n, 1)),
+        await fails((ceph) => ceph.diff({ pool, image: fresh("image"), snapshot: "s" }, undefined, 0n, 1)),
+      ];
+      expect(failures.map(({ _tag }) => _tag)).toEqual([
+        "SnapshotNotFound",
+        "SnapshotNotFound",
+        "SnapshotNotFound",
+        "ImageNotFound",
+      ]);
+      expect(failures[2]?.message).toContain("@before");
+    },
+    LIMIT,
+  );
+
+  test(
+    "an image that somebody holds the lock of is read all the same",
+    async () => {
+      const { pool, world } = at();
+      const image = await anImageOf();
+      bytes().write(pool, image, 0, 4 * KIB, 1);
+      await snapshot(image, "s");
+      const close = await world.watch(pool, image);
+      expect((await diffOf(image, "s")).extents).toEqual([[0, 4 * KIB, true]]);
+      await close();
+    },
+    LIMIT,
+  );
+});

@@ -1,0 +1,160 @@
+/** Groups on a real cluster, with the bytes of their members, and what librbd leaves behind that a caller must not see. */
+import { expect, test } from "bun:test";
+import { LIMIT, LONG_LIMIT, MIB } from "../contract/harness.ts";
+import { primitives } from "./primitives.ts";
+
+const KIB = 1024;
+
+primitives("groups", ({ session: at, bytes, rig }) => {
+  const grouped = async (count: number) => {
+    const { run, pool, fresh, anImage } = at();
+    const group = fresh("group");
+    await run((ceph) => ceph.groupCreate(pool, group));
+    const images: string[] = [];
+    for (let i = 0; i < count; i++) {
+      const image = await anImage();
+      await run((ceph) => ceph.groupAdd(pool, group, { pool, image }));
+      images.push(image);
+    }
+    return { group, images };
+  };
+
+  const namesIn = async (group: string) => {
+    const { run, pool } = at();
+    return (await run((ceph) => ceph.groupImages(pool, group)))?.map(({ image }) => image).toSorted();
+  };
+
+  test(
+    "a group's snapshot is a snapshot of each member, by an id that tells it",
+    async () => {
+      const { run, pool } = at();
+      const { group, images } = await grouped(2);
+      for (const image of images) bytes().write(pool, image, 0, 64 * KIB, 1);
+      await run((ceph) => ceph.groupSnapshotCreate(pool, group, "then"));
+      for (const image of images) bytes().write(pool, image, 0, 64 * KIB, 2);
+      expect(await run((ceph) => ceph.groupSnapshots(pool, group))).toEqual(["then"]);
+      const members = await run((ceph) => ceph.groupSnapshotMembers(pool, group, "then"));
+      expect(members?.map(({ image }) => image).toSorted()).toEqual(images.toSorted());
+      for (const { image, snapshotId, ...place } of members ?? []) {
+        expect(place).toEqual({ pool: pool.pool, namespace: "" });
+        const listed = await run((ceph) => ceph.snapshots(pool, image));
+        expect(listed.map(({ id, kind }) => ({ id, kind }))).toEqual([{ id: snapshotId, kind: "group" }]);
+      }
+      expect(await run((ceph) => ceph.groupSnapshotMembers(pool, group, "never"))).toBeUndefined();
+      expect(await run((ceph) => ceph.groupSnapshotMembers(pool, "never", "then"))).toBeUndefined();
+      await run((ceph) => ceph.groupSnapshotRemove(pool, group, "then"));
+      await run((ceph) => ceph.groupSnapshotRemove(pool, group, "then"));
+      expect(await run((ceph) => ceph.groupSnapshots(pool, group))).toEqual([]);
+      expect(await run((ceph) => ceph.snapshots(pool, images[0] ?? ""))).toEqual([]);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "a member's part can be cloned by its id and has the bytes of then",
+    async () => {
+      const { run, pool, fresh } = at();
+      const { group, images } = await grouped(1);
+      const image = images[0] ?? "";
+      bytes().write(pool, image, 0, 64 * KIB, 1);
+      await run((ceph) => ceph.groupSnapshotCreate(pool, group, "then"));
+      bytes().write(pool, image, 0, 64 * KIB, 2);
+      const [member] = (await run((ceph) => ceph.groupSnapshotMembers(pool, group, "then"))) ?? [];
+      const source = { pool, image, snapshot: member?.snapshotId ?? 0n };
+      const clone = fresh("clone");
+      await run((ceph) => ceph.imageClone(source, pool, clone, {}));
+      expect(bytes().read(pool, clone, 0, 1)[0]).toBe(1);
+      const status = await run((ceph) => ceph.imageStatus(pool, clone));
+      expect(status.parent).toMatchObject({ pool: pool.pool, namespace: "", image });
+      expect(await run((ceph) => ceph.cloneDepth(pool, clone))).toBe(1);
+
+      await run((ceph) => ceph.groupSnapshotRemove(pool, group, "then"));
+      expect((await run((ceph) => ceph.snapshots(pool, image))).map(({ kind }) => kind)).toEqual(["trash"]);
+      expect(bytes().read(pool, clone, 0, 1)[0]).toBe(1);
+      await run((ceph) => ceph.imageFlatten(pool, clone));
+      expect(bytes().read(pool, clone, 0, 1)[0]).toBe(1);
+      expect(await run((ceph) => ceph.snapshots(pool, image))).toEqual([]);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "members come and go; what is no member stays out, also when it is dropped",
+    async () => {
+      const { run, fails, pool, fresh } = at();
+      const { group, images } = await grouped(3);
+      const other = fresh("group");
+      const [first = "", second = "", third = ""] = images;
+      await run((ceph) => ceph.groupCreate(pool, other));
+      expect((await fails((ceph) => ceph.groupCreate(pool, other)))._tag).toBe("Exists");
+      await run((ceph) => ceph.groupAdd(pool, group, { pool, image: first }));
+      expect((await fails((ceph) => ceph.groupAdd(pool, other, { pool, image: first })))._tag).toBe("Busy");
+      await run((ceph) => ceph.groupDrop(pool, other, { pool, image: first }));
+      expect(await namesIn(other)).toEqual([]);
+      expect(await namesIn(group)).toEqual(images.toSorted());
+      await run((ceph) => ceph.groupDrop(pool, group, { pool, image: second }));
+      await run((ceph) => ceph.groupDrop(pool, group, { pool, image: second }));
+      await run((ceph) => ceph.groupAdd(pool, other, { pool, image: second }));
+      expect(await namesIn(group)).toEqual([first, third].toSorted());
+      if (rig.release >= 20) {
+        expect((await fails((ceph) => ceph.trashMove(pool, third)))._tag).toBe("Busy");
+        await run((ceph) => ceph.groupDrop(pool, group, { pool, image: third }));
+      }
+      await run((ceph) => ceph.trashMove(pool, third));
+      expect(await namesIn(group)).toEqual([first]);
+      expect(await namesIn("never")).toBeUndefined();
+      expect(await run((ceph) => ceph.groupSnapshots(pool, "never"))).toBeUndefined();
+      const missing = [
+        await fails((ceph) => ceph.groupAdd(pool, "never", { pool, image: first })),
+        await fails((ceph) => ceph.groupAdd(pool, group, { pool, image: "never" })),
+        await fails((ceph) => ceph.groupSnapshotCreate(pool, "never", "s")),
+      ];
+      expect(missing.map(({ _tag }) => _tag)).toEqual(["ObjectNotFound", "ImageNotFound", "ObjectNotFound"]);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "members may be in another pool of the same namespace; a namespace has its own groups",
+    async () => {
+      const { run, fails, pool, inNamespace, world, anImage, fresh } = at();
+      const group = fresh("group");
+      const [elsewhere, inside] = [await anImage({ ...pool, pool: world.dataPool }), await anImage(inNamespace)];
+      await run((ceph) => ceph.groupCreate(pool, group));
+      await run((ceph) => ceph.groupAdd(pool, group, { pool: { ...pool, pool: world.dataPool }, image: elsewhere }));
+      expect(await run((ceph) => ceph.groupImages(pool, group))).toEqual([
+        { pool: world.dataPool, namespace: "", image: elsewhere },
+      ]);
+      expect((await fails((ceph) => ceph.groupAdd(pool, group, { pool: inNamespace, image: inside })))._tag).toBe(
+        "InvalidCall",
+      );
+      expect(await run((ceph) => ceph.groupImages(inNamespace, group))).toBeUndefined();
+      await run((ceph) => ceph.groupCreate(inNamespace, group));
+      await run((ceph) => ceph.groupAdd(inNamespace, group, { pool: inNamespace, image: inside }));
+      await run((ceph) => ceph.groupSnapshotCreate(inNamespace, group, "s"));
+      expect(await run((ceph) => ceph.groupImages(inNamespace, group))).toEqual([
+        { pool: pool.pool, namespace: world.namespace, image: inside },
+      ]);
+      await run((ceph) => ceph.groupRemove(inNamespace, group));
+      expect(await run((ceph) => ceph.snapshots(inNamespace, inside))).toEqual([]);
+      expect((await run((ceph) => ceph.groupImages(pool, group)))?.length).toBe(1);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "a removed group takes its snapshots along, and none of its images",
+    async () => {
+      const { run, pool } = at();
+      const { group, images } = await grouped(2);
+      await run((ceph) => ceph.groupSnapshotCreate(pool, group, "s"));
+      await run((ceph) => ceph.groupRemove(pool, group));
+      await run((ceph) => ceph.groupRemove(pool, group));
+      for (const image of images) {
+        expect(await run((ceph) => ceph.snapshots(pool, image))).toEqual([]);
+        expect((await run((ceph) => ceph.imageStatus(pool, image))).sizeBytes).toBe(16n * MIB);
+      }
+    },
+    LIMIT,
+  );
+});
