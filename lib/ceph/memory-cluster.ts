@@ -147,6 +147,10 @@ export class MemoryCluster {
     return found;
   }
 
+  hasSnapshot(pool: string, image: string, snapshot: string, namespace = ""): boolean {
+    return this.namespace(pool, namespace)?.images.get(image)?.snapshotNamed(snapshot) !== undefined;
+  }
+
   /** Leaves of a whole image what a dying driver leaves. */
   cutShort(what: CutShort, pool: string, image: string, namespace = ""): void {
     const found = this.image(pool, image, namespace);

@@ -62,8 +62,8 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
       call(() => {
         const op = "rbd_group_image_remove";
         const found = enter(cluster, ref, op).groups.get(group);
-        const member = enter(cluster, pool, op).images.get(image);
-        if (found !== undefined && member?.group === found) leaveGroup(member);
+        const member = open(cluster, pool, image, op);
+        if (found !== undefined && member.group === found) leaveGroup(member);
       }),
 
     groupSnapshotCreate: (ref, group, snapshot) =>

@@ -32,6 +32,9 @@ export const DEFAULT_FEATURES = 61n;
 /** Those that Ceph sets by itself; a clone does not inherit them. */
 const IMPLICIT = FEATURE.striping | FEATURE.dataPool | FEATURE.fastDiff | FEATURE.operations;
 
+/** Image metadata that a clone does not get from its parent begins so. */
+const UNINHERITED = ".rbd";
+
 /** Where an image is, or was when it went to the trash. */
 export interface Place {
   readonly pool: string;
@@ -279,7 +282,7 @@ export const makeClone = (born: Birth, spec: CloneSpec, parent: MemorySnapshot):
   const inherited = { sizeBytes: parent.sizeBytes, objectSize, stripeUnit, stripeCount };
   const made = makeImage(born, { ...inherited, ...spec, features }, features);
   made?.adopt(parent);
-  for (const [key, value] of made === undefined ? [] : meta) made?.meta.set(key, value);
+  for (const [key, value] of meta) if (!key.startsWith(UNINHERITED)) made?.meta.set(key, value);
   return made;
 };
 

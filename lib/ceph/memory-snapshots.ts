@@ -3,6 +3,7 @@
  *
  * Not here: the ties between images and snapshots (./memory-image.ts).
  */
+import * as Effect from "effect/Effect";
 import { imageSubject, type PoolRef, type SnapshotCalls } from "./ceph.ts";
 import { Exists, ImageNotFound, InvalidCall, PoolNotFound, SnapshotNotFound } from "./errors.ts";
 import { admit, askManager, call, enter, open, refuse } from "./memory-call.ts";
@@ -24,13 +25,16 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
 
   return {
     snapshotCreate: (ref, image, snapshot) =>
-      call(() => {
-        const op = "rbd_snap_create";
-        const found = open(cluster, ref, image, op);
-        if (found.snapshotNamed(snapshot) !== undefined) {
-          throw refuse(new Exists({ op, subject: `${imageSubject(ref, image)}@${snapshot}` }));
-        }
-        found.takeSnapshot(cluster.freshSnapshotId(), snapshot, "user", cluster.now());
+      Effect.suspend(() => {
+        // librbd looks first; when it then hears from who holds the image's lock that there is one, it takes it for its own
+        const wasFree = !cluster.hasSnapshot(ref.pool, image, snapshot, ref.namespace);
+        return call(() => {
+          const op = "rbd_snap_create";
+          const found = open(cluster, ref, image, op);
+          if (found.snapshotNamed(snapshot) === undefined) {
+            found.takeSnapshot(cluster.freshSnapshotId(), snapshot, "user", cluster.now());
+          } else if (!wasFree) throw refuse(new Exists({ op, subject: `${imageSubject(ref, image)}@${snapshot}` }));
+        });
       }),
 
     snapshotRemove: (ref, image, snapshot) =>
@@ -77,8 +81,11 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
 
     cloneDepth: (ref, image) =>
       call(() => {
+        const op = "rados_exec";
+        const found = enter(cluster, ref, op).images.get(image);
+        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
         let depth = 0;
-        let { parent } = open(cluster, ref, image, "rados_exec");
+        let { parent } = found;
         for (; parent !== undefined; parent = parent.image.parent) depth += 1;
         return depth;
       }),

@@ -10,7 +10,7 @@ import type * as Layer from "effect/Layer";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import { Ceph, type CephService, type ClusterAccess, type PoolRef } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import type { CutShort } from "../../lib/ceph/memory-cluster.ts";
+import type { CloneCutShort, CutShort } from "../../lib/ceph/memory-cluster.ts";
 
 /** Milliseconds for one test of a few calls. */
 export const LIMIT = 20_000;
@@ -28,16 +28,39 @@ export interface World {
   /** A user without mgr caps, whose osd caps name `pool` only. */
   readonly limited: ClusterAccess;
   readonly addPool: (name: string) => Promise<bigint>;
-  /** Writes some bytes at the start of the image, as a client would. */
-  readonly write: (pool: PoolRef, image: string) => Promise<void>;
+  /** Whether a member's part of a group's snapshot can be cloned here. */
+  readonly clonesGroupSnapshots: boolean;
+  /** Bytes that may be stored in the pool; 0 is no quota. */
+  readonly setQuota: (pool: string, bytes: bigint) => Promise<void>;
+  /** Writes new bytes, as a client would: a few at the start of the image when it is not said where. */
+  readonly write: (pool: PoolRef, image: string, where?: Stretch) => Promise<void>;
+  /** Discards whole objects, as a client would. */
+  readonly discard: (pool: PoolRef, image: string, where: Stretch) => Promise<void>;
+  /** Equal for equal bytes: those of the image, or of a snapshot of it. */
+  readonly content: (pool: PoolRef, image: string, snapshot?: string) => Promise<string>;
   /** Opens the image as another client; -> closes it. */
   readonly watch: (pool: PoolRef, image: string) => Promise<() => Promise<void>>;
   /** Leaves of a whole image what a client leaves that dies while it makes it or moves it to the trash. */
   readonly cutShort: (what: CutShort, pool: PoolRef, image: string) => Promise<void>;
+  /** Makes of a snapshot, in the same pool, what a client leaves that dies while it makes a clone. */
+  readonly cutCloneShort: (
+    what: CloneCutShort,
+    pool: PoolRef,
+    source: { readonly image: string; readonly snapshot: string },
+    image: string,
+  ) => Promise<void>;
+  /** Leaves of a group's whole snapshot what a client leaves that dies while it makes it. */
+  readonly cutGroupSnapshotShort: (pool: PoolRef, group: string, snapshot: string) => Promise<void>;
   readonly hasObjectMap: (pool: PoolRef, image: string) => Promise<boolean>;
   readonly stopManager: () => Promise<void>;
   readonly startManager: () => Promise<void>;
   readonly remove: () => Promise<void>;
+}
+
+/** In bytes. */
+export interface Stretch {
+  readonly offset: bigint;
+  readonly length: bigint;
 }
 
 type Act<A> = (ceph: CephService) => Effect.Effect<A, CephError>;
@@ -56,7 +79,18 @@ export interface Session {
   readonly fresh: (what: string) => string;
   /** An image of 16 MiB -> its name. */
   readonly anImage: (pool?: PoolRef) => Promise<string>;
+  /** An image of 16 MiB with data, a snapshot `s` of it, and other data since -> its name. */
+  readonly aSource: (pool?: PoolRef) => Promise<string>;
 }
+
+/** Tries until it holds, for what Ceph does in its own time. -> whether it came to hold within half a minute. */
+export const eventually = async (holds: () => Promise<boolean>): Promise<boolean> => {
+  for (let i = 0; i < 300; i++) {
+    if (await holds()) return true;
+    await Bun.sleep(100);
+  }
+  return false;
+};
 
 export const MIB = 1_048_576n;
 export const GIB = 1_073_741_824n;
@@ -78,6 +112,11 @@ export const session = (make: () => Promise<World>): (() => Session) => {
     };
     const pool: PoolRef = { access: world.access, pool: world.pool, namespace: "" };
     const run = <A>(act: Act<A>) => runtime.runPromise(Effect.flatMap(Ceph, act));
+    const anImage = async (at = pool): Promise<string> => {
+      const image = fresh("image");
+      await run((ceph) => ceph.imageCreate(at, image, { sizeBytes: 16n * MIB }));
+      return image;
+    };
     current = {
       world,
       pool,
@@ -86,9 +125,12 @@ export const session = (make: () => Promise<World>): (() => Session) => {
       run,
       fails: (act) => run((ceph) => Effect.orDie(Effect.flip(act(ceph)))),
       fresh,
-      anImage: async (at = pool) => {
-        const image = fresh("image");
-        await run((ceph) => ceph.imageCreate(at, image, { sizeBytes: 16n * MIB }));
+      anImage,
+      aSource: async (at = pool) => {
+        const image = await anImage(at);
+        await world.write(at, image);
+        await run((ceph) => ceph.snapshotCreate(at, image, "s"));
+        await world.write(at, image);
         return image;
       },
     };

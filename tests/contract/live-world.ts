@@ -9,21 +9,39 @@ import { readFileSync, writeFileSync } from "node:fs";
 import type * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
 import type { Ceph, ClusterAccess, PoolRef } from "../../lib/ceph/ceph.ts";
-import type { MoveCutShort } from "../../lib/ceph/memory-cluster.ts";
+import type { CloneCutShort, MoveCutShort } from "../../lib/ceph/memory-cluster.ts";
 import type { Rig } from "../rig/cluster.ts";
 import type { World } from "./harness.ts";
 
 const inPool = ({ pool, namespace }: PoolRef, image: string): string =>
   namespace === "" ? `${pool}/${image}` : `${pool}/${namespace}/${image}`;
 
+const importTo = (ref: PoolRef, image: string): string[] => [
+  "rbd",
+  "import-diff",
+  "--no-progress",
+  "-",
+  inPool(ref, image),
+];
+
+/** What `rbd import-diff` takes: one range that is written, or zeroed. */
+const diffStream = (kind: "w" | "z", offset: bigint, length: bigint, bytes = Buffer.alloc(0)): Uint8Array => {
+  const numbers = Buffer.alloc(16);
+  numbers.writeBigUInt64LE(offset, 0);
+  numbers.writeBigUInt64LE(length, 8);
+  return Buffer.concat([Buffer.from(`rbd diff v1\n${kind}`), numbers, bytes, Buffer.from("e")]);
+};
+
 export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Promise<World> => {
   const env = { ...process.env, CEPH_CONF: rig.conf, LC_ALL: "C" };
-  const tool = async (...command: string[]): Promise<string> => {
-    const child = Bun.spawn(command, { env, stdin: "ignore", stdout: "pipe", stderr: "pipe", timeout: 60_000 });
-    const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  const bytesOf = async (command: readonly string[], input?: Uint8Array): Promise<Uint8Array> => {
+    const stdin = input ?? "ignore";
+    const child = Bun.spawn([...command], { env, stdin, stdout: "pipe", stderr: "pipe", timeout: 60_000 });
+    const [out, err] = await Promise.all([new Response(child.stdout).bytes(), new Response(child.stderr).text()]);
     if ((await child.exited) !== 0) throw new Error(`${command.join(" ")}: ${err.trim()}`);
     return out;
   };
+  const tool = async (...command: string[]): Promise<string> => new TextDecoder().decode(await bytesOf(command));
   const poolIdOf = async (name: string): Promise<bigint> => {
     const listed = await tool("ceph", "osd", "pool", "ls", "detail", "--format=json");
     const found = (JSON.parse(listed) as { pool_id: number; pool_name: string }[]).find(
@@ -86,6 +104,50 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     await setOmapValue(ref, "rbd_directory", `id_${id}`, byId);
     if (how === "trash-entered") await rados(ref, "put", `rbd_id.${image}`, nameFile);
   };
+  /** Makes the clone, then takes back what a maker that died would not have come to. */
+  const cutCloneShort = async (
+    how: CloneCutShort,
+    ref: PoolRef,
+    source: { readonly image: string; readonly snapshot: string },
+    image: string,
+  ): Promise<void> => {
+    const header = `rbd_header.${await idOf(ref, source.image)}`;
+    const keys = async () => (await rados(ref, "listomapkeys", header)).split("\n").filter((key) => key !== "");
+    const isOfClones = (key: string) => /^(features|op_features|snapshot_\w+|snap_children_\w+)$/.test(key);
+    const before = new Map<string, Uint8Array>();
+    for (const key of (await keys()).filter(isOfClones)) before.set(key, await omapValue(ref, header, key));
+    const [parent, clone] = [`${inPool(ref, source.image)}@${source.snapshot}`, inPool(ref, image)];
+    if (how === "parent") await tool("rbd", "create", "--size=16M", clone);
+    else await tool("rbd", "clone", "--rbd-default-clone-format=2", parent, clone);
+    // nothing at all where there is none
+    const listed = await tool("rbd", "image-meta", "ls", clone, "--format=json");
+    const metadata = JSON.parse(listed === "" ? "{}" : listed) as Record<string, string>;
+    for (const key of Object.keys(metadata)) await tool("rbd", "image-meta", "remove", clone, key);
+    if (how !== "child") return;
+    for (const key of (await keys()).filter(isOfClones)) {
+      const value = before.get(key);
+      if (value === undefined) await rados(ref, "rmomapkey", header, key);
+      else await setOmapValue(ref, header, key, value);
+    }
+  };
+  /** A group's snapshot in the group's header: six bytes, the texts of id and name, then its state. */
+  const cutGroupSnapshotShort = async (ref: PoolRef, group: string, snapshot: string): Promise<void> => {
+    const encoded = await omapValue(ref, "rbd_group_directory", `name_${group}`);
+    const header = `rbd_group_header.${new TextDecoder().decode(encoded.subarray(4))}`;
+    for (const key of (await rados(ref, "listomapkeys", header)).split("\n")) {
+      if (!key.startsWith("snapshot_")) continue;
+      const record = await omapValue(ref, header, key);
+      const view = new DataView(record.buffer, record.byteOffset);
+      const nameAt = 6 + 4 + view.getUint32(6, true);
+      const nameEnd = nameAt + 4 + view.getUint32(nameAt, true);
+      if (new TextDecoder().decode(record.subarray(nameAt + 4, nameEnd)) !== snapshot) continue;
+      record[nameEnd] = 0;
+      await setOmapValue(ref, header, key, record);
+      return;
+    }
+    throw new Error(`no snapshot ${snapshot} of group ${group}`);
+  };
+  let writes = 0;
   const signalManager = (signal: "SIGSTOP" | "SIGCONT"): void => {
     process.kill(Number(readFileSync(`${rig.dir}/run/mgr.x.pid`, "utf8")), signal);
   };
@@ -106,9 +168,23 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     namespace,
     limited: { ...access, user, key: Redacted.make(made?.key ?? "") },
     addPool,
-    write: async (ref, image) => {
-      await tool("rbd", "bench", inPool(ref, image), "--io-type=write", "--io-size=4K", "--io-total=4K");
+    clonesGroupSnapshots: rig.release >= 20,
+    setQuota: async (name, bytes) => {
+      await tool("ceph", "osd", "pool", "set-quota", name, "max_bytes", String(bytes));
     },
+    write: async (ref, image, { offset, length } = { offset: 0n, length: 4096n }) => {
+      const bytes = Buffer.alloc(Number(length), `write ${++writes}; `);
+      await bytesOf(importTo(ref, image), diffStream("w", offset, length, bytes));
+    },
+    discard: async (ref, image, { offset, length }) => {
+      await bytesOf(importTo(ref, image), diffStream("z", offset, length));
+    },
+    content: async (ref, image, snapshot) => {
+      const of = snapshot === undefined ? inPool(ref, image) : `${inPool(ref, image)}@${snapshot}`;
+      return Bun.SHA256.hash(await bytesOf(["rbd", "export", "--no-progress", of, "-"]), "hex");
+    },
+    cutCloneShort,
+    cutGroupSnapshotShort,
     watch: async (ref, image) => {
       const child = Bun.spawn(["rbd", "watch", inPool(ref, image)], { env, stdin: "pipe", stdout: "pipe" });
       // it says "press enter to exit" once it watches
@@ -124,7 +200,9 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
       const id = await idOf(ref, image);
       if (what === "header") await rados(ref, "rm", `rbd_header.${id}`);
       else if (what === "object-map") await rados(ref, "rm", `rbd_object_map.${id}`);
-      else await cutMoveShort(what, ref, image, id);
+      else if (what === "trash-entered" || what === "name-gone" || what === "entry-gone") {
+        await cutMoveShort(what, ref, image, id);
+      } else throw new Error(`${what}: cutCloneShort makes it`);
     },
     hasObjectMap: async (ref, image) => {
       const stat = rados(ref, "stat", `rbd_object_map.${await idOf(ref, image)}`);

@@ -1,6 +1,8 @@
 /** The contract on the cluster in memory. */
+import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
-import { CephMemory, MEMORY_KEY, memoryAccess, MemoryCluster } from "../../lib/ceph/memory.ts";
+import { showContent } from "../../lib/ceph/memory-content.ts";
+import { CephMemory, cephMemoryService, MEMORY_KEY, memoryAccess, MemoryCluster } from "../../lib/ceph/memory.ts";
 import { contract } from "./suite.ts";
 
 contract("CephMemory", async () => {
@@ -20,13 +22,32 @@ contract("CephMemory", async () => {
     namespace: "other",
     limited: { ...memoryAccess, user: "limited", key: Redacted.make("bGltaXRlZA==") },
     addPool: async (name) => cluster.addPool(name),
-    write: async (ref, image) => {
-      cluster.image(ref.pool, image, ref.namespace).hasData = true;
+    clonesGroupSnapshots: true,
+    setQuota: async (name, bytes) => {
+      const pool = cluster.pools.get(name);
+      if (pool !== undefined) pool.quotaBytes = bytes;
+    },
+    write: async (ref, image, { offset, length } = { offset: 0n, length: 4096n }) =>
+      cluster.image(ref.pool, image, ref.namespace).write(offset, length),
+    discard: async (ref, image, { offset, length }) =>
+      cluster.image(ref.pool, image, ref.namespace).discard(offset, length),
+    content: async (ref, image, snapshot) => {
+      const found = cluster.image(ref.pool, image, ref.namespace);
+      const held = snapshot === undefined ? found : found.snapshotNamed(snapshot);
+      return JSON.stringify(showContent(held?.holds() ?? []));
     },
     watch: async (ref, image) => {
       const close = cluster.watch(ref.pool, image, ref.namespace);
       return async () => close();
     },
+    cutCloneShort: async (what, ref, source, image) => {
+      await Effect.runPromise(
+        cephMemoryService(cluster).imageClone({ ...source, pool: ref }, ref, image, { features: 61n }),
+      );
+      cluster.cutShort(what, ref.pool, image, ref.namespace);
+    },
+    cutGroupSnapshotShort: async (ref, group, snapshot) =>
+      cluster.cutGroupSnapshotShort(ref.pool, group, snapshot, ref.namespace),
     cutShort: async (what, ref, image) => cluster.cutShort(what, ref.pool, image, ref.namespace),
     hasObjectMap: async (ref, image) => cluster.image(ref.pool, image, ref.namespace).objectMap === "whole",
     stopManager: async () => {

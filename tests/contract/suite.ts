@@ -4,14 +4,23 @@
  */
 import { describe } from "bun:test";
 import { accessContract } from "./access.ts";
+import { cloneContract } from "./clones.ts";
+import { diffContract } from "./diff.ts";
+import { flattenContract } from "./flatten.ts";
+import { groupContract } from "./groups.ts";
+import { groupSnapshotContract } from "./group-snapshots.ts";
+import { halfCloneContract } from "./half-clones.ts";
 import { session, type World } from "./harness.ts";
 import { imageContract } from "./images.ts";
 import { imageUseContract } from "./image-use.ts";
+import { listingContract } from "./listing.ts";
 import { managerContract } from "./manager.ts";
 import { mendContract } from "./mend.ts";
 import { omapContract } from "./omap.ts";
 import { omapWriteContract } from "./omap-write.ts";
 import { poolContract } from "./pools.ts";
+import { snapshotContract } from "./snapshots.ts";
+import { snapshotTrashContract } from "./snapshot-trash.ts";
 import { trashContract } from "./trash.ts";
 
 export const contract = (name: string, make: () => Promise<World>): void => {
@@ -24,6 +33,15 @@ export const contract = (name: string, make: () => Promise<World>): void => {
     describe("images in use", () => imageUseContract(at));
     describe("images cut short", () => mendContract(at));
     describe("trash", () => trashContract(at));
+    describe("snapshots", () => snapshotContract(at));
+    describe("clones", () => cloneContract(at));
+    describe("clones cut short", () => halfCloneContract(at));
+    describe("the snapshots' trash", () => snapshotTrashContract(at));
+    describe("flattening", () => flattenContract(at));
+    describe("differences", () => diffContract(at));
+    describe("listing", () => listingContract(at));
+    describe("groups", () => groupContract(at));
+    describe("snapshots of groups", () => groupSnapshotContract(at));
     describe("access", () => accessContract(at));
     // last: it stops the manager
     describe("manager", () => managerContract(at));

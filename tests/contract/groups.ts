@@ -1,0 +1,185 @@
+/** Groups of images: who is in which, and what happens to them with their images. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { LIMIT, type Session } from "./harness.ts";
+
+export const groupContract = (at: () => Session): void => {
+  const aGroup = async (pool = at().pool): Promise<string> => {
+    const { run, fresh } = at();
+    const group = fresh("group");
+    await run((ceph) => ceph.groupCreate(pool, group));
+    return group;
+  };
+  const members = async (group: string, pool = at().pool) => {
+    const found = await at().run((ceph) => ceph.groupImages(pool, group));
+    return found?.map((member) => `${member.pool}/${member.namespace}/${member.image}`).toSorted();
+  };
+
+  test(
+    "a group that is not there has no images and no snapshots, and is removed",
+    async () => {
+      const { run, fails, pool, fresh, anImage } = at();
+      const group = fresh("group");
+      const image = await anImage();
+      expect(await run((ceph) => ceph.groupImages(pool, group))).toBeUndefined();
+      expect(await run((ceph) => ceph.groupSnapshots(pool, group))).toBeUndefined();
+      expect(await run((ceph) => ceph.groupSnapshotMembers(pool, group, "g"))).toBeUndefined();
+      await run((ceph) => ceph.groupRemove(pool, group));
+      await run((ceph) => ceph.groupDrop(pool, group, { pool, image }));
+      await run((ceph) => ceph.groupSnapshotRemove(pool, group, "g"));
+      const failures = [
+        await fails((ceph) => ceph.groupAdd(pool, group, { pool, image })),
+        await fails((ceph) => ceph.groupSnapshotCreate(pool, group, "g")),
+      ];
+      expect(failures.map((error) => error._tag)).toEqual(["ObjectNotFound", "ObjectNotFound"]);
+      expect(failures.filter((error) => !error.message.includes(`${pool.pool}/${group}`))).toEqual([]);
+      expect(await run((ceph) => ceph.groupImages(pool, group))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "a new group is empty, its name is taken, and free again when it is removed",
+    async () => {
+      const { run, fails, pool, inNamespace } = at();
+      const group = await aGroup();
+      expect(await members(group)).toEqual([]);
+      expect(await run((ceph) => ceph.groupSnapshots(pool, group))).toEqual([]);
+      const error = await fails((ceph) => ceph.groupCreate(pool, group));
+      expect([error._tag, error.message.includes(`${pool.pool}/${group}`)]).toEqual(["Exists", true]);
+      await run((ceph) => ceph.groupCreate(inNamespace, group));
+      await run((ceph) => ceph.groupRemove(pool, group));
+      expect(await members(group)).toBeUndefined();
+      expect(await members(group, inNamespace)).toEqual([]);
+      await run((ceph) => ceph.groupCreate(pool, group));
+    },
+    LIMIT,
+  );
+
+  test(
+    "of creates of one name side by side exactly one wins",
+    async () => {
+      const { run, pool, fresh } = at();
+      const group = fresh("group");
+      const answers = await run((ceph) =>
+        Effect.forEach(
+          [1, 2, 3],
+          () =>
+            ceph.groupCreate(pool, group).pipe(
+              Effect.as("made"),
+              Effect.catch((error) => Effect.succeed(error._tag)),
+            ),
+          { concurrency: "unbounded" },
+        ),
+      );
+      expect(answers.toSorted()).toEqual(["Exists", "Exists", "made"]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "images come and go, of other pools too; either is done once and succeeds twice",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const elsewhere = { ...pool, pool: world.dataPool };
+      const group = await aGroup();
+      const one = { pool, image: await anImage() };
+      const two = { pool: elsewhere, image: await anImage(elsewhere) };
+      for (const image of [one, two, one]) await run((ceph) => ceph.groupAdd(pool, group, image));
+      const both = [`${pool.pool}//${one.image}`, `${world.dataPool}//${two.image}`];
+      expect(await members(group)).toEqual(both.toSorted());
+      expect((await run((ceph) => ceph.imageStatus(pool, one.image))).features).toBe(61n | 256n);
+      for (let i = 0; i < 2; i++) await run((ceph) => ceph.groupDrop(pool, group, one));
+      expect(await members(group)).toEqual([`${world.dataPool}//${two.image}`]);
+      expect((await run((ceph) => ceph.imageStatus(pool, one.image))).features).toBe(61n);
+    },
+    LIMIT,
+  );
+
+  test(
+    "an image is in one group at most: Busy for another one, until it is dropped or its group removed",
+    async () => {
+      const { run, fails, pool, anImage } = at();
+      const [first, second] = [await aGroup(), await aGroup()];
+      const member = { pool, image: await anImage() };
+      const add = (group: string) => run((ceph) => ceph.groupAdd(pool, group, member));
+      await add(first);
+      const error = await fails((ceph) => ceph.groupAdd(pool, second, member));
+      expect([error._tag, error.message.includes(`${pool.pool}/${member.image}`)]).toEqual(["Busy", true]);
+      expect(await members(second)).toEqual([]);
+      // not its group: nothing to drop
+      await run((ceph) => ceph.groupDrop(pool, second, member));
+      expect(await members(first)).toHaveLength(1);
+      await run((ceph) => ceph.groupDrop(pool, first, member));
+      await add(second);
+      await run((ceph) => ceph.groupRemove(pool, second));
+      await add(first);
+      expect(await members(first)).toEqual([`${pool.pool}//${member.image}`]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "an image that is not there is ImageNotFound, in a pool that is not there PoolNotFound",
+    async () => {
+      const { fails, pool, nowhere, fresh } = at();
+      const group = await aGroup();
+      const image = fresh("image");
+      const absent = await fails((ceph) => ceph.groupAdd(pool, group, { pool, image }));
+      expect([absent._tag, absent.message.includes(`${pool.pool}/${image}`)]).toEqual(["ImageNotFound", true]);
+      const failures = [
+        await fails((ceph) => ceph.groupAdd(pool, group, { pool: nowhere, image })),
+        await fails((ceph) => ceph.groupDrop(pool, group, { pool: nowhere, image })),
+        await fails((ceph) => ceph.groupDrop(pool, group, { pool, image })),
+      ];
+      expect(failures.map((error) => error._tag)).toEqual(["PoolNotFound", "PoolNotFound", "ImageNotFound"]);
+      expect(await members(group)).toEqual([]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a group and its images are of one namespace: InvalidCall for another's",
+    async () => {
+      const { run, fails, pool, inNamespace, anImage } = at();
+      const group = await aGroup(inNamespace);
+      const other = { pool, image: await anImage() };
+      expect((await fails((ceph) => ceph.groupAdd(inNamespace, group, other)))._tag).toBe("InvalidCall");
+      const member = { pool: inNamespace, image: await anImage(inNamespace) };
+      await run((ceph) => ceph.groupAdd(inNamespace, group, member));
+      expect(await members(group, inNamespace)).toEqual([`${inNamespace.pool}/other/${member.image}`]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a member that is moved to the trash can't be removed before its group is gone",
+    async () => {
+      const { run, fails, pool, anImage } = at();
+      const group = await aGroup();
+      const image = await anImage();
+      const { id } = await run((ceph) => ceph.imageStatus(pool, image));
+      await run((ceph) => ceph.groupAdd(pool, group, { pool, image }));
+      await run((ceph) => ceph.trashMove(pool, image));
+      expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("CephFailed");
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeDefined();
+      await run((ceph) => ceph.groupRemove(pool, group));
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "a large group is listed whole",
+    async () => {
+      const { run, pool, anImage } = at();
+      const group = await aGroup();
+      const images: string[] = [];
+      for (let i = 0; i < 40; i++) images.push(await anImage());
+      await run((ceph) => Effect.forEach(images, (image) => ceph.groupAdd(pool, group, { pool, image })));
+      expect(await members(group)).toEqual(images.map((image) => `${pool.pool}//${image}`).toSorted());
+    },
+    LIMIT,
+  );
+};

@@ -1,0 +1,86 @@
+/** Clones whose maker died on the way: what is seen of them, and that they can be got rid of. */
+import { expect, test } from "bun:test";
+import { LIMIT, MIB, type Session } from "./harness.ts";
+
+export const halfCloneContract = (at: () => Session): void => {
+  const cut = async (how: "parent" | "child" | "metadata") => {
+    const { run, pool, world, fresh, aSource } = at();
+    const source = await aSource();
+    await run((ceph) => ceph.imageMetaSet(pool, source, { k: "v" }));
+    const clone = fresh("clone");
+    await world.cutCloneShort(how, pool, { image: source, snapshot: "s" }, clone);
+    return { source, clone };
+  };
+
+  test(
+    "cut off before it has a parent it is an empty image of the same size",
+    async () => {
+      const { run, fails, pool } = at();
+      const { source, clone } = await cut("parent");
+      const status = await run((ceph) => ceph.imageStatus(pool, clone));
+      expect([status.sizeBytes, status.parent, status.features]).toEqual([16n * MIB, undefined, 61n]);
+      expect(await run((ceph) => ceph.imageHasData(pool, clone, "any"))).toBe(false);
+      expect((await run((ceph) => ceph.imageMetaList(pool, clone))).size).toBe(0);
+      expect(await run((ceph) => ceph.imageMend(pool, clone))).toBe(true);
+      const from = { pool, image: source, snapshot: "s" };
+      expect((await fails((ceph) => ceph.imageClone(from, pool, clone, {})))._tag).toBe("Exists");
+    },
+    LIMIT,
+  );
+
+  test(
+    "cut off before its parent knows it, it looks whole, but is lost with the snapshot",
+    async () => {
+      const { run, fails, pool, world } = at();
+      const { source, clone } = await cut("child");
+      expect((await run((ceph) => ceph.imageStatus(pool, clone))).parent?.image).toBe(source);
+      expect(await world.content(pool, clone)).toBe(await world.content(pool, source, "s"));
+      const { id } = await run((ceph) => ceph.imageStatus(pool, clone));
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      expect(await run((ceph) => ceph.snapshots(pool, source))).toEqual([]);
+      expect((await fails((ceph) => ceph.imageStatus(pool, clone)))._tag).toBe("ImageNotFound");
+      expect((await fails((ceph) => ceph.snapshotCreate(pool, clone, "s")))._tag).toBe("ImageNotFound");
+      expect(await run((ceph) => ceph.imageId(pool, clone))).toBe(id);
+      expect(await run((ceph) => ceph.cloneDepth(pool, clone))).toBe(1);
+      expect(await run((ceph) => ceph.imageMend(pool, clone))).toBe(true);
+      expect((await fails((ceph) => ceph.imageCreate(pool, clone, { sizeBytes: MIB })))._tag).toBe("Exists");
+      await run((ceph) => ceph.trashMove(pool, clone));
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "cut off before its parent knows it, it can be flattened or removed while the snapshot is there",
+    async () => {
+      const { run, pool, world } = at();
+      const first = await cut("child");
+      const content = await world.content(pool, first.clone);
+      await run((ceph) => ceph.imageFlatten(pool, first.clone));
+      expect((await run((ceph) => ceph.imageStatus(pool, first.clone))).parent).toBeUndefined();
+      await run((ceph) => ceph.snapshotRemove(pool, first.source, "s"));
+      expect(await world.content(pool, first.clone)).toBe(content);
+      const second = await cut("child");
+      const { id } = await run((ceph) => ceph.imageStatus(pool, second.clone));
+      await run((ceph) => ceph.trashMove(pool, second.clone));
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect((await run((ceph) => ceph.snapshots(pool, second.source))).map(({ kind }) => kind)).toEqual(["user"]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "cut off before its metadata it is a whole clone without any",
+    async () => {
+      const { run, pool, world } = at();
+      const { source, clone } = await cut("metadata");
+      expect((await run((ceph) => ceph.imageMetaList(pool, clone))).size).toBe(0);
+      const content = await world.content(pool, clone);
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      expect(await world.content(pool, clone)).toBe(content);
+      expect((await run((ceph) => ceph.snapshots(pool, source))).map(({ kind }) => kind)).toEqual(["trash"]);
+    },
+    LIMIT,
+  );
+};

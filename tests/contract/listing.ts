@@ -1,0 +1,201 @@
+/** What is told of many at once: pools and their space, keys page by page, objects and images in one call. */
+import { expect, test } from "bun:test";
+import { eventually, LIMIT, MIB, type Session } from "./harness.ts";
+
+export const listingContract = (at: () => Session): void => {
+  const page = (object: string, prefix: string, after: string, limit: number, pool = at().pool) =>
+    at().run((ceph) => ceph.omapList(pool, object, { prefix, after, limit }));
+  const keysOf = (found: ReadonlyMap<string, string> | undefined) => found && [...found.keys()];
+  const anObject = async (set: Readonly<Record<string, string>>, pool = at().pool): Promise<string> => {
+    const { run, fresh } = at();
+    const object = fresh("object");
+    await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive", set }));
+    return object;
+  };
+
+  test(
+    "the pools are there with their ids, one that is new too",
+    async () => {
+      const { run, world } = at();
+      const pools = () => run((ceph) => ceph.pools(world.access));
+      for (const name of [world.pool, world.dataPool]) {
+        const id = await run((ceph) => ceph.poolId(world.access, name));
+        expect(await pools()).toContainEqual({ id, name });
+      }
+      const name = `${world.pool}-listed`;
+      expect((await pools()).map((pool) => pool.name)).not.toContain(name);
+      const id = await world.addPool(name);
+      expect(await pools()).toContainEqual({ id, name });
+      expect(await run((ceph) => ceph.pools(world.limited))).toContainEqual({ id, name });
+    },
+    LIMIT,
+  );
+
+  test(
+    "a pool has space, at most as much as its quota leaves",
+    async () => {
+      const { run, fails, world, nowhere } = at();
+      const available = async (access = world.access) =>
+        (await run((ceph) => ceph.poolSpace(access, world.dataPool))).availableBytes;
+      const free = await available();
+      expect(free).toBeGreaterThan(64n * MIB);
+      expect(await available(world.limited)).toBeGreaterThan(64n * MIB);
+      await world.setQuota(world.dataPool, 64n * MIB);
+      expect(await eventually(async () => (await available()) <= 64n * MIB)).toBe(true);
+      expect(await available()).toBeGreaterThan(0n);
+      await world.setQuota(world.dataPool, 0n);
+      expect(await eventually(async () => (await available()) > 64n * MIB)).toBe(true);
+      expect((await fails((ceph) => ceph.poolSpace(world.access, nowhere.pool)))._tag).toBe("PoolNotFound");
+    },
+    LIMIT,
+  );
+
+  test(
+    "keys come in the order of their bytes, those of the prefix only, after the one that is named",
+    async () => {
+      const entries = {
+        "csi.b": "2",
+        "csi.a": "1",
+        "csi.ä": "5",
+        "csi.": "0",
+        "csi.🗝": "7",
+        "csi.～": "6",
+        "csi.B": "3",
+      };
+      const object = await anObject({ ...entries, "csh.z": "x", csi: "x", "csj.a": "x", "": "x" });
+      const inOrder = ["csi.", "csi.B", "csi.a", "csi.b", "csi.ä", "csi.～", "csi.🗝"];
+      const whole = await page(object, "csi.", "", 100);
+      expect(keysOf(whole)).toEqual(inOrder);
+      expect(Object.fromEntries(whole ?? [])).toEqual(entries);
+      expect(keysOf(await page(object, "csi.", "csi.a", 2))).toEqual(["csi.b", "csi.ä"]);
+      // no key needs to be at the place
+      expect(keysOf(await page(object, "csi.", "csi.aa", 1))).toEqual(["csi.b"]);
+      expect(keysOf(await page(object, "csi.", "a", 1))).toEqual(["csi."]);
+      expect(keysOf(await page(object, "csi.", "csi.🗝", 5))).toEqual([]);
+      expect(keysOf(await page(object, "csi.", "z", 5))).toEqual([]);
+      expect(keysOf(await page(object, "nothing", "", 5))).toEqual([]);
+      expect((await page(object, "", "", 100))?.size).toBe(10);
+    },
+    LIMIT,
+  );
+
+  test(
+    "an absent object is undefined, one without keys is empty, a namespace has its own",
+    async () => {
+      const { inNamespace, fresh } = at();
+      expect(await page(fresh("object"), "", "", 5)).toBeUndefined();
+      expect((await page(await anObject({}), "", "", 5))?.size).toBe(0);
+      const object = await anObject({ k: "v" }, inNamespace);
+      expect(await page(object, "", "", 5)).toBeUndefined();
+      expect(Object.fromEntries((await page(object, "", "", 5, inNamespace)) ?? [])).toEqual({ k: "v" });
+    },
+    LIMIT,
+  );
+
+  test(
+    "pages of any size are the whole, also past what one read of an OSD answers",
+    async () => {
+      const entries = Object.fromEntries(Array.from({ length: 2_500 }, (_, i) => [`key-${i}`, `value-${i}`]));
+      const object = await anObject({ ...entries, other: "x" });
+      const inOrder = Object.keys(entries).toSorted();
+      for (const limit of [400, 1_024, 2_499, 2_500, 10_000]) {
+        const found: string[] = [];
+        for (let after = ""; ; ) {
+          const keys = keysOf(await page(object, "key-", after, limit)) ?? [];
+          found.push(...keys);
+          // a page that is not full is the last one
+          if (keys.length < limit) break;
+          expect(keys).toHaveLength(limit);
+          after = keys.at(-1) ?? "";
+        }
+        expect(found).toEqual(inOrder);
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "keys that come and go between two pages cost and double no other",
+    async () => {
+      const { run, pool } = at();
+      const object = await anObject({ b: "", d: "", f: "", h: "" });
+      expect(keysOf(await page(object, "", "", 2))).toEqual(["b", "d"]);
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "require", set: { a: "", g: "" }, remove: ["d"] }));
+      expect(keysOf(await page(object, "", "d", 10))).toEqual(["f", "g", "h"]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "many objects are read in one call, in the order asked for",
+    async () => {
+      const { run, pool, fresh } = at();
+      expect(await run((ceph) => ceph.omapGetMany(pool, []))).toEqual([]);
+      const objects: string[] = [];
+      for (let i = 0; i < 30; i++) objects.push(await anObject({ n: `${i}`, other: "x" }));
+      const names = [...objects.toReversed(), fresh("object"), objects[0] ?? ""];
+      const wanted = names.map((object, i) => ({ object, keys: i === 3 ? [] : ["n", "absent"] }));
+      const found = await run((ceph) => ceph.omapGetMany(pool, wanted));
+      expect(found).toHaveLength(32);
+      expect(found.slice(0, 3).map((omap) => omap && Object.fromEntries(omap))).toEqual([
+        { n: "29" },
+        { n: "28" },
+        { n: "27" },
+      ]);
+      expect(found[3]?.size).toBe(0);
+      expect(found[30]).toBeUndefined();
+      expect(Object.fromEntries(found[31] ?? [])).toEqual({ n: "0" });
+    },
+    LIMIT,
+  );
+
+  test(
+    "hundreds of objects, some absent, are one call too",
+    async () => {
+      const { run, pool } = at();
+      const object = await anObject({ k: "v" });
+      const wanted = Array.from({ length: 1_500 }, (_, i) => ({
+        object: i % 3 === 0 ? object : `no-such-object-${i}`,
+        keys: ["k"],
+      }));
+      const found = await run((ceph) => ceph.omapGetMany(pool, wanted));
+      expect(found.map((omap) => omap?.get("k"))).toEqual(wanted.map((_, i) => (i % 3 === 0 ? "v" : undefined)));
+    },
+    LIMIT,
+  );
+
+  test(
+    "images in brief: id, size and the metadata that is asked for; undefined for what is not there",
+    async () => {
+      const { run, pool, inNamespace, world, fresh, anImage, aSource } = at();
+      const plain = await anImage();
+      await run((ceph) => ceph.imageMetaSet(pool, plain, { a: "1", "b/c ü": "zwei 2", other: "x" }));
+      await run((ceph) => ceph.imageGrow(pool, plain, 20n * MIB + 1n));
+      const source = await aSource();
+      const clone = fresh("clone");
+      await run((ceph) => ceph.imageClone({ pool, image: source, snapshot: "s" }, pool, clone, {}));
+      const elsewhere = await anImage(inNamespace);
+      const trashed = await anImage();
+      await run((ceph) => ceph.trashMove(pool, trashed));
+      const bare = await anImage();
+      await world.cutShort("header", pool, bare);
+      const names = [clone, fresh("image"), plain, elsewhere, trashed, bare, plain];
+      const briefs = await run((ceph) => ceph.imageBriefs(pool, names, ["a", "b/c ü", "absent"]));
+      const idOf = (image: string) => run((ceph) => ceph.imageId(pool, image));
+      const metadata = { a: "1", "b/c ü": "zwei 2" };
+      expect(briefs.map((brief) => brief && { ...brief, metadata: Object.fromEntries(brief.metadata) })).toEqual([
+        { id: (await idOf(clone)) ?? "", sizeBytes: 16n * MIB, metadata: {} },
+        undefined,
+        { id: (await idOf(plain)) ?? "", sizeBytes: 20n * MIB + 1n, metadata },
+        undefined,
+        undefined,
+        undefined,
+        { id: (await idOf(plain)) ?? "", sizeBytes: 20n * MIB + 1n, metadata },
+      ]);
+      const [there] = await run((ceph) => ceph.imageBriefs(inNamespace, [elsewhere], []));
+      expect([there?.sizeBytes, there?.metadata.size]).toEqual([16n * MIB, 0]);
+      expect(await run((ceph) => ceph.imageBriefs(pool, [], ["a"]))).toEqual([]);
+    },
+    LIMIT,
+  );
+};

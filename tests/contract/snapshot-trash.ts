@@ -1,0 +1,156 @@
+/** Removed snapshots that have clones: where they go, what still leads to them, and when they are gone. */
+import { expect, test } from "bun:test";
+import { eventually, LIMIT, LONG_LIMIT, type Session } from "./harness.ts";
+
+export const snapshotTrashContract = (at: () => Session): void => {
+  const cloned = async (source: string): Promise<string> => {
+    const { run, pool, fresh } = at();
+    const image = fresh("clone");
+    await run((ceph) => ceph.imageClone({ pool, image: source, snapshot: "s" }, pool, image, {}));
+    return image;
+  };
+  const kinds = async (image: string) =>
+    (await at().run((ceph) => ceph.snapshots(at().pool, image))).map(({ kind, originalName }) => [kind, originalName]);
+  const removed = async (image: string): Promise<void> => {
+    const { run, pool } = at();
+    const { id } = await run((ceph) => ceph.imageStatus(pool, image));
+    await run((ceph) => ceph.trashMove(pool, image));
+    await run((ceph) => ceph.trashRemove(pool, id));
+  };
+
+  test(
+    "with clones it goes to the trash under another name, and its own is free",
+    async () => {
+      const { run, fails, pool, world, aSource } = at();
+      const source = await aSource();
+      const clone = await cloned(source);
+      const content = await world.content(pool, clone);
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      expect(await kinds(source)).toEqual([["trash", "s"]]);
+      const [trashed] = await run((ceph) => ceph.snapshots(pool, source));
+      expect(trashed?.name).not.toBe("s");
+      const status = await run((ceph) => ceph.imageStatus(pool, clone));
+      expect(status.parent?.snapshot).toBe(trashed?.name ?? "");
+      expect((await run((ceph) => ceph.imageStatus(pool, source))).snapshotCount).toBe(1);
+      expect(await world.content(pool, clone)).toBe(content);
+      // neither name leads to it any more
+      for (const snapshot of ["s", trashed?.name ?? "", trashed?.id ?? 0n]) {
+        const from = { pool, image: source, snapshot };
+        const error = await fails((ceph) => ceph.imageClone(from, pool, "never-made", {}));
+        expect([snapshot, error._tag]).toEqual([snapshot, "SnapshotNotFound"]);
+      }
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      await run((ceph) => ceph.snapshotRemove(pool, source, trashed?.name ?? ""));
+      expect(await kinds(source)).toEqual([["trash", "s"]]);
+      await run((ceph) => ceph.snapshotCreate(pool, source, "s"));
+      expect(await kinds(source)).toEqual([
+        ["trash", "s"],
+        ["user", undefined],
+      ]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "it is gone with its last clone, however that goes",
+    async () => {
+      const { run, pool, aSource } = at();
+      const source = await aSource();
+      const clones = [await cloned(source), await cloned(source), await cloned(source)] as const;
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      await removed(clones[0]);
+      expect(await kinds(source)).toEqual([["trash", "s"]]);
+      await run((ceph) => ceph.imageFlatten(pool, clones[1]));
+      expect(await kinds(source)).toEqual([["trash", "s"]]);
+      // in the trash it is a clone still
+      const { id } = await run((ceph) => ceph.imageStatus(pool, clones[2]));
+      await run((ceph) => ceph.trashMove(pool, clones[2]));
+      expect(await kinds(source)).toEqual([["trash", "s"]]);
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await kinds(source)).toEqual([]);
+      expect((await run((ceph) => ceph.imageStatus(pool, source))).features).toBe(61n);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a snapshot that was not removed stays when its clones go",
+    async () => {
+      const { aSource } = at();
+      const source = await aSource();
+      await removed(await cloned(source));
+      expect(await kinds(source)).toEqual([["user", undefined]]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "an image in the trash can't be removed while such a snapshot is needed: HasSnapshots",
+    async () => {
+      const { run, fails, pool, world, aSource } = at();
+      const source = await aSource();
+      const content = await world.content(pool, source, "s");
+      const clone = await cloned(source);
+      const { id } = await run((ceph) => ceph.imageStatus(pool, source));
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      await run((ceph) => ceph.trashMove(pool, source));
+      const { parent } = await run((ceph) => ceph.imageStatus(pool, clone));
+      expect(parent).toMatchObject({ pool: pool.pool, image: source, imageId: id, inTrash: true });
+      expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("HasSnapshots");
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeDefined();
+      expect(await world.content(pool, clone)).toBe(content);
+      await run((ceph) => ceph.imageFlatten(pool, clone));
+      expect((await run((ceph) => ceph.imageStatus(pool, clone))).parent).toBeUndefined();
+      expect(await world.content(pool, clone)).toBe(content);
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "a chain goes from its end: each parent can be removed once its clone is gone",
+    async () => {
+      const { run, fails, pool, aSource } = at();
+      const first = await aSource();
+      const second = await cloned(first);
+      await run((ceph) => ceph.snapshotCreate(pool, second, "s"));
+      const third = await cloned(second);
+      const ids: string[] = [];
+      for (const image of [first, second, third]) {
+        const status = await run((ceph) => ceph.imageStatus(pool, image));
+        ids.push(status.id);
+        if (image !== third) await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+        await run((ceph) => ceph.trashMove(pool, image));
+      }
+      for (const id of ids.slice(0, 2)) {
+        expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("HasSnapshots");
+      }
+      for (const id of ids.toReversed()) await run((ceph) => ceph.trashRemove(pool, id));
+      for (const id of ids) expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "the manager keeps an image with such a snapshot, and says why",
+    async () => {
+      const { run, pool, aSource } = at();
+      const source = await aSource();
+      const clone = await cloned(source);
+      const { id } = await run((ceph) => ceph.imageStatus(pool, source));
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      await run((ceph) => ceph.trashMove(pool, source));
+      await run((ceph) => ceph.managerTrashRemove(pool, id));
+      const task = async () => (await run((ceph) => ceph.managerTasks(pool.access))).find(({ image }) => image === id);
+      expect(await eventually(async () => (await task())?.failure !== undefined)).toBe(true);
+      const found = await task();
+      expect(found).toMatchObject({ action: "trash remove", pool: pool.pool, namespace: "", image: id });
+      expect(found?.progress).toBeUndefined();
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeDefined();
+      await removed(clone);
+      await run((ceph) => ceph.trashRemove(pool, id));
+    },
+    LONG_LIMIT,
+  );
+};

@@ -1,0 +1,176 @@
+/** Snapshots of images: what they are, whose names they block, and what happens to them when they are removed. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { LIMIT, MIB, type Session } from "./harness.ts";
+
+export const snapshotContract = (at: () => Session): void => {
+  const listed = (image: string, pool = at().pool) => at().run((ceph) => ceph.snapshots(pool, image));
+
+  test(
+    "every call on the snapshots of an image that is not there is ImageNotFound",
+    async () => {
+      const { fails, pool, fresh } = at();
+      const image = fresh("image");
+      const failures = [
+        await fails((ceph) => ceph.snapshotCreate(pool, image, "s")),
+        await fails((ceph) => ceph.snapshotRemove(pool, image, "s")),
+        await fails((ceph) => ceph.snapshots(pool, image)),
+        await fails((ceph) => ceph.diff({ pool, image, snapshot: "s" }, undefined, 0n, 10)),
+        await fails((ceph) => ceph.cloneDepth(pool, image)),
+        await fails((ceph) => ceph.imageMetaList(pool, image)),
+        await fails((ceph) => ceph.imageFlatten(pool, image)),
+        await fails((ceph) => ceph.managerFlatten(pool, image)),
+      ];
+      expect(failures.map((error) => error._tag)).toEqual(failures.map(() => "ImageNotFound"));
+      expect(failures.filter((error) => !error.message.includes(`${pool.pool}/${image}`))).toEqual([]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "they are listed in the order of their making, each with the size that the image had",
+    async () => {
+      const { run, pool, inNamespace, anImage } = at();
+      for (const ref of [pool, inNamespace]) {
+        const image = await anImage(ref);
+        expect(await listed(image, ref)).toEqual([]);
+        const before = Date.now();
+        await run((ceph) => ceph.snapshotCreate(ref, image, "z first"));
+        await run((ceph) => ceph.imageGrow(ref, image, 20n * MIB));
+        await run((ceph) => ceph.snapshotCreate(ref, image, "a-second-ü"));
+        const both = await listed(image, ref);
+        expect(both.map(({ name, kind, sizeBytes, originalName }) => [name, kind, sizeBytes, originalName])).toEqual([
+          ["z first", "user", 16n * MIB, undefined],
+          ["a-second-ü", "user", 20n * MIB, undefined],
+        ]);
+        expect((both[0]?.id ?? 0n) < (both[1]?.id ?? 0n)).toBe(true);
+        for (const { createdAt } of both) {
+          expect(createdAt).toBeGreaterThan(before - 2_000);
+          expect(createdAt).toBeLessThan(Date.now() + 2_000);
+        }
+        const status = await run((ceph) => ceph.imageStatus(ref, image));
+        expect([status.snapshotCount, status.sizeBytes]).toEqual([2, 20n * MIB]);
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "a taken name is Exists, the snapshot stays as it was; on another image the name is free",
+    async () => {
+      const { run, fails, pool, world, anImage, aSource } = at();
+      const image = await aSource();
+      const before = await listed(image);
+      const content = await world.content(pool, image, "s");
+      const error = await fails((ceph) => ceph.snapshotCreate(pool, image, "s"));
+      expect(error._tag).toBe("Exists");
+      expect(error.message).toContain(`${pool.pool}/${image}@s`);
+      expect(await listed(image)).toEqual(before);
+      expect(await world.content(pool, image, "s")).toBe(content);
+      const other = await anImage();
+      await run((ceph) => ceph.snapshotCreate(pool, other, "s"));
+    },
+    LIMIT,
+  );
+
+  test(
+    "a snapshot has what was written before it, and nothing of what came after",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const image = await anImage();
+      await world.write(pool, image);
+      const first = await world.content(pool, image);
+      await run((ceph) => ceph.snapshotCreate(pool, image, "s"));
+      await world.write(pool, image);
+      await world.write(pool, image, { offset: 8n * MIB, length: 8192n });
+      expect(await world.content(pool, image, "s")).toBe(first);
+      expect(await world.content(pool, image)).not.toBe(first);
+    },
+    LIMIT,
+  );
+
+  test(
+    "removed it is gone, its name is free, and removing it again succeeds",
+    async () => {
+      const { run, pool, aSource } = at();
+      const image = await aSource();
+      const [first] = await listed(image);
+      await run((ceph) => ceph.snapshotRemove(pool, image, "absent"));
+      await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+      expect(await listed(image)).toEqual([]);
+      await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+      await run((ceph) => ceph.snapshotCreate(pool, image, "s"));
+      const [second] = await listed(image);
+      expect(second?.id).not.toBe(first?.id);
+    },
+    LIMIT,
+  );
+
+  test(
+    "of one name side by side there is one snapshot in the end, though all may say that they made it; of others all",
+    async () => {
+      const { run, pool, anImage } = at();
+      const image = await anImage();
+      const create = (name: string) =>
+        run((ceph) =>
+          ceph.snapshotCreate(pool, image, name).pipe(
+            Effect.as("made"),
+            Effect.catch((error) => Effect.succeed(error._tag)),
+          ),
+        );
+      const answers = await Promise.all(["x", "x", "x"].map(create));
+      expect(answers).toContain("made");
+      expect(answers.filter((answer) => answer !== "made" && answer !== "Exists")).toEqual([]);
+      expect(await create("x")).toBe("Exists");
+      expect(await Promise.all(["a", "b", "c", "d"].map(create))).toEqual(["made", "made", "made", "made"]);
+      expect((await listed(image)).map(({ name }) => name).toSorted()).toEqual(["a", "b", "c", "d", "x"]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "hundreds are listed whole",
+    async () => {
+      const { run, pool, anImage } = at();
+      const image = await anImage();
+      const names = Array.from({ length: 70 }, (_, i) => `s${i}`);
+      await run((ceph) => Effect.forEach(names, (name) => ceph.snapshotCreate(pool, image, name)));
+      expect((await listed(image)).map(({ name }) => name)).toEqual(names);
+      expect((await run((ceph) => ceph.imageStatus(pool, image))).snapshotCount).toBe(70);
+    },
+    // each waits for the monitors
+    4 * LIMIT,
+  );
+
+  test(
+    "an image that somebody has open can be snapshotted",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const image = await anImage();
+      const close = await world.watch(pool, image);
+      try {
+        await run((ceph) => ceph.snapshotCreate(pool, image, "s"));
+      } finally {
+        await close();
+      }
+      expect((await listed(image)).map(({ name }) => name)).toEqual(["s"]);
+      await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+    },
+    LIMIT,
+  );
+
+  test(
+    "an image with a snapshot can be moved to the trash, but HasSnapshots is in the way of its removal",
+    async () => {
+      const { run, fails, pool, aSource } = at();
+      const image = await aSource();
+      const { id } = await run((ceph) => ceph.imageStatus(pool, image));
+      await run((ceph) => ceph.trashMove(pool, image));
+      const error = await fails((ceph) => ceph.trashRemove(pool, id));
+      expect(error._tag).toBe("HasSnapshots");
+      expect(error.message).toContain(`${pool.pool}/${id}`);
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual({ id, name: image, source: "user" });
+    },
+    LIMIT,
+  );
+};
