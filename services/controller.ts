@@ -2,7 +2,7 @@
  * The CSI Controller service: what a request says in protobuf, as the recipes of lib/volume and lib/snapshot take it,
  * and what they answer, back again.
  *
- * Not here: the recipes' stages, and whether Ceph can be reached.
+ * Not here: the recipes' stages, whether Ceph can be reached, and what only looks (lib/grpc/listing.ts).
  *
  * 1. A request is checked field by field before anything else happens.
  * 2. A capability is advertised only if every RPC of it is here.
@@ -33,6 +33,7 @@ import {
   type VolumeContentSource,
 } from "../lib/gen/csi_pb.ts";
 import { readCapabilities, readCapability } from "../lib/grpc/capability.ts";
+import { listing, listingOffered, snapshotFields } from "../lib/grpc/listing.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { resolveVolume } from "../lib/handles.ts";
 import { answerEarly, stage } from "../lib/pipeline.ts";
@@ -143,13 +144,7 @@ const validateCapabilities = (request: ValidateVolumeCapabilitiesRequest) =>
 
 // --------------------------------------------------------------------------------------------------- snapshots
 
-const MS = 1000;
-
-const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
-
-const snapshotMessage = ({ createdAt, ready, ...snapshot }: TakenSnapshot) => ({
-  snapshot: { ...snapshot, creationTime: timestamp(createdAt), readyToUse: ready },
-});
+const snapshotMessage = (taken: TakenSnapshot) => ({ snapshot: snapshotFields(taken) });
 
 const takeSnapshot = (options: VolumeOptions) => (request: CreateSnapshotRequest) =>
   Effect.gen(function* () {
@@ -195,8 +190,11 @@ export const controller = (options: VolumeOptions) =>
       ({ snapshotId }) => snapshotId,
       removeSnapshot(options),
     ),
+    ...listing(options.instanceId),
     controllerGetCapabilities: () =>
-      Effect.succeed({ capabilities: OFFERED.map((type) => ({ type: { case: "rpc" as const, value: { type } } })) }),
+      Effect.map(listingOffered, (more) => ({
+        capabilities: [...OFFERED, ...more].map((type) => ({ type: { case: "rpc" as const, value: { type } } })),
+      })),
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 
 /** What the recipes need besides Ceph, locks, operations and the configuration. */
@@ -205,7 +203,15 @@ export const controllerLayer = Layer.merge(Purge.layer, Flatten.layer);
 /** Alone: a controller plugin without a node. */
 const controllerService = (flags: Flags) =>
   serveAll(flags, controllerLayer.pipe(Layer.provideMerge(driverLayer(flags))), [
-    served(Identity, identity({ name: flags.driverName, controller: true, ready: Effect.succeed(true) })),
+    served(
+      Identity,
+      identity({
+        name: flags.driverName,
+        controller: true,
+        accessibilityConstraints: true,
+        ready: Effect.succeed(true),
+      }),
+    ),
     served(Controller, controller(volumeOptions(flags))),
   ]);
 

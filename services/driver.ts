@@ -27,7 +27,10 @@ const driver = (flags: Flags) =>
       return yield* new NotServed({ message: `--type=${flags.type}: this release serves RBD only; write --type=rbd` });
     }
     const { driverName: name, controllerServer, nodeServer } = flags;
-    const who = served(Identity, identity({ name, controller: controllerServer, ready: Effect.succeed(true) }));
+    const who = served(
+      Identity,
+      identity({ name, controller: controllerServer, accessibilityConstraints: true, ready: Effect.succeed(true) }),
+    );
     const forController = controllerLayer.pipe(Layer.provideMerge(driverLayer(flags)));
     const forBoth = nodeLayer(flags).pipe(Layer.provideMerge(forController));
     const forNode = nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags)));

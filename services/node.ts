@@ -46,6 +46,7 @@ import { Host, type MappedDevice } from "../lib/host/host.ts";
 import { HostLive } from "../lib/host/live.ts";
 import { mountsAt } from "../lib/host/mountinfo.ts";
 import * as staging from "../lib/host/staging.ts";
+import { Placement } from "../lib/kube/placement.ts";
 import { Locks } from "../lib/locks.ts";
 import { compensated, stage, undoable } from "../lib/pipeline.ts";
 import { driverLayer, runService, serveAll } from "../lib/platform.ts";
@@ -70,8 +71,6 @@ import { identity } from "./identity.ts";
 
 export interface NodeOptions {
   readonly nodeId: string;
-  /** Segments of this node's topology; none are told when absent. */
-  readonly topology?: Readonly<Record<string, string>> | undefined;
 }
 
 /** A volume's ID becomes the name of a folder. */
@@ -183,6 +182,7 @@ const attach = (wanted: Wanted, place: string, volume: VolumeImage, status: Imag
       );
       const { monitors, user, key } = pool.access;
       const netNamespace = cluster.netNamespaceFilePath || undefined;
+      const near = yield* (yield* Placement).mapOptions(cluster);
       const device = yield* undoable(
         "map",
         host.map({
@@ -191,7 +191,7 @@ const attach = (wanted: Wanted, place: string, volume: VolumeImage, status: Imag
           user,
           key,
           readOnly: mapReadOnly,
-          options: context.mapOptions,
+          options: [context.mapOptions, near].filter(Boolean).join(","),
           netNamespace,
         }),
         (made) => host.unmap(made, context.unmapOptions),
@@ -456,7 +456,7 @@ const OFFERED = [
 
 const subject = ({ volumeId }: { readonly volumeId: string }) => volumeId;
 
-export const node = ({ nodeId, topology }: NodeOptions) =>
+export const node = ({ nodeId }: NodeOptions) =>
   ({
     nodeStageVolume: mutating("NodeStageVolume", NodeStageVolumeRequestSchema, subject, stageVolume),
     nodeUnstageVolume: mutating("NodeUnstageVolume", NodeUnstageVolumeRequestSchema, subject, unstageVolume),
@@ -467,18 +467,18 @@ export const node = ({ nodeId, topology }: NodeOptions) =>
     nodeGetCapabilities: () =>
       Effect.succeed({ capabilities: OFFERED.map((type) => ({ type: { case: "rpc" as const, value: { type } } })) }),
     nodeGetInfo: () =>
-      Effect.succeed({ nodeId, ...(topology && { accessibleTopology: { segments: { ...topology } } }) }),
+      Effect.map(Placement, ({ segments }) => ({ nodeId, accessibleTopology: { segments: { ...segments } } })),
   }) satisfies ServiceImpl<typeof Node, unknown>;
 
 export const nodeOptions = ({ nodeId }: Flags): NodeOptions => ({ nodeId });
 
 /** What the recipes need besides Ceph, locks, operations and the configuration. */
-export const nodeLayer = ({ hostCells }: Flags) => HostLive({ cells: hostCells });
+export const nodeLayer = (flags: Flags) => Layer.merge(HostLive({ cells: flags.hostCells }), Placement.layer(flags));
 
 /** Alone: a node plugin without a controller. */
 const nodeService = (flags: Flags) =>
   serveAll(flags, nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags))), [
-    served(Identity, identity({ name: flags.driverName, ready: Effect.succeed(true) })),
+    served(Identity, identity({ name: flags.driverName, accessibilityConstraints: true, ready: Effect.succeed(true) })),
     served(Node, node(nodeOptions(flags))),
   ]);
 

@@ -1,7 +1,10 @@
 /** The Node RPCs after staging: publish, unpublish, unstage, expand, stats; and what the node says of itself. */
 import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
 import { VolumeCapability_AccessMode_Mode as Mode, VolumeUsage_Unit as Unit } from "../../lib/gen/csi_pb.ts";
 import { diskOf, type MemoryNode } from "../../lib/host/memory.ts";
+import { Placement } from "../../lib/kube/placement.ts";
 import {
   aNode,
   expanding,
@@ -390,14 +393,12 @@ describe("stats", () => {
 });
 
 describe("the node", () => {
-  test("says its name, and its topology only where it has one", async () => {
+  test("says its name, and its topology where it has one", async () => {
     const { host } = await aNode();
-    expect(await nodeOn(host).info()).toEqual({ nodeId: "node-1" });
-    const topology = { "topology.rbd/zone": "a" };
-    expect(await nodeOn(host, { options: { topology } }).info()).toEqual({
-      nodeId: "node-1",
-      accessibleTopology: { segments: topology },
-    });
+    expect(await nodeOn(host).info()).toEqual({ nodeId: "node-1", accessibleTopology: { segments: {} } });
+    const segments = { "topology.rbd/zone": "a" };
+    const placement = Layer.succeed(Placement, Placement.of({ segments, mapOptions: () => Effect.succeed("") }));
+    expect(await nodeOn(host, { placement }).info()).toEqual({ nodeId: "node-1", accessibleTopology: { segments } });
   });
 
   test("reaches clusters that are configured, and tells of others", async () => {

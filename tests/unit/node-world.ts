@@ -29,6 +29,7 @@ import type { RpcError } from "../../lib/grpc/status.ts";
 import { interceptedHost } from "../../lib/host/faults.ts";
 import { Host, type HostService } from "../../lib/host/host.ts";
 import { hostMemoryService, MemoryNode } from "../../lib/host/memory.ts";
+import { Placement } from "../../lib/kube/placement.ts";
 import { Locks } from "../../lib/locks.ts";
 import { Operations } from "../../lib/pipeline.ts";
 import { node, type NodeOptions } from "../../services/node.ts";
@@ -101,6 +102,7 @@ export interface NodeSettings {
   readonly host?: HostService;
   readonly clusters?: readonly Cluster[];
   readonly options?: Partial<NodeOptions>;
+  readonly placement?: Layer.Layer<Placement>;
 }
 
 /** A driver's Node; `await using` ends it. */
@@ -111,6 +113,7 @@ export const nodeOn = (host: MemoryNode, settings: NodeSettings = {}) => {
     Layer.mergeAll(
       Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(host.cluster)),
       Layer.succeed(Host, settings.host ?? hostMemoryService(host)),
+      settings.placement ?? Placement.none,
       Clusters.layerOf(settings.clusters ?? [EAST]),
       ClusterMapping.layerOf(NO_MAPPING),
       Operations.layer,
@@ -119,7 +122,7 @@ export const nodeOn = (host: MemoryNode, settings: NodeSettings = {}) => {
     ),
   );
   const service = node({ nodeId: "node-1", ...settings.options });
-  type Needs = Ceph | Host | Clusters | ClusterMapping | Locks | Operations;
+  type Needs = Ceph | Host | Clusters | ClusterMapping | Locks | Operations | Placement;
   const call =
     <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
     (request: Q, deadline: number | undefined = Date.now() + 500): Promise<A> =>
