@@ -1,0 +1,82 @@
+/**
+ * The CSI SnapshotMetadata service: which ranges of bytes a snapshot has, or two snapshots of a volume differ in, as
+ * streams. It is what incremental backups copy by.
+ *
+ * Not here: how that is found out (lib/listing/blocks.ts).
+ *
+ * 1. Ranges are of any length (VARIABLE_LENGTH), and there is a message even when there is none: it tells the capacity.
+ * 2. A page is asked of Ceph when the caller has taken the one before (lib/grpc/bridge.ts), so memory does not grow
+ *    with the image.
+ */
+import * as Effect from "effect/Effect";
+import * as Stream from "effect/Stream";
+import type { Flags } from "../lib/config/flags.ts";
+import { parseCredentials } from "../lib/config/secrets.ts";
+import { InvalidRequest, toRpcError } from "../lib/errors.ts";
+import {
+  BlockMetadataType,
+  type GetMetadataAllocatedRequest,
+  type GetMetadataDeltaRequest,
+  Identity,
+  SnapshotMetadata,
+} from "../lib/gen/csi_pb.ts";
+import { served, type ServiceImpl } from "../lib/grpc/service.ts";
+import { allocatedBlocks, type Blocks, changedBlocks } from "../lib/listing/blocks.ts";
+import { driverLayer, runService, serveAll } from "../lib/platform.ts";
+import { requiredText } from "../lib/request.ts";
+import { identity } from "./identity.ts";
+
+const wanted = ({ secrets, startingOffset, maxResults }: GetMetadataAllocatedRequest | GetMetadataDeltaRequest) =>
+  Effect.gen(function* () {
+    if (startingOffset < 0n) return yield* new InvalidRequest({ field: "starting_offset", reason: "is negative" });
+    if (maxResults < 0) return yield* new InvalidRequest({ field: "max_results", reason: "is negative" });
+    const given = Object.keys(secrets).length > 0;
+    const credentials = given
+      ? yield* Effect.fromResult(parseCredentials(secrets, { allowMigration: false }))
+      : undefined;
+    return { credentials, startingOffset, maxResults };
+  });
+
+const message = ({ capacityBytes, blocks }: Blocks) => ({
+  blockMetadataType: BlockMetadataType.VARIABLE_LENGTH,
+  volumeCapacityBytes: capacityBytes,
+  blockMetadata: blocks.map(({ offset, length }) => ({ byteOffset: offset, sizeBytes: length })),
+});
+
+const allocated = (request: GetMetadataAllocatedRequest) =>
+  Stream.unwrap(
+    Effect.gen(function* () {
+      const snapshotId = yield* Effect.fromResult(requiredText("snapshot_id", request.snapshotId));
+      return allocatedBlocks(snapshotId, yield* wanted(request));
+    }),
+  ).pipe(
+    Stream.map(message),
+    Stream.mapError((error) => toRpcError(error)),
+  );
+
+const delta = (request: GetMetadataDeltaRequest) =>
+  Stream.unwrap(
+    Effect.gen(function* () {
+      const base = yield* Effect.fromResult(requiredText("base_snapshot_id", request.baseSnapshotId));
+      const target = yield* Effect.fromResult(requiredText("target_snapshot_id", request.targetSnapshotId));
+      return changedBlocks(base, target, yield* wanted(request));
+    }),
+  ).pipe(
+    Stream.map(message),
+    Stream.mapError((error) => toRpcError(error)),
+  );
+
+export const snapshotMetadata = () =>
+  ({ getMetadataAllocated: allocated, getMetadataDelta: delta }) satisfies ServiceImpl<
+    typeof SnapshotMetadata,
+    unknown
+  >;
+
+/** Alone: next to the sidecar that serves it to backup tools. */
+const snapshotMetadataService = (flags: Flags) =>
+  serveAll(flags, driverLayer(flags), [
+    served(Identity, identity({ name: flags.driverName, snapshotMetadata: true, ready: Effect.succeed(true) })),
+    served(SnapshotMetadata, snapshotMetadata()),
+  ]);
+
+if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], snapshotMetadataService);
