@@ -75,8 +75,10 @@ export interface MemoryOptions {
   readonly defaultFeatures?: bigint;
   /** Milliseconds since the epoch, for what is made; `Date.now` when absent. */
   readonly now?: () => number;
-  /** Whether a group's snapshot can be cloned, as from Ceph 20 on; true when absent. */
+  /** What `groupClones` answers; true when absent. */
   readonly clonesGroupSnapshots?: boolean;
+  /** Whether an image in a group can be moved to the trash, as before Ceph 20; false when absent. */
+  readonly trashesMembers?: boolean;
 }
 
 const TIB = 1_099_511_627_776n;
@@ -87,6 +89,7 @@ export class MemoryCluster {
   readonly monitors: readonly string[] | undefined;
   readonly defaultFeatures: bigint;
   readonly clonesGroupSnapshots: boolean;
+  readonly trashesMembers: boolean;
   /** Down: no monitor answers anybody. */
   reachable = true;
   /** Milliseconds since the epoch. */
@@ -108,6 +111,7 @@ export class MemoryCluster {
     this.defaultFeatures = options.defaultFeatures ?? DEFAULT_FEATURES;
     this.now = options.now ?? Date.now;
     this.clonesGroupSnapshots = options.clonesGroupSnapshots ?? true;
+    this.trashesMembers = options.trashesMembers ?? false;
     this.users = new Map(Object.entries(options.users ?? { admin: { key: MEMORY_KEY, manager: true } }));
     for (const pool of options.pools ?? ["rbd"]) this.addPool(pool);
   }
@@ -145,6 +149,12 @@ export class MemoryCluster {
     const found = this.namespace(pool, namespace)?.images.get(image);
     if (found === undefined) throw new Error(`no image ${image} in ${pool}`);
     return found;
+  }
+
+  /** Whether the image can still be found by its name. */
+  isNamed(image: MemoryImage): boolean {
+    const { pool, namespace, name } = image.place;
+    return this.namespace(pool, namespace)?.images.get(name) === image;
   }
 
   hasSnapshot(pool: string, image: string, snapshot: string, namespace = ""): boolean {

@@ -1,9 +1,8 @@
 /** Calls on groups of images on a cluster in memory. */
 import { type GroupCalls, imageSubject, type PoolRef } from "./ceph.ts";
-import { Busy, Exists, InvalidCall, ObjectNotFound, SnapshotNotFound } from "./errors.ts";
-import { admit, call, enter, open, refuse } from "./memory-call.ts";
+import { Busy, Exists, InvalidCall, ObjectNotFound } from "./errors.ts";
+import { call, enter, open, refuse } from "./memory-call.ts";
 import type { MemoryCluster } from "./memory-cluster.ts";
-import { clipped, difference, put } from "./memory-content.ts";
 import { dropGroupSnapshot, leaveGroup, type MemoryGroup } from "./memory-group.ts";
 
 const EINVAL = 22;
@@ -37,10 +36,8 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
     groupImages: (ref, group) =>
       call(() => {
         const found = enter(cluster, ref, "rbd_group_image_list").groups.get(group);
-        return (
-          found &&
-          Array.from(found.images, ({ place: { pool, namespace, name } }) => ({ pool, namespace, image: name }))
-        );
+        const named = found && [...found.images].filter((image) => cluster.isNamed(image));
+        return named?.map(({ place: { pool, namespace, name } }) => ({ pool, namespace, image: name }));
       }),
 
     groupAdd: (ref, group, { pool, image }) =>
@@ -97,37 +94,13 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
       call(() => {
         const found = enter(cluster, ref, "rbd_group_snap_get_info").groups.get(group)?.snapshots.get(snapshot);
         if (found?.complete !== true) return undefined;
-        return found.members.map(({ id, image: { place } }) => ({
+        const named = found.members.filter(({ image }) => cluster.isNamed(image));
+        return named.map(({ id, image: { place } }) => ({
           pool: place.pool,
           namespace: place.namespace,
           image: place.name,
           snapshotId: id,
         }));
-      }),
-
-    groupClones: (access) =>
-      call(() => {
-        admit(cluster, access, "rbd_clone4");
-        return cluster.clonesGroupSnapshots;
-      }),
-
-    imageCatchUp: (source, from, ref, image) =>
-      call(() => {
-        const op = "rbd_write";
-        const later = open(cluster, source.pool, source.image, op);
-        const to = later.snapshots.find(({ id, kind }) => id === source.snapshot && kind !== "trash");
-        const before = later.snapshotNamed(from);
-        if (to === undefined || before === undefined) {
-          const missing = to === undefined ? `#${source.snapshot}` : from;
-          throw refuse(new SnapshotNotFound({ op, subject: `${imageSubject(source.pool, source.image)}@${missing}` }));
-        }
-        const clone = open(cluster, ref, image, op);
-        if (clone.sizeBytes < to.sizeBytes) clone.sizeBytes = to.sizeBytes;
-        const held = to.holds();
-        for (const { offset, length } of difference(before.holds(), held, 0n)) {
-          const end = offset + length;
-          clone.content = [{ offset, end, stamp: "" }, ...clipped(held, offset, end)].reduce(put, clone.content);
-        }
       }),
   };
 };

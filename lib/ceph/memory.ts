@@ -39,7 +39,6 @@ export const memoryAccess: ClusterAccess = {
 };
 
 const EINVAL = 22;
-const EMLINK = 31;
 const EUCLEAN = 117;
 
 const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly subject: string }): CephError => {
@@ -49,15 +48,14 @@ const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly s
     case "snapshots":
       return new HasSnapshots(about);
     case "watchers":
-      return new Busy(about);
     case "group":
-      return new CephFailed({ ...about, errno: EMLINK, reason: "it is in a group" });
+      return new Busy(about);
   }
 };
 
 const parentOf = ({ image, name }: MemorySnapshot, cluster: MemoryCluster) => {
   const { pool, namespace, name: imageName } = image.place;
-  const inTrash = cluster.namespace(pool, namespace)?.images.get(imageName) !== image;
+  const inTrash = !cluster.isNamed(image);
   return { pool, namespace, image: imageName, imageId: image.id, snapshot: name, inTrash };
 };
 
@@ -187,6 +185,9 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
           begun?.image ??
           (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
         if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
+        if (found.group !== undefined && !cluster.trashesMembers) {
+          throw refuse(new Busy({ op, subject: imageSubject(ref, image) }));
+        }
         images.delete(image);
         bareNames.delete(image);
         trash.set(found.id, { name: image, source: "user", moving: false, image: found });

@@ -28,8 +28,8 @@ export interface World {
   /** A user without mgr caps, whose osd caps name `pool` only. */
   readonly limited: ClusterAccess;
   readonly addPool: (name: string) => Promise<bigint>;
-  /** Whether a member's part of a group's snapshot can be cloned here. */
-  readonly clonesGroupSnapshots: boolean;
+  /** Whether an image in a group can be moved to the trash. */
+  readonly trashesMembers: boolean;
   /** Bytes that may be stored in the pool; 0 is no quota. */
   readonly setQuota: (pool: string, bytes: bigint) => Promise<void>;
   /** Writes new bytes, as a client would: a few at the start of the image when it is not said where. */

@@ -1,12 +1,24 @@
 /** The contract on the cluster in memory. */
+import { describe } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import { showContent } from "../../lib/ceph/memory-content.ts";
-import { CephMemory, cephMemoryService, MEMORY_KEY, memoryAccess, MemoryCluster } from "../../lib/ceph/memory.ts";
+import {
+  CephMemory,
+  cephMemoryService,
+  MEMORY_KEY,
+  memoryAccess,
+  MemoryCluster,
+  type MemoryOptions,
+} from "../../lib/ceph/memory.ts";
+import { groupContract } from "./groups.ts";
+import { groupSnapshotContract } from "./group-snapshots.ts";
+import { session, type World } from "./harness.ts";
 import { contract } from "./suite.ts";
 
-contract("CephMemory", async () => {
+const memoryWorld = async (options: MemoryOptions): Promise<World> => {
   const cluster = new MemoryCluster({
+    ...options,
     pools: ["contract", "contract-data"],
     monitors: memoryAccess.monitors,
     users: {
@@ -22,7 +34,7 @@ contract("CephMemory", async () => {
     namespace: "other",
     limited: { ...memoryAccess, user: "limited", key: Redacted.make("bGltaXRlZA==") },
     addPool: async (name) => cluster.addPool(name),
-    clonesGroupSnapshots: true,
+    trashesMembers: cluster.trashesMembers,
     setQuota: async (name, bytes) => {
       const pool = cluster.pools.get(name);
       if (pool !== undefined) pool.quotaBytes = bytes;
@@ -58,4 +70,12 @@ contract("CephMemory", async () => {
     },
     remove: async () => {},
   };
+};
+
+contract("CephMemory", () => memoryWorld({}));
+
+describe("CephMemory like an older release", () => {
+  const at = session(() => memoryWorld({ clonesGroupSnapshots: false, trashesMembers: true }));
+  describe("groups", () => groupContract(at));
+  describe("snapshots of groups", () => groupSnapshotContract(at));
 });
