@@ -1,0 +1,62 @@
+/**
+ * Many calls at once, timed: latencies of each, and how long all took.
+ *
+ * Not here: what is called (./sides.ts) and what is good enough (./bench.ts).
+ */
+import { readFileSync } from "node:fs";
+
+/** What some rounds of one kind of call took. */
+export interface Sample {
+  readonly latencies: number[];
+  /** Sum of the rounds' own durations, in milliseconds. */
+  wallMs: number;
+  /** What the process that did the work spent on it, in milliseconds of one CPU. */
+  cpuMs: number;
+}
+
+export const emptySample = (): Sample => ({ latencies: [], wallMs: 0, cpuMs: 0 });
+
+/** CPU time of a process since its start, in milliseconds; counted by the kernel in steps of ten. */
+export const cpuMsOf = (pid: number): number => {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ") ?? [];
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+};
+
+/** Runs `call` for each item, `atOnce` of them at a time, and adds the times to the sample; `pid` does the work. */
+export const timed = async <A>(
+  sample: Sample,
+  items: readonly A[],
+  { atOnce, pid }: { readonly atOnce: number; readonly pid: number },
+  call: (item: A) => Promise<void>,
+): Promise<void> => {
+  const left = items.values();
+  const caller = async () => {
+    for (const item of left) {
+      const started = performance.now();
+      await call(item);
+      sample.latencies.push(performance.now() - started);
+    }
+  };
+  const started = performance.now();
+  const cpu = cpuMsOf(pid);
+  await Promise.all(Array.from({ length: atOnce }, caller));
+  sample.wallMs += performance.now() - started;
+  sample.cpuMs += cpuMsOf(pid) - cpu;
+};
+
+export const quantile = ({ latencies }: Sample, q: number): number => {
+  const sorted = latencies.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN;
+};
+
+export const perSecond = ({ latencies, wallMs }: Sample): number => latencies.length / (wallMs / 1000);
+
+export const cpuPerCall = ({ latencies, cpuMs }: Sample): number => cpuMs / latencies.length;
+
+/** Of the line that fits the points best (least squares), per unit of x. */
+export const slope = (points: readonly (readonly [x: number, y: number])[]): number => {
+  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const [mx, my] = [mean(points.map(([x]) => x)), mean(points.map(([, y]) => y))];
+  const over = points.reduce((sum, [x, y]) => sum + (x - mx) * (y - my), 0);
+  return over / points.reduce((sum, [x]) => sum + (x - mx) ** 2, 0);
+};
