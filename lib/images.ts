@@ -12,10 +12,10 @@
  */
 import * as Effect from "effect/Effect";
 import { Ceph, type CloneSpec, type ImageSpec, type ImageStatus, imageSubject, type PoolRef } from "./ceph/ceph.ts";
-import { Busy, type CephError } from "./ceph/errors.ts";
+import { Busy, type CephError, Raced } from "./ceph/errors.ts";
 import { FEATURE_BITS } from "./config/image-features.ts";
 import type { VolumeParameters } from "./config/parameters.ts";
-import { Precondition } from "./errors.ts";
+import { Conflict, Precondition } from "./errors.ts";
 import { Purge } from "./purge.ts";
 
 /** The layout that a StorageClass asks for; for a clone as for a new image. */
@@ -74,6 +74,12 @@ export const difference = (
   return undefined;
 };
 
+/** What another driver removes meanwhile. NOT_FOUND would say that the source of a copy is missing. */
+export const orRaced = <A, R>(found: Effect.Effect<A, CephError, R>): Effect.Effect<A, CephError, R> =>
+  Effect.catchTag(found, ["ImageNotFound", "ObjectNotFound"], ({ op, subject }) =>
+    Effect.fail(new Raced({ op, subject })),
+  );
+
 /** `undefined` for an image that does not exist. */
 export const statusIfThere = (pool: PoolRef, image: string): Effect.Effect<ImageStatus | undefined, CephError, Ceph> =>
   Effect.flatMap(Ceph, (ceph) =>
@@ -119,12 +125,16 @@ export const finishRemoval = (
   pool: PoolRef,
   imageName: string,
   imageId: string | undefined,
+  followers: readonly string[] = [],
 ): Effect.Effect<void, CephError, Ceph | Purge> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    const left = imageId === undefined ? yield* ceph.trashList(pool) : [yield* ceph.trashGet(pool, imageId)];
-    for (const entry of left) {
-      if (entry?.source === "user" && entry.name === imageName) yield* discardImage(pool, imageName, entry.id);
+    const known = imageId !== undefined && followers.length === 0;
+    const left = known ? [yield* ceph.trashGet(pool, imageId)] : yield* ceph.trashList(pool);
+    for (const name of [imageName, ...followers]) {
+      for (const entry of left) {
+        if (entry?.source === "user" && entry.name === name) yield* discardImage(pool, name, entry.id);
+      }
     }
   });
 
@@ -135,6 +145,8 @@ export interface Removal {
   readonly imageId?: string | undefined;
   /** Snapshots of its own that go with it. */
   readonly snapshots?: readonly string[];
+  /** Images that follow it to the trash, if there are any: once it is gone, what is left of them is looked for there. */
+  readonly followers?: readonly string[];
 }
 
 /**
@@ -160,9 +172,9 @@ export const removeImages = (
       yield* proveUnused(pool, imageName, image, mirrorDaemons);
       there.push({ removal, id: image.id });
     }
-    for (const { pool, imageName, imageId } of gone) {
+    for (const { pool, imageName, imageId, followers } of gone) {
       yield* ceph.imageMend(pool, imageName);
-      yield* finishRemoval(pool, imageName, imageId);
+      yield* finishRemoval(pool, imageName, imageId, followers);
     }
     for (const { removal } of there) {
       const { pool, imageName, snapshots = [] } = removal;
@@ -201,29 +213,65 @@ export interface Transient {
   readonly snapshot: string;
 }
 
+export interface Target {
+  readonly pool: PoolRef;
+  readonly image: string;
+  readonly spec: CloneSpec;
+}
+
+/**
+ * For a clone that an earlier call may have begun: whether the target is there, whole. What was cut off is taken away.
+ * Whoever asks for another source than that call is refused: what is there holds other data.
+ */
+export const resumeClone = (
+  source: Transient,
+  { pool, image }: Target,
+): Effect.Effect<boolean, CephError | Precondition | Conflict, Ceph | Purge> =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    const marked = (yield* ceph.snapshots(source.pool, source.image)).some(
+      ({ kind, name }) => kind === "user" && name === source.snapshot,
+    );
+    if (marked) {
+      yield* discardUnfinished(pool, image);
+      return false;
+    }
+    if (!(yield* ceph.imageMend(pool, image))) {
+      yield* finishRemoval(pool, image, undefined);
+      return false;
+    }
+    const { parent } = yield* ceph.imageStatus(pool, image);
+    const from = parent && imageSubject({ ...source.pool, ...parent }, parent.image);
+    if (from === imageSubject(source.pool, source.image)) return true;
+    if (from !== undefined) {
+      const message = `image ${imageSubject(pool, image)} is a copy of ${from}, one of ${imageSubject(source.pool, source.image)} is asked for`;
+      return yield* new Conflict({ message });
+    }
+    // Flattened meanwhile; or never attached, and then there is nothing in it.
+    if (yield* ceph.imageHasData(pool, image, "own")) return true;
+    yield* discardUnfinished(pool, image);
+    return false;
+  });
+
 /**
  * One clone by way of a snapshot that exists only meanwhile. That snapshot is the mark of where a crash came: while it
- * is there, the target may be half made; once it is gone, the target is whole.
- *
- * `fresh`: nothing of it can be there yet, so nothing is looked for.
+ * is there, the target may be half made; once it is gone, the target is whole. So it comes first and goes last, in an
+ * undo too.
  */
 export const cloneThrough = (
   source: Transient,
-  target: { readonly pool: PoolRef; readonly image: string; readonly spec: CloneSpec },
-  fresh: boolean,
-): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
+  { pool, image, spec }: Target,
+): Effect.Effect<void, CephError, Ceph | Purge> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    if (!fresh) {
-      const marked = (yield* ceph.snapshots(source.pool, source.image)).some(
-        ({ kind, name }) => kind === "user" && name === source.snapshot,
-      );
-      if (!marked && (yield* ceph.imageId(target.pool, target.image)) !== undefined) return;
-      if (marked) yield* discardUnfinished(target.pool, target.image);
-    }
     yield* ceph
       .snapshotCreate(source.pool, source.image, source.snapshot)
       .pipe(Effect.catchTag("Exists", () => Effect.void));
-    yield* ceph.imageClone(source, target.pool, target.image, target.spec);
+    // Another driver works on the same request: it has made the clone already, or is done with the mark.
+    yield* ceph
+      .imageClone(source, pool, image, spec)
+      .pipe(
+        Effect.catchTag(["Exists", "SnapshotNotFound"], ({ op, subject }) => Effect.fail(new Raced({ op, subject }))),
+      );
     yield* ceph.snapshotRemove(source.pool, source.image, source.snapshot);
   });

@@ -10,19 +10,29 @@
  * 1. A name has at most one snapshot ID, as for volumes; the image ID in the journal is written last, and means ready.
  * 2. A name that was given to a snapshot of another volume is a Conflict.
  * 3. Nothing of the source is kept but its data: the transient snapshot goes as soon as the clone exists.
+ * 4. A point in time that a caller may have been told of is never undone, and never taken anew: what fails from then on
+ *    is finished by the next call.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
+import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
-import type { Found } from "../handles.ts";
-import { cloneThrough, discardImage, finishRemoval, holderSpec, statusIfThere } from "../images.ts";
+import { Conflict, type DomainError, InvalidRequest, isDefinite } from "../errors.ts";
+import {
+  cloneThrough,
+  discardUnfinished,
+  finishRemoval,
+  holderSpec,
+  orRaced,
+  resumeClone,
+  statusIfThere,
+} from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { compensated, stage, undoable } from "../pipeline.ts";
 import { encodeVolumeId } from "../volume-id.ts";
 import type { VolumeOptions } from "../volume/options.ts";
+import { dropLeftOver } from "../volume/source.ts";
 import { makeReady, undoReservation } from "./holder.ts";
 import { readSnapshotParameters } from "./parameters.ts";
 import { findSource, limitSnapshots, type Source } from "./source.ts";
@@ -86,23 +96,25 @@ const reserved = (options: VolumeOptions, wanted: Wanted, source: Source, earlie
   return undoable("reserve", reserve, (made) => undoReservation(options, { ...made, pool }, requestName));
 };
 
-/** The clone that holds the point in time; undone, neither it nor the transient snapshot is left. */
-const hold = ({ found, status }: Source, image: string, fresh: boolean) => {
-  const { pool, imageName } = found;
-  const transient = { pool, image: imageName, snapshot: image };
-  return undoable(
-    "hold point in time",
-    Effect.exit(cloneThrough(transient, { pool, image, spec: holderSpec(status) }, fresh)),
-    () =>
-      Effect.gen(function* () {
-        const ceph = yield* Ceph;
-        yield* ceph.snapshotRemove(pool, image, image).pipe(Effect.catchTag("ImageNotFound", () => Effect.void));
-        const id = yield* ceph.imageId(pool, image);
-        if (id !== undefined) yield* discardImage(pool, image, id);
-        yield* ceph.snapshotRemove(pool, imageName, image);
-      }),
-  ).pipe(Effect.flatten);
-};
+/**
+ * The clone that holds the point in time; -> its status. What an earlier call made of it stays: its caller may have been
+ * answered. What this one makes is undone when it fails.
+ */
+const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    const { pool, imageName } = found;
+    const transient = { pool, image: imageName, snapshot: image };
+    const target = { pool, image, spec: holderSpec(status) };
+    const held = orRaced(ceph.imageStatus(pool, image));
+    if (!fresh && (yield* stage("clear", resumeClone(transient, target)))) return yield* stage("find", held);
+    const made = Effect.exit(Effect.andThen(cloneThrough(transient, target), held));
+    const undo = Effect.andThen(discardUnfinished(pool, image, [image]), ceph.snapshotRemove(pool, imageName, image));
+    return yield* yield* undoable("hold point in time", made, () => undo);
+  });
+
+/** After `Raced` another driver goes on with what is there. */
+const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
 
 /** `answer` is called once, as soon as the point in time is safe; the effect ends when the snapshot is ready. */
 export const createSnapshot = (
@@ -113,11 +125,10 @@ export const createSnapshot = (
   Effect.gen(function* () {
     const wanted = yield* stage("validate", readRequest(request));
     const { requestName, sourceVolumeId } = wanted;
-    const ceph = yield* Ceph;
     const locks = yield* Locks;
     const body = Effect.gen(function* () {
       const source = yield* stage("find", findSource(wanted));
-      const { pool, poolId }: { pool: PoolRef; poolId: Found["poolId"] } = source.found;
+      const { pool, poolId } = source.found;
       const known = yield* stage("find", findSnapshot(options, wanted, source));
       const taken = (uuid: string, { sizeBytes, createdAt }: ImageStatus, ready: boolean) =>
         Effect.map(Effect.fromResult(encodeVolumeId({ clusterId: source.clusterId, poolId, uuid })), (snapshotId) => {
@@ -129,16 +140,21 @@ export const createSnapshot = (
       if (known.reservation !== undefined && known.image !== undefined) {
         return yield* taken(known.reservation.uuid, known.image, true);
       }
-      yield* stage("limit snapshots", limitSnapshots(options, source));
-      const { uuid, imageName } = yield* reserved(options, wanted, source, known.reservation);
-      yield* hold(source, imageName, known.reservation === undefined);
-      const image = yield* stage("hold point in time", ceph.imageStatus(pool, imageName));
+      const { uuid, imageName, image } = yield* compensated(
+        mayUndo,
+        Effect.gen(function* () {
+          yield* stage("limit snapshots", limitSnapshots(options, source));
+          const reservation = yield* reserved(options, wanted, source, known.reservation);
+          return { ...reservation, image: yield* hold(source, reservation.imageName, known.reservation === undefined) };
+        }),
+      );
       yield* stage("answer", Effect.flatMap(taken(uuid, image, false), answer));
+      // From here on nothing is undone: the caller counts on this point in time.
       yield* makeReady(options, { pool, uuid, imageName }, image, request.parameters);
+      yield* stage("limit chain", dropLeftOver(source));
       return yield* taken(uuid, image, true);
     });
-    const owned = compensated(isDefinite, body);
     // The source may be snapshotted and cloned by others meanwhile, but not deleted.
-    const kept = stage("lock", locks.withLock(`volume ${sourceVolumeId}`, "shared", owned));
+    const kept = stage("lock", locks.withLock(`volume ${sourceVolumeId}`, "shared", body));
     return yield* stage("lock", locks.withLock(`snapshot name ${requestName}`, "exclusive", kept));
   });

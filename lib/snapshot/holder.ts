@@ -6,8 +6,10 @@
  */
 import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { Conflict } from "../errors.ts";
 import { Flatten } from "../flatten.ts";
+import { orRaced } from "../images.ts";
 import { SNAPSHOTS, storeImageId, unreserve } from "../journal.ts";
 import { stage } from "../pipeline.ts";
 import { snapshotMetadata } from "../volume/metadata.ts";
@@ -28,15 +30,18 @@ export const makeReady = (
 ) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    yield* stage(
+    // The holder is nobody's but this snapshot's: who takes it away deletes it, or begins anew.
+    const ours = <A, R>(name: string, call: Effect.Effect<A, CephError, R>) => stage(name, orRaced(call));
+    const own = ceph.snapshotCreate(pool, imageName, imageName);
+    yield* ours(
       "make ready",
-      ceph.snapshotCreate(pool, imageName, imageName).pipe(Effect.catchTag("Exists", () => Effect.void)),
+      Effect.catchTag(own, "Exists", () => Effect.void),
     );
-    yield* stage("commit", ceph.imageMetaSet(pool, imageName, snapshotMetadata(options, parameters)));
-    yield* stage("commit", storeImageId(SNAPSHOTS, pool, uuid, image.id));
+    yield* ours("commit", ceph.imageMetaSet(pool, imageName, snapshotMetadata(options, parameters)));
+    yield* ours("commit", storeImageId(SNAPSHOTS, pool, uuid, image.id));
+    const depth = yield* ours("limit chain", ceph.cloneDepth(pool, imageName));
     const { softDepth } = options.chain;
-    const depth = yield* stage("limit chain", ceph.cloneDepth(pool, imageName));
-    if (depth >= Math.max(1, softDepth)) yield* (yield* Flatten).request(pool, imageName);
+    if (depth >= Math.max(1, softDepth)) yield* ours("limit chain", (yield* Flatten).request(pool, imageName));
   });
 
 export const undoReservation = (

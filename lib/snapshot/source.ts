@@ -53,21 +53,29 @@ export const sameCluster = (one: Cluster, other: Cluster): boolean =>
   one.clusterId === other.clusterId ||
   (one.monitors.join() === other.monitors.join() && one.radosNamespace === other.radosNamespace);
 
-/** An image takes only so many snapshots; those that are only there for clones go when the clones are flattened. */
-export const limitSnapshots = ({ maxSnapshots, minSnapshots }: VolumeOptions, { found, status }: Source) =>
+/**
+ * An image takes only so many snapshots. Those that are only there for clones go when the clones are flattened: images
+ * that hold a point in time of this very image, the oldest first, as many as there are too many. No volume is.
+ */
+export const limitSnapshots = (
+  { maxSnapshots, minSnapshots }: VolumeOptions,
+  { found: { pool, imageName }, status: { snapshotCount } }: Pick<Source, "found" | "status">,
+) =>
   Effect.gen(function* () {
-    if (status.snapshotCount <= minSnapshots) return;
-    const { pool, imageName } = found;
+    if (snapshotCount <= minSnapshots) return;
     const flatten = yield* Flatten;
-    const ceph = yield* Ceph;
-    const kept = (yield* ceph.snapshots(pool, imageName)).filter(({ kind }) => kind === "trash");
-    const full = status.snapshotCount > maxSnapshots;
-    for (const { originalName } of full ? kept : kept.slice(Math.max(0, minSnapshots - 1))) {
-      if (originalName !== undefined) yield* flatten.request(pool, originalName);
+    const kept = (yield* (yield* Ceph).snapshots(pool, imageName)).filter(({ kind }) => kind === "trash");
+    let tooMany = snapshotCount - minSnapshots;
+    for (const { originalName } of kept) {
+      if (tooMany === 0 || originalName === undefined) continue;
+      tooMany -= yield* flatten.request(pool, originalName).pipe(
+        Effect.as(1),
+        // Deleted, and kept itself by a volume that was made of it; or in another pool.
+        Effect.catchTag("ImageNotFound", () => Effect.succeed(0)),
+      );
     }
-    if (!full) return;
-    const subject = imageSubject(pool, imageName);
+    if (snapshotCount <= maxSnapshots) return;
     return yield* new TooMany({
-      message: `image ${subject} has ${status.snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
+      message: `image ${imageSubject(pool, imageName)} has ${snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
     });
   });

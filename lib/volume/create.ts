@@ -18,7 +18,7 @@ import { type ParameterMap, parseParameters, type VolumeParameters, volumeContex
 import { parseCredentials } from "../config/secrets.ts";
 import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
 import { clusterAccess, resolveSnapshot } from "../handles.ts";
-import { difference, discardImage, finishRemoval, cloneSpec, imageSpec, statusIfThere } from "../images.ts";
+import { cloneSpec, difference, discardImage, finishRemoval, imageSpec, orRaced, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { compensated, stage, undoable } from "../pipeline.ts";
@@ -26,12 +26,15 @@ import { chooseSize, type SizeRequest } from "../size.ts";
 import { encodeVolumeId } from "../volume-id.ts";
 import { ownerOf, volumeMetadata } from "./metadata.ts";
 import type { VolumeOptions } from "./options.ts";
+import { removeVolumeImages } from "./remove.ts";
 import {
-  cloneSource,
+  copySource,
   findSource,
-  keepChainShort,
+  keepSourceFit,
+  NOTHING_DONE,
   readSource,
   removeTraces,
+  resumeCopy,
   type Source,
   type SourceRequest,
   tempImage,
@@ -147,9 +150,12 @@ const findVolume = (instanceId: string, { pool, requestName, source }: Wanted) =
       if (imageId === undefined) yield* (yield* Ceph).imageMend(imagePool, imageName);
       const image = yield* statusIfThere(imagePool, imageName);
       if (image !== undefined) return { reservation, image };
-      // Also for a creation: what undid an earlier try may have been cut off in turn.
-      yield* finishRemoval(imagePool, imageName, imageId);
-      if (imageId === undefined) return { reservation, image };
+      if (imageId === undefined) {
+        // What undid an earlier try may have been cut off in turn.
+        yield* finishRemoval(imagePool, imageName, imageId);
+        return { reservation, image };
+      }
+      yield* removeVolumeImages(imagePool, imageName, imageId, 0);
     }
     yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
     return { reservation: undefined, image: undefined };
@@ -203,12 +209,6 @@ const reserved = (instanceId: string, wanted: Wanted, found: journal.Reservation
   );
 };
 
-/** What another driver removes meanwhile. NOT_FOUND would say that the source of a copy is missing. */
-const orRaced = <A, R>(found: Effect.Effect<A, CephError, R>): Effect.Effect<A, CephError, R> =>
-  Effect.catchTag(found, ["ImageNotFound", "ObjectNotFound"], ({ op, subject }) =>
-    Effect.fail(new Raced({ op, subject })),
-  );
-
 /** Makes the image; -> its status if somebody else was faster and made it. */
 const madeEmpty = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved) =>
   Effect.gen(function* () {
@@ -234,14 +234,19 @@ const discardNew = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved
     if (id !== undefined) yield* discardImage(pool, imageName, id);
   });
 
-const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved, fresh: boolean) =>
+const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Reserved, fresh: boolean) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
+    const { imageName } = reservation;
     const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters) };
-    yield* undoable("clone", Effect.void, () => removeTraces(source, pool, imageName));
-    yield* undoable("clone", cloneSource(source, target, fresh), () => discardNew(wanted, pool, { imageName, uuid }));
+    // Not undone when it fails: what it looks at may be another driver's work.
+    const done = fresh ? NOTHING_DONE : yield* stage("clear", resumeCopy(source, target));
+    const copied = yield* undoable("clone", Effect.exit(copySource(source, target, done)), () =>
+      Effect.andThen(discardNew(wanted, pool, reservation), removeTraces(source, pool, imageName)),
+    );
+    yield* copied;
     if (wanted.size.sizeBytes > source.status.sizeBytes) {
-      yield* stage("grow image", ceph.imageGrow(pool, imageName, wanted.size.sizeBytes));
+      yield* stage("grow image", orRaced(ceph.imageGrow(pool, imageName, wanted.size.sizeBytes)));
     }
   });
 
@@ -263,7 +268,7 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
         missing && wanted.source !== undefined
           ? yield* stage("find source", findSource(wanted.source, wanted.credentials, wanted.size.sizeBytes, pool))
           : undefined;
-      if (source !== undefined) yield* stage("limit chain", keepChainShort(source, options.chain));
+      if (source !== undefined) yield* stage("limit chain", keepSourceFit(source, options));
       const reservation = yield* reserved(instanceId, wanted, found.reservation);
       const { imageName, uuid } = reservation;
       const imagePool = (yield* poolOf(pool, reservation.imagePoolId)) ?? pool;

@@ -5,7 +5,7 @@
  * 2. What does not exist is deleted; "could not tell" is an error.
  */
 import * as Effect from "effect/Effect";
-import { Ceph } from "../ceph/ceph.ts";
+import { Ceph, type PoolRef } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { resolveVolume } from "../handles.ts";
 import { removeImages } from "../images.ts";
@@ -15,6 +15,25 @@ import { stage } from "../pipeline.ts";
 import type { VolumeOptions } from "./options.ts";
 import { tempImage } from "./source.ts";
 
+/** The image, and the one that it was copied through: without the volume that has nothing that anybody could miss. */
+export const removeVolumeImages = (
+  pool: PoolRef,
+  imageName: string,
+  imageId: string | undefined,
+  mirrorDaemons: number,
+) =>
+  Effect.gen(function* () {
+    const temp = tempImage(imageName);
+    const copied = (yield* (yield* Ceph).imageId(pool, temp)) !== undefined;
+    yield* removeImages(
+      [
+        { pool, imageName, imageId, followers: [temp] },
+        ...(copied ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
+      ],
+      mirrorDaemons,
+    );
+  });
+
 export const deleteVolume = ({ instanceId }: VolumeOptions, volumeId: string, credentials: Credentials) =>
   Effect.gen(function* () {
     const locks = yield* Locks;
@@ -22,14 +41,8 @@ export const deleteVolume = ({ instanceId }: VolumeOptions, volumeId: string, cr
       const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", resolveVolume(volumeId, credentials));
       const requestName = attributes?.requestName;
       const remove = Effect.gen(function* () {
-        // Of a clone; without its child it has nothing that anybody could miss.
-        const temp = tempImage(imageName);
-        const cloned = (yield* stage("remove image", (yield* Ceph).imageId(pool, temp))) !== undefined;
-        const images = [
-          { pool, imageName, imageId: attributes?.imageId },
-          ...(cloned ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
-        ];
-        yield* stage("remove image", removeImages(images, cluster.mirrorDaemonCount));
+        const images = removeVolumeImages(pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);
+        yield* stage("remove image", images);
         if (attributes === undefined) return;
         yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
       });

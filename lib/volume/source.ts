@@ -9,15 +9,27 @@
  * 3. The source is what it was at one moment between the request and its answer.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type CloneSpec, type ImageStatus, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
+import { Ceph, type ImageStatus, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
+import { type CephError, Raced } from "../ceph/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, Precondition } from "../errors.ts";
+import { InvalidRequest, LockHeld, Precondition } from "../errors.ts";
 import { Flatten, type Limits } from "../flatten.ts";
 import { type Found, resolveSnapshot, resolveVolume } from "../handles.ts";
-import { cloneThrough, discardUnfinished, holderSpec } from "../images.ts";
+import {
+  cloneThrough,
+  discardUnfinished,
+  holderSpec,
+  orRaced,
+  removeImages,
+  resumeClone,
+  type Target,
+  type Transient,
+} from "../images.ts";
 import { stage } from "../pipeline.ts";
 import { requiredText } from "../request.ts";
+import { limitSnapshots } from "../snapshot/source.ts";
 import { noMetadata } from "./metadata.ts";
+import type { VolumeOptions } from "./options.ts";
 
 export interface SourceRequest {
   readonly kind: "snapshot" | "volume";
@@ -66,11 +78,16 @@ export const findSource = (request: SourceRequest, credentials: Credentials, siz
     return source;
   });
 
-/** Fails with `LockHeld` while the source has to be flattened first. */
-export const keepChainShort = ({ kind, found }: Source, chain: Limits) =>
-  Effect.flatMap(Flatten, (flatten) =>
-    flatten.keepShort(found.pool, found.imageName, below(chain, kind === "snapshot" ? 1 : 2)),
-  );
+/** Fails while the source can't be cloned once more: `LockHeld` until it is flattened, `TooMany` snapshots. */
+export const keepSourceFit = (source: Source, options: VolumeOptions) =>
+  Effect.gen(function* () {
+    const { kind, found, status } = source;
+    const flatten = yield* Flatten;
+    yield* flatten.keepShort(found.pool, found.imageName, below(options.chain, kind === "snapshot" ? 1 : 2));
+    if (kind === "snapshot") return;
+    yield* limitSnapshots(options, source);
+    yield* dropLeftOver(source);
+  });
 
 /** What a snapshot's ID stands for: the image of its name, and on it the snapshot of the same name. */
 const snapshotOf = ({ found }: Source): SnapshotRef => ({
@@ -81,39 +98,82 @@ const snapshotOf = ({ found }: Source): SnapshotRef => ({
 
 export const tempImage = (imageName: string): string => `${imageName}-temp`;
 
-/** Makes `image` from the source. `fresh`: no earlier try can have left anything. */
-export const cloneSource = (
-  source: Source,
-  target: { readonly pool: PoolRef; readonly image: string; readonly spec: CloneSpec },
-  fresh: boolean,
-) =>
+/** The snapshots that the two clones of a volume's copy go through: of the source, and of the image in between. */
+const steps = ({ found }: Source, pool: PoolRef, image: string): readonly [Transient, Transient] => [
+  { pool: found.pool, image: found.imageName, snapshot: tempImage(image) },
+  { pool, image: tempImage(image), snapshot: image },
+];
+
+/** What an earlier try has left of the copy: whether the image in between, and the image itself, are whole. */
+export interface Progress {
+  readonly temp: boolean;
+  readonly image: boolean;
+}
+
+export const NOTHING_DONE: Progress = { temp: false, image: false };
+
+/** Looks what there is, and takes away what was cut off. */
+export const resumeCopy = (source: Source, { pool, image, spec }: Target) =>
+  Effect.gen(function* () {
+    if (source.kind === "snapshot") {
+      yield* discardUnfinished(pool, image);
+      return NOTHING_DONE;
+    }
+    const [first, second] = steps(source, pool, image);
+    const temp = yield* resumeClone(first, { pool, image: tempImage(image), spec });
+    if (temp) return { temp, image: yield* resumeClone(second, { pool, image, spec }) };
+    // An undo that was cut off, or a request for a snapshot.
+    yield* discardUnfinished(pool, image);
+    return NOTHING_DONE;
+  });
+
+/** Makes the image from the source, as far as it is not done. */
+export const copySource = (source: Source, target: Target, done: Progress) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { pool, image, spec } = target;
     if (source.kind === "snapshot") {
-      if (!fresh) yield* stage("clear", discardUnfinished(pool, image));
-      return yield* stage("clone", ceph.imageClone(snapshotOf(source), pool, image, spec));
+      return yield* stage("clone", ceph.imageClone(snapshotOf(source), pool, image, spec).pipe(notReady(source)));
     }
-    const temp = tempImage(image);
-    const { pool: sourcePool, imageName: sourceImage } = source.found;
+    const [first, second] = steps(source, pool, image);
+    const temp: Target = { pool, image: tempImage(image), spec: holderSpec(source.status) };
+    if (!done.temp) yield* stage("snapshot source", cloneThrough(first, temp));
+    if (done.image) return;
     yield* stage(
-      "snapshot source",
-      cloneThrough(
-        { pool: sourcePool, image: sourceImage, snapshot: temp },
-        { pool, image: temp, spec: holderSpec(source.status) },
-        fresh,
-      ),
+      "clone",
+      // The image in between is nobody's but this request's: who takes it away works on the same one.
+      orRaced(Effect.andThen(ceph.imageMetaSet(pool, temp.image, noMetadata), cloneThrough(second, target))),
     );
-    yield* stage("clear", ceph.imageMetaSet(pool, temp, noMetadata));
-    yield* stage("clone", cloneThrough({ pool, image: temp, snapshot: image }, { pool, image, spec }, fresh));
   });
 
-/** Takes away what `cloneSource` made beside the image itself. */
+/** A snapshot that the journal knows, without the one that restores are made of: it is still being made. */
+const notReady =
+  ({ found }: Source) =>
+  <A, R>(clone: Effect.Effect<A, CephError, R>) =>
+    Effect.catchTag(clone, ["Exists", "SnapshotNotFound"], (error): Effect.Effect<never, CephError | LockHeld> => {
+      if (error._tag === "Exists") return Effect.fail(new Raced({ op: error.op, subject: error.subject }));
+      if (found.attributes === undefined) return Effect.fail(error);
+      return Effect.fail(new LockHeld({ message: `snapshot ${found.handle} is not ready to use yet; retry later` }));
+    });
+
+/** Takes away what `copySource` made beside the image itself, which is gone. The mark on the source goes last. */
 export const removeTraces = (source: Source, pool: PoolRef, image: string) =>
   Effect.gen(function* () {
     if (source.kind === "snapshot") return;
-    const ceph = yield* Ceph;
-    const temp = tempImage(image);
-    yield* ceph.snapshotRemove(source.found.pool, source.found.imageName, temp);
-    yield* discardUnfinished(pool, temp, [image]);
+    const [first] = steps(source, pool, image);
+    yield* discardUnfinished(pool, tempImage(image), [image]);
+    yield* (yield* Ceph).snapshotRemove(first.pool, first.image, first.snapshot);
   });
+
+/**
+ * The image in between stays as long as the volume reads from it. A volume that was flattened does not: then the image
+ * only keeps the source's old data, and goes as soon as somebody looks at the volume.
+ */
+export const dropLeftOver = ({ found, status }: Pick<Source, "found" | "status">) =>
+  Effect.gen(function* () {
+    if (status.parent !== undefined || found.attributes?.imageId === undefined) return;
+    const { pool, imageName } = found;
+    const temp = tempImage(imageName);
+    if ((yield* (yield* Ceph).imageId(pool, temp)) === undefined) return;
+    yield* removeImages([{ pool, imageName: temp, snapshots: [imageName] }], 0);
+  }).pipe(Effect.catch(({ message }) => Effect.logInfo(`the left-over image of a copy stays for now: ${message}`)));

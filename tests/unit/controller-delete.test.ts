@@ -280,7 +280,7 @@ describe("a removal that was cut off", () => {
     const mine = [...(trash?.values() ?? [])][0];
     if (mine === undefined) throw new Error("nothing in the trash");
     trash?.set("00000000aaaa", { ...mine, source: "mirroring" });
-    trash?.set("00000000bbbb", { ...mine, name: `${IMAGE}-temp` });
+    trash?.set("00000000bbbb", { ...mine, name: `${IMAGE}-other` });
     await using driver = driverOn(cluster);
     await driver.deleteVolume(deletion(ID));
     expect(Object.keys(poolDump(cluster).trash)).toEqual(["00000000aaaa", "00000000bbbb"]);

@@ -111,7 +111,7 @@ export const scenarios: readonly Scenario[] = [
   { name: "CreateVolume of a volume that is there", calls: 5, prepare: aVolume, call: create, creates: true },
   {
     name: "CreateVolume of a volume that is half deleted",
-    calls: 15,
+    calls: 18,
     prepare: inTrash,
     call: create,
     // Whose DeleteVolume was cut off tries again, too.
