@@ -122,7 +122,10 @@ const failure = (error: CellErrno, context: CallContext): CephError => {
     case E.EBUSY:
     // it is in a group
     case E.EMLINK:
-      return new Busy(about);
+      return new Busy({
+        op,
+        subject: op === "rbd_group_image_add" ? (context.member ?? context.subject) : context.subject,
+      });
     case E.ENOTEMPTY:
       return new HasSnapshots(about);
     case E.ENOSPC:
