@@ -75,8 +75,6 @@ export interface MemoryOptions {
   readonly defaultFeatures?: bigint;
   /** Milliseconds since the epoch, for what is made; `Date.now` when absent. */
   readonly now?: () => number;
-  /** What `groupClones` answers; true when absent. */
-  readonly clonesGroupSnapshots?: boolean;
   /** Whether an image in a group can be moved to the trash, as before Ceph 20; false when absent. */
   readonly trashesMembers?: boolean;
 }
@@ -88,7 +86,6 @@ export class MemoryCluster {
   readonly users: Map<string, MemoryUser>;
   readonly monitors: readonly string[] | undefined;
   readonly defaultFeatures: bigint;
-  readonly clonesGroupSnapshots: boolean;
   readonly trashesMembers: boolean;
   /** Down: no monitor answers anybody. */
   reachable = true;
@@ -110,7 +107,6 @@ export class MemoryCluster {
     this.monitors = options.monitors;
     this.defaultFeatures = options.defaultFeatures ?? DEFAULT_FEATURES;
     this.now = options.now ?? Date.now;
-    this.clonesGroupSnapshots = options.clonesGroupSnapshots ?? true;
     this.trashesMembers = options.trashesMembers ?? false;
     this.users = new Map(Object.entries(options.users ?? { admin: { key: MEMORY_KEY, manager: true } }));
     for (const pool of options.pools ?? ["rbd"]) this.addPool(pool);

@@ -73,8 +73,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
           throw refuse(new PoolNotFound({ op, subject: spec.dataPool }));
         }
         if (images.has(image) || bareNames.has(image)) throw refuse(new Exists({ op, subject }));
-        const cloneable = parent.kind === "user" || cluster.clonesGroupSnapshots;
-        const made = cloneable ? makeClone(cluster.birth(ref.pool, ref.namespace, image), spec, parent) : undefined;
+        const made = makeClone(cluster.birth(ref.pool, ref.namespace, image), spec, parent);
         if (made === undefined) throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
         images.set(image, made);
       }),

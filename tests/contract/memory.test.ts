@@ -75,7 +75,7 @@ const memoryWorld = async (options: MemoryOptions): Promise<World> => {
 contract("CephMemory", () => memoryWorld({}));
 
 describe("CephMemory like an older release", () => {
-  const at = session(() => memoryWorld({ clonesGroupSnapshots: false, trashesMembers: true }));
+  const at = session(() => memoryWorld({ trashesMembers: true }));
   describe("groups", () => groupContract(at));
   describe("snapshots of groups", () => groupSnapshotContract(at));
 });
