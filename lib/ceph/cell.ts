@@ -6,7 +6,6 @@
 import { serveCell } from "../cells/cell.ts";
 import { depth } from "./ancestry.ts";
 import { briefs, metadataOf } from "./briefs.ts";
-import { catchUp, type CatchUpArg } from "./catch-up.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import * as groups from "./groups.ts";
@@ -110,8 +109,6 @@ const calls = {
   groupSnapshots: (arg: GroupArg) => rados.withPool(arg, (io) => groups.snapshots(io, arg.group)),
   groupSnapshotMembers: (arg: GroupSnapshotArg) =>
     rados.withPool(arg, (io) => groups.snapshotMembers(arg, io, arg.group, arg.snapshot)),
-  groupClones: () => clones.clonesById,
-  imageCatchUp: (arg: CatchUpArg) => rados.withPool(arg, (io) => catchUp(io, arg)),
 };
 
 export type CephCalls = typeof calls;

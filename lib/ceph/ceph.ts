@@ -303,18 +303,6 @@ export interface GroupCalls {
     | undefined,
     CephError
   >;
-  /** Whether `imageClone` takes a group's snapshot: it does with librbd of Ceph 19 and later. */
-  readonly groupClones: (access: ClusterAccess) => Effect.Effect<boolean, CephError>;
-  /**
-   * Makes `image`, a clone of the snapshot `from` of the same image, read as the later snapshot `source` does: what
-   * differs is written into it, and it grows if need be. May be repeated. Long if much was written in between.
-   */
-  readonly imageCatchUp: (
-    source: SnapshotRef & { readonly snapshot: bigint },
-    from: string,
-    pool: PoolRef,
-    image: string,
-  ) => Effect.Effect<void, CephError>;
 }
 
 export interface CephService extends CoreCalls, SnapshotCalls, ListingCalls, GroupCalls {}

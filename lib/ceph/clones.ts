@@ -30,9 +30,6 @@ const newer = ((): ((...args: [bigint, string, bigint, bigint, string, bigint]) 
   }
 })();
 
-/** Whether a snapshot that can't be opened by name, as a group's, can be cloned by its id. */
-export const clonesById = true;
-
 export interface SourceArg {
   readonly pool: string;
   readonly namespace: string;

@@ -92,9 +92,6 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
     groupSnapshotRemove: named("groupSnapshotRemove", inner.groupSnapshotRemove),
     groupSnapshots: named("groupSnapshots", inner.groupSnapshots),
     groupSnapshotMembers: named("groupSnapshotMembers", inner.groupSnapshotMembers),
-    groupClones: (access) => one("groupClones", access.monitors.join(","), () => inner.groupClones(access)),
-    imageCatchUp: (source, from, pool, image) =>
-      one("imageCatchUp", imageSubject(pool, image), () => inner.imageCatchUp(source, from, pool, image)),
   };
 };
 

@@ -6,10 +6,10 @@
  * 1. While a call that changes a group hangs, no other that does is made. It does not keep calls off the members: it
  *    changes no more of them than that they belong to it, or have one more snapshot.
  */
-import { type Asking, clusterAsk, type More } from "./ask.ts";
+import type { Asking, More } from "./ask.ts";
 import { type GroupCalls, imageSubject, type PoolRef } from "./ceph.ts";
 
-export const groupCalls = ({ ask, inPool, change, monitorLimit }: Asking, longLimit: number): GroupCalls => {
+export const groupCalls = ({ inPool }: Asking): GroupCalls => {
   const about = (ref: PoolRef, group: string, more: More = {}): More => ({
     key: `group ${imageSubject(ref, group)}`,
     ...more,
@@ -61,21 +61,5 @@ export const groupCalls = ({ ask, inPool, change, monitorLimit }: Asking, longLi
       inPool(ref, "groupSnapshotMembers", group, (where) => ({ ...where, group, snapshot }), {
         subject: `${imageSubject(ref, group)}@${snapshot}`,
       }),
-    groupClones: (access) =>
-      ask(access, "groupClones", () => undefined, clusterAsk(access, "", "groupClones", monitorLimit)),
-    imageCatchUp: ({ pool, image: parent, snapshot }, from, ref, image) =>
-      change(
-        ref,
-        "imageCatchUp",
-        image,
-        (where) => ({ ...where, image, from, source: { ...member({ pool, image: parent }), snapshot } }),
-        {
-          limit: longLimit,
-          pace: "slow",
-          sourcePool: pool.pool,
-          snapshot: `${imageSubject(pool, parent)}@#${snapshot}`,
-          start: `${imageSubject(pool, parent)}@${from}`,
-        },
-      ),
   };
 };

@@ -66,7 +66,7 @@ export const makeCephLive = (given: CephLiveOptions) =>
       ...coreCalls(asking, options.trashRemoveLimitMs),
       ...snapshotCalls(asking, options.flattenLimitMs),
       ...listingCalls(asking),
-      ...groupCalls(asking, options.flattenLimitMs),
+      ...groupCalls(asking),
     };
     return { service, state: () => ({ quick: cells.quick.state(), slow: cells.slow.state() }) };
   });

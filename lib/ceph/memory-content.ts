@@ -33,14 +33,6 @@ export const put = (content: Content, range: Range): Content =>
 export const overlay = (upper: Content, lower: Content): Content =>
   upper.reduce(put, lower).filter(({ stamp }) => stamp !== "");
 
-/** What of it lies from `offset` to `end`. */
-export const clipped = (content: Content, offset: bigint, end: bigint): Content =>
-  content.flatMap((range) => {
-    const from = range.offset > offset ? range.offset : offset;
-    const to = range.end < end ? range.end : end;
-    return from < to ? [{ ...range, offset: from, end: to }] : [];
-  });
-
 /**
  * Where `to` differs from `from` (all that `to` has, where that is absent), from `offset` on, neighbours joined.
  * Both without discarded ranges.
