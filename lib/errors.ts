@@ -41,6 +41,8 @@ export class StillRunning extends Data.TaggedError("StillRunning")<{ readonly me
 export class Precondition extends Data.TaggedError("Precondition")<{ readonly message: string }> {}
 /** A limit that time or a deletion will free. */
 export class TooMany extends Data.TaggedError("TooMany")<{ readonly message: string }> {}
+/** Nothing of what the request asks for can be where it asks for it; elsewhere it might. */
+export class Unplaceable extends Data.TaggedError("Unplaceable")<{ readonly message: string }> {}
 /** No token that this driver has given out for such a list: the caller has to begin the list anew. */
 export class InvalidToken extends Data.TaggedError("InvalidToken")<{ readonly message: string }> {}
 /** The journal holds something that no driver writes; a person has to look. */
@@ -61,6 +63,7 @@ export type DomainError =
   | StillRunning
   | Precondition
   | TooMany
+  | Unplaceable
   | InvalidToken
   | JournalCorrupt;
 
@@ -87,6 +90,8 @@ const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
   ClientTooOld: Code.FAILED_PRECONDITION,
   NoSpace: Code.RESOURCE_EXHAUSTED,
   TooMany: Code.RESOURCE_EXHAUSTED,
+  // CSI 1.12 CreateVolume: so the CO may try another topology.
+  Unplaceable: Code.RESOURCE_EXHAUSTED,
   InvalidToken: Code.ABORTED,
   Raced: Code.ABORTED,
   LockHeld: Code.ABORTED,

@@ -69,8 +69,8 @@ export const capacity = (parameters: ParameterMap, segments: Segments | undefine
     if (topologyConstrainedPools !== undefined && segments !== undefined) {
       const candidates = candidatePools(topologyConstrainedPools, { preferred: [], requisite: [segments] });
       // No pool is there: no room, and nothing wrong with the class.
-      if (Result.isFailure(candidates) && candidates.failure._tag === "InvalidRequest") return capacityOf(0n);
-      const found = yield* Effect.fromResult(candidates);
+      if (Result.isFailure(candidates) && candidates.failure._tag === "Unplaceable") return capacityOf(0n);
+      const found = (yield* Effect.fromResult(candidates)).candidates;
       const sizes = yield* Effect.forEach(found, (each) => spaceOf(access, each.pool, each.dataPool));
       return capacityOf(largest(sizes));
     }

@@ -11,12 +11,12 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
-import { type CephError, Raced } from "../ceph/errors.ts";
+import { Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { InvalidParameter } from "../config/errors.ts";
 import { type ParameterMap, parseParameters, type VolumeParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
+import { Conflict, InvalidRequest, isDefinite, Unplaceable } from "../errors.ts";
 import { clusterAccess, resolveSnapshot } from "../handles.ts";
 import { cloneSpec, difference, discardImage, finishRemoval, imageSpec, orRaced, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
@@ -73,7 +73,7 @@ const readRequest = (request: CreateRequest) =>
         "is true, and this driver does not encrypt yet; it never makes a plain volume instead",
       );
     }
-    const candidates = yield* Effect.fromResult(candidatesOf(parameters, request));
+    const choice = yield* Effect.fromResult(choiceOf(parameters, request));
     const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
     const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
     const cluster = yield* (yield* Clusters).get(parameters.clusterId);
@@ -83,13 +83,14 @@ const readRequest = (request: CreateRequest) =>
     if (source !== undefined) yield* readSource(source);
     const owner = ownerOf(request.parameters);
     const common = { requestName, size: { sizeBytes, limitBytes }, cluster, credentials, owner, source };
-    const places = candidates.map(({ pool, dataPool, segments }) => ({
+    const poolRef = (pool: string): PoolRef => ({ access, pool, namespace: cluster.radosNamespace });
+    const places = choice.candidates.map(({ pool, dataPool, segments }) => ({
       ...common,
-      pool: { access, pool, namespace: cluster.radosNamespace } satisfies PoolRef,
+      pool: poolRef(pool),
       parameters: { ...parameters, dataPool: dataPool ?? parameters.dataPool },
       segments,
     }));
-    return { requestName, clusterId: parameters.clusterId, credentials, places };
+    return { requestName, clusterId: parameters.clusterId, places, others: choice.others.map(poolRef) };
   });
 
 /** The request at one place where its volume may be. */
@@ -103,14 +104,17 @@ interface Place {
   readonly segments: Segments | undefined;
 }
 
-const candidatesOf = (
+const choiceOf = (
   { pool, dataPool, topologyConstrainedPools }: VolumeParameters,
   { topology }: CreateRequest,
-): Result.Result<readonly Place[], InvalidParameter | InvalidRequest> => {
+): Result.Result<
+  { readonly candidates: readonly Place[]; readonly others: readonly string[] },
+  InvalidParameter | Unplaceable
+> => {
   if (topologyConstrainedPools !== undefined && topology !== undefined) {
     return candidatePools(topologyConstrainedPools, topology);
   }
-  if (pool !== undefined) return Result.succeed([{ pool, dataPool, segments: undefined }]);
+  if (pool !== undefined) return Result.succeed({ candidates: [{ pool, dataPool, segments: undefined }], others: [] });
   const reason = "is missing: topologyConstrainedPools has effect only with accessibility_requirements";
   return Result.fail(new InvalidParameter({ field: "pool", reason }));
 };
@@ -119,21 +123,27 @@ const candidatesOf = (
  * Where the name is reserved already, else the first place: a retry whose preferences came in another order must not
  * make a second image. A restore stays in its snapshot's pool, whose topology is its own.
  */
-const choosePlace = (instanceId: string, places: readonly Wanted[]) =>
+const choosePlace = (instanceId: string, places: readonly Wanted[], others: readonly PoolRef[]) =>
   Effect.gen(function* () {
-    const [first, ...others] = places;
+    const [first] = places;
     if (first === undefined) return yield* Effect.die("no place for a volume");
-    if (others.length === 0) return first;
-    for (const place of places) {
-      const reservation = yield* journal.lookUp(VOLUMES, place.pool, instanceId, place.requestName);
-      if (reservation !== undefined) return place;
+    if (first.segments === undefined) return first;
+    const { requestName, source, credentials } = first;
+    const reservedIn = (pool: PoolRef) => journal.lookUp(VOLUMES, pool, instanceId, requestName);
+    if (places.length + others.length > 1) {
+      for (const place of places) if ((yield* reservedIn(place.pool)) !== undefined) return place;
+      for (const pool of others) {
+        if ((yield* reservedIn(pool)) === undefined) continue;
+        const message = `volume ${requestName} exists already, in pool ${pool.pool}, which can't be reached from where the request asks for`;
+        return yield* new Conflict({ message });
+      }
     }
-    if (first.source?.kind !== "snapshot") return first;
-    const { pool } = yield* resolveSnapshot(first.source.id, first.credentials);
+    if (source?.kind !== "snapshot") return first;
+    const { pool } = yield* resolveSnapshot(source.id, credentials);
     const there = places.find((place) => place.pool.pool === pool.pool);
     if (there !== undefined) return there;
-    const reason = `asks for places that pool ${pool.pool}, which holds the snapshot, can't be reached from`;
-    return yield* new InvalidRequest({ field: "accessibility_requirements", reason });
+    const message = `pool ${pool.pool}, which holds the snapshot, can't be reached from where the request asks for`;
+    return yield* new Unplaceable({ message });
   });
 
 /** What the journal and the pool hold for the name. `reservation` without `image`: creation is to be finished. */
@@ -254,12 +264,12 @@ const sourceKey = ({ kind, id }: SourceRequest): string => `${kind} ${id}`;
 
 export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
   Effect.gen(function* () {
-    const { requestName, clusterId, places } = yield* stage("validate", readRequest(request));
+    const { requestName, clusterId, places, others } = yield* stage("validate", readRequest(request));
     const { instanceId } = options;
     const ceph = yield* Ceph;
     const locks = yield* Locks;
     const body = Effect.gen(function* () {
-      const wanted = yield* stage("choose place", choosePlace(instanceId, places));
+      const wanted = yield* stage("choose place", choosePlace(instanceId, places, others));
       const { parameters, pool, cluster, segments } = wanted;
       const poolId = yield* stage("find", ceph.poolId(pool.access, pool.pool));
       const found = yield* stage("find", findVolume(instanceId, wanted));

@@ -81,7 +81,7 @@ export const findSource = (request: SourceRequest, credentials: Credentials, siz
 /** Fails while the source can't be cloned once more: `LockHeld` until it is flattened, `TooMany` snapshots. */
 export const keepSourceFit = (source: Source, options: VolumeOptions) =>
   Effect.gen(function* () {
-    const { kind, found, status } = source;
+    const { kind, found } = source;
     const flatten = yield* Flatten;
     yield* flatten.keepShort(found.pool, found.imageName, below(options.chain, kind === "snapshot" ? 1 : 2));
     if (kind === "snapshot") return;

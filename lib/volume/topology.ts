@@ -8,7 +8,7 @@
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { InvalidParameter } from "../config/errors.ts";
-import { InvalidRequest } from "../errors.ts";
+import { Unplaceable } from "../errors.ts";
 
 /** Segment keys are `topology.<driver>/<label>`; values are the nodes'. */
 export type Segments = Readonly<Record<string, string>>;
@@ -57,10 +57,16 @@ const plain = (segments: Segments): ReadonlyMap<string, string> =>
 const fits = ({ domainSegments }: Pool, segments: ReadonlyMap<string, string>): boolean =>
   domainSegments.every(({ domainLabel, value }) => segments.get(domainLabel) === value);
 
+export interface Choice {
+  readonly candidates: readonly Candidate[];
+  /** Pools that can't be reached from where the request asks for. */
+  readonly others: readonly string[];
+}
+
 export const candidatePools = (
   text: string,
   { preferred, requisite }: Requirement,
-): Result.Result<readonly Candidate[], InvalidParameter | InvalidRequest> =>
+): Result.Result<Choice, InvalidParameter | Unplaceable> =>
   Result.flatMap(readPools(text), (all) => {
     const found = new Map<string, Candidate>();
     for (const segments of [...preferred, ...requisite]) {
@@ -70,11 +76,13 @@ export const candidatePools = (
         found.set(pool.poolName, { pool: pool.poolName, dataPool: pool.dataPool, segments });
       }
     }
-    if (found.size > 0) return Result.succeed([...found.values()]);
-    return Result.fail(
-      new InvalidRequest({
-        field: "accessibility_requirements",
-        reason: `asks for ${JSON.stringify([...preferred, ...requisite])}, and none of ${FIELD} is there: correct ${FIELD}, or the nodes' labels`,
-      }),
-    );
+    if (found.size === 0) {
+      const message = `accessibility_requirements ask for ${JSON.stringify([...preferred, ...requisite])}, and none of ${FIELD} is there: correct ${FIELD}, or the nodes' labels`;
+      return Result.fail(new Unplaceable({ message }));
+    }
+    const names = new Set(all.map(({ poolName }) => poolName));
+    return Result.succeed({
+      candidates: [...found.values()],
+      others: [...names].filter((poolName) => !found.has(poolName)),
+    });
   });
