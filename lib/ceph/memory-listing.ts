@@ -5,6 +5,9 @@ import { admit, call, enter, refuse } from "./memory-call.ts";
 import type { MemoryCluster } from "./memory-cluster.ts";
 
 const inBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b));
+const inUnits = (a: string, b: string): number => (a === b ? 0 : a < b ? -1 : 1);
+/** Whose order in bytes may differ from that of JavaScript's strings, which is told much faster. */
+const ODD = /[\ud800-\uffff]/;
 
 const only = <V>(map: ReadonlyMap<string, V>, keys: readonly string[]): ReadonlyMap<string, V> =>
   new Map([...map].filter(([key]) => keys.includes(key)));
@@ -32,8 +35,9 @@ export const listingCalls = (cluster: MemoryCluster): ListingCalls => ({
     call(() => {
       const omap = enter(cluster, ref, "rados_read_op_omap_get_vals2").objects.get(object);
       if (omap === undefined) return undefined;
-      const found = [...omap].filter(([key]) => key.startsWith(prefix) && inBytes(key, after) > 0);
-      return new Map(found.toSorted(([a], [b]) => inBytes(a, b)).slice(0, limit));
+      const inOrder = [after, ...omap.keys()].some((key) => ODD.test(key)) ? inBytes : inUnits;
+      const found = [...omap].filter(([key]) => key.startsWith(prefix) && inOrder(key, after) > 0);
+      return new Map(found.toSorted(([a], [b]) => inOrder(a, b)).slice(0, limit));
     }),
 
   omapGetMany: (ref, wanted) =>
