@@ -1,6 +1,6 @@
 /** ListVolumes: what is listed and how it is, pages that stay right while volumes come and go, and what a list costs. */
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import * as Redacted from "effect/Redacted";
 import * as Result from "effect/Result";
 import { recorded } from "../../lib/ceph/faults.ts";
