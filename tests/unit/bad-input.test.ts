@@ -273,10 +273,15 @@ test("RPCs that are not offered are not there", () => {
   expect(there.toSorted()).toEqual([
     "ControllerExpandVolume",
     "ControllerGetCapabilities",
+    "ControllerGetVolume",
     "CreateSnapshot",
     "CreateVolume",
     "DeleteSnapshot",
     "DeleteVolume",
+    "GetCapacity",
+    "GetSnapshot",
+    "ListSnapshots",
+    "ListVolumes",
     "ValidateVolumeCapabilities",
   ]);
 });

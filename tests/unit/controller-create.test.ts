@@ -333,5 +333,6 @@ test("the capabilities are those of the RPCs that are there", async () => {
     "CLONE_VOLUME",
     "EXPAND_VOLUME",
     "SINGLE_NODE_MULTI_WRITER",
+    "GET_SNAPSHOT",
   ]);
 });
