@@ -274,6 +274,7 @@ test("RPCs that are not offered are not there", () => {
     "ControllerExpandVolume",
     "ControllerGetCapabilities",
     "ControllerGetVolume",
+    "ControllerGetVolume",
     "CreateSnapshot",
     "CreateVolume",
     "DeleteSnapshot",
