@@ -38,7 +38,7 @@ describe("a driver that is killed while it stages", () => {
       await volume.stage();
       const sum = writeData(`${volume.place}/data`, 1);
       await volume.unstage();
-      for (const wait of [300, 900, 2_000]) {
+      for (const wait of [400, 1_500]) {
         const cut = volume.stage().catch(() => undefined);
         await Bun.sleep(wait);
         await world.restart("SIGKILL");
@@ -171,8 +171,9 @@ describe("a device that does not answer", () => {
       const volume = await world.makeVolume("ext4");
       await volume.stage();
       await volume.publish();
+      // before, for a writer may have to read first; unmounting will write
+      writeFileSync(`${volume.target}/dirty`, Buffer.alloc(1 << 20));
       await frozen(rig(), "osd.0", async () => {
-        writeFileSync(`${volume.target}/dirty`, Buffer.alloc(1 << 20));
         await volume.unpublish();
         const failure = await failureOf(volume.unstage({ timeoutMs: 4_000 }));
         expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining('"unmount"') });
