@@ -274,7 +274,6 @@ test("RPCs that are not offered are not there", () => {
     "ControllerExpandVolume",
     "ControllerGetCapabilities",
     "ControllerGetVolume",
-    "ControllerGetVolume",
     "CreateSnapshot",
     "CreateVolume",
     "DeleteSnapshot",
