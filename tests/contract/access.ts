@@ -16,6 +16,9 @@ export const accessContract = (at: () => Session): void => {
       await fails((ceph) => ceph.omapGet(pool, "object", ["k"])),
       await fails((ceph) => ceph.imageStatus(pool, "image")),
       await fails((ceph) => ceph.managerTrashRemove(pool, "abc")),
+      await fails((ceph) => ceph.managerTasks(access)),
+      await fails((ceph) => ceph.pools(access)),
+      await fails((ceph) => ceph.poolSpace(access, world.pool)),
     ];
   };
 
@@ -68,6 +71,23 @@ export const accessContract = (at: () => Session): void => {
         await fails((ceph) => ceph.imageCreate(outside, "absent", { sizeBytes: 4096n })),
         await fails((ceph) => ceph.trashGet(outside, "abc")),
         await fails((ceph) => ceph.trashList(outside)),
+        await fails((ceph) => ceph.snapshotCreate(outside, "absent", "s")),
+        await fails((ceph) => ceph.snapshotRemove(outside, "absent", "s")),
+        await fails((ceph) => ceph.snapshots(outside, "absent")),
+        await fails((ceph) => ceph.cloneDepth(outside, "absent")),
+        await fails((ceph) => ceph.imageMetaList(outside, "absent")),
+        await fails((ceph) => ceph.imageFlatten(outside, "absent")),
+        await fails((ceph) => ceph.diff({ pool: outside, image: "absent", snapshot: "s" }, undefined, 0n, 1)),
+        await fails((ceph) => ceph.imageClone({ pool: outside, image: "absent", snapshot: "s" }, inside, "never", {})),
+        await fails((ceph) => ceph.omapList(outside, "absent", { prefix: "", after: "", limit: 1 })),
+        await fails((ceph) => ceph.omapGetMany(outside, [{ object: "absent", keys: ["k"] }])),
+        await fails((ceph) => ceph.imageBriefs(outside, ["absent"], [])),
+        await fails((ceph) => ceph.groupCreate(outside, "absent")),
+        await fails((ceph) => ceph.groupRemove(outside, "absent")),
+        await fails((ceph) => ceph.groupImages(outside, "absent")),
+        await fails((ceph) => ceph.groupSnapshotCreate(outside, "absent", "s")),
+        await fails((ceph) => ceph.groupSnapshots(outside, "absent")),
+        await fails((ceph) => ceph.groupSnapshotMembers(outside, "absent", "s")),
       ];
       expect(errors.map((error) => error._tag)).toEqual(errors.map(() => "AccessDenied"));
     },

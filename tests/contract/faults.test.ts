@@ -18,6 +18,14 @@ const steps = (ceph: CephService) =>
     discard: true,
   }).pipe(Effect.onError(() => Effect.ignore(ceph.trashMove(pool, "a"))));
 
+/** `clone`, of `parent@s` -> the parent's id. */
+const aClone = async (ceph: CephService): Promise<string> => {
+  await Effect.runPromise(ceph.imageCreate(pool, "parent", { sizeBytes: 1_048_576n }));
+  await Effect.runPromise(ceph.snapshotCreate(pool, "parent", "s"));
+  await Effect.runPromise(ceph.imageClone({ pool, image: "parent", snapshot: "s" }, pool, "clone", {}));
+  return (await Effect.runPromise(ceph.imageStatus(pool, "parent"))).id;
+};
+
 const images = (cluster: ReturnType<typeof makeCephMemory>["cluster"]): readonly string[] => [
   ...(cluster.namespace("rbd", "")?.images.keys() ?? []),
 ];
@@ -106,6 +114,51 @@ describe("record", () => {
   );
 
   test(
+    "calls are named by what they change or read",
+    async () => {
+      const { service, calls, forget } = recorded(makeCephMemory().service);
+      await aClone(service);
+      forget();
+      const group = { pool: { ...pool, namespace: "n" }, name: "g" };
+      const acts = [
+        service.imageClone({ pool, image: "parent", snapshot: "s" }, group.pool, "other", {}),
+        service.diff({ pool, image: "parent", snapshot: 3n }, undefined, 0n, 1),
+        service.managerTasks(memoryAccess),
+        service.pools(memoryAccess),
+        service.poolSpace(memoryAccess, "rbd"),
+        service.omapList(pool, "object", { prefix: "", after: "", limit: 1 }),
+        service.omapGetMany(pool, [{ object: "object", keys: [] }]),
+        service.imageBriefs(pool, ["a", "b"], []),
+        service.groupCreate(group.pool, group.name),
+        service.groupAdd(group.pool, group.name, { pool: group.pool, image: "other" }),
+      ];
+      for (const act of acts) await Effect.runPromise(act);
+      expect(calls().map(({ method, subject }) => `${method} ${subject}`)).toEqual([
+        "imageClone rbd/n/other",
+        "diff rbd/parent@3",
+        "managerTasks 127.0.0.1:6789",
+        "pools 127.0.0.1:6789",
+        "poolSpace rbd",
+        "omapList rbd/object",
+        "omapGetMany 1 of rbd",
+        "imageBriefs 2 of rbd",
+        "groupCreate rbd/n/g",
+        "groupAdd rbd/n/g",
+      ]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "every method of the service can be watched",
+    async () => {
+      const inner = makeCephMemory().service;
+      expect(Object.keys(recorded(inner).service).toSorted()).toEqual(Object.keys(inner).toSorted());
+    },
+    LIMIT,
+  );
+
+  test(
     "an observer hears of each call before it is made",
     async () => {
       const { service, cluster } = makeCephMemory();
@@ -170,6 +223,88 @@ describe("memory", () => {
       close();
       expect(cluster.runManager()).toBe(1);
       expect(cluster.dump()).toEqual(empty);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a held manager's tasks show how far they are, and those that fail why",
+    async () => {
+      const { service, cluster } = makeCephMemory();
+      cluster.managerHeld = true;
+      const id = await aClone(service);
+      await Effect.runPromise(service.managerFlatten(pool, "clone"));
+      await Effect.runPromise(service.snapshotRemove(pool, "parent", "s"));
+      await Effect.runPromise(service.trashMove(pool, "parent"));
+      await Effect.runPromise(service.managerTrashRemove(pool, id));
+      const tasks = async () =>
+        (await Effect.runPromise(service.managerTasks(memoryAccess))).map(({ action, image, progress, failure }) => [
+          action,
+          image,
+          progress,
+          failure,
+        ]);
+      cluster.setProgress("clone", 0.25);
+      expect(await tasks()).toEqual([
+        ["flatten", "clone", 0.25, undefined],
+        ["trash remove", id, undefined, undefined],
+      ]);
+      const close = cluster.watch("rbd", "clone");
+      await Effect.runPromise(service.imageFlatten(pool, "clone"));
+      close();
+      await Effect.runPromise(service.imageCreate(pool, "watched", { sizeBytes: 1n }));
+      const watched = cluster.image("rbd", "watched").id;
+      const leave = cluster.watch("rbd", "watched");
+      await Effect.runPromise(service.trashMove(pool, "watched"));
+      await Effect.runPromise(service.managerTrashRemove(pool, watched));
+      expect(cluster.runManager()).toBe(2);
+      expect(await tasks()).toEqual([["trash remove", watched, undefined, "watchers"]]);
+      leave();
+      expect(cluster.runManager()).toBe(1);
+    },
+    LIMIT,
+  );
+
+  test(
+    "a dump shows snapshots, clones, content and groups, and is the same for what came to the same",
+    async () => {
+      const dumpOf = async (other: boolean) => {
+        const { service, cluster } = makeCephMemory({ now: () => (other ? 1 : 2) });
+        await aClone(service);
+        cluster.image("rbd", "clone").write(4096n, 4096n);
+        if (other) {
+          await Effect.runPromise(service.snapshotCreate(pool, "clone", "gone"));
+          await Effect.runPromise(service.snapshotRemove(pool, "clone", "gone"));
+        }
+        await Effect.runPromise(service.snapshotRemove(pool, "parent", "s"));
+        await Effect.runPromise(service.groupCreate(pool, "g"));
+        await Effect.runPromise(service.groupAdd(pool, "g", { pool, image: "clone" }));
+        await Effect.runPromise(service.groupSnapshotCreate(pool, "g", "point"));
+        return cluster.dump();
+      };
+      const dump = await dumpOf(false);
+      expect(JSON.parse(JSON.stringify(dump))).toEqual(dump);
+      const there = dump["rbd"]?.[""];
+      expect(there?.groups).toEqual({ g: { images: ["rbd/clone"], snapshots: { point: "complete" } } });
+      expect(there?.images["parent"]?.snapshots).toMatchObject([{ name: "s", kind: "trash", children: ["rbd/clone"] }]);
+      expect(there?.images["clone"]?.parent).toBe("rbd/parent@s");
+      expect(there?.images["clone"]?.content).toHaveLength(1);
+      const other = await dumpOf(true);
+      expect(other["rbd"]?.[""]?.images["parent"]).toEqual(there?.images["parent"]);
+      expect(other["rbd"]?.[""]?.images["clone"]?.parent).toBe("rbd/parent@s");
+    },
+    LIMIT,
+  );
+
+  test(
+    "the clock of the cluster is what images and snapshots are dated by",
+    async () => {
+      const { service, cluster } = makeCephMemory({ now: () => 1_000 });
+      await Effect.runPromise(service.imageCreate(pool, "a", { sizeBytes: 1n }));
+      cluster.now = () => 5_000;
+      await Effect.runPromise(service.snapshotCreate(pool, "a", "s"));
+      expect((await Effect.runPromise(service.imageStatus(pool, "a"))).createdAt).toBe(1_000);
+      expect((await Effect.runPromise(service.snapshots(pool, "a")))[0]?.createdAt).toBe(5_000);
     },
     LIMIT,
   );

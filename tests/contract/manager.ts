@@ -1,7 +1,7 @@
 /** What the manager takes off our hands, and what is said when it can't. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { LONG_LIMIT, type Session } from "./harness.ts";
+import { eventually, LONG_LIMIT, type Session } from "./harness.ts";
 
 export const managerContract = (at: () => Session): void => {
   const trashed = async (ref = at().pool) => {
@@ -14,11 +14,7 @@ export const managerContract = (at: () => Session): void => {
 
   const gone = async (id: string, ref = at().pool): Promise<boolean> => {
     const { run } = at();
-    for (let i = 0; i < 300; i++) {
-      if ((await run((ceph) => ceph.trashGet(ref, id))) === undefined) return true;
-      await Bun.sleep(100);
-    }
-    return false;
+    return eventually(async () => (await run((ceph) => ceph.trashGet(ref, id))) === undefined);
   };
 
   test(
@@ -86,17 +82,26 @@ export const managerContract = (at: () => Session): void => {
   test(
     "without a manager it is ManagerUnavailable; with one again the same call is taken",
     async () => {
-      const { run, fails, pool, world } = at();
+      const { run, fails, pool, world, fresh, aSource } = at();
       const id = await trashed();
+      const source = await aSource();
+      const clone = fresh("clone");
+      await run((ceph) => ceph.imageClone({ pool, image: source, snapshot: "s" }, pool, clone, {}));
+      const parent = async () => (await run((ceph) => ceph.imageStatus(pool, clone))).parent?.image;
       await world.stopManager();
       try {
         expect((await fails((ceph) => ceph.managerTrashRemove(pool, id)))._tag).toBe("ManagerUnavailable");
+        expect((await fails((ceph) => ceph.managerFlatten(pool, clone)))._tag).toBe("ManagerUnavailable");
+        expect((await fails((ceph) => ceph.managerTasks(pool.access)))._tag).toBe("ManagerUnavailable");
+        expect(await parent()).toBe(source);
         expect(await run((ceph) => ceph.trashGet(pool, id))).toBeDefined();
       } finally {
         await world.startManager();
       }
       await run((ceph) => ceph.managerTrashRemove(pool, id));
+      await run((ceph) => ceph.managerFlatten(pool, clone));
       expect(await gone(id)).toBe(true);
+      expect(await eventually(async () => (await parent()) === undefined)).toBe(true);
     },
     LONG_LIMIT,
   );
