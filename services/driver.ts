@@ -11,11 +11,12 @@ import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type { Flags } from "../lib/config/flags.ts";
-import { Controller, Identity, Node } from "../lib/gen/csi_pb.ts";
+import { Controller, GroupController, Identity, Node } from "../lib/gen/csi_pb.ts";
 import { served } from "../lib/grpc/service.ts";
 import { driverLayer, runService, serveAll } from "../lib/platform.ts";
 import { volumeOptions } from "../lib/volume/options.ts";
 import { controller, controllerLayer } from "./controller.ts";
+import { groupController } from "./group-controller.ts";
 import { identity } from "./identity.ts";
 import { node, nodeLayer, nodeOptions } from "./node.ts";
 
@@ -27,18 +28,17 @@ const driver = (flags: Flags) =>
       return yield* new NotServed({ message: `--type=${flags.type}: this release serves RBD only; write --type=rbd` });
     }
     const { driverName: name, controllerServer, nodeServer } = flags;
-    const who = served(
-      Identity,
-      identity({ name, controller: controllerServer, accessibilityConstraints: true, ready: Effect.succeed(true) }),
-    );
+    const about = { name, controller: controllerServer, groupController: controllerServer };
+    const who = served(Identity, identity({ ...about, accessibilityConstraints: true, ready: Effect.succeed(true) }));
     const forController = controllerLayer.pipe(Layer.provideMerge(driverLayer(flags)));
     const forBoth = nodeLayer(flags).pipe(Layer.provideMerge(forController));
     const forNode = nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags)));
-    if (!nodeServer)
-      return yield* serveAll(flags, forController, [who, served(Controller, controller(volumeOptions(flags)))]);
-    if (!controllerServer) return yield* serveAll(flags, forNode, [who, served(Node, node(nodeOptions(flags)))]);
-    const both = [served(Controller, controller(volumeOptions(flags))), served(Node, node(nodeOptions(flags)))];
-    yield* serveAll(flags, forBoth, [who, ...both]);
+    const volumes = volumeOptions(flags);
+    const controlling = [served(Controller, controller(volumes)), served(GroupController, groupController(volumes))];
+    if (!nodeServer) return yield* serveAll(flags, forController, [who, ...controlling]);
+    const atNode = served(Node, node(nodeOptions(flags)));
+    if (!controllerServer) return yield* serveAll(flags, forNode, [who, atNode]);
+    yield* serveAll(flags, forBoth, [who, ...controlling, atNode]);
   });
 
 if (import.meta.main) runService(process.argv.slice(2), driver);

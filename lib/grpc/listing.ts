@@ -30,7 +30,7 @@ import { readCapability } from "./capability.ts";
 
 const MS = 1000;
 
-const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
+export const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
 
 export const snapshotFields = ({ createdAt, ready, ...snapshot }: TakenSnapshot) =>
   ({ ...snapshot, creationTime: timestamp(createdAt), readyToUse: ready }) satisfies MessageInitShape<

@@ -24,7 +24,7 @@ import type { Position } from "./token.ts";
 const UUID_LENGTH = 36;
 
 /** "" where the image is none that a driver made. */
-const sourceVolume = (clusterId: string, poolId: bigint, sourceImage: string | undefined): string => {
+export const sourceVolume = (clusterId: string, poolId: bigint, sourceImage: string | undefined): string => {
   const uuid = sourceImage?.slice(-UUID_LENGTH) ?? "";
   return isUuid(uuid) ? Result.getOrElse(encodeVolumeId({ clusterId, poolId, uuid }), () => "") : "";
 };
@@ -42,7 +42,7 @@ const describe = (ofUuid: string | undefined) => (place: Place, names: readonly 
       names,
       (name, i) =>
         Effect.gen(function* () {
-          const { source, imageName, imageId } = read[i]?.attributes ?? {};
+          const { source, imageName, imageId, groupId } = read[i]?.attributes ?? {};
           if (source === undefined) return undefined;
           if (ofUuid !== undefined && !source.endsWith(ofUuid)) return undefined;
           const poolId = name.imagePoolId ?? place.poolId;
@@ -55,7 +55,14 @@ const describe = (ofUuid: string | undefined) => (place: Place, names: readonly 
           const { sizeBytes, createdAt } = image;
           const sourceVolumeId = sourceVolume(clusterId, poolId, source);
           const ready = imageId !== undefined;
-          return { snapshotId: id.success, sourceVolumeId, sizeBytes, createdAt, ready } satisfies TakenSnapshot;
+          return {
+            snapshotId: id.success,
+            sourceVolumeId,
+            sizeBytes,
+            createdAt,
+            ready,
+            ...(groupId !== undefined && { groupSnapshotId: groupId }),
+          } satisfies TakenSnapshot;
         }),
       { concurrency: AT_ONCE },
     );
@@ -81,6 +88,7 @@ export const getSnapshot = (snapshotId: string, credentials: Credentials | undef
       sizeBytes,
       createdAt,
       ready: attributes.imageId !== undefined,
+      ...(attributes.groupId !== undefined && { groupSnapshotId: attributes.groupId }),
     } satisfies TakenSnapshot;
   });
 

@@ -51,6 +51,8 @@ export interface TakenSnapshot {
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
   readonly ready: boolean;
+  /** Of a member of one. */
+  readonly groupSnapshotId?: string;
 }
 
 const { SNAPSHOTS } = journal;

@@ -4,10 +4,14 @@
  *
  * 1. What does not exist is deleted; "could not tell" is an error.
  * 2. A restore that runs is waited for.
+ * 3. A member of a group snapshot goes with its group (CSI allows to refuse it alone). One whose group is gone is a
+ *    snapshot like any other.
  */
 import * as Effect from "effect/Effect";
 import { Ceph } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
+import { InvalidRequest } from "../errors.ts";
+import { resolveGroup } from "../group/find.ts";
 import { resolveSnapshot } from "../handles.ts";
 import { removeImages } from "../images.ts";
 import { SNAPSHOTS, unreserve } from "../journal.ts";
@@ -15,13 +19,33 @@ import { Locks } from "../locks.ts";
 import { stage } from "../pipeline.ts";
 import type { VolumeOptions } from "../volume/options.ts";
 
-export const deleteSnapshot = ({ instanceId }: VolumeOptions, snapshotId: string, credentials: Credentials) =>
+const proveAlone = (snapshotId: string, groupId: string, credentials: Credentials) =>
+  resolveGroup(groupId, credentials).pipe(
+    Effect.flatMap(({ entry }) => {
+      if (!entry.members.includes(snapshotId)) return Effect.void;
+      const reason = `is a member of group snapshot ${groupId}: delete that one`;
+      return Effect.fail(new InvalidRequest({ field: "snapshot_id", reason }));
+    }),
+    Effect.catchTag("SnapshotNotFound", () => Effect.void),
+  );
+
+/** `ofGroup`: the group snapshot that is being deleted. */
+export const deleteSnapshot = (
+  { instanceId }: VolumeOptions,
+  snapshotId: string,
+  credentials: Credentials,
+  ofGroup?: string,
+) =>
   Effect.gen(function* () {
     const locks = yield* Locks;
     const ceph = yield* Ceph;
     const body = Effect.gen(function* () {
       const { pool, uuid, imageName, attributes } = yield* stage("find", resolveSnapshot(snapshotId, credentials));
       const requestName = attributes?.requestName;
+      const groupId = attributes?.groupId;
+      if (groupId !== undefined && groupId !== ofGroup) {
+        yield* stage("find", proveAlone(snapshotId, groupId, credentials));
+      }
       const remove = Effect.gen(function* () {
         const { imageId, source } = attributes ?? {};
         if (imageId === undefined && source !== undefined) {

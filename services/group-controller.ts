@@ -1,0 +1,111 @@
+/**
+ * The CSI GroupController service: what a request says in protobuf, as the recipes of lib/group take it, and what they
+ * answer, back again.
+ *
+ * Alone (`bun run services/group-controller.ts --endpoint=unix:///tmp/csi.sock`) it serves next to Identity, as a
+ * controller plugin for group snapshots only.
+ *
+ * Not here: the recipes' stages, and single snapshots (./controller.ts).
+ */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import type { Flags } from "../lib/config/flags.ts";
+import { parseCredentials } from "../lib/config/secrets.ts";
+import {
+  type CreateVolumeGroupSnapshotRequest,
+  CreateVolumeGroupSnapshotRequestSchema,
+  type DeleteVolumeGroupSnapshotRequest,
+  DeleteVolumeGroupSnapshotRequestSchema,
+  type GetVolumeGroupSnapshotRequest,
+  GroupController,
+  GroupControllerServiceCapability_RPC_Type as Offered,
+  Identity,
+  type VolumeGroupSnapshotSchema,
+} from "../lib/gen/csi_pb.ts";
+import { snapshotFields, timestamp } from "../lib/grpc/listing.ts";
+import { served, type ServiceImpl } from "../lib/grpc/service.ts";
+import { createGroupSnapshot, type TakenGroup } from "../lib/group/create.ts";
+import { getGroupSnapshot } from "../lib/group/describe.ts";
+import { deleteGroupSnapshot } from "../lib/group/remove.ts";
+import { answerEarly, stage } from "../lib/pipeline.ts";
+import { driverLayer, runService, serveAll } from "../lib/platform.ts";
+import { requiredText } from "../lib/request.ts";
+import { mutating, reading } from "../lib/rpc.ts";
+import { type VolumeOptions, volumeOptions } from "../lib/volume/options.ts";
+import { controllerLayer } from "./controller.ts";
+import { identity } from "./identity.ts";
+
+const text = (field: string, value: string) => Effect.fromResult(requiredText(field, value));
+
+const texts = (field: string, values: readonly string[]) =>
+  Effect.forEach(values, (value, i) => text(`${field}[${i}]`, value));
+
+const credentials = (secrets: Readonly<Record<string, string>>) =>
+  Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
+
+const message = ({ snapshots, createdAt, ready, groupSnapshotId }: TakenGroup) => ({
+  groupSnapshot: {
+    groupSnapshotId,
+    snapshots: snapshots.map(snapshotFields),
+    creationTime: timestamp(createdAt),
+    readyToUse: ready,
+  } satisfies MessageInitShape<typeof VolumeGroupSnapshotSchema>,
+});
+
+const create = (options: VolumeOptions) => (request: CreateVolumeGroupSnapshotRequest) =>
+  Effect.gen(function* () {
+    const requestName = yield* stage("validate", text("name", request.name));
+    const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
+    const { parameters, secrets } = request;
+    const wanted = { requestName, sourceVolumeIds, parameters, secrets };
+    return message(yield* createGroupSnapshot(options, wanted, (early) => answerEarly(message(early))));
+  });
+
+const remove = (options: VolumeOptions) => (request: DeleteVolumeGroupSnapshotRequest) =>
+  Effect.gen(function* () {
+    const groupSnapshotId = yield* stage("validate", text("group_snapshot_id", request.groupSnapshotId));
+    const { snapshotIds, secrets } = request;
+    yield* deleteGroupSnapshot(options, groupSnapshotId, snapshotIds, yield* stage("validate", credentials(secrets)));
+    return {};
+  });
+
+const get = (request: GetVolumeGroupSnapshotRequest) =>
+  Effect.gen(function* () {
+    const groupSnapshotId = yield* text("group_snapshot_id", request.groupSnapshotId);
+    const { snapshotIds, secrets } = request;
+    const given = Object.keys(secrets).length === 0 ? undefined : yield* credentials(secrets);
+    return message(yield* getGroupSnapshot(groupSnapshotId, snapshotIds, given));
+  });
+
+export const groupController = (options: VolumeOptions) =>
+  ({
+    createVolumeGroupSnapshot: mutating(
+      "CreateVolumeGroupSnapshot",
+      CreateVolumeGroupSnapshotRequestSchema,
+      ({ name }) => name,
+      create(options),
+    ),
+    deleteVolumeGroupSnapshot: mutating(
+      "DeleteVolumeGroupSnapshot",
+      DeleteVolumeGroupSnapshotRequestSchema,
+      ({ groupSnapshotId }) => groupSnapshotId,
+      remove(options),
+    ),
+    getVolumeGroupSnapshot: reading(get),
+    groupControllerGetCapabilities: () =>
+      Effect.succeed({
+        capabilities: [
+          { type: { case: "rpc" as const, value: { type: Offered.CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT } } },
+        ],
+      }),
+  }) satisfies ServiceImpl<typeof GroupController, unknown>;
+
+/** Alone: group snapshots only. */
+const groupControllerService = (flags: Flags) =>
+  serveAll(flags, controllerLayer.pipe(Layer.provideMerge(driverLayer(flags))), [
+    served(Identity, identity({ name: flags.driverName, groupController: true, ready: Effect.succeed(true) })),
+    served(GroupController, groupController(volumeOptions(flags))),
+  ]);
+
+if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], groupControllerService);
