@@ -12,13 +12,21 @@ import { difference } from "./memory-content.ts";
 import { makeClone, type MemoryImage, type MemorySnapshot } from "./memory-image.ts";
 
 const EINVAL = 22;
+const ENOSYS = 38;
 
 export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
-  const at = (ref: PoolRef, image: MemoryImage, snapshot: string | bigint, op: string): MemorySnapshot => {
+  /** `trashed`: by id, also one in the snapshots' trash, which can be read but not cloned. */
+  const at = (
+    ref: PoolRef,
+    image: MemoryImage,
+    snapshot: string | bigint,
+    op: string,
+    trashed = false,
+  ): MemorySnapshot => {
     const found =
       typeof snapshot === "string"
         ? image.snapshotNamed(snapshot)
-        : image.snapshots.find(({ id, kind }) => id === snapshot && kind !== "trash");
+        : image.snapshots.find(({ id, kind }) => id === snapshot && (trashed || kind !== "trash"));
     if (found !== undefined) return found;
     throw refuse(new SnapshotNotFound({ op, subject: `${imageSubject(ref, image.place.name)}@${snapshot}` }));
   };
@@ -116,12 +124,13 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
       call(() => {
         const op = "rbd_diff_iterate2";
         const image = open(cluster, source.pool, source.image, op);
-        const to = at(source.pool, image, source.snapshot, op);
-        const before = from === undefined ? undefined : at(source.pool, image, from, op);
-        if (before !== undefined && before.id > to.id) {
-          const subject = `${imageSubject(source.pool, source.image)}@${source.snapshot}`;
-          throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
+        const before = from === undefined ? undefined : at(source.pool, image, from, op, true);
+        const to = at(source.pool, image, source.snapshot, op, true);
+        const subject = `${imageSubject(source.pool, source.image)}@${source.snapshot}`;
+        if (before !== undefined && before.kind !== "user" && !cluster.diffsFromIds) {
+          throw refuse(new InvalidCall({ op: "rbd_diff_iterate3", subject, errno: ENOSYS }));
         }
+        if (before !== undefined && before.id > to.id) throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
         const extents = difference(before?.holds() ?? [], to.holds(), offset);
         return { extents: extents.slice(0, limit), sizeBytes: to.sizeBytes };
       }),
