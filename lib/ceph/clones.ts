@@ -88,12 +88,14 @@ const byLibrbd = (
     check("rbd_clone", result);
   });
 
-/** Proves that the snapshot is there. */
+/** Proves that the snapshot is there: what is in the snapshots' trash is not, whatever its id. */
 const find = (io: bigint, { image, snapshot }: SourceArg): { readonly id: bigint; readonly sizeBytes: bigint } => {
   if (idOf(io, image) === undefined) throw new Errno("rbd_snap_set", ENOENT);
   return withImage(io, image, "read", (handle) => {
     const found = listed(handle).find(({ id, name }) =>
-      typeof snapshot === "bigint" ? id === snapshot : name === snapshot && kindOf(handle, id) === "user",
+      typeof snapshot === "bigint"
+        ? id === snapshot && kindOf(handle, id) !== "trash"
+        : name === snapshot && kindOf(handle, id) === "user",
     );
     if (found === undefined) throw new Errno("rbd_snap_set", ENOENT);
     return found;
