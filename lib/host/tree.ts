@@ -106,6 +106,8 @@ export const removePath = (path: string): PathAnswer => {
 };
 
 export const usage = (point: string): Usage => {
+  // statfs alone still answers for a filesystem that was shut down
+  lstatSync(point);
   const { bsize, blocks, bfree, bavail, files, ffree } = statfsSync(point, { bigint: true });
   const positive = (value: bigint): bigint => (value < 0n ? 0n : value);
   return {

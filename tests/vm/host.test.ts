@@ -149,6 +149,7 @@ describe("a filesystem", () => {
     await run(host.mount({ source: device, target: point, type: "xfs", options: ["defaults"] }));
     tool("xfs_io", "-x", "-c", "shutdown", point);
     expect(() => lstatSync(`${point}/any`)).toThrow("EIO");
+    expect(await errorOf(host.usage(point))).toMatchObject({ _tag: "HostFailed", errno: 5 });
     expect(await run(host.resolvePath(point))).toBe(point);
     await run(host.unmount(point));
     expect(isMounted(point)).toBe(false);

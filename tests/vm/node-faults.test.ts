@@ -1,6 +1,6 @@
 /** A real kernel, and things that go wrong on it: killed drivers, hung devices, broken filesystems, other users. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { closeSync, openSync, readdirSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { frozen } from "../ceph/hands.ts";
 import { GIB } from "../ceph/requests.ts";
@@ -234,10 +234,12 @@ describe("a device that somebody holds open", () => {
     async () => {
       const volume = await world.makeVolume("ext4");
       await volume.stage();
-      const script = `mount --make-rprivate / && echo ready && exec sleep 600`;
-      const holder = Bun.spawn(["unshare", "-m", "sh", "-c", script], { stdout: "pipe" });
+      // it ends with its input
+      const script = "mount --make-rprivate / && echo ready && read -r end";
+      const holder = Bun.spawn(["unshare", "-m", "sh", "-c", script], { stdin: "pipe", stdout: "pipe" });
       try {
         await holder.stdout.getReader().read();
+        expect(readFileSync(`/proc/${holder.pid}/mountinfo`, "utf8")).toContain(volume.volumeId);
         const failure = await failureOf(volume.unstage());
         expect(failure?.code).toBe("FAILED_PRECONDITION");
         expect(failure?.message).toContain(`${join(volume.staging, volume.volumeId)} as process ${holder.pid}`);
