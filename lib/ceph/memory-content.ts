@@ -31,7 +31,7 @@ export const put = (content: Content, range: Range): Content =>
 
 /** `lower`, seen through `upper`, without what was discarded. */
 export const overlay = (upper: Content, lower: Content): Content =>
-  upper.reduce(put, lower).filter(({ stamp }) => stamp !== "");
+  (lower.length === 0 ? upper : upper.reduce(put, lower)).filter(({ stamp }) => stamp !== "");
 
 /**
  * Where `to` differs from `from` (all that `to` has, where that is absent), from `offset` on, neighbours joined.
