@@ -80,6 +80,7 @@ export interface Parent {
   readonly imageId: string;
   /** The snapshot's name; of one in the snapshots' trash the name that librbd gave it there. */
   readonly snapshot: string;
+  /** Whether the parent itself, not its snapshot alone, is in the trash. */
   readonly inTrash: boolean;
 }
 
@@ -102,7 +103,10 @@ export interface SnapshotRef {
   readonly snapshot: string | bigint;
 }
 
-/** As for a new image, but the size is the snapshot's. Features absent: the parent's. */
+/**
+ * As for a new image, but the size is the snapshot's. Absent: features, object size and striping of the parent, though
+ * not its data pool. A smaller object size than the parent's stripe unit needs striping that fits it.
+ */
 export type CloneSpec = Omit<ImageSpec, "sizeBytes">;
 
 /** What can be told of an image without opening it. */
@@ -200,13 +204,21 @@ export interface CoreCalls {
 
 /** Snapshots, clones of them, and what they differ in. */
 export interface SnapshotCalls {
-  /** `Exists` when the image has one of that name. Waits for the monitors: up to a second on a default cluster. */
+  /**
+   * `Exists` when the image has one of that name; of callers side by side more than one may be told that it made it.
+   * Waits for the monitors: up to a second on a default cluster.
+   */
   readonly snapshotCreate: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
   /** One that is not there is removed. With clones it goes to the snapshots' trash. */
   readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
   /** Of every kind, in the order of their making. */
   readonly snapshots: (pool: PoolRef, image: string) => Effect.Effect<readonly Snapshot[], CephError>;
-  /** `Exists` when the name is taken; `SnapshotNotFound` when the source is not there. */
+  /**
+   * `Exists` when the name is taken; `SnapshotNotFound` when the source is not there. The clone begins with the image
+   * metadata that the parent has by then, but for keys that begin with `.rbd`. Cut off on its way it leaves an image
+   * that looks whole: one without a parent, which reads as empty; or one that its parent does not know, which can't be
+   * opened once the snapshot is removed; or one without metadata.
+   */
   readonly imageClone: (
     source: SnapshotRef,
     pool: PoolRef,
@@ -223,7 +235,11 @@ export interface SnapshotCalls {
   readonly managerTasks: (access: ClusterAccess) => Effect.Effect<readonly ManagerTask[], CephError>;
   /**
    * What differs between two snapshots of an image, or what `to` has (`from` absent), from `offset` on, at most `limit`
-   * extents in the order of their offsets, neighbours joined. Opens the image read-only.
+   * extents in the order of their offsets, neighbours joined. Opens the image read-only. An object that `from` does
+   * not have is told as a whole, from its beginning to its last byte: more than was written, never less. Asks the OSDs
+   * for each object behind `offset` until `limit` is reached: some ten seconds for a TiB with nothing in it.
+   * Where librbd takes the start by name only (before Ceph 17.2.8 and 18.2.5) and it has none, all that either snapshot
+   * has is told as a difference. `InvalidCall` when `from` is the later one.
    */
   readonly diff: (
     source: SnapshotRef,
@@ -234,9 +250,11 @@ export interface SnapshotCalls {
 }
 
 export interface ListingCalls {
+  /** Those that an administrator has given to RBD. */
   readonly pools: (
     access: ClusterAccess,
   ) => Effect.Effect<readonly { readonly id: bigint; readonly name: string }[], CephError>;
+  /** From what the monitors know, some seconds old; nothing is known of a pool as new as that: 0. */
   readonly poolSpace: (access: ClusterAccess, pool: string) => Effect.Effect<PoolSpace, CephError>;
   /** Keys that begin with `prefix` and come after `after` in byte order, at most `limit`. `undefined`: no such object. */
   readonly omapList: (
@@ -277,6 +295,7 @@ export interface GroupCalls {
     group: string,
     image: { readonly pool: PoolRef; readonly image: string },
   ) => Effect.Effect<void, CephError>;
+  /** One that is not in the group is dropped; `ImageNotFound` when there is no such image. */
   readonly groupDrop: (
     pool: PoolRef,
     group: string,

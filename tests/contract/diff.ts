@@ -226,6 +226,28 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
+    "one in the snapshots' trash is told by its id; what changed since is told exactly where the client is new enough",
+    async () => {
+      const { run, pool, world, fresh, anImage } = at();
+      const image = await anImage();
+      await world.write(pool, image, across);
+      await snapshot(image, "s");
+      await run((ceph) => ceph.imageClone({ pool, image, snapshot: "s" }, pool, fresh("clone"), {}));
+      await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+      await world.write(pool, image, at8);
+      await snapshot(image, "later");
+      const [trashed] = await run((ceph) => ceph.snapshots(pool, image));
+      expect(trashed?.kind).toBe("trash");
+      const id = trashed?.id ?? 0n;
+      expect(objectsIn((await diff(image, id)).extents)).toEqual([0, 1]);
+      const { extents } = await diff(image, "later", id);
+      expect(covers(extents, at8, true)).toBe(true);
+      expect(objectsIn(extents)).toEqual(world.diffsFromIds ? [2] : [0, 1, 2]);
+    },
+    LIMIT,
+  );
+
+  test(
     "it can be asked of an image that somebody has open, and is no watcher of it",
     async () => {
       const { run, pool, world, aSource } = at();

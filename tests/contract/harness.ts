@@ -30,6 +30,8 @@ export interface World {
   readonly addPool: (name: string) => Promise<bigint>;
   /** Whether an image in a group can be moved to the trash. */
   readonly trashesMembers: boolean;
+  /** Whether `diff` can begin at a snapshot that has no name. */
+  readonly diffsFromIds: boolean;
   /** Bytes that may be stored in the pool; 0 is no quota. */
   readonly setQuota: (pool: string, bytes: bigint) => Promise<void>;
   /** Writes new bytes, as a client would: a few at the start of the image when it is not said where. */

@@ -168,6 +168,7 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     namespace,
     limited: { ...access, user, key: Redacted.make(made?.key ?? "") },
     addPool,
+    diffsFromIds: rig.release >= 18,
     trashesMembers: rig.release < 20,
     setQuota: async (name, bytes) => {
       await tool("ceph", "osd", "pool", "set-quota", name, "max_bytes", String(bytes));

@@ -11,12 +11,13 @@ import {
   MemoryCluster,
   type MemoryOptions,
 } from "../../lib/ceph/memory.ts";
+import { diffContract } from "./diff.ts";
 import { groupContract } from "./groups.ts";
 import { groupSnapshotContract } from "./group-snapshots.ts";
 import { session, type World } from "./harness.ts";
 import { contract } from "./suite.ts";
 
-const memoryWorld = async (options: MemoryOptions): Promise<World> => {
+const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise<World> => {
   const cluster = new MemoryCluster({
     ...options,
     pools: ["contract", "contract-data"],
@@ -26,6 +27,7 @@ const memoryWorld = async (options: MemoryOptions): Promise<World> => {
       limited: { key: "bGltaXRlZA==", manager: false, pools: ["contract"] },
     },
   });
+  cluster.diffsFromIds = diffsFromIds;
   return {
     layer: CephMemory(cluster),
     access: memoryAccess,
@@ -34,6 +36,7 @@ const memoryWorld = async (options: MemoryOptions): Promise<World> => {
     namespace: "other",
     limited: { ...memoryAccess, user: "limited", key: Redacted.make("bGltaXRlZA==") },
     addPool: async (name) => cluster.addPool(name),
+    diffsFromIds,
     trashesMembers: cluster.trashesMembers,
     setQuota: async (name, bytes) => {
       const pool = cluster.pools.get(name);
@@ -75,7 +78,8 @@ const memoryWorld = async (options: MemoryOptions): Promise<World> => {
 contract("CephMemory", () => memoryWorld({}));
 
 describe("CephMemory like an older release", () => {
-  const at = session(() => memoryWorld({ trashesMembers: true }));
+  const at = session(() => memoryWorld({ trashesMembers: true }, false));
+  describe("differences", () => diffContract(at));
   describe("groups", () => groupContract(at));
   describe("snapshots of groups", () => groupSnapshotContract(at));
 });
