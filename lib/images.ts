@@ -172,9 +172,11 @@ export const removeImages = (
       yield* proveUnused(pool, imageName, image, mirrorDaemons);
       there.push({ removal, id: image.id });
     }
-    for (const { pool, imageName, imageId, followers } of gone) {
+    const stillThere = new Set(there.map(({ removal }) => removal.imageName));
+    for (const { pool, imageName, imageId, followers = [] } of gone) {
       yield* ceph.imageMend(pool, imageName);
-      yield* finishRemoval(pool, imageName, imageId, followers);
+      const left = followers.filter((follower) => !stillThere.has(follower));
+      yield* finishRemoval(pool, imageName, imageId, left);
     }
     for (const { removal } of there) {
       const { pool, imageName, snapshots = [] } = removal;
@@ -217,6 +219,8 @@ export interface Target {
   readonly pool: PoolRef;
   readonly image: string;
   readonly spec: CloneSpec;
+  /** Snapshots of its own that it may have by now. */
+  readonly snapshots: readonly string[];
 }
 
 /**
@@ -225,7 +229,7 @@ export interface Target {
  */
 export const resumeClone = (
   source: Transient,
-  { pool, image }: Target,
+  { pool, image, snapshots }: Target,
 ): Effect.Effect<boolean, CephError | Precondition | Conflict, Ceph | Purge> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
@@ -233,14 +237,19 @@ export const resumeClone = (
       ({ kind, name }) => kind === "user" && name === source.snapshot,
     );
     if (marked) {
-      yield* discardUnfinished(pool, image);
+      yield* discardUnfinished(pool, image, snapshots);
       return false;
     }
     if (!(yield* ceph.imageMend(pool, image))) {
       yield* finishRemoval(pool, image, undefined);
       return false;
     }
-    const { parent } = yield* ceph.imageStatus(pool, image);
+    const { id, parent } = yield* ceph.imageStatus(pool, image);
+    if ((yield* ceph.trashGet(pool, id)) !== undefined) {
+      // An undo was cut off that was about to move it there.
+      yield* discardUnfinished(pool, image, snapshots);
+      return false;
+    }
     const from = parent && imageSubject({ ...source.pool, ...parent }, parent.image);
     if (from === imageSubject(source.pool, source.image)) return true;
     if (from !== undefined) {
@@ -249,7 +258,7 @@ export const resumeClone = (
     }
     // Flattened meanwhile; or never attached, and then there is nothing in it.
     if (yield* ceph.imageHasData(pool, image, "own")) return true;
-    yield* discardUnfinished(pool, image);
+    yield* discardUnfinished(pool, image, snapshots);
     return false;
   });
 

@@ -107,7 +107,7 @@ const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
     const ceph = yield* Ceph;
     const { pool, imageName } = found;
     const transient = { pool, image: imageName, snapshot: image };
-    const target = { pool, image, spec: holderSpec(status) };
+    const target = { pool, image, spec: holderSpec(status), snapshots: [image] };
     const held = orRaced(ceph.imageStatus(pool, image));
     if (!fresh && (yield* stage("clear", resumeClone(transient, target)))) return yield* stage("find", held);
     const made = Effect.exit(Effect.andThen(cloneThrough(transient, target), held));

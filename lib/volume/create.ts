@@ -248,7 +248,7 @@ const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Re
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { imageName } = reservation;
-    const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters) };
+    const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters), snapshots: [] };
     // Not undone when it fails: what it looks at may be another driver's work.
     const done = fresh ? NOTHING_DONE : yield* stage("clear", resumeCopy(source, target));
     const copied = yield* undoable("clone", Effect.exit(copySource(source, target, done)), () =>

@@ -104,6 +104,13 @@ const steps = ({ found }: Source, pool: PoolRef, image: string): readonly [Trans
   { pool, image: tempImage(image), snapshot: image },
 ];
 
+const between = ({ status }: Source, { pool, image }: Target): Target => ({
+  pool,
+  image: tempImage(image),
+  spec: holderSpec(status),
+  snapshots: [image],
+});
+
 /** What an earlier try has left of the copy: whether the image in between, and the image itself, are whole. */
 export interface Progress {
   readonly temp: boolean;
@@ -113,15 +120,16 @@ export interface Progress {
 export const NOTHING_DONE: Progress = { temp: false, image: false };
 
 /** Looks what there is, and takes away what was cut off. */
-export const resumeCopy = (source: Source, { pool, image, spec }: Target) =>
+export const resumeCopy = (source: Source, target: Target) =>
   Effect.gen(function* () {
+    const { pool, image } = target;
     if (source.kind === "snapshot") {
       yield* discardUnfinished(pool, image);
       return NOTHING_DONE;
     }
     const [first, second] = steps(source, pool, image);
-    const temp = yield* resumeClone(first, { pool, image: tempImage(image), spec });
-    if (temp) return { temp, image: yield* resumeClone(second, { pool, image, spec }) };
+    const temp = yield* resumeClone(first, between(source, target));
+    if (temp) return { temp, image: yield* resumeClone(second, target) };
     // An undo that was cut off, or a request for a snapshot.
     yield* discardUnfinished(pool, image);
     return NOTHING_DONE;
@@ -136,7 +144,7 @@ export const copySource = (source: Source, target: Target, done: Progress) =>
       return yield* stage("clone", ceph.imageClone(snapshotOf(source), pool, image, spec).pipe(notReady(source)));
     }
     const [first, second] = steps(source, pool, image);
-    const temp: Target = { pool, image: tempImage(image), spec: holderSpec(source.status) };
+    const temp = between(source, target);
     if (!done.temp) yield* stage("snapshot source", cloneThrough(first, temp));
     if (done.image) return;
     yield* stage(
