@@ -89,7 +89,7 @@ export class MemoryCluster {
   readonly trashesMembers: boolean;
   /** Down: no monitor answers anybody. */
   reachable = true;
-  /** Not so: its clients are too old to tell what changed since a snapshot that has no name (before Ceph 17.2.8, 18.2.5). */
+  /** Not so: its clients are old (before Ceph 17.2.8, 18.2.5), and since a snapshot without a name all may have changed. */
   diffsFromIds = true;
   /** Milliseconds since the epoch. */
   now: () => number;

@@ -4,9 +4,9 @@
  * A CSI snapshot is an image of its own (`csi-snap-U`), a clone of a snapshot of the volume's image that went to the
  * snapshots' trash when the clone was made. What two of them differ in, the volume's image knows: between the two
  * snapshots there that they are clones of, told apart by ids, for one in the trash has no name that can be opened.
- * That ends where the image is deleted, or a snapshot's image flattened, or librbd too old to start at an id
- * (before 17.2.8, 18.2.5, 19.2.1). Then every range that either snapshot has is told: more than changed, never less, so
- * that whoever copies these ranges of the newer snapshot over the older one has the newer one.
+ * That ends where the image is deleted, or a snapshot's image flattened. Then every range that either snapshot has is
+ * told, as lib/ceph itself does where librbd is too old to start at an id (before 17.2.8, 18.2.5, 19.2.1): more than
+ * changed, never less, so that whoever copies these ranges of the newer snapshot over the older one has the newer one.
  *
  * 1. Images are opened read-only, one call for a page of ranges; nothing is kept between pages but where they go on.
  * 2. No range is left out: where the exact way ends in the middle, the other goes on from the same offset.
@@ -50,7 +50,6 @@ type Failure = CephError | ConfigError | InvalidRequest | Precondition | SizeOut
 
 /** Some 100 KiB of a message; enough that opening the image for each page costs little. */
 const PAGE = 4096;
-const ENOSYS = 38;
 
 interface Ready {
   readonly found: Found;
@@ -147,10 +146,8 @@ const orElse = (exact: Pages, other: Pages): Pages => {
         );
 };
 
-const endsExact = (error: CephError): boolean =>
-  error._tag === "ImageNotFound" ||
-  error._tag === "SnapshotNotFound" ||
-  (error._tag === "InvalidCall" && error.errno === ENOSYS);
+/** The volume, or a snapshot of it, has gone meanwhile. */
+const endsExact = (error: CephError): boolean => error._tag === "ImageNotFound" || error._tag === "SnapshotNotFound";
 
 const messages = (
   { startingOffset, maxResults }: BlockRequest,
