@@ -8,15 +8,18 @@
  *    what one snapshot has. librbd reads an object's history for each object of the image: the object map is not asked,
  *    for its answer to this question has been wrong in more than one release.
  * 3. The memory that it takes depends on `limit` and on one round of objects, not on the image: it stops there.
- * 4. Extents are in the order of their offsets and do not touch, however the image is striped: librbd goes from one
+ * 4. Where librbd is told the start by name only, and it has none, everything that either snapshot has is a difference
+ *    (./union.ts): more than need be, never less.
+ * 5. Extents are in the order of their offsets and do not touch, however the image is striped: librbd goes from one
  *    round of objects to the next, and inside one as the objects have it.
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../cells/cell.ts";
-import { check, cString, ENOENT, held, plain, slot, valueOf } from "./ffi.ts";
+import { check, cString, EINVAL, ENOENT, held, plain, slot, valueOf } from "./ffi.ts";
 import type { PoolArg } from "./rados.ts";
 import { withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
+import { united } from "./union.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_set: { args: [T.u64, T.cstring], returns: T.i32 },
@@ -54,7 +57,6 @@ export interface DiffArg extends PoolArg {
 
 const STOP = -125;
 const INCLUDE_PARENT = 1;
-const ENOSYS = 38;
 
 /** Extents of one round of objects, and those of the rounds before. */
 class Collected {
@@ -99,16 +101,26 @@ const collect = new JSCallback(
   { args: [T.u64, T.u64, T.i32, T.ptr], returns: T.i32 },
 );
 
-export const diff = (
-  io: bigint,
-  { image, to, from, offset, limit }: DiffArg,
-): { readonly extents: readonly Extent[]; readonly sizeBytes: bigint } =>
+export interface DiffAnswer {
+  readonly extents: readonly Extent[];
+  readonly sizeBytes: bigint;
+}
+
+export const diff = (io: bigint, { from, ...arg }: DiffArg): DiffAnswer => {
+  if (from === undefined) return read(io, arg, undefined);
+  const start = withImage(io, arg.image, "read", (handle) => {
+    const found = find(handle, from, "rbd_snap_set of the start");
+    if (found.id > find(handle, arg.to, "rbd_snap_set").id) throw new Errno("rbd_diff_iterate", EINVAL);
+    return found;
+  });
+  if (start.name !== undefined || newer !== undefined) return read(io, arg, start);
+  return united(arg, (snapshot, offset) => read(io, { ...arg, to: snapshot ?? arg.to, offset }, undefined), start.id);
+};
+
+const read = (io: bigint, { image, to, offset, limit }: Omit<DiffArg, "from">, start: Start | undefined): DiffAnswer =>
   withImage(io, image, "read", (handle) => {
-    const start = from === undefined ? undefined : startOf(handle, from);
-    check(
-      "rbd_snap_set",
-      typeof to === "bigint" ? rbd.rbd_snap_set_by_id(handle, to) : rbd.rbd_snap_set(handle, plain(to)),
-    );
+    const set = typeof to === "bigint" ? rbd.rbd_snap_set_by_id(handle, to) : rbd.rbd_snap_set(handle, plain(to));
+    check("rbd_snap_set", set);
     const sizeBytes = number(handle, "rbd_get_size");
     if (offset >= sizeBytes) return { extents: [], sizeBytes };
     const found = new Collected(objectSize(handle) * number(handle, "rbd_get_stripe_count"), limit);
@@ -123,9 +135,9 @@ const iterate = (handle: bigint, from: Start | undefined, offset: bigint, length
   collecting = found;
   try {
     const result =
-      from === undefined || from.name !== undefined
-        ? byName(handle, from?.name, offset, length, callback)
-        : byId(handle, from.id, offset, length, callback);
+      newer !== undefined && from !== undefined
+        ? newer(handle, from.id, offset, length, INCLUDE_PARENT, callback, null)
+        : byName(handle, from?.name, offset, length, callback);
     if (result !== STOP) check("rbd_diff_iterate", result);
   } finally {
     collecting = undefined;
@@ -145,11 +157,6 @@ const byName = (
   return result;
 };
 
-const byId = (handle: bigint, from: bigint, offset: bigint, length: bigint, callback: Pointer): number => {
-  if (newer === undefined) throw new Errno("rbd_diff_iterate3", ENOSYS);
-  return newer(handle, from, offset, length, INCLUDE_PARENT, callback, null);
-};
-
 interface Start {
   readonly id: bigint;
   /** undefined: it has none that librbd takes. */
@@ -157,11 +164,11 @@ interface Start {
 }
 
 /** Proves that the snapshot is there. */
-const startOf = (handle: bigint, from: string | bigint): Start => {
+const find = (handle: bigint, snapshot: string | bigint, op: string): Start => {
   const found = listed(handle)
     .map(({ id, name }) => ({ id, name: kindOf(handle, id) === "user" ? name : undefined }))
-    .find(({ id, name }) => (typeof from === "bigint" ? id === from : name === from));
-  if (found === undefined) throw new Errno("rbd_snap_set of the start", ENOENT);
+    .find(({ id, name }) => (typeof snapshot === "bigint" ? id === snapshot : name === snapshot));
+  if (found === undefined) throw new Errno(op, ENOENT);
   return found;
 };
 

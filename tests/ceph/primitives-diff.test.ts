@@ -10,7 +10,7 @@ const OBJECT = 4 * 1024 * KIB;
 type Plain = readonly [number, number, boolean];
 const plain = ({ offset, length, exists }: Extent): Plain => [Number(offset), Number(length), exists];
 
-primitives("differences", ({ session: at, bytes }) => {
+primitives("differences", ({ session: at, bytes, rig }) => {
   const anImageOf = async (spec: Partial<ImageSpec> = {}) => {
     const { run, pool, fresh } = at();
     const image = fresh("image");
@@ -125,6 +125,48 @@ primitives("differences", ({ session: at, bytes }) => {
       }
     },
     LONG_LIMIT,
+  );
+
+  test(
+    "what changed since a snapshot without a name is all there, exact where librbd takes ids",
+    async () => {
+      const { run, pool, fresh } = at();
+      const image = await anImageOf();
+      bytes().write(pool, image, 0, 64 * KIB, 1);
+      bytes().write(pool, image, 2 * OBJECT, 64 * KIB, 1);
+      bytes().write(pool, image, 4 * OBJECT, 64 * KIB, 1);
+      await snapshot(image, "a");
+      const a = await idOf(image, "a");
+      await run((ceph) => ceph.imageClone({ pool, image, snapshot: "a" }, pool, fresh("clone"), {}));
+      await run((ceph) => ceph.snapshotRemove(pool, image, "a"));
+      bytes().write(pool, image, 2 * OBJECT, 4 * KIB, 2);
+      bytes().discard(pool, image, 4 * OBJECT, OBJECT);
+      bytes().write(pool, image, 6 * OBJECT, 4 * KIB, 2);
+      await snapshot(image, "b");
+      const { extents } = await diffOf(image, "b", a);
+      const exact: Plain[] = [
+        [2 * OBJECT, 4 * KIB, true],
+        [4 * OBJECT, 64 * KIB, false],
+        [6 * OBJECT, 4 * KIB, true],
+      ];
+      const whole: Plain[] = [
+        [0, 64 * KIB, true],
+        [2 * OBJECT, 64 * KIB, true],
+        [4 * OBJECT, 64 * KIB, false],
+        [6 * OBJECT, 4 * KIB, true],
+      ];
+      expect(extents).toEqual(rig.release > 16 ? exact : whole);
+      const paged: Plain[] = [];
+      for (let offset = 0n; ; ) {
+        const page = (await diffOf(image, "b", a, offset, 1)).extents;
+        const last = page[0];
+        if (last === undefined) break;
+        paged.push(last);
+        offset = BigInt(last[0] + last[1]);
+      }
+      expect(paged).toEqual(extents);
+    },
+    LIMIT,
   );
 
   test(
