@@ -11,7 +11,7 @@ import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type { Flags } from "../lib/config/flags.ts";
-import { Controller, GroupController, Identity, Node } from "../lib/gen/csi_pb.ts";
+import { Controller, GroupController, Identity, Node, SnapshotMetadata } from "../lib/gen/csi_pb.ts";
 import { served } from "../lib/grpc/service.ts";
 import { driverLayer, runService, serveAll } from "../lib/platform.ts";
 import { volumeOptions } from "../lib/volume/options.ts";
@@ -19,6 +19,7 @@ import { controller, controllerLayer } from "./controller.ts";
 import { groupController } from "./group-controller.ts";
 import { identity } from "./identity.ts";
 import { node, nodeLayer, nodeOptions } from "./node.ts";
+import { snapshotMetadata } from "./snapshot-metadata.ts";
 
 class NotServed extends Data.TaggedError("NotServed")<{ readonly message: string }> {}
 
@@ -28,13 +29,22 @@ const driver = (flags: Flags) =>
       return yield* new NotServed({ message: `--type=${flags.type}: this release serves RBD only; write --type=rbd` });
     }
     const { driverName: name, controllerServer, nodeServer } = flags;
-    const about = { name, controller: controllerServer, groupController: controllerServer };
+    const about = {
+      name,
+      controller: controllerServer,
+      groupController: controllerServer,
+      snapshotMetadata: controllerServer,
+    };
     const who = served(Identity, identity({ ...about, accessibilityConstraints: true, ready: Effect.succeed(true) }));
     const forController = controllerLayer.pipe(Layer.provideMerge(driverLayer(flags)));
     const forBoth = nodeLayer(flags).pipe(Layer.provideMerge(forController));
     const forNode = nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags)));
     const volumes = volumeOptions(flags);
-    const controlling = [served(Controller, controller(volumes)), served(GroupController, groupController(volumes))];
+    const controlling = [
+      served(Controller, controller(volumes)),
+      served(GroupController, groupController(volumes)),
+      served(SnapshotMetadata, snapshotMetadata()),
+    ];
     if (!nodeServer) return yield* serveAll(flags, forController, [who, ...controlling]);
     const atNode = served(Node, node(nodeOptions(flags)));
     if (!controllerServer) return yield* serveAll(flags, forNode, [who, atNode]);
