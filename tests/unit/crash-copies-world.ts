@@ -72,7 +72,7 @@ export const aWorld = async ({ prepare }: CopyScenario): Promise<{ cluster: Memo
 /** Lets the manager do all that it can: a parent goes only after its children. */
 export const idle = async (cluster: MemoryCluster): Promise<void> => {
   // what runs behind an answer comes to its end first
-  for (let n = 0; n < 20; n++) await Bun.sleep(0);
+  for (let n = 0; n < 30; n++) await new Promise((resolve) => setImmediate(resolve));
   while (cluster.runManager() > 0);
 };
 
