@@ -31,6 +31,7 @@ import { limitSnapshots } from "../snapshot/source.ts";
 import type { VolumeOptions } from "../volume/options.ts";
 import { readGroup, recordPoint } from "./journal.ts";
 import type { Member } from "./member.ts";
+import { together } from "./together.ts";
 import { findGroup, type Group, type GroupRequest, readRequest, type Wanted } from "./request.ts";
 
 export interface TakenGroup {
@@ -42,10 +43,6 @@ export interface TakenGroup {
 }
 
 const { GROUPS, SNAPSHOTS } = journal;
-
-/** How many members are worked on at once; each has a snapshot made, which is a wait for the monitors. */
-const AT_ONCE = 16;
-const together = { concurrency: AT_ONCE } as const;
 
 const imageOf = (wanted: Wanted, { uuid }: Member): string => wanted.snapshotPrefix + uuid;
 
@@ -74,7 +71,7 @@ const reserve = (options: VolumeOptions, wanted: Wanted, group: Group) =>
       const free = journal.unreserve(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
       yield* yield* undoable("reserve", Effect.exit(taken), () => free);
     } else yield* stage("reserve", taken);
-    yield* Effect.forEach(members, (member) => reserveMember(options, wanted, group, groupId, member), together);
+    yield* together(members, (member) => reserveMember(options, wanted, group, groupId, member));
   });
 
 const reserveMember = (options: VolumeOptions, wanted: Wanted, { known }: Group, groupId: string, member: Member) =>
@@ -88,6 +85,8 @@ const reserveMember = (options: VolumeOptions, wanted: Wanted, { known }: Group,
     const entry = { requestName, prefix, owner: attributes?.owner, source: imageName, groupId, uuid };
     const taken = journal.reserve(SNAPSHOTS, pool, instanceId, entry, earlier);
     if (earlier !== undefined) return yield* stage("reserve", taken);
+    // An undo that was cut off leaves the entry without its name; no image is made before the point in time.
+    if (known !== undefined) yield* stage("clear", journal.forget(SNAPSHOTS, pool, uuid));
     const holder = { pool, uuid, imageName: imageOf(wanted, member) };
     return yield* yield* undoable("reserve", Effect.exit(taken), () => undoReservation(options, holder, requestName));
   });
@@ -260,19 +259,16 @@ export const createGroupSnapshot = (
           ? Effect.succeed(
               members.map((member): Found => ({ member, imageName: imageOf(wanted, member), image: undefined })),
             )
-          : Effect.forEach(members, findMember, together),
+          : together(members, findMember),
       );
       const sizes = yield* Effect.gen(function* () {
         if (found.every(({ image }) => image !== undefined)) return found.map(({ image }) => image?.sizeBytes);
         yield* stage("answer", answer(told([], false)));
         const parts = point.parts ?? (yield* stage("find", partsOf(group)));
-        return yield* Effect.forEach(
-          found,
-          (one, i) =>
-            one.image === undefined
-              ? Effect.map(settle(options, wanted, one, parts[i] ?? 0n, fresh), ({ sizeBytes }) => sizeBytes)
-              : Effect.succeed(one.image.sizeBytes),
-          together,
+        return yield* together(found, (one, i) =>
+          one.image === undefined
+            ? Effect.map(settle(options, wanted, one, parts[i] ?? 0n, fresh), ({ sizeBytes }) => sizeBytes)
+            : Effect.succeed(one.image.sizeBytes),
         );
       });
       yield* stage("remove group", ceph.groupRemove(pool, groupName));

@@ -16,9 +16,9 @@ import { deleteSnapshot } from "../snapshot/remove.ts";
 import type { VolumeOptions } from "../volume/options.ts";
 import { groupLock } from "./create.ts";
 import { compareMembers, resolveGroup, resolveMembers } from "./find.ts";
+import { together } from "./together.ts";
 
 const { GROUPS } = journal;
-const AT_ONCE = 8;
 
 export const deleteGroupSnapshot = (
   options: VolumeOptions,
@@ -40,10 +40,7 @@ export const deleteGroupSnapshot = (
         yield* stage("free name", journal.freeName(GROUPS, pool, options.instanceId, taken));
         yield* stage(
           "delete members",
-          Effect.forEach(members, (id) => deleteSnapshot(options, id, credentials, groupSnapshotId), {
-            concurrency: AT_ONCE,
-            discard: true,
-          }),
+          together(members, (id) => deleteSnapshot(options, id, credentials, groupSnapshotId)),
         );
         yield* stage("remove group", ceph.groupRemove(pool, groupName));
         yield* stage("forget", journal.forget(GROUPS, pool, uuid));

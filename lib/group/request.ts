@@ -41,11 +41,17 @@ export interface Group {
 const FIELD = "source_volume_ids";
 const AT_ONCE = 16;
 
+const repeated = (i: number, id: string) =>
+  Effect.fail(new InvalidRequest({ field: `${FIELD}[${i}]`, reason: `names volume ${id} a second time` }));
+
 export const readRequest = (request: GroupRequest) =>
   Effect.gen(function* () {
     const [first, ...rest] = request.sourceVolumeIds;
     if (first === undefined) return yield* new InvalidRequest({ field: FIELD, reason: "is empty" });
     const sourceVolumeIds: readonly [string, ...string[]] = [first, ...rest];
+    for (const [i, id] of sourceVolumeIds.entries()) {
+      if (sourceVolumeIds.indexOf(id) < i) return yield* repeated(i, id);
+    }
     const { clusterId, ...parameters } = yield* Effect.fromResult(readGroupParameters(request.parameters));
     const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: false }));
     const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
@@ -78,7 +84,7 @@ const proveOneCluster = (first: Source, { sourceVolumeIds }: Wanted, sources: re
         );
       }
       const subject = imageSubject(found.pool, found.imageName);
-      if (seen.has(subject)) return yield* refuse(`names volume ${sourceVolumeIds[i]} a second time`);
+      if (seen.has(subject)) return yield* repeated(i, sourceVolumeIds[i] ?? "");
       seen.add(subject);
     }
   });
