@@ -1,0 +1,77 @@
+/** Slow calls: they have cells of their own, and one that hangs keeps every other change off its image. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
+import * as Schedule from "effect/Schedule";
+import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
+import type { CephError } from "../../lib/ceph/errors.ts";
+import { CephLive, type CephLiveOptions } from "../../lib/ceph/live.ts";
+import { LONG_LIMIT, MIB } from "../contract/harness.ts";
+import { frozen, timed } from "./hands.ts";
+import { primitives } from "./primitives.ts";
+
+primitives("slow calls", ({ session: at, rig }) => {
+  const over = <A>(options: CephLiveOptions, act: (ceph: CephService) => Effect.Effect<A, CephError>): Promise<A> =>
+    Effect.runPromise(
+      Effect.flatMap(Ceph, act).pipe(
+        Effect.provide(CephLive({ cephConf: `${rig.dir}/absent.conf`, connectTimeoutMs: 5_000, ...options })),
+        Effect.orDie,
+      ),
+    );
+
+  test(
+    "quick calls do not wait behind them, however many there are",
+    async () => {
+      const { pool, anImage } = at();
+      const images: string[] = [];
+      for (let i = 0; i < 12; i++) images.push(await anImage());
+      const left = await over({ cells: 1, slowCells: 1 }, (ceph) =>
+        Effect.gen(function* () {
+          yield* ceph.imageId(pool, "warm");
+          let waiting = images.length;
+          const slow = yield* Effect.forkChild(
+            Effect.forEach(images, (image) => Effect.map(ceph.snapshotCreate(pool, image, "s"), () => (waiting -= 1)), {
+              concurrency: "unbounded",
+            }),
+          );
+          for (const image of images) yield* ceph.imageStatus(pool, image);
+          const then = waiting;
+          yield* Fiber.join(slow);
+          return then;
+        }),
+      );
+      expect(left).toBeGreaterThan(0);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "while one hangs its image is not changed by any other call, and another image is",
+    async () => {
+      const { pool, anImage } = at();
+      const [image, other] = [await anImage(), await anImage()];
+      // three times the OSDs' second and ten more: then a call is taken to hang
+      await over({ osdTimeoutMs: 1_000 }, (ceph) =>
+        Effect.gen(function* () {
+          yield* ceph.imageGrow(pool, image, 16n * MIB);
+          yield* Effect.promise(() =>
+            frozen(rig, "mon.a", async () => {
+              const stuck = await Effect.runPromise(Effect.flip(ceph.snapshotCreate(pool, image, "s")));
+              expect(stuck._tag).toBe("CallStuck");
+              const { value, ms } = await timed(Effect.runPromise(Effect.flip(ceph.imageGrow(pool, image, 32n * MIB))));
+              expect([value._tag, value.message.includes("snapshotCreate")]).toEqual(["CallStuck", true]);
+              expect(ms).toBeLessThan(1_000);
+              expect(await Effect.runPromise(ceph.imageGrow(pool, other, 32n * MIB))).toBe(32n * MIB);
+            }),
+          );
+          // the monitor goes on, the snapshot comes about, and the image is free again
+          const grown = yield* ceph
+            .imageGrow(pool, image, 32n * MIB)
+            .pipe(Effect.retry({ times: 100, schedule: Schedule.spaced("200 millis") }));
+          expect(grown).toBe(32n * MIB);
+        }),
+      );
+    },
+    LONG_LIMIT,
+  );
+});
