@@ -3,14 +3,7 @@ import type { ListingCalls } from "./ceph.ts";
 import { PoolNotFound } from "./errors.ts";
 import { admit, call, enter, refuse } from "./memory-call.ts";
 import type { MemoryCluster } from "./memory-cluster.ts";
-
-const inBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b));
-const inUnits = (a: string, b: string): number => (a === b ? 0 : a < b ? -1 : 1);
-/** Whose order in bytes may differ from that of JavaScript's strings, which is told much faster. */
-const ODD = /[\ud800-\uffff]/;
-
-const only = <V>(map: ReadonlyMap<string, V>, keys: readonly string[]): ReadonlyMap<string, V> =>
-  new Map([...map].filter(([key]) => keys.includes(key)));
+import { asOmap, only } from "./memory-omap.ts";
 
 export const listingCalls = (cluster: MemoryCluster): ListingCalls => ({
   pools: (access) =>
@@ -34,10 +27,7 @@ export const listingCalls = (cluster: MemoryCluster): ListingCalls => ({
   omapList: (ref, object, { prefix, after, limit }) =>
     call(() => {
       const omap = enter(cluster, ref, "rados_read_op_omap_get_vals2").objects.get(object);
-      if (omap === undefined) return undefined;
-      const inOrder = [after, ...omap.keys()].some((key) => ODD.test(key)) ? inBytes : inUnits;
-      const found = [...omap].filter(([key]) => key.startsWith(prefix) && inOrder(key, after) > 0);
-      return new Map(found.toSorted(([a], [b]) => inOrder(a, b)).slice(0, limit));
+      return omap && asOmap(omap).page(prefix, after, limit);
     }),
 
   omapGetMany: (ref, wanted) =>

@@ -26,6 +26,7 @@ import { bytesOf } from "./memory-content.ts";
 import { groupCalls } from "./memory-groups.ts";
 import { bareImage, makeImage, type MemorySnapshot } from "./memory-image.ts";
 import { listingCalls } from "./memory-listing.ts";
+import { asOmap, only } from "./memory-omap.ts";
 import { snapshotCalls } from "./memory-snapshots.ts";
 
 export { type CutShort, MemoryCluster, MEMORY_KEY, type MemoryOptions } from "./memory-cluster.ts";
@@ -79,7 +80,7 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
     omapGet: (ref, object, keys) =>
       call(() => {
         const omap = enter(cluster, ref, "rados_read_op_omap_get_vals_by_keys2").objects.get(object);
-        return omap && new Map([...omap].filter(([key]) => keys.includes(key)));
+        return omap && only(omap, keys);
       }),
 
     omapWrite: (ref, object, write) =>
@@ -93,7 +94,8 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
         for (const [key, value] of Object.entries(write.compare ?? {})) {
           if ((before?.get(key) ?? "") !== value) throw refuse(new Raced({ op, subject }));
         }
-        const after = new Map([...(before ?? []), ...Object.entries(write.set ?? {})]);
+        const after = asOmap(before ?? new Map());
+        for (const [key, value] of Object.entries(write.set ?? {})) after.set(key, value);
         for (const key of write.remove ?? []) after.delete(key);
         objects.set(object, after);
       }),

@@ -309,3 +309,32 @@ describe("memory", () => {
     LIMIT,
   );
 });
+
+test(
+  "pages of tens of thousands of keys cost what is in them, while keys come and go",
+  async () => {
+    const { service, cluster } = makeCephMemory();
+    const keys = Array.from({ length: 20_000 }, (_, i) => `key-${(i * 7919) % 20_000}`);
+    const write = (set: Record<string, string>, remove: readonly string[] = []) =>
+      Effect.runPromise(service.omapWrite(pool, "o", { object: "ensure", set, remove }));
+    await write(Object.fromEntries(keys.map((key) => [key, key])));
+    const found: string[] = [];
+    const started = performance.now();
+    for (let after = ""; ; ) {
+      const page = await Effect.runPromise(service.omapList(pool, "o", { prefix: "key-", after, limit: 500 }));
+      const last = [...(page?.keys() ?? [])].at(-1);
+      if (last === undefined) break;
+      found.push(...(page?.keys() ?? []));
+      after = last;
+      // behind the page and before it: neither is seen
+      await write({ "a-key": "", [`${after}-`]: "" }, ["key-0", `${after}-`]);
+    }
+    expect(performance.now() - started).toBeLessThan(2_000);
+    expect(found).toEqual(keys.toSorted());
+    const whole = await Effect.runPromise(service.omapList(pool, "o", { prefix: "", after: "", limit: 100_000 }));
+    expect([...(whole?.keys() ?? [])]).toEqual(
+      [...(cluster.namespace("rbd", "")?.objects.get("o")?.keys() ?? [])].toSorted(),
+    );
+  },
+  LIMIT,
+);
