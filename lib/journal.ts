@@ -104,9 +104,10 @@ const FIELDS = {
   encryptionType: "csi.volume.encryptionType",
 } as const;
 
-const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
+export const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
 const nameKey = (kind: Kind, requestName: string) => kind.prefix + requestName;
-/** What the journal keeps of one UUID. */
+/** Beside a volume's name: the nodes that have it (lib/listing/published.ts). ceph-csi looks at keys in `csi.` only. */
+export const nodesKey = (requestName: string) => `csi-rbd.nodes.${requestName}`;
 export const uuidObject = (kind: Kind, uuid: string) => kind.prefix + uuid;
 
 /** The reservation of a name, as far as it goes; `undefined` when the name is free. */
@@ -243,25 +244,17 @@ export const listNames = (
     ),
   );
 
-/** `readAttributes` of many in one call, with the values of `more` keys; in the order asked for. */
+/** `readAttributes` of many in one call; in the order asked for. */
 export const readManyAttributes = (
   kind: Kind,
   pool: PoolRef,
   uuids: readonly string[],
-  more: readonly string[] = [],
-): Effect.Effect<
-  readonly ({ readonly attributes: Attributes; readonly more: ReadonlyMap<string, string> } | undefined)[],
-  CephError,
-  Ceph
-> =>
+): Effect.Effect<readonly (Attributes | undefined)[], CephError, Ceph> =>
   Effect.flatMap(Ceph, (ceph) => {
-    const keys = [...attributeKeys(kind), ...more];
-    return Effect.map(
-      ceph.omapGetMany(
-        pool,
-        uuids.map((uuid) => ({ object: uuidObject(kind, uuid), keys })),
-      ),
-      (found) => found.map((values) => values && { attributes: attributesFrom(kind, values), more: values }),
+    const keys = attributeKeys(kind);
+    const wanted = uuids.map((uuid) => ({ object: uuidObject(kind, uuid), keys }));
+    return Effect.map(ceph.omapGetMany(pool, wanted), (found) =>
+      found.map((values) => values && attributesFrom(kind, values)),
     );
   });
 
@@ -313,7 +306,11 @@ export const freeName = (
     if (requestName === undefined) return;
     const key = nameKey(kind, requestName);
     yield* (yield* Ceph)
-      .omapWrite(pool, directoryObject(kind, instance), { object: "require", compare: { [key]: entry }, remove: [key] })
+      .omapWrite(pool, directoryObject(kind, instance), {
+        object: "require",
+        compare: { [key]: entry },
+        remove: kind === VOLUMES ? [key, nodesKey(requestName)] : [key],
+      })
       // The name is free already, or has since been given to another: both are none of ours.
       .pipe(Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void));
   });

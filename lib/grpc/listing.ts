@@ -62,10 +62,10 @@ const volumes = (instanceId: string) => (request: ListVolumesRequest) =>
     return { entries: entries.map(volumeFields), nextToken: next === undefined ? "" : encodeToken("volumes", next) };
   });
 
-const volume = (request: ControllerGetVolumeRequest) =>
+const volume = (instanceId: string) => (request: ControllerGetVolumeRequest) =>
   Effect.gen(function* () {
     const volumeId = yield* Effect.fromResult(requiredText("volume_id", request.volumeId));
-    return volumeFields(yield* volumeStatus(volumeId));
+    return volumeFields(yield* volumeStatus(instanceId, volumeId));
   });
 
 const snapshots = (instanceId: string) => (request: ListSnapshotsRequest) =>
@@ -99,7 +99,7 @@ const space = ({ volumeCapabilities, parameters, accessibleTopology }: GetCapaci
 
 export const listing = (instanceId: string) => ({
   listVolumes: reading(volumes(instanceId)),
-  controllerGetVolume: reading(volume),
+  controllerGetVolume: reading(volume(instanceId)),
   listSnapshots: reading(snapshots(instanceId)),
   getSnapshot: reading(snapshot),
   getCapacity: reading(space),

@@ -42,7 +42,7 @@ const describe = (ofUuid: string | undefined) => (place: Place, names: readonly 
       names,
       (name, i) =>
         Effect.gen(function* () {
-          const { source, imageName, imageId, groupId } = read[i]?.attributes ?? {};
+          const { source, imageName, imageId, groupId } = read[i] ?? {};
           if (source === undefined) return undefined;
           if (ofUuid !== undefined && !source.endsWith(ofUuid)) return undefined;
           const poolId = name.imagePoolId ?? place.poolId;

@@ -1,9 +1,10 @@
 /**
  * Volumes as the journal lists them (ListVolumes), and one as it is now (ControllerGetVolume).
  *
- * A list opens no image: per page one question for the journal's entries and one for the images' headers, both at
- * once. So it tells whether an image is there and whether its pool is full; that an image is another cluster's mirror,
- * or its data pool full, only `volumeStatus` tells.
+ * A list opens no image: what a page costs is one read of its images' headers, all at once, and a few calls more. The
+ * journal's own entries are read only for the names whose images are not found under their default names. So a list
+ * tells whether an image is there and whether its pool is full; that an image is another cluster's mirror, or its data
+ * pool full, only `volumeStatus` tells.
  *
  * 1. A name whose image was never complete is no volume yet, and not listed.
  * 2. A volume that was complete and has lost its image is listed, as abnormal.
@@ -21,7 +22,7 @@ import { encodeVolumeId, parseVolumeId, volumeKind } from "../volume-id.ts";
 import { allClusters, reachOf } from "./access.ts";
 import { type Condition, conditionOf, HEALTHY, imageGone, isFull, poolFull, poolGone } from "./condition.ts";
 import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
-import { NODES_KEY, nodesIn, publishedNodes } from "./published.ts";
+import { publishedNodes } from "./published.ts";
 import type { Position } from "./token.ts";
 
 export interface ListedVolume {
@@ -30,17 +31,6 @@ export interface ListedVolume {
   readonly capacityBytes: bigint;
   readonly nodes: readonly string[];
   readonly condition: Condition;
-}
-
-/** What a name of the journal leads to, as far as its entry tells. */
-interface Entry {
-  readonly name: Name;
-  /** `undefined`: it is gone. */
-  readonly imagePool: PoolRef | undefined;
-  readonly imageName: string;
-  readonly complete: boolean;
-  readonly imageId: string | undefined;
-  readonly nodes: readonly string[];
 }
 
 const imagePoolOf = ({ pool, poolId, poolNames }: Place, { imagePoolId }: Name): PoolRef | undefined => {
@@ -80,93 +70,98 @@ const briefsOf = (
 
 const imageKey = ({ pool }: PoolRef, image: string): string => `${pool}/${image}`;
 
-/** The images that carry default names are looked for at once with the entries; others after them. */
-const imagesOf = (place: Place, names: readonly Name[]) =>
+/** What a name of the journal leads to. */
+interface Entry {
+  readonly name: Name;
+  /** `undefined`: it is gone. */
+  readonly pool: PoolRef | undefined;
+  readonly imageName: string;
+  /** In the journal once the image is complete; not looked for where there is an image. */
+  readonly imageId: string | undefined;
+  readonly image: ImageBrief | undefined;
+}
+
+/** The images with default names first; the journal tells the names of others, and which were complete. */
+const entriesOf = (place: Place, names: readonly Name[]) =>
   Effect.gen(function* () {
-    const guesses = names.flatMap((name) => {
-      const pool = imagePoolOf(place, name);
-      return pool === undefined ? [] : [{ pool, image: defaultName(name) }];
-    });
-    const [read, guessed] = yield* Effect.all(
-      [
-        readManyAttributes(
-          VOLUMES,
-          place.pool,
-          names.map(({ uuid }) => uuid),
-          [NODES_KEY],
-        ),
-        briefsOf(guesses),
-      ],
-      { concurrency: "unbounded" },
-    );
-    const entries = names.map((name, i): Entry => {
-      const { attributes, more } = read[i] ?? {};
-      const imageName = attributes?.imageName ?? defaultName(name);
-      const imageId = attributes?.imageId;
-      const nodes = nodesIn(more?.get(NODES_KEY));
-      return {
+    const guessed = names.map(
+      (name): Omit<Entry, "image"> => ({
         name,
-        imagePool: imagePoolOf(place, name),
-        imageName,
-        complete: imageId !== undefined,
-        imageId,
-        nodes,
-      };
-    });
-    const others = entries.flatMap(({ name, imagePool: pool, imageName: image }) =>
-      pool === undefined || image === defaultName(name) ? [] : [{ pool, image }],
+        pool: imagePoolOf(place, name),
+        imageName: defaultName(name),
+        imageId: undefined,
+      }),
     );
-    const named = others.length === 0 ? new Map<string, ImageBrief>() : yield* briefsOf(others);
-    const imageOf = ({ imagePool, imageName }: Entry) => {
-      if (imagePool === undefined) return undefined;
-      const key = imageKey(imagePool, imageName);
-      return named.get(key) ?? guessed.get(key);
-    };
-    return { entries, imageOf };
+    const first = yield* imagesOf(guessed);
+    const missing = guessed.filter((entry) => first(entry) === undefined);
+    if (missing.length === 0) return guessed.map((entry): Entry => ({ ...entry, image: first(entry) }));
+    const uuids = missing.map(({ name }) => name.uuid);
+    const read = yield* readManyAttributes(VOLUMES, place.pool, uuids);
+    const known = new Map(uuids.map((uuid, i) => [uuid, read[i]] as const));
+    const told = guessed.map((entry) => {
+      const { imageName = entry.imageName, imageId } = known.get(entry.name.uuid) ?? {};
+      return { ...entry, imageName, imageId };
+    });
+    const second = yield* imagesOf(told.filter(({ name, imageName }) => imageName !== defaultName(name)));
+    return told.map((entry): Entry => ({ ...entry, image: second(entry) ?? first(entry) }));
   });
 
-const describe = (place: Place, names: readonly Name[]) =>
+/** By pool, one call each. */
+const imagesOf = (wanted: readonly Omit<Entry, "image">[]) =>
   Effect.gen(function* () {
-    if (names.length === 0) return [];
-    const ceph = yield* Ceph;
-    const { entries, imageOf } = yield* imagesOf(place, names);
-    const pools = new Map(
-      entries.flatMap(({ imagePool }) => (imagePool === undefined ? [] : [[imagePool.pool, imagePool]])),
-    );
-    const lost = new Set(
-      entries.flatMap((entry) =>
-        entry.complete && entry.imagePool !== undefined && imageOf(entry) === undefined ? [entry.imagePool.pool] : [],
-      ),
-    );
-    const about = yield* Effect.forEach(
-      pools.values(),
-      (pool) =>
-        Effect.all({
-          full: isFull(pool, pool.pool),
-          trash: lost.has(pool.pool) ? ceph.trashList(pool) : Effect.succeed([]),
-        }).pipe(Effect.map((found) => [pool.pool, found] as const)),
+    const there = wanted.flatMap(({ pool, imageName }) => (pool === undefined ? [] : [{ pool, image: imageName }]));
+    const found = yield* briefsOf(there);
+    return ({ pool, imageName }: Omit<Entry, "image">) =>
+      pool === undefined ? undefined : found.get(imageKey(pool, imageName));
+  });
+
+/** Those of `names`, by name. */
+const fullPools = (place: Place, names: readonly Name[]) =>
+  Effect.gen(function* () {
+    const pools = new Set(names.map((name) => imagePoolOf(place, name)?.pool));
+    const full = yield* Effect.filter(
+      [...pools],
+      (name) => (name === undefined ? Effect.succeed(false) : isFull(place.pool, name)),
       { concurrency: "unbounded" },
     );
-    const aboutPool = new Map(about);
-    return entries.map((entry): ListedVolume | undefined => {
-      const { name, imagePool, imageName, complete, imageId, nodes } = entry;
-      const image = imageOf(entry);
-      if (image === undefined && !complete) return undefined;
+    return new Set(full);
+  });
+
+/** What is in the trash of the pools of complete volumes without images; seldom any. */
+const trashOf = (entries: readonly Entry[]) =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    const lost = entries.flatMap(({ pool, image, imageId }) =>
+      pool !== undefined && image === undefined && imageId !== undefined ? [[pool.pool, pool] as const] : [],
+    );
+    const found = yield* Effect.forEach(new Map(lost).values(), (pool) => ceph.trashList(pool));
+    return new Map(found.flat().map((entry) => [entry.id, entry] as const));
+  });
+
+const describe = (instanceId: string) => (place: Place, names: readonly Name[]) =>
+  Effect.gen(function* () {
+    if (names.length === 0) return [];
+    const [entries, nodes, full] = yield* Effect.all(
+      [entriesOf(place, names), publishedNodes(place.pool, instanceId, names), fullPools(place, names)],
+      { concurrency: "unbounded" },
+    );
+    const trash = yield* trashOf(entries);
+    return entries.map(({ name, pool, imageName, imageId, image }, i): ListedVolume | undefined => {
+      if (image === undefined && imageId === undefined) return undefined;
       const poolId = name.imagePoolId ?? place.poolId;
       const id = encodeVolumeId({ clusterId: place.cluster.clusterId, poolId, uuid: name.uuid });
       if (Result.isFailure(id)) return undefined;
-      const { full = false, trash = [] } = aboutPool.get(imagePool?.pool ?? "") ?? {};
       const condition = () => {
-        if (imagePool === undefined) return poolGone(poolId);
-        if (image === undefined)
-          return imageGone(
-            imagePool,
-            imageName,
-            trash.find((entry) => entry.id === imageId),
-          );
-        return full ? poolFull(imagePool.pool) : HEALTHY;
+        if (pool === undefined) return poolGone(poolId);
+        if (image === undefined) return imageGone(pool, imageName, trash.get(imageId ?? ""));
+        return full.has(pool.pool) ? poolFull(pool.pool) : HEALTHY;
       };
-      return { volumeId: id.success, capacityBytes: image?.sizeBytes ?? 0n, nodes, condition: condition() };
+      return {
+        volumeId: id.success,
+        capacityBytes: image?.sizeBytes ?? 0n,
+        nodes: nodes[i] ?? [],
+        condition: condition(),
+      };
     });
   });
 
@@ -180,7 +175,7 @@ export const listVolumes = (instanceId: string, after: Position | undefined, max
       instanceId,
       after,
       limit,
-      describe,
+      describe: describe(instanceId),
     });
     return page;
   });
@@ -197,7 +192,7 @@ const clusterIn = (volumeId: string): Result.Result<string, VolumeNotFound> => {
   });
 };
 
-export const volumeStatus = (volumeId: string) =>
+export const volumeStatus = (instanceId: string, volumeId: string) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { secret } = yield* reachOf(yield* Effect.fromResult(clusterIn(volumeId)), undefined);
@@ -209,8 +204,9 @@ export const volumeStatus = (volumeId: string) =>
       const condition = imageGone(pool, imageName, yield* ceph.trashGet(pool, imageId));
       return { volumeId, capacityBytes: 0n, nodes: [], condition } satisfies ListedVolume;
     }
-    const used = image.watchers.length > 0 && attributes !== undefined;
-    const nodes = used ? yield* publishedNodes(pool, uuid) : [];
+    const requestName = image.watchers.length === 0 ? undefined : attributes?.requestName;
+    const [nodes = []] =
+      requestName === undefined ? [] : yield* publishedNodes(pool, instanceId, [{ requestName, uuid }]);
     const condition = yield* conditionOf(pool, image);
     return { volumeId, capacityBytes: image.sizeBytes, nodes, condition } satisfies ListedVolume;
   });
