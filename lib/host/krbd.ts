@@ -143,7 +143,7 @@ export const map = (request: MapArg): MapAnswer => {
     return { kind: "refused", errno: E.NOENT, reason };
   }
   const before = new Set(mappedDevices().map(({ path }) => path));
-  const since = uptime();
+  const since = lastLogged();
   const done = withKeyFile(request.key, (file) => run(mapArguments(request, file), MAP_LIMIT));
   if (done.code === 0) {
     const path = done.stdout.trim();
@@ -152,7 +152,7 @@ export const map = (request: MapArg): MapAnswer => {
     if (device !== undefined && wrong === undefined) return { kind: "mapped", device };
     return cleaned(before, request, { kind: "failed", errno: 0, reason: wrong ?? "" });
   }
-  const log = kernelLog(since);
+  const log = loggedSince(since);
   if (done.timedOut || done.code === E.TIMEDOUT) {
     const reason = withLog(`rbd map had no answer from the cluster: ${said(done)}`, log);
     return cleaned(before, request, { kind: "failed", errno: E.TIMEDOUT, reason });
@@ -257,21 +257,27 @@ const explain = (done: Finished, request: MapArg, log: string): MapAnswer & { re
 const withLog = (reason: string, log: string): string =>
   log === "" ? reason : `${reason}; the kernel's log says: ${log}`;
 
-const uptime = (): number => Number.parseFloat(readFileSync("/proc/uptime", "utf8"));
-
-/** What the kernel has logged about RBD since then; "" where the log may not be read. */
-const kernelLog = (since: number): string => {
+/** [seconds since boot, text]; nothing where the log may not be read. */
+const kernelLog = (): (readonly [at: number, text: string])[] => {
   try {
-    const lines = run(["dmesg"], 5_000).stdout.split("\n");
-    const ours = lines.filter((line) => {
-      const [, at, text] = /^\[\s*(\d+\.\d+)\]\s(.*)$/.exec(line) ?? [];
-      return at !== undefined && Number(at) >= since - 0.5 && /\b(libceph|rbd\d*):/.test(text ?? "");
-    });
-    return ours
-      .slice(-5)
-      .map((line) => line.replace(/^\[.*?\]\s/, ""))
-      .join("; ");
+    return run(["dmesg"], 5_000)
+      .stdout.split("\n")
+      .flatMap((line) => {
+        const [, at, text] = /^\[\s*(\d+\.\d+)\]\s(.*)$/.exec(line) ?? [];
+        return at === undefined || text === undefined ? [] : [[Number(at), text] as const];
+      });
   } catch {
-    return "";
+    return [];
   }
 };
+
+/** When the newest line was logged: the log's clock is not that of /proc/uptime. */
+const lastLogged = (): number => kernelLog().at(-1)?.[0] ?? 0;
+
+/** What the kernel has logged about RBD after that moment. */
+const loggedSince = (since: number): string =>
+  kernelLog()
+    .filter(([at, text]) => at > since && /\b(libceph|rbd\d*):/.test(text))
+    .slice(-5)
+    .map(([, text]) => text)
+    .join("; ");
