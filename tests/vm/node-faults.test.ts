@@ -10,7 +10,7 @@ import { tool } from "./loop.ts";
 let world: World;
 beforeAll(async () => {
   world = await makeWorld("fault");
-}, 120_000);
+}, 300_000);
 afterAll(async () => {
   await world?.end();
 }, 60_000);

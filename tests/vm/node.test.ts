@@ -10,7 +10,7 @@ import { isMounted, mountTable, tool } from "./loop.ts";
 let world: World;
 beforeAll(async () => {
   world = await makeWorld("node");
-}, 120_000);
+}, 300_000);
 afterAll(async () => {
   await world?.end();
 }, 60_000);
