@@ -11,10 +11,12 @@ import { list, readMany } from "./omaps.ts";
 export interface BriefAnswer {
   readonly id: string;
   readonly sizeBytes: bigint;
+  readonly createdAt: number;
   readonly metadata: ReadonlyMap<string, string>;
 }
 
 const METADATA = "metadata_";
+const CREATED = "create_timestamp";
 /** How many names one read of the directory asks for. */
 const NAMES = 1000;
 
@@ -30,7 +32,7 @@ export const briefs = (
     const id = ids.get(image);
     return id === undefined ? [] : [{ image, id }];
   });
-  const keys = ["size", ...metadata.map((key) => METADATA + key)];
+  const keys = ["size", CREATED, ...metadata.map((key) => METADATA + key)];
   const headers = readMany(
     io,
     known.map(({ id }) => ({ object: `rbd_header.${id}`, keys })),
@@ -40,9 +42,17 @@ export const briefs = (
     const header = headers[i];
     const size = header?.get("size");
     if (header === undefined || size === undefined) return;
-    found.set(image, { id, sizeBytes: new Decoder(size).u64(), metadata: metadataIn(header) });
+    const createdAt = timeIn(header.get(CREATED));
+    found.set(image, { id, sizeBytes: new Decoder(size).u64(), createdAt, metadata: metadataIn(header) });
   });
   return images.map((image) => found.get(image));
+};
+
+const timeIn = (stamp: Uint8Array | undefined): number => {
+  if (stamp === undefined) return 0;
+  const decoder = new Decoder(stamp);
+  const seconds = decoder.u32();
+  return seconds * 1000 + Math.floor(decoder.u32() / 1e6);
 };
 
 const idsOf = (io: bigint, images: readonly string[]): ReadonlyMap<string, string> => {

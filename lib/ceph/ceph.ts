@@ -113,6 +113,8 @@ export type CloneSpec = Omit<ImageSpec, "sizeBytes">;
 export interface ImageBrief {
   readonly id: string;
   readonly sizeBytes: bigint;
+  /** Milliseconds since the epoch; 0 for an image that is older than such times (before Ceph 13). */
+  readonly createdAt: number;
   /** The image metadata that was asked for, by key; those that are absent are absent. */
   readonly metadata: ReadonlyMap<string, string>;
 }

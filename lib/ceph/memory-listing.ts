@@ -44,7 +44,9 @@ export const listingCalls = (cluster: MemoryCluster): ListingCalls => ({
       const { images } = enter(cluster, ref, "rados_exec");
       return names.map((name) => {
         const image = images.get(name);
-        return image && { id: image.id, sizeBytes: image.sizeBytes, metadata: only(image.meta, metadata) };
+        if (image === undefined) return undefined;
+        const { id, sizeBytes, createdAt, meta } = image;
+        return { id, sizeBytes, createdAt, metadata: only(meta, metadata) };
       });
     }),
 });

@@ -9,15 +9,16 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
 import { SnapshotNotFound } from "../ceph/errors.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { resolveSnapshot } from "../handles.ts";
-import { statusIfThere } from "../images.ts";
-import { readManyAttributes, SNAPSHOTS } from "../journal.ts";
+import { type Attributes, readManyAttributes, SNAPSHOTS } from "../journal.ts";
 import type { TakenSnapshot } from "../snapshot/create.ts";
 import { encodeVolumeId, isUuid, parseVolumeId } from "../volume-id.ts";
 import { allClusters, reachOf } from "./access.ts";
+import { briefsOf, imagePoolOf } from "./briefs.ts";
 import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
 import type { Position } from "./token.ts";
 
@@ -29,44 +30,43 @@ export const sourceVolume = (clusterId: string, poolId: bigint, sourceImage: str
   return isUuid(uuid) ? Result.getOrElse(encodeVolumeId({ clusterId, poolId, uuid }), () => "") : "";
 };
 
-/** How many images are opened at once for their age and size. */
-const AT_ONCE = 8;
-
 const describe = (ofUuid: string | undefined) => (place: Place, names: readonly Name[]) =>
   Effect.gen(function* () {
     if (names.length === 0) return [];
     const uuids = names.map(({ uuid }) => uuid);
     const read = yield* readManyAttributes(SNAPSHOTS, place.pool, uuids);
+    const entries = names.map((name, i) => {
+      const attributes = read[i];
+      const imageName = attributes?.imageName ?? SNAPSHOTS.defaultImagePrefix + name.uuid;
+      const source = attributes?.source;
+      const wanted = source !== undefined && (ofUuid === undefined || source.endsWith(ofUuid));
+      return { name, attributes, imageName, pool: wanted ? imagePoolOf(place, name) : undefined };
+    });
+    const imageOf = yield* briefsOf(entries);
     const { clusterId } = place.cluster;
-    return yield* Effect.forEach(
-      names,
-      (name, i) =>
-        Effect.gen(function* () {
-          const { source, imageName, imageId, groupId } = read[i] ?? {};
-          if (source === undefined) return undefined;
-          if (ofUuid !== undefined && !source.endsWith(ofUuid)) return undefined;
-          const poolId = name.imagePoolId ?? place.poolId;
-          const poolName = place.poolNames.get(poolId);
-          const id = encodeVolumeId({ clusterId, poolId, uuid: name.uuid });
-          if (poolName === undefined || Result.isFailure(id)) return undefined;
-          const pool = { ...place.pool, pool: poolName };
-          const image = yield* statusIfThere(pool, imageName ?? SNAPSHOTS.defaultImagePrefix + name.uuid);
-          if (image === undefined) return undefined;
-          const { sizeBytes, createdAt } = image;
-          const sourceVolumeId = sourceVolume(clusterId, poolId, source);
-          const ready = imageId !== undefined;
-          return {
-            snapshotId: id.success,
-            sourceVolumeId,
-            sizeBytes,
-            createdAt,
-            ready,
-            ...(groupId !== undefined && { groupSnapshotId: groupId }),
-          } satisfies TakenSnapshot;
-        }),
-      { concurrency: AT_ONCE },
-    );
+    return entries.map((entry): TakenSnapshot | undefined => {
+      const { name, attributes } = entry;
+      const image = imageOf(entry);
+      const poolId = name.imagePoolId ?? place.poolId;
+      const id = encodeVolumeId({ clusterId, poolId, uuid: name.uuid });
+      if (image === undefined || attributes === undefined || Result.isFailure(id)) return undefined;
+      return told(id.success, { clusterId, poolId }, attributes, image);
+    });
   });
+
+const told = (
+  snapshotId: string,
+  home: { readonly clusterId: string; readonly poolId: bigint },
+  { source, imageId, groupId }: Attributes,
+  { sizeBytes, createdAt }: ImageBrief,
+): TakenSnapshot => ({
+  snapshotId,
+  sourceVolumeId: sourceVolume(home.clusterId, home.poolId, source),
+  sizeBytes,
+  createdAt,
+  ready: imageId !== undefined,
+  ...(groupId !== undefined && { groupSnapshotId: groupId }),
+});
 
 /** `credentials` of the request, for clusters that the administrator has given none for. */
 export const getSnapshot = (snapshotId: string, credentials: Credentials | undefined) =>
@@ -74,22 +74,12 @@ export const getSnapshot = (snapshotId: string, credentials: Credentials | undef
     const gone = (reason: string) => new SnapshotNotFound({ op: "find", subject: `${snapshotId} (${reason})` });
     const parsed = parseVolumeId(snapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
-    const { clusterId, poolId } = parsed.success;
-    const given = credentials ?? (yield* reachOf(clusterId, undefined)).secret.credentials;
+    const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;
     const { pool, imageName, attributes } = yield* resolveSnapshot(snapshotId, given);
     if (attributes?.source === undefined) return yield* gone("the journal does not know it");
-    const image = yield* statusIfThere(pool, imageName);
+    const [image] = yield* (yield* Ceph).imageBriefs(pool, [imageName], []);
     if (image === undefined) return yield* gone("its image is gone");
-    const sourceVolumeId = sourceVolume(clusterId, poolId, attributes.source);
-    const { sizeBytes, createdAt } = image;
-    return {
-      snapshotId,
-      sourceVolumeId,
-      sizeBytes,
-      createdAt,
-      ready: attributes.imageId !== undefined,
-      ...(attributes.groupId !== undefined && { groupSnapshotId: attributes.groupId }),
-    } satisfies TakenSnapshot;
+    return told(snapshotId, parsed.success, attributes, image);
   });
 
 export interface SnapshotFilter {

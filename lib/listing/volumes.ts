@@ -11,8 +11,7 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ImageBrief, type PoolRef } from "../ceph/ceph.ts";
-import type { CephError } from "../ceph/errors.ts";
+import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
 import { VolumeNotFound } from "../errors.ts";
 import { resolveVolume } from "../handles.ts";
 import { statusIfThere } from "../images.ts";
@@ -20,6 +19,7 @@ import { readManyAttributes, VOLUMES } from "../journal.ts";
 import { parseMigratedId } from "../migrated-id.ts";
 import { encodeVolumeId, parseVolumeId, volumeKind } from "../volume-id.ts";
 import { allClusters, reachOf } from "./access.ts";
+import { briefsOf, type ImagePlace, imagePoolOf } from "./briefs.ts";
 import { type Condition, conditionOf, HEALTHY, imageGone, isFull, poolFull, poolGone } from "./condition.ts";
 import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
 import { publishedNodes } from "./published.ts";
@@ -33,49 +33,11 @@ export interface ListedVolume {
   readonly condition: Condition;
 }
 
-const imagePoolOf = ({ pool, poolId, poolNames }: Place, { imagePoolId }: Name): PoolRef | undefined => {
-  if (imagePoolId === undefined || imagePoolId === poolId) return pool;
-  const name = poolNames.get(imagePoolId);
-  return name === undefined ? undefined : { ...pool, pool: name };
-};
-
 const defaultName = ({ uuid }: Name): string => VOLUMES.defaultImagePrefix + uuid;
 
-type Images = ReadonlyMap<string, ImageBrief>;
-
-/** By pool and name; those that are there. */
-const briefsOf = (
-  wanted: readonly { readonly pool: PoolRef; readonly image: string }[],
-): Effect.Effect<Images, CephError, Ceph> =>
-  Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    const byPool = Map.groupBy(wanted, ({ pool }) => pool.pool);
-    const found = yield* Effect.forEach(
-      byPool.values(),
-      (inPool) => {
-        const [first] = inPool;
-        if (first === undefined) return Effect.succeed([]);
-        const images = inPool.map(({ image }) => image);
-        return Effect.map(ceph.imageBriefs(first.pool, images, []), (briefs) =>
-          images.flatMap((image, i) => {
-            const brief = briefs[i];
-            return brief === undefined ? [] : [[imageKey(first.pool, image), brief] as const];
-          }),
-        );
-      },
-      { concurrency: "unbounded" },
-    );
-    return new Map(found.flat());
-  });
-
-const imageKey = ({ pool }: PoolRef, image: string): string => `${pool}/${image}`;
-
 /** What a name of the journal leads to. */
-interface Entry {
+interface Entry extends ImagePlace {
   readonly name: Name;
-  /** `undefined`: it is gone. */
-  readonly pool: PoolRef | undefined;
-  readonly imageName: string;
   /** In the journal once the image is complete; not looked for where there is an image. */
   readonly imageId: string | undefined;
   readonly image: ImageBrief | undefined;
@@ -92,7 +54,7 @@ const entriesOf = (place: Place, names: readonly Name[]) =>
         imageId: undefined,
       }),
     );
-    const first = yield* imagesOf(guessed);
+    const first = yield* briefsOf(guessed);
     const missing = guessed.filter((entry) => first(entry) === undefined);
     if (missing.length === 0) return guessed.map((entry): Entry => ({ ...entry, image: first(entry) }));
     const uuids = missing.map(({ name }) => name.uuid);
@@ -102,17 +64,8 @@ const entriesOf = (place: Place, names: readonly Name[]) =>
       const { imageName = entry.imageName, imageId } = known.get(entry.name.uuid) ?? {};
       return { ...entry, imageName, imageId };
     });
-    const second = yield* imagesOf(told.filter(({ name, imageName }) => imageName !== defaultName(name)));
+    const second = yield* briefsOf(told.filter(({ name, imageName }) => imageName !== defaultName(name)));
     return told.map((entry): Entry => ({ ...entry, image: second(entry) ?? first(entry) }));
-  });
-
-/** By pool, one call each. */
-const imagesOf = (wanted: readonly Omit<Entry, "image">[]) =>
-  Effect.gen(function* () {
-    const there = wanted.flatMap(({ pool, imageName }) => (pool === undefined ? [] : [{ pool, image: imageName }]));
-    const found = yield* briefsOf(there);
-    return ({ pool, imageName }: Omit<Entry, "image">) =>
-      pool === undefined ? undefined : found.get(imageKey(pool, imageName));
   });
 
 /** Those of `names`, by name. */

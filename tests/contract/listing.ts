@@ -183,7 +183,18 @@ export const listingContract = (at: () => Session): void => {
       const briefs = await run((ceph) => ceph.imageBriefs(pool, names, ["a", "b/c ü", "absent"]));
       const idOf = (image: string) => run((ceph) => ceph.imageId(pool, image));
       const metadata = { a: "1", "b/c ü": "zwei 2" };
-      expect(briefs.map((brief) => brief && { ...brief, metadata: Object.fromEntries(brief.metadata) })).toEqual([
+      for (const [i, name] of [
+        [0, clone],
+        [2, plain],
+      ] as const) {
+        const { createdAt } = await run((ceph) => ceph.imageStatus(pool, name));
+        expect(briefs[i]?.createdAt).toBe(createdAt);
+      }
+      const told = briefs.map((brief) => {
+        const { createdAt: _createdAt, ...rest } = brief ?? { createdAt: 0 };
+        return brief && { ...rest, metadata: Object.fromEntries(brief.metadata) };
+      });
+      expect(told).toEqual([
         { id: (await idOf(clone)) ?? "", sizeBytes: 16n * MIB, metadata: {} },
         undefined,
         { id: (await idOf(plain)) ?? "", sizeBytes: 20n * MIB + 1n, metadata },

@@ -1,0 +1,260 @@
+/** What a real driver on a real Ceph lists over gRPC: 2,000 volumes in pages, snapshots, conditions, capacity. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { ControllerServiceCapability_RPC_Type as Offered } from "../../lib/gen/csi_pb.ts";
+import { Code } from "../../lib/grpc/status.ts";
+import { rig } from "../rig/cluster.ts";
+import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
+import { makePool, tool } from "./inventory.ts";
+import { CLUSTER, createRequest, deleteRequest, failureOf, GIB, MIB, secrets } from "./requests.ts";
+
+const LIMIT = 60_000;
+const LONG = 180_000;
+const MANY = 2000;
+const dir = testFolder("list");
+const secretsDir = join(dir, "secrets");
+let driver: Driver;
+let pool: Awaited<ReturnType<typeof makePool>>;
+let other: Awaited<ReturnType<typeof makePool>>;
+
+/** As kubelet mounts a Secret: in one step. */
+const giveSecret = (files: Readonly<Record<string, string>>): void => {
+  const folder = join(secretsDir, "new");
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o400 });
+  rmSync(join(secretsDir, CLUSTER), { recursive: true, force: true });
+  renameSync(folder, join(secretsDir, CLUSTER));
+};
+
+beforeAll(async () => {
+  [pool, other] = await Promise.all([makePool("list"), makePool("list-other")]);
+  writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
+  driver = await startDriver({ dir, flags: [`--secrets-dir=${secretsDir}`] });
+}, LIMIT);
+
+afterAll(async () => {
+  expect(await driver?.end()).toBe(0);
+  await pool?.remove();
+  await other?.remove();
+}, LIMIT);
+
+const offered = async (): Promise<readonly string[]> => {
+  const { capabilities } = await driver.controller.controllerGetCapabilities({});
+  return capabilities.map(({ type }) => (type.case === "rpc" ? (Offered[type.value.type] ?? "?") : "?"));
+};
+
+const create = async (name: string, parameters: Record<string, string> = {}, bytes = GIB): Promise<string> => {
+  const { volume } = await driver.controller.createVolume(
+    createRequest(name, { pool: pool.name, ...parameters }, bytes),
+  );
+  return volume?.volumeId ?? "";
+};
+
+/** Of the rig's pool nothing is expected: other tests leave their volumes there. */
+const ours = (ids: readonly string[]): readonly string[] => {
+  const pools = [pool, other].map(({ id }) => `-${id.toString(16).padStart(16, "0")}-`);
+  return ids.filter((id) => pools.some((part) => id.includes(part)));
+};
+
+const pages = async (maxEntries: number) => {
+  const found: { readonly ids: readonly string[]; readonly ms: number }[] = [];
+  for (let startingToken = ""; ; ) {
+    const since = performance.now();
+    const { entries, nextToken } = await driver.controller.listVolumes({ maxEntries, startingToken });
+    found.push({ ids: entries.map(({ volume }) => volume?.volumeId ?? ""), ms: performance.now() - since });
+    if (nextToken === "") return found;
+    startingToken = nextToken;
+  }
+};
+
+const allIds = async (maxEntries = 0): Promise<readonly string[]> =>
+  ours((await pages(maxEntries)).flatMap(({ ids }) => ids));
+
+const conditionOf = async (volumeId: string) => {
+  const { status } = await driver.controller.controllerGetVolume({ volumeId });
+  const listed = (await driver.controller.listVolumes({})).entries.find(({ volume }) => volume?.volumeId === volumeId);
+  return [status?.volumeCondition?.message, listed?.status?.volumeCondition?.message];
+};
+
+test(
+  "lists are offered as soon as there are credentials, and told where to put them before",
+  async () => {
+    expect(await offered()).not.toContain("LIST_VOLUMES");
+    const failure = await failureOf(driver.controller.listVolumes({}));
+    expect(failure.code).toBe(Code.FAILED_PRECONDITION);
+    expect(failure.details).toContain(join(secretsDir, CLUSTER));
+    giveSecret({ userID: `${rig().user}\n`, userKey: `${rig().key}\n` });
+    expect(await offered()).toEqual(
+      expect.arrayContaining(["LIST_VOLUMES", "LIST_SNAPSHOTS", "GET_VOLUME", "VOLUME_CONDITION", "GET_CAPACITY"]),
+    );
+    expect(driver.log()).not.toContain(rig().key);
+  },
+  LIMIT,
+);
+
+test(
+  `${MANY} volumes are listed in pages of any size, each once, and a page of 500 is quick`,
+  async () => {
+    const names = Array.from({ length: MANY }, (_, i) => `pvc-${String(i).padStart(6, "0")}`);
+    const made: string[] = [];
+    const work = [...names.entries()];
+    const makeSome = async (): Promise<void> => {
+      for (;;) {
+        const next = work.pop();
+        if (next === undefined) return;
+        const [i, name] = next;
+        // every tenth has a name of its own kind, which takes a second look
+        made[i] = await create(name, i % 10 === 0 ? { volumeNamePrefix: "tenant-" } : {}, BigInt(i + 1) * MIB);
+      }
+    };
+    await Promise.all(Array.from({ length: 16 }, makeSome));
+    expect(await allIds(700)).toEqual(made);
+    await pages(500);
+    const timed = await pages(500);
+    expect(ours(timed.flatMap(({ ids }) => ids))).toEqual(made);
+    console.log(`pages of 500 of ${MANY} volumes: ${timed.map(({ ms }) => `${ms.toFixed(0)} ms`).join(", ")}`);
+
+    const first = await driver.controller.listVolumes({ maxEntries: 500 });
+    const sizes = first.entries.filter(({ volume }) => made.includes(volume?.volumeId ?? ""));
+    for (const { volume, status } of sizes) {
+      expect(Number(volume?.capacityBytes)).toBeGreaterThan(0);
+      expect(status?.volumeCondition?.abnormal).toBe(false);
+    }
+    // the last of the page goes, others come before and after it
+    const last = first.entries.at(-1)?.volume?.volumeId ?? "";
+    await driver.controller.deleteVolume(deleteRequest(last));
+    const early = await create("a-comes-first");
+    const late = await create("z-comes-last");
+    const rest = await driver.controller.listVolumes({ maxEntries: 0, startingToken: first.nextToken });
+    const ids = ours(rest.entries.map(({ volume }) => volume?.volumeId ?? ""));
+    expect(ids).not.toContain(early);
+    expect(ids[0]).toBe(made[made.indexOf(last) + 1] ?? "");
+    const whole = await allIds();
+    expect(whole).toEqual([early, ...made.filter((id) => id !== last), late]);
+    for (const id of [early, late]) await driver.controller.deleteVolume(deleteRequest(id));
+  },
+  LONG,
+);
+
+test(
+  "a volume whose image is in the trash, or whose pool is full, is abnormal",
+  async () => {
+    const healthy = "volume is in a healthy condition";
+    const volumeId = await create("pvc-condition", { pool: other.name });
+    const image = `csi-vol-${volumeId.slice(-36)}`;
+    expect((await conditionOf(volumeId))[0]).toBe(healthy);
+    await tool("rbd", "trash", "mv", `${other.name}/${image}`);
+    const { status } = await driver.controller.controllerGetVolume({ volumeId });
+    expect(status?.volumeCondition).toMatchObject({
+      abnormal: true,
+      message: expect.stringContaining("rbd trash restore"),
+    });
+    const [trashed] = JSON.parse(await tool("rbd", "trash", "ls", other.name, "--format=json")) as { id: string }[];
+    await tool("rbd", "trash", "restore", "--pool", other.name, trashed?.id ?? "");
+    await tool("ceph", "osd", "pool", "set-quota", other.name, "max_bytes", "1");
+    expect((await driver.controller.controllerGetVolume({ volumeId })).status?.volumeCondition?.message).toContain(
+      `pool ${other.name} is full`,
+    );
+    await tool("ceph", "osd", "pool", "set-quota", other.name, "max_bytes", "0");
+    expect((await conditionOf(volumeId))[0]).toBe(healthy);
+    await driver.controller.deleteVolume(deleteRequest(volumeId));
+    expect((await failureOf(driver.controller.controllerGetVolume({ volumeId }))).code).toBe(Code.NOT_FOUND);
+  },
+  LIMIT,
+);
+
+test(
+  "snapshots are listed by volume and by ID, with the credentials of the request or the administrator's",
+  async () => {
+    const one = await create("pvc-source-1", { pool: other.name });
+    const two = await create("pvc-source-2", { pool: other.name });
+    const snapshot = async (name: string, sourceVolumeId: string): Promise<string> => {
+      for (;;) {
+        const { snapshot: taken } = await driver.controller.createSnapshot({
+          name,
+          sourceVolumeId,
+          secrets: secrets(),
+        });
+        if (taken?.readyToUse === true) return taken.snapshotId;
+      }
+    };
+    const [a, b, c] = [await snapshot("a", one), await snapshot("b", two), await snapshot("c", one)];
+    const list = async (request: Parameters<Driver["controller"]["listSnapshots"]>[0]) =>
+      (await driver.controller.listSnapshots(request)).entries.map(({ snapshot: each }) => each?.snapshotId ?? "");
+    expect(ours(await list({}))).toEqual([a, b, c]);
+    expect(await list({ sourceVolumeId: one })).toEqual([a, c]);
+    expect(await list({ sourceVolumeId: two, secrets: secrets() })).toEqual([b]);
+    expect(await list({ snapshotId: b })).toEqual([b]);
+    expect(await list({ snapshotId: b, sourceVolumeId: one })).toEqual([]);
+    expect(await list({ snapshotId: "none-exist-id" })).toEqual([]);
+    const { snapshot: got } = await driver.controller.getSnapshot({ snapshotId: c, secrets: secrets() });
+    expect(got).toMatchObject({ snapshotId: c, sourceVolumeId: one, sizeBytes: GIB, readyToUse: true });
+    expect(Math.abs(Date.now() / 1000 - Number(got?.creationTime?.seconds))).toBeLessThan(120);
+    for (const snapshotId of [a, b, c]) await driver.controller.deleteSnapshot({ snapshotId, secrets: secrets() });
+    expect(ours(await list({}))).toEqual([]);
+    for (const id of [one, two]) await driver.controller.deleteVolume(deleteRequest(id));
+  },
+  LIMIT,
+);
+
+test(
+  "capacity is what clients can write: to the pool, to an erasure-coded data pool, within a quota",
+  async () => {
+    const coded = `${pool.name}-ec`;
+    const profile = `${coded}-profile`;
+    await tool("ceph", "osd", "erasure-code-profile", "set", profile, "k=2", "m=1", "crush-failure-domain=osd");
+    await tool("ceph", "osd", "pool", "create", coded, "8", "8", "erasure", profile);
+    await tool("ceph", "osd", "pool", "application", "enable", coded, "rbd");
+    try {
+      const available = async (more: Record<string, string> = {}): Promise<bigint> => {
+        const parameters = { clusterID: CLUSTER, pool: pool.name, ...more };
+        return (await driver.controller.getCapacity({ parameters })).availableCapacity;
+      };
+      const own = await available();
+      expect(own).toBeGreaterThan(GIB / 2n);
+      // the monitors hear of a new pool's space from the manager, a few seconds later
+      let data = 0n;
+      for (let i = 0; i < 60 && data === 0n; i++) {
+        await Bun.sleep(500);
+        data = await available({ dataPool: coded });
+      }
+      expect(Number(data) / Number(own)).toBeCloseTo(2 / 3, 1);
+      await tool("ceph", "osd", "pool", "set-quota", coded, "max_bytes", `${64n * MIB}`);
+      expect(await available({ dataPool: coded })).toBe(64n * MIB);
+      const answer = await driver.controller.getCapacity({
+        parameters: { clusterID: CLUSTER, pool: pool.name, dataPool: coded },
+      });
+      expect([answer.maximumVolumeSize, answer.minimumVolumeSize]).toEqual([64n * MIB, MIB]);
+      expect((await driver.controller.getCapacity({})).availableCapacity).toBeGreaterThan(0n);
+    } finally {
+      await tool("ceph", "osd", "pool", "delete", coded, coded, "--yes-i-really-really-mean-it");
+    }
+  },
+  LIMIT,
+);
+
+test(
+  "a user that may see one pool lists that pool's volumes",
+  async () => {
+    const user = "list-limited";
+    const volumeId = await create("pvc-visible", { pool: other.name });
+    const caps = ["mon", "profile rbd", "osd", `profile rbd pool=${other.name}`];
+    const made = await tool("ceph", "auth", "get-or-create", `client.${user}`, ...caps, "--format=json");
+    const [{ key }] = JSON.parse(made) as [{ key: string }];
+    giveSecret({ userID: user, userKey: key });
+    try {
+      expect(await allIds()).toEqual([volumeId]);
+      giveSecret({ userID: user, userKey: key, pools: `${other.name}\n` });
+      expect(await allIds()).toEqual([volumeId]);
+      giveSecret({ userID: user, userKey: key, pools: `${pool.name}\n${other.name}\n` });
+      expect((await failureOf(driver.controller.listVolumes({}))).code).toBe(Code.PERMISSION_DENIED);
+      expect(driver.log()).not.toContain(key);
+    } finally {
+      giveSecret({ userID: rig().user, userKey: rig().key });
+      await tool("ceph", "auth", "rm", `client.${user}`);
+      await driver.controller.deleteVolume(deleteRequest(volumeId));
+    }
+  },
+  LIMIT,
+);
