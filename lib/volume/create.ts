@@ -13,11 +13,10 @@ import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
-import { InvalidParameter } from "../config/errors.ts";
-import { type ParameterMap, parseParameters, type VolumeParameters, volumeContext } from "../config/parameters.ts";
+import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite, Unplaceable } from "../errors.ts";
-import { clusterAccess, resolveSnapshot } from "../handles.ts";
+import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
+import { clusterAccess } from "../handles.ts";
 import { cloneSpec, difference, discardImage, finishRemoval, imageSpec, orRaced, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
@@ -26,6 +25,7 @@ import { chooseSize, type SizeRequest } from "../size.ts";
 import { encodeVolumeId } from "../volume-id.ts";
 import { ownerOf, volumeMetadata } from "./metadata.ts";
 import type { VolumeOptions } from "./options.ts";
+import { choiceOf, choosePlace } from "./place.ts";
 import { removeVolumeImages } from "./remove.ts";
 import {
   copySource,
@@ -39,7 +39,7 @@ import {
   type SourceRequest,
   tempImage,
 } from "./source.ts";
-import { candidatePools, type Requirement, type Segments } from "./topology.ts";
+import type { Requirement, Segments } from "./topology.ts";
 
 export interface CreateRequest {
   readonly requestName: string;
@@ -73,7 +73,7 @@ const readRequest = (request: CreateRequest) =>
         "is true, and this driver does not encrypt yet; it never makes a plain volume instead",
       );
     }
-    const choice = yield* Effect.fromResult(choiceOf(parameters, request));
+    const choice = yield* Effect.fromResult(choiceOf(parameters, request.topology));
     const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
     const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
     const cluster = yield* (yield* Clusters).get(parameters.clusterId);
@@ -96,55 +96,6 @@ const readRequest = (request: CreateRequest) =>
 /** The request at one place where its volume may be. */
 type Wanted = Effect.Success<ReturnType<typeof readRequest>>["places"][number];
 type Reserved = Pick<Effect.Success<ReturnType<typeof reserved>>, "imageName" | "uuid">;
-
-interface Place {
-  readonly pool: string;
-  readonly dataPool: string | undefined;
-  /** Absent: the volume can be reached from everywhere. */
-  readonly segments: Segments | undefined;
-}
-
-const choiceOf = (
-  { pool, dataPool, topologyConstrainedPools }: VolumeParameters,
-  { topology }: CreateRequest,
-): Result.Result<
-  { readonly candidates: readonly Place[]; readonly others: readonly string[] },
-  InvalidParameter | Unplaceable
-> => {
-  if (topologyConstrainedPools !== undefined && topology !== undefined) {
-    return candidatePools(topologyConstrainedPools, topology);
-  }
-  if (pool !== undefined) return Result.succeed({ candidates: [{ pool, dataPool, segments: undefined }], others: [] });
-  const reason = "is missing: topologyConstrainedPools has effect only with accessibility_requirements";
-  return Result.fail(new InvalidParameter({ field: "pool", reason }));
-};
-
-/**
- * Where the name is reserved already, else the first place: a retry whose preferences came in another order must not
- * make a second image. A restore stays in its snapshot's pool, whose topology is its own.
- */
-const choosePlace = (instanceId: string, places: readonly Wanted[], others: readonly PoolRef[]) =>
-  Effect.gen(function* () {
-    const [first] = places;
-    if (first === undefined) return yield* Effect.die("no place for a volume");
-    if (first.segments === undefined) return first;
-    const { requestName, source, credentials } = first;
-    const reservedIn = (pool: PoolRef) => journal.lookUp(VOLUMES, pool, instanceId, requestName);
-    if (places.length + others.length > 1) {
-      for (const place of places) if ((yield* reservedIn(place.pool)) !== undefined) return place;
-      for (const pool of others) {
-        if ((yield* reservedIn(pool)) === undefined) continue;
-        const message = `volume ${requestName} exists already, in pool ${pool.pool}, which can't be reached from where the request asks for`;
-        return yield* new Conflict({ message });
-      }
-    }
-    if (source?.kind !== "snapshot") return first;
-    const { pool } = yield* resolveSnapshot(source.id, credentials);
-    const there = places.find((place) => place.pool.pool === pool.pool);
-    if (there !== undefined) return there;
-    const message = `pool ${pool.pool}, which holds the snapshot, can't be reached from where the request asks for`;
-    return yield* new Unplaceable({ message });
-  });
 
 /** What the journal and the pool hold for the name. `reservation` without `image`: creation is to be finished. */
 const findVolume = (instanceId: string, { pool, requestName, source }: Wanted) =>
