@@ -33,9 +33,11 @@ class WrongFlag extends Data.TaggedError("WrongFlag")<{ readonly message: string
 const levelOf = (verbosity: number) => (verbosity >= 5 ? "Trace" : verbosity >= 4 ? "Debug" : "Info");
 
 const log = (flags: Flags) =>
-  Layer.merge(
+  Layer.mergeAll(
     Logger.layer([Logger.withConsoleError(Logger.formatJson)]),
     Layer.succeed(References.MinimumLogLevel, levelOf(flags.verbosity)),
+    // nothing exports spans yet, and each costs a stack trace
+    Layer.succeed(References.TracerEnabled, false),
   );
 
 /** Reads the command line, then runs `serve` until a signal ends the process. */
