@@ -10,7 +10,9 @@
  *    that has only the first would lose its data with the parent's snapshot. It is made again, which loses nothing as
  *    long as it has no data of its own; one that has is left for a person.
  */
+import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
+import * as Schedule from "effect/Schedule";
 import { Ceph, type CloneSpec, type ImageSpec, type ImageStatus, imageSubject, type PoolRef } from "./ceph/ceph.ts";
 import { Busy, type CephError, Raced } from "./ceph/errors.ts";
 import { FEATURE_BITS } from "./config/image-features.ts";
@@ -103,6 +105,28 @@ export const proveUnused = (
   return Effect.fail(new Busy({ op: `watched by ${image.watchers.join(", ")}`, subject: `image ${subject}` }));
 };
 
+/**
+ * Milliseconds that a removal waits for an image to fall out of use. Whoever purges a child of it, the manager say, has
+ * it open for a moment: no reason to send the caller away.
+ */
+export const InUsePatience = Context.Reference<number>("csi-rbd/InUsePatience", { defaultValue: () => 0 });
+
+const LOOK_AGAIN_MS = 250;
+
+/** The image once nobody uses it; `undefined` when it is not there. */
+const provenUnused = (pool: PoolRef, imageName: string, mirrorDaemons: number) =>
+  Effect.gen(function* () {
+    const patience = yield* InUsePatience;
+    const look = Effect.tap(statusIfThere(pool, imageName), (image) =>
+      image === undefined ? Effect.void : proveUnused(pool, imageName, image, mirrorDaemons),
+    );
+    return yield* Effect.retry(look, {
+      times: Math.floor(patience / LOOK_AGAIN_MS),
+      schedule: Schedule.spaced(LOOK_AGAIN_MS),
+      while: (error) => error._tag === "Busy",
+    });
+  });
+
 /** Moves an image that nobody uses to the trash and has it purged; done when that is queued. */
 export const discardImage = (
   pool: PoolRef,
@@ -164,12 +188,11 @@ export const removeImages = (
     const gone: Removal[] = [];
     for (const removal of removals) {
       const { pool, imageName } = removal;
-      const image = yield* statusIfThere(pool, imageName);
+      const image = yield* provenUnused(pool, imageName, mirrorDaemons);
       if (image === undefined) {
         gone.push(removal);
         continue;
       }
-      yield* proveUnused(pool, imageName, image, mirrorDaemons);
       there.push({ removal, id: image.id });
     }
     const stillThere = new Set(there.map(({ removal }) => removal.imageName));

@@ -22,6 +22,7 @@ import { type Flags, parseFlags, usage } from "./config/flags.ts";
 import { ClusterMapping } from "./config/mapping.ts";
 import { serve } from "./grpc/server.ts";
 import type { ServedService } from "./grpc/service.ts";
+import { InUsePatience } from "./images.ts";
 import { launch } from "./launch.ts";
 import { Locks } from "./locks.ts";
 import { Operations } from "./pipeline.ts";
@@ -61,12 +62,16 @@ export const runService = <E extends { readonly message: string }>(
   launch(main, 2 * Duration.toSeconds(flags.gracePeriod) + 5);
 };
 
+/** Half of the shortest time that a sidecar waits by default. */
+const IN_USE_PATIENCE = 5_000;
+
 /** Configuration, locks and Ceph, as the flags say. */
 export const driverLayer = (flags: Flags) =>
   Layer.mergeAll(
     Clusters.layer(flags.configDir),
     ClusterMapping.layer(flags.configDir),
     clusterSecretsLayer(flags.secretsDir),
+    Layer.succeed(InUsePatience, IN_USE_PATIENCE),
     Locks.layer,
     CephLive({
       cells: flags.cells,

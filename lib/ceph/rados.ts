@@ -8,6 +8,7 @@
  */
 import { dlopen, FFIType as T, ptr } from "bun:ffi";
 import { existsSync } from "node:fs";
+import { constants } from "node:os";
 import { Errno } from "../cells/cell.ts";
 import {
   check,
@@ -38,6 +39,8 @@ const { symbols: rados } = dlopen("librados.so.2", {
   rados_ioctx_create2: { args: [T.u64, T.i64, T.ptr], returns: T.i32 },
   rados_ioctx_set_namespace: { args: [T.u64, T.cstring], returns: T.void },
   rados_ioctx_destroy: { args: [T.u64], returns: T.void },
+  rados_lock_exclusive: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.cstring, T.ptr, T.u8], returns: T.i32 },
+  rados_unlock: { args: [T.u64, T.cstring, T.cstring, T.cstring], returns: T.i32 },
   rados_create_write_op: { args: [], returns: T.u64 },
   rados_release_write_op: { args: [T.u64], returns: T.void },
   rados_write_op_create: { args: [T.u64, T.i32, T.ptr], returns: T.void },
@@ -275,4 +278,31 @@ const commanded = (command: string, send: Send): Said => {
   const output = textAt(valueOf(out), Number(valueOf(outLength)));
   for (const buffer of [out, status]) if (valueOf(buffer) !== 0n) rados.rados_buffer_free(valueOf(buffer));
   return { result, said, output };
+};
+
+const { EBUSY } = constants.errno;
+
+/** How long a lock outlives a driver that died with it. */
+const LOCK_SECONDS = 30n;
+const LOCK_WAIT_MS = 10_000;
+const LOCK_AGAIN_MS = 20;
+
+/** Keeps other drivers out of what has the lock `name` on that object; waits for one that is in it. */
+export const withLock = <A>(io: bigint, object: string, name: string, body: () => A): A => {
+  const cookie = crypto.randomUUID();
+  const duration = new BigInt64Array(new ArrayBuffer(16));
+  duration[0] = LOCK_SECONDS;
+  const deadline = Date.now() + LOCK_WAIT_MS;
+  for (;;) {
+    const result = rados.rados_lock_exclusive(io, plain(object), plain(name), cookie, "", duration, 0);
+    if (result === 0) break;
+    if (result !== -EBUSY || Date.now() > deadline) check("rados_lock_exclusive", result);
+    Bun.sleepSync(LOCK_AGAIN_MS);
+  }
+  try {
+    return body();
+  } finally {
+    // One that is not released ends by itself.
+    rados.rados_unlock(io, object, name, cookie);
+  }
 };

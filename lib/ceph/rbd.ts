@@ -10,7 +10,7 @@ import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
 import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
-import { execute, poolId, type PoolArg, withPool } from "./rados.ts";
+import { execute, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_image_options_create: { args: [T.ptr], returns: T.void },
@@ -155,16 +155,22 @@ export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
 };
 
 /** -> the size that the image has in the end. */
+/**
+ * Under a lock between drivers: librbd refuses a shrink by the size that it knew before, so that of two growers at once
+ * the one with the smaller size could undo the other.
+ */
 export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint =>
-  withImage(io, image, "write", (handle) => {
-    const size = sizeOf(handle);
-    if (size >= sizeBytes) return size;
-    const result = rbd.rbd_resize2(handle, sizeBytes, 0, noProgress, null);
-    // refused as a shrink, for somebody else has made the image bigger meanwhile
-    if (result === -EINVAL && sizeOf(handle) >= sizeBytes) return sizeOf(handle);
-    check("rbd_resize", result);
-    return sizeBytes;
-  });
+  withLock(io, `rbd_header.${existing(id(io, image))}`, "csi-rbd.grow", () =>
+    withImage(io, image, "write", (handle) => {
+      const size = sizeOf(handle);
+      if (size >= sizeBytes) return size;
+      const result = rbd.rbd_resize2(handle, sizeBytes, 0, noProgress, null);
+      // refused as a shrink, for somebody else has made the image bigger meanwhile
+      if (result === -EINVAL && sizeOf(handle) >= sizeBytes) return sizeOf(handle);
+      check("rbd_resize", result);
+      return sizeBytes;
+    }),
+  );
 
 const STOP = -125;
 let extentFound = false;

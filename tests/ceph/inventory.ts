@@ -57,7 +57,7 @@ export interface Inventory {
   readonly trash: readonly string[];
   /** Every object but those that each pool for RBD has and that come with the first image. */
   readonly objects: readonly string[];
-  /** Request name to UUID, as the journal has it. */
+  /** Keys of names to UUIDs, as the journal has them for volumes, snapshots and groups. */
   readonly names: ReadonlyMap<string, string>;
 }
 
@@ -75,17 +75,23 @@ const PERMANENT = new Set([
 export const inventory = async (pool: string, instance = "default", namespace = ""): Promise<Inventory> => {
   const spec = namespace === "" ? pool : `${pool}/${namespace}`;
   const json = async <A>(...command: string[]): Promise<A> => JSON.parse(await tool(...command, "--format=json")) as A;
-  const [images, trash, objects, names] = await Promise.all([
+  const directories = ["csi.volumes", "csi.snaps", "csi.groups"].map((kind) => `${kind}.${instance}`);
+  const [images, trash, objects, ...names] = await Promise.all([
     json<string[]>("rbd", "ls", spec),
     json<{ name: string }[]>("rbd", "trash", "ls", "--all", spec),
     tool("rados", "--pool", pool, "--namespace", namespace, "ls"),
-    omapOf(pool, `csi.volumes.${instance}`, namespace),
+    ...directories.map((object) => omapOf(pool, object, namespace)),
   ]);
   const kept = objects
     .split("\n")
-    .filter((name) => name !== "" && !PERMANENT.has(name) && name !== `csi.volumes.${instance}`)
+    .filter((name) => name !== "" && !PERMANENT.has(name) && !directories.includes(name))
     .toSorted();
-  return { images, trash: trash.map(({ name }) => name), objects: kept, names: names ?? new Map() };
+  return {
+    images,
+    trash: trash.map(({ name }) => name),
+    objects: kept,
+    names: new Map(names.flatMap((found) => [...(found ?? [])])),
+  };
 };
 
 export const EMPTY: Inventory = { images: [], trash: [], objects: [], names: new Map() };

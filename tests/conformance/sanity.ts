@@ -25,6 +25,8 @@ export interface SanityRun {
   readonly dir: string;
   /** Of the StorageClass that it makes volumes of. */
   readonly parameters: Readonly<Record<string, string>>;
+  /** Of the VolumeSnapshotClass. */
+  readonly snapshotParameters?: Readonly<Record<string, string>>;
   readonly secrets: Readonly<Record<string, string>>;
   readonly accessType: "mount" | "block";
   /** Regular expressions over the names of cases. */
@@ -129,8 +131,10 @@ export const judgeReport = (text: string, capabilities: ReadonlySet<string>): Ve
   return verdict;
 };
 
-const SECRETS_OF =
-  "CreateVolume DeleteVolume ControllerValidateVolumeCapabilities ControllerExpandVolume NodeStageVolume NodePublishVolume";
+const SECRETS_OF = [
+  "CreateVolume DeleteVolume ControllerValidateVolumeCapabilities ControllerExpandVolume",
+  "CreateSnapshot DeleteSnapshot ListSnapshots GetSnapshot NodeStageVolume NodePublishVolume",
+].join(" ");
 
 export const runSanity = async (options: SanityRun): Promise<Verdict> => {
   const binary = process.env["CSI_RBD_SANITY"] ?? "";
@@ -153,6 +157,7 @@ export const runSanity = async (options: SanityRun): Promise<Verdict> => {
     `-csi.endpoint=unix://${driver.socket}`,
     `-csi.secrets=${secretsFile}`,
     `-csi.testvolumeparameters=${file("parameters.yaml", parameters)}`,
+    `-csi.testsnapshotparameters=${file("snapshot-parameters.yaml", options.snapshotParameters ?? {})}`,
     `-csi.testvolumeaccesstype=${accessType}`,
     `-csi.testvolumesize=${2 ** 30}`,
     `-csi.testvolumeexpandsize=${2 ** 31}`,
