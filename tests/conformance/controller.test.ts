@@ -42,8 +42,9 @@ for (const accessType of ["mount", "block"] as const) {
       skip: "Node Service",
       limitMs: 100_000,
     });
+    const reasons = new Set(verdict.leftOut.map((line) => line.slice(line.lastIndexOf(": ") + 2)));
     console.log(
-      `csi-sanity (${accessType}): ${verdict.passed.length} passed, ${verdict.leftOut.length} not advertised`,
+      `csi-sanity (${accessType}): ${verdict.passed.length} passed, ${verdict.leftOut.length} left out: ${[...reasons].join("; ")}`,
     );
     expect(verdict.failed).toEqual([]);
     expect(verdict.passed.length).toBeGreaterThan(20);
