@@ -102,6 +102,11 @@ export const listerOn = (cluster: MemoryCluster, settings: Settings = {}) => {
       (await run(service.controllerGetCapabilities())).capabilities.map(({ type }) => type.value.type),
     allocated: (snapshotId: string, more: BlockInit = {}) =>
       collect(blocks.getMetadataAllocated(create(GetMetadataAllocatedRequestSchema, { snapshotId, ...more }))),
+    /** The first message, and no further. */
+    firstAllocated: (snapshotId: string) => {
+      const request = create(GetMetadataAllocatedRequestSchema, { snapshotId });
+      return collect(Stream.take(blocks.getMetadataAllocated(request), 1));
+    },
     delta: (baseSnapshotId: string, targetSnapshotId: string, more: BlockInit = {}) =>
       collect(
         blocks.getMetadataDelta(create(GetMetadataDeltaRequestSchema, { baseSnapshotId, targetSnapshotId, ...more })),
