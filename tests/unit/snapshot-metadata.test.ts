@@ -272,7 +272,6 @@ describe("pages", () => {
       expect(messages.map(({ blockMetadata }) => blockMetadata.length)).toEqual([4096, 4096, 1808]);
       expect(calls().filter(({ method }) => method === "diff")).toHaveLength(3);
       forget();
-      forget();
       // a page is asked for when the one before is taken: this is all that is ever in memory
       expect(await lister.firstAllocated(id)).toHaveLength(1);
       expect(calls().filter(({ method }) => method === "diff")).toHaveLength(1);
