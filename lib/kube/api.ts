@@ -43,7 +43,7 @@ export const getObject = ({ url, account }: KubeAccess, path: string): Effect.Ef
         tls: { ca: ca ?? "" },
         signal: AbortSignal.any([signal, AbortSignal.timeout(LIMIT_MS)]),
       });
-      if (response.ok) return (await response.json()) as unknown;
+      if (response.ok) return await response.json();
       const hint = response.status === 403 ? "; the service account needs the verb get for it" : "";
       throw new Error(`HTTP ${response.status}${hint}`);
     },
