@@ -29,7 +29,7 @@ export interface DriverOptions {
   readonly dir: string;
   /** After our own: the last one counts. */
   readonly flags?: readonly string[];
-  /** The entry file, relative to the checkout. */
+  /** The entry file, relative to the checkout; CSI_RBD_DRIVER names a compiled executable to test in its place. */
   readonly entry?: string;
 }
 
@@ -81,9 +81,9 @@ export const startDriver = async ({
 }: DriverOptions): Promise<Driver> => {
   const socket = join(dir, "csi.sock");
   const logFile = join(dir, "driver.log");
+  const compiled = process.env["CSI_RBD_DRIVER"] ?? "";
   const argv = [
-    process.execPath,
-    join(checkout, entry),
+    ...(compiled === "" ? [process.execPath, join(checkout, entry)] : [compiled]),
     "--type=rbd",
     "--nodeid=test-node",
     "--controllerserver=true",
