@@ -1,0 +1,187 @@
+/**
+ * Lives of volumes, snapshots, restores and clones under a driver that keeps being killed: the bytes are the right ones,
+ * nothing is left, no name has two IDs. CSI_RBD_COPIES=500 makes the long run, CSI_RBD_SEED an earlier one's moments.
+ */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { codeName } from "../../lib/grpc/status.ts";
+import { rig } from "../rig/cluster.ts";
+import { type Bytes, bytesOf } from "./bytes.ts";
+import {
+  askSnapshot,
+  cloneRequest,
+  dropRequest,
+  makeVolume,
+  poolAt,
+  restoreRequest,
+  settledRemains,
+  SIZE,
+  type Volume,
+} from "./copies.ts";
+import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
+import { inventory, makePool, omapOf } from "./inventory.ts";
+import { type Mortal, startMortal } from "./kill.ts";
+import { random } from "./random.ts";
+import { CLUSTER, createRequest, deleteRequest, expandRequest, isFailed } from "./requests.ts";
+
+const LIVES = Number(process.env["CSI_RBD_COPIES"] ?? 24);
+const AT_ONCE = 12;
+/** Of one call with all its retries: a watch of a killed driver holds its image for half a minute. */
+const CALL_LIMIT = 240_000;
+const seed = Number(process.env["CSI_RBD_SEED"] ?? Date.now() % 1_000_000);
+const dir = testFolder("copylives");
+let pool: Awaited<ReturnType<typeof makePool>>;
+let bytes: Bytes;
+let mortal: Mortal | undefined;
+
+beforeAll(async () => {
+  pool = await makePool("copylives");
+  writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
+  bytes = bytesOf(rig());
+}, 60_000);
+
+afterAll(async () => {
+  await (await mortal?.spare())?.end("SIGKILL");
+  bytes?.close();
+  await pool?.remove();
+}, 60_000);
+
+/** What callers were told besides OK, counted without names and numbers. */
+const told = new Map<string, number>();
+const slow: string[] = [];
+
+/** Asks until the answer is OK, as the sidecars do after each failure; -> the answer. */
+const insist = async <A>(what: string, call: (driver: Driver) => Promise<A>): Promise<A> => {
+  const started = Date.now();
+  for (let wait = 20; ; wait = Math.min(wait * 2, 2000)) {
+    const driver = await (mortal as Mortal).current();
+    try {
+      const answer = await call(driver);
+      const ms = Date.now() - started;
+      if (ms > 20_000) slow.push(`${what}: ${ms} ms`);
+      return answer;
+    } catch (error) {
+      if (!isFailed(error)) throw error;
+      const text = error.details.replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}|(?:life|copylives)-\w+|\d+/g, "…");
+      const reason = `${what.split(" ")[0]} ${codeName(error.code)}: ${text}`;
+      told.set(reason, (told.get(reason) ?? 0) + 1);
+      if (Date.now() - started > CALL_LIMIT) throw new Error(`${what} never became OK`, { cause: error });
+    }
+    await Bun.sleep(wait);
+  }
+};
+
+const settings = { timeoutMs: 15_000 };
+const ids = new Map<string, Set<string>>();
+const saw = (name: string, id: string): void => {
+  // the journal knows UUIDs, callers know handles that end in them
+  ids.set(name, (ids.get(name) ?? new Set<string>()).add(id.slice(-36)));
+};
+
+const create = (kind: string, name: string, request: Parameters<Driver["controller"]["createVolume"]>[0]) =>
+  insist(`${kind} ${name}`, async ({ controller }) => {
+    const made = await makeVolume(controller, request, settings);
+    saw(name, made.id);
+    return made;
+  });
+const snapshot = async (name: string, { id }: Volume, atFirst: () => void): Promise<string> => {
+  for (let first = true; ; first = false) {
+    const answer = await insist(`snapshot ${name}`, ({ controller }) => askSnapshot(controller, name, id, settings));
+    saw(name, answer.id);
+    // whoever has an answer may go on to write
+    if (first) atFirst();
+    if (answer.ready) return answer.id;
+    await Bun.sleep(50);
+  }
+};
+const expand = ({ id }: Volume) =>
+  insist(`expand ${id}`, async ({ controller }) => {
+    const { capacityBytes } = await controller.controllerExpandVolume(expandRequest(id, 2n * SIZE), settings);
+    expect(capacityBytes).toBe(2n * SIZE);
+  });
+const remove = ({ id }: Volume) =>
+  insist(`delete ${id}`, ({ controller }) => controller.deleteVolume(deleteRequest(id), settings));
+const drop = (id: string) =>
+  insist(`drop ${id}`, ({ controller }) => controller.deleteSnapshot(dropRequest(id), settings));
+
+/** Drivers that always die before a call can be through would only show how slow this machine is just now. */
+const aFairLife = async (): Promise<number> => {
+  const { controller, end } = await startDriver({ dir });
+  const since = performance.now();
+  const source = await makeVolume(controller, createRequest("pvc-fair", { pool: pool.name }, SIZE));
+  const copy = await makeVolume(controller, cloneRequest("pvc-fair-copy", pool.name, source.id));
+  // a dozen callers share the driver, and its first calls wait for the connection
+  const longest = 10 * (performance.now() - since);
+  for (const { id } of [copy, source]) await controller.deleteVolume(deleteRequest(id), { timeoutMs: 60_000 });
+  await end();
+  return Math.min(30_000, Math.max(8000, longest));
+};
+
+const put = ({ image }: Volume, value: number) => bytes.write(poolAt(pool.name), image, 4096, 8192, value);
+const valueOf = ({ image }: Volume) => bytes.read(poolAt(pool.name), image, 8192, 1)[0];
+
+const live = async (life: string, chance: () => number): Promise<void> => {
+  const source = await create("create", `pvc-${life}`, createRequest(`pvc-${life}`, { pool: pool.name }, SIZE));
+  put(source, 1);
+  const taken = await snapshot(`snap-${life}`, source, () => put(source, 2));
+  const asClone = cloneRequest(`clone-${life}`, pool.name, source.id);
+  const asRestore = restoreRequest(`restore-${life}`, pool.name, taken);
+  const [restored, cloned] = await Promise.all([
+    create("restore", `restore-${life}`, asRestore),
+    create("clone", `clone-${life}`, asClone),
+  ]);
+  const [larger = source] = [source, restored, cloned].toSorted(() => chance() - 0.5);
+  await expand(larger);
+  expect([source, restored, cloned].map(valueOf)).toEqual([2, 1, 2]);
+  // in any order: sources before what was made of them, too
+  const steps = [() => drop(taken), ...[source, restored, cloned].map((each) => () => remove(each))];
+  for (const step of steps.map((run) => ({ run, at: chance() })).toSorted((a, b) => a.at - b.at)) await step.run();
+};
+
+test(
+  `${LIVES} lives of volumes and their copies under a driver that is killed`,
+  async () => {
+    const started = Date.now();
+    const seconds = () => ((Date.now() - started) / 1000).toFixed(0);
+    console.log(`seed ${seed}`);
+    const chance = random(seed);
+    const longest = await aFairLife();
+    console.log(`the longest life of a driver is ${longest.toFixed(0)} ms`);
+    mortal = await startMortal({ dir, chance, life: [20, longest] });
+    const left = Array.from({ length: LIVES }, (_, i) => `life-${i}`);
+    const caller = async () => {
+      for (let life = left.shift(); life !== undefined; life = left.shift()) await live(life, chance);
+    };
+    /** What the journal itself says, while all this goes on. */
+    const watching = { now: true };
+    const watcher = (async () => {
+      while (watching.now) {
+        for (const [object, prefix] of [
+          ["csi.volumes.default", "csi.volume."],
+          ["csi.snaps.default", "csi.snap."],
+        ] as const) {
+          for (const [key, uuid] of (await omapOf(pool.name, object)) ?? []) saw(key.slice(prefix.length), uuid);
+        }
+        await Bun.sleep(300);
+      }
+    })();
+    await Promise.all(Array.from({ length: AT_ONCE }, caller)).finally(() => {
+      watching.now = false;
+      console.log(`${LIVES - left.length} lives begun, ${mortal?.deaths()} deaths, ${seconds()} s; told besides OK:`);
+      for (const [text, times] of [...told].toSorted(([, a], [, b]) => b - a)) console.log(`${times} x ${text}`);
+      if (slow.length > 0) console.log(`longer than 20 s: ${slow.join(", ")}`);
+    });
+    await watcher;
+    const driver = await mortal.spare();
+
+    expect([...ids].filter(([, seen]) => seen.size !== 1)).toEqual([]);
+    expect(ids.size).toBe(4 * LIVES);
+    expect(mortal.deaths()).toBeGreaterThan(0);
+    const { images, names } = await inventory(pool.name);
+    expect([images, [...names.keys()]]).toEqual([[], []]);
+    // parents wait in the trash for their children; the manager tries one again after 30 s, then 60 s, 90 s …
+    expect(await settledRemains(pool.name, 300_000 + LIVES * 2000)).toEqual([]);
+    console.log(`nothing left after ${seconds()} s`);
+    await driver.end();
+  },
+  600_000 + LIVES * 20_000,
+);
