@@ -35,6 +35,8 @@ export interface VolumeImage {
   readonly cluster: Cluster;
   readonly pool: PoolRef;
   readonly imageName: string;
+  /** Its entry in the journal; `undefined`: it has none. */
+  readonly journal: { readonly pool: PoolRef; readonly uuid: string; readonly requestName: string } | undefined;
 }
 
 type Context = Readonly<Record<string, string>>;
@@ -107,14 +109,16 @@ export const resolveImage = (
         cluster,
         pool: { access, pool: fixed.pool, namespace: cluster.radosNamespace },
         imageName: fixed.imageName,
+        journal: undefined,
       };
     }
-    const { cluster, pool, imageName, attributes } = yield* resolveVolume(volumeId, credentials);
+    const { cluster, pool, imageName, uuid, attributes } = yield* resolveVolume(volumeId, credentials);
     if (attributes?.encryptKms !== undefined) {
       const message = `volume ${volumeId} is encrypted, and this driver does not decrypt yet; it never stages such a volume plain`;
       return yield* new Precondition({ message });
     }
-    return { cluster, pool, imageName };
+    const requestName = attributes?.requestName;
+    return { cluster, pool, imageName, journal: requestName === undefined ? undefined : { pool, uuid, requestName } };
   });
 
 /** A static volume's cluster, or after a failover the first one configured that stands in for it. */

@@ -47,6 +47,7 @@ import { HostLive } from "../lib/host/live.ts";
 import { mountsAt } from "../lib/host/mountinfo.ts";
 import * as staging from "../lib/host/staging.ts";
 import { Placement } from "../lib/kube/placement.ts";
+import { type Announcer, makeAnnouncer } from "../lib/listing/announce.ts";
 import { Locks } from "../lib/locks.ts";
 import { compensated, stage, undoable } from "../lib/pipeline.ts";
 import { driverLayer, runService, serveAll } from "../lib/platform.ts";
@@ -71,6 +72,8 @@ import { identity } from "./identity.ts";
 
 export interface NodeOptions {
   readonly nodeId: string;
+  /** Names the journal in which the node tells what it has staged; it tells nothing when absent. */
+  readonly instanceId?: string;
 }
 
 /** A volume's ID becomes the name of a folder. */
@@ -114,7 +117,7 @@ const wantedStage = (request: NodeStageVolumeRequest) =>
 
 type Wanted = Effect.Success<ReturnType<typeof wantedStage>>;
 
-const stageVolume = (request: NodeStageVolumeRequest) =>
+const stageVolume = (announcer: Announcer) => (request: NodeStageVolumeRequest) =>
   Effect.gen(function* () {
     const wanted = yield* stage("validate", wantedStage(request));
     const body = Effect.gen(function* () {
@@ -130,8 +133,10 @@ const stageVolume = (request: NodeStageVolumeRequest) =>
       if (staged?.kind === "sound" && now.stash.kind === "read") return yield* completed(wanted, staged);
       const volume = yield* stage("find", resolveImage(context, wanted.credentials));
       const image = { pool: volume.pool.pool, namespace: volume.pool.namespace, image: volume.imageName };
+      const announce = stage("announce", announcer.staged(volumeId, volume.journal, shared));
       if (staged?.kind === "sound") {
         yield* stage("record", staging.writeStash(path, image, context.unmapOptions));
+        yield* announce;
         return yield* completed(wanted, staged);
       }
       const own = ({ id }: ImageStatus) =>
@@ -144,6 +149,7 @@ const stageVolume = (request: NodeStageVolumeRequest) =>
       if (staged?.kind === "broken") yield* stage("take down", takeDown(wanted, place, now, staged));
       for (const device of own(status)) yield* stage("unmap left-over", unmapLeftOver(place, now, device, context));
       yield* attach(wanted, place, volume, status);
+      yield* announce;
       return {};
     }).pipe(
       Effect.catchTag("ImageNotFound", ({ message }) =>
@@ -249,7 +255,7 @@ const prepareFilesystem = (wanted: Wanted, volume: VolumeImage, device: MappedDe
 
 // ----------------------------------------------------------------------------------------- NodeUnstageVolume
 
-const unstageVolume = (request: NodeUnstageVolumeRequest) =>
+const unstageVolume = (announcer: Announcer) => (request: NodeUnstageVolumeRequest) =>
   Effect.gen(function* () {
     const volumeId = yield* volumeIdOf(request.volumeId);
     const path = yield* pathOf("staging_target_path", request.stagingTargetPath);
@@ -275,6 +281,7 @@ const unstageVolume = (request: NodeUnstageVolumeRequest) =>
       for (const device of devices) yield* stage("unmap", host.unmap(device, options));
       if (place !== undefined && stash.kind !== "absent")
         yield* stage("forget", host.removeText(staging.stashPath(path)));
+      yield* stage("announce", announcer.unstaged(volumeId));
       return {};
     });
     return yield* withVolume(volumeId, body);
@@ -456,10 +463,11 @@ const OFFERED = [
 
 const subject = ({ volumeId }: { readonly volumeId: string }) => volumeId;
 
-export const node = ({ nodeId }: NodeOptions) =>
-  ({
-    nodeStageVolume: mutating("NodeStageVolume", NodeStageVolumeRequestSchema, subject, stageVolume),
-    nodeUnstageVolume: mutating("NodeUnstageVolume", NodeUnstageVolumeRequestSchema, subject, unstageVolume),
+export const node = ({ nodeId, instanceId }: NodeOptions) => {
+  const announcer = makeAnnouncer(nodeId, instanceId);
+  return {
+    nodeStageVolume: mutating("NodeStageVolume", NodeStageVolumeRequestSchema, subject, stageVolume(announcer)),
+    nodeUnstageVolume: mutating("NodeUnstageVolume", NodeUnstageVolumeRequestSchema, subject, unstageVolume(announcer)),
     nodePublishVolume: mutating("NodePublishVolume", NodePublishVolumeRequestSchema, subject, publishVolume),
     nodeUnpublishVolume: mutating("NodeUnpublishVolume", NodeUnpublishVolumeRequestSchema, subject, unpublishVolume),
     nodeExpandVolume: mutating("NodeExpandVolume", NodeExpandVolumeRequestSchema, subject, expandVolume),
@@ -468,9 +476,10 @@ export const node = ({ nodeId }: NodeOptions) =>
       Effect.succeed({ capabilities: OFFERED.map((type) => ({ type: { case: "rpc" as const, value: { type } } })) }),
     nodeGetInfo: () =>
       Effect.map(Placement, ({ segments }) => ({ nodeId, accessibleTopology: { segments: { ...segments } } })),
-  }) satisfies ServiceImpl<typeof Node, unknown>;
+  } satisfies ServiceImpl<typeof Node, unknown>;
+};
 
-export const nodeOptions = ({ nodeId }: Flags): NodeOptions => ({ nodeId });
+export const nodeOptions = ({ nodeId, instanceId }: Flags): NodeOptions => ({ nodeId, instanceId });
 
 /** What the recipes need besides Ceph, locks, operations and the configuration. */
 export const nodeLayer = (flags: Flags) => Layer.merge(HostLive({ cells: flags.hostCells }), Placement.layer(flags));

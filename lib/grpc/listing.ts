@@ -107,6 +107,7 @@ export const listing = (instanceId: string) => ({
 
 const WITH_CREDENTIALS = [
   Offered.LIST_VOLUMES,
+  Offered.LIST_VOLUMES_PUBLISHED_NODES,
   Offered.LIST_SNAPSHOTS,
   Offered.GET_VOLUME,
   Offered.VOLUME_CONDITION,

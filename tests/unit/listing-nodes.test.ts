@@ -1,13 +1,16 @@
-/** On which nodes a volume is: what nodes write beside its name, and what lists make of it. */
+/** On which nodes a volume is: what node plugins write beside its name, and what lists make of it. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { Ceph, type CephService, type PoolRef } from "../../lib/ceph/ceph.ts";
 import { intercepted, recorded } from "../../lib/ceph/faults.ts";
 import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { TimedOut } from "../../lib/ceph/errors.ts";
+import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import { publishNode, unpublishNode, type Volume } from "../../lib/listing/published.ts";
 import { listerOn } from "./listing-world.ts";
-import { aCluster, creation, deletion, poolDump, uuidOf } from "./world.ts";
+import { aNode, IMAGE, nodeOn, staging, unstaging, UUID, VOLUME } from "./node-world.ts";
+import { aCluster, asBlock, codeOf, creation, deletion, poolDump, seed, uuidOf } from "./world.ts";
 
 const pool: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 const KEY = "csi-rbd.nodes.pvc-1";
@@ -130,3 +133,61 @@ test("a race that does not end is given up", async () => {
   await at(cluster, racing).publish(volume, "node-1", true);
   expect(writes).toBe(5);
 });
+
+const options = { instanceId: "default" };
+const nodesOf = (cluster: MemoryCluster) =>
+  poolDump(cluster).objects["csi.volumes.default"]?.[`csi-rbd.nodes.pvc-${UUID}`];
+
+const aListedNode = async () => {
+  const world = await aNode();
+  seed(world.cluster, { "csi.volumes.default": { [`csi.volume.pvc-${UUID}`]: UUID } });
+  return world;
+};
+
+test("a node plugin writes its name when it stages, and takes it back when it unstages", async () => {
+  const { cluster, host } = await aListedNode();
+  await using node = nodeOn(host, { options });
+  await node.stage(staging());
+  expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-1"]));
+  await using lister = listerOn(cluster);
+  const { entries } = await lister.listVolumes();
+  expect(entries.map(({ volume, status }) => [volume.volumeId, status.publishedNodeIds])).toEqual([
+    [VOLUME, ["node-1"]],
+  ]);
+  expect((await lister.getVolume(VOLUME)).status.publishedNodeIds).toEqual(["node-1"]);
+  await node.unstage(unstaging());
+  expect(nodesOf(cluster)).toBeUndefined();
+});
+
+test("volumes that nodes share have each of them", async () => {
+  const { cluster, host } = await aListedNode();
+  seed(cluster, {
+    "csi.volumes.default": {
+      [`csi.volume.pvc-${UUID}`]: UUID,
+      [`csi-rbd.nodes.pvc-${UUID}`]: JSON.stringify([UUID, "node-0"]),
+    },
+  });
+  await using node = nodeOn(host, { options });
+  const volumeCapability = asBlock(Mode.MULTI_NODE_MULTI_WRITER);
+  await node.stage(staging({ volumeCapability }));
+  expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-0", "node-1"]));
+  await node.unstage(unstaging());
+  expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-0"]));
+});
+
+test("a name that can't be written fails neither staging nor unstaging; one that hangs holds up none", async () => {
+  const { cluster, host } = await aListedNode();
+  let hangs = false;
+  const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {
+    if (method !== "omapWrite") return act;
+    return hangs ? Effect.never : Effect.fail(new TimedOut({ op: "rados_write_op_operate", subject: IMAGE }));
+  });
+  await using node = nodeOn(host, { ceph, options });
+  expect(await codeOf(node.stage(staging()))).toBe("OK");
+  expect(await codeOf(node.unstage(unstaging()))).toBe("OK");
+  hangs = true;
+  const since = performance.now();
+  expect(await codeOf(node.stage(staging(), Date.now() + 20_000))).toBe("OK");
+  expect(performance.now() - since).toBeLessThan(10_000);
+  expect(nodesOf(cluster)).toBeUndefined();
+}, 20_000);
