@@ -1,6 +1,7 @@
 /**
  * A pool of cells (./cell.ts), at most so many as asked for, and the queue in front of them. The first cell starts with
- * the pool, so that a broken one is known at once; the others when a call would have to wait.
+ * the pool, so that a broken one is known at once; the others when a call would have to wait, and they end when no call
+ * has needed them for a minute.
  *
  * Not here: what the cells do. A pool knows calls by name, limit and key only.
  *
@@ -70,6 +71,8 @@ export interface CellPool {
   readonly state: () => {
     readonly running: readonly CellCall[];
     readonly waiting: number;
+    /** How many there are now, busy or idle; those that hang are not among them. */
+    readonly cells: number;
     readonly stuck: readonly CellCall[];
     readonly healthy: boolean;
   };
@@ -86,6 +89,8 @@ interface Cell {
   readonly worker: Worker;
   job: Job | undefined;
   timer: ReturnType<typeof setTimeout> | undefined;
+  /** When its last call ended. */
+  idleSince: number;
 }
 
 /** Long: a machine that boots, or emulates, has a reason to be slow. */
@@ -96,9 +101,15 @@ export interface PoolOptions {
   readonly url: string | URL;
   readonly size: number;
   readonly maxAside?: number;
+  /** How many cells stay whether or not there are calls: the first (1, the default), or none before the first call. */
+  readonly kept?: 0 | 1;
+  /** Milliseconds without a call after which one of the others ends. */
+  readonly idleMs?: number;
 }
 
-/** Starts the first cell, and fails when it can't start. Closing the scope ends them all. */
+const IDLE_MS = 60_000;
+
+/** Starts the first cell, if it is to be kept, and fails when it can't start. Closing the scope ends them all. */
 export const makeCellPool = (options: PoolOptions): Effect.Effect<CellPool, CellDown, Scope.Scope> =>
   Effect.gen(function* () {
     const cells = yield* Effect.acquireRelease(
@@ -118,17 +129,20 @@ class Cells implements CellPool {
   private sequence = 0;
   private starting = 0;
   private stopped = false;
+  private sweeper: ReturnType<typeof setInterval> | undefined;
 
   constructor(options: PoolOptions) {
-    this.options = { maxAside: options.size * 4, ...options };
+    this.options = { maxAside: options.size * 4, kept: 1, idleMs: IDLE_MS, ...options };
   }
 
   start(): Promise<CellDown | undefined> {
-    return this.spawn();
+    this.sweeper = setInterval(() => this.retire(), this.options.idleMs / 2).unref();
+    return this.options.kept === 0 ? Promise.resolve(undefined) : this.spawn();
   }
 
   stop(): void {
     this.stopped = true;
+    clearInterval(this.sweeper);
     const reason = "the driver stops";
     this.refuseAll(reason);
     for (const cell of this.live) this.lost(cell, reason);
@@ -139,6 +153,7 @@ class Cells implements CellPool {
     return {
       running: running.map(describe),
       waiting: this.queue.length,
+      cells: this.live.size,
       stuck: [...this.stuck.values()].map(describe),
       healthy: this.capacity() > 0,
     };
@@ -235,9 +250,23 @@ class Cells implements CellPool {
       this.pump();
       return;
     }
-    if (this.live.has(cell)) this.idle.push(cell);
+    if (this.live.has(cell)) this.rest(cell);
     job.settle("ok" in reply ? Effect.succeed(reply.ok) : Effect.fail(new CellErrno(reply.failed)));
     this.pump();
+  }
+
+  private rest(cell: Cell): void {
+    cell.idleSince = Date.now();
+    this.idle.push(cell);
+  }
+
+  /** Calls go to the cell that rested last, so the one that rested longest is first in line. */
+  private retire(): void {
+    const before = Date.now() - this.options.idleMs;
+    for (let cell = this.idle[0]; cell !== undefined && cell.idleSince <= before; cell = this.idle[0]) {
+      if (this.live.size <= this.options.kept) return;
+      this.lost(cell, "it was idle");
+    }
   }
 
   private putAside(cell: Cell, job: Job): void {
@@ -271,7 +300,7 @@ class Cells implements CellPool {
     return new Promise((resolve) => {
       // a cell's heap is nearly all garbage of calls: kept small, the eight of a driver take 10 MiB less
       const worker = new Worker(this.options.url, { smol: true });
-      const cell: Cell = { worker, job: undefined, timer: undefined };
+      const cell: Cell = { worker, job: undefined, timer: undefined, idleSince: 0 };
       let ready = false;
       const end = (reason: string) => {
         clearTimeout(timer);
@@ -297,7 +326,7 @@ class Cells implements CellPool {
           return;
         }
         this.live.add(cell);
-        this.idle.push(cell);
+        this.rest(cell);
         resolve(undefined);
         this.pump();
       };

@@ -57,7 +57,7 @@ export const makeCephLive = (given: CephLiveOptions) =>
     const cells = yield* Effect.all(
       {
         quick: makeCellPool({ name: "Ceph", url, size: options.cells }),
-        slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells }),
+        slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0 }),
       },
       { concurrency: "unbounded" },
     );
