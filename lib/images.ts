@@ -17,7 +17,7 @@ import { Ceph, type CloneSpec, type ImageSpec, type ImageStatus, imageSubject, t
 import { Busy, type CephError, Raced } from "./ceph/errors.ts";
 import { FEATURE_BITS } from "./config/image-features.ts";
 import type { VolumeParameters } from "./config/parameters.ts";
-import { Conflict, Precondition } from "./errors.ts";
+import { Conflict, LockHeld, Precondition } from "./errors.ts";
 import { Purge } from "./purge.ts";
 
 /** The layout that a StorageClass asks for; for a clone as for a new image. */
@@ -169,6 +169,8 @@ export interface Removal {
   readonly imageId?: string | undefined;
   /** Snapshots of its own that go with it. */
   readonly snapshots?: readonly string[];
+  /** What has to be done about it before it goes. */
+  readonly prepare?: (image: ImageStatus) => Effect.Effect<void, CephError | Precondition, Ceph | Purge>;
   /** Images that follow it to the trash, if there are any: once it is gone, what is left of them is looked for there. */
   readonly followers?: readonly string[];
 }
@@ -184,7 +186,7 @@ export const removeImages = (
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const purge = yield* Purge;
-    const there: { readonly removal: Removal; readonly id: string }[] = [];
+    const there: { readonly removal: Removal; readonly image: ImageStatus }[] = [];
     const gone: Removal[] = [];
     for (const removal of removals) {
       const { pool, imageName } = removal;
@@ -193,7 +195,7 @@ export const removeImages = (
         gone.push(removal);
         continue;
       }
-      there.push({ removal, id: image.id });
+      there.push({ removal, image });
     }
     const stillThere = new Set(there.map(({ removal }) => removal.imageName));
     for (const { pool, imageName, imageId, followers = [] } of gone) {
@@ -201,12 +203,13 @@ export const removeImages = (
       const left = followers.filter((follower) => !stillThere.has(follower));
       yield* finishRemoval(pool, imageName, imageId, left);
     }
-    for (const { removal } of there) {
-      const { pool, imageName, snapshots = [] } = removal;
-      for (const snapshot of snapshots) yield* ceph.snapshotRemove(pool, imageName, snapshot);
+    for (const { removal, image } of there) {
+      const { pool, imageName, snapshots = [], prepare } = removal;
+      if (prepare !== undefined) yield* prepare(image);
+      for (const snapshot of snapshots) yield* orRaced(ceph.snapshotRemove(pool, imageName, snapshot));
       yield* moveToTrash(pool, imageName);
     }
-    for (const { removal, id } of there) yield* purge.discard(removal.pool, id);
+    for (const { removal, image } of there) yield* purge.discard(removal.pool, image.id);
   });
 
 /**
@@ -221,16 +224,26 @@ export const discardUnfinished = (
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     if (!(yield* ceph.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
-    const image = yield* ceph.imageStatus(pool, imageName);
+    const image = yield* orRaced(ceph.imageStatus(pool, imageName));
     yield* proveUnused(pool, imageName, image, 0);
-    if (yield* ceph.imageHasData(pool, imageName, "own")) {
+    if (yield* orRaced(ceph.imageHasData(pool, imageName, "own"))) {
       return yield* new Precondition({
         message: `image ${imageSubject(pool, imageName)} is in the way: it looks like a clone that was cut off, but it holds data of its own; look at it, and remove it by hand ("rbd trash mv") if nobody needs it`,
       });
     }
-    for (const snapshot of snapshots) yield* ceph.snapshotRemove(pool, imageName, snapshot);
+    for (const snapshot of snapshots) yield* orRaced(ceph.snapshotRemove(pool, imageName, snapshot));
     yield* discardImage(pool, imageName, image.id);
   });
+
+/** Before it is made again: only a driver has it open, and one that died does so for half a minute more. */
+export const clearUnfinished = (
+  pool: PoolRef,
+  imageName: string,
+  snapshots: readonly string[] = [],
+): Effect.Effect<void, CephError | Precondition | LockHeld, Ceph | Purge> =>
+  Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ message }) =>
+    Effect.fail(new LockHeld({ message: `${message}; a driver that has died has it open for half a minute` })),
+  );
 
 export interface Transient {
   readonly pool: PoolRef;
@@ -253,24 +266,24 @@ export interface Target {
 export const resumeClone = (
   source: Transient,
   { pool, image, snapshots }: Target,
-): Effect.Effect<boolean, CephError | Precondition | Conflict, Ceph | Purge> =>
+): Effect.Effect<boolean, CephError | Precondition | Conflict | LockHeld, Ceph | Purge> =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const marked = (yield* ceph.snapshots(source.pool, source.image)).some(
       ({ kind, name }) => kind === "user" && name === source.snapshot,
     );
     if (marked) {
-      yield* discardUnfinished(pool, image, snapshots);
+      yield* clearUnfinished(pool, image, snapshots);
       return false;
     }
     if (!(yield* ceph.imageMend(pool, image))) {
       yield* finishRemoval(pool, image, undefined);
       return false;
     }
-    const { id, parent } = yield* ceph.imageStatus(pool, image);
+    const { id, parent } = yield* orRaced(ceph.imageStatus(pool, image));
     if ((yield* ceph.trashGet(pool, id)) !== undefined) {
       // An undo was cut off that was about to move it there.
-      yield* discardUnfinished(pool, image, snapshots);
+      yield* clearUnfinished(pool, image, snapshots);
       return false;
     }
     const from = parent && imageSubject({ ...source.pool, ...parent }, parent.image);
@@ -280,8 +293,8 @@ export const resumeClone = (
       return yield* new Conflict({ message });
     }
     // Flattened meanwhile; or never attached, and then there is nothing in it.
-    if (yield* ceph.imageHasData(pool, image, "own")) return true;
-    yield* discardUnfinished(pool, image, snapshots);
+    if (yield* orRaced(ceph.imageHasData(pool, image, "own"))) return true;
+    yield* clearUnfinished(pool, image, snapshots);
     return false;
   });
 

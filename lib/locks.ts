@@ -6,6 +6,7 @@
  * 1. Waiters are served in the order in which they came; shared holders at the head of the line hold together.
  * 2. Nobody waits past the deadline of the operation's last caller; then `LockHeld` names the holder.
  * 3. A lock is released exactly once, however its holder ends.
+ * 4. Who needs several takes them in one order, so that no two wait for each other: the name of a group, IDs, other names.
  */
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";

@@ -14,10 +14,12 @@
  *    is finished by the next call.
  */
 import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
 import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import { Conflict, type DomainError, InvalidRequest, isDefinite } from "../errors.ts";
+import { Conflict, type DomainError, InvalidRequest, isDefinite, type VolumeNotFound } from "../errors.ts";
+import { type Found, resolveVolume } from "../handles.ts";
 import {
   cloneThrough,
   discardUnfinished,
@@ -118,6 +120,46 @@ const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
 /** After `Raced` another driver goes on with what is there. */
 const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
 
+const taken = (
+  { cluster, sourceVolumeId }: Wanted,
+  found: Found,
+  uuid: string,
+  { sizeBytes, createdAt }: ImageStatus,
+  ready: boolean,
+) => {
+  const { clusterId } = cluster ?? found.cluster;
+  return Effect.fromResult(encodeVolumeId({ clusterId, poolId: found.poolId, uuid })).pipe(
+    Effect.map((snapshotId): TakenSnapshot => ({ snapshotId, sourceVolumeId, sizeBytes, createdAt, ready })),
+    Effect.mapError(({ message }) => new InvalidRequest({ field: "parameters.clusterID", reason: message })),
+  );
+};
+
+/**
+ * The source is gone. A snapshot that was taken before needs it no more, and is finished; of one that was not, what is
+ * left goes.
+ */
+const withoutSource = (options: VolumeOptions, wanted: Wanted, gone: VolumeNotFound) =>
+  Effect.gen(function* () {
+    const { requestName, sourceVolumeId, credentials, parameters } = wanted;
+    const found = yield* stage("find", resolveVolume(sourceVolumeId, credentials));
+    const { pool } = found;
+    const reservation = yield* stage("find", journal.lookUp(SNAPSHOTS, pool, options.instanceId, requestName));
+    if (reservation === undefined || reservation.attributes.source !== found.imageName) return yield* gone;
+    const { uuid, attributes } = reservation;
+    const imageName = attributes.imageName ?? SNAPSHOTS.defaultImagePrefix + uuid;
+    const image = yield* stage("find", statusIfThere(pool, imageName));
+    if (attributes.imageId !== undefined && image !== undefined) return yield* taken(wanted, found, uuid, image, true);
+    // Neither a parent nor data of its own: its clone was cut off at the beginning.
+    const hasData = (yield* Ceph).imageHasData(pool, imageName, "own");
+    if (image !== undefined && (image.parent !== undefined || (yield* stage("find", hasData)))) {
+      yield* makeReady(options, { pool, uuid, imageName }, image, parameters);
+      return yield* taken(wanted, found, uuid, image, true);
+    }
+    yield* stage("clear", discardUnfinished(pool, imageName, [imageName]));
+    yield* stage("clear", journal.unreserve(SNAPSHOTS, pool, options.instanceId, { ...reservation, requestName }));
+    return yield* gone;
+  });
+
 /** `answer` is called once, as soon as the point in time is safe; the effect ends when the snapshot is ready. */
 export const createSnapshot = (
   options: VolumeOptions,
@@ -129,18 +171,16 @@ export const createSnapshot = (
     const { requestName, sourceVolumeId } = wanted;
     const locks = yield* Locks;
     const body = Effect.gen(function* () {
-      const source = yield* stage("find", findSource(wanted));
-      const { pool, poolId } = source.found;
+      const looked = yield* stage("find", Effect.result(findSource(wanted)));
+      if (Result.isFailure(looked)) {
+        if (looked.failure._tag !== "VolumeNotFound") return yield* looked.failure;
+        return yield* withoutSource(options, wanted, looked.failure);
+      }
+      const source = looked.success;
+      const { pool } = source.found;
       const known = yield* stage("find", findSnapshot(options, wanted, source));
-      const taken = (uuid: string, { sizeBytes, createdAt }: ImageStatus, ready: boolean) =>
-        Effect.map(Effect.fromResult(encodeVolumeId({ clusterId: source.clusterId, poolId, uuid })), (snapshotId) => {
-          const snapshot: TakenSnapshot = { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready };
-          return snapshot;
-        }).pipe(
-          Effect.mapError(({ message }) => new InvalidRequest({ field: "parameters.clusterID", reason: message })),
-        );
       if (known.reservation !== undefined && known.image !== undefined) {
-        return yield* taken(known.reservation.uuid, known.image, true);
+        return yield* taken(wanted, source.found, known.reservation.uuid, known.image, true);
       }
       const { uuid, imageName, image } = yield* compensated(
         mayUndo,
@@ -150,13 +190,14 @@ export const createSnapshot = (
           return { ...reservation, image: yield* hold(source, reservation.imageName, known.reservation === undefined) };
         }),
       );
-      yield* stage("answer", Effect.flatMap(taken(uuid, image, false), answer));
+      yield* stage("answer", Effect.flatMap(taken(wanted, source.found, uuid, image, false), answer));
       // From here on nothing is undone: the caller counts on this point in time.
       yield* makeReady(options, { pool, uuid, imageName }, image, request.parameters);
       yield* stage("limit chain", dropLeftOver(source));
-      return yield* taken(uuid, image, true);
+      return yield* taken(wanted, source.found, uuid, image, true);
     });
-    // The source may be snapshotted and cloned by others meanwhile, but not deleted.
-    const kept = stage("lock", locks.withLock(`volume ${sourceVolumeId}`, "shared", body));
-    return yield* stage("lock", locks.withLock(`snapshot name ${requestName}`, "exclusive", kept));
+    const named = stage("lock", locks.withLock(`snapshot name ${requestName}`, "exclusive", body));
+    // The source may be snapshotted and cloned by others meanwhile, but not deleted. IDs before names, as whoever
+    // deletes does: no two wait for each other.
+    return yield* stage("lock", locks.withLock(`volume ${sourceVolumeId}`, "shared", named));
   });

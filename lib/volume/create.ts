@@ -29,6 +29,7 @@ import { choiceOf, choosePlace } from "./place.ts";
 import { removeVolumeImages } from "./remove.ts";
 import {
   copySource,
+  discardCopy,
   findSource,
   keepSourceFit,
   NOTHING_DONE,
@@ -116,7 +117,7 @@ const findVolume = (instanceId: string, { pool, requestName, source }: Wanted) =
         yield* finishRemoval(imagePool, imageName, imageId);
         return { reservation, image };
       }
-      yield* removeVolumeImages(imagePool, imageName, imageId, 0);
+      yield* removeVolumeImages(instanceId, imagePool, imageName, imageId, 0);
     }
     yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
     return { reservation: undefined, image: undefined };
@@ -211,6 +212,24 @@ const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Re
     }
   });
 
+/** Without its source a half-made copy can't be finished: what is left of it goes. */
+const sourceOrNothing = (
+  instanceId: string,
+  { pool, requestName, credentials, size }: Wanted,
+  request: SourceRequest,
+  begun: journal.Reservation | undefined,
+) =>
+  findSource(request, credentials, size.sizeBytes, pool).pipe(
+    Effect.tapErrorTag(["ImageNotFound", "SnapshotNotFound", "VolumeNotFound"], () =>
+      Effect.gen(function* () {
+        if (begun === undefined) return;
+        const imageName = begun.attributes.imageName ?? VOLUMES.defaultImagePrefix + begun.uuid;
+        yield* discardCopy(pool, imageName);
+        yield* journal.unreserve(VOLUMES, pool, instanceId, { ...begun, requestName });
+      }),
+    ),
+  );
+
 const sourceKey = ({ kind, id }: SourceRequest): string => `${kind} ${id}`;
 
 export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
@@ -227,7 +246,7 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
       const missing = found.image === undefined;
       const source =
         missing && wanted.source !== undefined
-          ? yield* stage("find source", findSource(wanted.source, wanted.credentials, wanted.size.sizeBytes, pool))
+          ? yield* stage("find source", sourceOrNothing(instanceId, wanted, wanted.source, found.reservation))
           : undefined;
       if (source !== undefined) yield* stage("limit chain", keepSourceFit(source, options));
       const reservation = yield* reserved(instanceId, wanted, found.reservation);
@@ -273,7 +292,9 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
       return volume;
     });
     const owned = compensated(isDefinite, body);
-    const shared =
-      request.source === undefined ? owned : stage("lock", locks.withLock(sourceKey(request.source), "shared", owned));
-    return yield* stage("lock", locks.withLock(`name ${clusterId}/${requestName}`, "exclusive", shared));
+    const named = stage("lock", locks.withLock(`name ${clusterId}/${requestName}`, "exclusive", owned));
+    // IDs before names, as whoever deletes does: no two wait for each other.
+    return yield* request.source === undefined
+      ? named
+      : stage("lock", locks.withLock(sourceKey(request.source), "shared", named));
   });

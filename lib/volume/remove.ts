@@ -5,18 +5,20 @@
  * 2. What does not exist is deleted; "could not tell" is an error.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type PoolRef } from "../ceph/ceph.ts";
+import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { resolveVolume } from "../handles.ts";
 import { removeImages } from "../images.ts";
 import { unreserve, VOLUMES } from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { stage } from "../pipeline.ts";
+import { dropMarks } from "./marks.ts";
 import type { VolumeOptions } from "./options.ts";
 import { tempImage } from "./source.ts";
 
 /** The image, and the one that it was copied through: without the volume that has nothing that anybody could miss. */
 export const removeVolumeImages = (
+  instanceId: string,
   pool: PoolRef,
   imageName: string,
   imageId: string | undefined,
@@ -25,9 +27,10 @@ export const removeVolumeImages = (
   Effect.gen(function* () {
     const temp = tempImage(imageName);
     const copied = (yield* (yield* Ceph).imageId(pool, temp)) !== undefined;
+    const prepare = (image: ImageStatus) => dropMarks(instanceId, pool, imageName, image);
     yield* removeImages(
       [
-        { pool, imageName, imageId, followers: [temp] },
+        { pool, imageName, imageId, prepare, followers: [temp] },
         ...(copied ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
       ],
       mirrorDaemons,
@@ -41,7 +44,7 @@ export const deleteVolume = ({ instanceId }: VolumeOptions, volumeId: string, cr
       const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", resolveVolume(volumeId, credentials));
       const requestName = attributes?.requestName;
       const remove = Effect.gen(function* () {
-        const images = removeVolumeImages(pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);
+        const images = removeVolumeImages(instanceId, pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);
         yield* stage("remove image", images);
         if (attributes === undefined) return;
         yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));

@@ -16,6 +16,7 @@ import { InvalidRequest, LockHeld, Precondition } from "../errors.ts";
 import { Flatten, type Limits } from "../flatten.ts";
 import { type Found, resolveSnapshot, resolveVolume } from "../handles.ts";
 import {
+  clearUnfinished,
   cloneThrough,
   discardUnfinished,
   holderSpec,
@@ -124,14 +125,20 @@ export const resumeCopy = (source: Source, target: Target) =>
   Effect.gen(function* () {
     const { pool, image } = target;
     if (source.kind === "snapshot") {
-      yield* discardUnfinished(pool, image);
+      yield* clearUnfinished(pool, image);
       return NOTHING_DONE;
     }
     const [first, second] = steps(source, pool, image);
     const temp = yield* resumeClone(first, between(source, target));
-    if (temp) return { temp, image: yield* resumeClone(second, target) };
+    if (temp) {
+      // Not the source: another driver has taken the image in between away.
+      const whole = Effect.catchTag(resumeClone(second, target), "ImageNotFound", ({ op, subject }) =>
+        Effect.fail(new Raced({ op, subject })),
+      );
+      return { temp, image: yield* whole };
+    }
     // An undo that was cut off, or a request for a snapshot.
-    yield* discardUnfinished(pool, image);
+    yield* clearUnfinished(pool, image);
     return NOTHING_DONE;
   });
 
@@ -163,6 +170,10 @@ const notReady =
       if (found.attributes === undefined) return Effect.fail(error);
       return Effect.fail(new LockHeld({ message: `snapshot ${found.handle} is not ready to use yet; retry later` }));
     });
+
+/** Takes away a copy that was not finished, with the image that it goes through. */
+export const discardCopy = (pool: PoolRef, image: string) =>
+  Effect.andThen(discardUnfinished(pool, image), discardUnfinished(pool, tempImage(image), [image]));
 
 /** Takes away what `copySource` made beside the image itself, which is gone. The mark on the source goes last. */
 export const removeTraces = (source: Source, pool: PoolRef, image: string) =>

@@ -64,7 +64,9 @@ describe("one failure at each call, then a retry:", () => {
           const failure = await failureOf(scenario.call(driver, ids));
           if (calls().length < k) break;
           const what = `${calls()[k - 1]?.method} (${k})`;
-          expect([what, ["OK", code]]).toEqual([what, expect.arrayContaining([failure?.code ?? "OK"])]);
+          // What is in use when it is to be cleared away may be a dead driver's: then it is worth another try.
+          const codes = ["OK", code, ...(error._tag === "Busy" ? ["ABORTED"] : [])];
+          expect([what, codes]).toEqual([what, expect.arrayContaining([failure?.code ?? "OK"])]);
           if (failure !== undefined) failed += 1;
           const begun = scenario.makes && entryOf(cluster, scenario.makes);
           await idle(cluster);

@@ -159,6 +159,48 @@ describe("R9: a clone that left its snapshot on the source", () => {
   }
 });
 
+describe("what a driver that has just died still has open", () => {
+  for (const [what, image] of [
+    ["the image in between", TEMP],
+    ["the volume's image", V],
+  ] as const) {
+    test(`holds a retry up for a while, and is no final failure: ${what}`, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const id = await aVolume(driver, cluster);
+      reserveCopy(cluster);
+      await byHand(cluster).snapshot(imageOf(id), TEMP);
+      await byHand(cluster).clone(imageOf(id), TEMP, TEMP);
+      if (image === V) {
+        await byHand(cluster).dropSnapshot(imageOf(id), TEMP);
+        await byHand(cluster).snapshot(TEMP, V);
+        await byHand(cluster).clone(TEMP, V, V);
+      }
+      const close = cluster.watch("rbd", image);
+      const before = cluster.dump();
+      const failure = await failureOf(driver.createVolume(cloneOf(id)));
+      expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining("half a minute") });
+      expect(cluster.dump()).toEqual(before);
+      close();
+      await driver.createVolume(cloneOf(id));
+      isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)));
+    });
+  }
+
+  test("of a snapshot, too", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    reserveSnapshot(cluster, imageOf(id));
+    await byHand(cluster).snapshot(imageOf(id), HOLDER);
+    await byHand(cluster).clone(imageOf(id), HOLDER, HOLDER);
+    const close = cluster.watch("rbd", HOLDER);
+    expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("ABORTED");
+    close();
+    await readySnapshot(driver, snapshotOf(id));
+  });
+});
+
 test("a half-done clone is not finished for another source: it would hold the first one's data", async () => {
   const cluster = aCluster();
   await using driver = driverOn(cluster);
