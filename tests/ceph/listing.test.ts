@@ -236,16 +236,19 @@ test(
 );
 
 test(
-  "a user that may see one pool lists that pool's volumes",
+  "a user that may only read, and one pool only, lists that pool's volumes",
   async () => {
     const user = "list-limited";
     const volumeId = await create("pvc-visible", { pool: other.name });
-    const caps = ["mon", "profile rbd", "osd", `profile rbd pool=${other.name}`];
+    const caps = ["mon", "profile rbd-read-only", "osd", `profile rbd-read-only pool=${other.name}`];
     const made = await tool("ceph", "auth", "get-or-create", `client.${user}`, ...caps, "--format=json");
     const [{ key }] = JSON.parse(made) as [{ key: string }];
     giveSecret({ userID: user, userKey: key });
     try {
       expect(await allIds()).toEqual([volumeId]);
+      const { status } = await driver.controller.controllerGetVolume({ volumeId });
+      expect(status?.volumeCondition?.abnormal).toBe(false);
+      expect((await driver.controller.getCapacity({})).availableCapacity).toBeGreaterThan(0n);
       giveSecret({ userID: user, userKey: key, pools: `${other.name}\n` });
       expect(await allIds()).toEqual([volumeId]);
       giveSecret({ userID: user, userKey: key, pools: `${pool.name}\n${other.name}\n` });
