@@ -92,17 +92,13 @@ const fromCluster = <A, E, R>({ cluster, secret }: Reach, request: PageRequest<A
       if (after !== undefined && poolId < after.poolId) continue;
       const pool: PoolRef = { access, pool: name, namespace: cluster.radosNamespace };
       const from = after?.poolId === poolId ? after.requestName : "";
-      const found = yield* Effect.result(fromPool({ cluster, pool, poolId, poolNames }, from, request, filling));
-      if (Result.isSuccess(found)) {
-        if (found.success) return true;
-        looked = true;
-        continue;
-      }
-      const error = found.failure;
-      if (secret.pools !== undefined) return yield* Effect.fail(error);
-      if (error instanceof AccessDenied) denied ??= error;
+      const found = yield* fromPool({ cluster, pool, poolId, poolNames }, from, request, filling);
+      if (found === true) return true;
+      if (found === false) looked = true;
+      else if (secret.pools !== undefined) return yield* Effect.fail(found);
+      else if (found instanceof AccessDenied) denied ??= found;
       // Without the namespace, or removed just now.
-      else if (!(error instanceof PoolNotFound)) return yield* Effect.fail(error);
+      else if (!(found instanceof PoolNotFound)) return yield* Effect.fail(found);
     }
     return denied === undefined || looked ? false : yield* denied;
   });
@@ -121,15 +117,19 @@ const chosen = (pools: ReadonlyMap<bigint, string>, only: readonly string[] | un
   return Effect.succeed(wanted.toSorted(([a], [b]) => (a < b ? -1 : 1)));
 };
 
+/** -> whether there are more names than the page has room for, or why the pool can't be looked into. */
 const fromPool = <A, E, R>(place: Place, from: string, request: PageRequest<A, E, R>, filling: Filling<A>) =>
   Effect.gen(function* () {
     const { kind, instanceId, describe } = request;
     const { cluster, pool, poolId } = place;
-    for (let after = from; ; ) {
-      // One more than fits tells whether there are more.
-      const asked = Math.max(filling.room + 1, FEWEST_NAMES);
-      const listed = yield* listNames(kind, pool, instanceId, after, asked);
-      if (listed === undefined) return false;
+    // One more than fits tells whether there are more.
+    const asked = () => Math.max(filling.room + 1, FEWEST_NAMES);
+    const list = (after: string, limit: number) => listNames(kind, pool, instanceId, after, limit);
+    let limit = asked();
+    const first = yield* Effect.result(list(from, limit));
+    if (Result.isFailure(first)) return first.failure;
+    let listed = first.success;
+    for (let after = from; listed !== undefined; ) {
       for (let at = 0; at < listed.length; ) {
         if (filling.room === 0) return true;
         const part = listed.slice(at, at + filling.room);
@@ -140,6 +140,9 @@ const fromPool = <A, E, R>(place: Place, from: string, request: PageRequest<A, E
         after = part.at(-1)?.requestName ?? after;
         filling.at = { clusterId: cluster.clusterId, poolId, requestName: after };
       }
-      if (listed.length < asked) return false;
+      if (listed.length < limit) return false;
+      limit = asked();
+      listed = yield* list(after, limit);
     }
+    return false;
   });

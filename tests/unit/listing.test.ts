@@ -1,9 +1,11 @@
 /** ListVolumes: what is listed and how it is, pages that stay right while volumes come and go, and what a list costs. */
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
+import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import * as Result from "effect/Result";
-import { recorded } from "../../lib/ceph/faults.ts";
+import { AccessDenied, TimedOut } from "../../lib/ceph/errors.ts";
+import { failAt, intercepted, recorded } from "../../lib/ceph/faults.ts";
 import { cephMemoryService, MEMORY_KEY, MemoryCluster } from "../../lib/ceph/memory.ts";
 import { ControllerServiceCapability_RPC_Type as Offered } from "../../lib/gen/csi_pb.ts";
 import { encodeToken, type Position, parseToken } from "../../lib/listing/token.ts";
@@ -104,6 +106,29 @@ describe("a list", () => {
     const none = aCluster({ users: { ...users, csi: { ...users.csi, pools: [] } } });
     await using blind = listerOn(none, { secrets: { east: { credentials, pools: undefined } } });
     expect(await codeOf(blind.listVolumes())).toBe("PERMISSION_DENIED");
+  });
+
+  test("fails as a whole when any call of it fails: no part of a list is told", async () => {
+    const cluster = aCluster();
+    await seedVolumes(cluster, 3);
+    await seedVolumes(cluster, 3, { pool: "ec", from: 10, prefix: "tenant-" });
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await using counting = listerOn(cluster, { ceph: service });
+    expect((await counting.listVolumes()).entries).toHaveLength(6);
+    const count = calls().length;
+    expect(count).toBeGreaterThan(8);
+    for (let k = 1; k <= count; k += 1) {
+      const late = new TimedOut({ op: "rados_read_op_operate", subject: "rbd" });
+      await using lister = listerOn(cluster, { ceph: failAt(cephMemoryService(cluster), k, late, "before") });
+      expect([k, await codeOf(lister.listVolumes())]).toEqual([k, "DEADLINE_EXCEEDED"]);
+    }
+    // a pool whose names one may read, but not its images
+    const denied = new AccessDenied({ op: "rados_exec", subject: "rbd", user: "csi" });
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "imageBriefs" ? Effect.fail(denied) : act,
+    );
+    await using lister = listerOn(cluster, { ceph });
+    expect(await codeOf(lister.listVolumes())).toBe("PERMISSION_DENIED");
   });
 
   test("fails as a whole when one cluster does not answer", async () => {
