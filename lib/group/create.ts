@@ -19,7 +19,7 @@ import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../config/image-features.ts";
-import { Conflict, type DomainError, isDefinite, type LockHeld, Precondition } from "../errors.ts";
+import { Conflict, type DomainError, isDefinite, LockHeld, Precondition } from "../errors.ts";
 import { Flatten } from "../flatten.ts";
 import { discardUnfinished, holderSpec, orRaced, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
@@ -118,8 +118,11 @@ const form = ({ pool, uuid, groupName, members, known }: Group) =>
 
 const raced = ({ op, subject }: CephError) => Effect.fail(new Raced({ op, subject }));
 
+const stillHeld = ({ message }: CephError) =>
+  Effect.fail(new LockHeld({ message: `${message}; a driver that has died holds it for half a minute` }));
+
 const inAnotherGroup = (pool: PoolRef, image: string): Precondition => {
-  const message = `image ${imageSubject(pool, image)} is in another RBD group, and an image can be in one only: take it out ("rbd group image rm"), or take the snapshot of that group`;
+  const message = `image ${imageSubject(pool, image)} is in another RBD group ("rbd info" names it), and an image can be in one only: take it out ("rbd group image rm")`;
   return new Precondition({ message });
 };
 
@@ -200,7 +203,10 @@ const settle = (
 ) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
-    if (!fresh) yield* stage("clear", discardUnfinished(pool, imageName, [imageName]));
+    if (!fresh) {
+      // Nobody but a driver has it open; one that died is watching it for half a minute more.
+      yield* stage("clear", discardUnfinished(pool, imageName, [imageName])).pipe(Effect.catchTag("Busy", stillHeld));
+    }
     const { imageName: image } = source.found;
     yield* stage(
       "clone",
