@@ -16,6 +16,7 @@ import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import { FLAGS } from "../../lib/config/flag-table.ts";
 import { type Driver, startDriver, writeConfig } from "../ceph/driver.ts";
 import { CLUSTER } from "../ceph/requests.ts";
 import { startCeph } from "../rig/ceph.ts";
@@ -24,7 +25,8 @@ import { drained, driverSide, floorCeph, floorSide, OPERATIONS, type Operation, 
 
 const flag = (name: string) => process.argv.includes(`--${name}`);
 const QUICK = flag("quick");
-const CELLS = 8;
+/** The driver's own default, for both sides. */
+const CELLS = Number(FLAGS.cells.fallback);
 const LOADS = [
   { atOnce: 1, rounds: QUICK ? 3 : 12, volumes: 10 },
   { atOnce: 16, rounds: QUICK ? 2 : 8, volumes: 64 },
@@ -136,7 +138,7 @@ const main = Effect.gen(function* () {
   );
   writeConfig(work, [{ clusterID: CLUSTER, monitors: cluster.monitors }]);
   const started = yield* Effect.acquireRelease(
-    Effect.promise(() => startDriver({ dir: work, flags: [`--cells=${CELLS}`] })),
+    Effect.promise(() => startDriver({ dir: work })),
     (driver) => Effect.promise(() => driver.end()),
   );
   const ceph = yield* floorCeph(CELLS, join(work, "no-ceph.conf"));

@@ -6,7 +6,8 @@
  *
  * 1. Only processes started here are signalled, by their pid; each dies with the process that started it.
  * 2. `startDriver` answers when the driver serves, or throws with the end of its log.
- * 3. Drivers of one folder share socket, configuration and log, so that one can follow another.
+ * 3. It runs as `npm start` runs it: with the same settings in its environment.
+ * 4. Drivers of one folder share socket, configuration and log, so that one can follow another.
  */
 import {
   closeSync,
@@ -74,6 +75,19 @@ const answers = (identity: Driver["identity"]): Promise<boolean> =>
     () => false,
   );
 
+/** What `npm start` sets before the command. */
+const startSettings = (): Record<string, string> => {
+  const { scripts } = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")) as {
+    scripts: { start: string };
+  };
+  const words = scripts.start.split(" ");
+  const settings = words.slice(
+    0,
+    words.findIndex((word) => !word.includes("=")),
+  );
+  return Object.fromEntries(settings.map((word) => word.split("=", 2) as [string, string]));
+};
+
 export const startDriver = async ({
   dir,
   flags = [],
@@ -98,7 +112,7 @@ export const startDriver = async ({
   const left = socketMark(socket);
   const child = Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...argv], {
     cwd: checkout,
-    env: { ...process.env, CEPH_CONF: "", CEPH_ARGS: "" },
+    env: { ...process.env, ...startSettings(), CEPH_CONF: "", CEPH_ARGS: "" },
     stdio: ["ignore", log, log],
   });
   closeSync(log);
