@@ -249,6 +249,8 @@ export interface Transient {
   readonly pool: PoolRef;
   readonly image: string;
   readonly snapshot: string;
+  /** `unasked`: nobody maps the image; see `snapshotCreate`. */
+  readonly clients?: "asked" | "unasked" | undefined;
 }
 
 export interface Target {
@@ -310,7 +312,7 @@ export const cloneThrough = (
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     yield* ceph
-      .snapshotCreate(source.pool, source.image, source.snapshot)
+      .snapshotCreate(source.pool, source.image, source.snapshot, source.clients)
       .pipe(Effect.catchTag("Exists", () => Effect.void));
     // Another driver works on the same request: it has made the clone already, or is done with the mark.
     yield* ceph

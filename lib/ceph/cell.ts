@@ -71,7 +71,8 @@ const calls = {
   trashRemove: (arg: TrashArg) => rados.withPool(arg, (io) => trash.remove(io, arg.id)),
   managerTrashRemove: (arg: TrashArg) => tasks.addTrashRemove(arg, arg.id),
 
-  snapshotCreate: (arg: SnapshotArg) => rados.withPool(arg, (io) => snapshots.create(io, arg.image, arg.snapshot)),
+  snapshotCreate: (arg: SnapshotArg & { readonly clients: "asked" | "unasked" }) =>
+    rados.withPool(arg, (io) => snapshots.create(io, arg.image, arg.snapshot, arg.clients)),
   snapshotRemove: (arg: SnapshotArg) => rados.withPool(arg, (io) => snapshots.remove(io, arg.image, arg.snapshot)),
   snapshots: (arg: ImageArg) => rados.withPool(arg, (io) => snapshots.list(io, arg.image)),
   imageClone: (arg: ImageArg & { readonly source: clones.SourceArg; readonly layout: rbd.LayoutArg }) =>

@@ -210,7 +210,13 @@ export interface SnapshotCalls {
    * `Exists` when the image has one of that name; of callers side by side more than one may be told that it made it.
    * Waits for the monitors: up to a second on a default cluster.
    */
-  readonly snapshotCreate: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
+  readonly snapshotCreate: (
+    pool: PoolRef,
+    image: string,
+    snapshot: string,
+    /** `unasked`: of an image that nobody maps, so that a client that died with it open holds nothing up. */
+    clients?: "asked" | "unasked" | undefined,
+  ) => Effect.Effect<void, CephError>;
   /** One that is not there is removed. With clones it goes to the snapshots' trash. */
   readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
   /** Of every kind, in the order of their making. */

@@ -10,8 +10,8 @@ import { type Asking, clusterAsk, MANAGER, MANAGER_LIMIT, managerUnavailable, or
 import { imageSubject, type SnapshotCalls, type SnapshotRef } from "./ceph.ts";
 
 export const snapshotCalls = ({ ask, inPool, change, monitorLimit }: Asking, longLimit: number): SnapshotCalls => ({
-  snapshotCreate: (ref, image, snapshot) =>
-    change(ref, "snapshotCreate", image, (where) => ({ ...where, image, snapshot }), {
+  snapshotCreate: (ref, image, snapshot, clients = "asked") =>
+    change(ref, "snapshotCreate", image, (where) => ({ ...where, image, snapshot, clients }), {
       subject: `${imageSubject(ref, image)}@${snapshot}`,
       pace: "slow",
     }),

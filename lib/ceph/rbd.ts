@@ -37,7 +37,7 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
  * librbd calls a progress function without asking whether there is one, on threads of its own, where no JavaScript
  * can be called. This one is C, takes whatever it is given, does nothing and answers 0.
  */
-const noProgress = Number(
+export const noProgress = Number(
   dlopen("libc.so.6", { dlsym: { args: [T.u64, T.cstring], returns: T.u64 } }).symbols.dlsym(0n, "sched_yield"),
 ) as Pointer;
 

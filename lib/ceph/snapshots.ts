@@ -6,15 +6,17 @@
  * 1. `create` asks whoever has mapped the image to be quiet first, as far as `rbd_default_snapshot_quiesce_mode` says:
  *    only `rbd-nbd map --quiesce` does anything about that, the kernel's driver says at once that it does not. A client
  *    that has just died holds a snapshot up until the cluster has given it up, half a minute at most; without the
- *    question it would be five seconds, and a file system that its user wants frozen would not be.
+ *    question it would be five seconds, and a file system that its user wants frozen would not be. `unasked` leaves the
+ *    question out, for images that nobody maps.
  * 2. What `list` tells of each snapshot, librbd has read with the header: no operation per snapshot.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
-import { withImage } from "./rbd.ts";
+import { noProgress, withImage } from "./rbd.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
+  rbd_snap_create2: { args: [T.u64, T.cstring, T.u32, T.ptr, T.ptr], returns: T.i32 },
   rbd_snap_remove: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_snap_list_end: { args: [T.ptr], returns: T.void },
@@ -32,9 +34,15 @@ export interface SnapshotAnswer {
   readonly originalName: string | undefined;
 }
 
-export const create = (io: bigint, image: string, snapshot: string): void =>
+const SKIP_QUIESCE = 1;
+
+export const create = (io: bigint, image: string, snapshot: string, clients: "asked" | "unasked"): void =>
   withImage(io, image, "write", (handle) => {
-    check("rbd_snap_create", rbd.rbd_snap_create(handle, plain(snapshot)));
+    const result =
+      clients === "asked"
+        ? rbd.rbd_snap_create(handle, plain(snapshot))
+        : rbd.rbd_snap_create2(handle, plain(snapshot), SKIP_QUIESCE, noProgress, null);
+    check("rbd_snap_create", result);
   });
 
 export const remove = (io: bigint, image: string, snapshot: string): void =>

@@ -32,7 +32,7 @@ export const makeReady = (
     const ceph = yield* Ceph;
     // The holder is nobody's but this snapshot's: who takes it away deletes it, or begins anew.
     const ours = <A, R>(name: string, call: Effect.Effect<A, CephError, R>) => stage(name, orRaced(call));
-    const own = ceph.snapshotCreate(pool, imageName, imageName);
+    const own = ceph.snapshotCreate(pool, imageName, imageName, "unasked");
     yield* ours(
       "make ready",
       Effect.catchTag(own, "Exists", () => Effect.void),

@@ -102,7 +102,7 @@ export const tempImage = (imageName: string): string => `${imageName}-temp`;
 /** The snapshots that the two clones of a volume's copy go through: of the source, and of the image in between. */
 const steps = ({ found }: Source, pool: PoolRef, image: string): readonly [Transient, Transient] => [
   { pool: found.pool, image: found.imageName, snapshot: tempImage(image) },
-  { pool, image: tempImage(image), snapshot: image },
+  { pool, image: tempImage(image), snapshot: image, clients: "unasked" },
 ];
 
 const between = ({ status }: Source, { pool, image }: Target): Target => ({
