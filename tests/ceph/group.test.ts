@@ -180,7 +180,6 @@ describe("one point in time", () => {
         await ungroup(group);
         await drop(volumes);
       }
-      await nothingLeft();
     },
     LIMIT,
   );
@@ -212,7 +211,6 @@ describe("one point in time", () => {
         await tool("rbd", "snap", "rm", "--no-progress", `${pool.name}/${image}@alone`);
       }
       await drop(volumes);
-      await nothingLeft();
     },
     LIMIT,
   );
@@ -254,7 +252,6 @@ test(
       expect(read(i, copy.image).equals(before[i] ?? Buffer.alloc(0))).toBe(true);
     }
     await drop([...copies, ...volumes]);
-    await nothingLeft();
   },
   LIMIT,
 );
@@ -266,7 +263,7 @@ test(
     for (const { image } of volumes) bytes.write(at(pool.name), image, 0, 65_536, 7);
     let ids = 0;
     await watchTimeout(3);
-    for (let delay = 0; delay < 400; delay += 40) {
+    for (let delay = 0; delay < 400; delay += 65) {
       const name = `group-kill-${delay}`;
       const answer = groups.createVolumeGroupSnapshot(grouping(name, volumes)).then(
         ({ groupSnapshot }) => groupSnapshot?.groupSnapshotId,
@@ -288,7 +285,6 @@ test(
     }
     expect(ids).toBeGreaterThan(0);
     await drop(volumes);
-    await nothingLeft();
   },
   3 * LIMIT,
 );
@@ -304,11 +300,13 @@ test(
     const refused = await failureOf(groups.createVolumeGroupSnapshot(grouping("group-busy", volumes)));
     expect(refused.code).toBe(Code.FAILED_PRECONDITION);
     expect(refused.details).toContain(image);
-    expect(await leftIn(pool.name)).toEqual(before);
+    // the trash of other tests may be emptied meanwhile
+    expect((await leftIn(pool.name)).filter((left) => !before.includes(left))).toEqual([]);
     expect((await tool("rbd", "group", "ls", pool.name)).trim()).toBe("theirs");
     await tool("rbd", "group", "rm", `${pool.name}/theirs`);
     await drop(volumes);
-    await nothingLeft();
   },
   LIMIT,
 );
+
+test("nothing is left of all these, once the trash is emptied", nothingLeft, LIMIT);
