@@ -10,7 +10,7 @@ import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
 import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
-import { execute, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
+import { execute, omapGet, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_image_options_create: { args: [T.ptr], returns: T.void },
@@ -159,8 +159,11 @@ export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
  * Under a lock between drivers: librbd refuses a shrink by the size that it knew before, so that of two growers at once
  * the one with the smaller size could undo the other.
  */
-export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint =>
-  withLock(io, `rbd_header.${existing(id(io, image))}`, "csi-rbd.grow", () =>
+export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint => {
+  const header = `rbd_header.${existing(id(io, image))}`;
+  // A lock makes the object that it is on: a name that leads nowhere must go on to do so.
+  existing(omapGet(io, header, []));
+  return withLock(io, header, "csi-rbd.grow", () =>
     withImage(io, image, "write", (handle) => {
       const size = sizeOf(handle);
       if (size >= sizeBytes) return size;
@@ -171,6 +174,7 @@ export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint =>
       return sizeBytes;
     }),
   );
+};
 
 const STOP = -125;
 let extentFound = false;

@@ -276,7 +276,7 @@ describe("pages", () => {
       expect(await lister.firstAllocated(id)).toHaveLength(1);
       expect(calls().filter(({ method }) => method === "diff")).toHaveLength(1);
       forget();
-    const sevens = await lister.allocated(id, { maxResults: 7 });
+      const sevens = await lister.allocated(id, { maxResults: 7 });
       expect(sevens.every(({ blockMetadata }) => blockMetadata.length <= 7)).toBe(true);
       expect(rangesIn(sevens)).toEqual(rangesIn(messages));
       expect(calls().filter(({ method }) => method === "diff")).toHaveLength(3);
