@@ -88,9 +88,9 @@ test("monitors that nobody answers at are named within the limit", async () => {
 
 const osdPid = () => Number(readFileSync(join(rig().dir, "run", "osd.0.pid"), "utf8"));
 
-/** The longest of many probes while `work` runs. */
-const slowestProbe = async (work: Promise<unknown>): Promise<number> => {
-  let slowest = 0;
+/** Probes while `work` runs; a loop that waited for Ceph would show as one of seconds. */
+const probesAnswer = async (work: Promise<unknown>): Promise<void> => {
+  const times: number[] = [];
   const running = { now: true };
   const over = work.finally(() => {
     running.now = false;
@@ -98,11 +98,15 @@ const slowestProbe = async (work: Promise<unknown>): Promise<number> => {
   while (running.now) {
     const started = performance.now();
     await driver.identity.probe({}, { timeoutMs: 5000 });
-    slowest = Math.max(slowest, performance.now() - started);
+    times.push(performance.now() - started);
     await Bun.sleep(20);
   }
   await over;
-  return slowest;
+  const sorted = times.toSorted((a, b) => a - b);
+  expect(sorted.length).toBeGreaterThan(20);
+  // one in twenty may be late on a machine that does other things, too
+  expect(sorted[Math.floor(sorted.length * 0.95)]).toBeLessThan(250);
+  expect(sorted.at(-1)).toBeLessThan(1000);
 };
 
 const paused = async <A>(pid: number, work: () => Promise<A>): Promise<A> => {
@@ -121,7 +125,7 @@ test("while a monitor says nothing, new connections fail within their limit and 
   await paused(rig().monPid, async () => {
     const started = Date.now();
     const calls = Promise.all(Array.from({ length: 16 }, (_, i) => failureOf(create(`pvc-silent-${i}`, "silent"))));
-    expect(await slowestProbe(calls)).toBeLessThan(250);
+    await probesAnswer(calls);
     // sixteen calls share one attempt to connect
     expect(Date.now() - started).toBeLessThan(2 * LIMIT_S * 1000 + 3000);
     for (const { code, details } of await calls) {
@@ -140,7 +144,7 @@ test("while the OSD says nothing, calls fail within their limit and Probe answer
   await paused(pid, async () => {
     const started = Date.now();
     const calls = Promise.all(names.map((name) => failureOf(create(name))));
-    expect(await slowestProbe(calls)).toBeLessThan(250);
+    await probesAnswer(calls);
     // eight cells for sixteen calls
     expect(Date.now() - started).toBeLessThan(2 * LIMIT_S * 1000 + 4000);
     for (const { code, details } of await calls) {

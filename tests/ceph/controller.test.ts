@@ -197,7 +197,7 @@ test("what does not exist is deleted, and a pool that does not exist is named", 
   await driver.controller.deleteVolume(deleteRequest("not-one-of-ours"));
   await driver.controller.deleteVolume(deleteRequest(unknown.replace(/-0{13}/, "-0000000000fff")));
   const nowhere = await failureOf(create("pvc-nowhere", { pool: "no-such-pool" }));
-  expect(nowhere.code).toBe(Code.NOT_FOUND);
+  expect(nowhere.code).toBe(Code.INVALID_ARGUMENT);
   expect(nowhere.details).toContain("no-such-pool");
   expect((await failureOf(create("pvc-nowhere", { dataPool: "no-such-pool" }))).details).toContain("no-such-pool");
   expect(await settledInventory(pool.name)).toEqual(EMPTY);
