@@ -8,6 +8,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import type { CephService } from "../../lib/ceph/ceph.ts";
+import { NoSpace } from "../../lib/ceph/errors.ts";
 import { Crash, crashAt, intercepted, recorded } from "../../lib/ceph/faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
 import type { CutShort } from "../../lib/ceph/memory-cluster.ts";
@@ -103,12 +104,12 @@ describe("death before or after each call:", () => {
   }
 });
 
-describe("death in the middle of a call that is several to Ceph:", () => {
-  const CUTS: Readonly<Record<"imageClone" | "trashMove", readonly CutShort[]>> = {
-    imageClone: ["header", "parent", "child", "metadata"],
-    trashMove: ["trash-entered", "name-gone", "entry-gone"],
-  };
+const CUTS: Readonly<Record<"imageClone" | "trashMove", readonly CutShort[]>> = {
+  imageClone: ["header", "parent", "child", "metadata"],
+  trashMove: ["trash-entered", "name-gone", "entry-gone"],
+};
 
+describe("death in the middle of a call that is several to Ceph:", () => {
   /** Dies in the n-th call of the method, which it leaves as `how` says. */
   const cutting =
     (method: keyof typeof CUTS, nth: number, how: CutShort): Dying =>
@@ -152,6 +153,50 @@ describe("death in the middle of a call that is several to Ceph:", () => {
           }
         }
       }, 60_000);
+    }
+  }
+});
+
+describe("a clone that fails half-way, and death in its undo:", () => {
+  const undone = copyScenarios.filter(({ name }) => name === "CreateSnapshot" || name === "CreateVolume from a volume");
+  for (const scenario of undone) {
+    for (const how of CUTS.imageClone) {
+      for (const nth of scenario.name === "CreateSnapshot" ? [1] : [1, 2]) {
+        test(`${scenario.name}, clone ${nth}: ${how}`, async () => {
+          const expected = await undisturbed(scenario);
+          let deaths = 0;
+          for (let k = 1; k < 40; k++) {
+            const dying: Dying = (cluster, inner) => {
+              let seen = 0;
+              let since = 0;
+              let crash: Crash | undefined;
+              const service = intercepted(inner, (call, act) => {
+                if (crash !== undefined) return Effect.die(crash);
+                if (call.method === "imageClone" && ++seen === nth) {
+                  since = 1;
+                  const image = call.subject.split("/").at(-1) ?? "";
+                  return Effect.exit(act).pipe(
+                    Effect.andThen(Effect.sync(() => cluster.cutShort(how, "rbd", image))),
+                    Effect.andThen(Effect.fail(new NoSpace({ op: "rbd_clone", subject: "rbd" }))),
+                  );
+                }
+                if (since === 0 || since++ < k) return act;
+                crash = new Crash(call);
+                return Effect.die(crash);
+              });
+              return { service, crashed: () => crash !== undefined };
+            };
+            const failing: CopyScenario = { ...scenario, ceph: (inner) => inner, mayOrphan: true };
+            try {
+              if (!(await oneDeath(failing, expected, dying))) break;
+            } catch (error) {
+              throw new Error(`call ${k} of the undo`, { cause: error });
+            }
+            deaths = k;
+          }
+          expect(deaths).toBeGreaterThan(4);
+        }, 60_000);
+      }
     }
   }
 });

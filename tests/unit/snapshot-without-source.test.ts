@@ -1,5 +1,6 @@
 /** What becomes of snapshots and copies that were begun when their source goes. */
 import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
 import { crashAt } from "../../lib/ceph/faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
 import {
@@ -8,6 +9,7 @@ import {
   cloneOf,
   EMPTY_DIRECTORIES,
   imageOf,
+  POOL,
   read,
   readySnapshot,
   restoreOf,
@@ -86,6 +88,21 @@ describe("a snapshot whose source is gone", () => {
       expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
     });
   }
+
+  test("is not given out empty, when a driver deleted the source that does not look behind it", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const attributes = { "csi.snapname": "snap-1", "csi.imagename": HOLDER, "csi.source": imageOf(id) };
+    seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": UUID }, [`csi.snap.${UUID}`]: attributes });
+    await byHand(cluster).snapshot(imageOf(id), HOLDER);
+    await byHand(cluster).clone(imageOf(id), HOLDER, HOLDER);
+    cluster.cutShort("parent", "rbd", HOLDER);
+    await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, imageOf(id)));
+    expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("NOT_FOUND");
+    expect(poolDump(cluster).images).toEqual({});
+    expect(poolDump(cluster).objects["csi.snaps.default"]).toEqual({});
+  });
 
   test("of that name is none of another volume's", async () => {
     const cluster = aCluster();
