@@ -215,7 +215,7 @@ export interface SnapshotCalls {
     image: string,
     snapshot: string,
     /** `unasked`: of an image that nobody maps, so that a client that died with it open holds nothing up. */
-    clients?: "asked" | "unasked" | undefined,
+    clients?: "asked" | "unasked",
   ) => Effect.Effect<void, CephError>;
   /** One that is not there is removed. With clones it goes to the snapshots' trash. */
   readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;

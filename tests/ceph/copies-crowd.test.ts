@@ -17,7 +17,7 @@ import { inventory, makePool, omapOf } from "./inventory.ts";
 import { random } from "./random.ts";
 import { CLUSTER, createRequest, deleteRequest, expandRequest, isFailed } from "./requests.ts";
 
-const SECONDS = Number(process.env["CSI_RBD_CROWD_SECONDS"] ?? 45);
+const SECONDS = Number(process.env["CSI_RBD_CROWD_SECONDS"] ?? 30);
 const RESTORES = 50;
 const seed = Number(process.env["CSI_RBD_SEED"] ?? Date.now() % 1_000_000);
 const dir = testFolder("copycrowd");

@@ -23,7 +23,7 @@ import { type Mortal, startMortal } from "./kill.ts";
 import { random } from "./random.ts";
 import { CLUSTER, createRequest, deleteRequest, expandRequest, isFailed } from "./requests.ts";
 
-const LIVES = Number(process.env["CSI_RBD_COPIES"] ?? 24);
+const LIVES = Number(process.env["CSI_RBD_COPIES"] ?? 8);
 const AT_ONCE = 12;
 /** Of one call with all its retries: a watch of a killed driver holds its image for half a minute. */
 const CALL_LIMIT = 240_000;

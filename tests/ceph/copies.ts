@@ -5,7 +5,7 @@
  */
 import type { PoolRef } from "../../lib/ceph/ceph.ts";
 import type { Driver } from "./driver.ts";
-import { directoryKeys, inventory, omapOf, tool } from "./inventory.ts";
+import { directoryKeys, inventory, omapOf, tool, tryTool } from "./inventory.ts";
 import { CLUSTER, createRequest, deleteRequest, MIB, secrets } from "./requests.ts";
 
 /** Small: what is tested is whose bytes are where. */
@@ -116,12 +116,17 @@ export const remains = async (pool: string): Promise<readonly string[]> => {
   ];
 };
 
-/** As `remains`, once the manager's queue is through, or at the limit: it tries again 30 s after a failure, then 60 s. */
+/**
+ * As `remains`, once all that can be removed is removed, or at the limit. A parent can go after its children only, and
+ * the manager tries again half a minute after a failure, then later each time: what it would do then is done here.
+ */
 export const settledRemains = async (pool: string, limitMs: number): Promise<readonly string[]> => {
   for (const deadline = Date.now() + limitMs; ; ) {
     const now = await remains(pool);
     if (now.length === 0 || Date.now() > deadline) return now;
-    await Bun.sleep(1000);
+    const trash = JSON.parse(await tool("rbd", "trash", "ls", "--all", pool, "--format=json")) as { id: string }[];
+    for (const { id } of trash) await tryTool("rbd", "trash", "rm", `${pool}/${id}`);
+    if (trash.length === 0) await Bun.sleep(1000);
   }
 };
 

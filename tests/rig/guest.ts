@@ -18,7 +18,7 @@ const outcome = await runSuite({
   folders: [folder],
   place: { env: { CSI_RBD_RIG: join(ceph.dir, "rig.json") } },
   reports: out,
-  limitMs: 14 * 60_000,
+  limitMs: 20 * 60_000,
   testLimitMs: 120_000,
   flags,
 });

@@ -75,14 +75,14 @@ const parts: Record<string, Part> = {
     run: onHost(() => Promise.resolve({})),
   },
   contract: { folder: "tests/contract", minutes: 5, lacks: cephLacks, run: onCeph },
-  ceph: { folder: "tests/ceph", minutes: 12, lacks: cephLacks, run: onCeph },
+  ceph: { folder: "tests/ceph", minutes: 18, lacks: cephLacks, run: onCeph },
   conformance: {
     folder: "tests/conformance",
     minutes: 6,
     lacks: async () => cephLacks() ?? (await sanityLacks()),
     run: onHost(async () => ({ CSI_RBD_RIG: (await cluster()).rigFile, CSI_RBD_SANITY: await sanityBinary() })),
   },
-  vm: { folder: "tests/vm", minutes: 15, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
+  vm: { folder: "tests/vm", minutes: 22, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 
 const unknown = chosen.find((name) => !(name in parts));
