@@ -16,6 +16,7 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
+import { type ImageNotFound, Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
 import { Conflict, type DomainError, InvalidRequest, isDefinite, type VolumeNotFound } from "../errors.ts";
@@ -117,6 +118,9 @@ const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
     return yield* yield* undoable("hold point in time", made, () => undo);
   });
 
+/** The source was there: the next call looks anew, and clears up where it does not come back. */
+const goneMeanwhile = ({ op, subject }: ImageNotFound) => Effect.fail(new Raced({ op, subject }));
+
 /** After `Raced` another driver goes on with what is there. */
 const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
 
@@ -187,7 +191,8 @@ export const createSnapshot = (
         Effect.gen(function* () {
           yield* stage("limit snapshots", limitSnapshots(options, source));
           const reservation = yield* reserved(options, wanted, source, known.reservation);
-          return { ...reservation, image: yield* hold(source, reservation.imageName, known.reservation === undefined) };
+          const held = hold(source, reservation.imageName, known.reservation === undefined);
+          return { ...reservation, image: yield* Effect.catchTag(held, "ImageNotFound", goneMeanwhile) };
         }),
       );
       yield* stage("answer", Effect.flatMap(taken(wanted, source.found, uuid, image, false), answer));

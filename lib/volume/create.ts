@@ -11,7 +11,7 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
-import { Raced } from "../ceph/errors.ts";
+import { type ImageNotFound, Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
@@ -196,14 +196,19 @@ const discardNew = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved
     if (id !== undefined) yield* discardImage(pool, imageName, id);
   });
 
+/** The source was there: the next call looks anew, and clears up where it does not come back. */
+const goneMeanwhile = ({ op, subject }: ImageNotFound) => Effect.fail(new Raced({ op, subject }));
+
 const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Reserved, fresh: boolean) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { imageName } = reservation;
     const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters), snapshots: [] };
     // Not undone when it fails: what it looks at may be another driver's work.
-    const done = fresh ? NOTHING_DONE : yield* stage("clear", resumeCopy(source, target));
-    const copied = yield* undoable("clone", Effect.exit(copySource(source, target, done)), () =>
+    const resumed = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", goneMeanwhile);
+    const done = fresh ? NOTHING_DONE : yield* stage("clear", resumed);
+    const copy = Effect.catchTag(copySource(source, target, done), "ImageNotFound", goneMeanwhile);
+    const copied = yield* undoable("clone", Effect.exit(copy), () =>
       Effect.andThen(discardNew(wanted, pool, reservation), removeTraces(source, pool, imageName)),
     );
     yield* copied;

@@ -1,7 +1,7 @@
 /** What becomes of snapshots and copies that were begun when their source goes. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { crashAt } from "../../lib/ceph/faults.ts";
+import { crashAt, intercepted } from "../../lib/ceph/faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
 import {
   aVolume,
@@ -170,6 +170,41 @@ describe("a copy that was begun, whose source goes:", () => {
       }
       expect(deaths).toBeGreaterThan(10);
     }, 60_000);
+  }
+});
+
+describe("a source that another driver deletes in the middle of", () => {
+  const calls = [
+    ["a snapshot", "snapshotCreate", (driver: Driver, id: string) => driver.createSnapshot(snapshotOf(id))],
+    ["a clone", "snapshotCreate", (driver: Driver, id: string) => driver.createVolume(cloneOf(id))],
+    [
+      "a restore",
+      "imageClone",
+      (driver: Driver, _id: string, snapshotId: string) => driver.createVolume(restoreOf(snapshotId)),
+    ],
+  ] as const;
+  for (const [what, method, call] of calls) {
+    test(`${what}: first it is worth another try, then it is not found, and nothing is left`, async () => {
+      const cluster = aCluster();
+      await using other = driverOn(cluster);
+      const id = await aVolume(other, cluster);
+      const { snapshotId } = await readySnapshot(other, snapshotOf(id, { name: "snap-0" }));
+      let deleted = false;
+      const ceph = intercepted(cephMemoryService(cluster), (each, act) => {
+        if (deleted || each.method !== method) return act;
+        deleted = true;
+        const all = async () => {
+          await other.deleteSnapshot(snapshotDeletion(snapshotId));
+          await other.deleteVolume(deletion(id));
+        };
+        return Effect.andThen(Effect.promise(all), act);
+      });
+      await using driver = driverOn(cluster, { ceph });
+      expect(await codeOf(call(driver, id, snapshotId))).toBe("ABORTED");
+      expect(await codeOf(call(driver, id, snapshotId))).toBe("NOT_FOUND");
+      await settled(cluster);
+      expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
+    });
   }
 });
 
