@@ -83,6 +83,8 @@ export const runSuite = async (suite: SuiteRun): Promise<Outcome> => {
     process.execPath,
     "test",
     `--timeout=${suite.testLimitMs}`,
+    // A busy machine fails what is about time now and then; the log shows who needed a second attempt.
+    "--retry=1",
     "--reporter=junit",
     `--reporter-outfile=${report}`,
     ...(suite.flags ?? []),
