@@ -53,10 +53,8 @@ export const perSecond = ({ latencies, wallMs }: Sample): number => latencies.le
 
 export const cpuPerCall = ({ latencies, cpuMs }: Sample): number => cpuMs / latencies.length;
 
-/** Of the line that fits the points best (least squares), per unit of x. */
+/** The middle one of the slopes between any two points: one odd point does not tilt it. */
 export const slope = (points: readonly (readonly [x: number, y: number])[]): number => {
-  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const [mx, my] = [mean(points.map(([x]) => x)), mean(points.map(([, y]) => y))];
-  const over = points.reduce((sum, [x, y]) => sum + (x - mx) * (y - my), 0);
-  return over / points.reduce((sum, [x]) => sum + (x - mx) ** 2, 0);
+  const slopes = points.flatMap(([x, y], i) => points.slice(i + 1).map(([x2, y2]) => (y2 - y) / (x2 - x)));
+  return slopes.toSorted((a, b) => a - b)[Math.floor(slopes.length / 2)] ?? Number.NaN;
 };
