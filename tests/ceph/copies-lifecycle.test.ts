@@ -23,7 +23,7 @@ import { type Mortal, startMortal } from "./kill.ts";
 import { random } from "./random.ts";
 import { CLUSTER, createRequest, deleteRequest, expandRequest, isFailed } from "./requests.ts";
 
-const LIVES = Number(process.env["CSI_RBD_COPIES"] ?? 8);
+const LIVES = Number(process.env["CSI_RBD_COPIES"] ?? 24);
 const AT_ONCE = 12;
 /** Of one call with all its retries: a watch of a killed driver holds its image for half a minute. */
 const CALL_LIMIT = 240_000;
@@ -108,6 +108,8 @@ const drop = (id: string) =>
  * one's watch, half a minute.
  */
 const LONGEST = 60_000;
+/** The first drivers die soon, so that a quick machine sees deaths, too. */
+const SHORT_LIVES = 4;
 
 const put = ({ image }: Volume, value: number) => bytes.write(poolAt(pool.name), image, 4096, 8192, value);
 const valueOf = ({ image }: Volume) => bytes.read(poolAt(pool.name), image, 8192, 1)[0];
@@ -137,7 +139,9 @@ test(
     const seconds = () => ((Date.now() - started) / 1000).toFixed(0);
     console.log(`seed ${seed}`);
     const chance = random(seed);
-    mortal = await startMortal({ dir, chance: () => chance() ** 3, life: [20, LONGEST] });
+    let births = 0;
+    const span = () => (births++ < SHORT_LIVES ? 0.02 : chance() ** 3);
+    mortal = await startMortal({ dir, chance: span, life: [20, LONGEST] });
     const left = Array.from({ length: LIVES }, (_, i) => `life-${i}`);
     const caller = async () => {
       for (let life = left.shift(); life !== undefined; life = left.shift()) await live(life, chance);

@@ -32,7 +32,7 @@ for (const release of folders.length === 0 ? [] : releases) {
       if (ceph.release !== release) throw new Error(`wanted Ceph ${release}, found ${ceph.release}`);
       const binds = [{ path: checkout, readOnly: true }, { path: dir }];
       // The long runs are `npm test`'s; here they show that each release takes part in them.
-      const short = { CSI_RBD_LIFECYCLES: "24", CSI_RBD_COPIES: "3", CSI_RBD_CROWD_SECONDS: "6" };
+      const short = { CSI_RBD_LIFECYCLES: "24", CSI_RBD_COPIES: "8", CSI_RBD_CROWD_SECONDS: "6" };
       const env = { ...short, CSI_RBD_RIG: ceph.rigFile };
       outcomes.push(
         await runSuite({
