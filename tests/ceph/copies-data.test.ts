@@ -145,19 +145,6 @@ describe("copies", () => {
   );
 });
 
-/** A killed driver counts as a user of what it had open until the cluster gives it up, half a minute later. */
-const patiently = async (act: () => Promise<unknown>): Promise<void> => {
-  for (const deadline = Date.now() + 60_000; ; ) {
-    try {
-      await act();
-      return;
-    } catch (error) {
-      if (Date.now() > deadline) throw error;
-      await Bun.sleep(1000);
-    }
-  }
-};
-
 const parentless = async (image: string): Promise<void> => {
   for (const deadline = Date.now() + 60_000; (await infoOf(pool.name, image)).parent !== undefined; ) {
     if (Date.now() > deadline) throw new Error(`image ${image} was never flattened`);
@@ -165,13 +152,13 @@ const parentless = async (image: string): Promise<void> => {
   }
 };
 
-/** As external-provisioner: a source that is being flattened is waited for. */
+/** As the sidecars: a source that is being flattened is waited for, and a killed driver's hold on what it had open. */
 const patiently = async <A>(call: () => Promise<A>): Promise<A> => {
   for (const deadline = Date.now() + 60_000; ; ) {
     try {
       return await call();
     } catch (error) {
-      if (Date.now() > deadline || !String(error).includes("retry later")) throw error;
+      if (Date.now() > deadline || !/retry later|is in use/.test(String(error))) throw error;
       await Bun.sleep(200);
     }
   }
