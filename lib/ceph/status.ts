@@ -6,6 +6,7 @@
  * 1. The image is opened read-only: that registers no watcher and takes no lock.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
+import type { ImageStatus, Parent } from "./ceph.ts";
 import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
@@ -27,34 +28,10 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
 });
 
-export interface ParentAnswer {
-  readonly pool: string;
-  readonly namespace: string;
-  readonly image: string;
-  readonly imageId: string;
-  readonly snapshot: string;
-  readonly inTrash: boolean;
-}
-
-export interface StatusAnswer {
-  readonly id: string;
-  readonly sizeBytes: bigint;
-  readonly features: bigint;
-  readonly objectSize: bigint;
-  readonly stripeUnit: bigint;
-  readonly stripeCount: bigint;
-  readonly dataPool: string | undefined;
-  readonly watchers: readonly string[];
-  readonly mirror: "disabled" | "primary" | "non-primary";
-  readonly parent: ParentAnswer | undefined;
-  readonly snapshotCount: number;
-  readonly createdAt: number;
-}
-
 // rbd_image_info_t: size at 0, object size at 8, then what other calls tell better; 160 bytes in all.
 const INFO_BYTES = 160;
 
-export const status = (where: PoolArg, io: bigint, image: string): StatusAnswer =>
+export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =>
   withImage(io, image, "read", (handle) => {
     const info = new BigUint64Array(new ArrayBuffer(INFO_BYTES));
     check("rbd_stat", rbd.rbd_stat(handle, info, BigInt(INFO_BYTES)));
@@ -113,7 +90,7 @@ const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
 const MIRROR_BYTES = 16;
 const MIRROR_ENABLED = 1;
 
-const mirror = (handle: bigint): StatusAnswer["mirror"] => {
+const mirror = (handle: bigint): ImageStatus["mirror"] => {
   const info = zeroed(MIRROR_BYTES);
   check("rbd_mirror_image_get_info", rbd.rbd_mirror_image_get_info(handle, info, BigInt(MIRROR_BYTES)));
   const state = info[8];
@@ -128,7 +105,7 @@ const LINKED_WORDS = 6;
 // rbd_snap_spec_t: id, namespace type (32 bits), address of the name.
 const SNAP_SPEC_WORDS = 3;
 
-export const parentOf = (handle: bigint): ParentAnswer | undefined => {
+export const parentOf = (handle: bigint): Parent | undefined => {
   const image = new BigUint64Array(new ArrayBuffer(LINKED_WORDS * 8));
   const snapshot = new BigUint64Array(new ArrayBuffer(SNAP_SPEC_WORDS * 8));
   const result = rbd.rbd_get_parent(handle, image, snapshot);
