@@ -15,6 +15,7 @@ import * as Logger from "effect/Logger";
 import * as References from "effect/References";
 import * as Result from "effect/Result";
 import type * as Scope from "effect/Scope";
+import { tidyWhenCalm } from "./calm.ts";
 import { CephLive } from "./ceph/live.ts";
 import { clusterSecretsLayer } from "./config/cluster-secrets.ts";
 import { Clusters } from "./config/clusters.ts";
@@ -97,5 +98,5 @@ export const serveAll = <R, E>(
     yield* Effect.addFinalizer(() => operations.drain(Duration.toMillis(flags.gracePeriod)));
     const { endpoint, socketGroup: group } = flags;
     const graceSeconds = Duration.toSeconds(flags.gracePeriod);
-    yield* Effect.provideContext(serve({ endpoint, services, graceSeconds, group }), context);
+    yield* Effect.provideContext(serve({ endpoint, services, graceSeconds, group, observe: tidyWhenCalm() }), context);
   });

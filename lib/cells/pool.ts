@@ -298,7 +298,7 @@ class Cells implements CellPool {
     if (this.stopped) return Promise.resolve(undefined);
     this.starting += 1;
     return new Promise((resolve) => {
-      // a cell's heap is nearly all garbage of calls: kept small, the eight of a driver take 10 MiB less
+      // a cell's heap is nearly all garbage of calls: kept small, eight of them take 10 MiB less
       const worker = new Worker(this.options.url, { smol: true });
       const cell: Cell = { worker, job: undefined, timer: undefined, idleSince: 0 };
       let ready = false;

@@ -16,13 +16,27 @@ const DEEPEST = 1024;
 const ENOEXEC = 8;
 const NONE = -1n;
 
+/** A parent goes when the image is flattened, between one header and the next: the chain is then walked anew. */
+const TRIES = 5;
+const TRY_AGAIN_MS = 20;
+
 /** `id`: of the image whose ancestors are counted. */
-export const depth = ({ cluster }: PoolArg, io: bigint, id: string): number => {
+export const depth = (where: PoolArg, io: bigint, id: string): number => {
+  for (let tries = 1; ; tries++) {
+    const levels = walked(where, io, id);
+    if (levels !== undefined) return levels;
+    if (tries === TRIES) throw new Errno("rbd_open of a parent", ENOENT);
+    Bun.sleepSync(TRY_AGAIN_MS);
+  }
+};
+
+/** `undefined`: a parent is gone. */
+const walked = ({ cluster }: PoolArg, io: bigint, id: string): number | undefined => {
   let next: Link | "no header" | undefined = parentIn(io, id);
   if (next === "no header") throw new Errno("rbd_open", ENOENT);
   for (let levels = 0; levels <= DEEPEST; levels++) {
     if (next === undefined) return levels;
-    if (next === "no header") throw new Errno("rbd_get_parent", ENOENT, "a parent of the image has no header");
+    if (next === "no header") return undefined;
     const { poolId, namespace, imageId }: Link = next;
     next = withPoolId(cluster, poolId, namespace, (parentIo) => parentIn(parentIo, imageId));
   }

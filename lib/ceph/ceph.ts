@@ -225,7 +225,7 @@ export interface SnapshotCalls {
    * `Exists` when the name is taken; `SnapshotNotFound` when the source is not there. The clone begins with the image
    * metadata that the parent has by then, but for keys that begin with `.rbd`. Cut off on its way it leaves an image
    * that looks whole: one without a parent, which reads as empty; or one that its parent does not know, which can't be
-   * opened once the snapshot is removed; or one without metadata.
+   * opened once the snapshot is removed (`ParentLost`); or one without metadata.
    */
   readonly imageClone: (
     source: SnapshotRef,

@@ -11,7 +11,7 @@ import { Errno } from "../cells/cell.ts";
 import { cloneById } from "./clone-by-id.ts";
 import { check, EINVAL, ENOENT, plain } from "./ffi.ts";
 import { type PoolArg, withPool } from "./rados.ts";
-import { explainMissing, id as idOf, type LayoutArg, withImage, withOptions } from "./rbd.ts";
+import { explainMissing, id as idOf, type LayoutArg, whileThere, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 import { parentOf } from "./status.ts";
 
@@ -80,11 +80,14 @@ const byLibrbd = (
 ): void =>
   withOptions(layout, (options, set) => {
     set(CLONE_FORMAT_OPTION, 2n);
-    const result = make(io, plain(image), options);
-    if (result === -ENOENT) {
-      explainMissing(where, layout.dataPool);
-      find(parentIo, source);
-    }
+    const result = whileThere(parentIo, source.image, () => {
+      const made = make(io, plain(image), options);
+      if (made === -ENOENT) {
+        explainMissing(where, layout.dataPool);
+        find(parentIo, source);
+      }
+      return made;
+    });
     check("rbd_clone", result);
   });
 

@@ -4,7 +4,7 @@
  *
  * 1. A message says what failed and what to do next, and carries no key.
  * 2. `ObjectNotFound` and its kin are proofs of absence. A failure that leaves it open (`TimedOut`, `Unreachable`,
- *    `AccessDenied`, `CallStuck`, `CephFailed`) is never to be read as one: see `isProofOfAbsence`.
+ *    `AccessDenied`, `CallStuck`, `ParentLost`, `CephFailed`) is never to be read as one.
  */
 import * as Data from "effect/Data";
 
@@ -101,6 +101,12 @@ export class CallStuck extends Data.TaggedError("CallStuck")<About & { readonly 
     return this.reason;
   }
 }
+/** Not absence: its name and its header are there. */
+export class ParentLost extends Data.TaggedError("ParentLost")<About> {
+  override get message() {
+    return `image ${this.subject} can't be opened: it is a copy of an image that is not there any more, and what it had of that one is lost; look at it with "rados getomapval rbd_header.ID parent", and restore that image, or remove this one by hand`;
+  }
+}
 export class CephFailed extends Data.TaggedError("CephFailed")<
   About & { readonly errno: number; readonly reason: string }
 > {
@@ -112,6 +118,7 @@ export class CephFailed extends Data.TaggedError("CephFailed")<
 export type CephError =
   | ImageNotFound
   | SnapshotNotFound
+  | ParentLost
   | ObjectNotFound
   | PoolNotFound
   | Exists

@@ -11,6 +11,7 @@ import {
   AccessDenied,
   type CephError,
   ImageNotFound,
+  ParentLost,
   ManagerUnavailable,
   PoolNotFound,
   Unreachable,
@@ -62,8 +63,9 @@ export const enter = (cluster: MemoryCluster, ref: PoolRef, op: string): MemoryN
 
 export const open = (cluster: MemoryCluster, ref: PoolRef, image: string, op: string): MemoryImage => {
   const found = enter(cluster, ref, op).images.get(image);
-  if (found === undefined || found.lostParent)
-    throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
+  const subject = imageSubject(ref, image);
+  if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
+  if (found.lostParent) throw refuse(new ParentLost({ op, subject }));
   return found;
 };
 

@@ -8,6 +8,7 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
+import { whileThere } from "./rbd.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
@@ -37,7 +38,10 @@ const entryAt = (view: DataView, at: number): Entry => ({
 
 /** Watchers are no obstacle to librbd here, only to `remove`; who must not be there, the caller asks before. */
 export const move = (io: bigint, image: string): void => {
-  check("rbd_trash_move", rbd.rbd_trash_move(io, plain(image), 0n));
+  check(
+    "rbd_trash_move",
+    whileThere(io, image, () => rbd.rbd_trash_move(io, plain(image), 0n)),
+  );
 };
 
 export const get = (io: bigint, id: string): Entry | undefined => {
@@ -70,5 +74,7 @@ export const list = (io: bigint): readonly Entry[] => {
 
 export const remove = (io: bigint, id: string): void => {
   const result = rbd.rbd_trash_remove(io, plain(id), 0);
-  if (result !== -ENOENT) check("rbd_trash_remove", result);
+  // of something that it is made of; only one that is in the trash no more is removed
+  if (result === -ENOENT && get(io, id) === undefined) return;
+  check("rbd_trash_remove", result);
 };

@@ -38,8 +38,8 @@ export const halfCloneContract = (at: () => Session): void => {
       const { id } = await run((ceph) => ceph.imageStatus(pool, clone));
       await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
       expect(await run((ceph) => ceph.snapshots(pool, source))).toEqual([]);
-      expect((await fails((ceph) => ceph.imageStatus(pool, clone)))._tag).toBe("ImageNotFound");
-      expect((await fails((ceph) => ceph.snapshotCreate(pool, clone, "s")))._tag).toBe("ImageNotFound");
+      expect((await fails((ceph) => ceph.imageStatus(pool, clone)))._tag).toBe("ParentLost");
+      expect((await fails((ceph) => ceph.snapshotCreate(pool, clone, "s")))._tag).toBe("ParentLost");
       expect(await run((ceph) => ceph.imageId(pool, clone))).toBe(id);
       expect(await run((ceph) => ceph.cloneDepth(pool, clone))).toBe(1);
       expect(await run((ceph) => ceph.imageMend(pool, clone))).toBe(true);

@@ -4,6 +4,8 @@
  *
  *   npm run test:matrix                all of 16, 18, 20
  *   npm run test:matrix -- 20          some
+ *   npm run test:matrix -- --long      with the lives and crowds that take half an hour per release
+ *   npm run test:matrix -- 20 -t=live  other flags go on to `bun test`
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -12,11 +14,17 @@ import { startCeph } from "./ceph.ts";
 import { parseRelease, rootFor, type CephRelease } from "./roots.ts";
 import { checkout, close, hasTests, runSuite, type Outcome } from "./suite.ts";
 
-const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-"));
+const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-") && arg !== "--long");
+const long = process.argv.includes("--long");
 const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 const releases: ReadonlyArray<CephRelease> = chosen.length === 0 ? [16, 18, 20] : chosen.map(parseRelease);
 const folders = ["tests/contract", "tests/ceph"].filter(hasTests);
 const work = mkdtempSync(join(tmpdir(), "csi-rbd-matrix-"));
+
+// The usual runs are `npm test`'s; here they show that each release takes part in them.
+const lengths = long
+  ? { CSI_RBD_LIFECYCLES: "200", CSI_RBD_COPIES: "500", CSI_RBD_CROWD_SECONDS: "120" }
+  : { CSI_RBD_LIFECYCLES: "24", CSI_RBD_COPIES: "8", CSI_RBD_CROWD_SECONDS: "6" };
 
 const outcomes: Array<Outcome> = [];
 const leftOut = ["tests/contract", "tests/ceph"].filter((folder) => !hasTests(folder)).map((f) => `${f}: no tests`);
@@ -31,16 +39,14 @@ for (const release of folders.length === 0 ? [] : releases) {
     try {
       if (ceph.release !== release) throw new Error(`wanted Ceph ${release}, found ${ceph.release}`);
       const binds = [{ path: checkout, readOnly: true }, { path: dir }];
-      // The long runs are `npm test`'s; here they show that each release takes part in them.
-      const short = { CSI_RBD_LIFECYCLES: "24", CSI_RBD_COPIES: "8", CSI_RBD_CROWD_SECONDS: "6" };
-      const env = { ...short, CSI_RBD_RIG: ceph.rigFile };
+      const env = { ...lengths, CSI_RBD_RIG: ceph.rigFile };
       outcomes.push(
         await runSuite({
           name,
           folders,
           place: { root, binds, env },
           reports: dir,
-          limitMs: 14 * 60_000,
+          limitMs: (long ? 60 : 14) * 60_000,
           testLimitMs: 30_000,
           flags,
         }),

@@ -1,0 +1,113 @@
+/**
+ * The calls of a volume's life, one, sixteen and sixty-four at once, and the memory of the driver's process over many
+ * volumes.
+ *
+ * 1. Driver and floor take turns in short rounds, and each begins every other one: what else the machine does hits
+ *    both alike.
+ * 2. What is measured is a process that has been at work for a while: Bun compiles code that runs often, while it runs.
+ */
+import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { Driver } from "../ceph/driver.ts";
+import { cpuPerCall, emptySample, perSecond, quantile, type Sample, slope, timed } from "./measure.ts";
+import { column, judged, type Line } from "./report.ts";
+import { drained, driverSide, floorSide, OPERATIONS, type Operation, type Side } from "./sides.ts";
+
+export interface Extent {
+  /** Volumes that each side makes and deletes before anything counts. */
+  readonly warmUp: number;
+  readonly loads: readonly { readonly atOnce: number; readonly rounds: number; readonly volumes: number }[];
+}
+
+const TARGETS = {
+  /** p50 at one call at a time, as a multiple of the floor's. */
+  latency: 1.5,
+  /** Calls per second at sixteen at once, as a part of the floor's. */
+  throughput: 0.8,
+  residentMiB: 150,
+  /** Over the second half of the volumes; less is flat. */
+  growthMiBPer1000: 2,
+};
+const MIB = 2 ** 20;
+const MANY = 16;
+
+type Samples = Record<Operation, { driver: Sample; floor: Sample }>;
+
+export const volumes = async (
+  started: Driver,
+  ceph: CephService,
+  pool: PoolRef,
+  { warmUp, loads }: Extent,
+): Promise<readonly Line[]> => {
+  const lines: Line[] = [];
+  const [driver, floor] = [driverSide(started, pool.pool), floorSide(ceph, pool)];
+  let serial = 0;
+  const round = async (side: Side, samples: (operation: Operation) => Sample, atOnce: number, count: number) => {
+    const names = Array.from({ length: count }, () => `pvc-${(serial += 1)}`);
+    for (const operation of OPERATIONS) {
+      await timed(samples(operation), names, { atOnce, pid: side.pid }, side[operation]);
+    }
+    await drained(ceph, pool);
+  };
+  for (const side of [driver, floor]) await round(side, emptySample, MANY, warmUp);
+  console.log(
+    `\n${"".padEnd(8)} at once | p50 ms: driver  floor  ratio | p99 ms: driver  floor | per s: driver  floor  ratio | CPU ms: driver  floor`,
+  );
+  for (const { atOnce, rounds, volumes: count } of loads) {
+    const samples = Object.fromEntries(
+      OPERATIONS.map((operation) => [operation, { driver: emptySample(), floor: emptySample() }]),
+    ) as Samples;
+    for (let i = 0; i < rounds; i++) {
+      const sides = [
+        () => round(driver, (operation) => samples[operation].driver, atOnce, count),
+        () => round(floor, (operation) => samples[operation].floor, atOnce, count),
+      ];
+      for (const side of i % 2 === 0 ? sides : sides.toReversed()) await side();
+    }
+    for (const operation of OPERATIONS) {
+      const { driver: ours, floor: least } = samples[operation];
+      const [p50, p50Floor] = [quantile(ours, 0.5), quantile(least, 0.5)];
+      const [rate, rateFloor] = [perSecond(ours), perSecond(least)];
+      console.log(
+        `${operation.padEnd(8)} ${column(atOnce, 7, 0)} | ${column(p50, 14)} ${column(p50Floor, 6)} ${column(p50 / p50Floor, 6)}` +
+          ` | ${column(quantile(ours, 0.99), 14)} ${column(quantile(least, 0.99), 6)}` +
+          ` | ${column(rate, 13)} ${column(rateFloor, 6)} ${column(rate / rateFloor, 6)}` +
+          ` | ${column(cpuPerCall(ours), 14)} ${column(cpuPerCall(least), 6)}`,
+      );
+      if (atOnce === 1) lines.push(judged(`${operation}, p50 at 1`, p50 / p50Floor, "at most", TARGETS.latency));
+      if (atOnce === MANY) {
+        lines.push(judged(`${operation}, per second at 16`, rate / rateFloor, "at least", TARGETS.throughput));
+      }
+    }
+  }
+  return lines;
+};
+
+/** Sixteen callers at once. While they call, garbage comes on top; it is counted when they have left. */
+export const memory = async (driver: Driver, pool: string, count: number): Promise<readonly Line[]> => {
+  const side = driverSide(driver, pool);
+  const every = count / 10;
+  const resident = () => driver.residentBytes() / MIB;
+  console.log(`\nmemory of the driver before its ${count} volumes: ${column(resident(), 6)} MiB`);
+  const points: [number, number][] = [];
+  for (let made = 0; made < count; made += every) {
+    const names = Array.from({ length: every }, (_, i) => `pvc-memory-${made + i}`);
+    await timed(emptySample(), names, { atOnce: MANY, pid: side.pid }, async (name) => {
+      await side.create(name);
+      await side.delete(name);
+    });
+    const atWork = resident();
+    await Bun.sleep(AT_REST_MS);
+    points.push([made + every, resident()]);
+    console.log(
+      `after ${String(made + every).padStart(5)} volumes: ${column(resident(), 6)} MiB, ${column(atWork, 6)} at work`,
+    );
+  }
+  const growth = slope(points.slice(points.length / 2)) * 1000;
+  return [
+    judged(`memory after ${count} volumes, MiB`, points.at(-1)?.[1] ?? Number.NaN, "at most", TARGETS.residentMiB),
+    judged("its growth per 1000 volumes, second half, MiB", growth, "at most", TARGETS.growthMiBPer1000),
+  ];
+};
+
+/** The driver gives back what it does not need when nobody has called for a while (lib/calm.ts). */
+const AT_REST_MS = 3_000;
