@@ -184,7 +184,7 @@ export interface CoreCalls {
   /** Whether any extent is allocated: of the image itself (`own`), or of it or any parent of it (`any`). */
   readonly imageHasData: (pool: PoolRef, image: string, whose: "own" | "any") => Effect.Effect<boolean, CephError>;
   readonly imageMetaGet: (pool: PoolRef, image: string, key: string) => Effect.Effect<string | undefined, CephError>;
-  /** All keys in one opening of the image; `undefined` removes, and what is not there stays so. */
+  /** All keys in one opening of the image, if any has to change; `undefined` removes. */
   readonly imageMetaSet: (
     pool: PoolRef,
     image: string,

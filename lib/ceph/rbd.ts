@@ -8,6 +8,7 @@
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../cells/cell.ts";
+import { metadataOf } from "./briefs.ts";
 import { Decoder } from "./decoder.ts";
 import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { execute, omapGet, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
@@ -241,9 +242,17 @@ export const metaGet = (io: bigint, image: string, key: string): string | undefi
     }
   });
 
-export const metaSet = (io: bigint, image: string, entries: readonly (readonly [string, string | undefined])[]): void =>
+/** The image is opened only for what is not as it should be already: a copy mostly has nothing to get rid of. */
+export const metaSet = (
+  io: bigint,
+  image: string,
+  entries: readonly (readonly [string, string | undefined])[],
+): void => {
+  const now = existing(metadataOf(io, existing(id(io, image))));
+  const changes = entries.filter(([key, value]) => now.get(key) !== value);
+  if (changes.length === 0) return;
   withImage(io, image, "write", (handle) => {
-    for (const [key, value] of entries) {
+    for (const [key, value] of changes) {
       if (value !== undefined) {
         check("rbd_metadata_set", rbd.rbd_metadata_set(handle, plain(key), plain(value)));
         continue;
@@ -252,3 +261,4 @@ export const metaSet = (io: bigint, image: string, entries: readonly (readonly [
       if (result !== -ENOENT) check("rbd_metadata_remove", result);
     }
   });
+};

@@ -212,7 +212,7 @@ const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Re
       Effect.andThen(discardNew(wanted, pool, reservation), removeTraces(source, pool, imageName)),
     );
     yield* copied;
-    if (wanted.size.sizeBytes > source.status.sizeBytes) {
+    if (wanted.size.sizeBytes > source.sizeBytes) {
       yield* stage("grow image", orRaced(ceph.imageGrow(pool, imageName, wanted.size.sizeBytes)));
     }
   });

@@ -9,8 +9,8 @@
  * 3. The source is what it was at one moment between the request and its answer.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
-import { type CephError, Raced } from "../ceph/errors.ts";
+import { Ceph, type ImageStatus, imageSubject, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
+import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, LockHeld, Precondition } from "../errors.ts";
 import { Flatten, type Limits } from "../flatten.ts";
@@ -37,12 +37,20 @@ export interface SourceRequest {
   readonly id: string;
 }
 
-/** A source that exists, opened for its size. */
-export interface Source {
-  readonly kind: "snapshot" | "volume";
+interface SnapshotSource {
+  readonly kind: "snapshot";
   readonly found: Found;
+  readonly sizeBytes: bigint;
+}
+interface VolumeSource {
+  readonly kind: "volume";
+  readonly found: Found;
+  readonly sizeBytes: bigint;
   readonly status: ImageStatus;
 }
+
+/** A source that exists. A snapshot's image is its own and does not change: its header tells enough. */
+export type Source = SnapshotSource | VolumeSource;
 
 /** Each clone adds one parent to a restore, two to a clone of a volume. */
 const below = ({ softDepth, hardDepth }: Limits, links: number): Limits => ({
@@ -70,22 +78,40 @@ export const findSource = (request: SourceRequest, credentials: Credentials, siz
       const message = `${request.kind} ${request.id} is encrypted, and this driver does not know its keys yet; it never makes a plain volume of it`;
       return yield* new Precondition({ message });
     }
-    const status = yield* (yield* Ceph).imageStatus(found.pool, found.imageName);
-    if (sizeBytes < status.sizeBytes) {
-      const reason = `asks for ${sizeBytes} bytes, the ${request.kind} has ${status.sizeBytes}`;
+    const source = yield* request.kind === "snapshot" ? snapshotSource(found) : volumeSource(found);
+    if (sizeBytes < source.sizeBytes) {
+      const reason = `asks for ${sizeBytes} bytes, the ${request.kind} has ${source.sizeBytes}`;
       return yield* new InvalidRequest({ field: "capacity_range", reason });
     }
-    const source: Source = { kind: request.kind, found, status };
+    return source;
+  });
+
+const snapshotSource = (found: Found) =>
+  Effect.gen(function* () {
+    const { pool, imageName } = found;
+    const [brief] = yield* (yield* Ceph).imageBriefs(pool, [imageName], []);
+    if (brief === undefined) {
+      return yield* new ImageNotFound({ op: "rbd_directory", subject: imageSubject(pool, imageName) });
+    }
+    const source: Source = { kind: "snapshot", found, sizeBytes: brief.sizeBytes };
+    return source;
+  });
+
+const volumeSource = (found: Found) =>
+  Effect.gen(function* () {
+    const status = yield* (yield* Ceph).imageStatus(found.pool, found.imageName);
+    const source: Source = { kind: "volume", found, sizeBytes: status.sizeBytes, status };
     return source;
   });
 
 /** Fails while the source can't be cloned once more: `LockHeld` until it is flattened, `TooMany` snapshots. */
 export const keepSourceFit = (source: Source, options: VolumeOptions) =>
   Effect.gen(function* () {
-    const { kind, found } = source;
+    const { found } = source;
     const flatten = yield* Flatten;
-    yield* flatten.keepShort(found.pool, found.imageName, below(options.chain, kind === "snapshot" ? 1 : 2));
-    if (kind === "snapshot") return;
+    const links = source.kind === "snapshot" ? 1 : 2;
+    yield* flatten.keepShort(found.pool, found.imageName, below(options.chain, links));
+    if (source.kind === "snapshot") return;
     yield* limitSnapshots(options, source);
     yield* dropLeftOver(source);
   });
@@ -100,12 +126,12 @@ const snapshotOf = ({ found }: Source): SnapshotRef => ({
 export const tempImage = (imageName: string): string => `${imageName}-temp`;
 
 /** The snapshots that the two clones of a volume's copy go through: of the source, and of the image in between. */
-const steps = ({ found }: Source, pool: PoolRef, image: string): readonly [Transient, Transient] => [
+const steps = ({ found }: VolumeSource, pool: PoolRef, image: string): readonly [Transient, Transient] => [
   { pool: found.pool, image: found.imageName, snapshot: tempImage(image) },
   { pool, image: tempImage(image), snapshot: image, clients: "unasked" },
 ];
 
-const between = ({ status }: Source, { pool, image }: Target): Target => ({
+const between = ({ status }: VolumeSource, { pool, image }: Target): Target => ({
   pool,
   image: tempImage(image),
   spec: holderSpec(status),
@@ -188,7 +214,7 @@ export const removeTraces = (source: Source, pool: PoolRef, image: string) =>
  * The image in between stays as long as the volume reads from it. A volume that was flattened does not: then the image
  * only keeps the source's old data, and goes as soon as somebody looks at the volume.
  */
-export const dropLeftOver = ({ found, status }: Pick<Source, "found" | "status">) =>
+export const dropLeftOver = ({ found, status }: Pick<VolumeSource, "found" | "status">) =>
   Effect.gen(function* () {
     if (status.parent !== undefined || found.attributes?.imageId === undefined) return;
     const { pool, imageName } = found;

@@ -62,32 +62,30 @@ if (unknown !== undefined) {
 const work = mkdtempSync(join(tmpdir(), "csi-bench-"));
 
 /** What the driver lists with: no request brings credentials for that. */
-const giveSecret = (dir: string, { adminKey }: CephCluster): void => {
+const giveSecret = (dir: string, { adminKey }: CephCluster, pool: string): void => {
   const folder = join(dir, CLUSTER);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  for (const [name, text] of Object.entries({ userID: "admin", userKey: adminKey })) {
+  for (const [name, text] of Object.entries({ userID: "admin", userKey: adminKey, pools: pool })) {
     writeFileSync(join(folder, name), text, { mode: 0o400 });
   }
 };
 
-/** A driver of its own for each part: none inherits another's heap. */
+/** A driver and a pool of its own for each part: none inherits another's heap, or lists its volumes. */
 const measured = (name: string, cluster: CephCluster) =>
   Effect.gen(function* () {
     const dir = join(work, name);
     mkdirSync(dir);
     writeConfig(dir, [{ clusterID: CLUSTER, monitors: cluster.monitors }]);
-    giveSecret(join(dir, "secrets"), cluster);
+    giveSecret(join(dir, "secrets"), cluster, `bench-${name}`);
     const driver = yield* Effect.acquireRelease(
       Effect.promise(() => startDriver({ dir, flags: [`--secrets-dir=${join(dir, "secrets")}`] })),
       (started) => Effect.promise(() => started.end()),
     );
     const ceph = yield* floorCeph(CELLS, join(work, "no-ceph.conf"));
     const { monitors, adminKey } = cluster;
-    const pool: PoolRef = {
-      access: { monitors, user: "admin", key: Redacted.make(adminKey) },
-      pool: "rbd",
-      namespace: "",
-    };
+    const access = { monitors, user: "admin", key: Redacted.make(adminKey) };
+    const pool: PoolRef = { access, pool: `bench-${name}`, namespace: "" };
+    yield* Effect.promise(() => cluster.createPool(pool.pool));
     return yield* Effect.promise(() => parts[name]?.({ driver, ceph, pool }) ?? Promise.resolve([]));
   }).pipe(Effect.scoped);
 
