@@ -5,15 +5,9 @@
  *
  * 1. Two rounds for any number of images: their ids from the directory, then their headers, all at once.
  */
+import type { ImageBrief } from "./ceph.ts";
 import { Decoder } from "./decoder.ts";
 import { list, readMany } from "./omaps.ts";
-
-export interface BriefAnswer {
-  readonly id: string;
-  readonly sizeBytes: bigint;
-  readonly createdAt: number;
-  readonly metadata: ReadonlyMap<string, string>;
-}
 
 const METADATA = "metadata_";
 const CREATED = "create_timestamp";
@@ -26,7 +20,7 @@ export const briefs = (
   io: bigint,
   images: readonly string[],
   metadata: readonly string[],
-): readonly (BriefAnswer | undefined)[] => {
+): readonly (ImageBrief | undefined)[] => {
   const ids = idsOf(io, images);
   const known = images.flatMap((image) => {
     const id = ids.get(image);
@@ -37,7 +31,7 @@ export const briefs = (
     io,
     known.map(({ id }) => ({ object: `rbd_header.${id}`, keys })),
   );
-  const found = new Map<string, BriefAnswer>();
+  const found = new Map<string, ImageBrief>();
   known.forEach(({ image, id }, i) => {
     const header = headers[i];
     const size = header?.get("size");

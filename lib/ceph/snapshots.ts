@@ -11,6 +11,7 @@
  * 2. What `list` tells of each snapshot, librbd has read with the header: no operation per snapshot.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
+import type { Snapshot } from "./ceph.ts";
 import { check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
 import { noProgress, withImage } from "./rbd.ts";
 
@@ -24,15 +25,6 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_get_trash_namespace: { args: [T.u64, T.u64, T.ptr, T.u64], returns: T.i32 },
   rbd_snap_get_timestamp: { args: [T.u64, T.u64, T.ptr], returns: T.i32 },
 });
-
-export interface SnapshotAnswer {
-  readonly id: bigint;
-  readonly name: string;
-  readonly sizeBytes: bigint;
-  readonly createdAt: number;
-  readonly kind: "user" | "group" | "trash" | "other";
-  readonly originalName: string | undefined;
-}
 
 const SKIP_QUIESCE = 1;
 
@@ -51,7 +43,7 @@ export const remove = (io: bigint, image: string, snapshot: string): void =>
     if (result !== -ENOENT) check("rbd_snap_remove", result);
   });
 
-export const list = (io: bigint, image: string): readonly SnapshotAnswer[] =>
+export const list = (io: bigint, image: string): readonly Snapshot[] =>
   withImage(io, image, "read", (handle) =>
     listed(handle)
       .map((snapshot) => describe(handle, snapshot))
@@ -94,7 +86,7 @@ const KINDS = ["user", "group", "trash"] as const;
 const LONGEST_NAME = 4096;
 
 /** undefined: it was removed meanwhile. */
-const describe = (handle: bigint, { id, name, sizeBytes }: Listed): SnapshotAnswer | undefined => {
+const describe = (handle: bigint, { id, name, sizeBytes }: Listed): Snapshot | undefined => {
   const kind = kindOf(handle, id);
   const created = new BigInt64Array(new ArrayBuffer(16));
   const result = rbd.rbd_snap_get_timestamp(handle, id, created);
@@ -104,7 +96,7 @@ const describe = (handle: bigint, { id, name, sizeBytes }: Listed): SnapshotAnsw
   return { id, name, sizeBytes, createdAt: millis(created), kind, originalName };
 };
 
-export const kindOf = (handle: bigint, id: bigint): SnapshotAnswer["kind"] | undefined => {
+export const kindOf = (handle: bigint, id: bigint): Snapshot["kind"] | undefined => {
   const kind = new Int32Array(new ArrayBuffer(4));
   const result = rbd.rbd_snap_get_namespace_type(handle, id, kind);
   if (result === -ENOENT) return undefined;

@@ -4,6 +4,7 @@
  * Not here: the same things done by this process (./clones.ts, ./trash.ts).
  */
 import { Errno } from "../cells/cell.ts";
+import type { ManagerTask } from "./ceph.ts";
 import { managerCommand, type PoolArg } from "./rados.ts";
 
 const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string => {
@@ -30,16 +31,6 @@ export const addFlatten = (where: PoolArg, image: string): void => {
   }
 };
 
-export interface TaskAnswer {
-  readonly id: string;
-  readonly action: "flatten" | "trash remove" | "other";
-  readonly pool: string;
-  readonly namespace: string;
-  readonly image: string;
-  readonly progress: number | undefined;
-  readonly failure: string | undefined;
-}
-
 interface Task {
   readonly id: string;
   readonly refs?: {
@@ -54,10 +45,10 @@ interface Task {
   readonly retry_message?: string;
 }
 
-export const list = (cluster: bigint): readonly TaskAnswer[] =>
+export const list = (cluster: bigint): readonly ManagerTask[] =>
   (JSON.parse(ask(cluster, { prefix: "rbd task list" })) as readonly Task[]).map(describe);
 
-const describe = ({ id, refs, in_progress: running, progress, retry_message: failure }: Task): TaskAnswer => {
+const describe = ({ id, refs, in_progress: running, progress, retry_message: failure }: Task): ManagerTask => {
   const action = refs?.action === "flatten" || refs?.action === "trash remove" ? refs.action : "other";
   return {
     id,

@@ -7,6 +7,7 @@
  * 2. `remove` is not forced: an entry whose time has not come stays.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
+import type { TrashEntry } from "./ceph.ts";
 import { check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
 import { whileThere } from "./rbd.ts";
 
@@ -19,18 +20,12 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_trash_remove: { args: [T.u64, T.cstring, T.u8], returns: T.i32 },
 });
 
-export interface Entry {
-  readonly id: string;
-  readonly name: string;
-  readonly source: "user" | "mirroring" | "migration" | "other";
-}
-
 const SOURCES = ["user", "mirroring", "migration"] as const;
 
 // rbd_trash_image_info_t: addresses of id and name, source (32 bits), two times.
 const ENTRY_BYTES = 40;
 
-const entryAt = (view: DataView, at: number): Entry => ({
+const entryAt = (view: DataView, at: number): TrashEntry => ({
   id: cStringAt(view.getBigUint64(at, true)),
   name: cStringAt(view.getBigUint64(at + 8, true)),
   source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
@@ -44,7 +39,7 @@ export const move = (io: bigint, image: string): void => {
   );
 };
 
-export const get = (io: bigint, id: string): Entry | undefined => {
+export const get = (io: bigint, id: string): TrashEntry | undefined => {
   const info = zeroed(ENTRY_BYTES);
   const result = rbd.rbd_trash_get(io, plain(id), info);
   if (result === -ENOENT) return undefined;
@@ -54,7 +49,7 @@ export const get = (io: bigint, id: string): Entry | undefined => {
   return entry;
 };
 
-export const list = (io: bigint): readonly Entry[] => {
+export const list = (io: bigint): readonly TrashEntry[] => {
   for (let room = 64; ; ) {
     const infos = zeroed(room * ENTRY_BYTES);
     const count = slot(BigInt(room));

@@ -19,9 +19,9 @@ import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../config/image-features.ts";
-import { Conflict, type DomainError, isDefinite, LockHeld, Precondition } from "../errors.ts";
+import { Conflict, type DomainError, isDefinite, type LockHeld, Precondition } from "../errors.ts";
 import { Flatten } from "../flatten.ts";
-import { discardUnfinished, holderSpec, orRaced, statusIfThere } from "../images.ts";
+import { clearUnfinished, holderSpec, orRaced, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { compensated, stage, undoable } from "../pipeline.ts";
@@ -118,9 +118,6 @@ const form = ({ pool, uuid, groupName, members, known }: Group) =>
 
 const raced = ({ op, subject }: CephError) => Effect.fail(new Raced({ op, subject }));
 
-const stillHeld = ({ message }: CephError) =>
-  Effect.fail(new LockHeld({ message: `${message}; a driver that has died holds it for half a minute` }));
-
 const inAnotherGroup = (pool: PoolRef, image: string): Precondition => {
   const message = `image ${imageSubject(pool, image)} is in another RBD group ("rbd info" names it), and an image can be in one only: take it out ("rbd group image rm")`;
   return new Precondition({ message });
@@ -205,7 +202,7 @@ const settle = (
     const ceph = yield* Ceph;
     if (!fresh) {
       // Nobody but a driver has it open; one that died is watching it for half a minute more.
-      yield* stage("clear", discardUnfinished(pool, imageName, [imageName])).pipe(Effect.catchTag("Busy", stillHeld));
+      yield* stage("clear", clearUnfinished(pool, imageName, [imageName]));
     }
     const { imageName: image } = source.found;
     yield* stage(

@@ -3,7 +3,6 @@
  * nothing is left, no name has two IDs. CSI_RBD_COPIES=500 makes the long run, CSI_RBD_SEED an earlier one's moments.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { codeName } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";
 import {
@@ -19,9 +18,9 @@ import {
 } from "./copies.ts";
 import { type Driver, testFolder, writeConfig } from "./driver.ts";
 import { inventory, makePool, omapOf } from "./inventory.ts";
-import { type Mortal, startMortal } from "./kill.ts";
+import { type Mortal, patientCallers, startMortal } from "./kill.ts";
 import { random } from "./random.ts";
-import { CLUSTER, createRequest, deleteRequest, expandRequest, isFailed } from "./requests.ts";
+import { CLUSTER, createRequest, deleteRequest, expandRequest } from "./requests.ts";
 
 const LIVES = Number(process.env["CSI_RBD_COPIES"] ?? 24);
 const AT_ONCE = 12;
@@ -45,30 +44,11 @@ afterAll(async () => {
   await pool?.remove();
 }, 60_000);
 
-/** What callers were told besides OK, counted without names and numbers. */
-const told = new Map<string, number>();
-const slow: string[] = [];
-
-/** Asks until the answer is OK, as the sidecars do after each failure; -> the answer. */
-const insist = async <A>(what: string, call: (driver: Driver) => Promise<A>): Promise<A> => {
-  const started = Date.now();
-  for (let wait = 20; ; wait = Math.min(wait * 2, 2000)) {
-    const driver = await (mortal as Mortal).current();
-    try {
-      const answer = await call(driver);
-      const ms = Date.now() - started;
-      if (ms > 20_000) slow.push(`${what}: ${ms} ms`);
-      return answer;
-    } catch (error) {
-      if (!isFailed(error)) throw error;
-      const text = error.details.replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}|(?:life|copylives)-\w+|\d+/g, "…");
-      const reason = `${what.split(" ")[0]} ${codeName(error.code)}: ${text}`;
-      told.set(reason, (told.get(reason) ?? 0) + 1);
-      if (Date.now() - started > CALL_LIMIT) throw new Error(`${what} never became OK`, { cause: error });
-    }
-    await Bun.sleep(wait);
-  }
-};
+const { insist, report } = patientCallers(() => (mortal as Mortal).current(), {
+  limit: CALL_LIMIT,
+  slow: 20_000,
+  names: /(?:life|copylives)-\w+/g,
+});
 
 const settings = { timeoutMs: 15_000 };
 const ids = new Map<string, Set<string>>();
@@ -162,8 +142,7 @@ test(
     await Promise.all(Array.from({ length: AT_ONCE }, caller)).finally(() => {
       watching.now = false;
       console.log(`${LIVES - left.length} lives begun, ${mortal?.deaths()} deaths, ${seconds()} s; told besides OK:`);
-      for (const [text, times] of [...told].toSorted(([, a], [, b]) => b - a)) console.log(`${times} x ${text}`);
-      if (slow.length > 0) console.log(`longer than 20 s: ${slow.join(", ")}`);
+      console.log(report());
     });
     await watcher;
     const driver = await mortal.spare();

@@ -3,13 +3,12 @@
  * ever has two IDs. CSI_RBD_LIFECYCLES and CSI_RBD_SEED make a shorter run, and an earlier one's moments.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { codeName } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
-import { type Driver, testFolder, writeConfig } from "./driver.ts";
+import { testFolder, writeConfig } from "./driver.ts";
 import { directoryKeys, EMPTY, inventory, makePool, omapOf, settledInventory } from "./inventory.ts";
-import { type Mortal, startMortal } from "./kill.ts";
+import { type Mortal, patientCallers, startMortal } from "./kill.ts";
 import { random } from "./random.ts";
-import { CLUSTER, createRequest, deleteRequest, expandRequest, GIB, isFailed } from "./requests.ts";
+import { CLUSTER, createRequest, deleteRequest, expandRequest, GIB } from "./requests.ts";
 
 const LIVES = Number(process.env["CSI_RBD_LIFECYCLES"] ?? 200);
 const AT_ONCE = 12;
@@ -30,30 +29,11 @@ afterAll(async () => {
   await pool?.remove();
 }, 60_000);
 
-/** What callers were told besides OK, counted without names and numbers. */
-const told = new Map<string, number>();
-const slow: string[] = [];
-
-/** Asks until the answer is OK, as the sidecars do after each failure; -> the answer. */
-const insist = async <A>(what: string, call: (driver: Driver) => Promise<A>): Promise<A> => {
-  const started = Date.now();
-  for (let wait = 20; ; wait = Math.min(wait * 2, 2000)) {
-    const driver = await (mortal as Mortal).current();
-    try {
-      const answer = await call(driver);
-      const ms = Date.now() - started;
-      if (ms > 10_000) slow.push(`${what}: ${ms} ms`);
-      return answer;
-    } catch (error) {
-      if (!isFailed(error)) throw error;
-      const text = error.details.replaceAll(/[0-9a-f]{8}-[0-9a-f-]{27}|pvc-life-\d+|lives-\w+|\d+/g, "…");
-      const reason = `${what.split(" ")[0]} ${codeName(error.code)}: ${text}`;
-      told.set(reason, (told.get(reason) ?? 0) + 1);
-      if (Date.now() - started > CALL_LIMIT) throw new Error(`${what} never became OK`, { cause: error });
-    }
-    await Bun.sleep(wait);
-  }
-};
+const { insist, report } = patientCallers(() => (mortal as Mortal).current(), {
+  limit: CALL_LIMIT,
+  slow: 10_000,
+  names: /pvc-life-\d+|lives-\w+/g,
+});
 
 test(
   `${LIVES} lives of volumes under a driver that is killed`,
@@ -112,8 +92,7 @@ test(
     console.log(
       `${LIVES} lives, ${mortal.deaths()} deaths, ${((Date.now() - started) / 1000).toFixed(0)} s; told besides OK:`,
     );
-    for (const [text, times] of [...told].toSorted(([, a], [, b]) => b - a)) console.log(`${times} x ${text}`);
-    if (slow.length > 0) console.log(`longer than 10 s: ${slow.join(", ")}`);
+    console.log(report());
 
     // the journal knows UUIDs, callers know handles that end in them
     const uuids = [...ids].map(([name, seen]) => [name, new Set([...seen].map((id) => id.slice(-36)))] as const);
