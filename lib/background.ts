@@ -11,6 +11,7 @@ import * as Queue from "effect/Queue";
 import type * as Scope from "effect/Scope";
 import { imageSubject, type PoolRef } from "./ceph/ceph.ts";
 import type { CephError } from "./ceph/errors.ts";
+import { Metrics } from "./metrics.ts";
 
 export interface Background {
   /** `image` is what `work` takes: a name or an id. */
@@ -35,6 +36,14 @@ export const makeBackground = (
     const queue = yield* Queue.unbounded<Item>();
     const queued = new Set<string>();
     const scope = yield* Effect.scope;
+    yield* (yield* Metrics).add(() => [
+      {
+        name: "csi_rbd_background_images",
+        help: "Images that this process still has to work on itself, because the manager can't.",
+        labels: { work: verb },
+        value: queued.size,
+      },
+    ]);
 
     const put = (item: Item) => Effect.asVoid(Queue.offer(queue, item));
 

@@ -13,6 +13,7 @@ import { makeBackground } from "./background.ts";
 import { Ceph, imageSubject, type PoolRef } from "./ceph/ceph.ts";
 import type { CephError } from "./ceph/errors.ts";
 import { LockHeld } from "./errors.ts";
+import { Metrics } from "./metrics.ts";
 
 export interface Limits {
   /** From this many parents on an image is flattened soon. */
@@ -20,6 +21,9 @@ export interface Limits {
   /** From this many parents on an image is flattened before it is cloned again. */
   readonly hardDepth: number;
 }
+
+/** Milliseconds for which a progress is told: a caller that waits for it asks again sooner. */
+const PROGRESS_KEPT = 10 * 60_000;
 
 export class Flatten extends Context.Service<
   Flatten,
@@ -36,6 +40,16 @@ export class Flatten extends Context.Service<
     Effect.gen(function* () {
       const ceph = yield* Ceph;
       const own = yield* makeBackground("flatten", ceph.imageFlatten);
+      const waitedFor = new Map<string, { readonly progress: number; readonly at: number }>();
+      yield* (yield* Metrics).add(() => {
+        for (const [image, { at }] of waitedFor) if (Date.now() - at > PROGRESS_KEPT) waitedFor.delete(image);
+        return [...waitedFor].map(([image, { progress: value }]) => ({
+          name: "csi_rbd_flatten_progress",
+          help: "How far images are flattened that callers wait for, 0 to 1.",
+          labels: { image },
+          value,
+        }));
+      });
 
       const request = (pool: PoolRef, image: string) =>
         ceph.managerFlatten(pool, image).pipe(
@@ -54,6 +68,7 @@ export class Flatten extends Context.Service<
               ({ action, pool: at, namespace, image: name }) =>
                 action === "flatten" && at === pool.pool && namespace === pool.namespace && name === image,
             );
+            waitedFor.set(imageSubject(pool, image), { progress: task?.progress ?? 0, at: Date.now() });
             if (task?.failure !== undefined) return `its last try failed: ${task.failure}`;
             return task?.progress === undefined ? "waiting for its turn" : `${Math.floor(task.progress * 100)} % done`;
           }),
@@ -63,6 +78,7 @@ export class Flatten extends Context.Service<
       const keepShort = (pool: PoolRef, image: string, { softDepth, hardDepth }: Limits) =>
         Effect.gen(function* () {
           const depth = yield* ceph.cloneDepth(pool, image);
+          if (depth < softDepth) waitedFor.delete(imageSubject(pool, image));
           if (depth === 0 || depth < softDepth) return;
           yield* request(pool, image);
           if (depth < hardDepth) return;

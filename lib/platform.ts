@@ -26,6 +26,7 @@ import type { ServedService } from "./grpc/service.ts";
 import { InUsePatience } from "./images.ts";
 import { launch } from "./launch.ts";
 import { Locks } from "./locks.ts";
+import { serveMetrics } from "./metrics.ts";
 import { Operations } from "./pipeline.ts";
 import { VERSION } from "./version.ts";
 
@@ -93,6 +94,7 @@ export const serveAll = <R, E>(
   services: readonly ServedService<R | Operations>[],
 ) =>
   Effect.gen(function* () {
+    yield* serveMetrics(flags);
     const context = yield* Layer.build(Layer.merge(needs, Operations.layer));
     const operations = Context.get(context, Operations);
     yield* Effect.addFinalizer(() => operations.drain(Duration.toMillis(flags.gracePeriod)));

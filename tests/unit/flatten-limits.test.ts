@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { AccessDenied } from "../../lib/ceph/errors.ts";
 import { intercepted } from "../../lib/ceph/faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { Metrics } from "../../lib/metrics.ts";
 import * as Effect from "effect/Effect";
 import {
   aVolume,
@@ -87,10 +88,13 @@ describe("a chain", () => {
     );
     cluster.setProgress(imageOf(volumeId), 0.427);
     expect(await message()).toContain("(42 % done)");
+    const told = () => Effect.runSync(Effect.map(Metrics, ({ text }) => text()));
+    expect(told()).toContain(`csi_rbd_flatten_progress{image="rbd/${imageOf(volumeId)}"} 0.427`);
     expect(poolDump(cluster)).toEqual(before);
     expect(flattening(cluster)).toEqual([imageOf(volumeId)]);
     cluster.runManager();
     const { volume } = await driver.createVolume(cloneOf(volumeId));
+    expect(told()).not.toContain(imageOf(volumeId));
     expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
     expect(parentOf(cluster, imageOf(volumeId))).toBeUndefined();
   });
