@@ -2,7 +2,7 @@
  * Figures of this process for Prometheus: what runs, waits and hangs. Whoever has figures adds a source; they are read
  * at the moment that somebody asks, and cost nothing until then.
  *
- * Not here: the figures themselves (lib/ceph/live.ts, lib/flatten.ts, lib/background.ts).
+ * Not here: the figures themselves (lib/cells/pool.ts, lib/flatten.ts, lib/background.ts).
  *
  * 1. A source lasts as long as the scope that it was added in.
  * 2. A question never waits for Ceph, or for anything else.

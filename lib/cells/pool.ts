@@ -17,6 +17,7 @@
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
+import { type Figure, Metrics } from "../metrics.ts";
 import { CELL_READY, type CellReply, type CellRequest } from "./cell.ts";
 
 /** A blocking call answered with an errno (positive; 0 when the call failed in another way). */
@@ -116,9 +117,18 @@ export const makeCellPool = (options: PoolOptions): Effect.Effect<CellPool, Cell
       Effect.sync(() => new Cells(options)),
       (made) => Effect.sync(() => made.stop()),
     );
+    yield* (yield* Metrics).add(() => figures(options.name, cells.state()));
     const failed = yield* Effect.promise(() => cells.start());
     return failed === undefined ? cells : yield* failed;
   });
+
+const figures = (cells: string, { running, waiting, stuck }: ReturnType<CellPool["state"]>): Figure[] =>
+  Object.entries({ running: running.length, waiting, stuck: stuck.length }).map(([state, value]) => ({
+    name: "csi_rbd_cell_calls",
+    help: "Blocking calls now, by the worker threads that make them: running, waiting for one, or past their limit.",
+    labels: { cells, state },
+    value,
+  }));
 
 class Cells implements CellPool {
   private readonly options: Required<PoolOptions>;

@@ -8,12 +8,11 @@
  */
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { type CellDown, type CellPool, makeCellPool } from "../cells/pool.ts";
+import { type CellDown, makeCellPool } from "../cells/pool.ts";
 import { cellUrl } from "../cells/where.ts";
 import { makeAsking } from "./ask.ts";
 import { Ceph, type CephService } from "./ceph.ts";
 import { makeConnections } from "./connection.ts";
-import { type Figure, Metrics } from "../metrics.ts";
 import { coreCalls } from "./live-core.ts";
 import { groupCalls } from "./live-groups.ts";
 import { listingCalls } from "./live-listing.ts";
@@ -63,7 +62,6 @@ export const makeCephLive = (given: CephLiveOptions) =>
       { concurrency: "unbounded" },
     );
     const state = () => ({ quick: cells.quick.state(), slow: cells.slow.state() });
-    yield* (yield* Metrics).add(() => Object.entries(state()).flatMap(figures));
     const asking = makeAsking(cells, yield* makeConnections(cells.quick, options), options);
     const service: CephService = {
       ...coreCalls(asking, options.trashRemoveLimitMs),
@@ -73,14 +71,6 @@ export const makeCephLive = (given: CephLiveOptions) =>
     };
     return { service, state };
   });
-
-const figures = ([cells, { running, waiting, stuck }]: readonly [string, ReturnType<CellPool["state"]>]): Figure[] =>
-  Object.entries({ running: running.length, waiting, stuck: stuck.length }).map(([state, value]) => ({
-    name: "csi_rbd_ceph_calls",
-    help: "Calls of Ceph now, by the worker threads that make them: running, waiting for one, or past their limit.",
-    labels: { cells, state },
-    value,
-  }));
 
 export const CephLive = (options: CephLiveOptions): Layer.Layer<Ceph, CellDown> =>
   Layer.effect(
