@@ -16,7 +16,7 @@ import * as References from "effect/References";
 import * as Result from "effect/Result";
 import type * as Scope from "effect/Scope";
 import { tidyWhenCalm } from "./calm.ts";
-import { CephLive } from "./ceph/live.ts";
+import { CephLive } from "./ceph/live/live.ts";
 import { clusterSecretsLayer } from "./config/cluster-secrets.ts";
 import { Clusters } from "./config/clusters.ts";
 import { type Flags, parseFlags, usage } from "./config/flags.ts";

@@ -1,7 +1,7 @@
 /**
  * The inside of a cell: a Bun worker that makes blocking calls, one at a time, and answers plain data.
  *
- * Not here: which calls there are (lib/ceph/cell.ts, lib/host/cell.ts) and who waits for them (./pool.ts).
+ * Not here: which calls there are (lib/ceph/cell/cell.ts, lib/host/cell.ts) and who waits for them (./pool.ts).
  * This file is loaded in every worker: it imports next to nothing, so that a cell costs about 2 MiB.
  *
  * 1. A cell says "ready" last, when its handlers are in place: a message sent earlier would be lost.

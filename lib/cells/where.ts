@@ -4,5 +4,5 @@
  */
 const root = Bun.main.startsWith("/$bunfs/") ? new URL("./", `file://${Bun.main}`) : new URL("../../", import.meta.url);
 
-/** `path` is relative to the project's root, as in `lib/ceph/cell.ts`. */
+/** `path` is relative to the project's root, as in `lib/ceph/cell/cell.ts`. */
 export const cellUrl = (path: string): string => new URL(path, root).href;

@@ -1,6 +1,6 @@
 /**
  * What the driver asks of a Ceph cluster: one Effect service, `Ceph`, with two implementations of one contract
- * (tests/contract): ./live.ts over librados and librbd, ./memory.ts for tests.
+ * (tests/contract): ./live/live.ts over librados and librbd, ./memory/memory.ts for tests.
  *
  * Not here: anything of CSI. Names are RADOS's and RBD's.
  *

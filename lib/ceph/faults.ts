@@ -1,7 +1,7 @@
 /**
  * A Ceph whose calls are watched, late, failing or cut off by the driver's death: wrappers over any `CephService`.
  *
- * For tests only. Not a model of Ceph (that is ./memory.ts): the inner service acts, or it is not asked.
+ * For tests only. Not a model of Ceph (that is ./memory/memory.ts): the inner service acts, or it is not asked.
  *
  * 1. Calls are numbered from 1 in the order in which they begin to run, retries included.
  * 2. After a crash no call of that driver acts again: undo steps that still run in the process change nothing.

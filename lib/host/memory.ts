@@ -11,7 +11,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
-import type { MemoryCluster, MemoryImage } from "../ceph/memory-cluster.ts";
+import type { MemoryCluster, MemoryImage } from "../ceph/memory/cluster.ts";
 import { DeviceBusy, HostFailed, type HostError, PathInTheWay, UnexpectedContent } from "./errors.ts";
 import { type Content, Host, type HostService, imageSpec, type MapRequest, type MappedDevice } from "./host.ts";
 import { type MountEntry, mountsAt, mountsOf } from "./mountinfo.ts";

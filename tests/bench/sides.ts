@@ -7,7 +7,7 @@
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
-import { makeCephLive } from "../../lib/ceph/live.ts";
+import { makeCephLive } from "../../lib/ceph/live/live.ts";
 import type { Driver } from "../ceph/driver.ts";
 import { createRequest, deleteRequest, expandRequest, GIB } from "../ceph/requests.ts";
 

@@ -5,9 +5,9 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import type { PoolRef } from "../../lib/ceph/ceph.ts";
-import { check } from "../../lib/ceph/ffi.ts";
-import { connect, shutdown, withPool } from "../../lib/ceph/rados.ts";
-import { withImage } from "../../lib/ceph/rbd.ts";
+import { check } from "../../lib/ceph/cell/ffi.ts";
+import { connect, shutdown, withPool } from "../../lib/ceph/cell/rados.ts";
+import { withImage } from "../../lib/ceph/cell/rbd.ts";
 import type { Rig } from "../rig/cluster.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {

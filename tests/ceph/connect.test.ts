@@ -6,7 +6,7 @@ import * as Redacted from "effect/Redacted";
 import { createServer } from "node:net";
 import { Ceph, type CephService, type ClusterAccess } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import { CephLive } from "../../lib/ceph/live.ts";
+import { CephLive } from "../../lib/ceph/live/live.ts";
 import { hasRig, rig, type Rig } from "../rig/cluster.ts";
 import { frozen, timed, tool } from "./hands.ts";
 

@@ -8,9 +8,9 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { existsSync } from "node:fs";
-import { check } from "../../lib/ceph/ffi.ts";
-import { connect, shutdown, withPool } from "../../lib/ceph/rados.ts";
-import { withImage } from "../../lib/ceph/rbd.ts";
+import { check } from "../../lib/ceph/cell/ffi.ts";
+import { connect, shutdown, withPool } from "../../lib/ceph/cell/rados.ts";
+import { withImage } from "../../lib/ceph/cell/rbd.ts";
 import { rig } from "../rig/cluster.ts";
 
 /** Bytes between one number's place and the next one's. */

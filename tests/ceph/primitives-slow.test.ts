@@ -5,7 +5,7 @@ import * as Fiber from "effect/Fiber";
 import * as Schedule from "effect/Schedule";
 import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import { CephLive, type CephLiveOptions } from "../../lib/ceph/live.ts";
+import { CephLive, type CephLiveOptions } from "../../lib/ceph/live/live.ts";
 import { LONG_LIMIT, MIB } from "../contract/harness.ts";
 import { frozen, timed } from "./hands.ts";
 import { primitives } from "./primitives.ts";

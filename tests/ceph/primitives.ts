@@ -3,7 +3,7 @@
  * the bytes of images, erasure-coded pools, times.
  */
 import { afterAll, beforeAll, describe, test } from "bun:test";
-import { CephLive } from "../../lib/ceph/live.ts";
+import { CephLive } from "../../lib/ceph/live/live.ts";
 import { session, type Session } from "../contract/harness.ts";
 import { liveWorld } from "../contract/live-world.ts";
 import { hasRig, rig, type Rig } from "../rig/cluster.ts";

@@ -1,6 +1,6 @@
 /** The contract on a real cluster. */
 import { test } from "bun:test";
-import { CephLive } from "../../lib/ceph/live.ts";
+import { CephLive } from "../../lib/ceph/live/live.ts";
 import { hasRig, rig } from "../rig/cluster.ts";
 import { liveWorld } from "./live-world.ts";
 import { contract } from "./suite.ts";

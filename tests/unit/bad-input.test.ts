@@ -5,7 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { Controller, VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import { served } from "../../lib/grpc/service.ts";
 import { controller } from "../../services/controller.ts";

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { Busy } from "../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted, latency, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import {
   aVolume,
   cloneOf,

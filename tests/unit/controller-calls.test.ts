@@ -4,7 +4,7 @@
  */
 import { expect, test } from "bun:test";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import table from "../golden/controller-calls.json";
 import {
   aCluster,

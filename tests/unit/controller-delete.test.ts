@@ -1,7 +1,7 @@
 /** DeleteVolume: what goes, what must stay, and removals that were cut off. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import {
   aCluster,
   codeOf,

@@ -1,6 +1,6 @@
 /** ControllerExpandVolume and ValidateVolumeCapabilities. */
 import { describe, expect, test } from "bun:test";
-import { MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import {
   aCluster,

@@ -1,12 +1,12 @@
 /**
  * Requests for snapshots and copies over the world of ./world.ts, and what one looks at of them.
  *
- * 1. A volume's data is its content stamps (lib/ceph/memory-content.ts): equal stamps are the same written bytes.
+ * 1. A volume's data is its content stamps (lib/ceph/memory/content.ts): equal stamps are the same written bytes.
  */
 import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
 import type { PoolRef } from "../../lib/ceph/ceph.ts";
-import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { CreateSnapshotRequestSchema, DeleteSnapshotRequestSchema } from "../../lib/gen/csi_pb.ts";
 import { type CreateInit, creation, type Driver, eventually, PARAMETERS, poolDump, SECRETS, uuidOf } from "./world.ts";
 

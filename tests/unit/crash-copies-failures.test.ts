@@ -9,7 +9,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { AccessDenied, Busy, type CephError, NoSpace, TimedOut } from "../../lib/ceph/errors.ts";
 import { failAt, intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { holderOf, imageOf, MIB_4, read, settled, snapshotOf } from "./copies-world.ts";
 import { aWorld, canonical, copyScenarios, dropOrphans, entryOf, idle, SETTINGS } from "./crash-copies-world.ts";
 import { driverOn, failureOf, poolDump } from "./world.ts";

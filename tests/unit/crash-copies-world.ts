@@ -10,7 +10,7 @@ import * as Effect from "effect/Effect";
 import type { CephService } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import {
   aVolume,
   byHand,

@@ -10,8 +10,8 @@ import * as Effect from "effect/Effect";
 import type { CephService } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
 import { Crash, crashAt, intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
-import type { CutShort } from "../../lib/ceph/memory-cluster.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
+import type { CutShort } from "../../lib/ceph/memory/cluster.ts";
 import { RpcError } from "../../lib/grpc/status.ts";
 import { MIB_4, holderOf, imageOf, read, snapshotOf } from "./copies-world.ts";
 import {

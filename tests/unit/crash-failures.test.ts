@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect";
 import type { CephService } from "../../lib/ceph/ceph.ts";
 import { AccessDenied, Busy, CallStuck, type CephError, NoSpace, TimedOut } from "../../lib/ceph/errors.ts";
 import { type CephCall, type CephMethod, failAt, intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { aWorld, dropOrphans, entryOf, imageNames, scenarios, SETTINGS, type Scenario } from "./crash-world.ts";
 import { codeOf, creation, deletion, driverOn, eventually, failureOf, poolDump, shape, uuidOf } from "./world.ts";
 

@@ -8,8 +8,8 @@ import * as Effect from "effect/Effect";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
 import { intercepted } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../lib/ceph/memory.ts";
-import type { CutShort } from "../../lib/ceph/memory-cluster.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
+import type { CutShort } from "../../lib/ceph/memory/cluster.ts";
 import {
   aCluster,
   creation,

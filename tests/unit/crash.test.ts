@@ -8,8 +8,8 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { Crash, crashAt, intercepted } from "../../lib/ceph/faults.ts";
 import type { CephService } from "../../lib/ceph/ceph.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
-import type { CutShort } from "../../lib/ceph/memory-cluster.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
+import type { CutShort } from "../../lib/ceph/memory/cluster.ts";
 import { RpcError } from "../../lib/grpc/status.ts";
 import {
   aWorld,

@@ -5,7 +5,7 @@
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import table from "../golden/group-calls.json";
 import {
   asking,

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect";
 import type { CephService } from "../../lib/ceph/ceph.ts";
 import { AccessDenied, Busy, type CephError, NoSpace, TimedOut } from "../../lib/ceph/errors.ts";
 import { crashAt, failAt, intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { RpcError } from "../../lib/grpc/status.ts";
 import {
   asking,

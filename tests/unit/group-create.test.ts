@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { intercepted } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { GroupControllerServiceCapability_RPC_Type as Offered } from "../../lib/gen/csi_pb.ts";
 import { journalTime } from "./group-time.ts";
 import {

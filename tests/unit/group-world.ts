@@ -10,7 +10,7 @@ import * as Logger from "effect/Logger";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
 import { Ceph, type CephService, type PoolRef } from "../../lib/ceph/ceph.ts";
-import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";

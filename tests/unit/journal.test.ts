@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
 import { intercepted, recorded } from "../../lib/ceph/faults.ts";
 import {

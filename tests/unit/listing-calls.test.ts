@@ -4,7 +4,7 @@
  */
 import { expect, test } from "bun:test";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService } from "../../lib/ceph/memory.ts";
+import { cephMemoryService } from "../../lib/ceph/memory/memory.ts";
 import table from "../golden/listing-calls.json";
 import { type Lister, listerOn } from "./listing-world.ts";
 import { aCluster, codeOf, creation, PARAMETERS, SECRETS, uuidOf } from "./world.ts";

@@ -1,6 +1,6 @@
 /** GetCapacity: which pools count for a StorageClass, in what bytes, and for what there is none. */
 import { describe, expect, test } from "bun:test";
-import type { MemoryCluster } from "../../lib/ceph/memory.ts";
+import type { MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import { ADMIN, listerOn } from "./listing-world.ts";
 import { aCluster, asBlock, codeOf, creation, EAST, GIB, MIB, mounted, PARAMETERS } from "./world.ts";

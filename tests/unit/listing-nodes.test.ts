@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { Ceph, type CephService, type PoolRef } from "../../lib/ceph/ceph.ts";
 import { intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { TimedOut } from "../../lib/ceph/errors.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import { publishNode, unpublishNode, type Volume } from "../../lib/listing/published.ts";

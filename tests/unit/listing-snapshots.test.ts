@@ -1,7 +1,7 @@
 /** ListSnapshots and GetSnapshot: every filter, pages, what is no snapshot (yet), and whose credentials count. */
 import { describe, expect, test } from "bun:test";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, MEMORY_KEY } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, MEMORY_KEY } from "../../lib/ceph/memory/memory.ts";
 import { encodeToken } from "../../lib/listing/token.ts";
 import { ADMIN, type Lister, listerOn } from "./listing-world.ts";
 import { aCluster, codeOf, creation, deletion, EAST, PARAMETERS, SECRETS, seed, uuidOf } from "./world.ts";

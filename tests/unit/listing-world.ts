@@ -9,7 +9,7 @@ import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
 import * as Stream from "effect/Stream";
 import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
-import { cephMemoryService, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { type ClusterSecret, clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";

@@ -6,7 +6,7 @@ import * as Redacted from "effect/Redacted";
 import * as Result from "effect/Result";
 import { AccessDenied, TimedOut } from "../../lib/ceph/errors.ts";
 import { failAt, intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, MEMORY_KEY, MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, MEMORY_KEY, MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { ControllerServiceCapability_RPC_Type as Offered } from "../../lib/gen/csi_pb.ts";
 import { encodeToken, type Position, parseToken } from "../../lib/listing/token.ts";
 import { ADMIN, listerOn, seedVolumes } from "./listing-world.ts";

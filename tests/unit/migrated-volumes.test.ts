@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import * as Result from "effect/Result";
-import type { MemoryCluster } from "../../lib/ceph/memory.ts";
+import type { MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { parseMigratedId } from "../../lib/migrated-id.ts";
 import { cloneOf, settled, snapshotDeletion, snapshotOf } from "./copies-world.ts";
 import {

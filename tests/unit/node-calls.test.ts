@@ -1,7 +1,7 @@
 /** What each Node RPC asks of Ceph: the table is the budget, and one call more fails. All but staging ask nothing. */
 import { describe, expect, test } from "bun:test";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService } from "../../lib/ceph/memory.ts";
+import { cephMemoryService } from "../../lib/ceph/memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import {
   aNode,

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService } from "../../lib/ceph/memory.ts";
+import { cephMemoryService } from "../../lib/ceph/memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import { interceptedHost } from "../../lib/host/faults.ts";
 import { hostMemoryService, type MemoryNode, setDisk } from "../../lib/host/memory.ts";

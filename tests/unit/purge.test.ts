@@ -8,7 +8,7 @@ import * as TestClock from "effect/testing/TestClock";
 import { Ceph, type CephService, type PoolRef } from "../../lib/ceph/ceph.ts";
 import { AccessDenied, TimedOut } from "../../lib/ceph/errors.ts";
 import { intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import { Purge } from "../../lib/purge.ts";
 import { aCluster, seed, seedImage } from "./world.ts";
 

@@ -8,7 +8,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { Busy, type CephError, NoSpace, TimedOut } from "../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import {
   aVolume,
   byHand,

@@ -10,7 +10,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { type CephError, NoSpace } from "../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted, latency } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 import {
   aVolume,
   byHand,

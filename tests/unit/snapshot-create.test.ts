@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { intercepted, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService } from "../../lib/ceph/memory.ts";
+import { cephMemoryService } from "../../lib/ceph/memory/memory.ts";
 import {
   aVolume,
   holderOf,

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { AccessDenied, TimedOut } from "../../lib/ceph/errors.ts";
 import { failAt, intercepted } from "../../lib/ceph/faults.ts";
-import { cephMemoryService } from "../../lib/ceph/memory.ts";
+import { cephMemoryService } from "../../lib/ceph/memory/memory.ts";
 import {
   aVolume,
   byHand,

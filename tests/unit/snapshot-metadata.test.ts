@@ -5,7 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, type MemoryCluster, type MemoryImage } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster, type MemoryImage } from "../../lib/ceph/memory/memory.ts";
 import { BlockMetadataType } from "../../lib/gen/csi_pb.ts";
 import { listerOn } from "./listing-world.ts";
 import { aCluster, codeOf, creation, deletion, GIB, PARAMETERS, SECRETS, uuidOf } from "./world.ts";

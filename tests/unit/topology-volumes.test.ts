@@ -15,7 +15,7 @@ import {
   uuidOf,
 } from "./world.ts";
 import { aVolume, cloneOf, imageOf, read, readySnapshot, restoreOf, settled, snapshotOf } from "./copies-world.ts";
-import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../lib/ceph/memory/memory.ts";
 
 const KEY = "topology.rbd.csi.ceph.com";
 const at = (zone: string, rack = "r1") => ({ segments: { [`${KEY}/zone`]: zone, [`${KEY}/rack`]: rack } });

@@ -20,7 +20,7 @@ import {
   MEMORY_KEY,
   MemoryCluster,
   type MemoryOptions,
-} from "../../lib/ceph/memory.ts";
+} from "../../lib/ceph/memory/memory.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/mapping.ts";
 import {

@@ -1,0 +1,72 @@
+/**
+ * What the pool's directory and the images' headers tell of images that are not opened. Loaded in cells only.
+ *
+ * Not here: what librbd tells of an open image (./status.ts).
+ *
+ * 1. Two rounds for any number of images: their ids from the directory, then their headers, all at once.
+ */
+import type { ImageBrief } from "../ceph.ts";
+import { Decoder } from "./decoder.ts";
+import { list, readMany } from "./omaps.ts";
+
+const METADATA = "metadata_";
+const CREATED = "create_timestamp";
+/** How many names one read of the directory asks for. */
+const NAMES = 1000;
+
+const utf8 = new TextDecoder();
+
+export const briefs = (
+  io: bigint,
+  images: readonly string[],
+  metadata: readonly string[],
+): readonly (ImageBrief | undefined)[] => {
+  const ids = idsOf(io, images);
+  const known = images.flatMap((image) => {
+    const id = ids.get(image);
+    return id === undefined ? [] : [{ image, id }];
+  });
+  const keys = ["size", CREATED, ...metadata.map((key) => METADATA + key)];
+  const headers = readMany(
+    io,
+    known.map(({ id }) => ({ object: `rbd_header.${id}`, keys })),
+  );
+  const found = new Map<string, ImageBrief>();
+  known.forEach(({ image, id }, i) => {
+    const header = headers[i];
+    const size = header?.get("size");
+    if (header === undefined || size === undefined) return;
+    const createdAt = timeIn(header.get(CREATED));
+    found.set(image, { id, sizeBytes: new Decoder(size).u64(), createdAt, metadata: metadataIn(header) });
+  });
+  return images.map((image) => found.get(image));
+};
+
+const timeIn = (stamp: Uint8Array | undefined): number => {
+  if (stamp === undefined) return 0;
+  const decoder = new Decoder(stamp);
+  const seconds = decoder.u32();
+  return seconds * 1000 + Math.floor(decoder.u32() / 1e6);
+};
+
+const idsOf = (io: bigint, images: readonly string[]): ReadonlyMap<string, string> => {
+  const parts = Array.from({ length: Math.ceil(images.length / NAMES) }, (_, i) => ({
+    object: "rbd_directory",
+    keys: images.slice(i * NAMES, (i + 1) * NAMES).map((image) => `name_${image}`),
+  }));
+  const ids = readMany(io, parts).flatMap((part) => [...(part ?? [])]);
+  return new Map(ids.map(([key, value]) => [key.slice("name_".length), new Decoder(value).text()]));
+};
+
+const metadataIn = (entries: ReadonlyMap<string, Uint8Array>): Map<string, string> =>
+  new Map(
+    [...entries].flatMap(([key, value]) =>
+      key.startsWith(METADATA) ? [[key.slice(METADATA.length), utf8.decode(value)] as const] : [],
+    ),
+  );
+
+/** All image metadata, by the header of that id; undefined: there is no such header. */
+export const metadataOf = (io: bigint, id: string): Map<string, string> | undefined => {
+  const entries = list(io, `rbd_header.${id}`, { prefix: METADATA, after: "", limit: Number.MAX_SAFE_INTEGER });
+  return entries && metadataIn(entries);
+};

@@ -1,0 +1,98 @@
+/**
+ * A clone of a snapshot that librbd can't be asked to clone: until Ceph 19 it takes a name only, and a group's snapshot
+ * has none that it can be opened by. The headers know parents by ids, so that what librbd does after it has found the
+ * snapshot can be done without it. Loaded in cells only.
+ *
+ * Not here: clones of snapshots with a name, and all clones where librbd takes an id (./clones.ts).
+ *
+ * 1. What is written is what librbd writes, by the same methods of the OSDs' object class (stable from Ceph 14 on) and
+ *    in the same order: the image, its link to the snapshot, the snapshot's link to it, the metadata. Whatever is left
+ *    when the driver dies on the way is what librbd would have left.
+ * 2. The snapshot's link proves that the snapshot is there. Without one there is no clone: it is removed, and the call
+ *    fails.
+ */
+import { Errno } from "../../cells/cell.ts";
+import { metadataOf } from "./briefs.ts";
+import type { Target } from "./clones.ts";
+import { encode, type Field } from "./encoder.ts";
+import { EINVAL, ENOENT } from "./ffi.ts";
+import { execute, poolId, type PoolArg } from "./rados.ts";
+import { create, existing, id as idOf, type LayoutArg, metaSet } from "./rbd.ts";
+import { status } from "./status.ts";
+import { move, remove } from "./trash.ts";
+
+const LAYERING = 1n;
+/** Striping and data pool, which come with the layout; operations and migrating, which librbd sets itself. */
+const NOT_INHERITED = 2n | 128n | 256n | 512n;
+/** `RBD_OPERATION_FEATURE_CLONE_CHILD`. */
+const CLONE_CHILD = 2n;
+
+export interface Source {
+  readonly where: PoolArg;
+  readonly io: bigint;
+  readonly image: string;
+  readonly snapshotId: bigint;
+  readonly sizeBytes: bigint;
+}
+
+export const cloneById = (source: Source, { where, io, image, layout }: Target): void => {
+  const parent = status(source.where, source.io, source.image);
+  const features = layout.features ?? parent.features & ~NOT_INHERITED;
+  if ((parent.features & features & LAYERING) === 0n) throw new Errno("rbd_clone", EINVAL);
+  const striping =
+    layout.order === undefined && layout.stripeUnit === undefined && layout.stripeCount === undefined
+      ? { order: orderOf(parent.objectSize), stripeUnit: parent.stripeUnit, stripeCount: parent.stripeCount }
+      : {};
+  create(where, io, image, { ...striping, ...defined(layout), features, sizeBytes: source.sizeBytes });
+  const child = existing(idOf(io, image));
+  link(source, parent.id, io, child);
+  try {
+    adopt(source, parent.id, where, child);
+  } catch (error) {
+    move(io, image);
+    remove(io, child);
+    throw error;
+  }
+  const metadata = metadataOf(source.io, parent.id) ?? new Map<string, string>();
+  if (metadata.size > 0) metaSet(io, image, [...metadata]);
+};
+
+/** The child's link to its parent. */
+const link = (source: Source, parentId: string, io: bigint, child: string): void => {
+  const parent: Field = {
+    version: 1,
+    of: [
+      { i64: poolId(source.where.cluster, source.where.pool) },
+      { text: source.where.namespace },
+      { text: parentId },
+      { u64: source.snapshotId },
+    ],
+  };
+  const overlap: Field = { u64: source.sizeBytes };
+  must(io, child, "parent_attach", encode(parent, overlap, { u8: 0 }));
+  must(io, child, "op_features_set", encode({ u64: CLONE_CHILD }, { u64: CLONE_CHILD }));
+};
+
+/** The snapshot's link to its child. */
+const adopt = (source: Source, parentId: string, where: PoolArg, child: string): void => {
+  const image: Field = {
+    version: 2,
+    of: [{ i64: poolId(where.cluster, where.pool) }, { text: child }, { text: where.namespace }],
+  };
+  const answer = execute(
+    source.io,
+    `rbd_header.${parentId}`,
+    "child_attach",
+    encode({ u64: source.snapshotId }, image),
+  );
+  if (answer === undefined) throw new Errno("rbd_snap_set", ENOENT);
+};
+
+const must = (io: bigint, id: string, method: string, input: Uint8Array): void => {
+  if (execute(io, `rbd_header.${id}`, method, input) === undefined) throw new Errno("rbd_clone", ENOENT);
+};
+
+const orderOf = (objectSize: bigint): bigint => BigInt(objectSize.toString(2).length - 1);
+
+const defined = (layout: LayoutArg): LayoutArg =>
+  Object.fromEntries(Object.entries(layout).filter(([, value]) => value !== undefined));

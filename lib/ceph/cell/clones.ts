@@ -1,0 +1,115 @@
+/**
+ * The calls of librbd that make a clone and end its being one. Loaded in cells only.
+ *
+ * Not here: how deep a chain of clones is (./ancestry.ts), the manager's queue (./tasks.ts), how a snapshot without a
+ * name is cloned where librbd takes names only (./clone-by-id.ts).
+ *
+ * 1. Every clone is of format 2: its snapshot is not protected, and may be removed while there are clones.
+ */
+import { dlopen, FFIType as T } from "bun:ffi";
+import { Errno } from "../../cells/cell.ts";
+import { cloneById } from "./clone-by-id.ts";
+import { check, EINVAL, ENOENT, plain } from "./ffi.ts";
+import { type PoolArg, withPool } from "./rados.ts";
+import { explainMissing, id as idOf, type LayoutArg, whileThere, withImage, withOptions } from "./rbd.ts";
+import { kindOf, listed } from "./snapshots.ts";
+import { parentOf } from "./status.ts";
+
+const { symbols: rbd } = dlopen("librbd.so.1", {
+  rbd_clone3: { args: [T.u64, T.cstring, T.cstring, T.u64, T.cstring, T.u64], returns: T.i32 },
+  rbd_flatten: { args: [T.u64], returns: T.i32 },
+});
+
+/** From Ceph 20 on. */
+const newer = ((): ((...args: [bigint, string, bigint, bigint, string, bigint]) => number) | undefined => {
+  try {
+    const signature = { args: [T.u64, T.cstring, T.u64, T.u64, T.cstring, T.u64], returns: T.i32 } as const;
+    return dlopen("librbd.so.1", { rbd_clone4: signature }).symbols.rbd_clone4;
+  } catch {
+    return undefined;
+  }
+})();
+
+export interface SourceArg {
+  readonly pool: string;
+  readonly namespace: string;
+  readonly image: string;
+  readonly snapshot: string | bigint;
+}
+
+const CLONE_FORMAT_OPTION = 12;
+
+/** What is to be made. */
+export interface Target {
+  readonly where: PoolArg;
+  readonly io: bigint;
+  readonly image: string;
+  readonly layout: LayoutArg;
+}
+
+export const clone = (source: SourceArg, target: Target): void => {
+  const from = { cluster: target.where.cluster, pool: source.pool, namespace: source.namespace };
+  withPool(
+    from,
+    (parentIo) => {
+      const { image, snapshot } = source;
+      if (typeof snapshot === "string") {
+        return byLibrbd(parentIo, source, target, (io, name, options) =>
+          rbd.rbd_clone3(parentIo, plain(image), plain(snapshot), io, name, options),
+        );
+      }
+      if (newer !== undefined) {
+        const clone4 = newer;
+        return byLibrbd(parentIo, source, target, (io, name, options) =>
+          clone4(parentIo, plain(image), snapshot, io, name, options),
+        );
+      }
+      const { id, sizeBytes } = find(parentIo, source);
+      return cloneById({ where: from, io: parentIo, image, snapshotId: id, sizeBytes }, target);
+    },
+    // a missing pool must not be taken for the clone's
+    "rados_ioctx_create of the source",
+  );
+};
+
+const byLibrbd = (
+  parentIo: bigint,
+  source: SourceArg,
+  { where, io, image, layout }: Target,
+  make: (io: bigint, image: string, options: bigint) => number,
+): void =>
+  withOptions(layout, (options, set) => {
+    set(CLONE_FORMAT_OPTION, 2n);
+    const result = whileThere(parentIo, source.image, () => {
+      const made = make(io, plain(image), options);
+      if (made === -ENOENT) {
+        explainMissing(where, layout.dataPool);
+        find(parentIo, source);
+      }
+      return made;
+    });
+    check("rbd_clone", result);
+  });
+
+/** Proves that the snapshot is there: what is in the snapshots' trash is not, whatever its id. */
+const find = (io: bigint, { image, snapshot }: SourceArg): { readonly id: bigint; readonly sizeBytes: bigint } => {
+  if (idOf(io, image) === undefined) throw new Errno("rbd_snap_set", ENOENT);
+  return withImage(io, image, "read", (handle) => {
+    const found = listed(handle).find(({ id, name }) =>
+      typeof snapshot === "bigint"
+        ? id === snapshot && kindOf(handle, id) !== "trash"
+        : name === snapshot && kindOf(handle, id) === "user",
+    );
+    if (found === undefined) throw new Errno("rbd_snap_set", ENOENT);
+    return found;
+  });
+};
+
+/** Long: as long as the parent's data is big. */
+export const flatten = (io: bigint, image: string): void =>
+  withImage(io, image, "write", (handle) => {
+    const result = rbd.rbd_flatten(handle);
+    // so it answers when there is no parent; somebody else may just have ended it
+    if (result === -EINVAL && parentOf(handle) === undefined) return;
+    check("rbd_flatten", result);
+  });

@@ -1,0 +1,102 @@
+/**
+ * Memory between JavaScript and C, for the calls of ./rados.ts, ./rbd.ts and ./trash.ts. Loaded in cells only.
+ *
+ * Not here: any call of Ceph.
+ *
+ * 1. Every buffer lies over an explicit ArrayBuffer: a small typed array made otherwise may move when its `.buffer`
+ *    is first touched, and C would write to where it was.
+ * 2. A buffer whose address C keeps beyond one call is named once more after its last use (`held`), so that it
+ *    is not collected before.
+ * 3. What C returns is copied before anything of C's is freed.
+ * 4. A text with a NUL inside is refused: C would silently read less of it.
+ */
+import { CString, ptr, toArrayBuffer } from "bun:ffi";
+import { Errno } from "../../cells/cell.ts";
+
+export const ENOENT = 2;
+export const EINVAL = 22;
+export const ERANGE = 34;
+
+/** Throws when C answered `-errno`. */
+export const check = (op: string, result: number): number => {
+  if (result < 0) throw new Errno(op, -result);
+  return result;
+};
+
+/** One 8-byte place for C to write a handle, a pointer or a size to. */
+export const slot = (initial = 0n): BigUint64Array => {
+  const place = new BigUint64Array(new ArrayBuffer(8));
+  place[0] = initial;
+  return place;
+};
+
+export const valueOf = (place: BigUint64Array): bigint => place[0] ?? 0n;
+
+export const zeroed = (bytes: number): Uint8Array<ArrayBuffer> => new Uint8Array(new ArrayBuffer(bytes));
+
+const utf8 = new TextDecoder();
+const encoder = new TextEncoder();
+
+/** A text for a C string argument. */
+export const plain = (text: string): string => {
+  if (text.includes("\0")) throw new Errno("a name with a NUL inside", EINVAL);
+  return text;
+};
+
+/** The text's UTF-8 bytes, NUL-terminated. */
+export const cString = (text: string): Uint8Array<ArrayBuffer> => {
+  const bytes = zeroed(Buffer.byteLength(text) + 1);
+  encoder.encodeInto(plain(text), bytes);
+  return bytes;
+};
+
+/** Several texts as C takes them counted: one array of addresses, one of lengths. NULs are allowed inside. */
+export interface Counted {
+  readonly count: bigint;
+  readonly addresses: BigUint64Array;
+  readonly lengths: BigUint64Array;
+  readonly bytes: Uint8Array;
+}
+
+export const counted = (texts: readonly string[]): Counted => {
+  const sizes = texts.map((text) => Buffer.byteLength(text));
+  const bytes = zeroed(sizes.reduce((sum, size) => sum + size, 0) + 1);
+  const addresses = new BigUint64Array(new ArrayBuffer(8 * (texts.length + 1)));
+  const lengths = new BigUint64Array(new ArrayBuffer(8 * (texts.length + 1)));
+  const base = BigInt(ptr(bytes));
+  let at = 0;
+  texts.forEach((text, i) => {
+    encoder.encodeInto(text, bytes.subarray(at));
+    addresses[i] = base + BigInt(at);
+    const size = sizes[i] ?? 0;
+    lengths[i] = BigInt(size);
+    at += size;
+  });
+  return { count: BigInt(texts.length), addresses, lengths, bytes };
+};
+
+const keep: { buffers: readonly unknown[] } = { buffers: [] };
+/** Keeps its arguments alive up to here. */
+export const held = (...buffers: readonly unknown[]): void => {
+  keep.buffers = buffers;
+};
+
+/** Copies `length` bytes of C's memory. */
+export const bytesAt = (address: bigint, length: number): Uint8Array => {
+  if (address === 0n || length === 0) return new Uint8Array(0);
+  return new Uint8Array(toArrayBuffer(Number(address), 0, length)).slice();
+};
+
+export const textAt = (address: bigint, length: number): string => utf8.decode(bytesAt(address, length));
+
+/** The text up to the first NUL of a buffer that C filled. */
+export const textIn = (bytes: Uint8Array): string => {
+  const end = bytes.indexOf(0);
+  return utf8.decode(end < 0 ? bytes : bytes.subarray(0, end));
+};
+
+/** The text up to the NUL at an address that C answered; 0 is no text. */
+export const cStringAt = (address: bigint): string => (address === 0n ? "" : new CString(Number(address)));
+
+/** Milliseconds since the epoch, of a timespec (seconds and nanoseconds, 64 bits each). */
+export const millis = (time: BigInt64Array): number => Number((time[0] ?? 0n) * 1000n + (time[1] ?? 0n) / 1_000_000n);

@@ -1,0 +1,308 @@
+/**
+ * The calls of librados that the driver makes: connection, pools, omap, objects. Loaded in cells only.
+ *
+ * Not here: images (./rbd.ts), what an errno means (../live/failure.ts), how long a call may take (../live/live.ts).
+ *
+ * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
+ * 2. An ioctx lives for one call, and so does everything made from it.
+ */
+import { dlopen, FFIType as T, ptr } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { constants } from "node:os";
+import { Errno } from "../../cells/cell.ts";
+import {
+  check,
+  cStringAt,
+  counted,
+  cString,
+  ENOENT,
+  ERANGE,
+  held,
+  plain,
+  slot,
+  textAt,
+  textIn,
+  valueOf,
+  zeroed,
+} from "./ffi.ts";
+
+const { symbols: rados } = dlopen("librados.so.2", {
+  rados_create2: { args: [T.ptr, T.cstring, T.cstring, T.u64], returns: T.i32 },
+  rados_conf_read_file: { args: [T.u64, T.cstring], returns: T.i32 },
+  rados_conf_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
+  rados_connect: { args: [T.u64], returns: T.i32 },
+  rados_shutdown: { args: [T.u64], returns: T.void },
+  rados_get_instance_id: { args: [T.u64], returns: T.u64 },
+  rados_pool_lookup: { args: [T.u64, T.cstring], returns: T.i64 },
+  rados_pool_reverse_lookup: { args: [T.u64, T.i64, T.ptr, T.u64], returns: T.i32 },
+  rados_ioctx_create: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
+  rados_ioctx_create2: { args: [T.u64, T.i64, T.ptr], returns: T.i32 },
+  rados_ioctx_set_namespace: { args: [T.u64, T.cstring], returns: T.void },
+  rados_ioctx_destroy: { args: [T.u64], returns: T.void },
+  rados_lock_exclusive: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.cstring, T.ptr, T.u8], returns: T.i32 },
+  rados_unlock: { args: [T.u64, T.cstring, T.cstring, T.cstring], returns: T.i32 },
+  rados_create_write_op: { args: [], returns: T.u64 },
+  rados_release_write_op: { args: [T.u64], returns: T.void },
+  rados_write_op_create: { args: [T.u64, T.i32, T.ptr], returns: T.void },
+  rados_write_op_assert_exists: { args: [T.u64], returns: T.void },
+  rados_write_op_omap_cmp2: { args: [T.u64, T.ptr, T.u8, T.ptr, T.u64, T.u64, T.ptr], returns: T.void },
+  rados_write_op_omap_set2: { args: [T.u64, T.ptr, T.ptr, T.ptr, T.ptr, T.u64], returns: T.void },
+  rados_write_op_omap_rm_keys2: { args: [T.u64, T.ptr, T.ptr, T.u64], returns: T.void },
+  rados_write_op_operate: { args: [T.u64, T.u64, T.cstring, T.ptr, T.i32], returns: T.i32 },
+  rados_create_read_op: { args: [], returns: T.u64 },
+  rados_release_read_op: { args: [T.u64], returns: T.void },
+  rados_read_op_omap_get_vals_by_keys2: { args: [T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr], returns: T.void },
+  rados_read_op_operate: { args: [T.u64, T.u64, T.cstring, T.i32], returns: T.i32 },
+  rados_omap_get_next2: { args: [T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
+  rados_omap_get_end: { args: [T.u64], returns: T.void },
+  rados_exec: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.ptr, T.u64, T.ptr, T.u64], returns: T.i32 },
+  rados_remove: { args: [T.u64, T.cstring], returns: T.i32 },
+  rados_mgr_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
+  rados_mon_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
+  rados_buffer_free: { args: [T.u64], returns: T.void },
+});
+
+/** A pool and namespace of a connected cluster. */
+export interface PoolArg {
+  readonly cluster: bigint;
+  readonly pool: string;
+  readonly namespace: string;
+}
+
+export interface ConnectArg {
+  readonly user: string;
+  readonly confFile: string;
+  /** Set in this order, after the file. */
+  readonly settings: readonly (readonly [string, string])[];
+}
+
+/** -> the handle of a connected cluster. Nothing stays behind when it fails. */
+export const connect = ({ user, confFile, settings }: ConnectArg): bigint => {
+  const place = slot();
+  check("rados_create2", rados.rados_create2(place, "ceph", plain(`client.${user}`), 0n));
+  const cluster = valueOf(place);
+  try {
+    if (existsSync(confFile)) check("rados_conf_read_file", rados.rados_conf_read_file(cluster, plain(confFile)));
+    for (const [option, value] of settings) {
+      check(`rados_conf_set ${option}`, rados.rados_conf_set(cluster, option, plain(value)));
+    }
+    check("rados_connect", rados.rados_connect(cluster));
+    return cluster;
+  } catch (error) {
+    rados.rados_shutdown(cluster);
+    throw error;
+  }
+};
+
+export const shutdown = (cluster: bigint): void => rados.rados_shutdown(cluster);
+
+export const instanceId = (cluster: bigint): bigint => rados.rados_get_instance_id(cluster);
+
+/** As `16.2.15`; undefined where the library does not tell. The public interface has only its own number, 3.0.0. */
+export const release = (): string | undefined => {
+  try {
+    const { symbols } = dlopen("libceph-common.so.2", { _Z19ceph_version_to_strv: { args: [], returns: T.u64 } });
+    const address = symbols._Z19ceph_version_to_strv();
+    return address === 0n ? undefined : cStringAt(address);
+  } catch {
+    return undefined;
+  }
+};
+
+export const poolId = (cluster: bigint, pool: string): bigint => {
+  const id = rados.rados_pool_lookup(cluster, plain(pool));
+  if (id < 0n) throw new Errno("rados_pool_lookup", Number(-id));
+  return id;
+};
+
+export const poolName = (cluster: bigint, id: bigint): string => {
+  for (let size = 256; ; size *= 4) {
+    const name = zeroed(size);
+    const result = rados.rados_pool_reverse_lookup(cluster, id, name, BigInt(size));
+    if (result === -ERANGE && size < 65536) continue;
+    check("rados_pool_reverse_lookup", result);
+    return textIn(name);
+  }
+};
+
+/** Opens the pool for the time of `use`. */
+export const withPool = <A>(
+  { cluster, pool, namespace }: PoolArg,
+  use: (io: bigint) => A,
+  op = "rados_ioctx_create",
+): A => {
+  const place = slot();
+  check(op, rados.rados_ioctx_create(cluster, plain(pool), place));
+  return withIo(valueOf(place), namespace, use);
+};
+
+export const withPoolId = <A>(cluster: bigint, id: bigint, namespace: string, use: (io: bigint) => A): A => {
+  const place = slot();
+  check("rados_ioctx_create2", rados.rados_ioctx_create2(cluster, id, place));
+  return withIo(valueOf(place), namespace, use);
+};
+
+const withIo = <A>(io: bigint, namespace: string, use: (io: bigint) => A): A => {
+  try {
+    rados.rados_ioctx_set_namespace(io, plain(namespace));
+    return use(io);
+  } finally {
+    rados.rados_ioctx_destroy(io);
+  }
+};
+
+/** The values of those keys that are there; undefined when the object is not. */
+export const omapGet = (io: bigint, object: string, keys: readonly string[]): Map<string, string> | undefined => {
+  const op = rados.rados_create_read_op();
+  const wanted = counted(keys);
+  const iterator = slot();
+  const status = slot();
+  try {
+    rados.rados_read_op_omap_get_vals_by_keys2(op, wanted.addresses, wanted.count, wanted.lengths, iterator, status);
+    const result = rados.rados_read_op_operate(op, io, plain(object), 0);
+    held(wanted, iterator, status);
+    if (result === -ENOENT) return undefined;
+    check("rados_read_op_operate", result);
+    return new Map(entries(valueOf(iterator)));
+  } finally {
+    if (valueOf(iterator) !== 0n) rados.rados_omap_get_end(valueOf(iterator));
+    rados.rados_release_read_op(op);
+  }
+};
+
+const entries = (iterator: bigint): [string, string][] => {
+  const found: [string, string][] = [];
+  const [key, value, keyLength, valueLength] = [slot(), slot(), slot(), slot()];
+  for (;;) {
+    check("rados_omap_get_next2", rados.rados_omap_get_next2(iterator, key, value, keyLength, valueLength));
+    if (valueOf(key) === 0n) return found;
+    found.push([
+      textAt(valueOf(key), Number(valueOf(keyLength))),
+      textAt(valueOf(value), Number(valueOf(valueLength))),
+    ]);
+  }
+};
+
+export interface OmapChange {
+  readonly object: "exclusive" | "ensure" | "require";
+  readonly compare: readonly (readonly [string, string])[];
+  readonly set: readonly (readonly [string, string])[];
+  readonly remove: readonly string[];
+}
+
+const CMP_EQ = 1;
+
+/** One atomic operation on the OSD; its parts are carried out in this order, all or none. */
+export const omapWrite = (io: bigint, object: string, change: OmapChange): void => {
+  const op = rados.rados_create_write_op();
+  try {
+    if (change.object === "require") rados.rados_write_op_assert_exists(op);
+    else rados.rados_write_op_create(op, change.object === "exclusive" ? 1 : 0, null);
+    for (const [key, value] of change.compare) {
+      const [k, v] = [counted([key]), counted([value])];
+      rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, v.bytes, valueOf(k.lengths), valueOf(v.lengths), null);
+      held(k, v);
+    }
+    if (change.set.length > 0) {
+      const keys = counted(change.set.map(([key]) => key));
+      const values = counted(change.set.map(([, value]) => value));
+      const { addresses, lengths, count } = keys;
+      rados.rados_write_op_omap_set2(op, addresses, values.addresses, lengths, values.lengths, count);
+      held(keys, values);
+    }
+    if (change.remove.length > 0) {
+      const keys = counted(change.remove);
+      rados.rados_write_op_omap_rm_keys2(op, keys.addresses, keys.lengths, keys.count);
+      held(keys);
+    }
+    check("rados_write_op_operate", rados.rados_write_op_operate(op, io, plain(object), null, 0));
+  } finally {
+    rados.rados_release_write_op(op);
+  }
+};
+
+export const objectRemove = (io: bigint, object: string): void => {
+  const result = rados.rados_remove(io, plain(object));
+  if (result !== -ENOENT) check("rados_remove", result);
+};
+
+/** What a method of an object class on the OSD answers; undefined when it, or the object, is not there. */
+export const execute = (
+  io: bigint,
+  object: string,
+  method: string,
+  input: Uint8Array = zeroed(1).subarray(1),
+): Uint8Array | undefined => {
+  const answer = zeroed(4096);
+  const size = BigInt(input.length);
+  const given = input.length === 0 ? null : input;
+  const result = rados.rados_exec(io, plain(object), "rbd", method, given, size, answer, BigInt(answer.length));
+  if (result === -ENOENT) return undefined;
+  return answer.slice(0, check(`rados_exec ${method}`, result));
+};
+
+export interface Said {
+  readonly result: number;
+  /** What it says of the outcome, in words. */
+  readonly said: string;
+  readonly output: string;
+}
+
+/** Sends a command (JSON) to the active manager and waits for its answer. */
+export const managerCommand = (cluster: bigint, command: string): Said =>
+  commanded(command, (...args) => rados.rados_mgr_command(cluster, ...args));
+
+/** Sends a command (JSON) to a monitor and waits for its answer. */
+export const monitorCommand = (cluster: bigint, command: string): Said =>
+  commanded(command, (...args) => rados.rados_mon_command(cluster, ...args));
+
+type Place = BigUint64Array;
+type Send = (
+  argv: Place,
+  argc: bigint,
+  input: null,
+  inputLength: bigint,
+  out: Place,
+  outLength: Place,
+  status: Place,
+  statusLength: Place,
+) => number;
+
+const commanded = (command: string, send: Send): Said => {
+  const text = cString(command);
+  const argv = slot(BigInt(ptr(text)));
+  const [out, outLength, status, statusLength] = [slot(), slot(), slot(), slot()];
+  const result = send(argv, 1n, null, 0n, out, outLength, status, statusLength);
+  held(text, argv);
+  const said = textAt(valueOf(status), Number(valueOf(statusLength)));
+  const output = textAt(valueOf(out), Number(valueOf(outLength)));
+  for (const buffer of [out, status]) if (valueOf(buffer) !== 0n) rados.rados_buffer_free(valueOf(buffer));
+  return { result, said, output };
+};
+
+const { EBUSY } = constants.errno;
+
+/** How long a lock outlives a driver that died with it. */
+const LOCK_SECONDS = 30n;
+const LOCK_WAIT_MS = 10_000;
+const LOCK_AGAIN_MS = 20;
+
+/** Keeps other drivers out of what has the lock `name` on that object; waits for one that is in it. */
+export const withLock = <A>(io: bigint, object: string, name: string, body: () => A): A => {
+  const cookie = crypto.randomUUID();
+  const duration = new BigInt64Array(new ArrayBuffer(16));
+  duration[0] = LOCK_SECONDS;
+  const deadline = Date.now() + LOCK_WAIT_MS;
+  for (;;) {
+    const result = rados.rados_lock_exclusive(io, plain(object), plain(name), cookie, "", duration, 0);
+    if (result === 0) break;
+    if (result !== -EBUSY || Date.now() > deadline) check("rados_lock_exclusive", result);
+    Bun.sleepSync(LOCK_AGAIN_MS);
+  }
+  try {
+    return body();
+  } finally {
+    // One that is not released ends by itself.
+    rados.rados_unlock(io, object, name, cookie);
+  }
+};

@@ -1,0 +1,264 @@
+/**
+ * The calls of librbd on images that have a name. Loaded in cells only.
+ *
+ * Not here: what an image is like (./status.ts), images in the trash (./trash.ts), what an errno means (../live/failure.ts).
+ *
+ * 1. An image that was opened is closed, whatever comes between.
+ * 2. Sizes only grow: `rbd_resize2` is told to refuse a shrink, and is not called for one.
+ */
+import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
+import { Errno } from "../../cells/cell.ts";
+import { metadataOf } from "./briefs.ts";
+import { Decoder } from "./decoder.ts";
+import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import { execute, omapGet, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
+
+const { symbols: rbd } = dlopen("librbd.so.1", {
+  rbd_image_options_create: { args: [T.ptr], returns: T.void },
+  rbd_image_options_destroy: { args: [T.u64], returns: T.void },
+  rbd_image_options_set_string: { args: [T.u64, T.i32, T.cstring], returns: T.i32 },
+  rbd_image_options_set_uint64: { args: [T.u64, T.i32, T.u64], returns: T.i32 },
+  rbd_create4: { args: [T.u64, T.cstring, T.u64, T.u64], returns: T.i32 },
+  rbd_namespace_exists: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
+  rbd_open: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
+  rbd_open_read_only: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
+  rbd_close: { args: [T.u64], returns: T.i32 },
+  rbd_get_size: { args: [T.u64, T.ptr], returns: T.i32 },
+  rbd_get_features: { args: [T.u64, T.ptr], returns: T.i32 },
+  rbd_resize2: { args: [T.u64, T.u64, T.u8, T.ptr, T.ptr], returns: T.i32 },
+  rbd_update_features: { args: [T.u64, T.u64, T.u8], returns: T.i32 },
+  rbd_rebuild_object_map: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
+  rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },
+  rbd_metadata_get: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
+  rbd_metadata_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
+  rbd_metadata_remove: { args: [T.u64, T.cstring], returns: T.i32 },
+});
+
+/**
+ * librbd calls a progress function without asking whether there is one, on threads of its own, where no JavaScript
+ * can be called. This one is C, takes whatever it is given, does nothing and answers 0.
+ */
+export const noProgress = Number(
+  dlopen("libc.so.6", { dlsym: { args: [T.u64, T.cstring], returns: T.u64 } }).symbols.dlsym(0n, "sched_yield"),
+) as Pointer;
+
+const OPTION = { features: 1, order: 2, stripeUnit: 3, stripeCount: 4, dataPool: 10 } as const;
+
+export interface LayoutArg {
+  readonly features?: bigint | undefined;
+  readonly dataPool?: string | undefined;
+  readonly stripeUnit?: bigint | undefined;
+  readonly stripeCount?: bigint | undefined;
+  /** log2 of the object size. */
+  readonly order?: bigint | undefined;
+}
+
+export interface CreateArg extends LayoutArg {
+  readonly sizeBytes: bigint;
+}
+
+/** Image options for the time of `use`. */
+export const withOptions = <A>(
+  layout: LayoutArg,
+  use: (options: bigint, set: (option: number, value: bigint) => void) => A,
+): A => {
+  const place = slot();
+  rbd.rbd_image_options_create(place);
+  const options = valueOf(place);
+  const set = (option: number, value: bigint | undefined): void => {
+    if (value === undefined) return;
+    check("rbd_image_options_set_uint64", rbd.rbd_image_options_set_uint64(options, option, value));
+  };
+  try {
+    set(OPTION.features, layout.features);
+    set(OPTION.order, layout.order);
+    set(OPTION.stripeUnit, layout.stripeUnit);
+    set(OPTION.stripeCount, layout.stripeCount);
+    if (layout.dataPool !== undefined) {
+      const result = rbd.rbd_image_options_set_string(options, OPTION.dataPool, plain(layout.dataPool));
+      check("rbd_image_options_set_string", result);
+    }
+    return use(options, set);
+  } finally {
+    rbd.rbd_image_options_destroy(options);
+  }
+};
+
+export const create = (where: PoolArg, io: bigint, image: string, spec: CreateArg): void =>
+  withOptions(spec, (options) => {
+    const result = rbd.rbd_create4(io, plain(image), spec.sizeBytes, options);
+    if (result === -ENOENT) explainMissing(where, spec.dataPool);
+    check("rbd_create", result);
+  });
+
+/** To `rbd_create` and `rbd_clone` a missing namespace and a missing data pool are one and the same errno. */
+export const explainMissing = (where: PoolArg, dataPool: string | undefined): void => {
+  if (dataPool !== undefined) poolId(where.cluster, dataPool);
+  if (where.namespace === "" || withPool({ ...where, namespace: "" }, (io) => namespaceExists(io, where.namespace)))
+    return;
+  throw new Errno("rbd_namespace_exists", ENOENT);
+};
+
+const namespaceExists = (io: bigint, namespace: string): boolean => {
+  const answer = zeroed(1);
+  check("rbd_namespace_exists", rbd.rbd_namespace_exists(io, plain(namespace), answer));
+  return answer[0] === 1;
+};
+
+/** From the image's name object alone. */
+export const id = (io: bigint, image: string): string | undefined => {
+  const answer = execute(io, `rbd_id.${image}`, "get_id");
+  return answer && new Decoder(answer).text();
+};
+
+/** For what is read of an image without opening it. */
+export const existing = <A>(answer: A | undefined): A => {
+  if (answer === undefined) throw new Errno("rbd_open", ENOENT);
+  return answer;
+};
+
+/** For once is nearly always enough: each try reads anew which parent there is. */
+const TRIES = 5;
+const TRY_AGAIN_MS = 20;
+
+/**
+ * For calls that open the image, and with it its parents. ENOENT may be a parent's then: it goes at the very moment
+ * that the image is flattened, between one look and the next. So it is tried again while the image itself is there, and
+ * never becomes "no such image".
+ */
+export const whileThere = (io: bigint, image: string, attempt: () => number): number => {
+  for (let tries = 1; ; tries++) {
+    const result = attempt();
+    if (result !== -ENOENT || !isThere(io, image)) return result;
+    if (tries === TRIES) throw new Errno("rbd_open of a parent", ENOENT);
+    Bun.sleepSync(TRY_AGAIN_MS);
+  }
+};
+
+/** A name that leads to no header is what a creation or a removal has left that was cut off. */
+const isThere = (io: bigint, image: string): boolean => {
+  const found = id(io, image);
+  return found !== undefined && omapGet(io, `rbd_header.${found}`, []) !== undefined;
+};
+
+export const withImage = <A>(io: bigint, image: string, mode: "read" | "write", use: (handle: bigint) => A): A => {
+  const place = slot();
+  const open = () =>
+    mode === "read"
+      ? rbd.rbd_open_read_only(io, plain(image), place, null)
+      : rbd.rbd_open(io, plain(image), place, null);
+  check("rbd_open", whileThere(io, image, open));
+  const handle = valueOf(place);
+  try {
+    return use(handle);
+  } finally {
+    rbd.rbd_close(handle);
+  }
+};
+
+export const features = (handle: bigint): bigint => {
+  const place = slot();
+  check("rbd_get_features", rbd.rbd_get_features(handle, place));
+  return valueOf(place);
+};
+
+const sizeOf = (handle: bigint): bigint => {
+  const place = slot();
+  check("rbd_get_size", rbd.rbd_get_size(handle, place));
+  return valueOf(place);
+};
+
+/**
+ * Makes anew what says which objects the image has, from the objects. Long: as long as the image is big.
+ * Off and on first: where the map is missing altogether, a rebuild alone leaves one that says "all of them" (Ceph 16).
+ * In between the map is marked invalid, and nobody trusts it.
+ */
+export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
+  check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 0));
+  check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 1));
+  check("rbd_rebuild_object_map", rbd.rbd_rebuild_object_map(handle, noProgress, null));
+};
+
+/** -> the size that the image has in the end. */
+/**
+ * Under a lock between drivers: librbd refuses a shrink by the size that it knew before, so that of two growers at once
+ * the one with the smaller size could undo the other.
+ */
+export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint => {
+  const header = `rbd_header.${existing(id(io, image))}`;
+  // A lock makes the object that it is on: a name that leads nowhere must go on to do so.
+  existing(omapGet(io, header, []));
+  return withLock(io, header, "csi-rbd.grow", () =>
+    withImage(io, image, "write", (handle) => {
+      const size = sizeOf(handle);
+      if (size >= sizeBytes) return size;
+      const result = rbd.rbd_resize2(handle, sizeBytes, 0, noProgress, null);
+      // refused as a shrink, for somebody else has made the image bigger meanwhile
+      if (result === -EINVAL && sizeOf(handle) >= sizeBytes) return sizeOf(handle);
+      check("rbd_resize", result);
+      return sizeBytes;
+    }),
+  );
+};
+
+const STOP = -125;
+let extentFound = false;
+// Made once and never closed: librbd calls it on the thread that iterates, which is this one.
+const extent = new JSCallback(
+  (_offset: bigint, _length: bigint, exists: number) => {
+    if (exists === 0) return 0;
+    extentFound = true;
+    return STOP;
+  },
+  { args: [T.u64, T.u64, T.i32, T.ptr], returns: T.i32 },
+);
+
+/** Ends at the first extent: an image in use answers as quickly as an empty one with an object map. */
+export const hasData = (io: bigint, image: string, whose: "own" | "any"): boolean =>
+  withImage(io, image, "read", (handle) => {
+    extentFound = false;
+    const size = sizeOf(handle);
+    const callback = extent.ptr;
+    if (callback === null) throw new Errno("rbd_diff_iterate", 0, "no callback for rbd_diff_iterate");
+    const result = rbd.rbd_diff_iterate2(handle, null, 0n, size, whose === "any" ? 1 : 0, 1, callback, null);
+    if (extentFound) return true;
+    check("rbd_diff_iterate", result);
+    return false;
+  });
+
+export const metaGet = (io: bigint, image: string, key: string): string | undefined =>
+  withImage(io, image, "read", (handle) => {
+    for (let size = 4096; ; ) {
+      const value = zeroed(size);
+      const length = slot(BigInt(size));
+      const result = rbd.rbd_metadata_get(handle, plain(key), value, length);
+      if (result === -ENOENT) return undefined;
+      if (result === -ERANGE) {
+        size = Number(valueOf(length)) + 1;
+        continue;
+      }
+      check("rbd_metadata_get", result);
+      return textIn(value);
+    }
+  });
+
+/** The image is opened only for what is not as it should be already: a copy mostly has nothing to get rid of. */
+export const metaSet = (
+  io: bigint,
+  image: string,
+  entries: readonly (readonly [string, string | undefined])[],
+): void => {
+  const now = existing(metadataOf(io, existing(id(io, image))));
+  const changes = entries.filter(([key, value]) => now.get(key) !== value);
+  if (changes.length === 0) return;
+  withImage(io, image, "write", (handle) => {
+    for (const [key, value] of changes) {
+      if (value !== undefined) {
+        check("rbd_metadata_set", rbd.rbd_metadata_set(handle, plain(key), plain(value)));
+        continue;
+      }
+      const result = rbd.rbd_metadata_remove(handle, plain(key));
+      if (result !== -ENOENT) check("rbd_metadata_remove", result);
+    }
+  });
+};

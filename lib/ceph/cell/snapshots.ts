@@ -1,0 +1,113 @@
+/**
+ * The calls of librbd on the snapshots of an image. Loaded in cells only.
+ *
+ * Not here: clones of them (./clones.ts), what they differ in (./diff.ts), those of groups (./groups.ts).
+ *
+ * 1. `create` asks whoever has mapped the image to be quiet first, as far as `rbd_default_snapshot_quiesce_mode` says:
+ *    only `rbd-nbd map --quiesce` does anything about that, the kernel's driver says at once that it does not. A client
+ *    that has just died holds a snapshot up until the cluster has given it up, half a minute at most; without the
+ *    question it would be five seconds, and a file system that its user wants frozen would not be. `unasked` leaves the
+ *    question out, for images that nobody maps.
+ * 2. What `list` tells of each snapshot, librbd has read with the header: no operation per snapshot.
+ */
+import { dlopen, FFIType as T } from "bun:ffi";
+import type { Snapshot } from "../ceph.ts";
+import { check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
+import { noProgress, withImage } from "./rbd.ts";
+
+const { symbols: rbd } = dlopen("librbd.so.1", {
+  rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
+  rbd_snap_create2: { args: [T.u64, T.cstring, T.u32, T.ptr, T.ptr], returns: T.i32 },
+  rbd_snap_remove: { args: [T.u64, T.cstring], returns: T.i32 },
+  rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
+  rbd_snap_list_end: { args: [T.ptr], returns: T.void },
+  rbd_snap_get_namespace_type: { args: [T.u64, T.u64, T.ptr], returns: T.i32 },
+  rbd_snap_get_trash_namespace: { args: [T.u64, T.u64, T.ptr, T.u64], returns: T.i32 },
+  rbd_snap_get_timestamp: { args: [T.u64, T.u64, T.ptr], returns: T.i32 },
+});
+
+const SKIP_QUIESCE = 1;
+
+export const create = (io: bigint, image: string, snapshot: string, clients: "asked" | "unasked"): void =>
+  withImage(io, image, "write", (handle) => {
+    const result =
+      clients === "asked"
+        ? rbd.rbd_snap_create(handle, plain(snapshot))
+        : rbd.rbd_snap_create2(handle, plain(snapshot), SKIP_QUIESCE, noProgress, null);
+    check("rbd_snap_create", result);
+  });
+
+export const remove = (io: bigint, image: string, snapshot: string): void =>
+  withImage(io, image, "write", (handle) => {
+    const result = rbd.rbd_snap_remove(handle, plain(snapshot));
+    if (result !== -ENOENT) check("rbd_snap_remove", result);
+  });
+
+export const list = (io: bigint, image: string): readonly Snapshot[] =>
+  withImage(io, image, "read", (handle) =>
+    listed(handle)
+      .map((snapshot) => describe(handle, snapshot))
+      .filter((snapshot) => snapshot !== undefined),
+  );
+
+interface Listed {
+  readonly id: bigint;
+  readonly name: string;
+  readonly sizeBytes: bigint;
+}
+
+// rbd_snap_info_t: id, size, address of the name; a last one without a name ends the list.
+const WORDS = 3;
+
+/** In the order of their making: ids only grow. */
+export const listed = (handle: bigint): readonly Listed[] => {
+  for (let room = 64; ; ) {
+    const infos = new BigUint64Array(new ArrayBuffer(room * WORDS * 8));
+    const count = new Int32Array(new ArrayBuffer(4));
+    count[0] = room;
+    const result = rbd.rbd_snap_list(handle, infos, count);
+    if (result === -ERANGE) {
+      // somebody may make more before the next try
+      room = (count[0] ?? 0) + 64;
+      continue;
+    }
+    check("rbd_snap_list", result);
+    const found = Array.from({ length: result }, (_, i) => ({
+      id: infos[i * WORDS] ?? 0n,
+      sizeBytes: infos[i * WORDS + 1] ?? 0n,
+      name: cStringAt(infos[i * WORDS + 2] ?? 0n),
+    }));
+    if (result > 0) rbd.rbd_snap_list_end(infos);
+    return found.toSorted((a, b) => (a.id < b.id ? -1 : 1));
+  }
+};
+
+const KINDS = ["user", "group", "trash"] as const;
+const LONGEST_NAME = 4096;
+
+/** undefined: it was removed meanwhile. */
+const describe = (handle: bigint, { id, name, sizeBytes }: Listed): Snapshot | undefined => {
+  const kind = kindOf(handle, id);
+  const created = new BigInt64Array(new ArrayBuffer(16));
+  const result = rbd.rbd_snap_get_timestamp(handle, id, created);
+  if (kind === undefined || result === -ENOENT) return undefined;
+  check("rbd_snap_get_timestamp", result);
+  const originalName = kind === "trash" ? nameBefore(handle, id) : undefined;
+  return { id, name, sizeBytes, createdAt: millis(created), kind, originalName };
+};
+
+export const kindOf = (handle: bigint, id: bigint): Snapshot["kind"] | undefined => {
+  const kind = new Int32Array(new ArrayBuffer(4));
+  const result = rbd.rbd_snap_get_namespace_type(handle, id, kind);
+  if (result === -ENOENT) return undefined;
+  check("rbd_snap_get_namespace_type", result);
+  return KINDS[kind[0] ?? -1] ?? "other";
+};
+
+const nameBefore = (handle: bigint, id: bigint): string | undefined => {
+  const name = zeroed(LONGEST_NAME);
+  const result = rbd.rbd_snap_get_trash_namespace(handle, id, name, BigInt(name.length));
+  if (result === -ENOENT) return undefined;
+  check("rbd_snap_get_trash_namespace", result);
+  return textIn(name);
+};

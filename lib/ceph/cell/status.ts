@@ -1,0 +1,139 @@
+/**
+ * What librbd tells of one image that is opened to be looked at. Loaded in cells only.
+ *
+ * Not here: what changes an image (./rbd.ts), what an errno means (../live/failure.ts).
+ *
+ * 1. The image is opened read-only: that registers no watcher and takes no lock.
+ */
+import { dlopen, FFIType as T } from "bun:ffi";
+import type { ImageStatus, Parent } from "../ceph.ts";
+import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import { instanceId, type PoolArg, poolName } from "./rados.ts";
+import { features, withImage } from "./rbd.ts";
+
+const { symbols: rbd } = dlopen("librbd.so.1", {
+  rbd_stat: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
+  rbd_get_id: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
+  rbd_get_stripe_unit: { args: [T.u64, T.ptr], returns: T.i32 },
+  rbd_get_stripe_count: { args: [T.u64, T.ptr], returns: T.i32 },
+  rbd_get_data_pool_id: { args: [T.u64], returns: T.i64 },
+  rbd_get_create_timestamp: { args: [T.u64, T.ptr], returns: T.i32 },
+  rbd_watchers_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
+  rbd_watchers_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
+  rbd_mirror_image_get_info: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
+  rbd_mirror_image_get_info_cleanup: { args: [T.ptr], returns: T.void },
+  rbd_get_parent: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
+  rbd_linked_image_spec_cleanup: { args: [T.ptr], returns: T.void },
+  rbd_snap_spec_cleanup: { args: [T.ptr], returns: T.void },
+  rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
+});
+
+// rbd_image_info_t: size at 0, object size at 8, then what other calls tell better; 160 bytes in all.
+const INFO_BYTES = 160;
+
+export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =>
+  withImage(io, image, "read", (handle) => {
+    const info = new BigUint64Array(new ArrayBuffer(INFO_BYTES));
+    check("rbd_stat", rbd.rbd_stat(handle, info, BigInt(INFO_BYTES)));
+    const name = zeroed(256);
+    check("rbd_get_id", rbd.rbd_get_id(handle, name, BigInt(name.length)));
+    // without a data pool of its own the image answers with the pool that it is in
+    const dataPool = poolName(where.cluster, rbd.rbd_get_data_pool_id(handle));
+    return {
+      id: textIn(name),
+      sizeBytes: info[0] ?? 0n,
+      objectSize: info[1] ?? 0n,
+      features: features(handle),
+      stripeUnit: number(handle, "rbd_get_stripe_unit"),
+      stripeCount: number(handle, "rbd_get_stripe_count"),
+      dataPool: dataPool === where.pool ? undefined : dataPool,
+      watchers: watchers(handle, instanceId(where.cluster)),
+      mirror: mirror(handle),
+      parent: parentOf(handle),
+      snapshotCount: snapshotCount(handle),
+      createdAt: createdAt(handle),
+    };
+  });
+
+const number = (handle: bigint, op: "rbd_get_stripe_unit" | "rbd_get_stripe_count"): bigint => {
+  const place = slot();
+  check(op, rbd[op](handle, place));
+  return valueOf(place);
+};
+
+// rbd_image_watcher_t: address of the text, client's number, cookie.
+const WATCHER_WORDS = 3;
+
+/** Watchers of this process's own connection are its own short calls in other cells: they use nothing. */
+const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
+  for (let room = 16; ; ) {
+    const list = new BigUint64Array(new ArrayBuffer(room * WATCHER_WORDS * 8));
+    const count = slot(BigInt(room));
+    const result = rbd.rbd_watchers_list(handle, list, count);
+    if (result === -ERANGE) {
+      room = Number(valueOf(count));
+      continue;
+    }
+    check("rbd_watchers_list", result);
+    const found = Array.from({ length: Number(valueOf(count)) }, (_, i) => ({
+      address: cStringAt(list[i * WATCHER_WORDS] ?? 0n),
+      client: list[i * WATCHER_WORDS + 1] ?? 0n,
+    }));
+    rbd.rbd_watchers_list_cleanup(list, valueOf(count));
+    return found
+      .filter(({ client }) => client !== ourselves)
+      .map(({ address, client }) => `${address}/client.${client}`);
+  }
+};
+
+// rbd_mirror_image_info_t: address of the global id, state (32 bits), whether primary (one byte).
+const MIRROR_BYTES = 16;
+const MIRROR_ENABLED = 1;
+
+const mirror = (handle: bigint): ImageStatus["mirror"] => {
+  const info = zeroed(MIRROR_BYTES);
+  check("rbd_mirror_image_get_info", rbd.rbd_mirror_image_get_info(handle, info, BigInt(MIRROR_BYTES)));
+  const state = info[8];
+  const primary = info[12] === 1;
+  rbd.rbd_mirror_image_get_info_cleanup(info);
+  if (state !== MIRROR_ENABLED) return "disabled";
+  return primary ? "primary" : "non-primary";
+};
+
+// rbd_linked_image_spec_t: pool id, then addresses of pool, namespace, image id and image name, then "in the trash".
+const LINKED_WORDS = 6;
+// rbd_snap_spec_t: id, namespace type (32 bits), address of the name.
+const SNAP_SPEC_WORDS = 3;
+
+export const parentOf = (handle: bigint): Parent | undefined => {
+  const image = new BigUint64Array(new ArrayBuffer(LINKED_WORDS * 8));
+  const snapshot = new BigUint64Array(new ArrayBuffer(SNAP_SPEC_WORDS * 8));
+  const result = rbd.rbd_get_parent(handle, image, snapshot);
+  if (result === -ENOENT) return undefined;
+  check("rbd_get_parent", result);
+  const answer = {
+    pool: cStringAt(image[1] ?? 0n),
+    namespace: cStringAt(image[2] ?? 0n),
+    imageId: cStringAt(image[3] ?? 0n),
+    image: cStringAt(image[4] ?? 0n),
+    inTrash: ((image[5] ?? 0n) & 0xffn) !== 0n,
+    snapshot: cStringAt(snapshot[2] ?? 0n),
+  };
+  rbd.rbd_linked_image_spec_cleanup(image);
+  rbd.rbd_snap_spec_cleanup(snapshot);
+  return answer;
+};
+
+/** librbd says how much room a list needs, with one entry for its end, before it writes any of it. */
+const snapshotCount = (handle: bigint): number => {
+  const room = new Int32Array(new ArrayBuffer(4));
+  const result = rbd.rbd_snap_list(handle, null, room);
+  if (result !== -ERANGE) check("rbd_snap_list", result);
+  return Math.max(0, (room[0] ?? 0) - 1);
+};
+
+const createdAt = (handle: bigint): number => {
+  const time = new BigInt64Array(new ArrayBuffer(16));
+  check("rbd_get_create_timestamp", rbd.rbd_get_create_timestamp(handle, time));
+  return millis(time);
+};

@@ -1,0 +1,75 @@
+/**
+ * The calls of librbd around the trash. Loaded in cells only.
+ *
+ * Not here: images that have a name (./rbd.ts), the manager's task that empties it (./tasks.ts), what an errno means (../live/failure.ts).
+ *
+ * 1. What is removed here was moved to the trash before: there is no direct removal of an image.
+ * 2. `remove` is not forced: an entry whose time has not come stays.
+ */
+import { dlopen, FFIType as T } from "bun:ffi";
+import type { TrashEntry } from "../ceph.ts";
+import { check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
+import { whileThere } from "./rbd.ts";
+
+const { symbols: rbd } = dlopen("librbd.so.1", {
+  rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
+  rbd_trash_get: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
+  rbd_trash_get_cleanup: { args: [T.ptr], returns: T.void },
+  rbd_trash_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
+  rbd_trash_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
+  rbd_trash_remove: { args: [T.u64, T.cstring, T.u8], returns: T.i32 },
+});
+
+const SOURCES = ["user", "mirroring", "migration"] as const;
+
+// rbd_trash_image_info_t: addresses of id and name, source (32 bits), two times.
+const ENTRY_BYTES = 40;
+
+const entryAt = (view: DataView, at: number): TrashEntry => ({
+  id: cStringAt(view.getBigUint64(at, true)),
+  name: cStringAt(view.getBigUint64(at + 8, true)),
+  source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
+});
+
+/** Watchers are no obstacle to librbd here, only to `remove`; who must not be there, the caller asks before. */
+export const move = (io: bigint, image: string): void => {
+  check(
+    "rbd_trash_move",
+    whileThere(io, image, () => rbd.rbd_trash_move(io, plain(image), 0n)),
+  );
+};
+
+export const get = (io: bigint, id: string): TrashEntry | undefined => {
+  const info = zeroed(ENTRY_BYTES);
+  const result = rbd.rbd_trash_get(io, plain(id), info);
+  if (result === -ENOENT) return undefined;
+  check("rbd_trash_get", result);
+  const entry = entryAt(new DataView(info.buffer), 0);
+  rbd.rbd_trash_get_cleanup(info);
+  return entry;
+};
+
+export const list = (io: bigint): readonly TrashEntry[] => {
+  for (let room = 64; ; ) {
+    const infos = zeroed(room * ENTRY_BYTES);
+    const count = slot(BigInt(room));
+    const result = rbd.rbd_trash_list(io, infos, count);
+    if (result === -ERANGE) {
+      // somebody may add more before the next try
+      room = Number(valueOf(count)) + 64;
+      continue;
+    }
+    check("rbd_trash_list", result);
+    const view = new DataView(infos.buffer);
+    const entries = Array.from({ length: Number(valueOf(count)) }, (_, i) => entryAt(view, i * ENTRY_BYTES));
+    rbd.rbd_trash_list_cleanup(infos, valueOf(count));
+    return entries;
+  }
+};
+
+export const remove = (io: bigint, id: string): void => {
+  const result = rbd.rbd_trash_remove(io, plain(id), 0);
+  // of something that it is made of; only one that is in the trash no more is removed
+  if (result === -ENOENT && get(io, id) === undefined) return;
+  check("rbd_trash_remove", result);
+};

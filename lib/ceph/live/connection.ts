@@ -1,0 +1,220 @@
+/**
+ * Connections to clusters: one per (monitors, user, key), made in a cell when first needed, used by all cells,
+ * shut down when idle.
+ *
+ * Not here: the calls made over one (./live.ts).
+ *
+ * 1. A connection that could not be made is not remembered: the next call tries again.
+ * 2. A connection is never shut down while a call that was put aside still uses it, nor after a cell died in a call:
+ *    librados would be torn down under that thread. It is shut down when the last such call comes back, else left.
+ * 3. No key is in a message, a log line or an argument list.
+ */
+import * as Data from "effect/Data";
+import * as Effect from "effect/Effect";
+import * as RcMap from "effect/RcMap";
+import * as Redacted from "effect/Redacted";
+import type * as Scope from "effect/Scope";
+import type { CellErrno, CellError, CellPool } from "../../cells/pool.ts";
+import type { CephCalls } from "../cell/cell.ts";
+import type { ClusterAccess } from "../ceph.ts";
+import { AccessDenied, CallStuck, CephFailed, type CephError, Unreachable } from "../errors.ts";
+import { EACCES, EINVAL, ENOENT, endsConnection, EOPNOTSUPP, EPERM, ETIMEDOUT, nameOf, tooOld } from "./failure.ts";
+import { kindOfKey } from "./key.ts";
+import { diagnose, monHost } from "./monitors.ts";
+
+export interface ConnectionOptions {
+  readonly connectTimeoutMs: number;
+  readonly osdTimeoutMs: number;
+  /** Read first, if it is there; what this driver has to set is set after it. */
+  readonly cephConf: string;
+  readonly idleMs: number;
+}
+
+/** A connected `rados_t`, and what stands in the way of shutting it down. */
+export interface Connection {
+  readonly handle: bigint;
+  /** Calls over it that were put aside and have not come back. */
+  aside: number;
+  /** A cell died in a call over it. */
+  damaged: boolean;
+  /** Nobody will be given it any more. */
+  retired: boolean;
+}
+
+/** What `RcMap` tells connections apart by: compared by value. */
+class Identity extends Data.Class<{
+  readonly monitors: string;
+  readonly user: string;
+  readonly key: Redacted.Redacted;
+}> {}
+
+export interface Connections {
+  readonly use: <A>(
+    access: ClusterAccess,
+    call: (connection: Connection) => Effect.Effect<A, CephError>,
+  ) => Effect.Effect<A, CephError>;
+  /** For a call that was put aside and has come back: shuts the connection down if only that stood in the way. */
+  readonly back: (connection: Connection) => void;
+}
+
+const SHUTDOWN_LIMIT = 15_000;
+/** librados does not end a login on the dot: its own limit comes first. */
+const CONNECT_MARGIN = 10_000;
+/** From this release on, librados answers EOPNOTSUPP to a type of key that it can't read, and EINVAL before. */
+const FIRST_WITH_NEWER_KEYS = 20;
+const GREETING_LIMIT = 1_000;
+
+/** Names as librados has them; the last word over whatever the configuration file says. */
+const settings = (host: string, key: string, options: ConnectionOptions): readonly (readonly [string, string])[] => [
+  ["mon_host", host],
+  ["key", key],
+  // else a keyring of the node is read first, and complained about
+  ["keyring", ""],
+  ["client_mount_timeout", seconds(options.connectTimeoutMs)],
+  // a login that got lost is taken up again after this: several times within the limit, not at its end
+  ["mon_client_hunt_interval", `${Math.min(3, options.connectTimeoutMs / 3_000)}`],
+  ["rados_osd_op_timeout", seconds(options.osdTimeoutMs)],
+  // Not a time limit here: past one, rados_mgr_command leaves its answer's place behind, and the late answer is
+  // written into freed memory (seen: SIGSEGV of the process). Calls that ask the monitor or the manager end by the
+  // limit of their cell instead.
+  ["rados_mon_op_timeout", "0"],
+  // no image data goes through here
+  ["rbd_cache", "false"],
+  ["log_file", ""],
+  ["log_to_stderr", "false"],
+  ["err_to_stderr", "false"],
+  ["log_to_syslog", "false"],
+  ["admin_socket", ""],
+];
+
+const seconds = (ms: number): string => `${Math.max(1, Math.ceil(ms / 1000))}`;
+
+export const makeConnections = (
+  cells: CellPool,
+  options: ConnectionOptions,
+): Effect.Effect<Connections, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const runFork = Effect.runForkWith(yield* Effect.context());
+
+    const shutdown = (connection: Connection): Effect.Effect<void> =>
+      cells
+        .call("shutdown", { cluster: connection.handle }, { limit: SHUTDOWN_LIMIT, subject: "a connection" })
+        .pipe(
+          Effect.catch((error) =>
+            Effect.logWarning(`a connection to Ceph was not shut down cleanly: ${error.message}`),
+          ),
+        );
+
+    const retire = (connection: Connection): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        connection.retired = true;
+        if (connection.aside === 0 && !connection.damaged) return shutdown(connection);
+        return Effect.logWarning("a connection to Ceph stays open: a call over it has not come back");
+      });
+
+    const connections = yield* RcMap.make({
+      lookup: (identity: Identity) => Effect.acquireRelease(connect(cells, identity, options), retire),
+      idleTimeToLive: options.idleMs,
+    });
+
+    const use: Connections["use"] = (access, call) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const identity = new Identity({ monitors: access.monitors.join(","), user: access.user, key: access.key });
+          const forget = RcMap.invalidate(connections, identity);
+          const connection = yield* RcMap.get(connections, identity).pipe(Effect.tapError(() => forget));
+          return yield* call(connection).pipe(
+            Effect.tapError((error) => {
+              // only the first to notice: later ones would take away the new connection
+              if (connection.retired || !(connection.damaged || endsConnection(error))) return Effect.void;
+              connection.retired = true;
+              return forget;
+            }),
+          );
+        }),
+      );
+
+    const back: Connections["back"] = (connection) => {
+      connection.aside -= 1;
+      if (connection.retired && connection.aside === 0 && !connection.damaged) runFork(shutdown(connection));
+    };
+
+    return { use, back };
+  });
+
+const connect = (
+  cells: CellPool,
+  identity: Identity,
+  options: ConnectionOptions,
+): Effect.Effect<Connection, CephError> =>
+  Effect.gen(function* () {
+    const { monitors: subject, user, key } = identity;
+    const monitors = subject.split(",");
+    const denied = (op: string) => new AccessDenied({ op, subject, user });
+    if (subject === "") return yield* new Unreachable({ op: "rados_connect", subject, reason: "none is configured" });
+    const kind = kindOfKey(key);
+    if (kind === "malformed") return yield* denied("rados_connect, for its key is not one that Ceph makes,");
+    const host = yield* monHost(monitors, GREETING_LIMIT);
+    const arg: Parameters<CephCalls["connect"]>[0] = {
+      user,
+      confFile: options.cephConf,
+      settings: settings(host, Redacted.value(key).trim(), options),
+    };
+    const limit = options.connectTimeoutMs + CONNECT_MARGIN;
+    const handle = yield* cells
+      .call<bigint>("connect", arg, { limit, subject, key: `connect ${user} ${subject}` })
+      .pipe(
+        Effect.catch((error: CellError) => {
+          if (error._tag !== "CellErrno") {
+            return Effect.fail(new CallStuck({ op: "rados_connect", subject, reason: error.message }));
+          }
+          return Effect.flatMap(explain(cells, error, { identity, kind, denied }), Effect.fail);
+        }),
+      );
+    return { handle, aside: 0, damaged: false, retired: false };
+  });
+
+interface Refusal {
+  readonly identity: Identity;
+  readonly kind: "usual" | "newer";
+  readonly denied: (op: string) => CephError;
+}
+
+const explain = (
+  cells: CellPool,
+  { op, errno, message }: CellErrno,
+  { identity, kind, denied }: Refusal,
+): Effect.Effect<CephError> => {
+  const { monitors: subject } = identity;
+  if (op !== "rados_connect") {
+    return Effect.succeed(new CephFailed({ op, subject, errno, reason: errno === 0 ? message : nameOf(errno) }));
+  }
+  const silence = Effect.map(
+    diagnose(subject.split(","), GREETING_LIMIT),
+    (reason) => new Unreachable({ op, subject, reason }),
+  );
+  switch (errno) {
+    case EACCES:
+    case EPERM:
+      return Effect.succeed(denied(op));
+    case EINVAL:
+    case EOPNOTSUPP: {
+      // a key that it can't read, or a monitor list, or a name in that
+      if (kind === "usual" && errno === EINVAL) return silence;
+      const what =
+        kind === "newer" ? `the key of client.${identity.user} is of a newer type` : "it asks for a newer login";
+      return cells.call<string | undefined>("release", undefined, { limit: GREETING_LIMIT, subject: "librados" }).pipe(
+        Effect.orElseSucceed(() => undefined),
+        Effect.flatMap((release): Effect.Effect<CephError> => {
+          const reads = Number.parseInt(release ?? "0") >= FIRST_WITH_NEWER_KEYS;
+          return reads && errno === EINVAL ? silence : Effect.succeed(tooOld(subject, release, what));
+        }),
+      );
+    }
+    case ETIMEDOUT:
+    case ENOENT:
+      return silence;
+    default:
+      return Effect.succeed(new CephFailed({ op, subject, errno, reason: nameOf(errno) }));
+  }
+};

@@ -1,0 +1,98 @@
+/**
+ * The methods of `Ceph` that a plain volume needs, each one call in a cell (../cell/cell.ts).
+ *
+ * Not here: snapshots, clones, listings and groups.
+ */
+import * as Effect from "effect/Effect";
+import {
+  type Arg,
+  type Ask,
+  type Asking,
+  clusterAsk,
+  MANAGER,
+  MANAGER_LIMIT,
+  managerUnavailable,
+  orderOf,
+  wholePool,
+} from "./ask.ts";
+import { type ClusterAccess, type CoreCalls, imageSubject, type OmapWrite } from "../ceph.ts";
+import { keptForAMoment } from "./recent.ts";
+
+/** An object map is made anew from the objects, one by one. */
+const REBUILD_LIMIT = 10 * 60_000;
+
+export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRemoveLimitMs: number): CoreCalls => {
+  const pools = (access: ClusterAccess, pool: string): Ask => ({
+    ...clusterAsk(access, pool, `pool ${pool}`, monitorLimit),
+    subject: access.monitors.join(","),
+  });
+
+  // whoever may not ask is told so by the next call: these answers are no secrets
+  const at = ({ monitors, user }: ClusterAccess, pool: string) => `${user} ${monitors.join(",")} ${pool}`;
+  const recentId = keptForAMoment<bigint>();
+  const recentName = keptForAMoment<string>();
+
+  return {
+    poolId: (access, pool) =>
+      recentId(
+        at(access, pool),
+        ask(access, "poolId", (cluster) => ({ cluster, pool }), pools(access, pool)),
+      ),
+    poolName: (access, id) =>
+      recentName(
+        at(access, `${id}`),
+        ask(access, "poolName", (cluster) => ({ cluster, id }), pools(access, `#${id}`)),
+      ),
+
+    omapGet: (ref, object, keys) =>
+      inPool(ref, "omapGet", object, (where) => ({ ...where, object, keys }), {
+        key: `omapGet ${imageSubject(ref, object)} ${keys.join(" ")}`,
+      }),
+    omapWrite: (ref, object, write) => {
+      const parts = changeOf(write);
+      return inPool(ref, "omapWrite", object, (where) => ({ ...where, object, change: parts }), {
+        key: `omapWrite ${imageSubject(ref, object)} ${keysOf(parts).join(" ")}`,
+      });
+    },
+    objectRemove: (ref, object) => inPool(ref, "objectRemove", object, (where) => ({ ...where, object })),
+
+    imageCreate: (ref, image, { objectSize, ...spec }) =>
+      Effect.flatMap(orderOf("rbd_create", imageSubject(ref, image), objectSize), (order) =>
+        change(ref, "imageCreate", image, (where) => ({ ...where, image, spec: { ...spec, order } }), {
+          dataPool: spec.dataPool,
+        }),
+      ),
+    imageId: (ref, image) => inPool(ref, "imageId", image, (where) => ({ ...where, image })),
+    imageStatus: (ref, image) => inPool(ref, "imageStatus", image, (where) => ({ ...where, image })),
+    imageGrow: (ref, image, sizeBytes) => change(ref, "imageGrow", image, (where) => ({ ...where, image, sizeBytes })),
+    imageMend: (ref, image) =>
+      change(ref, "imageMend", image, (where) => ({ ...where, image }), { limit: REBUILD_LIMIT }),
+    imageHasData: (ref, image, whose) => inPool(ref, "imageHasData", image, (where) => ({ ...where, image, whose })),
+    imageMetaGet: (ref, image, key) => inPool(ref, "imageMetaGet", image, (where) => ({ ...where, image, key })),
+    imageMetaSet: (ref, image, entries) =>
+      change(ref, "imageMetaSet", image, (where) => ({ ...where, image, entries: Object.entries(entries) })),
+
+    trashMove: (ref, image) => change(ref, "trashMove", image, (where) => ({ ...where, image })),
+    trashGet: (ref, id) => inPool(ref, "trashGet", id, (where) => ({ ...where, id })),
+    trashList: (ref) => inPool(ref, "trashList", "", (where) => where, { subject: `the trash of ${wholePool(ref)}` }),
+    trashRemove: (ref, id) =>
+      change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: trashRemoveLimitMs, pace: "slow" }),
+    managerTrashRemove: (ref, id) =>
+      managerUnavailable(
+        inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), { limit: MANAGER_LIMIT, key: MANAGER }),
+      ),
+  };
+};
+
+const changeOf = ({ object, compare, set, remove }: OmapWrite): Arg<"omapWrite">["change"] => ({
+  object,
+  compare: Object.entries(compare ?? {}),
+  set: Object.entries(set ?? {}),
+  remove: remove ?? [],
+});
+
+const keysOf = ({ compare, set, remove }: Arg<"omapWrite">["change"]): readonly string[] => [
+  ...compare.map(([key]) => key),
+  ...set.map(([key]) => key),
+  ...remove,
+];

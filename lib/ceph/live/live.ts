@@ -1,0 +1,79 @@
+/**
+ * `CephLive`: the contract of ../ceph.ts over librados and librbd.
+ *
+ * Not here: the methods (./core.ts and its siblings), how each becomes a call in a cell (./ask.ts), connections
+ * (./connection.ts), the blocking calls themselves (../cell/cell.ts and below).
+ *
+ * 1. No blocking call runs on this thread. Each method is one call in a cell, and has a limit.
+ */
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { type CellDown, makeCellPool } from "../../cells/pool.ts";
+import { cellUrl } from "../../cells/where.ts";
+import { makeAsking } from "./ask.ts";
+import { Ceph, type CephService } from "../ceph.ts";
+import { makeConnections } from "./connection.ts";
+import { coreCalls } from "./core.ts";
+import { groupCalls } from "./groups.ts";
+import { listingCalls } from "./listing.ts";
+import { snapshotCalls } from "./snapshots.ts";
+
+export interface CephLiveOptions {
+  /** How many blocking calls run at once. */
+  readonly cells?: number;
+  /** And how many more that are slow by nature: those that wait for the monitors, or for much data. */
+  readonly slowCells?: number;
+  /** An OSD that does not answer one operation for that long has failed it. */
+  readonly osdTimeoutMs?: number;
+  /** For calls that ask the monitors or the manager. */
+  readonly monTimeoutMs?: number;
+  readonly connectTimeoutMs?: number;
+  /** A configuration file of Ceph, read if it is there. */
+  readonly cephConf?: string;
+  /** A connection that nobody used for that long is closed. */
+  readonly idleMs?: number;
+  /** Emptying the trash takes as long as an image is big. */
+  readonly trashRemoveLimitMs?: number;
+  /** And so does flattening. */
+  readonly flattenLimitMs?: number;
+}
+
+const DEFAULTS: Required<CephLiveOptions> = {
+  cells: 4,
+  slowCells: 16,
+  osdTimeoutMs: 30_000,
+  monTimeoutMs: 30_000,
+  connectTimeoutMs: 30_000,
+  cephConf: "/etc/ceph/ceph.conf",
+  idleMs: 10 * 60_000,
+  trashRemoveLimitMs: 6 * 60 * 60_000,
+  flattenLimitMs: 6 * 60 * 60_000,
+};
+
+export const makeCephLive = (given: CephLiveOptions) =>
+  Effect.gen(function* () {
+    const options = { ...DEFAULTS, ...given };
+    const url = cellUrl("lib/ceph/cell/cell.ts");
+    const cells = yield* Effect.all(
+      {
+        quick: makeCellPool({ name: "Ceph", url, size: options.cells }),
+        slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0 }),
+      },
+      { concurrency: "unbounded" },
+    );
+    const state = () => ({ quick: cells.quick.state(), slow: cells.slow.state() });
+    const asking = makeAsking(cells, yield* makeConnections(cells.quick, options), options);
+    const service: CephService = {
+      ...coreCalls(asking, options.trashRemoveLimitMs),
+      ...snapshotCalls(asking, options.flattenLimitMs),
+      ...listingCalls(asking),
+      ...groupCalls(asking),
+    };
+    return { service, state };
+  });
+
+export const CephLive = (options: CephLiveOptions): Layer.Layer<Ceph, CellDown> =>
+  Layer.effect(
+    Ceph,
+    Effect.map(makeCephLive(options), ({ service }) => Ceph.of(service)),
+  );
