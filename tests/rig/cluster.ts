@@ -31,6 +31,9 @@ export type Rig = z.infer<typeof Rig>;
 /** Whether a cluster was handed to this run. */
 export const hasRig = (): boolean => (process.env["CSI_RBD_RIG"] ?? "") !== "";
 
+/** Read once: each request of a test asks for the key. */
+let known: { readonly path: string; readonly rig: Rig } | undefined;
+
 /** The cluster of this run. Throws, with how to get one, where there is none. */
 export const rig = (): Rig => {
   const path = process.env["CSI_RBD_RIG"] ?? "";
@@ -39,5 +42,6 @@ export const rig = (): Rig => {
       "no cluster for this test: run `npm test`, or `bun tests/rig/ceph.ts up DIR` and set CSI_RBD_RIG=DIR/rig.json",
     );
   }
-  return Rig.parse(JSON.parse(readFileSync(path, "utf8")));
+  known = known?.path === path ? known : { path, rig: Rig.parse(JSON.parse(readFileSync(path, "utf8"))) };
+  return known.rig;
 };
