@@ -18,10 +18,10 @@ export const makeStep = (): Step => {
     try {
       const made = await act();
       const took = ((performance.now() - started) / 1000).toFixed(2);
-      console.log(`${label.padEnd(48)} ${took.padStart(6)} s   ${await exists(made)}`);
+      console.log(`${label.padEnd(52)} ${took.padStart(6)} s   ${await exists(made)}`);
       return made;
     } catch (error) {
-      console.log(`${label.padEnd(48)} FAILED`);
+      console.log(`${label.padEnd(52)} FAILED`);
       throw error;
     }
   };
