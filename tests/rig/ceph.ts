@@ -97,6 +97,10 @@ osd pool default min size = 1
 osd pool default pg num = 8
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
+# snapshots that are gone go at once, not an object every five seconds
+osd snap trim sleep hdd = 0
+osd snap trim sleep ssd = 0
+osd snap trim sleep hybrid = 0
 [mon.a]
 mon data = ${dir}/mon
 ${options.paxosInterval === undefined ? "" : `paxos propose interval = ${options.paxosInterval}\n`}[mgr.x]
