@@ -106,7 +106,7 @@ const OWN = {
     "folder of credentials per clusterID, for listing volumes and telling capacity",
   ),
   "ceph-conf": flag("cephConf", path(), "/etc/ceph/ceph.conf", "Ceph's own configuration file"),
-  cells: flag("cells", int(1, 64), "4", "worker threads for Ceph calls"),
+  cells: flag("cells", int(1, 64), "8", "worker threads for Ceph calls"),
   "host-cells": flag("hostCells", int(1, 64), "8", "worker threads for mounts and devices"),
   "osd-timeout": flag("osdTimeout", duration(), "30s", "limit of one operation on OSDs"),
   "mon-timeout": flag("monTimeout", duration(), "30s", "limit of one question to the monitors"),

@@ -109,5 +109,5 @@ export const memory = async (driver: Driver, pool: string, count: number): Promi
   ];
 };
 
-/** The driver gives back what it does not need when nobody has called for a while (lib/calm.ts). */
-const AT_REST_MS = 3_000;
+/** What the driver does not need when nobody calls it gives back after a second (lib/calm.ts) and ten (lib/cells). */
+const AT_REST_MS = 16_000;

@@ -130,7 +130,7 @@ describe("defaults", () => {
       verbosity: 0,
       configDir: "/etc/ceph-csi-config",
       cephConf: "/etc/ceph/ceph.conf",
-      cells: 4,
+      cells: 8,
       hostCells: 8,
       socketGroup: "",
       ignored: [],

@@ -39,7 +39,7 @@ export interface CephLiveOptions {
 }
 
 const DEFAULTS: Required<CephLiveOptions> = {
-  cells: 4,
+  cells: 8,
   slowCells: 16,
   osdTimeoutMs: 30_000,
   monTimeoutMs: 30_000,
