@@ -21,6 +21,9 @@ export interface KillOptions extends DriverOptions {
   readonly life: readonly [number, number];
 }
 
+/** The first drivers die soon, so that a quick machine sees deaths, too. */
+const SHORT_LIVES = 4;
+
 export const startMortal = async ({ chance, life: [shortest, longest], ...options }: KillOptions): Promise<Mortal> => {
   const state = { spared: false };
   let deaths = 0;
@@ -30,7 +33,7 @@ export const startMortal = async ({ chance, life: [shortest, longest], ...option
     while (!state.spared) {
       const driver = await current;
       // short lives are the likelier ones: the first calls of a driver are those that heal
-      await Bun.sleep(shortest + (longest - shortest) * chance() ** 2);
+      await Bun.sleep(deaths < SHORT_LIVES ? shortest : shortest + (longest - shortest) * chance() ** 2);
       if (state.spared) return;
       current = driver.end("SIGKILL").then(() => startDriver(options));
       deaths += 1;
