@@ -4,21 +4,25 @@
  *
  *   npm run test:matrix                all of 16, 18, 20
  *   npm run test:matrix -- 20          some
- *   npm run test:matrix -- --long      with the lives and crowds that take half an hour per release
+ *   npm run test:matrix -- --long      with the lives and crowds that take ten minutes more per release
  *   npm run test:matrix -- 20 -t=live  other flags go on to `bun test`
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { startCeph } from "./ceph.ts";
 import { parseRelease, rootFor, type CephRelease } from "./roots.ts";
+import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { checkout, close, hasTests, runSuite, type Outcome } from "./suite.ts";
 
 const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-") && arg !== "--long");
 const long = process.argv.includes("--long");
 const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 const releases: ReadonlyArray<CephRelease> = chosen.length === 0 ? [16, 18, 20] : chosen.map(parseRelease);
-const folders = ["tests/contract", "tests/ceph"].filter(hasTests);
+const withoutSanity = await sanityLacks();
+const sanity = withoutSanity === undefined ? await sanityBinary() : undefined;
+const all = ["tests/contract", "tests/ceph", ...(sanity === undefined ? [] : ["tests/conformance"])];
+const folders = all.filter(hasTests);
 const work = mkdtempSync(join(tmpdir(), "csi-rbd-matrix-"));
 
 // The usual runs are `npm test`'s; here they show that each release takes part in them.
@@ -27,7 +31,10 @@ const lengths = long
   : { CSI_RBD_LIFECYCLES: "24", CSI_RBD_COPIES: "8", CSI_RBD_CROWD_SECONDS: "6" };
 
 const outcomes: Array<Outcome> = [];
-const leftOut = ["tests/contract", "tests/ceph"].filter((folder) => !hasTests(folder)).map((f) => `${f}: no tests`);
+const leftOut = [
+  ...all.filter((folder) => !hasTests(folder)).map((folder) => `${folder}: no tests`),
+  ...(withoutSanity === undefined ? [] : [`tests/conformance: ${withoutSanity}`]),
+];
 for (const release of folders.length === 0 ? [] : releases) {
   const name = `ceph-${release}`;
   const dir = join(work, name);
@@ -38,8 +45,12 @@ for (const release of folders.length === 0 ? [] : releases) {
     const ceph = await startCeph({ dir, root, paxosInterval: 0.05 });
     try {
       if (ceph.release !== release) throw new Error(`wanted Ceph ${release}, found ${ceph.release}`);
-      const binds = [{ path: checkout, readOnly: true }, { path: dir }];
-      const env = { ...lengths, CSI_RBD_RIG: ceph.rigFile };
+      const binds = [
+        { path: checkout, readOnly: true },
+        { path: dir },
+        ...(sanity === undefined ? [] : [{ path: dirname(sanity), readOnly: true }]),
+      ];
+      const env = { ...lengths, CSI_RBD_RIG: ceph.rigFile, CSI_RBD_SANITY: sanity ?? "" };
       outcomes.push(
         await runSuite({
           name,
