@@ -7,7 +7,7 @@
 
 /** Long enough that a thread that pauses between two calls is not held up. */
 const QUIET_MS = 1_000;
-/** Less work leaves no garbage that matters; a probe every few seconds is none at all. */
+/** Less work leaves no garbage that matters: with a probe every few seconds this is once in many minutes. */
 const WORTH = 100;
 
 export interface Calm {

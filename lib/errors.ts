@@ -93,7 +93,7 @@ const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
   // CSI 1.12 CreateVolume: so the CO may try another topology.
   Unplaceable: Code.RESOURCE_EXHAUSTED,
   InvalidToken: Code.ABORTED,
-  ParentLost: Code.FAILED_PRECONDITION,
+  ParentLost: Code.ABORTED,
   Raced: Code.ABORTED,
   LockHeld: Code.ABORTED,
   StillRunning: Code.ABORTED,
@@ -129,7 +129,6 @@ const unknownOutcome: ReadonlySet<DomainError["_tag"]> = new Set([
   "CallStuck",
   "Unreachable",
   "CephFailed",
-  "ParentLost",
   "HostStuck",
   "MapTimedOut",
   "StillRunning",

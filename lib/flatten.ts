@@ -41,8 +41,11 @@ export class Flatten extends Context.Service<
       const ceph = yield* Ceph;
       const own = yield* makeBackground("flatten", ceph.imageFlatten);
       const waitedFor = new Map<string, { readonly progress: number; readonly at: number }>();
-      yield* (yield* Metrics).add(() => {
+      const forgetOld = () => {
         for (const [image, { at }] of waitedFor) if (Date.now() - at > PROGRESS_KEPT) waitedFor.delete(image);
+      };
+      yield* (yield* Metrics).add(() => {
+        forgetOld();
         return [...waitedFor].map(([image, { progress: value }]) => ({
           name: "csi_rbd_flatten_progress",
           help: "How far images are flattened that callers wait for, 0 to 1.",
@@ -68,6 +71,7 @@ export class Flatten extends Context.Service<
               ({ action, pool: at, namespace, image: name }) =>
                 action === "flatten" && at === pool.pool && namespace === pool.namespace && name === image,
             );
+            forgetOld();
             waitedFor.set(imageSubject(pool, image), { progress: task?.progress ?? 0, at: Date.now() });
             if (task?.failure !== undefined) return `its last try failed: ${task.failure}`;
             return task?.progress === undefined ? "waiting for its turn" : `${Math.floor(task.progress * 100)} % done`;

@@ -101,10 +101,10 @@ export class CallStuck extends Data.TaggedError("CallStuck")<About & { readonly 
     return this.reason;
   }
 }
-/** Not absence: its name and its header are there. */
+/** Not absence: its name and its header are there. Nor loss: a flatten that was cut off leaves a whole image so. */
 export class ParentLost extends Data.TaggedError("ParentLost")<About> {
   override get message() {
-    return `image ${this.subject} can't be opened: it is a copy of an image that is not there any more, and what it had of that one is lost; look at it with "rados getomapval rbd_header.ID parent", and restore that image, or remove this one by hand`;
+    return `image ${this.subject} is there, but can't be opened, for the image that it is a copy of can't; retry. If that does not help, keep both: the one behind it may be in the trash ("rbd trash ls --all"), or this one may be complete already and only still point there, as after a flatten that was cut off`;
   }
 }
 export class CephFailed extends Data.TaggedError("CephFailed")<

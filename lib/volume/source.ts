@@ -88,11 +88,15 @@ export const findSource = (request: SourceRequest, credentials: Credentials, siz
 
 const snapshotSource = (found: Found) =>
   Effect.gen(function* () {
+    const ceph = yield* Ceph;
     const { pool, imageName } = found;
-    const [brief] = yield* (yield* Ceph).imageBriefs(pool, [imageName], []);
-    if (brief === undefined) {
-      return yield* new ImageNotFound({ op: "rbd_directory", subject: imageSubject(pool, imageName) });
+    const subject = imageSubject(pool, imageName);
+    // The name decides whether it is there: a removal takes it away first.
+    if ((yield* ceph.imageId(pool, imageName)) === undefined) {
+      return yield* new ImageNotFound({ op: "rbd_open", subject });
     }
+    const [brief] = yield* ceph.imageBriefs(pool, [imageName], []);
+    if (brief === undefined) return yield* new Raced({ op: "rbd_open", subject });
     const source: Source = { kind: "snapshot", found, sizeBytes: brief.sizeBytes };
     return source;
   });

@@ -52,6 +52,26 @@ export const halfCloneContract = (at: () => Session): void => {
   );
 
   test(
+    "one that is lost is no source, and nothing to flatten: ParentLost names it",
+    async () => {
+      const { run, fails, pool, fresh } = at();
+      const { source, clone } = await cut("child");
+      await run((ceph) => ceph.snapshotCreate(pool, clone, "own"));
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      const from = { pool, image: clone, snapshot: "own" };
+      const target = fresh("clone");
+      const refused = await fails((ceph) => ceph.imageClone(from, pool, target, {}));
+      expect([refused._tag, refused.message]).toEqual([
+        "ParentLost",
+        expect.stringContaining(`${clone}@own`) as unknown as string,
+      ]);
+      expect(await run((ceph) => ceph.imageId(pool, target))).toBeUndefined();
+      expect((await fails((ceph) => ceph.managerFlatten(pool, clone)))._tag).toBe("ParentLost");
+    },
+    LIMIT,
+  );
+
+  test(
     "cut off before its parent knows it, it can be flattened or removed while the snapshot is there",
     async () => {
       const { run, pool, world } = at();

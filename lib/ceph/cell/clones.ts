@@ -38,6 +38,7 @@ export interface SourceArg {
 }
 
 const CLONE_FORMAT_OPTION = 12;
+const SOURCE_PARENT = "rbd_open of a parent of the source";
 
 /** What is to be made. */
 export interface Target {
@@ -80,29 +81,35 @@ const byLibrbd = (
 ): void =>
   withOptions(layout, (options, set) => {
     set(CLONE_FORMAT_OPTION, 2n);
-    const result = whileThere(parentIo, source.image, () => {
+    const attempt = () => {
       const made = make(io, plain(image), options);
       if (made === -ENOENT) {
         explainMissing(where, layout.dataPool);
         find(parentIo, source);
       }
       return made;
-    });
-    check("rbd_clone", result);
+    };
+    check("rbd_clone", whileThere(parentIo, source.image, attempt, SOURCE_PARENT));
   });
 
 /** Proves that the snapshot is there: what is in the snapshots' trash is not, whatever its id. */
 const find = (io: bigint, { image, snapshot }: SourceArg): { readonly id: bigint; readonly sizeBytes: bigint } => {
   if (idOf(io, image) === undefined) throw new Errno("rbd_snap_set", ENOENT);
-  return withImage(io, image, "read", (handle) => {
-    const found = listed(handle).find(({ id, name }) =>
-      typeof snapshot === "bigint"
-        ? id === snapshot && kindOf(handle, id) !== "trash"
-        : name === snapshot && kindOf(handle, id) === "user",
-    );
-    if (found === undefined) throw new Errno("rbd_snap_set", ENOENT);
-    return found;
-  });
+  return withImage(
+    io,
+    image,
+    "read",
+    (handle) => {
+      const found = listed(handle).find(({ id, name }) =>
+        typeof snapshot === "bigint"
+          ? id === snapshot && kindOf(handle, id) !== "trash"
+          : name === snapshot && kindOf(handle, id) === "user",
+      );
+      if (found === undefined) throw new Errno("rbd_snap_set", ENOENT);
+      return found;
+    },
+    SOURCE_PARENT,
+  );
 };
 
 /** Long: as long as the parent's data is big. */

@@ -120,34 +120,41 @@ export const existing = <A>(answer: A | undefined): A => {
 /** For once is nearly always enough: each try reads anew which parent there is. */
 const TRIES = 5;
 const TRY_AGAIN_MS = 20;
+const PARENT = "rbd_open of a parent";
 
 /**
  * For calls that open the image, and with it its parents. ENOENT may be a parent's then: it goes at the very moment
  * that the image is flattened, between one look and the next. So it is tried again while the image itself is there, and
  * never becomes "no such image".
  */
-export const whileThere = (io: bigint, image: string, attempt: () => number): number => {
+export const whileThere = (io: bigint, image: string, attempt: () => number, op = PARENT): number => {
   for (let tries = 1; ; tries++) {
     const result = attempt();
     if (result !== -ENOENT || !isThere(io, image)) return result;
-    if (tries === TRIES) throw new Errno("rbd_open of a parent", ENOENT);
+    if (tries === TRIES) throw new Errno(op, ENOENT);
     Bun.sleepSync(TRY_AGAIN_MS);
   }
 };
 
 /** A name that leads to no header is what a creation or a removal has left that was cut off. */
-const isThere = (io: bigint, image: string): boolean => {
+export const isThere = (io: bigint, image: string): boolean => {
   const found = id(io, image);
   return found !== undefined && omapGet(io, `rbd_header.${found}`, []) !== undefined;
 };
 
-export const withImage = <A>(io: bigint, image: string, mode: "read" | "write", use: (handle: bigint) => A): A => {
+export const withImage = <A>(
+  io: bigint,
+  image: string,
+  mode: "read" | "write",
+  use: (handle: bigint) => A,
+  op = PARENT,
+): A => {
   const place = slot();
   const open = () =>
     mode === "read"
       ? rbd.rbd_open_read_only(io, plain(image), place, null)
       : rbd.rbd_open(io, plain(image), place, null);
-  check("rbd_open", whileThere(io, image, open));
+  check("rbd_open", whileThere(io, image, open, op));
   const handle = valueOf(place);
   try {
     return use(handle);

@@ -5,7 +5,9 @@
  */
 import { Errno } from "../../cells/cell.ts";
 import type { ManagerTask } from "../ceph.ts";
-import { managerCommand, type PoolArg } from "./rados.ts";
+import { ENOENT } from "./ffi.ts";
+import { managerCommand, type PoolArg, withPool } from "./rados.ts";
+import { isThere } from "./rbd.ts";
 
 const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string => {
   const { result, said, output } = managerCommand(cluster, JSON.stringify({ ...command, format: "json" }));
@@ -27,6 +29,9 @@ export const addFlatten = (where: PoolArg, image: string): void => {
   } catch (error) {
     // the manager names the image its own way, and releases differ in it
     if (error instanceof Errno && error.message.includes("does not have a parent")) return;
+    // so it says also of one that it can't open, for its parent is away
+    const gone = error instanceof Errno && error.message.includes("does not exist");
+    if (gone && withPool(where, (io) => isThere(io, image))) throw new Errno("rbd_open of a parent", ENOENT);
     throw error;
   }
 };

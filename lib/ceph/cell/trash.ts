@@ -7,9 +7,10 @@
  * 2. `remove` is not forced: an entry whose time has not come stays.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
+import { Errno } from "../../cells/cell.ts";
 import type { TrashEntry } from "../ceph.ts";
 import { check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
-import { whileThere } from "./rbd.ts";
+import { isThere } from "./rbd.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
@@ -33,10 +34,10 @@ const entryAt = (view: DataView, at: number): TrashEntry => ({
 
 /** Watchers are no obstacle to librbd here, only to `remove`; who must not be there, the caller asks before. */
 export const move = (io: bigint, image: string): void => {
-  check(
-    "rbd_trash_move",
-    whileThere(io, image, () => rbd.rbd_trash_move(io, plain(image), 0n)),
-  );
+  const result = rbd.rbd_trash_move(io, plain(image), 0n);
+  // it opens no parent: then the image's entry in `rbd_directory` is not there, which is no absence
+  if (result === -ENOENT && isThere(io, image)) throw new Errno("rbd_trash_move of an image that is there", ENOENT);
+  check("rbd_trash_move", result);
 };
 
 export const get = (io: bigint, id: string): TrashEntry | undefined => {

@@ -73,6 +73,7 @@ const absent = (op: string, context: CallContext): CephError => {
   if (op === "rbd_snap_set of the start") return new SnapshotNotFound({ op, subject: context.start ?? subject });
   if (op === "rbd_open of the member") return new ImageNotFound({ op, subject: context.member ?? subject });
   if (op === "rbd_open of a parent") return new ParentLost({ op, subject });
+  if (op === "rbd_open of a parent of the source") return new ParentLost({ op, subject: context.snapshot ?? subject });
   if (op === "rbd_group_open") return new ObjectNotFound({ op, subject });
   if (POOL_CALLS.includes(op)) return new PoolNotFound({ op, subject: pool });
   if (IMAGE_CALLS.includes(op)) return new ImageNotFound({ op, subject });

@@ -5,7 +5,7 @@
  */
 import * as Effect from "effect/Effect";
 import { imageSubject, type PoolRef, type SnapshotCalls } from "../ceph.ts";
-import { Exists, ImageNotFound, InvalidCall, PoolNotFound, SnapshotNotFound } from "../errors.ts";
+import { Exists, ImageNotFound, InvalidCall, ParentLost, PoolNotFound, SnapshotNotFound } from "../errors.ts";
 import { admit, askManager, call, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";
 import { difference } from "./content.ts";
@@ -75,6 +75,11 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
           const missing = `${imageSubject(source.pool, source.image)}@${source.snapshot}`;
           throw refuse(new SnapshotNotFound({ op, subject: missing }));
         }
+        if (from.lostParent) {
+          throw refuse(
+            new ParentLost({ op, subject: `${imageSubject(source.pool, source.image)}@${source.snapshot}` }),
+          );
+        }
         const parent = at(source.pool, from, source.snapshot, op);
         if (spec.dataPool !== undefined && !cluster.pools.has(spec.dataPool)) {
           throw refuse(new PoolNotFound({ op, subject: spec.dataPool }));
@@ -108,6 +113,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         askManager(cluster, ref.access.user, op, subject);
         const found = images.get(image);
         if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
+        if (found.lostParent) throw refuse(new ParentLost({ op, subject }));
         if (found.parent !== undefined) cluster.queueTask("flatten", ref.pool, ref.namespace, image);
       }),
 
