@@ -14,7 +14,7 @@ import * as Effect from "effect/Effect";
 import { Ceph, type PoolRef } from "./ceph/ceph.ts";
 import type { CephError } from "./ceph/errors.ts";
 import { JournalCorrupt } from "./errors.ts";
-import { isUuid } from "./volume-id.ts";
+import { isUuid, UUID_LENGTH } from "./volume-id.ts";
 
 /** Volumes, snapshots and group snapshots have journals of one form under names of their own. */
 export interface Kind {
@@ -121,15 +121,17 @@ export const lookUp = (
     const ceph = yield* Ceph;
     const key = nameKey(kind, requestName);
     const directory = directoryObject(kind, instance);
-    const entry = (yield* ceph.omapGet(pool, directory, [key]))?.get(key);
-    if (entry === undefined) return undefined;
+    const link = { prefix: kind.prefix, tail: UUID_LENGTH, keys: attributeKeys(kind) };
+    const followed = yield* ceph.omapFollow(pool, directory, key, link);
+    if (followed === undefined) return undefined;
+    const { value: entry, found } = followed;
     const place = parseEntry(entry);
     if (place === undefined) {
       return yield* new JournalCorrupt({
         message: `${directory} in pool ${pool.pool} maps ${requestName} to ${JSON.stringify(entry)}, which is no ${kind.noun} UUID; if no ${kind.noun} of that name is needed, remove the key with "rados rmomapkey"`,
       });
     }
-    const attributes = (yield* readAttributes(kind, pool, place.uuid)) ?? NOTHING;
+    const attributes = found === undefined ? NOTHING : attributesFrom(kind, found);
     if (attributes.requestName !== undefined && attributes.requestName !== requestName) {
       return yield* new JournalCorrupt({
         message: `${uuidObject(kind, place.uuid)} in pool ${pool.pool} belongs to ${attributes.requestName}, but ${directory} gives it to ${requestName}; compare both with "rados listomapvals" before removing either`,

@@ -48,6 +48,8 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 const refuse = (reason: string): Result.Result<never, InvalidVolumeId> => Result.fail(new InvalidVolumeId({ reason }));
 
+export const UUID_LENGTH = 36;
+
 /** Whether the text is a uuid in its canonical 8-4-4-4-12 form, in any letter case. */
 export const isUuid = (text: string): boolean => UUID.test(text);
 

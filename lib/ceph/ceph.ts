@@ -151,6 +151,13 @@ export interface TrashEntry {
   readonly source: "user" | "mirroring" | "migration" | "other";
 }
 
+/** How a value names another object: `prefix`, and the value's last `tail` characters. `keys`: what is read of it. */
+export interface OmapLink {
+  readonly prefix: string;
+  readonly tail: number;
+  readonly keys: readonly string[];
+}
+
 /** Pools, objects, images and their trash: what a plain volume needs. */
 export interface CoreCalls {
   /** -> pool id. `PoolNotFound` when there is none of that name. */
@@ -163,6 +170,19 @@ export interface CoreCalls {
     object: string,
     keys: readonly string[],
   ) => Effect.Effect<ReadonlyMap<string, string> | undefined, CephError>;
+  /**
+   * The value of one key, and, in the same call, what the object says that it leads to. `undefined`: no such object, or
+   * no such key; `found` is `undefined` where it leads nowhere.
+   */
+  readonly omapFollow: (
+    pool: PoolRef,
+    object: string,
+    key: string,
+    to: OmapLink,
+  ) => Effect.Effect<
+    { readonly value: string; readonly found: ReadonlyMap<string, string> | undefined } | undefined,
+    CephError
+  >;
   readonly omapWrite: (pool: PoolRef, object: string, write: OmapWrite) => Effect.Effect<void, CephError>;
   /** Removing what is not there succeeds. */
   readonly objectRemove: (pool: PoolRef, object: string) => Effect.Effect<void, CephError>;

@@ -45,6 +45,7 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
     poolId: (access, pool) => one("poolId", pool, () => inner.poolId(access, pool)),
     poolName: (access, id) => one("poolName", `#${id}`, () => inner.poolName(access, id)),
     omapGet: named("omapGet", inner.omapGet),
+    omapFollow: named("omapFollow", inner.omapFollow),
     omapWrite: named("omapWrite", inner.omapWrite),
     objectRemove: named("objectRemove", inner.objectRemove),
     imageCreate: named("imageCreate", inner.imageCreate),

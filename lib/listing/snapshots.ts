@@ -16,13 +16,11 @@ import type { Credentials } from "../config/secrets.ts";
 import { resolveSnapshot } from "../handles.ts";
 import { type Attributes, readManyAttributes, SNAPSHOTS } from "../journal.ts";
 import type { TakenSnapshot } from "../snapshot/create.ts";
-import { encodeVolumeId, isUuid, parseVolumeId } from "../volume-id.ts";
+import { encodeVolumeId, isUuid, parseVolumeId, UUID_LENGTH } from "../volume-id.ts";
 import { allClusters, reachOf } from "./access.ts";
 import { briefsOf, imagePoolOf } from "./briefs.ts";
 import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
 import type { Position } from "./token.ts";
-
-const UUID_LENGTH = 36;
 
 /** "" where the image is none that a driver made. */
 export const sourceVolume = (clusterId: string, poolId: bigint, sourceImage: string | undefined): string => {

@@ -80,6 +80,7 @@ export const accessContract = (at: () => Session): void => {
         await fails((ceph) => ceph.diff({ pool: outside, image: "absent", snapshot: "s" }, undefined, 0n, 1)),
         await fails((ceph) => ceph.imageClone({ pool: outside, image: "absent", snapshot: "s" }, inside, "never", {})),
         await fails((ceph) => ceph.omapList(outside, "absent", { prefix: "", after: "", limit: 1 })),
+        await fails((ceph) => ceph.omapFollow(outside, "absent", "k", { prefix: "", tail: 1, keys: [] })),
         await fails((ceph) => ceph.omapGetMany(outside, [{ object: "absent", keys: ["k"] }])),
         await fails((ceph) => ceph.imageBriefs(outside, ["absent"], [])),
         await fails((ceph) => ceph.groupCreate(outside, "absent")),

@@ -40,6 +40,32 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
+    "a value is followed to the object that its end names",
+    async () => {
+      const { run, pool, fresh } = at();
+      const [object, other] = [fresh("object"), fresh("other")];
+      const tail = 8;
+      const prefix = other.slice(0, -tail);
+      const end = other.slice(-tail);
+      const follow = (key: string, keys: readonly string[] = ["a", "z"]) =>
+        run((ceph) => ceph.omapFollow(pool, object, key, { prefix, tail, keys }));
+      expect(await follow("whole")).toBeUndefined();
+      const set = { whole: end, "with more": `more/${end}`, short: "x", nul: "x\0y", empty: "" };
+      await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive", set }));
+      expect(await follow("absent")).toBeUndefined();
+      expect(await follow("whole")).toEqual({ value: end, found: undefined });
+      await run((ceph) => ceph.omapWrite(pool, other, { object: "exclusive", set: { a: "1", b: "2" } }));
+      expect(await follow("whole")).toEqual({ value: end, found: new Map([["a", "1"]]) });
+      expect(await follow("with more")).toEqual({ value: `more/${end}`, found: new Map([["a", "1"]]) });
+      expect(await follow("whole", [])).toEqual({ value: end, found: new Map() });
+      for (const key of ["short", "nul", "empty"] as const) {
+        expect(await follow(key)).toEqual({ value: set[key], found: undefined });
+      }
+    },
+    LIMIT,
+  );
+
+  test(
     "values and keys come back as they went in",
     async () => {
       const { run, pool, fresh } = at();

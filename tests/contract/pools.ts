@@ -62,6 +62,7 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.diff({ pool: nowhere, image: "image", snapshot: "s" }, undefined, 0n, 1)),
         fails((ceph) => ceph.poolSpace(world.access, nowhere.pool)),
         fails((ceph) => ceph.omapList(nowhere, "object", { prefix: "", after: "", limit: 1 })),
+        fails((ceph) => ceph.omapFollow(nowhere, "object", "k", { prefix: "", tail: 1, keys: [] })),
         fails((ceph) => ceph.omapGetMany(nowhere, [{ object: "object", keys: ["k"] }])),
         fails((ceph) => ceph.imageBriefs(nowhere, ["image"], [])),
         fails((ceph) => ceph.groupCreate(nowhere, "group")),

@@ -1,7 +1,7 @@
 /** Differences put together from what two snapshots have, against a plain picture of both. */
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import type { Extent } from "../../lib/ceph/cell/diff.ts";
+import type { Extent } from "../../lib/ceph/ceph.ts";
 import { united } from "../../lib/ceph/cell/union.ts";
 
 const UNITS = 24;

@@ -16,19 +16,26 @@ const DEEPEST = 1024;
 const ENOEXEC = 8;
 const NONE = -1n;
 
-/** A parent goes when the image is flattened, between one header and the next: the chain is then walked anew. */
+/** Once is nearly always enough: each try reads anew which parent there is. */
 const TRIES = 5;
 const TRY_AGAIN_MS = 20;
+export const PARENT = "rbd_open of a parent";
 
-/** `id`: of the image whose ancestors are counted. */
-export const depth = (where: PoolArg, io: bigint, id: string): number => {
+/**
+ * A parent goes at the very moment that the image is flattened, between one look at it and the next: an attempt that
+ * does not find one answers `undefined`, and is made again.
+ */
+export const whileParentsGo = <A>(attempt: () => A | undefined, op = PARENT): A => {
   for (let tries = 1; ; tries++) {
-    const levels = walked(where, io, id);
-    if (levels !== undefined) return levels;
-    if (tries === TRIES) throw new Errno("rbd_open of a parent", ENOENT);
+    const answer = attempt();
+    if (answer !== undefined) return answer;
+    if (tries === TRIES) throw new Errno(op, ENOENT);
     Bun.sleepSync(TRY_AGAIN_MS);
   }
 };
+
+/** `id`: of the image whose ancestors are counted. */
+export const depth = (where: PoolArg, io: bigint, id: string): number => whileParentsGo(() => walked(where, io, id));
 
 /** `undefined`: a parent is gone. */
 const walked = ({ cluster }: PoolArg, io: bigint, id: string): number | undefined => {

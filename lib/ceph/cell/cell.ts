@@ -4,8 +4,9 @@
  * Not here: who calls, when, and for how long (../live/live.ts). Nothing here or below imports Effect: a cell stays small.
  */
 import { serveCell } from "../../cells/cell.ts";
+import type { OmapLink } from "../ceph.ts";
 import { depth } from "./ancestry.ts";
-import { briefs, metadataOf } from "./briefs.ts";
+import { briefs } from "./briefs.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import * as groups from "./groups.ts";
@@ -49,6 +50,8 @@ const calls = {
   poolName: (arg: { readonly cluster: bigint; readonly id: bigint }) => rados.poolName(arg.cluster, arg.id),
   omapGet: (arg: ObjectArg & { readonly keys: readonly string[] }) =>
     rados.withPool(arg, (io) => rados.omapGet(io, arg.object, arg.keys)),
+  omapFollow: (arg: ObjectArg & { readonly key: string; readonly to: OmapLink }) =>
+    rados.withPool(arg, (io) => rados.omapFollow(io, arg.object, arg.key, arg.to)),
   omapWrite: (arg: ObjectArg & { readonly change: rados.OmapChange }) =>
     rados.withPool(arg, (io) => rados.omapWrite(io, arg.object, arg.change)),
   objectRemove: (arg: ObjectArg) => rados.withPool(arg, (io) => rados.objectRemove(io, arg.object)),
@@ -78,8 +81,7 @@ const calls = {
   imageClone: (arg: ImageArg & { readonly source: clones.SourceArg; readonly layout: rbd.LayoutArg }) =>
     rados.withPool(arg, (io) => clones.clone(arg.source, { where: arg, io, image: arg.image, layout: arg.layout })),
   cloneDepth: (arg: ImageArg) => rados.withPool(arg, (io) => depth(arg, io, rbd.existing(rbd.id(io, arg.image)))),
-  imageMetaList: (arg: ImageArg) =>
-    rados.withPool(arg, (io) => rbd.existing(metadataOf(io, rbd.existing(rbd.id(io, arg.image))))),
+  imageMetaList: (arg: ImageArg) => rados.withPool(arg, (io) => rbd.metaList(io, arg.image)),
   imageFlatten: (arg: ImageArg) => rados.withPool(arg, (io) => clones.flatten(io, arg.image)),
   managerFlatten: (arg: ImageArg) => tasks.addFlatten(arg, arg.image),
   managerTasks: (arg: ClusterArg) => tasks.list(arg.cluster),

@@ -9,7 +9,7 @@
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { cloneById } from "./clone-by-id.ts";
-import { check, EINVAL, ENOENT, plain } from "./ffi.ts";
+import { check, EINVAL, ENOENT, optional, plain } from "./ffi.ts";
 import { type PoolArg, withPool } from "./rados.ts";
 import { explainMissing, id as idOf, type LayoutArg, whileThere, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
@@ -21,14 +21,9 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
 });
 
 /** From Ceph 20 on. */
-const newer = ((): ((...args: [bigint, string, bigint, bigint, string, bigint]) => number) | undefined => {
-  try {
-    const signature = { args: [T.u64, T.cstring, T.u64, T.u64, T.cstring, T.u64], returns: T.i32 } as const;
-    return dlopen("librbd.so.1", { rbd_clone4: signature }).symbols.rbd_clone4;
-  } catch {
-    return undefined;
-  }
-})();
+const newer = optional("librbd.so.1", {
+  rbd_clone4: { args: [T.u64, T.cstring, T.u64, T.u64, T.cstring, T.u64], returns: T.i32 },
+});
 
 export interface SourceArg {
   readonly pool: string;
@@ -60,9 +55,8 @@ export const clone = (source: SourceArg, target: Target): void => {
         );
       }
       if (newer !== undefined) {
-        const clone4 = newer;
         return byLibrbd(parentIo, source, target, (io, name, options) =>
-          clone4(parentIo, plain(image), snapshot, io, name, options),
+          newer.rbd_clone4(parentIo, plain(image), snapshot, io, name, options),
         );
       }
       const { id, sizeBytes } = find(parentIo, source);

@@ -15,7 +15,8 @@
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import { check, cString, EINVAL, ENOENT, held, plain, slot, valueOf } from "./ffi.ts";
+import type { Extent } from "../ceph.ts";
+import { check, cString, EINVAL, ENOENT, held, optional, plain, slot, valueOf } from "./ffi.ts";
 import type { PoolArg } from "./rados.ts";
 import { withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
@@ -31,21 +32,9 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
 });
 
 /** By the id of the snapshot to start from. From Ceph 17.2.8, 18.2.5 and 19.2.1 on. */
-const newer = (() => {
-  try {
-    return dlopen("librbd.so.1", {
-      rbd_diff_iterate3: { args: [T.u64, T.u64, T.u64, T.u64, T.u32, T.function, T.ptr], returns: T.i32 },
-    }).symbols.rbd_diff_iterate3;
-  } catch {
-    return undefined;
-  }
-})();
-
-export interface Extent {
-  readonly offset: bigint;
-  readonly length: bigint;
-  readonly exists: boolean;
-}
+const newer = optional("librbd.so.1", {
+  rbd_diff_iterate3: { args: [T.u64, T.u64, T.u64, T.u64, T.u32, T.function, T.ptr], returns: T.i32 },
+});
 
 export interface DiffArg extends PoolArg {
   readonly image: string;
@@ -136,7 +125,7 @@ const iterate = (handle: bigint, from: Start | undefined, offset: bigint, length
   try {
     const result =
       newer !== undefined && from !== undefined
-        ? newer(handle, from.id, offset, length, INCLUDE_PARENT, callback, null)
+        ? newer.rbd_diff_iterate3(handle, from.id, offset, length, INCLUDE_PARENT, callback, null)
         : byName(handle, from?.name, offset, length, callback);
     if (result !== STOP) check("rbd_diff_iterate", result);
   } finally {

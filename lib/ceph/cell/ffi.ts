@@ -10,12 +10,21 @@
  * 3. What C returns is copied before anything of C's is freed.
  * 4. A text with a NUL inside is refused: C would silently read less of it.
  */
-import { CString, ptr, toArrayBuffer } from "bun:ffi";
+import { CString, dlopen, type FFIFunction, ptr, toArrayBuffer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 
 export const ENOENT = 2;
 export const EINVAL = 22;
 export const ERANGE = 34;
+
+/** Functions that not every release of the library has. */
+export const optional = <Fns extends Record<string, FFIFunction>>(library: string, functions: Fns) => {
+  try {
+    return dlopen(library, functions).symbols;
+  } catch {
+    return undefined;
+  }
+};
 
 /** Throws when C answered `-errno`. */
 export const check = (op: string, result: number): number => {

@@ -11,8 +11,8 @@
  * 2. The directory's entry goes first and the name last, so that a mending that is cut off can be done again.
  */
 import { Decoder } from "./decoder.ts";
-import { execute, objectRemove, omapGet } from "./rados.ts";
-import { features, id as idOf, renewObjectMap, withImage } from "./rbd.ts";
+import { execute, exists, objectRemove } from "./rados.ts";
+import { features, hasHeader, id as idOf, renewObjectMap, withImage } from "./rbd.ts";
 import { get as trashGet } from "./trash.ts";
 
 const OBJECT_MAP = 8n;
@@ -37,9 +37,6 @@ export const mend = (io: bigint, image: string): boolean => {
   objectRemove(io, `rbd_id.${image}`);
   return false;
 };
-
-const exists = (io: bigint, object: string): boolean => omapGet(io, object, []) !== undefined;
-const hasHeader = (io: bigint, id: string): boolean => exists(io, `rbd_header.${id}`);
 
 const mendObjectMap = (io: bigint, image: string, id: string): void => {
   if (exists(io, `rbd_object_map.${id}`)) return;

@@ -10,6 +10,7 @@ import { dlopen, FFIType as T, ptr } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { Errno } from "../../cells/cell.ts";
+import type { OmapLink } from "../ceph.ts";
 import {
   check,
   cStringAt,
@@ -18,6 +19,7 @@ import {
   ENOENT,
   ERANGE,
   held,
+  optional,
   plain,
   slot,
   textAt,
@@ -100,13 +102,9 @@ export const instanceId = (cluster: bigint): bigint => rados.rados_get_instance_
 
 /** As `16.2.15`; undefined where the library does not tell. The public interface has only its own number, 3.0.0. */
 export const release = (): string | undefined => {
-  try {
-    const { symbols } = dlopen("libceph-common.so.2", { _Z19ceph_version_to_strv: { args: [], returns: T.u64 } });
-    const address = symbols._Z19ceph_version_to_strv();
-    return address === 0n ? undefined : cStringAt(address);
-  } catch {
-    return undefined;
-  }
+  const library = optional("libceph-common.so.2", { _Z19ceph_version_to_strv: { args: [], returns: T.u64 } });
+  const address = library?._Z19ceph_version_to_strv() ?? 0n;
+  return address === 0n ? undefined : cStringAt(address);
 };
 
 export const poolId = (cluster: bigint, pool: string): bigint => {
@@ -150,6 +148,22 @@ const withIo = <A>(io: bigint, namespace: string, use: (io: bigint) => A): A => 
     rados.rados_ioctx_destroy(io);
   }
 };
+
+/** Two reads, one after the other: the second one's object is in the first one's answer. */
+export const omapFollow = (
+  io: bigint,
+  object: string,
+  key: string,
+  { prefix, tail, keys }: OmapLink,
+): { readonly value: string; readonly found: Map<string, string> | undefined } | undefined => {
+  const value = omapGet(io, object, [key])?.get(key);
+  if (value === undefined) return undefined;
+  const next = prefix + value.slice(-tail);
+  // no object has such a name: whoever asked has to say what is wrong with the value
+  return { value, found: next.includes("\0") ? undefined : omapGet(io, next, keys) };
+};
+
+export const exists = (io: bigint, object: string): boolean => omapGet(io, object, []) !== undefined;
 
 /** The values of those keys that are there; undefined when the object is not. */
 export const omapGet = (io: bigint, object: string, keys: readonly string[]): Map<string, string> | undefined => {

@@ -8,10 +8,11 @@
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
+import { PARENT, whileParentsGo } from "./ancestry.ts";
 import { metadataOf } from "./briefs.ts";
 import { Decoder } from "./decoder.ts";
 import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
-import { execute, omapGet, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
+import { execute, exists, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_image_options_create: { args: [T.ptr], returns: T.void },
@@ -117,29 +118,22 @@ export const existing = <A>(answer: A | undefined): A => {
   return answer;
 };
 
-/** For once is nearly always enough: each try reads anew which parent there is. */
-const TRIES = 5;
-const TRY_AGAIN_MS = 20;
-const PARENT = "rbd_open of a parent";
-
 /**
- * For calls that open the image, and with it its parents. ENOENT may be a parent's then: it goes at the very moment
- * that the image is flattened, between one look and the next. So it is tried again while the image itself is there, and
- * never becomes "no such image".
+ * For calls that open the image, and with it its parents. ENOENT may be a parent's then. So it is tried again while the
+ * image itself is there, and never becomes "no such image".
  */
-export const whileThere = (io: bigint, image: string, attempt: () => number, op = PARENT): number => {
-  for (let tries = 1; ; tries++) {
+export const whileThere = (io: bigint, image: string, attempt: () => number, op = PARENT): number =>
+  whileParentsGo(() => {
     const result = attempt();
-    if (result !== -ENOENT || !isThere(io, image)) return result;
-    if (tries === TRIES) throw new Errno(op, ENOENT);
-    Bun.sleepSync(TRY_AGAIN_MS);
-  }
-};
+    return result === -ENOENT && isThere(io, image) ? undefined : result;
+  }, op);
+
+export const hasHeader = (io: bigint, id: string): boolean => exists(io, `rbd_header.${id}`);
 
 /** A name that leads to no header is what a creation or a removal has left that was cut off. */
 export const isThere = (io: bigint, image: string): boolean => {
   const found = id(io, image);
-  return found !== undefined && omapGet(io, `rbd_header.${found}`, []) !== undefined;
+  return found !== undefined && hasHeader(io, found);
 };
 
 export const withImage = <A>(
@@ -186,16 +180,16 @@ export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
   check("rbd_rebuild_object_map", rbd.rbd_rebuild_object_map(handle, noProgress, null));
 };
 
-/** -> the size that the image has in the end. */
 /**
+ * -> the size that the image has in the end.
  * Under a lock between drivers: librbd refuses a shrink by the size that it knew before, so that of two growers at once
  * the one with the smaller size could undo the other.
  */
 export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint => {
-  const header = `rbd_header.${existing(id(io, image))}`;
+  const found = existing(id(io, image));
   // A lock makes the object that it is on: a name that leads nowhere must go on to do so.
-  existing(omapGet(io, header, []));
-  return withLock(io, header, "csi-rbd.grow", () =>
+  if (!hasHeader(io, found)) throw new Errno("rbd_open", ENOENT);
+  return withLock(io, `rbd_header.${found}`, "csi-rbd.grow", () =>
     withImage(io, image, "write", (handle) => {
       const size = sizeOf(handle);
       if (size >= sizeBytes) return size;
@@ -249,13 +243,17 @@ export const metaGet = (io: bigint, image: string, key: string): string | undefi
     }
   });
 
+/** All of it, without opening the image. */
+export const metaList = (io: bigint, image: string): Map<string, string> =>
+  existing(metadataOf(io, existing(id(io, image))));
+
 /** The image is opened only for what is not as it should be already: a copy mostly has nothing to get rid of. */
 export const metaSet = (
   io: bigint,
   image: string,
   entries: readonly (readonly [string, string | undefined])[],
 ): void => {
-  const now = existing(metadataOf(io, existing(id(io, image))));
+  const now = metaList(io, image);
   const changes = entries.filter(([key, value]) => now.get(key) !== value);
   if (changes.length === 0) return;
   withImage(io, image, "write", (handle) => {

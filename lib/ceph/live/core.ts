@@ -48,6 +48,10 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
       inPool(ref, "omapGet", object, (where) => ({ ...where, object, keys }), {
         key: `omapGet ${imageSubject(ref, object)} ${keys.join(" ")}`,
       }),
+    omapFollow: (ref, object, key, to) =>
+      inPool(ref, "omapFollow", object, (where) => ({ ...where, object, key, to }), {
+        key: `omapGet ${imageSubject(ref, object)} ${key}`,
+      }),
     omapWrite: (ref, object, write) => {
       const parts = changeOf(write);
       return inPool(ref, "omapWrite", object, (where) => ({ ...where, object, change: parts }), {

@@ -83,6 +83,15 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
         return omap && only(omap, keys);
       }),
 
+    omapFollow: (ref, object, key, { prefix, tail, keys }) =>
+      call(() => {
+        const { objects } = enter(cluster, ref, "rados_read_op_omap_get_vals_by_keys2");
+        const value = objects.get(object)?.get(key);
+        if (value === undefined) return undefined;
+        const omap = objects.get(prefix + value.slice(-tail));
+        return { value, found: omap && only(omap, keys) };
+      }),
+
     omapWrite: (ref, object, write) =>
       call(() => {
         const op = "rados_write_op_operate";
