@@ -81,12 +81,14 @@ export class Flatten extends Context.Service<
 
       const keepShort = (pool: PoolRef, image: string, { softDepth, hardDepth }: Limits) =>
         Effect.gen(function* () {
+          const subject = imageSubject(pool, image);
           const depth = yield* ceph.cloneDepth(pool, image);
-          if (depth < softDepth) waitedFor.delete(imageSubject(pool, image));
-          if (depth === 0 || depth < softDepth) return;
+          if (depth === 0 || depth < softDepth) {
+            waitedFor.delete(subject);
+            return;
+          }
           yield* request(pool, image);
           if (depth < hardDepth) return;
-          const subject = imageSubject(pool, image);
           const state = yield* progress(pool, image);
           return yield* new LockHeld({
             message: `image ${subject} has ${depth} parents, at most ${hardDepth - 1} are allowed here; it is being flattened (${state}), retry later`,

@@ -76,11 +76,13 @@ export const difference = (
   return undefined;
 };
 
+/** For a failure that only somebody else's work on the same can explain: the next call looks anew. */
+export const asRaced = ({ op, subject }: CephError): Effect.Effect<never, Raced> =>
+  Effect.fail(new Raced({ op, subject }));
+
 /** What another driver removes meanwhile. NOT_FOUND would say that the source of a copy is missing. */
 export const orRaced = <A, R>(found: Effect.Effect<A, CephError, R>): Effect.Effect<A, CephError, R> =>
-  Effect.catchTag(found, ["ImageNotFound", "ObjectNotFound"], ({ op, subject }) =>
-    Effect.fail(new Raced({ op, subject })),
-  );
+  Effect.catchTag(found, ["ImageNotFound", "ObjectNotFound"], asRaced);
 
 /** `undefined` for an image that does not exist. */
 export const statusIfThere = (pool: PoolRef, image: string): Effect.Effect<ImageStatus | undefined, CephError, Ceph> =>
@@ -315,10 +317,6 @@ export const cloneThrough = (
       .snapshotCreate(source.pool, source.image, source.snapshot, source.clients)
       .pipe(Effect.catchTag("Exists", () => Effect.void));
     // Another driver works on the same request: it has made the clone already, or is done with the mark.
-    yield* ceph
-      .imageClone(source, pool, image, spec)
-      .pipe(
-        Effect.catchTag(["Exists", "SnapshotNotFound"], ({ op, subject }) => Effect.fail(new Raced({ op, subject }))),
-      );
+    yield* Effect.catchTag(ceph.imageClone(source, pool, image, spec), ["Exists", "SnapshotNotFound"], asRaced);
     yield* ceph.snapshotRemove(source.pool, source.image, source.snapshot);
   });

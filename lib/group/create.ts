@@ -17,11 +17,11 @@
  */
 import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
-import { type CephError, Raced } from "../ceph/errors.ts";
+import { Raced } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../config/image-features.ts";
 import { Conflict, type DomainError, isDefinite, type LockHeld, Precondition } from "../errors.ts";
 import { Flatten } from "../flatten.ts";
-import { clearUnfinished, holderSpec, orRaced, statusIfThere } from "../images.ts";
+import { asRaced, clearUnfinished, holderSpec, orRaced, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { compensated, stage, undoable } from "../pipeline.ts";
@@ -97,7 +97,7 @@ const form = ({ pool, uuid, groupName, members, known }: Group) =>
     const ceph = yield* Ceph;
     if (known !== undefined) yield* stage("clear", ceph.groupRemove(pool, groupName));
     const formed = Effect.gen(function* () {
-      yield* ceph.groupCreate(pool, groupName).pipe(Effect.catchTag("Exists", raced));
+      yield* ceph.groupCreate(pool, groupName).pipe(Effect.catchTag("Exists", asRaced));
       for (const { source } of members) {
         const { pool: imagePool, imageName: image } = source.found;
         yield* ceph
@@ -115,8 +115,6 @@ const form = ({ pool, uuid, groupName, members, known }: Group) =>
       }),
     );
   });
-
-const raced = ({ op, subject }: CephError) => Effect.fail(new Raced({ op, subject }));
 
 const inAnotherGroup = (pool: PoolRef, image: string): Precondition => {
   const message = `image ${imageSubject(pool, image)} is in another RBD group ("rbd info" names it), and an image can be in one only: take it out ("rbd group image rm")`;
@@ -151,7 +149,7 @@ const takePoint = (options: VolumeOptions, wanted: Wanted, group: Group) =>
     yield* form(group);
     yield* stage(
       "take point in time",
-      ceph.groupSnapshotCreate(pool, groupName, groupName).pipe(Effect.catchTag("Exists", raced)),
+      ceph.groupSnapshotCreate(pool, groupName, groupName).pipe(Effect.catchTag("Exists", asRaced)),
     );
     const parts = yield* stage("record point in time", partsOf(group));
     const first = members[0]?.source.found;
@@ -209,7 +207,7 @@ const settle = (
       "clone",
       ceph
         .imageClone({ pool, image, snapshot: part }, pool, imageName, holderSpec(source.status))
-        .pipe(Effect.catchTag(["Exists", "SnapshotNotFound"], raced)),
+        .pipe(Effect.catchTag(["Exists", "SnapshotNotFound"], asRaced)),
     );
     const status = yield* stage("clone", orRaced(ceph.imageStatus(pool, imageName)));
     yield* makeReady(options, { pool, uuid, imageName }, status, wanted.parameters);

@@ -16,12 +16,12 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
-import { type ImageNotFound, Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
 import { Conflict, type DomainError, InvalidRequest, isDefinite, type VolumeNotFound } from "../errors.ts";
 import { type Found, resolveVolume } from "../handles.ts";
 import {
+  asRaced,
   cloneThrough,
   discardUnfinished,
   finishRemoval,
@@ -118,9 +118,6 @@ const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
     return yield* yield* undoable("hold point in time", made, () => undo);
   });
 
-/** The source was there: the next call looks anew, and clears up where it does not come back. */
-const goneMeanwhile = ({ op, subject }: ImageNotFound) => Effect.fail(new Raced({ op, subject }));
-
 /** After `Raced` another driver goes on with what is there. */
 const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
 
@@ -192,7 +189,7 @@ export const createSnapshot = (
           yield* stage("limit snapshots", limitSnapshots(options, source));
           const reservation = yield* reserved(options, wanted, source, known.reservation);
           const held = hold(source, reservation.imageName, known.reservation === undefined);
-          return { ...reservation, image: yield* Effect.catchTag(held, "ImageNotFound", goneMeanwhile) };
+          return { ...reservation, image: yield* Effect.catchTag(held, "ImageNotFound", asRaced) };
         }),
       );
       yield* stage("answer", Effect.flatMap(taken(wanted, source.found, uuid, image, false), answer));

@@ -11,18 +11,27 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
-import { type ImageNotFound, Raced } from "../ceph/errors.ts";
+import { Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
 import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
 import { clusterAccess } from "../handles.ts";
-import { cloneSpec, difference, discardImage, finishRemoval, imageSpec, orRaced, statusIfThere } from "../images.ts";
+import {
+  asRaced,
+  cloneSpec,
+  difference,
+  discardImage,
+  finishRemoval,
+  imageSpec,
+  orRaced,
+  statusIfThere,
+} from "../images.ts";
 import * as journal from "../journal.ts";
 import { Locks } from "../locks.ts";
 import { compensated, stage, undoable } from "../pipeline.ts";
 import { chooseSize, type SizeRequest } from "../size.ts";
-import { encodeVolumeId } from "../volume-id.ts";
+import { encodeVolumeId, UUID_LENGTH } from "../volume-id.ts";
 import { ownerOf, volumeMetadata } from "./metadata.ts";
 import type { VolumeOptions } from "./options.ts";
 import { choiceOf, choosePlace } from "./place.ts";
@@ -61,7 +70,6 @@ export interface CreatedVolume {
 }
 
 const { VOLUMES } = journal;
-const UUID_LENGTH = 36;
 
 /** Everything that the request says, or why it can't be served; asks no cluster. */
 const readRequest = (request: CreateRequest) =>
@@ -196,18 +204,16 @@ const discardNew = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved
     if (id !== undefined) yield* discardImage(pool, imageName, id);
   });
 
-/** The source was there: the next call looks anew, and clears up where it does not come back. */
-const goneMeanwhile = ({ op, subject }: ImageNotFound) => Effect.fail(new Raced({ op, subject }));
-
 const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Reserved, fresh: boolean) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { imageName } = reservation;
     const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters), snapshots: [] };
+    // The source was there: the next call clears up where it does not come back.
     // Not undone when it fails: what it looks at may be another driver's work.
-    const resumed = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", goneMeanwhile);
+    const resumed = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", asRaced);
     const done = fresh ? NOTHING_DONE : yield* stage("clear", resumed);
-    const copy = Effect.catchTag(copySource(source, target, done), "ImageNotFound", goneMeanwhile);
+    const copy = Effect.catchTag(copySource(source, target, done), "ImageNotFound", asRaced);
     const copied = yield* undoable("clone", Effect.exit(copy), () =>
       Effect.andThen(discardNew(wanted, pool, reservation), removeTraces(source, pool, imageName)),
     );

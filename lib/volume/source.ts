@@ -16,6 +16,7 @@ import { InvalidRequest, LockHeld, Precondition } from "../errors.ts";
 import { Flatten, type Limits } from "../flatten.ts";
 import { type Found, resolveSnapshot, resolveVolume } from "../handles.ts";
 import {
+  asRaced,
   clearUnfinished,
   cloneThrough,
   discardUnfinished,
@@ -162,9 +163,7 @@ export const resumeCopy = (source: Source, target: Target) =>
     const temp = yield* resumeClone(first, between(source, target));
     if (temp) {
       // Not the source: another driver has taken the image in between away.
-      const whole = Effect.catchTag(resumeClone(second, target), "ImageNotFound", ({ op, subject }) =>
-        Effect.fail(new Raced({ op, subject })),
-      );
+      const whole = Effect.catchTag(resumeClone(second, target), "ImageNotFound", asRaced);
       return { temp, image: yield* whole };
     }
     // An undo that was cut off, or a request for a snapshot.
@@ -196,7 +195,7 @@ const notReady =
   ({ found }: Source) =>
   <A, R>(clone: Effect.Effect<A, CephError, R>) =>
     Effect.catchTag(clone, ["Exists", "SnapshotNotFound"], (error): Effect.Effect<never, CephError | LockHeld> => {
-      if (error._tag === "Exists") return Effect.fail(new Raced({ op: error.op, subject: error.subject }));
+      if (error._tag === "Exists") return asRaced(error);
       if (found.attributes === undefined) return Effect.fail(error);
       return Effect.fail(new LockHeld({ message: `snapshot ${found.handle} is not ready to use yet; retry later` }));
     });
