@@ -14,7 +14,7 @@ import * as Result from "effect/Result";
 import * as z from "zod";
 import type { ConfigInvalid } from "./errors.ts";
 import { fieldsOf, isObject, parseArray } from "./go-json.ts";
-import { reread } from "./reread.ts";
+import { MOMENT_MS, reread } from "./reread.ts";
 
 export interface Place {
   readonly clusterId: string;
@@ -115,6 +115,7 @@ export class ClusterMapping extends Context.Service<
       const path = `${configDir}/cluster-mapping.json`;
       const table = reread<MappingTable>({
         path,
+        trustedMs: MOMENT_MS,
         parse: (text) => parseMapping(text, path),
         missing: Result.succeed(NO_MAPPING),
         onRead: (now) =>

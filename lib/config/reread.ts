@@ -3,7 +3,8 @@
  * look asks the file system for the file's identity, which a ConfigMap's symlink swap changes too.
  *
  * Invariants:
- * 1. A look never answers with a content older than the file was when the look began.
+ * 1. A look never answers with a content older than the file was when the look began, or as long before as its user
+ *    trusts an earlier look.
  * 2. Unchanged files are not read: a look is one stat.
  * 3. A look ends within LOOK_LIMIT, whatever the file system does.
  */
@@ -13,6 +14,8 @@ import * as Result from "effect/Result";
 import { ConfigInvalid } from "./errors.ts";
 
 export const LOOK_LIMIT = "5 seconds";
+/** For what every call needs: many at once need not all ask, and kubelet takes a minute to bring a change. */
+export const MOMENT_MS = 100;
 /** A ConfigMap holds at most 1 MiB; more than this is not one of our files. */
 const MAX_BYTES = 16 << 20;
 /** File times tick coarsely: a file changed this recently may change again and look the same. */
@@ -26,6 +29,8 @@ export interface RereadOptions<T> {
   readonly missing: Result.Result<T, ConfigInvalid>;
   /** Runs after each parse that succeeded, to tell people about it. */
   readonly onRead?: (value: T) => Effect.Effect<void>;
+  /** Milliseconds for which a look does without asking again; 0 by default. */
+  readonly trustedMs?: number;
 }
 
 interface Cached<T> {
@@ -39,6 +44,8 @@ interface Look<T> {
   readonly outcome: Result.Result<T, ConfigInvalid>;
   /** Whether this look parsed a text that differs from the last one. */
   readonly fresh: boolean;
+  /** Whether a change of what it found would show. */
+  readonly settled: boolean;
 }
 
 interface Identified {
@@ -57,9 +64,10 @@ const errnoOf = (cause: unknown): string =>
 
 /** An Effect that gives the file's present meaning, each time it is run. */
 export const reread = <T>(options: RereadOptions<T>): Effect.Effect<T, ConfigInvalid> => {
-  const { path, parse, missing, onRead } = options;
+  const { path, parse, missing, onRead, trustedMs = 0 } = options;
   let cached: Cached<T> | undefined;
-  const stale = (outcome: Result.Result<T, ConfigInvalid>): Look<T> => ({ outcome, fresh: false });
+  let recent: { readonly outcome: Result.Result<T, ConfigInvalid>; readonly until: number } | undefined;
+  const stale = (outcome: Result.Result<T, ConfigInvalid>): Look<T> => ({ outcome, fresh: false, settled: true });
   const unreadable = (reason: string) =>
     stale(Result.fail(new ConfigInvalid({ kind: "file-unreadable", path, reason })));
 
@@ -73,7 +81,7 @@ export const reread = <T>(options: RereadOptions<T>): Effect.Effect<T, ConfigInv
     const outcome = cached === undefined || fresh ? parse(text) : cached.outcome;
     const settled = Date.now() - Number(before.ctimeNs / 1_000_000n) > SETTLED_AFTER_MS;
     cached = { identity: settled ? identify(before) : undefined, text, outcome };
-    return { outcome, fresh };
+    return { outcome, fresh, settled };
   };
 
   const look = async (): Promise<Look<T>> => {
@@ -90,7 +98,7 @@ export const reread = <T>(options: RereadOptions<T>): Effect.Effect<T, ConfigInv
     }
   };
 
-  return Effect.promise(look).pipe(
+  const looked = Effect.promise(look).pipe(
     Effect.timeoutOrElse({
       duration: LOOK_LIMIT,
       orElse: () => Effect.succeed(unreadable(`no answer within ${LOOK_LIMIT}`)),
@@ -98,6 +106,13 @@ export const reread = <T>(options: RereadOptions<T>): Effect.Effect<T, ConfigInv
     Effect.tap(({ outcome, fresh }) =>
       fresh && onRead !== undefined && Result.isSuccess(outcome) ? onRead(outcome.success) : Effect.void,
     ),
-    Effect.flatMap(({ outcome }) => Effect.fromResult(outcome)),
   );
+  return Effect.suspend(() => {
+    const since = performance.now();
+    if (recent !== undefined && since < recent.until) return Effect.fromResult(recent.outcome);
+    return Effect.flatMap(looked, ({ outcome, settled }) => {
+      recent = settled ? { outcome, until: since + trustedMs } : undefined;
+      return Effect.fromResult(outcome);
+    });
+  });
 };

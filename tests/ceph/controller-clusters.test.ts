@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { MOMENT_MS } from "../../lib/config/reread.ts";
 import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
@@ -53,6 +54,7 @@ test("config.json is read again when it changes", async () => {
   expect(missing.code).toBe(Code.INVALID_ARGUMENT);
   expect(missing.details).toContain("late");
   writeConfig(dir, [good(), { ...good(), clusterID: "late" }, { clusterID: "away", monitors: ["127.0.0.1:1"] }]);
+  await Bun.sleep(2 * MOMENT_MS);
   const { volume } = await create("pvc-late", "late");
   expect(volume?.volumeId).toStartWith("0001-0004-late-");
   await driver.controller.deleteVolume(deleteRequest(volume?.volumeId ?? ""));
@@ -122,6 +124,7 @@ test("while a monitor says nothing, new connections fail within their limit and 
   // a second form of the same address is a connection of its own
   const monitors = rig().monitors.map((address) => `[v1:${address}]`);
   writeConfig(dir, [good(), { clusterID: "silent", monitors }]);
+  await Bun.sleep(2 * MOMENT_MS);
   await paused(rig().monPid, async () => {
     const started = Date.now();
     const calls = Promise.all(Array.from({ length: 16 }, (_, i) => failureOf(create(`pvc-silent-${i}`, "silent"))));

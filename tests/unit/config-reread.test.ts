@@ -18,7 +18,7 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping } from "../../lib/config/mapping.ts";
-import { reread } from "../../lib/config/reread.ts";
+import { MOMENT_MS, reread } from "../../lib/config/reread.ts";
 
 const root = mkdtempSync(join(tmpdir(), "csi-rbd-reread-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -28,11 +28,12 @@ const folder = (): string => {
   mkdirSync(path);
   return path;
 };
+/** Until a file is old enough to be told from a later one, and what was seen of it is trusted no longer. */
 const settle = () => Bun.sleep(130);
 
 const entry = (id: string, monitor: string) => JSON.stringify([{ clusterID: id, monitors: [monitor] }]);
 /** Asks one Clusters service several times, with something done in between. */
-const monitorsOf = async (dir: string, id: string, ...between: ReadonlyArray<() => void>) => {
+const monitorsOf = async (dir: string, id: string, ...between: ReadonlyArray<() => void | Promise<void>>) => {
   const ask = Effect.gen(function* () {
     const clusters = yield* Clusters;
     const get = Effect.match(clusters.get(id), {
@@ -41,7 +42,7 @@ const monitorsOf = async (dir: string, id: string, ...between: ReadonlyArray<() 
     });
     const seen = [yield* get];
     for (const act of between) {
-      act();
+      yield* Effect.promise(async () => act());
       seen.push(yield* get);
     }
     return seen;
@@ -72,9 +73,10 @@ test("a ConfigMap's symlink swap is seen, times and sizes alike or not", async (
   symlinkSync("..v1", join(dir, "..data"));
   symlinkSync("..data/config.json", join(dir, "config.json"));
   await settle();
-  const swap = () => {
+  const swap = async () => {
     symlinkSync("..v2", join(dir, "..data_tmp"));
     renameSync(join(dir, "..data_tmp"), join(dir, "..data"));
+    await settle();
   };
   expect(await monitorsOf(dir, "c", () => {}, swap)).toEqual(["m1", "m1", "m2"]);
 });
@@ -92,17 +94,27 @@ test("an unchanged file is parsed once; another is parsed once more", async () =
       return Result.succeed(text);
     },
     missing: Result.succeed("(none)"),
+    trustedMs: MOMENT_MS,
     onRead: (text) => Effect.sync(() => void told.push(text)),
   });
   const ask = () => Effect.runPromise(look);
   for (let round = 0; round < 3; round++) expect(await ask()).toBe("one");
+  await settle();
   writeFileSync(file, "two");
   // Too young to be trusted, so it is read each time; parsed and told it is once.
   for (let round = 0; round < 3; round++) expect(await ask()).toBe("two");
   expect(parsed).toEqual(["one", "two"]);
   expect(told).toEqual(["one", "two"]);
+  await settle();
+  expect(await ask()).toBe("two");
   unlinkSync(file);
+  // who asked just now need not ask again; soon after, it shows
+  expect(await ask()).toBe("two");
+  await settle();
   expect(await ask()).toBe("(none)");
+  writeFileSync(file, "one");
+  await settle();
+  expect(await ask()).toBe("one");
 });
 
 test("missing, broken, mended: each look tells what is", async () => {
@@ -111,9 +123,9 @@ test("missing, broken, mended: each look tells what is", async () => {
   const seen = await monitorsOf(
     dir,
     "c",
-    () => writeFileSync(file, "[{"),
-    () => writeFileSync(file, entry("c", "m")),
-    () => unlinkSync(file),
+    () => settle().then(() => writeFileSync(file, "[{")),
+    () => settle().then(() => writeFileSync(file, entry("c", "m"))),
+    () => settle().then(() => unlinkSync(file)),
   );
   expect(seen[0]).toContain(`${file}: there is no such file: mount the ConfigMap`);
   expect(seen[1]).toContain(`${file}: is not valid JSON`);
@@ -137,6 +149,7 @@ test("no mapping file is no mapping; one that appears is heeded", async () => {
   const ask = Effect.gen(function* () {
     const mapping = yield* ClusterMapping;
     const before = yield* mapping.mapped("a", 1n);
+    yield* Effect.promise(settle);
     const text = JSON.stringify([{ clusterIDMapping: { a: "b" }, RBDPoolIDMapping: [{ 1: "2" }] }]);
     writeFileSync(join(dir, "cluster-mapping.json"), text);
     return [before, yield* mapping.mapped("a", 1n), yield* mapping.mappedClusters("b")];
