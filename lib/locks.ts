@@ -102,9 +102,10 @@ export const makeLocks = (): LocksService => {
       return yield* Effect.acquireUseRelease(
         Effect.sync(() => enter(key, mode, owner)),
         ({ line, claim, promise }) => {
+          if (line.held.has(claim)) return use;
           const granted = Effect.promise(() => promise);
           const turn =
-            owner === undefined || line.held.has(claim)
+            owner === undefined
               ? granted
               : Effect.raceFirst(
                   granted,

@@ -1,10 +1,12 @@
 /**
- * One running operation, as everybody sees it: the log line, the lock table, the span and the error all show its
- * RPC, subject and stage from here.
+ * One running operation, as everybody sees it: the log line (./log.ts), the lock table, the span and the error all show
+ * its RPC, subject and stage from here.
  *
  * Not here: how operations start, join and end (./pipeline.ts) and how they wait for each other (./locks.ts).
  */
 import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as References from "effect/References";
 
 export interface Operation {
   readonly rpc: string;
@@ -31,3 +33,13 @@ export const age = (operation: Operation, now: number): string =>
 /** For errors and tables: `CreateVolume of pvc-1, at "reserve" for 3.2 s`. */
 export const describeOperation = (operation: Operation, now: number): string =>
   `${operation.rpc} of ${operation.subject}, at "${operation.stage}", ${age(operation, now)} old`;
+
+/** A span where somebody collects spans: elsewhere each would still cost a stack trace and five effects. */
+export const traced = <A, E, R>(
+  name: string,
+  kind: "server" | "internal",
+  body: Effect.Effect<A, E, R>,
+): Effect.Effect<A, E, R> =>
+  Effect.withFiber((fiber) =>
+    fiber.getRef(References.TracerEnabled) ? Effect.withSpan(body, name, { kind, captureStackTrace: false }) : body,
+  );

@@ -21,7 +21,7 @@ import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import { StillRunning } from "./errors.ts";
-import { CurrentOperation, describeOperation, type Operation } from "./operation.ts";
+import { CurrentOperation, describeOperation, type Operation, traced } from "./operation.ts";
 
 /** For a caller that gave no deadline; the CSI sidecars' own default is 10 to 150 s. */
 const DEFAULT_PATIENCE = 150_000;
@@ -51,7 +51,8 @@ export class Operations extends Context.Service<Operations, OperationsService>()
 interface Running {
   readonly operation: Operation;
   readonly fiber: Fiber.Fiber<unknown, unknown>;
-  readonly early: Deferred.Deferred<unknown>;
+  /** Its end, or the answer that it gave earlier. */
+  readonly answer: Deferred.Deferred<unknown, unknown>;
 }
 
 export const makeOperations = (): OperationsService => {
@@ -59,27 +60,27 @@ export const makeOperations = (): OperationsService => {
 
   const start = <A, E, R>(key: string, request: Request, now: number, body: Effect.Effect<A, E, R>) =>
     Effect.gen(function* () {
-      const early = Deferred.makeUnsafe<unknown>();
+      const answer = Deferred.makeUnsafe<unknown, unknown>();
       const operation: Operation = {
         rpc: request.rpc,
         subject: request.subject,
         startedAt: now,
         deadline: 0,
         stage: "start",
-        answer: (value) => Deferred.doneUnsafe(early, Exit.succeed(value)),
+        answer: (value) => Deferred.doneUnsafe(answer, Exit.succeed(value)),
       };
       const fiber = yield* body.pipe(
         Effect.provideService(CurrentOperation, operation),
-        Effect.annotateLogs({ rpc: request.rpc, subject: request.subject }),
         Effect.tapCause((cause) =>
-          Deferred.isDoneUnsafe(early)
+          Deferred.isDoneUnsafe(answer)
             ? Effect.logWarning("failed after its answer; the next call for it finishes or undoes it", cause)
             : Effect.void,
         ),
         Effect.ensuring(Effect.sync(() => running.delete(key))),
         Effect.forkDetach,
       );
-      const entry: Running = { operation, fiber, early };
+      fiber.addObserver((exit) => Deferred.doneUnsafe(answer, exit));
+      const entry: Running = { operation, fiber, answer };
       // A body without a single pause is over by now, and must not be entered after it has left.
       if (fiber.pollUnsafe() === undefined) running.set(key, entry);
       return entry;
@@ -90,16 +91,14 @@ export const makeOperations = (): OperationsService => {
       const key = `${request.rpc} ${request.identity}`;
       const now = yield* Clock.currentTimeMillis;
       const entry = running.get(key) ?? (yield* Effect.uninterruptible(start(key, request, now, body)));
-      const { operation, fiber, early } = entry;
+      const { operation, fiber, answer } = entry;
       const patience = request.deadline === undefined ? DEFAULT_PATIENCE : Math.max(0, request.deadline - now);
       const wait = patience - Math.min(ANSWER_AHEAD, patience / 4);
       // Lock waits end a little before the caller does, so that the caller reads who holds the lock.
       operation.deadline = Math.max(operation.deadline, now + wait * 0.95);
-      const ended = Fiber.await(fiber as Fiber.Fiber<never>);
       // Who comes after an early answer wants to know the end.
-      const answered = Effect.map(Deferred.await(early) as Effect.Effect<never>, Exit.succeed);
-      const first = Deferred.isDoneUnsafe(early) ? ended : Effect.raceFirst(ended, answered);
-      const exit = yield* Effect.timeoutOption(first, wait);
+      const awaited = Deferred.isDoneUnsafe(answer) ? Fiber.await(fiber) : Effect.exit(Deferred.await(answer));
+      const exit = yield* Effect.timeoutOption(awaited as Effect.Effect<Exit.Exit<never>>, wait);
       if (Option.isSome(exit)) return yield* exit.value;
       return yield* new StillRunning({
         message: `${describeOperation(operation, yield* Clock.currentTimeMillis)}, goes on; a retry waits for its result`,
@@ -127,11 +126,11 @@ export const answerEarly = (value: unknown): Effect.Effect<void> =>
 
 /** Names what runs: in the operation, in the span, and so in log lines, the lock table and errors. */
 export const stage = <A, E, R>(name: string, body: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.gen(function* () {
-    const operation = yield* CurrentOperation;
+  Effect.withFiber((fiber) => {
+    const operation = fiber.getRef(CurrentOperation);
     if (operation !== undefined) operation.stage = name;
-    return yield* body;
-  }).pipe(Effect.withSpan(name), Effect.annotateLogs({ stage: name }));
+    return traced(name, "internal", body);
+  });
 
 /** Whether a failure is definite, so that compensations may run; see lib/ceph/errors.ts `outcomeUnknown`. */
 export type Definite<E> = (error: E) => boolean;

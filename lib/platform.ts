@@ -1,18 +1,15 @@
 /**
- * What every service process has in common: the command line, the log, and the layers that flags choose.
+ * What every service process has in common: the command line and the layers that flags choose.
  *
- * Not here: which services there are (services/) and the life of the process (./launch.ts).
+ * Not here: which services there are (services/), the log (./log.ts) and the life of the process (./launch.ts).
  *
  * 1. A wrong flag is one line that says what to write, and nothing was started.
- * 2. The log goes to stderr, one line of JSON per event.
  */
 import * as Context from "effect/Context";
 import * as Data from "effect/Data";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import * as Logger from "effect/Logger";
-import * as References from "effect/References";
 import * as Result from "effect/Result";
 import type * as Scope from "effect/Scope";
 import { tidyWhenCalm } from "./calm.ts";
@@ -26,22 +23,12 @@ import type { ServedService } from "./grpc/service.ts";
 import { InUsePatience } from "./images.ts";
 import { launch } from "./launch.ts";
 import { Locks } from "./locks.ts";
+import { logLayer } from "./log.ts";
 import { serveMetrics } from "./metrics.ts";
 import { Operations } from "./pipeline.ts";
 import { VERSION } from "./version.ts";
 
 class WrongFlag extends Data.TaggedError("WrongFlag")<{ readonly message: string }> {}
-
-/** klog's `--v` as a level: 4 and more tells every request, 5 and more everything. */
-const levelOf = (verbosity: number) => (verbosity >= 5 ? "Trace" : verbosity >= 4 ? "Debug" : "Info");
-
-const log = (flags: Flags) =>
-  Layer.mergeAll(
-    Logger.layer([Logger.withConsoleError(Logger.formatJson)]),
-    Layer.succeed(References.MinimumLogLevel, levelOf(flags.verbosity)),
-    // nothing exports spans yet, and each costs a stack trace
-    Layer.succeed(References.TracerEnabled, false),
-  );
 
 /** Reads the command line, then runs `serve` until a signal ends the process. */
 export const runService = <E extends { readonly message: string }>(
@@ -59,7 +46,7 @@ export const runService = <E extends { readonly message: string }>(
       yield* Effect.logInfo(`without meaning for RBD, and ignored: ${names}`);
     }
     yield* serve(flags);
-  }).pipe(Effect.provide(log(flags)));
+  }).pipe(Effect.provide(logLayer(flags.verbosity)));
   // The server, then operations that outlive their callers: each has the grace period.
   launch(main, 2 * Duration.toSeconds(flags.gracePeriod) + 5);
 };

@@ -172,10 +172,8 @@ class Cells implements CellPool {
 
   call<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {
     return Effect.callback<A, CellError>((resume) => {
-      let done: () => void = () => {};
-      const finished = new Promise<void>((resolve) => {
-        done = resolve;
-      });
+      let settled = false;
+      let done = () => {};
       const job: Job = {
         op,
         arg,
@@ -184,6 +182,7 @@ class Cells implements CellPool {
         since: Date.now(),
         started: false,
         settle: (result) => {
+          settled = true;
           resume(result as Effect.Effect<A, CellError>);
           done();
         },
@@ -202,7 +201,10 @@ class Cells implements CellPool {
       return Effect.suspend(() => {
         const waiting = this.queue.indexOf(job);
         if (waiting >= 0) this.queue.splice(waiting, 1);
-        return job.started ? Effect.promise(() => finished) : Effect.void;
+        if (!job.started || settled) return Effect.void;
+        return Effect.callback<void>((finished) => {
+          done = () => finished(Effect.void);
+        });
       });
     });
   }

@@ -25,7 +25,9 @@ import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import type * as Fiber from "effect/Fiber";
 import * as LogLevel from "effect/LogLevel";
+import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
+import { traced } from "../operation.ts";
 import { CallInfo } from "./call.ts";
 import { masked } from "./mask.ts";
 import type { AnyHandler, ServedService } from "./service.ts";
@@ -82,8 +84,8 @@ const millisOf = (deadline: Deadline): number | undefined => {
 /** These are asked every few seconds for ever: their success is a line at debug level only. */
 const isRoutine = (method: DescMethod): boolean => /^Probe$|Get(Plugin)?Capabilities$/.test(method.name);
 
-const decode = (method: DescMethod, bytes: Uint8Array): Effect.Effect<Message, RpcError> =>
-  Effect.try({
+const decode = (method: DescMethod, bytes: Uint8Array): Result.Result<Message, RpcError> =>
+  Result.try({
     try: () => fromBinary(method.input, bytes),
     // The parser's own text may quote the request.
     catch: () =>
@@ -176,28 +178,27 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
       fiber?.interruptUnsafe();
     });
 
-    const program = decode(method, arrival.request).pipe(
-      Effect.tap((request) =>
-        Effect.flatMap(LogLevel.isEnabled("Debug"), (enabled) =>
-          enabled
-            ? Effect.logDebug("call").pipe(Effect.annotateLogs({ request: masked(method.input, request) }))
-            : Effect.void,
-        ),
-      ),
-      Effect.flatMap(work),
-      Effect.onExit((exit) =>
-        Effect.gen(function* () {
-          const status = conclude(Exit.isSuccess(exit) ? OK : statusOf(exit.cause, info.id), true);
-          if (Exit.isFailure(exit) && isDefect(exit.cause)) yield* Effect.logError("defect in a handler", exit.cause);
-          yield* logFinished(method, status, performance.now() - since);
-        }),
-      ),
-      Effect.withSpan(info.rpc, { kind: "server" }),
-      Effect.annotateLogs({ rpc: info.method, call: info.id }),
-      Effect.provideService(CallInfo, info),
-    );
+    const body = Effect.flatMap(LogLevel.isEnabled("Debug"), (enabled) => {
+      const decoded = decode(method, arrival.request);
+      if (Result.isFailure(decoded)) return Effect.fail(decoded.failure);
+      const { success: request } = decoded;
+      if (!enabled) return work(request);
+      const line = Effect.logDebug("call").pipe(Effect.annotateLogs({ request: masked(method.input, request) }));
+      return Effect.andThen(line, work(request));
+    });
+    const program = Effect.onExit(body, (exit) => {
+      const status = conclude(Exit.isSuccess(exit) ? OK : statusOf(exit.cause, info.id), true);
+      const finished = logFinished(method, status, performance.now() - since);
+      if (Exit.isSuccess(exit) || !isDefect(exit.cause)) return finished;
+      return Effect.andThen(Effect.logError("defect in a handler", exit.cause), finished);
+    });
     calls.add(call);
-    fiber = fork(program);
+    fiber = fork(
+      traced(info.rpc, "server", program).pipe(
+        Effect.annotateLogs({ rpc: info.method, call: info.id }),
+        Effect.provideService(CallInfo, info),
+      ),
+    );
     fiber.addObserver(() => {
       calls.delete(call);
       if (calls.size === 0) whenDrained?.();

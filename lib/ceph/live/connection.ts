@@ -9,7 +9,6 @@
  *    librados would be torn down under that thread. It is shut down when the last such call comes back, else left.
  * 3. No key is in a message, a log line or an argument list.
  */
-import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as RcMap from "effect/RcMap";
 import * as Redacted from "effect/Redacted";
@@ -41,12 +40,20 @@ export interface Connection {
   retired: boolean;
 }
 
-/** What `RcMap` tells connections apart by: compared by value. */
-class Identity extends Data.Class<{
+interface Identity {
   readonly monitors: string;
   readonly user: string;
   readonly key: Redacted.Redacted;
-}> {}
+}
+
+/** What `RcMap` tells connections apart by: a text, which is hashed and compared at each call. */
+const toText = ({ monitors, user, key }: ClusterAccess): string =>
+  JSON.stringify([monitors.join(","), user, Redacted.value(key)]);
+
+const fromText = (text: string): Identity => {
+  const [monitors = "", user = "", key = ""] = JSON.parse(text) as readonly string[];
+  return { monitors, user, key: Redacted.make(key) };
+};
 
 export interface Connections {
   readonly use: <A>(
@@ -113,22 +120,21 @@ export const makeConnections = (
       });
 
     const connections = yield* RcMap.make({
-      lookup: (identity: Identity) => Effect.acquireRelease(connect(cells, identity, options), retire),
+      lookup: (text: string) => Effect.acquireRelease(connect(cells, fromText(text), options), retire),
       idleTimeToLive: options.idleMs,
     });
 
     const use: Connections["use"] = (access, call) =>
       Effect.scoped(
-        Effect.gen(function* () {
-          const identity = new Identity({ monitors: access.monitors.join(","), user: access.user, key: access.key });
-          const forget = RcMap.invalidate(connections, identity);
-          const connection = yield* RcMap.get(connections, identity).pipe(Effect.tapError(() => forget));
-          return yield* call(connection).pipe(
-            Effect.tapError((error) => {
+        Effect.suspend(() => {
+          const identity = toText(access);
+          const forget = () => RcMap.invalidate(connections, identity);
+          return Effect.flatMap(Effect.tapError(RcMap.get(connections, identity), forget), (connection) =>
+            Effect.tapError(call(connection), (error) => {
               // only the first to notice: later ones would take away the new connection
               if (connection.retired || !(connection.damaged || endsConnection(error))) return Effect.void;
               connection.retired = true;
-              return forget;
+              return forget();
             }),
           );
         }),
