@@ -8,14 +8,14 @@
  *
  * The cluster is one of its own, with the monitors' usual second between proposals, its data in memory.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
 import { FLAGS } from "../../lib/config/flag-table.ts";
-import { type Driver, startDriver, writeConfig } from "../ceph/driver.ts";
+import { type Driver, startDriver, writeConfig, writeSecrets } from "../ceph/driver.ts";
 import { CLUSTER } from "../ceph/requests.ts";
 import { type CephCluster, startCeph } from "../rig/ceph.ts";
 import { copies } from "./copies.ts";
@@ -61,28 +61,21 @@ if (unknown !== undefined) {
 
 const work = mkdtempSync(join(tmpdir(), "csi-bench-"));
 
-/** What the driver lists with: no request brings credentials for that. */
-const giveSecret = (dir: string, { adminKey }: CephCluster, pool: string): void => {
-  const folder = join(dir, CLUSTER);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  for (const [name, text] of Object.entries({ userID: "admin", userKey: adminKey, pools: pool })) {
-    writeFileSync(join(folder, name), text, { mode: 0o400 });
-  }
-};
-
 /** A driver and a pool of its own for each part: none inherits another's heap, or lists its volumes. */
 const measured = (name: string, cluster: CephCluster) =>
   Effect.gen(function* () {
     const dir = join(work, name);
     mkdirSync(dir);
     writeConfig(dir, [{ clusterID: CLUSTER, monitors: cluster.monitors }]);
-    giveSecret(join(dir, "secrets"), cluster, `bench-${name}`);
+    const { monitors, adminKey } = cluster;
+    // what the driver lists with: no request brings credentials for that
+    const listing = { userID: "admin", userKey: adminKey, pools: `bench-${name}` };
+    writeSecrets(join(dir, "secrets"), CLUSTER, listing);
     const driver = yield* Effect.acquireRelease(
       Effect.promise(() => startDriver({ dir, flags: [`--secrets-dir=${join(dir, "secrets")}`] })),
       (started) => Effect.promise(() => started.end()),
     );
     const ceph = yield* floorCeph(CELLS, join(work, "no-ceph.conf"));
-    const { monitors, adminKey } = cluster;
     const access = { monitors, user: "admin", key: Redacted.make(adminKey) };
     const pool: PoolRef = { access, pool: `bench-${name}`, namespace: "" };
     yield* Effect.promise(() => cluster.createPool(pool.pool));

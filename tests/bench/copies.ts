@@ -9,7 +9,7 @@
 import * as Effect from "effect/Effect";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
 import { GroupController, SnapshotMetadata } from "../../lib/gen/csi_pb.ts";
-import { client } from "../../lib/grpc/client.ts";
+import { type Client, client } from "../../lib/grpc/client.ts";
 import {
   askSnapshot,
   cloneRequest,
@@ -33,14 +33,25 @@ interface Turn {
   readonly after?: (i: number) => Promise<unknown>;
 }
 
-interface Case {
-  readonly what: string;
-  readonly pauses: boolean;
-  readonly driver: Turn;
-  readonly floor: Turn;
-  /** Of the p50, as a multiple of the floor's. */
-  readonly wanted?: number;
-}
+/** In the order in which they run: what one makes, later ones use. `wanted`: of the p50, as a multiple of the floor's. */
+const CASES = {
+  snapshot: { what: "CreateSnapshot", pauses: true, wanted: 1.15 },
+  restore: { what: "CreateVolume, of a snapshot", pauses: false, wanted: 1.5 },
+  clone: { what: "CreateVolume, of a volume", pauses: true, wanted: 1.5 },
+  getVolume: { what: "ControllerGetVolume", pauses: false, wanted: undefined },
+  getSnapshot: { what: "GetSnapshot", pauses: false, wanted: undefined },
+  capacity: { what: "GetCapacity", pauses: false, wanted: undefined },
+  allocated: { what: "GetMetadataAllocated", pauses: false, wanted: undefined },
+  delta: { what: "GetMetadataDelta", pauses: false, wanted: undefined },
+  dropRestore: { what: "DeleteVolume, a restore", pauses: false, wanted: undefined },
+  dropClone: { what: "DeleteVolume, a clone", pauses: true, wanted: undefined },
+  dropSnapshot: { what: "DeleteSnapshot", pauses: true, wanted: undefined },
+  group: { what: "CreateVolumeGroupSnapshot", pauses: true, wanted: undefined },
+  getGroup: { what: "GetVolumeGroupSnapshot", pauses: false, wanted: undefined },
+  dropGroup: { what: "DeleteVolumeGroupSnapshot", pauses: true, wanted: undefined },
+} as const;
+type Name = keyof typeof CASES;
+type Turns = Readonly<Record<Name, Turn>>;
 
 const SETTINGS = { timeoutMs: 60_000 };
 const MEMBERS = [0, 1];
@@ -59,13 +70,15 @@ export const copies = async (
   const lines: Line[] = [];
   console.log(`\n${"".padEnd(28)} | p50 ms: driver   floor  ratio`);
   try {
-    for (const { what, pauses, wanted, driver: first, floor: second } of casesOf(ours, least)) {
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the names of the table above, and no others
+    for (const name of Object.keys(CASES) as Name[]) {
+      const { what, pauses, wanted } = CASES[name];
       const [sample, sampleFloor] = [emptySample(), emptySample()];
       const cold = pauses ? 1 : rounds;
       for (let i = 0; i < cold + rounds; i++) {
         const sides: readonly (readonly [Turn, Sample])[] = [
-          [first, i < cold ? emptySample() : sample],
-          [second, i < cold ? emptySample() : sampleFloor],
+          [ours[name], i < cold ? emptySample() : sample],
+          [least[name], i < cold ? emptySample() : sampleFloor],
         ];
         for (const [turn, into] of i % 2 === 0 ? sides : sides.toReversed()) {
           await turn.before?.(i);
@@ -91,49 +104,6 @@ export const copies = async (
 /** Spread evenly over two of the monitors' intervals, in an order that hits no pattern. */
 const pauseOf = (i: number): number => ((i * 0.618) % 1) * 2000;
 
-type Turns = Readonly<Record<Name, Turn>>;
-type Name =
-  | "snapshot"
-  | "restore"
-  | "clone"
-  | "getVolume"
-  | "getSnapshot"
-  | "capacity"
-  | "allocated"
-  | "delta"
-  | "dropRestore"
-  | "dropClone"
-  | "dropSnapshot"
-  | "group"
-  | "getGroup"
-  | "dropGroup";
-
-const casesOf = (driver: Turns, floor: Turns): readonly Case[] => {
-  const one = (what: string, name: Name, pauses: boolean, wanted?: number): Case => ({
-    what,
-    pauses,
-    driver: driver[name],
-    floor: floor[name],
-    ...(wanted !== undefined && { wanted }),
-  });
-  return [
-    one("CreateSnapshot", "snapshot", true, 1.15),
-    one("CreateVolume, of a snapshot", "restore", false, 1.5),
-    one("CreateVolume, of a volume", "clone", true, 1.5),
-    one("ControllerGetVolume", "getVolume", false),
-    one("GetSnapshot", "getSnapshot", false),
-    one("GetCapacity", "capacity", false),
-    one("GetMetadataAllocated", "allocated", false),
-    one("GetMetadataDelta", "delta", false),
-    one("DeleteVolume, a restore", "dropRestore", false),
-    one("DeleteVolume, a clone", "dropClone", true),
-    one("DeleteSnapshot", "dropSnapshot", true),
-    one("CreateVolumeGroupSnapshot", "group", true),
-    one("GetVolumeGroupSnapshot", "getGroup", false),
-    one("DeleteVolumeGroupSnapshot", "dropGroup", true),
-  ];
-};
-
 /** Waits for a stream's end. */
 const drain = async (stream: AsyncIterable<unknown>): Promise<void> => {
   for await (const _ of stream);
@@ -144,10 +114,7 @@ const driverTurns = async (
   {
     groups,
     blocks,
-  }: {
-    readonly groups: ReturnType<typeof client<typeof GroupController>>;
-    readonly blocks: ReturnType<typeof client<typeof SnapshotMetadata>>;
-  },
+  }: { readonly groups: Client<typeof GroupController>; readonly blocks: Client<typeof SnapshotMetadata> },
   pool: string,
 ): Promise<Turns> => {
   const plain = (name: string) => makeVolume(controller, createRequest(name, { pool }, SIZE));
@@ -282,13 +249,13 @@ const floorTurns = async (ceph: CephService, pool: PoolRef): Promise<Turns> => {
       yield* ceph.imageClone({ pool, image: from, snapshot }, pool, to, {});
       yield* ceph.snapshotRemove(pool, from, snapshot);
     });
-  const first = { ...source, snapshot: "floor-0" };
-  /** What restores are made of, in the layout that there is on disk. */
+  /** What restores are made of: a copy with a snapshot of its own. */
+  const kept = (from: string, name: string) =>
+    Effect.andThen(through(from, name, name), ceph.snapshotCreate(pool, name, name));
   const held = { pool, image: "floor-held", snapshot: "floor-held" };
 
   await run(ceph.imageCreate(pool, source.image, spec));
-  await run(through(source.image, held.image, held.image));
-  await run(ceph.snapshotCreate(pool, held.image, held.snapshot));
+  await run(kept(source.image, held.image));
   for (const member of members) await run(ceph.imageCreate(pool, member, spec));
 
   return {
@@ -330,7 +297,7 @@ const floorTurns = async (ceph: CephService, pool: PoolRef): Promise<Turns> => {
     capacity: { call: recipe(() => ceph.poolSpace(pool.access, pool.pool)) },
     allocated: {
       call: recipe(() =>
-        Effect.all([read(directory, "x"), ceph.imageStatus(pool, source.image), ceph.diff(first, undefined, 0n, 256)]),
+        Effect.all([read(directory, "x"), ceph.imageStatus(pool, held.image), ceph.diff(held, undefined, 0n, 256)]),
       ),
     },
     delta: {
@@ -359,9 +326,7 @@ const floorTurns = async (ceph: CephService, pool: PoolRef): Promise<Turns> => {
       ),
     },
     dropSnapshot: {
-      before: recipe((i) =>
-        Effect.andThen(through(source.image, holder(i), holder(i)), ceph.snapshotCreate(pool, holder(i), holder(i))),
-      ),
+      before: recipe((i) => kept(source.image, holder(i))),
       call: recipe((i) =>
         Effect.all([read(key("snap", i), "name"), discarded(holder(i), [holder(i)]), forgotten("snap", i)]),
       ),
@@ -379,10 +344,7 @@ const floorTurns = async (ceph: CephService, pool: PoolRef): Promise<Turns> => {
         Effect.gen(function* () {
           yield* ceph.groupSnapshotRemove(pool, group(i), group(i));
           yield* ceph.groupRemove(pool, group(i));
-          for (const member of members) {
-            yield* through(member, memberHolder(i, member), memberHolder(i, member));
-            yield* ceph.snapshotCreate(pool, memberHolder(i, member), memberHolder(i, member));
-          }
+          for (const member of members) yield* kept(member, memberHolder(i, member));
         }),
       ),
     },

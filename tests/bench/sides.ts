@@ -8,8 +8,10 @@ import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
 import { makeCephLive } from "../../lib/ceph/live/live.ts";
+import { Controller } from "../../lib/gen/csi_pb.ts";
 import type { Driver } from "../ceph/driver.ts";
 import { createRequest, deleteRequest, expandRequest, GIB } from "../ceph/requests.ts";
+import { caller } from "./caller.ts";
 
 export const OPERATIONS = ["create", "repeat", "expand", "delete"] as const;
 export type Operation = (typeof OPERATIONS)[number];
@@ -20,23 +22,25 @@ export type Side = Readonly<Record<Operation, (name: string) => Promise<void>>> 
   readonly pid: number;
 };
 
-export const driverSide = (driver: Driver, pool: string): Side => {
+/** Its connection ends with the driver. */
+export const driverSide = ({ pid, socket }: Driver, pool: string): Side => {
+  const { call } = caller(socket);
+  const { createVolume, controllerExpandVolume, deleteVolume } = Controller.method;
   const ids = new Map<string, string>();
   const idOf = (name: string) => ids.get(name) ?? "";
-  const settings = { timeoutMs: 60_000 };
   const create = async (name: string) => {
-    const { volume } = await driver.controller.createVolume(createRequest(name, { pool }), settings);
+    const { volume } = await call(createVolume, createRequest(name, { pool }));
     ids.set(name, volume?.volumeId ?? "");
   };
   return {
-    pid: driver.pid,
+    pid,
     create,
     repeat: create,
     expand: async (name) => {
-      await driver.controller.controllerExpandVolume(expandRequest(idOf(name), 2n * GIB), settings);
+      await call(controllerExpandVolume, expandRequest(idOf(name), 2n * GIB));
     },
     delete: async (name) => {
-      await driver.controller.deleteVolume(deleteRequest(idOf(name)), settings);
+      await call(deleteVolume, deleteRequest(idOf(name)));
       ids.delete(name);
     },
   };

@@ -16,6 +16,7 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from "node:fs";
@@ -59,6 +60,15 @@ export const writeConfig = (dir: string, entries: readonly unknown[]): void => {
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "new"), JSON.stringify(entries));
   renameSync(join(folder, "new"), join(folder, "config.json"));
+};
+
+/** Files of an administrator for one cluster, replaced the way kubelet does: in one step. */
+export const writeSecrets = (secretsDir: string, clusterId: string, files: Readonly<Record<string, string>>): void => {
+  const folder = join(secretsDir, "new");
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o400 });
+  rmSync(join(secretsDir, clusterId), { recursive: true, force: true });
+  renameSync(folder, join(secretsDir, clusterId));
 };
 
 /** In a virtual machine without KVM a driver starts forty times slower than here. */

@@ -1,11 +1,10 @@
 /** What a real driver on a real Ceph lists over gRPC: 2,000 volumes in pages, snapshots, conditions, capacity. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ControllerServiceCapability_RPC_Type as Offered } from "../../lib/gen/csi_pb.ts";
 import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
-import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
+import { type Driver, startDriver, testFolder, writeConfig, writeSecrets } from "./driver.ts";
 import { makePool, tool } from "./inventory.ts";
 import { CLUSTER, createRequest, deleteRequest, failureOf, GIB, MIB, secrets } from "./requests.ts";
 
@@ -17,15 +16,6 @@ const secretsDir = join(dir, "secrets");
 let driver: Driver;
 let pool: Awaited<ReturnType<typeof makePool>>;
 let other: Awaited<ReturnType<typeof makePool>>;
-
-/** As kubelet mounts a Secret: in one step. */
-const giveSecret = (files: Readonly<Record<string, string>>): void => {
-  const folder = join(secretsDir, "new");
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o400 });
-  rmSync(join(secretsDir, CLUSTER), { recursive: true, force: true });
-  renameSync(folder, join(secretsDir, CLUSTER));
-};
 
 /** Other tests' pools are none of ours. */
 const administrator = () => ({
@@ -85,7 +75,7 @@ test(
     const failure = await failureOf(driver.controller.listVolumes({}));
     expect(failure.code).toBe(Code.FAILED_PRECONDITION);
     expect(failure.details).toContain(join(secretsDir, CLUSTER));
-    giveSecret(administrator());
+    writeSecrets(secretsDir, CLUSTER, administrator());
     expect(await offered()).toEqual(
       expect.arrayContaining(["LIST_VOLUMES", "LIST_SNAPSHOTS", "GET_VOLUME", "VOLUME_CONDITION", "GET_CAPACITY"]),
     );
@@ -243,19 +233,19 @@ test(
     const caps = ["mon", "profile rbd-read-only", "osd", `profile rbd-read-only pool=${other.name}`];
     const made = await tool("ceph", "auth", "get-or-create", `client.${user}`, ...caps, "--format=json");
     const [{ key }] = JSON.parse(made) as [{ key: string }];
-    giveSecret({ userID: user, userKey: key });
+    writeSecrets(secretsDir, CLUSTER, { userID: user, userKey: key });
     try {
       expect(await allIds()).toEqual([volumeId]);
       const { status } = await driver.controller.controllerGetVolume({ volumeId });
       expect(status?.volumeCondition?.abnormal).toBe(false);
       expect((await driver.controller.getCapacity({})).availableCapacity).toBeGreaterThan(0n);
-      giveSecret({ userID: user, userKey: key, pools: `${other.name}\n` });
+      writeSecrets(secretsDir, CLUSTER, { userID: user, userKey: key, pools: `${other.name}\n` });
       expect(await allIds()).toEqual([volumeId]);
-      giveSecret({ userID: user, userKey: key, pools: `${pool.name}\n${other.name}\n` });
+      writeSecrets(secretsDir, CLUSTER, { userID: user, userKey: key, pools: `${pool.name}\n${other.name}\n` });
       expect((await failureOf(driver.controller.listVolumes({}))).code).toBe(Code.PERMISSION_DENIED);
       expect(driver.log()).not.toContain(key);
     } finally {
-      giveSecret(administrator());
+      writeSecrets(secretsDir, CLUSTER, administrator());
       await tool("ceph", "auth", "rm", `client.${user}`);
       await driver.controller.deleteVolume(deleteRequest(volumeId));
     }

@@ -1,8 +1,7 @@
 /** csi-sanity's Identity and Controller cases, against the real driver on a real cluster, on this machine. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Driver, startDriver, testFolder, writeConfig } from "../ceph/driver.ts";
+import { type Driver, startDriver, testFolder, writeConfig, writeSecrets } from "../ceph/driver.ts";
 import { EMPTY, makePool, settledInventory } from "../ceph/inventory.ts";
 import { CLUSTER, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
@@ -16,11 +15,7 @@ beforeAll(async () => {
   pool = await makePool("sanity");
   writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
   // Lists have no credentials in their requests: these come by file.
-  const given = join(dir, "secrets", CLUSTER);
-  mkdirSync(given, { recursive: true, mode: 0o700 });
-  for (const [name, text] of Object.entries({ ...secrets(), pools: pool.name })) {
-    writeFileSync(join(given, name), text, { mode: 0o600 });
-  }
+  writeSecrets(join(dir, "secrets"), CLUSTER, { ...secrets(), pools: pool.name });
   // its clean-up after each case asks for a Node service, too
   driver = await startDriver({ dir, flags: ["--nodeserver=true", `--secrets-dir=${join(dir, "secrets")}`] });
 }, 60_000);
