@@ -20,7 +20,7 @@ import { parseMigratedId } from "../migrated-id.ts";
 import { encodeVolumeId, parseVolumeId, volumeKind } from "../volume-id.ts";
 import { allClusters, reachOf } from "./access.ts";
 import { briefsOf, type ImagePlace, imagePoolOf } from "./briefs.ts";
-import { type Condition, conditionOf, HEALTHY, imageGone, isFull, poolFull, poolGone } from "./condition.ts";
+import { abnormal, type Condition, conditionOf, HEALTHY, imageGone, isFull, poolFull, poolGone } from "./condition.ts";
 import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
 import { publishedNodes } from "./published.ts";
 import type { Position } from "./token.ts";
@@ -150,7 +150,14 @@ export const volumeStatus = (instanceId: string, volumeId: string) =>
     const ceph = yield* Ceph;
     const { secret } = yield* reachOf(yield* Effect.fromResult(clusterIn(volumeId)), undefined);
     const { pool, imageName, uuid, attributes } = yield* resolveVolume(volumeId, secret.credentials);
-    const image = yield* statusIfThere(pool, imageName);
+    const image = yield* statusIfThere(pool, imageName).pipe(
+      Effect.catchTag("ParentLost", ({ message }) => Effect.succeed(abnormal(message))),
+    );
+    if (image !== undefined && "abnormal" in image) {
+      const [brief] = yield* ceph.imageBriefs(pool, [imageName], []);
+      const capacityBytes = brief?.sizeBytes ?? 0n;
+      return { volumeId, capacityBytes, nodes: [], condition: image } satisfies ListedVolume;
+    }
     if (image === undefined) {
       const imageId = attributes?.imageId;
       if (imageId === undefined) return yield* new VolumeNotFound({ volumeId, reason: "it has no image" });

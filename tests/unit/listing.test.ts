@@ -10,7 +10,7 @@ import { cephMemoryService, MEMORY_KEY, MemoryCluster } from "../../lib/ceph/mem
 import { ControllerServiceCapability_RPC_Type as Offered } from "../../lib/gen/csi_pb.ts";
 import { encodeToken, type Position, parseToken } from "../../lib/listing/token.ts";
 import { ADMIN, listerOn, seedVolumes } from "./listing-world.ts";
-import { aCluster, codeOf, creation, deletion, EAST, failureOf, PARAMETERS, SECRETS, seed } from "./world.ts";
+import { aCluster, codeOf, creation, deletion, EAST, failureOf, GIB, PARAMETERS, SECRETS, seed } from "./world.ts";
 
 const LIMIT = 30_000;
 const idOf = (uuid: string, pool = 2, clusterId = "east") =>
@@ -314,6 +314,31 @@ describe("the condition of a volume", () => {
     expect(await codeOf(lister.getVolume("no-such-volume"))).toBe("NOT_FOUND");
     expect(await codeOf(lister.getVolume(""))).toBe("INVALID_ARGUMENT");
     expect(await codeOf(lister.getVolume(volumeId.replace("000000000000000", "00000000000000f")))).toBe("NOT_FOUND");
+  });
+
+  test("is abnormal when the image that it is a copy of is lost", async () => {
+    const cluster = aCluster();
+    await using lister = listerOn(cluster);
+    const source = await lister.createVolume(creation());
+    const snapshotId = await lister.snapshot("snap-1", source.volume.volumeId);
+    const { volume } = await lister.createVolume(
+      creation({
+        name: "pvc-copy",
+        volumeContentSource: { type: { case: "snapshot", value: { snapshotId } } },
+      }),
+    );
+    const { parent } = cluster.image("rbd", `csi-vol-${volume.volumeId.slice(-36)}`);
+    if (parent === undefined) throw new Error("no parent");
+    expect((await lister.getVolume(volume.volumeId)).status.volumeCondition).toEqual(HEALTHY);
+    parent.gone = true;
+    const { volume: found, status } = await lister.getVolume(volume.volumeId);
+    expect(found.capacityBytes).toBe(GIB);
+    expect(status.volumeCondition).toMatchObject({
+      abnormal: true,
+      message: expect.stringContaining("can't be opened"),
+    });
+    // an error of the whole list would hide all others
+    expect((await lister.listVolumes()).entries.map((entry) => entry.volume.volumeId)).toContain(volume.volumeId);
   });
 
   test("is abnormal when its pool is full; its data pool and its mirror state only one call tells", async () => {
