@@ -35,12 +35,13 @@ export const CELL_READY = "ready";
 
 type Handlers = Readonly<Record<string, (arg: never) => unknown>>;
 
-export const serveCell = (handlers: Handlers): void => {
+/** `collect`: how this cell gives memory back when it falls quiet, if in another way than others. */
+export const serveCell = (handlers: Handlers, collect?: () => void): void => {
   const scope = globalThis as unknown as {
     onmessage: (event: MessageEvent<CellRequest>) => void;
     postMessage: (reply: CellReply | typeof CELL_READY) => void;
   };
-  const worked = tidyWhenCalm();
+  const worked = tidyWhenCalm(collect && { collect });
   scope.onmessage = ({ data: { id, op, arg } }) => {
     try {
       const handler = handlers[op];

@@ -9,6 +9,7 @@ import { depth } from "./ancestry.ts";
 import { briefs } from "./briefs.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
+import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
 import { mend } from "./mend.ts";
 import { list, type Page, readMany, texts, type Wanted } from "./omaps.ts";
@@ -116,4 +117,7 @@ const calls = {
 
 export type CephCalls = typeof calls;
 
-serveCell(calls);
+serveCell(calls, () => {
+  Bun.gc(true);
+  trim();
+});

@@ -10,7 +10,7 @@
  * 3. What C returns is copied before anything of C's is freed.
  * 4. A text with a NUL inside is refused: C would silently read less of it.
  */
-import { CString, dlopen, type FFIFunction, ptr, toArrayBuffer } from "bun:ffi";
+import { CString, dlopen, type FFIFunction, FFIType as T, ptr, toArrayBuffer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 
 export const ENOENT = 2;
@@ -25,6 +25,11 @@ export const optional = <Fns extends Record<string, FFIFunction>>(library: strin
     return undefined;
   }
 };
+
+const libc = optional("libc.so.6", { malloc_trim: { args: [T.u64], returns: T.i32 } });
+
+/** Gives back what C has freed: each thread leaves some behind in an arena of its own. */
+export const trim = (): void => void libc?.malloc_trim(0n);
 
 /** Throws when C answered `-errno`. */
 export const check = (op: string, result: number): number => {
