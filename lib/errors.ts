@@ -124,6 +124,9 @@ export const toRpcError = (error: DomainError, operation?: Operation): RpcError 
 /** What a failure left is known: its effect did not happen. After any other, undo nothing and let the retry look. */
 export const isDefinite = (error: DomainError): boolean => !unknownOutcome.has(error._tag);
 
+/** Of work that two drivers may be at together: after `Raced` the other one goes on with what is there. */
+export const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
+
 const unknownOutcome: ReadonlySet<DomainError["_tag"]> = new Set([
   "TimedOut",
   "CallStuck",

@@ -9,7 +9,7 @@ import * as Logger from "effect/Logger";
 import * as References from "effect/References";
 import { CurrentOperation } from "./operation.ts";
 
-/** The stage is the one of that moment: nobody has to write it down at each change of it. */
+/** The stage is the operation's: where members of a group run side by side, the one that began last. */
 const line = Logger.make((event) => {
   const entry = Logger.formatStructured.log(event);
   const operation = event.fiber.getRef(CurrentOperation);

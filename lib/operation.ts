@@ -34,7 +34,7 @@ export const age = (operation: Operation, now: number): string =>
 export const describeOperation = (operation: Operation, now: number): string =>
   `${operation.rpc} of ${operation.subject}, at "${operation.stage}", ${age(operation, now)} old`;
 
-/** A span where somebody collects spans: elsewhere each would still cost a stack trace and five effects. */
+/** A span where somebody collects spans: elsewhere each would still cost five effects. */
 export const traced = <A, E, R>(
   name: string,
   kind: "server" | "internal",

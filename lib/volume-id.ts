@@ -93,7 +93,7 @@ export const parseVolumeId = (text: string): Result.Result<VolumeId, InvalidVolu
   if (!HEX_16.test(ascii(poolAt, poolAt + 16))) return refuse("the pool id is not 16 hex digits");
   const poolId = BigInt(`0x${ascii(poolAt, poolAt + 16)}`);
   if (poolId > MAX_POOL_ID) return refuse("the pool id is out of range");
-  const uuid = ascii(uuidAt, uuidAt + 36);
+  const uuid = ascii(uuidAt, uuidAt + UUID_LENGTH);
   if (!isUuid(uuid)) return refuse("it does not end in a uuid");
   return Result.succeed({ clusterId, poolId, uuid });
 };

@@ -201,9 +201,10 @@ class Cells implements CellPool {
       return Effect.suspend(() => {
         const waiting = this.queue.indexOf(job);
         if (waiting >= 0) this.queue.splice(waiting, 1);
-        if (!job.started || settled) return Effect.void;
+        if (!job.started) return Effect.void;
         return Effect.callback<void>((finished) => {
           done = () => finished(Effect.void);
+          if (settled) done();
         });
       });
     });

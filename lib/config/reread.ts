@@ -14,7 +14,7 @@ import * as Result from "effect/Result";
 import { ConfigInvalid } from "./errors.ts";
 
 export const LOOK_LIMIT = "5 seconds";
-/** For what every call needs: many at once need not all ask, and kubelet takes a minute to bring a change. */
+/** For what every call needs: not each has to ask, and kubelet takes a minute to bring a change. */
 export const MOMENT_MS = 100;
 /** A ConfigMap holds at most 1 MiB; more than this is not one of our files. */
 const MAX_BYTES = 16 << 20;
@@ -111,7 +111,9 @@ export const reread = <T>(options: RereadOptions<T>): Effect.Effect<T, ConfigInv
     const since = performance.now();
     if (recent !== undefined && since < recent.until) return Effect.fromResult(recent.outcome);
     return Effect.flatMap(looked, ({ outcome, settled }) => {
-      recent = settled ? { outcome, until: since + trustedMs } : undefined;
+      const until = since + trustedMs;
+      // a slow look that began earlier must not bring back what it saw
+      if (recent === undefined || recent.until <= until) recent = settled ? { outcome, until } : undefined;
       return Effect.fromResult(outcome);
     });
   });

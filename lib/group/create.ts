@@ -19,7 +19,7 @@ import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { Raced } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../config/image-features.ts";
-import { Conflict, type DomainError, isDefinite, type LockHeld, Precondition } from "../errors.ts";
+import { Conflict, type LockHeld, mayUndo, Precondition } from "../errors.ts";
 import { Flatten } from "../flatten.ts";
 import { asRaced, clearUnfinished, holderSpec, orRaced, statusIfThere } from "../images.ts";
 import * as journal from "../journal.ts";
@@ -161,9 +161,6 @@ const takePoint = (options: VolumeOptions, wanted: Wanted, group: Group) =>
     yield* stage("record point in time", recordPoint(pool, group.uuid, createdAt));
     return { createdAt, parts };
   });
-
-/** After `Raced` another driver goes on with what is there. */
-const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
 
 // ----------------------------------------------------------------------------------------------------- members
 

@@ -47,8 +47,6 @@ export const serve = <R>(options: ServeOptions<R>): Effect.Effect<Serving, Liste
     const bridge = makeBridge(context, { maxSendBytes: options.maxSendBytes ?? 16 * MIB, observe: options.observe });
     const server = new Server({
       "grpc.max_receive_message_length": options.maxReceiveBytes ?? 4 * MIB,
-      // Nobody could ask for its figures, and they are counted at every call.
-      "grpc.enable_channelz": 0,
       // The bridge checks the limit itself, so that a message over it is logged as such.
       "grpc.max_send_message_length": -1,
     });

@@ -3,8 +3,8 @@
  *
  * A list opens no image: what a page costs is one read of its images' headers, all at once, and a few calls more. The
  * journal's own entries are read only for the names whose images are not found under their default names. So a list
- * tells whether an image is there and whether its pool is full; that an image is another cluster's mirror, or its data
- * pool full, only `volumeStatus` tells.
+ * tells whether an image is there and whether its pool is full; that an image is another cluster's mirror, that what it
+ * is a copy of is lost, or its data pool full, only `volumeStatus` tells.
  *
  * 1. A name whose image was never complete is no volume yet, and not listed.
  * 2. A volume that was complete and has lost its image is listed, as abnormal.
@@ -150,23 +150,27 @@ export const volumeStatus = (instanceId: string, volumeId: string) =>
     const ceph = yield* Ceph;
     const { secret } = yield* reachOf(yield* Effect.fromResult(clusterIn(volumeId)), undefined);
     const { pool, imageName, uuid, attributes } = yield* resolveVolume(volumeId, secret.credentials);
-    const image = yield* statusIfThere(pool, imageName).pipe(
-      Effect.catchTag("ParentLost", ({ message }) => Effect.succeed(abnormal(message))),
-    );
-    if (image !== undefined && "abnormal" in image) {
+    const nodesOf = (requestName: string | undefined) =>
+      requestName === undefined
+        ? Effect.succeed([])
+        : Effect.map(publishedNodes(pool, instanceId, [{ requestName, uuid }]), ([nodes = []]) => nodes);
+    const looked = yield* Effect.result(statusIfThere(pool, imageName));
+    if (Result.isFailure(looked)) {
+      if (looked.failure._tag !== "ParentLost") return yield* looked.failure;
+      // It can't be opened, so nobody can say that no node has it.
       const [brief] = yield* ceph.imageBriefs(pool, [imageName], []);
-      const capacityBytes = brief?.sizeBytes ?? 0n;
-      return { volumeId, capacityBytes, nodes: [], condition: image } satisfies ListedVolume;
+      const nodes = yield* nodesOf(attributes?.requestName);
+      const condition = abnormal(looked.failure.message);
+      return { volumeId, capacityBytes: brief?.sizeBytes ?? 0n, nodes, condition } satisfies ListedVolume;
     }
+    const image = looked.success;
     if (image === undefined) {
       const imageId = attributes?.imageId;
       if (imageId === undefined) return yield* new VolumeNotFound({ volumeId, reason: "it has no image" });
       const condition = imageGone(pool, imageName, yield* ceph.trashGet(pool, imageId));
       return { volumeId, capacityBytes: 0n, nodes: [], condition } satisfies ListedVolume;
     }
-    const requestName = image.watchers.length === 0 ? undefined : attributes?.requestName;
-    const [nodes = []] =
-      requestName === undefined ? [] : yield* publishedNodes(pool, instanceId, [{ requestName, uuid }]);
+    const nodes = yield* nodesOf(image.watchers.length === 0 ? undefined : attributes?.requestName);
     const condition = yield* conditionOf(pool, image);
     return { volumeId, capacityBytes: image.sizeBytes, nodes, condition } satisfies ListedVolume;
   });

@@ -18,7 +18,7 @@ import * as Result from "effect/Result";
 import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import { Conflict, type DomainError, InvalidRequest, isDefinite, type VolumeNotFound } from "../errors.ts";
+import { Conflict, InvalidRequest, mayUndo, type VolumeNotFound } from "../errors.ts";
 import { type Found, resolveVolume } from "../handles.ts";
 import {
   asRaced,
@@ -117,9 +117,6 @@ const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
     const undo = Effect.andThen(discardUnfinished(pool, image, [image]), ceph.snapshotRemove(pool, imageName, image));
     return yield* yield* undoable("hold point in time", made, () => undo);
   });
-
-/** After `Raced` another driver goes on with what is there. */
-const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
 
 const taken = (
   { cluster, sourceVolumeId }: Wanted,

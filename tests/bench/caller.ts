@@ -62,7 +62,8 @@ const exchange = (session: ClientHttp2Session, path: string, message: Uint8Array
     stream.on("trailers", read);
     stream.on("data", (part: Buffer) => void parts.push(part));
     stream.on("error", reject);
-    stream.on("end", () => {
+    // not at the end: a stream that is reset has none
+    stream.on("close", () => {
       if (status === "0") resolve(Buffer.concat(parts).subarray(HEADER_BYTES));
       else reject(new Error(`${path}: ${String(status)} ${decodeURIComponent(String(text))}`));
     });

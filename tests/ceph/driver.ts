@@ -62,7 +62,7 @@ export const writeConfig = (dir: string, entries: readonly unknown[]): void => {
   renameSync(join(folder, "new"), join(folder, "config.json"));
 };
 
-/** Files of an administrator for one cluster, replaced the way kubelet does: in one step. */
+/** Files of an administrator for one cluster; while they are replaced there are none for a moment. */
 export const writeSecrets = (secretsDir: string, clusterId: string, files: Readonly<Record<string, string>>): void => {
   const folder = join(secretsDir, "new");
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -86,7 +86,7 @@ const answers = (identity: Driver["identity"]): Promise<boolean> =>
   );
 
 /** What `npm start` sets before the command. */
-const startSettings = (): Record<string, string> => {
+export const startSettings = (): Record<string, string> => {
   const { scripts } = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")) as {
     scripts: { start: string };
   };

@@ -43,7 +43,7 @@ export const omapContract = (at: () => Session): void => {
     "a value is followed to the object that its end names",
     async () => {
       const { run, pool, fresh } = at();
-      const [object, other] = [fresh("object"), fresh("other")];
+      const [object, other] = [fresh("object"), fresh("object-that-is-led-to")];
       const tail = 8;
       const prefix = other.slice(0, -tail);
       const end = other.slice(-tail);

@@ -12,6 +12,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Identity } from "../../lib/gen/csi_pb.ts";
 import { client } from "../../lib/grpc/client.ts";
+import { startSettings } from "../ceph/driver.ts";
 import { type CephCluster, startCeph } from "../rig/ceph.ts";
 import { checkout } from "../rig/suite.ts";
 import { runInVm } from "../rig/vm.ts";
@@ -48,6 +49,7 @@ const startDriver = async (dir: string, ceph: CephCluster, detached: boolean): P
   const flags = ["--type=rbd", "--nodeid=demo", "--v=4", `--endpoint=${endpoint}`, `--config-dir=${config}`];
   const child = spawn(process.execPath, [join(checkout, "services/driver.ts"), ...flags], {
     cwd: checkout,
+    env: { ...process.env, ...startSettings() },
     detached,
     stdio: ["ignore", out, out],
   });

@@ -1,6 +1,8 @@
 /** How a server stops: what running, waiting and new calls get, and how long it takes. */
 import { afterEach, describe, expect, test } from "bun:test";
 import { existsSync, rmSync } from "node:fs";
+import { connect } from "node:http2";
+import { createConnection } from "node:net";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";
@@ -106,6 +108,25 @@ describe("a stopping server", () => {
     await stopping;
     expect(fate.started).toBe(1);
   });
+
+  test("cuts the connection of a request that never ends", async () => {
+    const { server } = await setUp(0.2);
+    const session = connect("http://localhost", { createConnection: () => createConnection(server.path) });
+    session.on("error", () => {});
+    const cut = new Promise<void>((resolve) => session.once("close", resolve));
+    const stream = session.request({
+      ":method": "POST",
+      ":path": "/csi.v1.Controller/CreateVolume",
+      "content-type": "application/grpc",
+      te: "trailers",
+    });
+    stream.on("error", () => {});
+    // half of a message's header
+    stream.write(Buffer.from([0, 0, 0]));
+    await Bun.sleep(100);
+    expect(await timed(server)).toBeLessThan(2500);
+    await cut;
+  }, 5000);
 
   test("waits for no idle connection", async () => {
     const { server, controller } = await setUp(5);

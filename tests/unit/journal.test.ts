@@ -127,6 +127,10 @@ describe("a created volume", () => {
     await using driver = driverOn(cluster, {
       ceph: {
         ...inner,
+        omapGet: (pool, object, keys) => {
+          attributes.push(keys);
+          return inner.omapGet(pool, object, keys);
+        },
         omapFollow: (pool, object, key, to) => {
           asked.push(key);
           attributes.push(to.keys);
