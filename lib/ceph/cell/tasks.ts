@@ -5,6 +5,7 @@
  */
 import { Errno } from "../../cells/cell.ts";
 import type { ManagerTask } from "../ceph.ts";
+import { PARENT } from "./ancestry.ts";
 import { ENOENT } from "./ffi.ts";
 import { managerCommand, type PoolArg, withPool } from "./rados.ts";
 import { isThere } from "./rbd.ts";
@@ -31,7 +32,7 @@ export const addFlatten = (where: PoolArg, image: string): void => {
     if (error instanceof Errno && error.message.includes("does not have a parent")) return;
     // so it says also of one that it can't open, for its parent is away
     const gone = error instanceof Errno && error.message.includes("does not exist");
-    if (gone && withPool(where, (io) => isThere(io, image))) throw new Errno("rbd_open of a parent", ENOENT);
+    if (gone && withPool(where, (io) => isThere(io, image))) throw new Errno(PARENT, ENOENT);
     throw error;
   }
 };
