@@ -98,6 +98,9 @@ export const managerContract = (at: () => Session): void => {
       } finally {
         await world.startManager();
       }
+      // its first answers may take longer than whoever deletes a volume waits
+      const awake = { onSuccess: () => true, onFailure: () => false };
+      expect(await eventually(() => run((ceph) => Effect.match(ceph.managerTasks(pool.access), awake)))).toBe(true);
       await run((ceph) => ceph.managerTrashRemove(pool, id));
       await run((ceph) => ceph.managerFlatten(pool, clone));
       expect(await gone(id)).toBe(true);
