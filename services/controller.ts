@@ -2,7 +2,7 @@
  * The CSI Controller service: what a request says in protobuf, as the recipes of lib/volume and lib/snapshot take it,
  * and what they answer, back again.
  *
- * Not here: the recipes' stages, whether Ceph can be reached, and what only looks (lib/grpc/listing.ts).
+ * Not here: the recipes' stages, whether Ceph can be reached, and what only looks (services/controller-listing.ts).
  *
  * 1. A request is checked field by field before anything else happens.
  * 2. A capability is advertised only if every RPC of it is here.
@@ -13,8 +13,8 @@ import * as Result from "effect/Result";
 import { Ceph, imageSubject } from "../lib/ceph/ceph.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { InvalidRequest, VolumeNotFound } from "../lib/errors.ts";
-import { Flatten } from "../lib/flatten.ts";
+import { InvalidRequest, VolumeNotFound } from "../lib/operations/outcomes.ts";
+import { Flatten } from "../lib/images/flatten.ts";
 import {
   Controller,
   type ControllerExpandVolumeRequest,
@@ -32,22 +32,22 @@ import {
   type ValidateVolumeCapabilitiesRequest,
   type VolumeContentSource,
 } from "../lib/gen/csi_pb.ts";
-import { readCapabilities, readCapability } from "../lib/grpc/capability.ts";
-import { listing, listingOffered, snapshotFields } from "../lib/grpc/listing.ts";
+import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
+import { listing, listingOffered, snapshotFields } from "./controller-listing.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import { resolveVolume } from "../lib/handles.ts";
-import { answerEarly, stage } from "../lib/pipeline.ts";
-import { driverLayer, runService, serveAll } from "../lib/platform.ts";
-import { Purge } from "../lib/purge.ts";
-import { requiredText } from "../lib/request.ts";
-import { mutating, reading } from "../lib/rpc.ts";
+import { resolveVolume } from "../lib/journal/locate.ts";
+import { answerEarly, stage } from "../lib/operations/pipeline.ts";
+import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { Purge } from "../lib/images/purge.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
+import { mutating, reading } from "../lib/operations/rpc.ts";
 import { createSnapshot, type TakenSnapshot } from "../lib/snapshot/create.ts";
-import { deleteSnapshot } from "../lib/snapshot/remove.ts";
+import { deleteSnapshot } from "../lib/snapshot/delete.ts";
 import { createVolume } from "../lib/volume/create.ts";
 import { expandVolume } from "../lib/volume/expand.ts";
-import { type VolumeOptions, volumeOptions } from "../lib/volume/options.ts";
-import { deleteVolume } from "../lib/volume/remove.ts";
-import type { SourceRequest } from "../lib/volume/source.ts";
+import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
+import { deleteVolume } from "../lib/volume/delete.ts";
+import type { SourceRequest } from "../lib/volume/copy.ts";
 import { identity } from "./identity.ts";
 
 const text = (field: string, value: string) => Effect.fromResult(requiredText(field, value));

@@ -23,16 +23,16 @@ import {
   Identity,
   type VolumeGroupSnapshotSchema,
 } from "../lib/gen/csi_pb.ts";
-import { snapshotFields, timestamp } from "../lib/grpc/listing.ts";
+import { snapshotFields, timestamp } from "./controller-listing.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { createGroupSnapshot, type TakenGroup } from "../lib/group/create.ts";
-import { getGroupSnapshot } from "../lib/group/describe.ts";
-import { deleteGroupSnapshot } from "../lib/group/remove.ts";
-import { answerEarly, stage } from "../lib/pipeline.ts";
-import { driverLayer, runService, serveAll } from "../lib/platform.ts";
-import { requiredText } from "../lib/request.ts";
-import { mutating, reading } from "../lib/rpc.ts";
-import { type VolumeOptions, volumeOptions } from "../lib/volume/options.ts";
+import { getGroupSnapshot } from "../lib/group/get.ts";
+import { deleteGroupSnapshot } from "../lib/group/delete.ts";
+import { answerEarly, stage } from "../lib/operations/pipeline.ts";
+import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
+import { mutating, reading } from "../lib/operations/rpc.ts";
+import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
 import { controllerLayer } from "./controller.ts";
 import { identity } from "./identity.ts";
 

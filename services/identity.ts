@@ -19,8 +19,8 @@ import {
 import { serve } from "../lib/grpc/server.ts";
 import { type ServiceImpl, served } from "../lib/grpc/service.ts";
 import { ListenError } from "../lib/grpc/socket.ts";
-import { launch } from "../lib/launch.ts";
-import { VERSION } from "../lib/version.ts";
+import { launch } from "../lib/process/launch.ts";
+import { VERSION } from "../lib/process/version.ts";
 
 export interface IdentityOptions<R = never> {
   /** As StorageClasses and PersistentVolumes name the driver. */

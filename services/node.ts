@@ -1,8 +1,8 @@
 /**
  * The CSI Node service: volumes on this machine, mapped by the kernel, as a filesystem or as a raw block device.
  *
- * Each mutating RPC is a recipe of named stages (lib/pipeline.ts). Not here: how a stage talks to the kernel
- * (lib/host) or to Ceph (lib/ceph), and what is made of what it finds (lib/staged.ts, lib/attach.ts, lib/device.ts).
+ * Each mutating RPC is a recipe of named stages (lib/operations/pipeline.ts). Not here: how a stage talks to the kernel
+ * (lib/host) or to Ceph (lib/ceph), and what is made of what it finds (lib/node/staged-volume.ts, lib/node/mappable.ts, lib/node/device.ts).
  *
  * 1. A device is formatted only if it was mapped here, nobody else has the image open, blkid finds nothing, it begins
  *    with zeros, and librbd says that no extent of the image is allocated; and never a static volume's.
@@ -14,12 +14,18 @@
 import { resolve } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { checkMappable, proveOurs, waitUntilFree } from "../lib/attach.ts";
+import { checkMappable, proveOurs, waitUntilFree } from "../lib/node/mappable.ts";
 import { Ceph, type ImageStatus } from "../lib/ceph/ceph.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { guardDevice, proveGrown, sizedAtLeast } from "../lib/device.ts";
-import { type DomainError, InvalidRequest, isDefinite, Precondition, VolumeNotFound } from "../lib/errors.ts";
+import { guardDevice, proveGrown, sizedAtLeast } from "../lib/node/device.ts";
+import {
+  type DomainError,
+  InvalidRequest,
+  isDefinite,
+  Precondition,
+  VolumeNotFound,
+} from "../lib/operations/outcomes.ts";
 import {
   Identity,
   Node,
@@ -38,22 +44,22 @@ import {
   VolumeCapability_AccessMode_Mode as Mode,
   VolumeUsage_Unit as Unit,
 } from "../lib/gen/csi_pb.ts";
-import { readCapability } from "../lib/grpc/capability.ts";
+import { readCapability } from "../lib/csi/capability.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { UnexpectedContent } from "../lib/host/errors.ts";
 import { bindOptions, chooseFilesystem, FILESYSTEMS, mountOptions } from "../lib/host/filesystem.ts";
 import { Host, type MappedDevice } from "../lib/host/host.ts";
 import { HostLive } from "../lib/host/live.ts";
 import { mountsAt } from "../lib/host/mountinfo.ts";
-import * as staging from "../lib/host/staging.ts";
+import * as staging from "../lib/node/staging.ts";
 import { Placement } from "../lib/kube/placement.ts";
-import { type Announcer, makeAnnouncer } from "../lib/listing/announce.ts";
-import { Locks } from "../lib/locks.ts";
-import { compensated, stage, undoable } from "../lib/pipeline.ts";
-import { driverLayer, runService, serveAll } from "../lib/platform.ts";
-import { absolutePath, requiredText } from "../lib/request.ts";
-import { mutating, reading } from "../lib/rpc.ts";
-import { SizeOutOfRange } from "../lib/size.ts";
+import { type Announcer, makeAnnouncer } from "../lib/node/published-node-record.ts";
+import { Locks } from "../lib/operations/locks.ts";
+import { compensated, stage, undoable } from "../lib/operations/pipeline.ts";
+import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
+import { mutating, reading } from "../lib/operations/rpc.ts";
+import { SizeOutOfRange } from "../lib/csi/size.ts";
 import {
   type Found,
   halfStaged,
@@ -66,8 +72,8 @@ import {
   takeDown,
   unmapLeftOver,
   volumeAt,
-} from "../lib/staged.ts";
-import { readVolumeContext, resolveImage, type VolumeImage } from "../lib/volume-context.ts";
+} from "../lib/node/staged-volume.ts";
+import { readVolumeContext, resolveImage, type VolumeImage } from "../lib/node/volume-context.ts";
 import { identity } from "./identity.ts";
 
 export interface NodeOptions {

@@ -2,7 +2,7 @@
  * The CSI SnapshotMetadata service: which ranges of bytes a snapshot has, or two snapshots of a volume differ in, as
  * streams. It is what incremental backups copy by.
  *
- * Not here: how that is found out (lib/listing/blocks.ts).
+ * Not here: how that is found out (lib/changed-blocks/changed-blocks.ts).
  *
  * 1. Ranges are of any length (VARIABLE_LENGTH), and there is a message even when there is none: it tells the capacity.
  * 2. A page is asked of Ceph when the caller has taken the one before (lib/grpc/bridge.ts), so memory does not grow
@@ -12,7 +12,7 @@ import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { InvalidRequest, toRpcError } from "../lib/errors.ts";
+import { InvalidRequest, toRpcError } from "../lib/operations/outcomes.ts";
 import {
   BlockMetadataType,
   type GetMetadataAllocatedRequest,
@@ -21,9 +21,9 @@ import {
   SnapshotMetadata,
 } from "../lib/gen/csi_pb.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import { allocatedBlocks, type Blocks, changedBlocks } from "../lib/listing/blocks.ts";
-import { driverLayer, runService, serveAll } from "../lib/platform.ts";
-import { requiredText } from "../lib/request.ts";
+import { allocatedBlocks, type Blocks, changedBlocks } from "../lib/changed-blocks/changed-blocks.ts";
+import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
 import { identity } from "./identity.ts";
 
 const wanted = ({ secrets, startingOffset, maxResults }: GetMetadataAllocatedRequest | GetMetadataDeltaRequest) =>

@@ -8,7 +8,7 @@
  * 2. Whatever a handler throws becomes a reply; no call stays without one while the thread lives.
  */
 
-import { tidyWhenCalm } from "../calm.ts";
+import { tidyWhenCalm } from "./idle-gc.ts";
 
 /** A failed blocking call: the errno that it returned (positive), and what it was about. */
 export class Errno extends Error {

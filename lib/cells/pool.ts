@@ -17,7 +17,7 @@
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
-import { type Figure, Metrics } from "../metrics.ts";
+import { type Figure, Metrics } from "../telemetry/metrics.ts";
 import { CELL_READY, type CellReply, type CellRequest } from "./cell.ts";
 
 /** A blocking call answered with an errno (positive; 0 when the call failed in another way). */

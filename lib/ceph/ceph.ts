@@ -1,6 +1,6 @@
 /**
  * What the driver asks of a Ceph cluster: one Effect service, `Ceph`, with two implementations of one contract
- * (tests/contract): ./live/live.ts over librados and librbd, ./memory/memory.ts for tests.
+ * (tests/contract): lib/ceph/live/live.ts over librados and librbd, tests/support/ceph-memory/memory.ts for tests.
  *
  * Not here: anything of CSI. Names are RADOS's and RBD's.
  *

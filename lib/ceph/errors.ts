@@ -1,6 +1,6 @@
 /**
  * What Ceph answers, as types. Every failure of lib/ceph is one of these; which gRPC code each becomes is in
- * lib/errors.ts, and nowhere else.
+ * lib/operations/outcomes.ts, and nowhere else.
  *
  * 1. A message says what failed and what to do next, and carries no key.
  * 2. `ObjectNotFound` and its kin are proofs of absence. A failure that leaves it open (`TimedOut`, `Unreachable`,

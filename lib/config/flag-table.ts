@@ -7,7 +7,7 @@
  * 2. A flag without a `key` has no effect: it is read, checked as Go would, and named as ignored.
  */
 import * as Result from "effect/Result";
-import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "./endpoint.ts";
+import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "../grpc/endpoint.ts";
 import { bool, duration, type FlagKind, int, list, oneOf, path, shaped, text } from "./flag-kinds.ts";
 
 export interface Flag<K extends string, T> extends FlagKind<T> {

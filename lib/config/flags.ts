@@ -7,7 +7,7 @@
  * 2. A flag that has no effect is named in `ignored`; nothing else is dropped silently.
  */
 import * as Result from "effect/Result";
-import { closest } from "./closest.ts";
+import { closest } from "../text/closest.ts";
 import { oneLine } from "./errors.ts";
 import type { FlagKind } from "./flag-kinds.ts";
 import { type Flag, FLAGS, IGNORED_FLAGS } from "./flag-table.ts";

@@ -13,7 +13,7 @@ import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import * as z from "zod";
 import type { ConfigInvalid } from "./errors.ts";
-import { fieldsOf, isObject, parseArray } from "./go-json.ts";
+import { fieldsOf, isObject, parseArray } from "../text/go-json.ts";
 import { MOMENT_MS, reread } from "./reread.ts";
 
 export interface Place {

@@ -18,20 +18,20 @@
 import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { Raced } from "../ceph/errors.ts";
-import { FEATURE_BITS } from "../config/image-features.ts";
-import { Conflict, type LockHeld, mayUndo, Precondition } from "../errors.ts";
-import { Flatten } from "../flatten.ts";
-import { asRaced, clearUnfinished, holderSpec, orRaced, statusIfThere } from "../images.ts";
-import * as journal from "../journal.ts";
-import { Locks } from "../locks.ts";
-import { compensated, stage, undoable } from "../pipeline.ts";
+import { FEATURE_BITS } from "../ceph/features.ts";
+import { Conflict, type LockHeld, mayUndo, Precondition } from "../operations/outcomes.ts";
+import { Flatten } from "../images/flatten.ts";
+import { asRaced, clearUnfinished, holderSpec, orRaced, statusIfThere } from "../images/images.ts";
+import * as journal from "../journal/journal.ts";
+import { Locks } from "../operations/locks.ts";
+import { compensated, stage, undoable } from "../operations/pipeline.ts";
 import type { TakenSnapshot } from "../snapshot/create.ts";
-import { makeReady, undoReservation } from "../snapshot/holder.ts";
-import { limitSnapshots } from "../snapshot/source.ts";
-import type { VolumeOptions } from "../volume/options.ts";
-import { readGroup, recordPoint } from "./journal.ts";
+import { makeReady, undoReservation } from "../snapshot/finish.ts";
+import { limitSnapshots } from "../snapshot/source-volume.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { readGroup, recordPoint } from "../journal/group-snapshots.ts";
 import type { Member } from "./member.ts";
-import { together } from "./together.ts";
+import { together } from "../operations/settle-all.ts";
 import { findGroup, type Group, type GroupRequest, readRequest, type Wanted } from "./request.ts";
 
 export interface TakenGroup {

@@ -2,14 +2,14 @@
  * A member of a group snapshot: an ordinary snapshot whose name and UUID follow from the group's and the volume's, so
  * that whoever retries finds it, and whoever knows the volumes knows the members.
  *
- * Not here: how it is made (./create.ts) and removed (lib/snapshot/remove.ts).
+ * Not here: how it is made (./create.ts) and removed (lib/snapshot/delete.ts).
  */
 import { createHash } from "node:crypto";
 import * as Effect from "effect/Effect";
 import type { PoolRef } from "../ceph/ceph.ts";
-import { InvalidRequest } from "../errors.ts";
-import type { Source } from "../snapshot/source.ts";
-import { encodeVolumeId } from "../volume-id.ts";
+import { InvalidRequest } from "../operations/outcomes.ts";
+import type { Source } from "../snapshot/source-volume.ts";
+import { encodeVolumeId } from "../csi/volume-id.ts";
 
 export interface Member {
   readonly source: Source;

@@ -1,7 +1,7 @@
 /** The parameters of a VolumeGroupSnapshotClass. Those of other readers pass. */
 import * as Result from "effect/Result";
 import { hasControl, InvalidParameter } from "../config/errors.ts";
-import { GROUPS } from "../journal.ts";
+import { GROUPS } from "../journal/journal.ts";
 import { readSnapshotParameters } from "../snapshot/parameters.ts";
 
 export interface GroupParameters {

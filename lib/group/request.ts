@@ -9,11 +9,11 @@ import * as Effect from "effect/Effect";
 import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest } from "../errors.ts";
-import * as journal from "../journal.ts";
-import { findSource, type Source, sameCluster } from "../snapshot/source.ts";
-import type { VolumeOptions } from "../volume/options.ts";
-import { type GroupEntry, readGroup } from "./journal.ts";
+import { Conflict, InvalidRequest } from "../operations/outcomes.ts";
+import * as journal from "../journal/journal.ts";
+import { findSource, type Source, sameCluster } from "../snapshot/source-volume.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
 import { handleOf, type Member, memberOf } from "./member.ts";
 import { readGroupParameters } from "./parameters.ts";
 

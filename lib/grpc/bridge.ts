@@ -6,7 +6,7 @@
  * 1. A call is answered exactly once: by its handler, by the caller who left (cancel, deadline), or by a stopping
  *    driver; whoever is first. What was sent is what is logged and counted.
  * 2. A caller who leaves interrupts the fiber that waits for it, and nothing else: operations outlive their callers
- *    (lib/pipeline.ts).
+ *    (lib/operations/pipeline.ts).
  * 3. A stream is pulled no faster than the caller takes it: the next message is made when the last one was written.
  * 4. Requests are logged masked only (./mask.ts), and only when the log level asks for them.
  */
@@ -27,7 +27,7 @@ import type * as Fiber from "effect/Fiber";
 import * as LogLevel from "effect/LogLevel";
 import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
-import { traced } from "../operation.ts";
+import { traced } from "../operations/operation.ts";
 import { CallInfo } from "./call.ts";
 import { masked } from "./mask.ts";
 import type { AnyHandler, ServedService } from "./service.ts";

@@ -1,7 +1,7 @@
 /**
  * A gRPC server as a scoped Effect: it listens when the effect succeeds, and stops gracefully when its scope closes.
  *
- * Not here: what is served (services/), how a call runs (./bridge.ts), and signals (../launch.ts).
+ * Not here: what is served (services/), how a call runs (./bridge.ts), and signals (lib/process/launch.ts).
  *
  * 1. Stopping: the socket file goes, new calls are answered UNAVAILABLE, running ones have `graceSeconds` to finish;
  *    what is left is answered UNAVAILABLE "driver is stopping, retry" and interrupted, then connections are cut.
@@ -11,7 +11,7 @@ import { Server, ServerCredentials } from "@grpc/grpc-js";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
-import { type Endpoint, formatEndpoint } from "../config/endpoint.ts";
+import { type Endpoint, formatEndpoint } from "./endpoint.ts";
 import { type Bridge, type BridgedMethod, makeBridge, type Observe } from "./bridge.ts";
 import type { ServedService } from "./service.ts";
 import { grpcAddress, ListenError, prepareSocket, readEndpoint } from "./socket.ts";

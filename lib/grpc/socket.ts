@@ -14,7 +14,7 @@ import { dirname, join } from "node:path";
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { ENDPOINT_FORM, type Endpoint, parseEndpoint } from "../config/endpoint.ts";
+import { ENDPOINT_FORM, type Endpoint, parseEndpoint } from "./endpoint.ts";
 
 /** `message` says what to do about it; the endpoint is part of it. */
 export class ListenError extends Data.TaggedError("ListenError")<{ readonly message: string }> {}

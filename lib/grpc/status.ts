@@ -1,7 +1,7 @@
 /**
  * How a call can end: the codes, the one error that a handler may fail with, and the status made of either.
  *
- * Not here: which domain error gets which code (../errors.ts) and how a status travels (./bridge.ts, ./client.ts).
+ * Not here: which domain error gets which code (lib/operations/outcomes.ts) and how a status travels (./bridge.ts, tests/support/grpc-client.ts).
  *
  * 1. The text of a defect never leaves the process: the caller reads "internal error" and the id of the call.
  * 2. A status can always be sent: its text is well-formed Unicode of bounded length (grpc-js percent-encodes it, and

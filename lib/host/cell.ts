@@ -1,12 +1,12 @@
 /**
  * A host cell: the worker in which the driver's blocking calls on this machine run.
  *
- * Not here: the calls themselves (./krbd.ts, ./block.ts, ./tree.ts) and their limits (./live.ts). No Effect.
+ * Not here: the calls themselves (./krbd.ts, ./block.ts, ./paths.ts) and their limits (./live.ts). No Effect.
  */
 import { Errno, serveCell } from "../cells/cell.ts";
 import * as block from "./block.ts";
 import * as krbd from "./krbd.ts";
-import * as tree from "./tree.ts";
+import * as tree from "./paths.ts";
 
 export const operations = {
   ...krbd,

@@ -1,6 +1,6 @@
 /**
  * What a node's kernel and tools answer, as types. Every failure of lib/host is one of these; which gRPC code each
- * becomes is in lib/errors.ts, and nowhere else.
+ * becomes is in lib/operations/outcomes.ts, and nowhere else.
  *
  * 1. A message says what failed and what to do next, and carries no key.
  * 2. `HostStuck` and `MapTimedOut` leave open whether the call took effect: see `hostOutcomeUnknown`.

@@ -1,6 +1,6 @@
 /**
  * What the driver asks of the machine it runs on: one Effect service, `Host`, with two implementations of one
- * contract: ./live.ts over the kernel and its tools, ./memory.ts for tests.
+ * contract: ./live.ts over the kernel and its tools, tests/support/host-memory.ts for tests.
  *
  * Not here: anything of CSI. Names are the kernel's and RBD's.
  *

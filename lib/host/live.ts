@@ -1,7 +1,7 @@
 /**
  * `Host` over this machine: each method one call in a host cell (./cell.ts), with its limit.
  *
- * Not here: the calls (./krbd.ts, ./block.ts, ./tree.ts).
+ * Not here: the calls (./krbd.ts, ./block.ts, ./paths.ts).
  *
  * 1. Calls that touch no volume (sysfs, /proc, folders of kubelet) have cells of their own, as have those that look
  *    into a mounted volume: a device that never answers can use up neither for the others.
@@ -13,7 +13,7 @@ import * as Redacted from "effect/Redacted";
 import type { CellDown, CellError, CellPool } from "../cells/pool.ts";
 import { makeCellPool } from "../cells/pool.ts";
 import { cellUrl } from "../cells/where.ts";
-import { CurrentOperation } from "../operation.ts";
+import { CurrentOperation } from "../operations/operation.ts";
 import type { HostOperations } from "./cell.ts";
 import {
   DeviceBusy,
@@ -29,7 +29,7 @@ import {
 import { Host, type HostService, imageSpec, type MappedDevice } from "./host.ts";
 import type { MapAnswer } from "./krbd.ts";
 import { parseMountInfo } from "./mountinfo.ts";
-import type { PathAnswer } from "./tree.ts";
+import type { PathAnswer } from "./paths.ts";
 
 export interface HostOptions {
   /** Cells for changes; those for looking come on top. */

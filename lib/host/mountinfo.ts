@@ -1,7 +1,7 @@
 /**
  * The kernel's own list of mounts, /proc/self/mountinfo, as data, and the questions that the driver asks of it.
  *
- * Pure: reading the file is ./tree.ts. Every decision about mounts comes from here and never from stat, which fails
+ * Pure: reading the file is ./paths.ts. Every decision about mounts comes from here and never from stat, which fails
  * on a broken filesystem and may hang on a dead one.
  *
  * 1. Later lines are mounted over earlier ones: the last entry at a path is the one that is seen there.

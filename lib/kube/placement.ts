@@ -10,8 +10,8 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type { Cluster } from "../config/clusters.ts";
 import type { Flags } from "../config/flags.ts";
-import { type KubeAccess, kubeAccess, KubeFailed } from "./api.ts";
-import { crushLocation, type Labels, type NodeLabelWrong, nodeLabels, topologySegments } from "./node-labels.ts";
+import { type KubeAccess, kubeAccess, KubeFailed } from "./client.ts";
+import { crushLocation, type Labels, type NodeLabelWrong, nodeLabels, topologySegments } from "./labels.ts";
 
 export class Placement extends Context.Service<
   Placement,

@@ -11,10 +11,10 @@ import * as Result from "effect/Result";
 import { Ceph, type ClusterAccess } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters } from "../config/parameters.ts";
-import { clusterAccess } from "../handles.ts";
-import { GIB, MAX_SIZE, MIB } from "../size.ts";
+import { clusterAccess } from "../journal/locate.ts";
+import { GIB, MAX_SIZE, MIB } from "../csi/size.ts";
 import { candidatePools, type Segments } from "../volume/topology.ts";
-import { allClusters, type Reach, reachOf } from "./access.ts";
+import { allClusters, type Reach, reachOf } from "./cluster-credentials.ts";
 
 export interface Capacity {
   readonly availableBytes: bigint;

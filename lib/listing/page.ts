@@ -14,10 +14,10 @@ import * as Result from "effect/Result";
 import { Ceph, type ClusterAccess, type PoolRef } from "../ceph/ceph.ts";
 import { AccessDenied, type CephError, PoolNotFound } from "../ceph/errors.ts";
 import type { Cluster } from "../config/clusters.ts";
-import { clusterAccess } from "../handles.ts";
-import { type Kind, listNames } from "../journal.ts";
-import type { Reach } from "./access.ts";
-import type { Position } from "./token.ts";
+import { clusterAccess } from "../journal/locate.ts";
+import { type Kind, listNames } from "../journal/journal.ts";
+import type { Reach } from "./cluster-credentials.ts";
+import type { Position } from "./page-token.ts";
 
 /** The most entries of one page, also when the caller sets no limit: clients take messages of a few MiB only. */
 export const LARGEST_PAGE = 1000;

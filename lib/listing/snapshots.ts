@@ -13,14 +13,14 @@ import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
 import { SnapshotNotFound } from "../ceph/errors.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { resolveSnapshot } from "../handles.ts";
-import { type Attributes, readManyAttributes, SNAPSHOTS } from "../journal.ts";
+import { resolveSnapshot } from "../journal/locate.ts";
+import { type Attributes, readManyAttributes, SNAPSHOTS } from "../journal/journal.ts";
 import type { TakenSnapshot } from "../snapshot/create.ts";
-import { encodeVolumeId, isUuid, parseVolumeId, UUID_LENGTH } from "../volume-id.ts";
-import { allClusters, reachOf } from "./access.ts";
-import { briefsOf, imagePoolOf } from "./briefs.ts";
+import { encodeVolumeId, isUuid, parseVolumeId, UUID_LENGTH } from "../csi/volume-id.ts";
+import { allClusters, reachOf } from "./cluster-credentials.ts";
+import { briefsOf, imagePoolOf } from "./image-headers.ts";
 import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
-import type { Position } from "./token.ts";
+import type { Position } from "./page-token.ts";
 
 /** "" where the image is none that a driver made. */
 export const sourceVolume = (clusterId: string, poolId: bigint, sourceImage: string | undefined): string => {

@@ -12,18 +12,27 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
-import { VolumeNotFound } from "../errors.ts";
-import { resolveVolume } from "../handles.ts";
-import { statusIfThere } from "../images.ts";
-import { readManyAttributes, VOLUMES } from "../journal.ts";
-import { parseMigratedId } from "../migrated-id.ts";
-import { encodeVolumeId, parseVolumeId, volumeKind } from "../volume-id.ts";
-import { allClusters, reachOf } from "./access.ts";
-import { briefsOf, type ImagePlace, imagePoolOf } from "./briefs.ts";
-import { abnormal, type Condition, conditionOf, HEALTHY, imageGone, isFull, poolFull, poolGone } from "./condition.ts";
+import { VolumeNotFound } from "../operations/outcomes.ts";
+import { resolveVolume } from "../journal/locate.ts";
+import { statusIfThere } from "../images/images.ts";
+import { readManyAttributes, VOLUMES } from "../journal/journal.ts";
+import { parseMigratedId } from "../csi/migrated-volume-id.ts";
+import { encodeVolumeId, parseVolumeId, volumeKind } from "../csi/volume-id.ts";
+import { allClusters, reachOf } from "./cluster-credentials.ts";
+import { briefsOf, type ImagePlace, imagePoolOf } from "./image-headers.ts";
+import {
+  abnormal,
+  type Condition,
+  conditionOf,
+  HEALTHY,
+  imageGone,
+  isFull,
+  poolFull,
+  poolGone,
+} from "./volume-health.ts";
 import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
-import { publishedNodes } from "./published.ts";
-import type { Position } from "./token.ts";
+import { publishedNodes } from "../journal/published-nodes.ts";
+import type { Position } from "./page-token.ts";
 
 export interface ListedVolume {
   readonly volumeId: string;

@@ -18,8 +18,8 @@ import * as Result from "effect/Result";
 import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, mayUndo, type VolumeNotFound } from "../errors.ts";
-import { type Found, resolveVolume } from "../handles.ts";
+import { Conflict, InvalidRequest, mayUndo, type VolumeNotFound } from "../operations/outcomes.ts";
+import { type Found, resolveVolume } from "../journal/locate.ts";
 import {
   asRaced,
   cloneThrough,
@@ -29,16 +29,16 @@ import {
   orRaced,
   resumeClone,
   statusIfThere,
-} from "../images.ts";
-import * as journal from "../journal.ts";
-import { Locks } from "../locks.ts";
-import { compensated, stage, undoable } from "../pipeline.ts";
-import { encodeVolumeId } from "../volume-id.ts";
-import type { VolumeOptions } from "../volume/options.ts";
-import { dropLeftOver } from "../volume/source.ts";
-import { makeReady, undoReservation } from "./holder.ts";
+} from "../images/images.ts";
+import * as journal from "../journal/journal.ts";
+import { Locks } from "../operations/locks.ts";
+import { compensated, stage, undoable } from "../operations/pipeline.ts";
+import { encodeVolumeId } from "../csi/volume-id.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { dropLeftOver } from "../volume/copy.ts";
+import { makeReady, undoReservation } from "./finish.ts";
 import { readSnapshotParameters } from "./parameters.ts";
-import { findSource, limitSnapshots, type Source } from "./source.ts";
+import { findSource, limitSnapshots, type Source } from "./source-volume.ts";
 
 export interface SnapshotRequest {
   readonly requestName: string;

@@ -1,7 +1,7 @@
 /** The parameters of a VolumeSnapshotClass. */
 import * as Result from "effect/Result";
 import { hasControl, InvalidParameter } from "../config/errors.ts";
-import { SNAPSHOTS } from "../journal.ts";
+import { SNAPSHOTS } from "../journal/journal.ts";
 
 export interface SnapshotParameters {
   /** Absent: the cluster of the source volume. */

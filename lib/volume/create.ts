@@ -1,7 +1,7 @@
 /**
  * CreateVolume: an empty image, or a copy of a snapshot or volume, under a name that is given one UUID for ever.
  *
- * Not here: how a copy is made (./source.ts), and the wire (services/controller.ts).
+ * Not here: how a copy is made (./copy.ts), and the wire (services/controller.ts).
  *
  * 1. A name has at most one volume ID, whatever crashes: creation is finished with the UUID that the journal holds, and
  *    only a volume that was complete and is gone makes room for a new UUID.
@@ -15,8 +15,8 @@ import { Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite } from "../errors.ts";
-import { clusterAccess } from "../handles.ts";
+import { Conflict, InvalidRequest, isDefinite } from "../operations/outcomes.ts";
+import { clusterAccess } from "../journal/locate.ts";
 import {
   asRaced,
   cloneSpec,
@@ -26,16 +26,16 @@ import {
   imageSpec,
   orRaced,
   statusIfThere,
-} from "../images.ts";
-import * as journal from "../journal.ts";
-import { Locks } from "../locks.ts";
-import { compensated, stage, undoable } from "../pipeline.ts";
-import { chooseSize, type SizeRequest } from "../size.ts";
-import { encodeVolumeId, UUID_LENGTH } from "../volume-id.ts";
-import { ownerOf, volumeMetadata } from "./metadata.ts";
-import type { VolumeOptions } from "./options.ts";
-import { choiceOf, choosePlace } from "./place.ts";
-import { removeVolumeImages } from "./remove.ts";
+} from "../images/images.ts";
+import * as journal from "../journal/journal.ts";
+import { Locks } from "../operations/locks.ts";
+import { compensated, stage, undoable } from "../operations/pipeline.ts";
+import { chooseSize, type SizeRequest } from "../csi/size.ts";
+import { encodeVolumeId, UUID_LENGTH } from "../csi/volume-id.ts";
+import { ownerOf, volumeMetadata } from "../images/metadata.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { choiceOf, choosePlace } from "./pool-choice.ts";
+import { removeVolumeImages } from "./delete.ts";
 import {
   copySource,
   discardCopy,
@@ -48,7 +48,7 @@ import {
   type Source,
   type SourceRequest,
   tempImage,
-} from "./source.ts";
+} from "./copy.ts";
 import type { Requirement, Segments } from "./topology.ts";
 
 export interface CreateRequest {

@@ -3,11 +3,11 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, VolumeNotFound } from "../errors.ts";
-import { resolveVolume } from "../handles.ts";
-import { Locks } from "../locks.ts";
-import { stage } from "../pipeline.ts";
-import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../size.ts";
+import { InvalidRequest, VolumeNotFound } from "../operations/outcomes.ts";
+import { resolveVolume } from "../journal/locate.ts";
+import { Locks } from "../operations/locks.ts";
+import { stage } from "../operations/pipeline.ts";
+import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
 
 export interface ExpandRequest {
   readonly volumeId: string;

@@ -9,7 +9,7 @@
 import * as Effect from "effect/Effect";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
 import { GroupController, SnapshotMetadata } from "../../lib/gen/csi_pb.ts";
-import { type Client, client } from "../../lib/grpc/client.ts";
+import { type Client, client } from "../support/grpc-client.ts";
 import {
   askSnapshot,
   cloneRequest,

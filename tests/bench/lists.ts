@@ -8,8 +8,8 @@
 import * as Effect from "effect/Effect";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
 import type { Driver } from "../ceph/driver.ts";
-import { listerOn } from "../unit/listing-world.ts";
-import { aCluster, creation } from "../unit/world.ts";
+import { listerOn } from "../support/listing-world.ts";
+import { aCluster, creation } from "../support/world.ts";
 import { emptySample, quantile, type Sample, timed } from "./measure.ts";
 import { column, judged, type Line } from "./report.ts";
 import { driverSide } from "./sides.ts";

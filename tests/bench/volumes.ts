@@ -109,5 +109,5 @@ export const memory = async (driver: Driver, pool: string, count: number): Promi
   ];
 };
 
-/** What the driver does not need when nobody calls it gives back after a second (lib/calm.ts) and ten (lib/cells). */
+/** What the driver does not need when nobody calls it gives back after a second (lib/cells/idle-gc.ts) and ten (lib/cells). */
 const AT_REST_MS = 16_000;

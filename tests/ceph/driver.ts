@@ -22,7 +22,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { Controller, Identity, Node } from "../../lib/gen/csi_pb.ts";
-import { type Client, client } from "../../lib/grpc/client.ts";
+import { type Client, client } from "../support/grpc-client.ts";
 import { rig } from "../rig/cluster.ts";
 import { checkout } from "../rig/suite.ts";
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { GroupController } from "../../lib/gen/csi_pb.ts";
-import { type Client, client } from "../../lib/grpc/client.ts";
+import { type Client, client } from "../support/grpc-client.ts";
 import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";

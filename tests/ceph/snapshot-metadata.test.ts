@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import * as Redacted from "effect/Redacted";
 import type { PoolRef } from "../../lib/ceph/ceph.ts";
 import { SnapshotMetadata } from "../../lib/gen/csi_pb.ts";
-import { type Client, client } from "../../lib/grpc/client.ts";
+import { type Client, client } from "../support/grpc-client.ts";
 import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";

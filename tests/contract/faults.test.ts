@@ -5,8 +5,8 @@ import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
 import { TimedOut } from "../../lib/ceph/errors.ts";
-import { Crash, crashAt, failAt, latency, observed, recorded } from "../../lib/ceph/faults.ts";
-import { cephMemoryService, makeCephMemory, memoryAccess } from "../../lib/ceph/memory/memory.ts";
+import { Crash, crashAt, failAt, latency, observed, recorded } from "../support/ceph-faults.ts";
+import { cephMemoryService, makeCephMemory, memoryAccess } from "../support/ceph-memory/memory.ts";
 
 const LIMIT = 5_000;
 const pool: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };

@@ -10,7 +10,7 @@ import type * as Layer from "effect/Layer";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import { Ceph, type CephService, type ClusterAccess, type PoolRef } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import type { CloneCutShort, CutShort } from "../../lib/ceph/memory/cluster.ts";
+import type { CloneCutShort, CutShort } from "../support/ceph-memory/cluster.ts";
 
 /** Milliseconds for one test of a few calls. */
 export const LIMIT = 20_000;

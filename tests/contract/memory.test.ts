@@ -2,7 +2,7 @@
 import { describe } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
-import { showContent } from "../../lib/ceph/memory/content.ts";
+import { showContent } from "../support/ceph-memory/content.ts";
 import {
   CephMemory,
   cephMemoryService,
@@ -10,7 +10,7 @@ import {
   memoryAccess,
   MemoryCluster,
   type MemoryOptions,
-} from "../../lib/ceph/memory/memory.ts";
+} from "../support/ceph-memory/memory.ts";
 import { diffContract } from "./diff.ts";
 import { groupContract } from "./groups.ts";
 import { groupSnapshotContract } from "./group-snapshots.ts";

@@ -6,7 +6,7 @@
 import { readFileSync } from "node:fs";
 import { type DescMethodUnary, fromJson, type JsonValue, toJsonString } from "@bufbuild/protobuf";
 import { file_csi } from "../../lib/gen/csi_pb.ts";
-import { client } from "../../lib/grpc/client.ts";
+import { client } from "../support/grpc-client.ts";
 
 const main = async (): Promise<void> => {
   const args = process.argv.slice(2);

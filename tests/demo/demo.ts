@@ -11,7 +11,7 @@ import { existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, wri
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Identity } from "../../lib/gen/csi_pb.ts";
-import { client } from "../../lib/grpc/client.ts";
+import { client } from "../support/grpc-client.ts";
 import { startSettings } from "../ceph/driver.ts";
 import { type CephCluster, startCeph } from "../rig/ceph.ts";
 import { checkout } from "../rig/suite.ts";

@@ -13,7 +13,7 @@ import {
   VolumeCapability_AccessMode_Mode as Mode,
   VolumeUsage_Unit as Unit,
 } from "../../lib/gen/csi_pb.ts";
-import { client } from "../../lib/grpc/client.ts";
+import { client } from "../support/grpc-client.ts";
 import type { CephCluster } from "../rig/ceph.ts";
 import { expectEqual, makeStep, output } from "./steps.ts";
 

@@ -1,17 +1,17 @@
 /**
  * What a Ceph cell does: one blocking call of librados or librbd per request. This file is the worker's entry.
  *
- * Not here: who calls, when, and for how long (../live/live.ts). Nothing here or below imports Effect: a cell stays small.
+ * Not here: who calls, when, and for how long (lib/ceph/live/live.ts). Nothing here or below imports Effect: a cell stays small.
  */
 import { serveCell } from "../../cells/cell.ts";
 import type { OmapLink } from "../ceph.ts";
 import { depth } from "./ancestry.ts";
-import { briefs } from "./briefs.ts";
+import { briefs } from "./image-headers.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
-import { mend } from "./mend.ts";
+import { mend } from "./repair.ts";
 import { list, type Page, readMany, texts, type Wanted } from "./omaps.ts";
 import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";

@@ -12,7 +12,7 @@
  *    fails.
  */
 import { Errno } from "../../cells/cell.ts";
-import { metadataOf } from "./briefs.ts";
+import { metadataOf } from "./image-headers.ts";
 import type { Target } from "./clones.ts";
 import { encode, type Field } from "./encoder.ts";
 import { EINVAL, ENOENT } from "./ffi.ts";

@@ -9,7 +9,7 @@
  *    for its answer to this question has been wrong in more than one release.
  * 3. The memory that it takes depends on `limit` and on one round of objects, not on the image: it stops there.
  * 4. Where librbd is told the start by name only, and it has none, everything that either snapshot has is a difference
- *    (./union.ts): more than need be, never less.
+ *    (./diff-without-start.ts): more than need be, never less.
  * 5. Extents are in the order of their offsets and do not touch, however the image is striped: librbd goes from one
  *    round of objects to the next, and inside one as the objects have it.
  */
@@ -20,7 +20,7 @@ import { check, cString, EINVAL, ENOENT, held, optional, plain, slot, valueOf } 
 import type { PoolArg } from "./rados.ts";
 import { withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
-import { united } from "./union.ts";
+import { united } from "./diff-without-start.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_set: { args: [T.u64, T.cstring], returns: T.i32 },

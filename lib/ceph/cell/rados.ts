@@ -1,7 +1,7 @@
 /**
  * The calls of librados that the driver makes: connection, pools, omap, objects. Loaded in cells only.
  *
- * Not here: images (./rbd.ts), what an errno means (../live/failure.ts), how long a call may take (../live/live.ts).
+ * Not here: images (./rbd.ts), what an errno means (lib/ceph/live/errno.ts), how long a call may take (lib/ceph/live/live.ts).
  *
  * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
  * 2. An ioctx lives for one call, and so does everything made from it.

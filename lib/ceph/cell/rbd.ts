@@ -1,7 +1,7 @@
 /**
  * The calls of librbd on images that have a name. Loaded in cells only.
  *
- * Not here: what an image is like (./status.ts), images in the trash (./trash.ts), what an errno means (../live/failure.ts).
+ * Not here: what an image is like (./status.ts), images in the trash (./trash.ts), what an errno means (lib/ceph/live/errno.ts).
  *
  * 1. An image that was opened is closed, whatever comes between.
  * 2. Sizes only grow: `rbd_resize2` is told to refuse a shrink, and is not called for one.
@@ -9,7 +9,7 @@
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { PARENT, whileParentsGo } from "./ancestry.ts";
-import { metadataOf } from "./briefs.ts";
+import { metadataOf } from "./image-headers.ts";
 import { Decoder } from "./decoder.ts";
 import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { execute, exists, poolId, type PoolArg, withLock, withPool } from "./rados.ts";

@@ -1,7 +1,7 @@
 /**
  * What librbd tells of one image that is opened to be looked at. Loaded in cells only.
  *
- * Not here: what changes an image (./rbd.ts), what an errno means (../live/failure.ts).
+ * Not here: what changes an image (./rbd.ts), what an errno means (lib/ceph/live/errno.ts).
  *
  * 1. The image is opened read-only: that registers no watcher and takes no lock.
  */

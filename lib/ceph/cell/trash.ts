@@ -1,7 +1,7 @@
 /**
  * The calls of librbd around the trash. Loaded in cells only.
  *
- * Not here: images that have a name (./rbd.ts), the manager's task that empties it (./tasks.ts), what an errno means (../live/failure.ts).
+ * Not here: images that have a name (./rbd.ts), the manager's task that empties it (./tasks.ts), what an errno means (lib/ceph/live/errno.ts).
  *
  * 1. What is removed here was moved to the trash before: there is no direct removal of an image.
  * 2. `remove` is not forced: an entry whose time has not come stays.

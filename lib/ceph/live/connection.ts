@@ -17,8 +17,8 @@ import type { CellErrno, CellError, CellPool } from "../../cells/pool.ts";
 import type { CephCalls } from "../cell/cell.ts";
 import type { ClusterAccess } from "../ceph.ts";
 import { AccessDenied, CallStuck, CephFailed, type CephError, Unreachable } from "../errors.ts";
-import { EACCES, EINVAL, ENOENT, endsConnection, EOPNOTSUPP, EPERM, ETIMEDOUT, nameOf, tooOld } from "./failure.ts";
-import { kindOfKey } from "./key.ts";
+import { EACCES, EINVAL, ENOENT, endsConnection, EOPNOTSUPP, EPERM, ETIMEDOUT, nameOf, tooOld } from "./errno.ts";
+import { kindOfKey } from "./cephx-key.ts";
 import { diagnose, monHost } from "./monitors.ts";
 
 export interface ConnectionOptions {

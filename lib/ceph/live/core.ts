@@ -1,5 +1,5 @@
 /**
- * The methods of `Ceph` that a plain volume needs, each one call in a cell (../cell/cell.ts).
+ * The methods of `Ceph` that a plain volume needs, each one call in a cell (lib/ceph/cell/cell.ts).
  *
  * Not here: snapshots, clones, listings and groups.
  */
@@ -14,7 +14,7 @@ import {
   managerUnavailable,
   orderOf,
   wholePool,
-} from "./ask.ts";
+} from "./call.ts";
 import { type ClusterAccess, type CoreCalls, imageSubject, type OmapWrite } from "../ceph.ts";
 import { keptForAMoment } from "./recent.ts";
 

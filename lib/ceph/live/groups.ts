@@ -1,12 +1,12 @@
 /**
- * The methods of `Ceph` on groups of images, each one call in a cell (../cell/cell.ts).
+ * The methods of `Ceph` on groups of images, each one call in a cell (lib/ceph/cell/cell.ts).
  *
  * Not here: what is done with the snapshot of each member (./snapshots.ts).
  *
  * 1. While a call that changes a group hangs, no other that does is made. It does not keep calls off the members: it
  *    changes no more of them than that they belong to it, or have one more snapshot.
  */
-import type { Asking, More } from "./ask.ts";
+import type { Asking, More } from "./call.ts";
 import { type GroupCalls, imageSubject, type PoolRef } from "../ceph.ts";
 
 export const groupCalls = ({ inPool }: Asking): GroupCalls => {

@@ -1,9 +1,9 @@
 /**
- * The methods of `Ceph` that list pools, objects and images, each one call in a cell (../cell/cell.ts).
+ * The methods of `Ceph` that list pools, objects and images, each one call in a cell (lib/ceph/cell/cell.ts).
  *
  * Not here: which of them are a driver's.
  */
-import { type Asking, clusterAsk, wholePool } from "./ask.ts";
+import { type Asking, clusterAsk, wholePool } from "./call.ts";
 import { imageSubject, type ListingCalls } from "../ceph.ts";
 
 export const listingCalls = ({ ask, inPool, monitorLimit }: Asking): ListingCalls => ({

@@ -1,8 +1,8 @@
 /**
- * `CephLive`: the contract of ../ceph.ts over librados and librbd.
+ * `CephLive`: the contract of lib/ceph/ceph.ts over librados and librbd.
  *
- * Not here: the methods (./core.ts and its siblings), how each becomes a call in a cell (./ask.ts), connections
- * (./connection.ts), the blocking calls themselves (../cell/cell.ts and below).
+ * Not here: the methods (./core.ts and its siblings), how each becomes a call in a cell (./call.ts), connections
+ * (./connection.ts), the blocking calls themselves (lib/ceph/cell/cell.ts and below).
  *
  * 1. No blocking call runs on this thread. Each method is one call in a cell, and has a limit.
  */
@@ -10,7 +10,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { type CellDown, makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
-import { makeAsking } from "./ask.ts";
+import { makeAsking } from "./call.ts";
 import { Ceph, type CephService } from "../ceph.ts";
 import { makeConnections } from "./connection.ts";
 import { coreCalls } from "./core.ts";

@@ -1,12 +1,12 @@
 /**
- * The methods of `Ceph` on snapshots, clones and what they differ in, each one call in a cell (../cell/cell.ts).
+ * The methods of `Ceph` on snapshots, clones and what they differ in, each one call in a cell (lib/ceph/cell/cell.ts).
  *
  * Not here: groups of images (./groups.ts).
  *
  * 1. What waits for the monitors or takes as long as an image is big is slow, and says so.
  */
 import * as Effect from "effect/Effect";
-import { type Asking, clusterAsk, MANAGER, MANAGER_LIMIT, managerUnavailable, orderOf } from "./ask.ts";
+import { type Asking, clusterAsk, MANAGER, MANAGER_LIMIT, managerUnavailable, orderOf } from "./call.ts";
 import { imageSubject, type SnapshotCalls, type SnapshotRef } from "../ceph.ts";
 
 export const snapshotCalls = ({ ask, inPool, change, monitorLimit }: Asking, longLimit: number): SnapshotCalls => ({

@@ -1,0 +1,81 @@
+/**
+ * RBD image features by name and bit, and the `imageFeatures` parameter. Pure; what a kernel or a cluster supports is
+ * not known here.
+ *
+ * Invariant: a mask from parseImageFeatures holds every feature that another of its features needs.
+ */
+import * as Result from "effect/Result";
+import { oneLine } from "../config/errors.ts";
+
+/** Names and bits as librbd and the kernel have them. */
+export const FEATURE_BITS = {
+  layering: 1n,
+  striping: 2n,
+  "exclusive-lock": 4n,
+  "object-map": 8n,
+  "fast-diff": 16n,
+  "deep-flatten": 32n,
+  journaling: 64n,
+  "data-pool": 128n,
+  operations: 256n,
+  migrating: 512n,
+} as const;
+export type FeatureName = keyof typeof FEATURE_BITS;
+
+const isFeatureName = (text: string): text is FeatureName => Object.hasOwn(FEATURE_BITS, text);
+const FEATURE_NAMES = Object.keys(FEATURE_BITS).filter(isFeatureName);
+
+/** What may be asked for; striping and data-pool follow from other parameters, the rest from what is done. */
+const REQUESTABLE = [
+  "layering",
+  "exclusive-lock",
+  "object-map",
+  "fast-diff",
+  "journaling",
+  "deep-flatten",
+] as const satisfies ReadonlyArray<FeatureName>;
+type Requestable = (typeof REQUESTABLE)[number];
+
+const NEEDS: Partial<Record<Requestable, Requestable>> = {
+  "object-map": "exclusive-lock",
+  "fast-diff": "object-map",
+  journaling: "exclusive-lock",
+};
+
+const isRequestable = (token: string): token is Requestable => REQUESTABLE.some((name) => name === token);
+
+export interface ImageFeatures {
+  readonly names: ReadonlyArray<FeatureName>;
+  /** Exactly these features' bits. */
+  readonly mask: bigint;
+  /** The kernel driver maps none of these: the volume needs `mounter: rbd-nbd`. */
+  readonly needsNbd: boolean;
+}
+
+/** Reads the comma list. The failure says what to write. */
+export const parseImageFeatures = (text: string): Result.Result<ImageFeatures, string> => {
+  if (text === "") return Result.fail(`is empty: leave it out, or write some of ${REQUESTABLE.join(",")}`);
+  const names: Array<Requestable> = [];
+  for (const token of text.split(",")) {
+    if (!isRequestable(token)) {
+      const spaced = isRequestable(token.trim());
+      const hint = spaced ? "write the list without spaces" : `write some of ${REQUESTABLE.join(",")}`;
+      return Result.fail(`unknown feature ${oneLine(token)}: ${hint}`);
+    }
+    if (!names.includes(token)) names.push(token);
+  }
+  for (const name of names) {
+    const needed = NEEDS[name];
+    if (needed !== undefined && !names.includes(needed)) return Result.fail(`${name} needs ${needed}: add it`);
+  }
+  const mask = names.reduce((bits, name) => bits | FEATURE_BITS[name], 0n);
+  return Result.succeed({ names, mask, needsNbd: names.includes("journaling") });
+};
+
+/** The names of a mask's bits, and what is left of it. */
+export const featureNames = (
+  mask: bigint,
+): { readonly names: ReadonlyArray<FeatureName>; readonly unknown: bigint } => {
+  const names = FEATURE_NAMES.filter((name) => (mask & FEATURE_BITS[name]) !== 0n);
+  return { names, unknown: names.reduce((rest, name) => rest & ~FEATURE_BITS[name], mask) };
+};

@@ -1,0 +1,179 @@
+/**
+ * The one place where an errno of librados or librbd becomes an error of lib/ceph/errors.ts.
+ *
+ * Not here: gRPC codes, and whether to try again.
+ *
+ * 1. An errno means absence only for the call that proves it: ENOENT of `rbd_open` is a missing image, ENOENT of
+ *    `rados_ioctx_create` a missing pool, and ENOENT of anything not listed proves nothing.
+ */
+import { constants } from "node:os";
+import type { CellErrno, CellError } from "../../cells/pool.ts";
+import {
+  AccessDenied,
+  Busy,
+  CallStuck,
+  CephFailed,
+  type CephError,
+  ClientTooOld,
+  Exists,
+  HasSnapshots,
+  ImageNotFound,
+  InvalidCall,
+  ManagerUnavailable,
+  NoSpace,
+  ObjectNotFound,
+  ParentLost,
+  PoolNotFound,
+  Raced,
+  SnapshotNotFound,
+  TimedOut,
+} from "../errors.ts";
+
+const { errno: E } = constants;
+export const { EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT } = E;
+/** Linux: the OSDs refuse this client's address. */
+const EBLOCKLISTED = 108;
+
+/** What a call was about, to name it in an error. */
+export interface CallContext {
+  readonly subject: string;
+  readonly user: string;
+  /** As in messages: a name, or `#id`. */
+  readonly pool: string;
+  readonly namespace?: string | undefined;
+  readonly dataPool?: string | undefined;
+  /** The pool of the snapshot that is cloned. */
+  readonly sourcePool?: string | undefined;
+  /** `pool/image@snapshot`. */
+  readonly snapshot?: string | undefined;
+  /** The snapshot that a difference starts from, likewise. */
+  readonly start?: string | undefined;
+  /** `pool/image` of what is put into a group or taken out of it, and its pool. */
+  readonly member?: string | undefined;
+  readonly memberPool?: string | undefined;
+}
+
+const POOL_CALLS: readonly string[] = ["rados_ioctx_create", "rados_pool_lookup", "rados_pool_reverse_lookup"];
+const IMAGE_CALLS: readonly string[] = ["rbd_open", "rbd_trash_move"];
+
+export const nameOf = (errno: number): string => {
+  const name = Object.entries(E).find(([, value]) => value === errno)?.[0];
+  return name === undefined ? `errno ${errno}` : `${name} (${errno})`;
+};
+
+const absent = (op: string, context: CallContext): CephError => {
+  const { subject, pool, namespace, dataPool } = context;
+  if (op === "rbd_namespace_exists") {
+    return new PoolNotFound({ op, subject: `${pool}/${namespace} (a namespace: "rbd namespace create" makes one)` });
+  }
+  if (op === "rados_pool_lookup") return new PoolNotFound({ op, subject: dataPool ?? pool });
+  if (op === "rados_ioctx_create of the source") return new PoolNotFound({ op, subject: context.sourcePool ?? pool });
+  if (op === "rados_ioctx_create of the member") return new PoolNotFound({ op, subject: context.memberPool ?? pool });
+  if (op === "rbd_snap_set") return new SnapshotNotFound({ op, subject: context.snapshot ?? subject });
+  if (op === "rbd_snap_set of the start") return new SnapshotNotFound({ op, subject: context.start ?? subject });
+  if (op === "rbd_open of the member") return new ImageNotFound({ op, subject: context.member ?? subject });
+  if (op === "rbd_open of a parent") return new ParentLost({ op, subject });
+  if (op === "rbd_open of a parent of the source") return new ParentLost({ op, subject: context.snapshot ?? subject });
+  if (op === "rbd_group_open") return new ObjectNotFound({ op, subject });
+  if (POOL_CALLS.includes(op)) return new PoolNotFound({ op, subject: pool });
+  if (IMAGE_CALLS.includes(op)) return new ImageNotFound({ op, subject });
+  if (op === "rados_write_op_operate") return new ObjectNotFound({ op, subject });
+  return new CephFailed({
+    op,
+    subject,
+    errno: E.ENOENT,
+    reason: `${nameOf(E.ENOENT)}, which this call does not explain`,
+  });
+};
+
+/** The manager answers in words; an errno alone does not tell a missing image from a missing pool. */
+const managerFailure = ({ op, errno, message }: CellErrno, context: CallContext): CephError => {
+  if (errno === E.ENOENT && message.includes("image from trash"))
+    return new ImageNotFound({ op, subject: context.subject });
+  if (errno === E.ENOENT && message.includes("does not exist"))
+    return new ImageNotFound({ op, subject: context.subject });
+  if (errno === E.ENOENT && message.includes("opening pool")) return new PoolNotFound({ op, subject: context.pool });
+  const reason = message === "" ? nameOf(errno) : `${message} (${nameOf(errno)})`;
+  return new ManagerUnavailable({ op, subject: context.subject, reason });
+};
+
+const failure = (error: CellErrno, context: CallContext): CephError => {
+  const { op, errno, message } = error;
+  const about = { op, subject: context.subject };
+  switch (errno) {
+    case EBLOCKLISTED:
+      return new CephFailed({
+        ...about,
+        errno,
+        reason: `the cluster has put this client on its blocklist ("ceph osd blocklist ls"); the next call connects anew`,
+      });
+    case E.ENOTCONN:
+      return new CephFailed({ ...about, errno, reason: "the connection was shut down; the next call connects anew" });
+    case 0:
+      return new CephFailed({ ...about, errno, reason: message });
+  }
+  if (op === "rados_mgr_command") return managerFailure(error, context);
+  switch (errno) {
+    case E.ENOENT:
+      return absent(op, context);
+    case E.ECANCELED:
+      return op === "rados_write_op_operate"
+        ? new Raced(about)
+        : new CephFailed({ ...about, errno, reason: nameOf(errno) });
+    case E.EEXIST:
+      return new Exists(about);
+    case E.EBUSY:
+    // it is in a group
+    case E.EMLINK:
+      return new Busy({
+        op,
+        subject: op === "rbd_group_image_add" ? (context.member ?? context.subject) : context.subject,
+      });
+    case E.ENOTEMPTY:
+      return new HasSnapshots(about);
+    case E.ENOSPC:
+    case E.EDQUOT:
+      return new NoSpace(about);
+    case E.EINVAL:
+    case E.ERANGE:
+    case E.EDOM:
+    case E.ENOSYS:
+    case E.EOPNOTSUPP:
+    case E.E2BIG:
+    case E.ENAMETOOLONG:
+      return new InvalidCall({ ...about, errno });
+    case E.EACCES:
+    case E.EPERM:
+      return new AccessDenied({ ...about, user: context.user });
+    case E.ETIMEDOUT:
+      return new TimedOut(about);
+    case E.EROFS:
+      return new CephFailed({
+        ...about,
+        errno,
+        reason:
+          "the image can't be written from here: it is a mirror's non-primary copy, or another client keeps its lock",
+      });
+    default:
+      return new CephFailed({ ...about, errno, reason: nameOf(errno) });
+  }
+};
+
+export const toCephError = (error: CellError, context: CallContext): CephError =>
+  error._tag === "CellErrno"
+    ? failure(error, context)
+    : new CallStuck({ op: error.op, subject: context.subject, reason: error.message });
+
+/** Whether every further call on that connection would fail alike. */
+export const endsConnection = (error: CephError): boolean =>
+  error._tag === "CephFailed" && (error.errno === EBLOCKLISTED || error.errno === E.ENOTCONN);
+
+export const tooOld = (subject: string, release: string | undefined, what: string): ClientTooOld =>
+  new ClientTooOld({
+    op: "rados_connect",
+    subject,
+    reason:
+      `${what}, which librados of Ceph ${release ?? "(release unknown)"} can't take. ` +
+      `Install the client packages of the cluster's release. Where that can't be, the cluster has to allow the older ` +
+      `type ("auth_allowed_ciphers" in "ceph mon dump") and the user needs such a key ("ceph auth rotate --key_type aes")`,
+  });

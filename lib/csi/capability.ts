@@ -1,0 +1,60 @@
+/**
+ * What a volume capability asks for, in the driver's own words, and whether RBD can give it.
+ *
+ * Not here: what is done with it (services/).
+ */
+import * as Result from "effect/Result";
+import { InvalidRequest } from "../operations/outcomes.ts";
+import { type VolumeCapability, VolumeCapability_AccessMode_Mode as Mode } from "../gen/csi_pb.ts";
+
+export interface Capability {
+  readonly access:
+    | { readonly kind: "block" }
+    | { readonly kind: "filesystem"; readonly type: string; readonly mountFlags: readonly string[] };
+  readonly mode: Mode;
+  /** Whether the mode lets nobody write. */
+  readonly readOnly: boolean;
+  /** Whether nodes may hold the volume at the same time. */
+  readonly multiNode: boolean;
+}
+
+const READ_ONLY: ReadonlySet<Mode> = new Set([Mode.SINGLE_NODE_READER_ONLY, Mode.MULTI_NODE_READER_ONLY]);
+const MULTI_NODE: ReadonlySet<Mode> = new Set([
+  Mode.MULTI_NODE_READER_ONLY,
+  Mode.MULTI_NODE_SINGLE_WRITER,
+  Mode.MULTI_NODE_MULTI_WRITER,
+]);
+
+/** The capability, if it is complete and one that RBD has: an image with a filesystem has one writing node. */
+export const readCapability = (
+  field: string,
+  capability: VolumeCapability | undefined,
+): Result.Result<Capability, InvalidRequest> => {
+  const refuse = (reason: string) => Result.fail(new InvalidRequest({ field, reason }));
+  if (capability === undefined) return refuse("is missing");
+  const { accessType, accessMode } = capability;
+  if (accessType.case === undefined) return refuse("says neither block nor mount");
+  const mode = accessMode?.mode ?? Mode.UNKNOWN;
+  if (mode === Mode.UNKNOWN || Mode[mode] === undefined) return refuse(`has no known access_mode (${mode})`);
+  const multiNode = MULTI_NODE.has(mode);
+  const readOnly = READ_ONLY.has(mode);
+  if (accessType.case === "block") return Result.succeed({ access: { kind: "block" }, mode, readOnly, multiNode });
+  if (multiNode && !readOnly) {
+    return refuse(`asks for ${Mode[mode]} on a filesystem: only volumeMode Block can be written from several nodes`);
+  }
+  const { fsType, mountFlags } = accessType.value;
+  return Result.succeed({ access: { kind: "filesystem", type: fsType, mountFlags }, mode, readOnly, multiNode });
+};
+
+/** All capabilities of a request, of which at least one must be there. */
+export const readCapabilities = (
+  field: string,
+  capabilities: readonly VolumeCapability[],
+): Result.Result<readonly Capability[], InvalidRequest> =>
+  Result.gen(function* () {
+    if (capabilities.length === 0) return yield* Result.fail(new InvalidRequest({ field, reason: "is missing" }));
+    const read: Capability[] = [];
+    for (const [at, capability] of capabilities.entries())
+      read.push(yield* readCapability(`${field}[${at}]`, capability));
+    return read;
+  });

@@ -1,0 +1,101 @@
+/**
+ * Keeps chains of clones short: asks the manager to flatten, or does it in the background where the manager can't, and
+ * tells how far it is.
+ *
+ * Not here: which image may be flattened; callers name only images that the user named in the request or made before.
+ *
+ * 1. Asking is quick and may be repeated; nothing waits for a flatten but the caller who is told to come back.
+ */
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { makeBackground } from "./background-queue.ts";
+import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
+import { LockHeld } from "../operations/outcomes.ts";
+import { Metrics } from "../telemetry/metrics.ts";
+
+export interface Limits {
+  /** From this many parents on an image is flattened soon. */
+  readonly softDepth: number;
+  /** From this many parents on an image is flattened before it is cloned again. */
+  readonly hardDepth: number;
+}
+
+/** Milliseconds for which a progress is told: a caller that waits for it asks again sooner. */
+const PROGRESS_KEPT = 10 * 60_000;
+
+export class Flatten extends Context.Service<
+  Flatten,
+  {
+    /** Has the image flattened, some time. */
+    readonly request: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
+    /** Done at once unless the chain behind the image is at a limit; `LockHeld` says how far its flatten is. */
+    readonly keepShort: (pool: PoolRef, image: string, limits: Limits) => Effect.Effect<void, CephError | LockHeld>;
+    readonly pending: () => readonly string[];
+  }
+>()("csi-rbd/Flatten") {
+  static readonly layer: Layer.Layer<Flatten, never, Ceph> = Layer.effect(
+    Flatten,
+    Effect.gen(function* () {
+      const ceph = yield* Ceph;
+      const own = yield* makeBackground("flatten", ceph.imageFlatten);
+      const waitedFor = new Map<string, { readonly progress: number; readonly at: number }>();
+      const forgetOld = () => {
+        for (const [image, { at }] of waitedFor) if (Date.now() - at > PROGRESS_KEPT) waitedFor.delete(image);
+      };
+      yield* (yield* Metrics).add(() => {
+        forgetOld();
+        return [...waitedFor].map(([image, { progress: value }]) => ({
+          name: "csi_rbd_flatten_progress",
+          help: "How far images are flattened that callers wait for, 0 to 1.",
+          labels: { image },
+          value,
+        }));
+      });
+
+      const request = (pool: PoolRef, image: string) =>
+        ceph.managerFlatten(pool, image).pipe(
+          Effect.catchTag("ManagerUnavailable", (error) =>
+            Effect.gen(function* () {
+              yield* Effect.logWarning(`${error.message}; the driver flattens the image itself`);
+              yield* own.offer(pool, image);
+            }),
+          ),
+        );
+
+      const progress = (pool: PoolRef, image: string) =>
+        ceph.managerTasks(pool.access).pipe(
+          Effect.map((tasks) => {
+            const task = tasks.find(
+              ({ action, pool: at, namespace, image: name }) =>
+                action === "flatten" && at === pool.pool && namespace === pool.namespace && name === image,
+            );
+            forgetOld();
+            waitedFor.set(imageSubject(pool, image), { progress: task?.progress ?? 0, at: Date.now() });
+            if (task?.failure !== undefined) return `its last try failed: ${task.failure}`;
+            return task?.progress === undefined ? "waiting for its turn" : `${Math.floor(task.progress * 100)} % done`;
+          }),
+          Effect.catch(() => Effect.succeed("done by this driver in the background")),
+        );
+
+      const keepShort = (pool: PoolRef, image: string, { softDepth, hardDepth }: Limits) =>
+        Effect.gen(function* () {
+          const subject = imageSubject(pool, image);
+          const depth = yield* ceph.cloneDepth(pool, image);
+          if (depth === 0 || depth < softDepth) {
+            waitedFor.delete(subject);
+            return;
+          }
+          yield* request(pool, image);
+          if (depth < hardDepth) return;
+          const state = yield* progress(pool, image);
+          return yield* new LockHeld({
+            message: `image ${subject} has ${depth} parents, at most ${hardDepth - 1} are allowed here; it is being flattened (${state}), retry later`,
+          });
+        });
+
+      return Flatten.of({ request, keepShort, pending: own.pending });
+    }),
+  );
+}

@@ -1,0 +1,91 @@
+/**
+ * What becomes of an image in the trash: the manager removes it in its own time, or, where the manager can't, this
+ * driver does, one image at a time, in the background.
+ *
+ * Not here: moving an image to the trash, and the proof that nobody needs it (lib/images/images.ts).
+ *
+ * 1. `discard` answers when the removal is in somebody's queue; it never waits for the removal itself.
+ * 2. The queue of this process is only a shortcut: what is in the trash under a driver's name and has no journal entry
+ *    any more is found again by a sweep, so a crash loses nothing. An image whose journal entry is left is not touched.
+ * 3. Removing an image twice is harmless: the second finds it gone, or busy and tries later.
+ */
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { makeBackground } from "./background-queue.ts";
+import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
+import { type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { isUuid } from "../csi/volume-id.ts";
+
+const SWEEP_AFTER = "1 minute";
+
+export class Purge extends Context.Service<
+  Purge,
+  {
+    readonly discard: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+    /** Images that this process still has to remove itself. */
+    readonly pending: () => readonly string[];
+  }
+>()("csi-rbd/Purge") {
+  static readonly layer: Layer.Layer<Purge, never, Ceph> = Layer.effect(
+    Purge,
+    Effect.gen(function* () {
+      const ceph = yield* Ceph;
+      const own = yield* makeBackground("removal from the trash", ceph.trashRemove);
+      const scope = yield* Effect.scope;
+      const swept = new Set<string>();
+
+      const remove = (pool: PoolRef, id: string) =>
+        ceph.managerTrashRemove(pool, id).pipe(
+          Effect.as("manager" as const),
+          Effect.catchTag("ImageNotFound", () => Effect.succeed("manager" as const)),
+          Effect.catchTag("ManagerUnavailable", (error) =>
+            Effect.gen(function* () {
+              yield* Effect.logWarning(`${error.message}; the driver removes the image itself`);
+              yield* own.offer(pool, id);
+              return "driver" as const;
+            }),
+          ),
+        );
+
+      /** Once per pool and process, if it succeeds: what earlier processes left. */
+      const sweep = (pool: PoolRef) =>
+        Effect.gen(function* () {
+          for (const entry of yield* ceph.trashList(pool)) {
+            const made = madeByDriver(entry.name);
+            const queued = own.pending().includes(imageSubject(pool, entry.id));
+            if (entry.source !== "user" || made === undefined || queued) continue;
+            const attributes = yield* Effect.provideService(readAttributes(made.kind, pool, made.uuid), Ceph, ceph);
+            if (attributes === undefined) yield* remove(pool, entry.id);
+          }
+        }).pipe(
+          Effect.catch((error) => {
+            swept.delete(imageSubject(pool, ""));
+            return Effect.logWarning(`could not look for left-over images in the trash: ${error.message}`);
+          }),
+        );
+
+      const discard = (pool: PoolRef, id: string) =>
+        Effect.gen(function* () {
+          const by = yield* remove(pool, id);
+          const key = imageSubject(pool, "");
+          if (swept.has(key)) return;
+          swept.add(key);
+          // A manager at work may have been away when an earlier process left something: no hurry then.
+          yield* Effect.forkIn(by === "manager" ? Effect.delay(sweep(pool), SWEEP_AFTER) : sweep(pool), scope);
+        });
+      return Purge.of({ discard, pending: own.pending });
+    }),
+  );
+}
+
+/** An image name with a driver's default prefix: of a volume, of a snapshot, of a clone's intermediate image. */
+const madeByDriver = (name: string): { readonly kind: Kind; readonly uuid: string } | undefined => {
+  for (const kind of [VOLUMES, SNAPSHOTS]) {
+    if (!name.startsWith(kind.defaultImagePrefix)) continue;
+    const uuid = name.slice(kind.defaultImagePrefix.length).replace(/-temp$/, "");
+    if (isUuid(uuid)) return { kind, uuid };
+  }
+  return undefined;
+};

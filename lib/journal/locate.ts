@@ -1,0 +1,120 @@
+/**
+ * From a CSI handle to what is behind it: its cluster, pool, journal entry and image name.
+ *
+ * Not here: whether the image exists. A resolved handle is where to look, not a proof that something is there.
+ *
+ * 1. A handle that no driver can have written, and one whose pool is gone, names nothing: `VolumeNotFound` or
+ *    `SnapshotNotFound`. Whatever leaves it open (no access, no answer, cluster not configured) is that error instead.
+ * 2. After a failover a volume is looked for in the mapped places, in the file's order, if its own proves empty or
+ *    closed. Snapshots are not mapped: ceph-csi never did, and their IDs would mean other images there.
+ */
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import { Ceph, type ClusterAccess, type PoolRef } from "../ceph/ceph.ts";
+import { type CephError, SnapshotNotFound } from "../ceph/errors.ts";
+import { type Cluster, Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import { ClusterMapping, type Place } from "../config/mapping.ts";
+import type { Credentials } from "../config/secrets.ts";
+import { VolumeNotFound } from "../operations/outcomes.ts";
+import { type Attributes, type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
+import { parseMigratedId } from "../csi/migrated-volume-id.ts";
+import { parseVolumeId, volumeKind } from "../csi/volume-id.ts";
+
+export interface Found {
+  /** As the caller wrote it, also when a mapping led elsewhere. */
+  readonly handle: string;
+  readonly cluster: Cluster;
+  readonly pool: PoolRef;
+  readonly poolId: bigint;
+  /** "" for a volume of the in-tree plugin, which has none. */
+  readonly uuid: string;
+  readonly imageName: string;
+  /** `undefined`: the journal knows nothing of it; the image may exist all the same. */
+  readonly attributes: Attributes | undefined;
+}
+
+export const clusterAccess = (cluster: Cluster, credentials: Credentials): ClusterAccess => ({
+  monitors: cluster.monitors,
+  user: credentials.user,
+  key: credentials.key,
+});
+
+export const resolveVolume = (
+  volumeId: string,
+  credentials: Credentials,
+): Effect.Effect<Found, VolumeNotFound | CephError | ConfigError, Ceph | Clusters | ClusterMapping> =>
+  Effect.gen(function* () {
+    const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
+    if (volumeKind(volumeId) === "migrated") return yield* migratedVolume(volumeId, credentials);
+    const parsed = parseVolumeId(volumeId);
+    if (Result.isFailure(parsed)) return yield* gone(`it is no volume ID of this driver (${parsed.failure.reason})`);
+    const { uuid, ...home } = parsed.success;
+    const look = (place: Place) =>
+      Effect.result(
+        lookAt(VOLUMES, volumeId, uuid, place, credentials).pipe(
+          Effect.catchTag("PoolNotFound", () => Effect.fail(gone(noPool(place)))),
+        ),
+      );
+    const first = yield* look(home);
+    if (Result.isSuccess(first) && first.success.attributes !== undefined) return first.success;
+    if (Result.isFailure(first) && !mayBeElsewhere(first.failure)) return yield* first.failure;
+    for (const place of yield* (yield* ClusterMapping).mapped(home.clusterId, home.poolId)) {
+      const there = yield* look(place);
+      if (Result.isSuccess(there) && there.success.attributes !== undefined) return there.success;
+      if (Result.isFailure(there) && !mayBeElsewhere(there.failure)) return yield* there.failure;
+    }
+    return yield* Effect.fromResult(first);
+  });
+
+/** Of the in-tree plugin: no journal knows it, and it lives in the default namespace. */
+const migratedVolume = (volumeId: string, credentials: Credentials) =>
+  Effect.gen(function* () {
+    const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
+    const parsed = parseMigratedId(volumeId);
+    if (Result.isFailure(parsed)) return yield* gone(parsed.failure);
+    const { clusterId, pool: poolName, imageName } = parsed.success;
+    const cluster = yield* (yield* Clusters).get(clusterId);
+    const access = clusterAccess(cluster, credentials);
+    const poolId = yield* (yield* Ceph)
+      .poolId(access, poolName)
+      .pipe(Effect.catchTag("PoolNotFound", ({ message }) => Effect.fail(gone(message))));
+    const pool: PoolRef = { access, pool: poolName, namespace: "" };
+    const found: Found = { handle: volumeId, cluster, pool, poolId, uuid: "", imageName, attributes: undefined };
+    return found;
+  });
+
+export const resolveSnapshot = (
+  snapshotId: string,
+  credentials: Credentials,
+): Effect.Effect<Found, CephError | ConfigError, Ceph | Clusters> =>
+  Effect.suspend(() => {
+    const gone = (reason: string) => new SnapshotNotFound({ op: "find", subject: `${snapshotId} (${reason})` });
+    const parsed = parseVolumeId(snapshotId);
+    if (Result.isFailure(parsed)) return Effect.fail(gone(parsed.failure.reason));
+    const { uuid, ...home } = parsed.success;
+    return lookAt(SNAPSHOTS, snapshotId, uuid, home, credentials).pipe(
+      Effect.catchTag("PoolNotFound", () => Effect.fail(gone(noPool(home)))),
+    );
+  });
+
+const noPool = ({ clusterId, poolId }: Place): string => `cluster ${clusterId} has no pool with id ${poolId}`;
+
+const mayBeElsewhere = (error: { readonly _tag: string }): boolean =>
+  error._tag === "VolumeNotFound" || error._tag === "AccessDenied";
+
+const lookAt = (kind: Kind, handle: string, uuid: string, place: Place, credentials: Credentials) =>
+  Effect.gen(function* () {
+    const ceph = yield* Ceph;
+    const cluster = yield* (yield* Clusters).get(place.clusterId);
+    const access = clusterAccess(cluster, credentials);
+    const pool: PoolRef = {
+      access,
+      pool: yield* ceph.poolName(access, place.poolId),
+      namespace: cluster.radosNamespace,
+    };
+    const attributes = yield* readAttributes(kind, pool, uuid);
+    const imageName = attributes?.imageName ?? kind.defaultImagePrefix + uuid;
+    const found: Found = { handle, cluster, pool, poolId: place.poolId, uuid, imageName, attributes };
+    return found;
+  });

@@ -1,0 +1,118 @@
+/**
+ * The Controller's RPCs that only look: what a request says in protobuf, as lib/listing takes it, and its answer back.
+ *
+ * 1. Those whose requests bring no credentials are offered only while the administrator has given some for every
+ *    cluster: a CO takes what a list lacks for gone.
+ */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import { parseCredentials } from "../lib/config/secrets.ts";
+import { InvalidRequest } from "../lib/operations/outcomes.ts";
+import {
+  type ControllerGetVolumeRequest,
+  ControllerServiceCapability_RPC_Type as Offered,
+  type GetCapacityRequest,
+  type GetSnapshotRequest,
+  type ListSnapshotsRequest,
+  type ListVolumesRequest,
+  type SnapshotSchema,
+} from "../lib/gen/csi_pb.ts";
+import { canList } from "../lib/listing/cluster-credentials.ts";
+import { capacity, capacityOf } from "../lib/listing/capacity.ts";
+import { getSnapshot, listSnapshots } from "../lib/listing/snapshots.ts";
+import { encodeToken, type ListKind, parseToken } from "../lib/listing/page-token.ts";
+import { type ListedVolume, listVolumes, volumeStatus } from "../lib/listing/volumes.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
+import { reading } from "../lib/operations/rpc.ts";
+import type { TakenSnapshot } from "../lib/snapshot/create.ts";
+import { readCapability } from "../lib/csi/capability.ts";
+
+const MS = 1000;
+
+export const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
+
+export const snapshotFields = ({ createdAt, ready, ...snapshot }: TakenSnapshot) =>
+  ({ ...snapshot, creationTime: timestamp(createdAt), readyToUse: ready }) satisfies MessageInitShape<
+    typeof SnapshotSchema
+  >;
+
+/** Those of the request, if it brings any. */
+const given = (secrets: Readonly<Record<string, string>>) =>
+  Object.keys(secrets).length === 0
+    ? Effect.succeed(undefined)
+    : Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
+
+const pageWanted = (kind: ListKind, request: { readonly maxEntries: number; readonly startingToken: string }) =>
+  Effect.gen(function* () {
+    const { maxEntries, startingToken } = request;
+    if (maxEntries < 0) return yield* new InvalidRequest({ field: "max_entries", reason: "is negative" });
+    return { maxEntries, after: yield* Effect.fromResult(parseToken(kind, startingToken)) };
+  });
+
+const volumeFields = ({ volumeId, capacityBytes, nodes, condition }: ListedVolume) => ({
+  volume: { volumeId, capacityBytes },
+  status: { publishedNodeIds: [...nodes], volumeCondition: condition },
+});
+
+const volumes = (instanceId: string) => (request: ListVolumesRequest) =>
+  Effect.gen(function* () {
+    const { after, maxEntries } = yield* pageWanted("volumes", request);
+    const { entries, next } = yield* listVolumes(instanceId, after, maxEntries);
+    return { entries: entries.map(volumeFields), nextToken: next === undefined ? "" : encodeToken("volumes", next) };
+  });
+
+const volume = (instanceId: string) => (request: ControllerGetVolumeRequest) =>
+  Effect.gen(function* () {
+    const volumeId = yield* Effect.fromResult(requiredText("volume_id", request.volumeId));
+    return volumeFields(yield* volumeStatus(instanceId, volumeId));
+  });
+
+const snapshots = (instanceId: string) => (request: ListSnapshotsRequest) =>
+  Effect.gen(function* () {
+    const { after, maxEntries } = yield* pageWanted("snapshots", request);
+    const credentials = yield* given(request.secrets);
+    const { entries, next } = yield* listSnapshots(instanceId, request, credentials, after, maxEntries);
+    return {
+      entries: entries.map((entry) => ({ snapshot: snapshotFields(entry) })),
+      nextToken: next === undefined ? "" : encodeToken("snapshots", next),
+    };
+  });
+
+const snapshot = (request: GetSnapshotRequest) =>
+  Effect.gen(function* () {
+    const snapshotId = yield* Effect.fromResult(requiredText("snapshot_id", request.snapshotId));
+    return { snapshot: snapshotFields(yield* getSnapshot(snapshotId, yield* given(request.secrets))) };
+  });
+
+const space = ({ volumeCapabilities, parameters, accessibleTopology }: GetCapacityRequest) =>
+  Effect.gen(function* () {
+    const unfit = volumeCapabilities.some((each) => Result.isFailure(readCapability("volume_capabilities", each)));
+    // CSI: the capacity for volumes that have all of these capabilities.
+    const found = unfit ? capacityOf(0n) : yield* capacity(parameters, accessibleTopology?.segments);
+    return {
+      availableCapacity: found.availableBytes,
+      maximumVolumeSize: found.maximumBytes,
+      minimumVolumeSize: found.minimumBytes,
+    };
+  });
+
+export const listing = (instanceId: string) => ({
+  listVolumes: reading(volumes(instanceId)),
+  controllerGetVolume: reading(volume(instanceId)),
+  listSnapshots: reading(snapshots(instanceId)),
+  getSnapshot: reading(snapshot),
+  getCapacity: reading(space),
+});
+
+const WITH_CREDENTIALS = [
+  Offered.LIST_VOLUMES,
+  Offered.LIST_VOLUMES_PUBLISHED_NODES,
+  Offered.LIST_SNAPSHOTS,
+  Offered.GET_VOLUME,
+  Offered.VOLUME_CONDITION,
+  Offered.GET_CAPACITY,
+];
+
+/** What can be offered just now. */
+export const listingOffered = Effect.map(canList, (can) => [Offered.GET_SNAPSHOT, ...(can ? WITH_CREDENTIALS : [])]);

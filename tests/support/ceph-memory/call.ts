@@ -1,0 +1,77 @@
+/**
+ * How a call on a cluster in memory runs: its interleaving, its refusals, and who is let in.
+ *
+ * 1. Each call yields before it acts and after it: fibers interleave as they do around real calls.
+ * 2. The act itself is one synchronous step: it happens entirely or not at all, also when the caller is interrupted.
+ */
+import * as Effect from "effect/Effect";
+import * as Redacted from "effect/Redacted";
+import { type ClusterAccess, imageSubject, type PoolRef } from "../../../lib/ceph/ceph.ts";
+import {
+  AccessDenied,
+  type CephError,
+  ImageNotFound,
+  ParentLost,
+  ManagerUnavailable,
+  PoolNotFound,
+  Unreachable,
+} from "../../../lib/ceph/errors.ts";
+import type { MemoryCluster, MemoryNamespace } from "./cluster.ts";
+import type { MemoryImage } from "./image.ts";
+
+/** Carries a typed error out of a synchronous act; anything else that is thrown there is a bug, and a defect. */
+class Refused {
+  constructor(readonly error: CephError) {}
+}
+export const refuse = (error: CephError): Refused => new Refused(error);
+
+const once = <A>(act: () => A): Effect.Effect<A, CephError> =>
+  Effect.suspend(() => {
+    try {
+      return Effect.succeed(act());
+    } catch (thrown) {
+      if (thrown instanceof Refused) return Effect.fail(thrown.error);
+      throw thrown;
+    }
+  });
+
+export const call = <A>(act: () => A): Effect.Effect<A, CephError> =>
+  Effect.yieldNow.pipe(
+    Effect.andThen(once(act)),
+    Effect.tap(() => Effect.yieldNow),
+  );
+
+export const admit = (cluster: MemoryCluster, access: ClusterAccess, op: string): void => {
+  const subject = access.monitors.join(",");
+  const known = cluster.monitors === undefined || access.monitors.some((at) => cluster.monitors?.includes(at));
+  if (!cluster.reachable || !known) throw refuse(new Unreachable({ op, subject, reason: "connection timed out" }));
+  if (cluster.users.get(access.user)?.key !== Redacted.value(access.key)) {
+    throw refuse(new AccessDenied({ op: "rados_connect", subject, user: access.user }));
+  }
+};
+
+export const enter = (cluster: MemoryCluster, ref: PoolRef, op: string): MemoryNamespace => {
+  admit(cluster, ref.access, op);
+  const namespace = cluster.namespace(ref.pool, ref.namespace);
+  if (namespace === undefined) throw refuse(new PoolNotFound({ op, subject: ref.pool }));
+  const caps = cluster.users.get(ref.access.user)?.pools;
+  if (caps !== undefined && !caps.includes(ref.pool)) {
+    throw refuse(new AccessDenied({ op, subject: ref.pool, user: ref.access.user }));
+  }
+  return namespace;
+};
+
+export const open = (cluster: MemoryCluster, ref: PoolRef, image: string, op: string): MemoryImage => {
+  const found = enter(cluster, ref, op).images.get(image);
+  const subject = imageSubject(ref, image);
+  if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
+  if (found.lostParent) throw refuse(new ParentLost({ op, subject }));
+  return found;
+};
+
+export const askManager = (cluster: MemoryCluster, user: string, op: string, subject: string): void => {
+  if (!cluster.managerUp) throw refuse(new ManagerUnavailable({ op, subject, reason: "no manager answers" }));
+  if (cluster.users.get(user)?.manager !== true) {
+    throw refuse(new ManagerUnavailable({ op, subject, reason: `client.${user} has no mgr caps` }));
+  }
+};

@@ -1,0 +1,298 @@
+/**
+ * The state of a Ceph cluster that exists in memory only, and the switches that tests turn on it.
+ *
+ * Not here: the calls of the driver (./memory.ts). A driver may crash and start again over the same `MemoryCluster`,
+ * as it would over a real one.
+ *
+ * 1. Every change is synchronous, so a call made of one change is atomic as in RADOS.
+ * 2. `dump` shows everything that outlives a driver and nothing else: watchers, caps and switches are not in it.
+ */
+import type { ManagerTask, TrashEntry } from "../../../lib/ceph/ceph.ts";
+import { bytesOf } from "./content.ts";
+import { type ClusterDump, dumpPools } from "./dump.ts";
+import type { MemoryGroup } from "./group.ts";
+import { type Birth, DEFAULT_FEATURES, type MemoryImage, toSnapshotTrash } from "./image.ts";
+import { MemoryManager } from "./manager.ts";
+
+export type { ClusterDump } from "./dump.ts";
+export type { MemoryImage } from "./image.ts";
+
+export interface MemoryTrashed {
+  readonly name: string;
+  readonly source: TrashEntry["source"];
+  /** Its move was cut short: Ceph removes it only after a second move has finished the first. */
+  moving: boolean;
+  readonly image: MemoryImage;
+}
+
+/** What a driver leaves that dies while it makes an image (all but the header, or no object map) or a clone, or moves one to the trash. */
+export type CutShort = "header" | "object-map" | CloneCutShort | MoveCutShort;
+/**
+ * How far the making of a clone had come: an image without a parent, which no clone reads from; one that its parent
+ * does not know, whose data goes with the snapshot; one without some of the parent's metadata.
+ */
+export type CloneCutShort = "parent" | "child" | "metadata";
+/** How far the move had come: the entry in the trash is made; the name is gone; its entry in the directory too. */
+export type MoveCutShort = "trash-entered" | "name-gone" | "entry-gone";
+
+export interface MemoryNamespace {
+  readonly objects: Map<string, Map<string, string>>;
+  readonly images: Map<string, MemoryImage>;
+  /** Names that are taken and lead to no image, with the id that they lead to, if to any. */
+  readonly bareNames: Map<string, string | undefined>;
+  readonly trash: Map<string, MemoryTrashed>;
+  readonly groups: Map<string, MemoryGroup>;
+}
+
+export interface MemoryPool {
+  readonly id: bigint;
+  readonly namespaces: Map<string, MemoryNamespace>;
+  /** What could be written if there were no quota. */
+  maxAvailableBytes: bigint;
+  /** 0: none. */
+  quotaBytes: bigint;
+}
+
+/** Why an image in the trash can't be removed. */
+export type Obstacle = "moving" | "snapshots" | "watchers" | "group";
+
+export interface MemoryUser {
+  readonly key: string;
+  /** Whether it has mgr caps. */
+  readonly manager: boolean;
+  /** The pools that its osd caps name; all when absent. */
+  readonly pools?: readonly string[];
+}
+
+export interface MemoryOptions {
+  /** Pools that exist from the start; "rbd" when absent. */
+  readonly pools?: readonly string[];
+  /** Monitors under which the cluster is reached; any when absent. */
+  readonly monitors?: readonly string[];
+  /** By cephx id; `memoryAccess` when absent. */
+  readonly users?: Readonly<Record<string, MemoryUser>>;
+  /** The cluster's `rbd_default_features`. */
+  readonly defaultFeatures?: bigint;
+  /** Milliseconds since the epoch, for what is made; `Date.now` when absent. */
+  readonly now?: () => number;
+  /** Whether an image in a group can be moved to the trash, as before Ceph 20; false when absent. */
+  readonly trashesMembers?: boolean;
+}
+
+const TIB = 1_099_511_627_776n;
+
+export class MemoryCluster {
+  readonly pools = new Map<string, MemoryPool>();
+  readonly users: Map<string, MemoryUser>;
+  readonly monitors: readonly string[] | undefined;
+  readonly defaultFeatures: bigint;
+  readonly trashesMembers: boolean;
+  /** Down: no monitor answers anybody. */
+  reachable = true;
+  /** Not so: its clients are old (before Ceph 17.2.8, 18.2.5), and since a snapshot without a name all may have changed. */
+  diffsFromIds = true;
+  /** Milliseconds since the epoch. */
+  now: () => number;
+
+  readonly #manager = new MemoryManager((task) => {
+    const content = this.namespace(task.pool, task.namespace);
+    if (task.action === "flatten") content?.images.get(task.image)?.flatten();
+    else if (content !== undefined) return this.removeTrashed(content, task.image);
+    return undefined;
+  });
+  #nextPool = 1n;
+  #nextImage = 0x1000;
+  #nextSnapshot = 3n;
+  #nextWatcher = 4100;
+
+  constructor(options: MemoryOptions = {}) {
+    this.monitors = options.monitors;
+    this.defaultFeatures = options.defaultFeatures ?? DEFAULT_FEATURES;
+    this.now = options.now ?? Date.now;
+    this.trashesMembers = options.trashesMembers ?? false;
+    this.users = new Map(Object.entries(options.users ?? { admin: { key: MEMORY_KEY, manager: true } }));
+    for (const pool of options.pools ?? ["rbd"]) this.addPool(pool);
+  }
+
+  addPool(name: string): bigint {
+    const id = ++this.#nextPool;
+    this.pools.set(name, { id, namespaces: new Map(), maxAvailableBytes: TIB, quotaBytes: 0n });
+    return id;
+  }
+
+  /** Pool ids are never used again, as in Ceph. */
+  removePool(name: string): void {
+    this.pools.delete(name);
+  }
+
+  /** The content of a namespace, or `undefined` when the pool does not exist. */
+  namespace(pool: string, namespace: string): MemoryNamespace | undefined {
+    const namespaces = this.pools.get(pool)?.namespaces;
+    if (namespaces === undefined) return undefined;
+    const found = namespaces.get(namespace);
+    if (found !== undefined) return found;
+    const made: MemoryNamespace = {
+      objects: new Map(),
+      images: new Map(),
+      bareNames: new Map(),
+      trash: new Map(),
+      groups: new Map(),
+    };
+    namespaces.set(namespace, made);
+    return made;
+  }
+
+  /** An image that a test expects to be there. */
+  image(pool: string, image: string, namespace = ""): MemoryImage {
+    const found = this.namespace(pool, namespace)?.images.get(image);
+    if (found === undefined) throw new Error(`no image ${image} in ${pool}`);
+    return found;
+  }
+
+  /** Whether the image can still be found by its name. */
+  isNamed(image: MemoryImage): boolean {
+    const { pool, namespace, name } = image.place;
+    return this.namespace(pool, namespace)?.images.get(name) === image;
+  }
+
+  hasSnapshot(pool: string, image: string, snapshot: string, namespace = ""): boolean {
+    return this.namespace(pool, namespace)?.images.get(image)?.snapshotNamed(snapshot) !== undefined;
+  }
+
+  /** Leaves of a whole image what a dying driver leaves. */
+  cutShort(what: CutShort, pool: string, image: string, namespace = ""): void {
+    const found = this.image(pool, image, namespace);
+    const content = this.namespace(pool, namespace);
+    switch (what) {
+      case "object-map":
+        found.objectMap = "lost";
+        return;
+      case "parent":
+        found.leaveParents();
+        found.meta.clear();
+        return;
+      case "child":
+        found.parent?.children.delete(found);
+        found.meta.clear();
+        return;
+      case "metadata":
+        found.meta.clear();
+        return;
+    }
+    if (what === "header") found.leaveParents();
+    else content?.trash.set(found.id, { name: image, source: "user", moving: true, image: found });
+    if (what !== "trash-entered") content?.images.delete(image);
+    if (what === "header") content?.bareNames.set(image, found.id);
+    if (what === "name-gone") content?.bareNames.set(image, undefined);
+  }
+
+  /** Leaves of a snapshot what a driver leaves that dies while it removes it: its name is free, it is in their trash. */
+  cutSnapshotRemovalShort(pool: string, image: string, snapshot: string, namespace = ""): void {
+    const found = this.image(pool, image, namespace).snapshotNamed(snapshot);
+    if (found === undefined) throw new Error(`no snapshot ${snapshot} of ${image}`);
+    toSnapshotTrash(found);
+  }
+
+  /** Leaves of a group's snapshot what a driver leaves that dies while it makes it: some members have none. */
+  cutGroupSnapshotShort(pool: string, group: string, snapshot: string, namespace = ""): void {
+    const found = this.namespace(pool, namespace)?.groups.get(group)?.snapshots.get(snapshot);
+    if (found === undefined) throw new Error(`no snapshot ${snapshot} of group ${group}`);
+    found.complete = false;
+    const last = found.members.pop();
+    last?.image.dropSnapshot(last);
+  }
+
+  /** Opens the image for use as another client would; -> closes it again. */
+  watch(pool: string, image: string, namespace = ""): () => void {
+    const { watchers } = this.image(pool, image, namespace);
+    const watcher = `127.0.0.1:0/${this.#nextWatcher}/client.${this.#nextWatcher++}`;
+    watchers.add(watcher);
+    return () => void watchers.delete(watcher);
+  }
+
+  freshId(): string {
+    return (this.#nextImage++).toString(16).padStart(12, "0");
+  }
+
+  freshSnapshotId(): bigint {
+    return this.#nextSnapshot++;
+  }
+
+  birth(pool: string, namespace: string, name: string): Birth {
+    return { pool, namespace, name, id: this.freshId(), createdAt: this.now() };
+  }
+
+  /** The bytes that its images hold there: what counts against a quota. */
+  storedBytes(pool: string): bigint {
+    let sum = 0n;
+    for (const [name, { namespaces }] of this.pools) {
+      for (const { images, trash } of namespaces.values()) {
+        for (const image of [...images.values(), ...Array.from(trash.values(), (entry) => entry.image)]) {
+          if ((image.dataPool ?? name) === pool) sum += bytesOf(image.content);
+        }
+      }
+    }
+    return sum;
+  }
+
+  /** -> what is in the way, and then nothing is done; what is not there is removed. */
+  removeTrashed({ trash }: MemoryNamespace, id: string): Obstacle | undefined {
+    const entry = trash.get(id);
+    if (entry === undefined) return undefined;
+    const { image, moving } = entry;
+    if (moving) return "moving";
+    if (image.snapshots.some(({ kind, children }) => kind !== "trash" || children.size > 0)) return "snapshots";
+    if (image.watchers.size > 0) return "watchers";
+    if (image.group !== undefined) return "group";
+    image.leaveParents();
+    trash.delete(id);
+    return undefined;
+  }
+
+  /** Down: no manager takes or does tasks. */
+  get managerUp(): boolean {
+    return this.#manager.up;
+  }
+  set managerUp(up: boolean) {
+    this.#manager.up = up;
+  }
+
+  /** Held: the manager takes tasks and does none until `runManager`. */
+  get managerHeld(): boolean {
+    return this.#manager.held;
+  }
+  set managerHeld(held: boolean) {
+    this.#manager.held = held;
+  }
+
+  /** Puts a task in the manager's queue; one that is there already stays the only one. */
+  queueTask(action: "flatten" | "trash remove", pool: string, namespace: string, image: string): void {
+    this.#manager.queue({ action, pool, namespace, image });
+  }
+
+  tasks(): readonly ManagerTask[] {
+    return this.#manager.tasks();
+  }
+
+  /** Says of the task of an image (by name, in the trash by id) how far the manager has come with it. */
+  setProgress(image: string, progress: number | undefined): void {
+    this.#manager.progress(image, progress);
+  }
+
+  /** Trash ids that wait for the manager. */
+  queued(): readonly string[] {
+    return this.tasks().flatMap(({ action, image }) => (action === "trash remove" ? [image] : []));
+  }
+
+  /** Lets the manager do its queue now; what fails stays queued. -> how many it did. */
+  runManager(): number {
+    return this.#manager.run();
+  }
+
+  dump(): ClusterDump {
+    return dumpPools(this.pools);
+  }
+}
+
+/** The key of `client.admin` in a memory cluster that names no users. */
+export const MEMORY_KEY = "bWVtb3J5IGtleQ==";

@@ -1,0 +1,72 @@
+/**
+ * What an image in memory holds: not bytes, but which write made which range. Two places hold the same bytes exactly
+ * when the same write made them, so that a test sees whose data a clone has, and a diff needs no data.
+ *
+ * 1. Ranges are disjoint, not empty, and in the order of their offsets; a content is never changed, only replaced.
+ * 2. A range without a stamp was discarded: it hides what a parent has there.
+ */
+import type { Extent } from "../../../lib/ceph/ceph.ts";
+
+export interface Range {
+  readonly offset: bigint;
+  readonly end: bigint;
+  /** Names the write that made it; "" where it was discarded. */
+  readonly stamp: string;
+}
+
+export type Content = readonly Range[];
+
+/** All but what lies from `offset` to `end`. */
+const without = (content: Content, offset: bigint, end: bigint): Content =>
+  content.flatMap((range) => {
+    if (range.end <= offset || range.offset >= end) return [range];
+    const left = range.offset < offset ? [{ ...range, end: offset }] : [];
+    return range.end > end ? [...left, { ...range, offset: end }] : left;
+  });
+
+export const put = (content: Content, range: Range): Content =>
+  range.offset >= range.end
+    ? content
+    : [...without(content, range.offset, range.end), range].toSorted((a, b) => (a.offset < b.offset ? -1 : 1));
+
+/** `lower`, seen through `upper`, without what was discarded. */
+export const overlay = (upper: Content, lower: Content): Content =>
+  (lower.length === 0 ? upper : upper.reduce(put, lower)).filter(({ stamp }) => stamp !== "");
+
+/**
+ * Where `to` differs from `from` (all that `to` has, where that is absent), from `offset` on, neighbours joined.
+ * Both without discarded ranges.
+ */
+export const difference = (from: Content, to: Content, offset: bigint): readonly Extent[] => {
+  const ends = [...from, ...to].flatMap((range) => [range.offset, range.end]);
+  const points = [...new Set([offset, ...ends])].filter((at) => at >= offset).toSorted((a, b) => (a < b ? -1 : 1));
+  const stampIn = (content: Content) => {
+    let next = 0;
+    return (at: bigint): string => {
+      while ((content[next]?.end ?? at + 1n) <= at) next += 1;
+      const range = content[next];
+      return range !== undefined && range.offset <= at ? range.stamp : "";
+    };
+  };
+  const before = stampIn(from);
+  const after = stampIn(to);
+  const extents: Extent[] = [];
+  for (const [i, at] of points.entries()) {
+    const end = points[i + 1];
+    const stamp = after(at);
+    if (before(at) === stamp || end === undefined) continue;
+    const last = extents.at(-1);
+    const exists = stamp !== "";
+    if (last !== undefined && last.exists === exists && last.offset + last.length === at) {
+      extents[extents.length - 1] = { ...last, length: end - last.offset };
+    } else extents.push({ offset: at, length: end - at, exists });
+  }
+  return extents;
+};
+
+export const bytesOf = (content: Content): bigint =>
+  content.reduce((sum, { offset, end, stamp }) => (stamp === "" ? sum : sum + end - offset), 0n);
+
+/** As a dump shows it: `offset+length stamp`. */
+export const showContent = (content: Content): readonly string[] =>
+  content.map(({ offset, end, stamp }) => `${offset}+${end - offset} ${stamp === "" ? "discarded" : stamp}`);

@@ -1,0 +1,176 @@
+/**
+ * From which states the mutating RPCs start in the tests of crashes and failures, and what one looks at afterwards.
+ *
+ * 1. Every world has a bystander, `pvc-other`, that nothing may touch; its UUID sorts before those that are drawn.
+ * 2. Worlds are made anew for each run: nothing of one is seen in another.
+ */
+import * as Effect from "effect/Effect";
+import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import { NoSpace } from "../../lib/ceph/errors.ts";
+import { intercepted } from "./ceph-faults.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
+import type { CutShort } from "./ceph-memory/cluster.ts";
+import {
+  aCluster,
+  creation,
+  deletion,
+  type Driver,
+  driverOn,
+  expansion,
+  PARAMETERS,
+  poolDump,
+  seed,
+  seedImage,
+} from "./world.ts";
+
+const BYSTANDER = "00000000-0000-4000-8000-000000000000";
+export const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+export const VOLUME_ID = `0001-0004-east-0000000000000002-${UUID}`;
+export const IMAGE = `csi-vol-${UUID}`;
+const DIRECTORY = "csi.volumes.default";
+const POOL: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
+
+/** All drivers write metadata: it is one call more to fail. */
+export const SETTINGS = { options: { setMetadata: true } };
+
+export interface Scenario {
+  readonly name: string;
+  /** How many calls of Ceph it takes; a death at each is tried. */
+  readonly calls: number;
+  readonly prepare?: (cluster: MemoryCluster) => Promise<unknown>;
+  readonly call: (driver: Driver) => Promise<unknown>;
+  /** What comes after the retry of the call, by another caller. */
+  readonly afterwards?: (driver: Driver) => Promise<unknown>;
+  /** Faults of the first driver, besides its death. */
+  readonly ceph?: (inner: CephService) => CephService;
+  readonly creates?: boolean;
+  /** The name is free at first: when its volume is deleted, the cluster is as before. */
+  readonly isFresh?: boolean;
+  /** The UUID of a volume that was complete makes room for another one. */
+  readonly replaces?: boolean;
+  /**
+   * A death between the removals of name and object, in an undo, leaves an object of a UUID that nobody was ever told.
+   * The other order would be worse: another driver may take the name as half-made just before it is removed.
+   */
+  readonly mayOrphan?: boolean;
+  /** What a death in the middle of a call leaves of the image; each is tried. */
+  readonly cuts?: readonly CutShort[];
+}
+
+const create = (driver: Driver) =>
+  driver.createVolume(creation({ parameters: { ...PARAMETERS, "csi.storage.k8s.io/pv/name": "pvc-1" } }));
+const remove = (driver: Driver) => driver.deleteVolume(deletion(VOLUME_ID));
+const attributes = { "csi.volname": "pvc-1", "csi.imagename": IMAGE };
+
+const aVolume = async (cluster: MemoryCluster): Promise<void> => {
+  const id = await seedImage(cluster, IMAGE);
+  seed(cluster, { [`csi.volume.${UUID}`]: { ...attributes, "csi.imageid": id } });
+  cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.set("csi.volume.pvc-1", UUID);
+};
+const inTrash = async (cluster: MemoryCluster): Promise<void> => {
+  await aVolume(cluster);
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, IMAGE));
+};
+const aReservation = async (cluster: MemoryCluster): Promise<void> => {
+  cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.set("csi.volume.pvc-1", UUID);
+};
+
+/** Fails what comes last, the write of the image's ID, so that all that was made is undone. */
+const failingAtTheEnd = (inner: CephService): CephService => {
+  let writes = 0;
+  return intercepted(inner, (call, act) =>
+    call.method === "omapWrite" && ++writes === 3
+      ? Effect.fail(new NoSpace({ op: "rados_write_op_operate", subject: "rbd" }))
+      : act,
+  );
+};
+
+const MAKING = ["header", "object-map"] as const;
+const MOVING = ["trash-entered", "name-gone", "entry-gone"] as const;
+
+export const scenarios: readonly Scenario[] = [
+  { name: "CreateVolume", calls: 8, call: create, creates: true, isFresh: true, cuts: MAKING },
+  {
+    name: "CreateVolume that fails at its end and undoes",
+    calls: 15,
+    call: create,
+    ceph: failingAtTheEnd,
+    creates: true,
+    isFresh: true,
+    mayOrphan: true,
+    cuts: [...MAKING, "name-gone", "entry-gone"],
+  },
+  {
+    name: "CreateVolume of a half-reserved name",
+    calls: 10,
+    prepare: aReservation,
+    call: create,
+    creates: true,
+    cuts: MAKING,
+  },
+  { name: "CreateVolume of a volume that is there", calls: 4, prepare: aVolume, call: create, creates: true },
+  {
+    name: "CreateVolume of a volume that is half deleted",
+    calls: 17,
+    prepare: inTrash,
+    call: create,
+    // Whose DeleteVolume was cut off tries again, too.
+    afterwards: remove,
+    creates: true,
+    replaces: true,
+    cuts: MAKING,
+  },
+  { name: "DeleteVolume", calls: 8, prepare: aVolume, call: remove, cuts: MOVING },
+  { name: "DeleteVolume of a volume that is half deleted", calls: 10, prepare: inTrash, call: remove },
+  {
+    name: "DeleteVolume without a manager",
+    calls: 10,
+    prepare: async (cluster) => {
+      await aVolume(cluster);
+      cluster.managerUp = false;
+    },
+    call: remove,
+    cuts: MOVING,
+  },
+  {
+    name: "ControllerExpandVolume",
+    calls: 3,
+    prepare: aVolume,
+    call: (driver) => driver.expandVolume(expansion(VOLUME_ID)),
+  },
+];
+
+/** A cluster with the bystander, in the scenario's state. */
+export const aWorld = async ({ prepare }: Scenario): Promise<MemoryCluster> => {
+  const cluster = aCluster();
+  const id = await seedImage(cluster, `csi-vol-${BYSTANDER}`);
+  const attributes = { "csi.volname": "pvc-other", "csi.imagename": `csi-vol-${BYSTANDER}`, "csi.imageid": id };
+  seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-other": BYSTANDER }, [`csi.volume.${BYSTANDER}`]: attributes });
+  await prepare?.(cluster);
+  return cluster;
+};
+
+/** The UUID that the name has in the journal. */
+export const entryOf = (cluster: MemoryCluster): string | undefined =>
+  poolDump(cluster).objects[DIRECTORY]?.["csi.volume.pvc-1"];
+
+/** Forgets objects that neither a name nor an image belongs to -> how many there were. */
+export const dropOrphans = (cluster: MemoryCluster): number => {
+  const there = cluster.namespace("rbd", "");
+  const named = new Set(there?.objects.get(DIRECTORY)?.values());
+  const orphans = [...(there?.objects.keys() ?? [])].filter((object) => {
+    const uuid = object.slice("csi.volume.".length);
+    return object !== DIRECTORY && !named.has(uuid) && !there?.images.has(`csi-vol-${uuid}`);
+  });
+  for (const object of orphans) there?.objects.delete(object);
+  return orphans.length;
+};
+
+export const imageNames = (cluster: MemoryCluster): readonly string[] => Object.keys(poolDump(cluster).images);
+
+/** Deletes the volume of the name, as its caller would that has got its ID. */
+export const createdAndDeleted = async (cluster: MemoryCluster): Promise<void> => {
+  await using driver = driverOn(cluster, SETTINGS);
+  const { volume } = await driver.createVolume(creation());
+  await driver.deleteVolume(deletion(volume.volumeId));
+};

@@ -1,0 +1,167 @@
+/**
+ * Node drivers over a node and a Ceph in memory: a node that outlives its drivers, and drivers that can die and start
+ * again on it. Goes with ./world.ts, which has the cluster's side.
+ *
+ * 1. `crashing` counts the calls to Ceph and to the host as one row, in the order in which they begin to run.
+ * 2. After its crash a driver makes no call any more: undo steps that still run in the process change nothing.
+ */
+import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Logger from "effect/Logger";
+import * as ManagedRuntime from "effect/ManagedRuntime";
+import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
+import { intercepted } from "./ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
+import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
+import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
+import {
+  NodeExpandVolumeRequestSchema,
+  NodeGetInfoRequestSchema,
+  NodeGetVolumeStatsRequestSchema,
+  NodePublishVolumeRequestSchema,
+  NodeStageVolumeRequestSchema,
+  NodeUnpublishVolumeRequestSchema,
+  NodeUnstageVolumeRequestSchema,
+} from "../../lib/gen/csi_pb.ts";
+import { CallInfo } from "../../lib/grpc/call.ts";
+import type { RpcError } from "../../lib/grpc/status.ts";
+import { interceptedHost } from "./host-faults.ts";
+import { Host, type HostService } from "../../lib/host/host.ts";
+import { hostMemoryService, MemoryNode } from "./host-memory.ts";
+import { Placement } from "../../lib/kube/placement.ts";
+import { Locks } from "../../lib/operations/locks.ts";
+import { Operations } from "../../lib/operations/pipeline.ts";
+import { node, type NodeOptions } from "../../services/node.ts";
+import { aCluster, EAST, MOUNT, PARAMETERS, SECRETS, seed, seedImage } from "./world.ts";
+
+export const UUID = "11111111-2222-4333-8444-555555555555";
+export const OTHER_UUID = "11111111-2222-4333-8444-666666666666";
+export const volumeIdOf = (uuid: string): string => `0001-0004-east-0000000000000002-${uuid}`;
+export const VOLUME = volumeIdOf(UUID);
+export const IMAGE = `csi-vol-${UUID}`;
+export const STAGING = "/kubelet/staging";
+export const PLACE = `${STAGING}/${VOLUME}`;
+export const TARGET = "/kubelet/pods/1/mount";
+export const STASH = `${STAGING}/image-meta.json`;
+
+type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;
+
+export const staging = (more: Fields<typeof NodeStageVolumeRequestSchema> = {}) =>
+  create(NodeStageVolumeRequestSchema, {
+    volumeId: VOLUME,
+    stagingTargetPath: STAGING,
+    volumeCapability: MOUNT,
+    volumeContext: { ...PARAMETERS, imageName: IMAGE },
+    secrets: SECRETS,
+    ...more,
+  });
+export const unstaging = (more: Fields<typeof NodeUnstageVolumeRequestSchema> = {}) =>
+  create(NodeUnstageVolumeRequestSchema, { volumeId: VOLUME, stagingTargetPath: STAGING, ...more });
+export const publishing = (more: Fields<typeof NodePublishVolumeRequestSchema> = {}) =>
+  create(NodePublishVolumeRequestSchema, {
+    volumeId: VOLUME,
+    stagingTargetPath: STAGING,
+    targetPath: TARGET,
+    volumeCapability: MOUNT,
+    ...more,
+  });
+export const unpublishing = (more: Fields<typeof NodeUnpublishVolumeRequestSchema> = {}) =>
+  create(NodeUnpublishVolumeRequestSchema, { volumeId: VOLUME, targetPath: TARGET, ...more });
+export const expanding = (more: Fields<typeof NodeExpandVolumeRequestSchema> = {}) =>
+  create(NodeExpandVolumeRequestSchema, {
+    volumeId: VOLUME,
+    volumePath: TARGET,
+    stagingTargetPath: STAGING,
+    ...more,
+  });
+export const statistics = (more: Fields<typeof NodeGetVolumeStatsRequestSchema> = {}) =>
+  create(NodeGetVolumeStatsRequestSchema, { volumeId: VOLUME, volumePath: TARGET, ...more });
+
+/** A dynamic volume of 1 GiB, complete in journal and pool. */
+export const seedVolume = async (cluster: MemoryCluster, uuid = UUID): Promise<void> => {
+  const image = `csi-vol-${uuid}`;
+  const id = await seedImage(cluster, image);
+  seed(cluster, {
+    [`csi.volume.${uuid}`]: { "csi.volname": `pvc-${uuid}`, "csi.imagename": image, "csi.imageid": id },
+  });
+};
+
+/** A cluster with the volume, and a node that has never seen it. */
+export const aNode = async (): Promise<{ cluster: MemoryCluster; host: MemoryNode }> => {
+  const cluster = aCluster();
+  await seedVolume(cluster);
+  const host = new MemoryNode(cluster);
+  host.addDirectory(STAGING);
+  host.addDirectory("/kubelet/pods/1");
+  return { cluster, host };
+};
+
+export interface NodeSettings {
+  readonly ceph?: CephService;
+  readonly host?: HostService;
+  readonly clusters?: readonly Cluster[];
+  readonly options?: Partial<NodeOptions>;
+  readonly placement?: Layer.Layer<Placement>;
+}
+
+/** A driver's Node; `await using` ends it. */
+export const nodeOn = (host: MemoryNode, settings: NodeSettings = {}) => {
+  const log: string[] = [];
+  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
+  const runtime = ManagedRuntime.make(
+    Layer.mergeAll(
+      Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(host.cluster)),
+      Layer.succeed(Host, settings.host ?? hostMemoryService(host)),
+      settings.placement ?? Placement.none,
+      Clusters.layerOf(settings.clusters ?? [EAST]),
+      ClusterMapping.layerOf(NO_MAPPING),
+      Operations.layer,
+      Locks.layer,
+      Logger.layer([recorder]),
+    ),
+  );
+  const service = node({ nodeId: "node-1", ...settings.options });
+  type Needs = Ceph | Host | Clusters | ClusterMapping | Locks | Operations | Placement;
+  const call =
+    <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
+    (request: Q, deadline: number | undefined = Date.now() + 500): Promise<A> =>
+      runtime.runPromise(
+        handler(request).pipe(
+          Effect.provideService(CallInfo, { rpc: "-", method: "-", deadline, id: "-", header: () => undefined }),
+        ),
+      );
+  return {
+    log,
+    stage: call(service.nodeStageVolume),
+    unstage: call(service.nodeUnstageVolume),
+    publish: call(service.nodePublishVolume),
+    unpublish: call(service.nodeUnpublishVolume),
+    expand: call(service.nodeExpandVolume),
+    stats: call(service.nodeGetVolumeStats),
+    info: () => call(service.nodeGetInfo)(create(NodeGetInfoRequestSchema)),
+    capabilities: () => call(service.nodeGetCapabilities)({}),
+    [Symbol.asyncDispose]: () => runtime.dispose(),
+  };
+};
+
+export type NodeDriver = ReturnType<typeof nodeOn>;
+
+/** A driver that dies at its k-th call to Ceph or the host: before it is made, or after it has acted. */
+export const crashing = (host: MemoryNode, k: number, moment: "before" | "after") => {
+  let begun = 0;
+  let crashedAt: string | undefined;
+  const around = <A, E>(name: string, act: Effect.Effect<A, E>): Effect.Effect<A, E> => {
+    if (crashedAt !== undefined) return Effect.die(new Error("a dead driver makes no call"));
+    begun += 1;
+    if (begun !== k) return act;
+    crashedAt = name;
+    const death = Effect.die(new Error(`the driver died at call ${k}, ${name}`));
+    return moment === "before" ? death : Effect.andThen(Effect.exit(act), death);
+  };
+  return {
+    ceph: intercepted(cephMemoryService(host.cluster), ({ method }, act) => around(`Ceph.${method}`, act)),
+    host: interceptedHost(hostMemoryService(host), ({ method }, act) => around(`Host.${method}`, act)),
+    crashedAt: () => crashedAt,
+  };
+};

@@ -1,0 +1,237 @@
+/**
+ * Drivers over a Ceph in memory, for tests of the Controller service: a cluster that outlives its drivers, and drivers
+ * that can die and start again over it.
+ *
+ * Not here: gRPC (a driver's handlers are called as functions) and faults (tests/support/ceph-faults.ts).
+ *
+ * 1. A driver has locks, operations and a purge queue of its own, as a process has; two of them share the cluster only.
+ * 2. `driverOn` prints nothing: what a driver logs is in its `log`.
+ */
+import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Logger from "effect/Logger";
+import * as ManagedRuntime from "effect/ManagedRuntime";
+import * as Result from "effect/Result";
+import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
+import {
+  cephMemoryService,
+  memoryAccess,
+  MEMORY_KEY,
+  MemoryCluster,
+  type MemoryOptions,
+} from "./ceph-memory/memory.ts";
+import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
+import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/mapping.ts";
+import {
+  ControllerExpandVolumeRequestSchema,
+  CreateVolumeRequestSchema,
+  DeleteVolumeRequestSchema,
+  ValidateVolumeCapabilitiesRequestSchema,
+  VolumeCapability_AccessMode_Mode as Mode,
+  type VolumeCapabilitySchema,
+} from "../../lib/gen/csi_pb.ts";
+import { CallInfo } from "../../lib/grpc/call.ts";
+import { codeName, RpcError } from "../../lib/grpc/status.ts";
+import { Locks } from "../../lib/operations/locks.ts";
+import { Operations } from "../../lib/operations/pipeline.ts";
+import { Purge } from "../../lib/images/purge.ts";
+import type { Flatten } from "../../lib/images/flatten.ts";
+import { parseVolumeId } from "../../lib/csi/volume-id.ts";
+import type { VolumeOptions } from "../../lib/config/settings.ts";
+import { controller, controllerLayer } from "../../services/controller.ts";
+
+export const MIB = 1n << 20n;
+export const GIB = 1n << 30n;
+
+export const EAST: Cluster = {
+  clusterId: "east",
+  monitors: ["127.0.0.1:6789"],
+  radosNamespace: "",
+  netNamespaceFilePath: "",
+  mirrorDaemonCount: 1,
+  readAffinity: { enabled: false, crushLocationLabels: [] },
+};
+export const SECRETS = { userID: "admin", userKey: MEMORY_KEY };
+export const PARAMETERS = { clusterID: "east", pool: "rbd" };
+
+type Capability = Fields<typeof VolumeCapabilitySchema>;
+export const mounted = (mode: Mode): Capability => ({
+  accessType: { case: "mount", value: { fsType: "ext4" } },
+  accessMode: { mode },
+});
+export const asBlock = (mode: Mode): Capability => ({ accessType: { case: "block", value: {} }, accessMode: { mode } });
+export const MOUNT = mounted(Mode.SINGLE_NODE_WRITER);
+
+// -------------------------------------------------------------------------------------------------- requests
+
+/** Some fields of a message. */
+type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;
+export type CreateInit = Fields<typeof CreateVolumeRequestSchema>;
+
+/** A request for 1 GiB as `pvc-1`, but for what `more` says. */
+export const creation = (more: CreateInit = {}) =>
+  create(CreateVolumeRequestSchema, {
+    name: "pvc-1",
+    capacityRange: { requiredBytes: GIB },
+    volumeCapabilities: [MOUNT],
+    parameters: PARAMETERS,
+    secrets: SECRETS,
+    ...more,
+  });
+
+export const deletion = (volumeId: string, more: Fields<typeof DeleteVolumeRequestSchema> = {}) =>
+  create(DeleteVolumeRequestSchema, { volumeId, secrets: SECRETS, ...more });
+
+export const expansion = (volumeId: string, more: Fields<typeof ControllerExpandVolumeRequestSchema> = {}) =>
+  create(ControllerExpandVolumeRequestSchema, {
+    volumeId,
+    secrets: SECRETS,
+    capacityRange: { requiredBytes: 2n * GIB },
+    ...more,
+  });
+
+export const validation = (volumeId: string, more: Fields<typeof ValidateVolumeCapabilitiesRequestSchema> = {}) =>
+  create(ValidateVolumeCapabilitiesRequestSchema, {
+    volumeId,
+    volumeCapabilities: [MOUNT],
+    secrets: SECRETS,
+    ...more,
+  });
+
+// --------------------------------------------------------------------------------------------------- cluster
+
+/** A cluster with the pools `rbd` (id 2), `ssd` (3) and `ec` (4). */
+export const aCluster = (options: MemoryOptions = {}): MemoryCluster =>
+  new MemoryCluster({ pools: ["rbd", "ssd", "ec"], ...options });
+
+type Objects = Readonly<Record<string, Readonly<Record<string, string>>>>;
+
+/** Writes objects as another driver would have. */
+export const seed = (cluster: MemoryCluster, objects: Objects, pool = "rbd", namespace = ""): void => {
+  const there = cluster.namespace(pool, namespace);
+  for (const [name, omap] of Object.entries(objects)) there?.objects.set(name, new Map(Object.entries(omap)));
+};
+
+/** An image of 1 GiB that another driver made -> its id. */
+export const seedImage = async (cluster: MemoryCluster, image: string, pool = "rbd"): Promise<string> => {
+  const ref = { access: memoryAccess, pool, namespace: "" };
+  await Effect.runPromise(cephMemoryService(cluster).imageCreate(ref, image, { sizeBytes: GIB }));
+  return cluster.image(pool, image).id;
+};
+
+/** What the pool holds, as the dump of a cluster shows it; nothing where there is nothing. */
+export const poolDump = (cluster: MemoryCluster, pool = "rbd", namespace = "") =>
+  cluster.dump()[pool]?.[namespace] ?? { objects: {}, images: {}, bareNames: {}, trash: {} };
+
+/** The cluster's dump with UUIDs and image ids as ordinals: equal for states that differ in those only. */
+export const shape = (cluster: MemoryCluster): unknown => {
+  const text = JSON.stringify(cluster.dump());
+  const ordinals = (pattern: RegExp, word: string) => {
+    const seen: string[] = [];
+    return (before: string) =>
+      before.replaceAll(pattern, (found) => {
+        if (!seen.includes(found)) seen.push(found);
+        return `${word}-${seen.indexOf(found) + 1}`;
+      });
+  };
+  const uuids = ordinals(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, "uuid");
+  const images = ordinals(/\b00000000[0-9a-f]{4}\b/g, "image");
+  return JSON.parse(images(uuids(text)));
+};
+
+/** The UUID in a volume ID. */
+export const uuidOf = (volumeId: string): string => Result.getOrThrow(parseVolumeId(volumeId)).uuid;
+
+// --------------------------------------------------------------------------------------------------- drivers
+
+export const OPTIONS: VolumeOptions = {
+  instanceId: "default",
+  setMetadata: false,
+  clusterName: "",
+  chain: { softDepth: 4, hardDepth: 8 },
+  maxSnapshots: 450,
+  minSnapshots: 250,
+};
+
+export interface DriverSettings {
+  /** Its way to the cluster; the memory's own service when absent. */
+  readonly ceph?: CephService;
+  readonly options?: Partial<VolumeOptions>;
+  readonly clusters?: readonly Cluster[];
+  readonly mapping?: MappingTable;
+}
+
+/** A driver's Controller; `await using` ends it. */
+export const driverOn = (cluster: MemoryCluster, settings: DriverSettings = {}) => {
+  const log: string[] = [];
+  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
+  const runtime = ManagedRuntime.make(
+    controllerLayer.pipe(
+      Layer.provideMerge(
+        Layer.mergeAll(
+          Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(cluster)),
+          Clusters.layerOf(settings.clusters ?? [EAST]),
+          ClusterMapping.layerOf(settings.mapping ?? NO_MAPPING),
+          Operations.layer,
+          Locks.layer,
+          Logger.layer([recorder]),
+        ),
+      ),
+    ),
+  );
+  const service = controller({ ...OPTIONS, ...settings.options });
+  type Needs = Ceph | Clusters | ClusterMapping | Flatten | Locks | Operations | Purge;
+  const call =
+    <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
+    (request: Q, deadline?: number): Promise<A> =>
+      runtime.runPromise(
+        handler(request).pipe(
+          Effect.provideService(CallInfo, { rpc: "-", method: "-", deadline, id: "-", header: () => undefined }),
+        ),
+      );
+  return {
+    log,
+    createVolume: call(service.createVolume),
+    deleteVolume: call(service.deleteVolume),
+    expandVolume: call(service.controllerExpandVolume),
+    createSnapshot: call(service.createSnapshot),
+    deleteSnapshot: call(service.deleteSnapshot),
+    validate: call(service.validateVolumeCapabilities),
+    capabilities: () => call(service.controllerGetCapabilities)({}),
+    locks: () => runtime.runPromise(Effect.map(Locks, (locks) => locks)),
+    purge: () => runtime.runPromise(Effect.map(Purge, (purge) => purge)),
+    operations: () => runtime.runPromise(Effect.map(Operations, (operations) => operations)),
+    [Symbol.asyncDispose]: () => runtime.dispose(),
+  };
+};
+
+export type Driver = ReturnType<typeof driverOn>;
+
+/** The gRPC code that the call ends with; a defect is thrown on. */
+export const codeOf = async (call: Promise<unknown>): Promise<string> => {
+  const error = await failureOf(call);
+  return error === undefined ? "OK" : error.code;
+};
+
+/** How the call fails; `undefined` when it does not. */
+export const failureOf = async (
+  call: Promise<unknown>,
+): Promise<{ readonly code: string; readonly message: string } | undefined> => {
+  try {
+    await call;
+    return undefined;
+  } catch (error) {
+    if (error instanceof RpcError) return { code: codeName(error.code), message: error.message };
+    throw error;
+  }
+};
+
+/** Waits until `condition` holds; fails after ten seconds, for the machine may be busy. */
+export const eventually = async (condition: () => boolean, what: string): Promise<void> => {
+  const limit = Date.now() + 10_000;
+  while (!condition()) {
+    if (Date.now() > limit) throw new Error(`not within ten seconds: ${what}`);
+    await Bun.sleep(1);
+  }
+};

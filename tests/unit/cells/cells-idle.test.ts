@@ -1,0 +1,52 @@
+/** How many cells a pool has (lib/cells/pool.ts): as many as calls need, and few when there are none. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { type CellPool, makeCellPool } from "../../../lib/cells/pool.ts";
+
+const LIMIT = 10_000;
+const url = new URL("./toy-cell.ts", import.meta.url).href;
+
+const call = (pool: CellPool, op: string, arg: unknown) =>
+  pool.call(op, arg, { limit: 5_000, subject: `the toy's ${op}` });
+const cells = (pool: CellPool) => pool.state().cells;
+const until = (holds: () => boolean) =>
+  Effect.gen(function* () {
+    while (!holds()) yield* Effect.sleep(5);
+  });
+const together = (pool: CellPool, count: number, ms: number) =>
+  Effect.all(
+    Array.from({ length: count }, () => call(pool, "sleep", { ms })),
+    { concurrency: "unbounded" },
+  );
+
+for (const kept of [0, 1] as const) {
+  test(
+    `cells start when they are needed and end when they are not, but for ${kept}`,
+    () =>
+      Effect.gen(function* () {
+        const pool = yield* makeCellPool({ name: "toy", url, size: 3, kept, idleMs: 200 });
+        expect(cells(pool)).toBe(kept);
+        yield* together(pool, 5, 100);
+        expect(cells(pool)).toBe(3);
+        yield* until(() => cells(pool) === kept);
+        expect(yield* call(pool, "echo", "again")).toBe("again");
+        expect(pool.state()).toMatchObject({ stuck: [], waiting: 0, healthy: true });
+      }).pipe(Effect.scoped, Effect.timeout(LIMIT - 1_000), Effect.runPromise),
+    LIMIT,
+  );
+}
+
+test(
+  "a cell that is at work, or was a moment ago, does not end",
+  () =>
+    Effect.gen(function* () {
+      const pool = yield* makeCellPool({ name: "toy", url, size: 2, kept: 0, idleMs: 200 });
+      // longer than a cell may rest
+      yield* together(pool, 2, 600);
+      expect(cells(pool)).toBe(2);
+      // one after the other: the cell that rested last is taken, and the other one ends
+      for (let i = 0; i < 20; i++) yield* call(pool, "sleep", { ms: 30 });
+      expect(cells(pool)).toBe(1);
+    }).pipe(Effect.scoped, Effect.timeout(LIMIT - 1_000), Effect.runPromise),
+  LIMIT,
+);

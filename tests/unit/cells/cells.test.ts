@@ -1,0 +1,235 @@
+/** The pool of cells (lib/cells/pool.ts), with a toy cell: limits, keys, deaths, replacements, the queue. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
+import { type CellPool, makeCellPool, type PoolOptions } from "../../../lib/cells/pool.ts";
+
+const LIMIT = 10_000;
+const toy = new URL("./toy-cell.ts", import.meta.url).href;
+
+interface Given {
+  readonly limit?: number;
+  readonly key?: string;
+  readonly onAside?: () => void;
+  readonly onBack?: () => void;
+}
+
+const call = <A>(pool: CellPool, op: string, arg?: unknown, given: Given = {}) =>
+  pool.call<A>(op, arg, { limit: 5_000, subject: `the toy's ${op}`, ...given });
+
+const withPool = (
+  options: Partial<PoolOptions>,
+  body: (pool: CellPool) => Effect.Effect<unknown, unknown>,
+): Promise<unknown> =>
+  makeCellPool({ name: "toy", url: toy, size: 2, ...options }).pipe(
+    Effect.flatMap(body),
+    Effect.scoped,
+    Effect.timeout(LIMIT - 1_000),
+    Effect.runPromise,
+  );
+
+const pooled = (name: string, options: Partial<PoolOptions>, body: Parameters<typeof withPool>[1]) =>
+  test(name, () => withPool(options, body), LIMIT);
+
+const makeGate = () => new SharedArrayBuffer(4);
+const open = (gate: SharedArrayBuffer) => {
+  const word = new Int32Array(gate);
+  Atomics.store(word, 0, 1);
+  Atomics.notify(word, 0);
+};
+/** Polls: what the pool learns from other threads has no moment that a test could wait for. */
+const until = (holds: () => boolean) =>
+  Effect.gen(function* () {
+    while (!holds()) yield* Effect.sleep(5);
+  });
+const elapsed = <A, E>(effect: Effect.Effect<A, E>) => {
+  const since = performance.now();
+  return Effect.map(effect, (value) => ({ value, ms: performance.now() - since }));
+};
+
+pooled("plain data goes in and comes out, bigints and maps too", {}, (pool) =>
+  Effect.gen(function* () {
+    const data = { handle: 2n ** 63n, names: ["a", "é"], map: new Map([["k", 1n]]), none: undefined };
+    expect(yield* call<typeof data>(pool, "echo", data)).toEqual(data);
+  }),
+);
+
+pooled("an errno comes back as one, and the cell goes on", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const error = yield* Effect.flip(call(pool, "fail", { errno: 16 }));
+    expect(error).toMatchObject({ _tag: "CellErrno", op: "toy_fail", errno: 16 });
+    expect(yield* call<string>(pool, "echo", "still here")).toBe("still here");
+  }),
+);
+
+pooled("a bug in a handler, an unknown call and an answer that can't be sent are errors", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const thrown = yield* Effect.flip(call(pool, "throws"));
+    expect(thrown).toMatchObject({ _tag: "CellErrno", errno: 0, message: "a bug in a cell" });
+    expect(yield* Effect.flip(call(pool, "nonsense"))).toMatchObject({ _tag: "CellErrno", errno: 38 });
+    expect((yield* Effect.flip(call(pool, "uncloneable")))._tag).toBe("CellErrno");
+    expect((yield* Effect.flip(call(pool, "echo", () => {})))._tag).toBe("CellErrno");
+    expect(yield* call<string>(pool, "echo", "still here")).toBe("still here");
+  }),
+);
+
+pooled("a cell that ends in a call fails it and is replaced", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    for (let i = 0; i < 3; i++) {
+      const error = yield* Effect.flip(call(pool, "exit"));
+      expect(error._tag).toBe("CellDown");
+      expect(error.message).toContain("exit");
+    }
+    expect(yield* call<string>(pool, "echo", "a new one")).toBe("a new one");
+    expect(pool.state()).toMatchObject({ running: [], stuck: [], healthy: true });
+  }),
+);
+
+pooled("a cell that ended holds no key past its call's limit", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    yield* Effect.flip(call(pool, "exit", undefined, { limit: 100, key: "image" }));
+    yield* Effect.sleep(200);
+    expect(pool.state().stuck).toEqual([]);
+    expect(yield* call<string>(pool, "echo", "free", { key: "image" })).toBe("free");
+  }),
+);
+
+pooled("a call past its limit is CellStuck; others go on meanwhile", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const gate = makeGate();
+    const { value: error, ms } = yield* elapsed(Effect.flip(call(pool, "wait", { gate }, { limit: 100 })));
+    expect(error).toMatchObject({ _tag: "CellStuck", op: "wait", subject: "the toy's wait" });
+    expect(ms).toBeGreaterThan(90);
+    expect(ms).toBeLessThan(1_000);
+    expect(pool.state().stuck).toHaveLength(1);
+    expect(yield* call<string>(pool, "echo", "others")).toBe("others");
+    open(gate);
+    yield* until(() => pool.state().stuck.length === 0);
+    expect(pool.state().healthy).toBe(true);
+  }),
+);
+
+pooled("a key is refused while its call hangs, and free once that has come back", { size: 2 }, (pool) =>
+  Effect.gen(function* () {
+    const gate = makeGate();
+    const seen: string[] = [];
+    const watch = { onAside: () => void seen.push("aside"), onBack: () => void seen.push("back") };
+    yield* Effect.flip(call(pool, "wait", { gate }, { limit: 50, key: "image a", ...watch }));
+    expect(seen).toEqual(["aside"]);
+    const { value: refused, ms } = yield* elapsed(Effect.flip(call(pool, "echo", 1, { key: "image a" })));
+    expect(refused).toMatchObject({ _tag: "CellStuck", op: "wait" });
+    expect(ms).toBeLessThan(50);
+    expect(yield* call<number>(pool, "echo", 2, { key: "image b" })).toBe(2);
+    expect(yield* call<number>(pool, "echo", 3)).toBe(3);
+    open(gate);
+    yield* until(() => pool.state().stuck.length === 0);
+    expect(seen).toEqual(["aside", "back"]);
+    expect(yield* call<number>(pool, "echo", 4, { key: "image a" })).toBe(4);
+  }),
+);
+
+pooled("a call that waits for a cell is refused as soon as its key hangs", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const gate = makeGate();
+    const hanging = yield* Effect.forkChild(Effect.flip(call(pool, "wait", { gate }, { limit: 100, key: "image" })));
+    const waiting = yield* Effect.forkChild(Effect.flip(call(pool, "echo", 1, { key: "image" })));
+    expect((yield* Fiber.join(hanging))._tag).toBe("CellStuck");
+    expect((yield* Fiber.join(waiting))._tag).toBe("CellStuck");
+    open(gate);
+  }),
+);
+
+pooled("calls that wait are taken up in order", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const list = new SharedArrayBuffer(4 * 32);
+    const busy = yield* Effect.forkChild(call(pool, "sleep", { ms: 50 }));
+    yield* Effect.forEach(
+      Array.from({ length: 20 }, (_, i) => i + 1),
+      (mark) => call(pool, "note", { list, mark }),
+      { concurrency: "unbounded" },
+    );
+    yield* Fiber.join(busy);
+    expect([...new Int32Array(list)].slice(1, 21)).toEqual(Array.from({ length: 20 }, (_, i) => i + 1));
+  }),
+);
+
+pooled("as many calls run at once as there are cells", { size: 4 }, (pool) =>
+  Effect.gen(function* () {
+    const eight = Array.from({ length: 8 }, () => call(pool, "sleep", { ms: 200 }));
+    const { ms } = yield* elapsed(Effect.all(eight, { concurrency: "unbounded" }));
+    expect(ms).toBeGreaterThan(390);
+    expect(ms).toBeLessThan(790);
+  }),
+);
+
+pooled("an interrupt waits for a call that runs, and takes one that waits out of the queue", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const list = new SharedArrayBuffer(4 * 8);
+    const running = yield* Effect.forkChild(call(pool, "sleep", { ms: 300 }));
+    const waiting = yield* Effect.forkChild(call(pool, "note", { list, mark: 1 }));
+    yield* until(() => pool.state().waiting === 1);
+    const out = yield* elapsed(Fiber.interrupt(waiting));
+    expect(out.ms).toBeLessThan(100);
+    const end = yield* elapsed(Fiber.interrupt(running));
+    expect(end.ms).toBeGreaterThan(100);
+    expect(pool.state()).toMatchObject({ running: [], waiting: 0 });
+    yield* call(pool, "echo");
+    expect(new Int32Array(list)[0]).toBe(0);
+  }),
+);
+
+pooled(
+  "when all cells hang and no more may be put aside, calls fail at once until one comes back",
+  { size: 1, maxAside: 1 },
+  (pool) =>
+    Effect.gen(function* () {
+      const gate = makeGate();
+      for (let i = 0; i < 2; i++) yield* Effect.flip(call(pool, "wait", { gate }, { limit: 50 }));
+      expect(pool.state()).toMatchObject({ healthy: false });
+      const { value: error, ms } = yield* elapsed(Effect.flip(call(pool, "echo", 1)));
+      expect(error._tag).toBe("CellDown");
+      expect(error.message).toContain("hang");
+      expect(ms).toBeLessThan(50);
+      open(gate);
+      yield* until(() => pool.state().healthy && pool.state().stuck.length === 0);
+      expect(yield* call<number>(pool, "echo", 1)).toBe(1);
+    }),
+);
+
+test(
+  "cells that can't load fail the pool with the reason",
+  async () => {
+    for (const [url, reason] of [
+      [new URL("./broken-cell.ts", import.meta.url).href, "no such library here"],
+      [new URL("./no-such-cell.ts", import.meta.url).href, "no-such-cell"],
+    ] as const) {
+      const error = await Effect.runPromise(Effect.scoped(Effect.flip(makeCellPool({ name: "toy", url, size: 2 }))));
+      expect(error._tag).toBe("CellDown");
+      expect(error.message).toContain(reason);
+    }
+  },
+  LIMIT,
+);
+
+test(
+  "closing the pool answers the calls that run and that wait",
+  async () => {
+    const answers = await Effect.runPromise(
+      Effect.gen(function* () {
+        const fibers = yield* Effect.scoped(
+          Effect.gen(function* () {
+            const pool = yield* makeCellPool({ name: "toy", url: toy, size: 1 });
+            const running = yield* Effect.forkDetach(Effect.flip(call(pool, "sleep", { ms: 1_000 })));
+            const waiting = yield* Effect.forkDetach(Effect.flip(call(pool, "echo", 1)));
+            yield* until(() => pool.state().waiting === 1);
+            return [running, waiting];
+          }),
+        );
+        return yield* elapsed(Effect.forEach(fibers, Fiber.join));
+      }),
+    );
+    expect(answers.value.map((error) => error._tag)).toEqual(["CellDown", "CellDown"]);
+    expect(answers.ms).toBeLessThan(500);
+  },
+  LIMIT,
+);

@@ -1,0 +1,179 @@
+// config.json: ceph-csi's fields with Go's looseness, one bad entry at a time, and fuzz.
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import * as fc from "fast-check";
+import { type Cluster, Clusters, type ClusterTable, findCluster, parseClusters } from "../../../lib/config/clusters.ts";
+
+const read = (text: string): ClusterTable => Result.getOrThrow(parseClusters(text));
+const one = (entry: unknown): ClusterTable => read(JSON.stringify([entry]));
+const golden = read(await Bun.file(`${import.meta.dir}/../../golden/config/config.json`).text());
+const find = (id: string) => findCluster(golden, id, "/c/config.json");
+const messageOf = (id: string): string => {
+  const found = find(id);
+  return Result.isFailure(found) ? `${found.failure._tag}: ${found.failure.message}` : "(found)";
+};
+
+describe("golden config.json", () => {
+  test("a full entry", () => {
+    expect(Result.getOrThrow(find("east"))).toEqual({
+      clusterId: "east",
+      monitors: ["10.0.0.1:6789", "[v2:10.0.0.2:3300,v1:10.0.0.2:6789]"],
+      radosNamespace: "k8s",
+      netNamespaceFilePath: "/run/netns/east",
+      mirrorDaemonCount: 3,
+      readAffinity: { enabled: true, crushLocationLabels: ["topology.kubernetes.io/zone"] },
+    });
+  });
+
+  test("defaults, and keys in any case", () => {
+    expect(Result.getOrThrow(find("plain"))).toEqual({
+      clusterId: "plain",
+      monitors: ["10.0.0.3"],
+      radosNamespace: "ns",
+      netNamespaceFilePath: "",
+      mirrorDaemonCount: 1,
+      readAffinity: { enabled: false, crushLocationLabels: [] },
+    });
+  });
+
+  test("a quoted boolean works, with a remark", () => {
+    expect(Result.getOrThrow(find("quoted")).readAffinity.enabled).toBe(true);
+    expect(golden.problems.get("quoted")).toBe("readAffinity.enabled is a string: write true or false without quotes");
+  });
+
+  test("a namespace in its old place has no effect, with a remark", () => {
+    expect(Result.getOrThrow(find("old")).radosNamespace).toBe("");
+    expect(golden.problems.get("old")).toContain("write it as rbd.radosNamespace");
+  });
+
+  test("of two entries the first counts", () => {
+    expect(golden.problems.get("east")).toBe("entry 6 repeats this clusterID and has no effect");
+  });
+
+  test("bad entries say what is wrong, and harm no other", () => {
+    expect([...golden.clusters.keys()]).toEqual(["east", "plain", "quoted", "old"]);
+    expect(messageOf("empty")).toBe(
+      'ConfigInvalid: /c/config.json: the entry of clusterID "empty" cannot be used: monitors must name at least one monitor',
+    );
+    expect(messageOf("numbers")).toContain("monitors.0 must be a string; monitors.1 must be a string");
+    expect(golden.problems.get(5)).toBe("clusterID must be a string");
+  });
+
+  test("an unknown clusterID names the known ones", () => {
+    expect(messageOf("nowhere")).toBe(
+      'ConfigMissing: no cluster with clusterID "nowhere" in /c/config.json (it has east, plain, quoted, old): add an entry for it',
+    );
+  });
+});
+
+describe("entries", () => {
+  const good = { clusterID: "c", monitors: ["m"] };
+  test.each<[string, unknown]>([
+    ["the entry must be an object", "text"],
+    ["the entry must be an object", null],
+    ["the entry must be an object", []],
+    ["clusterID must not be empty", { ...good, clusterID: "" }],
+    ["monitors must be an array of strings", { clusterID: "c" }],
+    ["monitors must be an array of strings", { ...good, monitors: "m1,m2" }],
+    ["monitors.0 must not be empty", { ...good, monitors: [" "] }],
+    ["monitors.0 must not hold control characters", { ...good, monitors: ["m\n"] }],
+    ["rbd must be an object", { ...good, rbd: "x" }],
+    ["rbd.radosNamespace must be a string", { ...good, rbd: { radosNamespace: 1 } }],
+    ["rbd.radosNamespace must not hold control characters", { ...good, rbd: { radosNamespace: "a\0b" } }],
+    ["rbd.mirrorDaemonCount must be a whole number", { ...good, rbd: { mirrorDaemonCount: 1.5 } }],
+    ["rbd.mirrorDaemonCount must not be negative", { ...good, rbd: { mirrorDaemonCount: -1 } }],
+    ["readAffinity.enabled must be true or false", { ...good, readAffinity: { enabled: "yes" } }],
+    [
+      "readAffinity.crushLocationLabels must be an array of strings",
+      { ...good, readAffinity: { crushLocationLabels: "a" } },
+    ],
+  ])("%s", (problem, entry) => {
+    const table = one(entry);
+    expect([...table.problems.values()]).toEqual([problem]);
+    expect(table.clusters.size).toBe(0);
+  });
+
+  test("null is absent, the last of two spellings wins, 0 daemons are one", () => {
+    const text =
+      '[{"clusterId":"a","CLUSTERID":"b","monitors":["m"],"rbd":{"mirrorDaemonCount":0,"radosNamespace":null},"readAffinity":null}]';
+    expect(read(text).clusters.get("b")).toMatchObject({ mirrorDaemonCount: 1, radosNamespace: "" });
+  });
+
+  test("a bad first entry is not replaced by a second of its name", () => {
+    const table = read('[{"clusterID":"a","monitors":[]},{"clusterID":"a","monitors":["m"]}]');
+    expect(table.clusters.size).toBe(0);
+    expect(table.problems.get("a")).toContain("repeats");
+  });
+});
+
+describe("whole files", () => {
+  test.each([
+    ["", "not valid JSON"],
+    ["[", "not valid JSON"],
+    ['[{"clusterID":"a","monitors":["m"]},]', "not valid JSON"],
+    ["{}", "not a JSON array"],
+    ['"x"', "not a JSON array"],
+  ])("%p", (text, reason) => {
+    const parsed = parseClusters(text, "/c/config.json");
+    expect(Result.isFailure(parsed) ? parsed.failure.kind : "").toBe("not-json");
+    expect(Result.isFailure(parsed) ? parsed.failure.message : "").toContain(`/c/config.json: is ${reason}`);
+  });
+
+  test("null and [] have no cluster", () => {
+    for (const text of ["null", "[]"]) expect(read(text).clusters.size).toBe(0);
+  });
+});
+
+test("in memory", async () => {
+  const cluster: Cluster = {
+    clusterId: "mem",
+    monitors: ["m"],
+    radosNamespace: "",
+    netNamespaceFilePath: "",
+    mirrorDaemonCount: 1,
+    readAffinity: { enabled: false, crushLocationLabels: [] },
+  };
+  const program = Effect.gen(function* () {
+    const clusters = yield* Clusters;
+    const absent = yield* Effect.flip(clusters.get("other"));
+    return [yield* clusters.get("mem"), absent._tag];
+  });
+  const layer = Clusters.layerOf([cluster]);
+  expect(await Effect.runPromise(Effect.provide(program, layer))).toEqual([cluster, "ConfigMissing"]);
+});
+
+test("fuzz: no text throws, and a good entry survives any neighbours", () => {
+  const good = { clusterID: "survivor", monitors: ["m"] };
+  const field = fc.constantFrom(
+    "clusterID",
+    "CLUSTERid",
+    "monitors",
+    "rbd",
+    "readAffinity",
+    "enabled",
+    "__proto__",
+    "x",
+  );
+  const json = fc.oneof(fc.jsonValue(), fc.dictionary(field, fc.oneof(fc.jsonValue(), fc.constant("c"))));
+  fc.assert(
+    fc.property(fc.array(json, { maxLength: 5 }), fc.array(json, { maxLength: 5 }), (before, after) => {
+      expect(read(JSON.stringify([...before, good, ...after])).clusters.get("survivor")?.monitors).toEqual(["m"]);
+    }),
+    { numRuns: 500 },
+  );
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        fc.string(),
+        fc.json(),
+        fc.json().map((text) => text.slice(1)),
+      ),
+      (text) => {
+        const parsed = parseClusters(text);
+        if (Result.isFailure(parsed)) expect(parsed.failure.message).not.toContain("\n");
+      },
+    ),
+    { numRuns: 500 },
+  );
+});

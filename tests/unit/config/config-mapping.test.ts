@@ -1,0 +1,95 @@
+// cluster-mapping.json: both directions, the order of places, bad elements, and fuzz.
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import * as fc from "fast-check";
+import { ClusterMapping, mapped, mappedClusters, NO_MAPPING, parseMapping } from "../../../lib/config/mapping.ts";
+
+const golden = Result.getOrThrow(
+  parseMapping(await Bun.file(`${import.meta.dir}/../../golden/config/cluster-mapping.json`).text()),
+);
+const places = (clusterId: string, poolId: bigint) =>
+  mapped(golden, clusterId, poolId).map((place) => `${place.clusterId}/${place.poolId}`);
+
+describe("golden mapping", () => {
+  test.each([
+    // Pool 1 is a key in the first map of the first element and a value in its second.
+    ["east", 1n, ["west/2", "west/3", "north/5", "south/5"]],
+    ["east", 2n, ["west/1"]],
+    ["east", 7n, ["west/9"]],
+    ["west", 2n, ["east/1"]],
+    ["west", 9n, ["east/7"]],
+    ["south", 5n, ["east/1"]],
+    ["north", 1n, ["east/5"]],
+    ["east", 4n, []],
+    ["nowhere", 1n, []],
+    ["lone", 1n, []],
+    ["broken", 1n, []],
+  ])("%s pool %p", (clusterId, poolId, expected) => {
+    expect(places(clusterId, poolId)).toEqual(expected);
+  });
+
+  test("clusters alone, for volumes without a pool id", () => {
+    expect(mappedClusters(golden, "east")).toEqual(["west", "north", "south"]);
+    expect(mappedClusters(golden, "twin")).toEqual(["lone"]);
+    expect(mappedClusters(NO_MAPPING, "east")).toEqual([]);
+  });
+
+  test("the bad element alone is refused", () => {
+    expect([...golden.problems]).toEqual([[2, "RBDPoolIDMapping.0.1: must hold pool ids as decimal strings"]]);
+    expect(golden.elements).toHaveLength(3);
+  });
+});
+
+test("a place is named once, and never the one asked for", () => {
+  const text = '[{"clusterIDMapping":{"a":"a","b":"a"},"RBDPoolIDMapping":[{"1":"1"},{"1":"1"}]}]';
+  const table = Result.getOrThrow(parseMapping(text));
+  expect(mapped(table, "a", 1n)).toEqual([{ clusterId: "b", poolId: 1n }]);
+});
+
+test.each<[unknown, string]>([
+  [1, "the element: "],
+  [{ clusterIDMapping: "x" }, "clusterIDMapping: must be an object of strings"],
+  [{ clusterIDMapping: { a: 1 } }, "clusterIDMapping.a: must be an object of strings"],
+  [{ clusterIDMapping: { a: "" } }, "clusterIDMapping.a: must not be empty"],
+  [{ RBDPoolIDMapping: { "1": "2" } }, "RBDPoolIDMapping: must be an array of objects"],
+  [{ RBDPoolIDMapping: [{ "1": "9223372036854775808" }] }, "must hold pool ids"],
+  [{ RBDPoolIDMapping: [{ a: "1" }] }, "RBDPoolIDMapping.0.a: "],
+])("%j is refused", (element, problem) => {
+  const table = Result.getOrThrow(parseMapping(JSON.stringify([element])));
+  expect(table.elements).toEqual([]);
+  expect(table.problems.get(0)).toContain(problem);
+});
+
+test("as a service", async () => {
+  const ask = Effect.flatMap(ClusterMapping, (mapping) => mapping.mapped("west", 2n));
+  const found = await Effect.runPromise(Effect.provide(ask, ClusterMapping.layerOf(golden)));
+  expect(found).toEqual([{ clusterId: "east", poolId: 1n }]);
+});
+
+test("fuzz: no text throws, and mapping goes both ways", () => {
+  const name = fc.constantFrom("a", "b", "c", "__proto__");
+  const pool = fc.constantFrom("1", "2", "3", "x", "");
+  const element = fc.record(
+    {
+      clusterIDMapping: fc.dictionary(name, name),
+      RBDPoolIDMapping: fc.array(fc.dictionary(pool, pool), { maxLength: 2 }),
+    },
+    { requiredKeys: [] },
+  );
+  const text = fc.oneof(
+    fc.json(),
+    fc.string(),
+    fc.array(fc.oneof(element, fc.jsonValue())).map((it) => JSON.stringify(it)),
+  );
+  fc.assert(
+    fc.property(text, (file) => {
+      const parsed = parseMapping(file);
+      if (Result.isFailure(parsed)) return;
+      for (const there of mapped(parsed.success, "a", 1n)) {
+        expect(mapped(parsed.success, there.clusterId, there.poolId)).toContainEqual({ clusterId: "a", poolId: 1n });
+      }
+    }),
+    { numRuns: 1000 },
+  );
+});

@@ -1,0 +1,284 @@
+// The command line: Go's syntax, every flag of ceph-csi's table with its default, ranges, and one-line refusals.
+import { describe, expect, test } from "bun:test";
+import * as Duration from "effect/Duration";
+import * as Result from "effect/Result";
+import * as fc from "fast-check";
+import { type Flags, parseFlags, usage } from "../../../lib/config/flags.ts";
+import { FLAGS, IGNORED_FLAGS } from "../../../lib/config/flag-table.ts";
+import { goBool, goDuration, goInteger } from "../../../lib/text/go-values.ts";
+
+const RBD = ["--type=rbd", "--nodeid=n1"];
+const ok = (...argv: ReadonlyArray<string>): Flags => Result.getOrThrowWith(parseFlags([...RBD, ...argv]), Error);
+const refused = (...argv: ReadonlyArray<string>): string => {
+  const parsed = parseFlags(argv);
+  return Result.isFailure(parsed) ? parsed.failure : "(accepted)";
+};
+
+describe("Go's syntax", () => {
+  test.each([
+    [["--nodeid=a"]],
+    [["-nodeid=a"]],
+    [["--nodeid", "a"]],
+    [["-nodeid", "a"]],
+    [["--nodeid=b", "--nodeid=a"]],
+  ])("%p", (argv) => {
+    expect(ok(...argv).nodeId).toBe("a");
+  });
+
+  test("a value may look like a flag, hold =, or be empty", () => {
+    expect(ok("--clustername", "--odd").clusterName).toBe("--odd");
+    expect(ok("--clustername=a=b").clusterName).toBe("a=b");
+    expect(ok("--clustername=").clusterName).toBe("");
+  });
+
+  test("booleans stand alone or take Go's words, and take no next argument", () => {
+    for (const word of ["1", "t", "T", "true", "TRUE", "True"])
+      expect(ok(`--setmetadata=${word}`).setMetadata).toBe(true);
+    for (const word of ["0", "f", "F", "false", "FALSE", "False"]) {
+      expect(ok("--setmetadata", `--setmetadata=${word}`).setMetadata).toBe(false);
+    }
+    expect(ok("-setmetadata", "-v=5")).toMatchObject({ setMetadata: true, verbosity: 5 });
+  });
+
+  test("-- ends the flags; what follows is named", () => {
+    expect(ok("--", "--nonsense")).toMatchObject({ ignored: ["--nonsense"] });
+    expect(ok("--").ignored).toEqual([]);
+  });
+
+  test.each([
+    ["1", 1n],
+    ["-7", -7n],
+    ["+7", 7n],
+    ["0x1F", 31n],
+    ["0b11", 3n],
+    ["0o17", 15n],
+    ["017", 15n],
+    ["1_000", 1000n],
+    ["0", 0n],
+    ["0x_1", 1n],
+    ["08", undefined],
+    ["1__0", undefined],
+    ["_1", undefined],
+    ["1_", undefined],
+    ["", undefined],
+    ["1.0", undefined],
+    [" 1", undefined],
+    ["1e3", undefined],
+    ["9".repeat(100), undefined],
+  ] as const)("integer %p", (text, value) => {
+    expect(goInteger(text)).toBe(value);
+  });
+
+  test.each([
+    ["30s", 30_000_000_000n],
+    ["1m30s", 90_000_000_000n],
+    ["150ms", 150_000_000n],
+    ["1.5h", 5_400_000_000_000n],
+    [".5s", 500_000_000n],
+    ["1.s", 1_000_000_000n],
+    ["2us", 2000n],
+    ["2µs", 2000n],
+    ["2μs", 2000n],
+    ["7ns", 7n],
+    ["0", 0n],
+    ["-1s", -1_000_000_000n],
+    ["+1s", 1_000_000_000n],
+    ["0.1ns", 0n],
+    ["", undefined],
+    ["30", undefined],
+    ["s", undefined],
+    [".s", undefined],
+    ["1d", undefined],
+    ["1 s", undefined],
+    ["1s ", undefined],
+    ["9999999999999h", undefined],
+  ] as const)("duration %p", (text, nanos) => {
+    expect(goDuration(text)).toBe(nanos);
+  });
+
+  test.each(["", "yes", "tRUE", "2", " true", "on"])("no boolean: %p", (text) => {
+    expect(goBool(text)).toBeUndefined();
+  });
+});
+
+describe("defaults", () => {
+  test("are those of the table, and each is a text its own kind reads", () => {
+    expect(ok()).toMatchObject({
+      type: "rbd",
+      endpoint: "unix:///tmp/csi.sock",
+      csiAddonsEndpoint: "unix:///tmp/csi-addons.sock",
+      driverName: "rbd.csi.ceph.com",
+      driverNamespace: "default",
+      instanceId: "default",
+      clusterName: "",
+      setMetadata: false,
+      rbdHardMaxCloneDepth: 8,
+      rbdSoftMaxCloneDepth: 4,
+      maxSnapshotsOnImage: 450,
+      minSnapshotsOnImage: 250,
+      skipForceFlatten: false,
+      domainLabels: [],
+      enableReadAffinity: false,
+      crushLocationLabels: [],
+      stagingPath: "/var/lib/kubelet/plugins/kubernetes.io/csi/",
+      pidLimit: 0,
+      enableProfiling: false,
+      metricsPort: 8080,
+      metricsPath: "/metrics",
+      version: false,
+      help: false,
+      verbosity: 0,
+      configDir: "/etc/ceph-csi-config",
+      cephConf: "/etc/ceph/ceph.conf",
+      cells: 8,
+      hostCells: 8,
+      socketGroup: "",
+      ignored: [],
+    });
+    const { logSlowOpInterval, pollTime, timeout, osdTimeout, monTimeout, connectTimeout, gracePeriod } = ok();
+    const durations = [logSlowOpInterval, pollTime, timeout, osdTimeout, monTimeout, connectTimeout, gracePeriod];
+    expect(durations.map(Duration.toSeconds)).toEqual([30, 60, 3, 30, 30, 15, 20]);
+  });
+
+  test("neither server asked for means both", () => {
+    expect(ok()).toMatchObject({ controllerServer: true, nodeServer: true });
+    expect(ok("--controllerserver")).toMatchObject({ controllerServer: true, nodeServer: false });
+    expect(ok("--nodeserver=true")).toMatchObject({ controllerServer: false, nodeServer: true });
+    expect(ok("--nodeserver", "--controllerserver=1")).toMatchObject({ controllerServer: true, nodeServer: true });
+    expect(ok("--controllerserver=false")).toMatchObject({ controllerServer: true, nodeServer: true });
+  });
+
+  test("every key of the table is there", () => {
+    const keys = Object.values(FLAGS).map((flag) => flag.key);
+    expect(new Set(keys).size).toBe(keys.length);
+    expect(Object.keys(ok()).toSorted()).toEqual([...keys, "ignored"].toSorted());
+  });
+});
+
+describe("ceph-csi's own manifests", () => {
+  test("node plugin", () => {
+    const flags = ok(
+      ..."--nodeid=n2 --pluginpath=/var/lib/kubelet/plugins --stagingpath=/var/lib/kubelet/plugins/kubernetes.io/csi/ --type=rbd --nodeserver=true --endpoint=unix:///csi/csi.sock --csi-addons-endpoint=unix:///csi/csi-addons.sock --v=5 --drivername=rbd.csi.ceph.com --enableprofiling=false --pidlimit=-1 --logslowopinterval=30s".split(
+        " ",
+      ),
+    );
+    expect(flags).toMatchObject({
+      nodeId: "n2",
+      nodeServer: true,
+      controllerServer: false,
+      verbosity: 5,
+      pidLimit: -1,
+    });
+    expect(flags.ignored).toEqual(["pluginpath"]);
+  });
+
+  test("an old provisioner with every flag that means nothing to RBD", () => {
+    const argv = Object.entries(IGNORED_FLAGS).map(([name, flag]) => (flag.isBool ? `--${name}` : `--${name}=1`));
+    expect(ok(...argv).ignored).toEqual(Object.keys(IGNORED_FLAGS));
+  });
+
+  test("liveness and controller need no node id", () => {
+    const liveness = parseFlags(
+      "--type=liveness --endpoint=unix:///csi/csi.sock --metricsport=8680 --polltime=60s".split(" "),
+    );
+    expect(Result.getOrThrow(liveness)).toMatchObject({ type: "liveness", metricsPort: 8680 });
+    expect(Result.getOrThrow(parseFlags(["--type=controller", "--drivernamespace=ceph"])).driverNamespace).toBe("ceph");
+  });
+});
+
+describe("values are brought into one form", () => {
+  test.each([
+    ["--drivername=", { driverName: "rbd.csi.ceph.com" }],
+    ["--drivername=Rbd.Example.COM", { driverName: "Rbd.Example.COM" }],
+    ["--instanceid=", { instanceId: "default" }],
+    ["--endpoint=unix://csi/csi.sock", { endpoint: "unix:///csi/csi.sock" }],
+    ["--endpoint=UNIX:////csi/csi.sock", { endpoint: "unix:///csi/csi.sock" }],
+    ["--endpoint=tcp://127.0.0.1:9000", { endpoint: "tcp://127.0.0.1:9000" }],
+    ["--endpoint=tcp://[::1]:9000", { endpoint: "tcp://[::1]:9000" }],
+    ["--domainlabels=a/zone, b/rack,,", { domainLabels: ["a/zone", "b/rack"] }],
+    ["--metricspath=metrics", { metricsPath: "/metrics" }],
+    ["--cells=0x10", { cells: 16 }],
+  ])("%s", (argument, expected) => {
+    expect(ok(argument)).toMatchObject(expected);
+  });
+});
+
+describe("a refusal is one line that says what to write", () => {
+  test.each<[ReadonlyArray<string>, string]>([
+    [[], "--type is missing: write --type=rbd, --type=liveness or --type=controller"],
+    [["--type=rbd"], "--nodeid is missing: write --nodeid=NAME, this node's name"],
+    [["--type=rbd", "--nodeserver", "--nodeid="], "--nodeid is missing: write --nodeid=NAME, this node's name"],
+    [["--type=cephfs"], "--type=cephfs: this driver serves RBD only: write rbd, liveness or controller"],
+    [["--type=nfs"], "--type=nfs: this driver serves RBD only: write rbd, liveness or controller"],
+    [["--type=RBD"], '--type="RBD": write rbd, liveness, controller'],
+    [["--nodeservr"], "unknown flag --nodeservr: did you mean --nodeserver?"],
+    [["--node-id=x"], "unknown flag --node-id: did you mean --nodeid?"],
+    [["--zzzzzzzzzzzz"], "unknown flag --zzzzzzzzzzzz: --help lists all flags"],
+    [["--nodeid"], "--nodeid has no value: write --nodeid=value"],
+    [["--nodeserver=maybe"], '--nodeserver="maybe": write true or false'],
+    [["--nodeserver="], "--nodeserver=: write true or false"],
+    [
+      ["--nodeserver", "true"],
+      'unexpected argument "true": write booleans as --flag=true, and every flag as --flag=value',
+    ],
+    [["rbd"], 'unexpected argument "rbd": flags are written --flag=value'],
+    [["---type=rbd"], 'unexpected argument "---type=rbd": flags are written --flag=value'],
+    [["--=rbd"], 'unexpected argument "--=rbd": flags are written --flag=value'],
+    [["-"], 'unexpected argument "-": flags are written --flag=value'],
+    [["--cells=0"], '--cells="0": write a whole number from 1 to 64'],
+    [["--cells=65"], '--cells="65": write a whole number from 1 to 64'],
+    [["--rbdhardmaxclonedepth=15"], '--rbdhardmaxclonedepth="15": write a whole number from 1 to 14'],
+    [["--rbdhardmaxclonedepth=0"], '--rbdhardmaxclonedepth="0": write a whole number from 1 to 14'],
+    [["--maxsnapshotsonimage=501"], '--maxsnapshotsonimage="501": write a whole number from 1 to 500'],
+    [["--timeout=3"], '--timeout="3": write a duration above 0, such as 30s, 1m30s or 150ms'],
+    [["--polltime=-1s"], '--polltime="-1s": write a duration above 0, such as 30s, 1m30s or 150ms'],
+    [["--drivername=a_b"], '--drivername="a_b": write a DNS name of at most 63'],
+    [[`--drivername=${"a".repeat(64)}`], "write a DNS name of at most 63"],
+    [["--endpoint=/csi/csi.sock"], '--endpoint="/csi/csi.sock": write unix:///path'],
+    [["--endpoint=unix://"], "write unix:///path"],
+    [[`--endpoint=unix:///${"x".repeat(107)}`], "write unix:///path"],
+    [["--endpoint=tcp://host:70000"], "write unix:///path"],
+    [["--csi-addons-endpoint=tcp://0.0.0.0:1"], "write unix:///path"],
+    [["--config-dir=relative"], '--config-dir="relative": write an absolute path'],
+    [["--clustername=a\nb"], '--clustername="a\\nb": write text without control characters'],
+    [["--logtostderr=maybe"], '--logtostderr="maybe": write true or false'],
+  ])("%p", (argv, line) => {
+    const text = refused(...argv);
+    expect(text).toContain(line);
+    expect(text).not.toContain("\n");
+  });
+
+  test("limits across flags", () => {
+    expect(refused(...RBD, "--rbdsoftmaxclonedepth=9")).toBe(
+      "--rbdsoftmaxclonedepth=9: write at most 8, the value of --rbdhardmaxclonedepth",
+    );
+    expect(refused(...RBD, "--rbdsoftmaxclonedepth=14", "--rbdhardmaxclonedepth=14")).toBe("(accepted)");
+    expect(refused(...RBD, "--maxsnapshotsonimage=200")).toBe(
+      "--minsnapshotsonimage=250: write at most 200, the value of --maxsnapshotsonimage",
+    );
+  });
+});
+
+test("help and version need nothing else", () => {
+  expect(Result.getOrThrow(parseFlags(["--version"])).version).toBe(true);
+  for (const help of ["-h", "-help", "--help"]) expect(Result.getOrThrow(parseFlags([help])).help).toBe(true);
+  const text = usage();
+  for (const name of [...Object.keys(FLAGS), ...Object.keys(IGNORED_FLAGS)]) expect(text).toContain(`--${name}`);
+});
+
+test("fuzz: no argument list throws, a refusal is one line", () => {
+  const names = fc.constantFrom(...Object.keys(FLAGS), ...Object.keys(IGNORED_FLAGS), "__proto__", "constructor");
+  const value = fc.oneof(fc.string({ unit: "binary", maxLength: 20 }), fc.constantFrom("true", "1", "30s", "/a", ""));
+  const argument = fc.oneof(
+    fc.tuple(fc.constantFrom("-", "--"), names, value).map(([dash, name, text]) => `${dash}${name}=${text}`),
+    names.map((name) => `--${name}`),
+    value,
+  );
+  fc.assert(
+    fc.property(fc.array(argument, { maxLength: 6 }), fc.boolean(), (argv, valid) => {
+      const parsed = parseFlags(valid ? [...RBD, ...argv] : argv);
+      if (Result.isFailure(parsed)) expect(parsed.failure).not.toMatch(/[\n\r\0]/);
+    }),
+    { numRuns: 2000 },
+  );
+});

@@ -1,0 +1,232 @@
+/**
+ * A driver that dies at each call that it makes of Ceph, and in the middle of each that is several to Ceph, in the RPCs
+ * of snapshots and copies: a driver that starts over the same cluster finishes what was begun, and what is left, data
+ * included, is what a driver leaves that never died.
+ *
+ * Not here: calls that fail under a driver that lives on (./crash-copies-failures.test.ts).
+ */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import type { CephService } from "../../../lib/ceph/ceph.ts";
+import { NoSpace } from "../../../lib/ceph/errors.ts";
+import { Crash, crashAt, intercepted, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import type { CutShort } from "../../support/ceph-memory/cluster.ts";
+import { RpcError } from "../../../lib/grpc/status.ts";
+import { MIB_4, holderOf, imageOf, read, snapshotOf } from "../../support/copies-world.ts";
+import {
+  aWorld,
+  canonical,
+  copyScenarios,
+  type CopyScenario,
+  dropOrphans,
+  entryOf,
+  idle,
+  type Ids,
+  SETTINGS,
+} from "../../support/crash-copies-world.ts";
+import { driverOn, eventually } from "../../support/world.ts";
+
+/** Runs the scenario's call on a driver that is to die; -> whether it died. */
+const dies = async (
+  cluster: MemoryCluster,
+  { call, ceph }: CopyScenario,
+  ids: Ids,
+  service: CephService,
+  crashed: () => boolean,
+): Promise<boolean> => {
+  await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
+  try {
+    await call(driver, ids);
+    await idle(cluster);
+  } catch (error) {
+    const expected = ceph !== undefined && error instanceof RpcError;
+    if (!crashed() && !expected) throw error;
+  }
+  return crashed();
+};
+
+/** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
+const retried = async (cluster: MemoryCluster, { call, mayOrphan }: CopyScenario, ids: Ids) => {
+  await using driver = driverOn(cluster, SETTINGS);
+  const made = await call(driver, ids);
+  if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
+  await idle(cluster);
+  return { made, left: canonical(cluster, ids) };
+};
+
+type Dying = (cluster: MemoryCluster, inner: CephService) => { service: CephService; crashed: () => boolean };
+
+/** One death; -> false when the call needed fewer calls of Ceph than that. */
+const oneDeath = async (scenario: CopyScenario, expected: unknown, dying: Dying): Promise<boolean> => {
+  const { cluster, ids } = await aWorld(scenario);
+  const before = canonical(cluster, ids);
+  const inner = (scenario.ceph ?? ((each: CephService) => each))(cephMemoryService(cluster));
+  const { service, crashed } = dying(cluster, inner);
+  if (!(await dies(cluster, scenario, ids, service, crashed))) return false;
+  const begun = scenario.makes && entryOf(cluster, scenario.makes);
+  const { made, left } = await retried(cluster, scenario, ids);
+  expect(left).toEqual(expected);
+  // One name, one ID: what the dead driver had written down is what the retry answers.
+  if (scenario.makes !== undefined && begun !== undefined) expect(entryOf(cluster, scenario.makes)).toBe(begun);
+  if (scenario.undo !== undefined) {
+    await using driver = driverOn(cluster, SETTINGS);
+    await scenario.undo(driver, made);
+    await idle(cluster);
+    expect(canonical(cluster, ids)).toEqual(before);
+  }
+  return true;
+};
+
+const undisturbed = async (scenario: CopyScenario): Promise<unknown> => {
+  const { cluster, ids } = await aWorld(scenario);
+  return (await retried(cluster, scenario, ids)).left;
+};
+
+describe("death before or after each call:", () => {
+  for (const scenario of copyScenarios) {
+    test(scenario.name, async () => {
+      const expected = await undisturbed(scenario);
+      const deaths = { before: 0, after: 0 };
+      for (const moment of ["before", "after"] as const) {
+        for (let k = 1; k < 80; k++) {
+          try {
+            if (!(await oneDeath(scenario, expected, (_, inner) => crashAt(inner, k, moment)))) break;
+          } catch (error) {
+            throw new Error(`death ${moment} call ${k}`, { cause: error });
+          }
+          deaths[moment] = k;
+        }
+      }
+      expect(deaths.before).toBeGreaterThan(4);
+      expect(deaths.after).toBe(deaths.before);
+    }, 60_000);
+  }
+});
+
+const CUTS: Readonly<Record<"imageClone" | "trashMove", readonly CutShort[]>> = {
+  imageClone: ["header", "parent", "child", "metadata"],
+  trashMove: ["trash-entered", "name-gone", "entry-gone"],
+};
+
+describe("death in the middle of a call that is several to Ceph:", () => {
+  /** Dies in the n-th call of the method, which it leaves as `how` says. */
+  const cutting =
+    (method: keyof typeof CUTS, nth: number, how: CutShort): Dying =>
+    (cluster, inner) => {
+      let crash: Crash | undefined;
+      let seen = 0;
+      const service = intercepted(inner, (call, act) => {
+        if (crash !== undefined) return Effect.die(crash);
+        if (call.method !== method || ++seen !== nth) return act;
+        crash = new Crash(call);
+        const death = Effect.die(crash);
+        const image = call.subject.split("/").at(-1) ?? "";
+        const cut = Effect.sync(() => cluster.cutShort(how, "rbd", image));
+        // A move that is cut off is a move that was not made but for what `cut` leaves.
+        const made = method === "imageClone" ? Effect.andThen(Effect.exit(act), cut) : cut;
+        return Effect.andThen(made, death);
+      });
+      return { service, crashed: () => crash !== undefined };
+    };
+
+  for (const scenario of copyScenarios) {
+    for (const method of ["imageClone", "trashMove"] as const) {
+      test(`${scenario.name}: ${method}`, async () => {
+        const expected = await undisturbed(scenario);
+        const { cluster, ids } = await aWorld(scenario);
+        const { service, calls } = recorded(
+          (scenario.ceph ?? ((each: CephService) => each))(cephMemoryService(cluster)),
+        );
+        await dies(cluster, scenario, ids, service, () => true);
+        // A call that is made to fail leaves nothing that could be cut.
+        const failed = scenario.name.match(/clone (\d)/)?.[1] ?? (scenario.name.includes("can't hold") ? "1" : "");
+        const made = calls().filter((call) => call.method === method).length;
+        for (let nth = 1; nth <= made; nth++) {
+          if (method === "imageClone" && String(nth) === failed) continue;
+          for (const how of CUTS[method]) {
+            try {
+              expect(await oneDeath(scenario, expected, cutting(method, nth, how))).toBe(true);
+            } catch (error) {
+              throw new Error(`${method} ${nth}: ${how}`, { cause: error });
+            }
+          }
+        }
+      }, 60_000);
+    }
+  }
+});
+
+describe("a clone that fails half-way, and death in its undo:", () => {
+  const undone = copyScenarios.filter(({ name }) => name === "CreateSnapshot" || name === "CreateVolume from a volume");
+  for (const scenario of undone) {
+    for (const how of CUTS.imageClone) {
+      for (const nth of scenario.name === "CreateSnapshot" ? [1] : [1, 2]) {
+        test(`${scenario.name}, clone ${nth}: ${how}`, async () => {
+          const expected = await undisturbed(scenario);
+          let deaths = 0;
+          for (let k = 1; k < 40; k++) {
+            const dying: Dying = (cluster, inner) => {
+              let seen = 0;
+              let since = 0;
+              let crash: Crash | undefined;
+              const service = intercepted(inner, (call, act) => {
+                if (crash !== undefined) return Effect.die(crash);
+                if (call.method === "imageClone" && ++seen === nth) {
+                  since = 1;
+                  const image = call.subject.split("/").at(-1) ?? "";
+                  return Effect.exit(act).pipe(
+                    Effect.andThen(Effect.sync(() => cluster.cutShort(how, "rbd", image))),
+                    Effect.andThen(Effect.fail(new NoSpace({ op: "rbd_clone", subject: "rbd" }))),
+                  );
+                }
+                if (since === 0 || since++ < k) return act;
+                crash = new Crash(call);
+                return Effect.die(crash);
+              });
+              return { service, crashed: () => crash !== undefined };
+            };
+            const failing: CopyScenario = { ...scenario, ceph: (inner) => inner, mayOrphan: true };
+            try {
+              if (!(await oneDeath(failing, expected, dying))) break;
+            } catch (error) {
+              throw new Error(`call ${k} of the undo`, { cause: error });
+            }
+            deaths = k;
+          }
+          expect(deaths).toBeGreaterThan(4);
+        }, 60_000);
+      }
+    }
+  }
+});
+
+describe("a point in time that was answered", () => {
+  const scenario = copyScenarios.find(({ name }) => name === "CreateSnapshot");
+  if (scenario === undefined) throw new Error("no such scenario");
+  for (const moment of ["before", "after"] as const) {
+    test(`stays the same, with its ID and its time, through a death ${moment} each call that follows`, async () => {
+      let answered = 0;
+      for (let k = 1; k < 60; k++) {
+        const { cluster, ids } = await aWorld(scenario);
+        const { service, crashed } = crashAt(cephMemoryService(cluster), k, moment);
+        const dying = driverOn(cluster, { ...SETTINGS, ceph: service });
+        const early = await dying.createSnapshot(snapshotOf(ids.volumeId)).catch(() => undefined);
+        if (early !== undefined && !crashed()) await dying.createSnapshot(snapshotOf(ids.volumeId)).catch(() => {});
+        await dying[Symbol.asyncDispose]();
+        if (!crashed()) break;
+        const data = read(cluster, imageOf(ids.volumeId));
+        cluster.image("rbd", imageOf(ids.volumeId)).write(0n, MIB_4);
+        await using driver = driverOn(cluster, SETTINGS);
+        const { snapshot } = await driver.createSnapshot(snapshotOf(ids.volumeId));
+        if (early === undefined) continue;
+        answered += 1;
+        expect(snapshot.snapshotId).toBe(early.snapshot.snapshotId);
+        expect(snapshot.creationTime).toEqual(early.snapshot.creationTime);
+        expect(read(cluster, holderOf(snapshot.snapshotId))).toEqual(data);
+        await eventually(() => cluster.image("rbd", holderOf(snapshot.snapshotId)).snapshots.length === 1, "readiness");
+      }
+      expect(answered).toBeGreaterThan(3);
+    }, 60_000);
+  }
+});

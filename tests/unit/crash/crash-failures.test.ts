@@ -1,0 +1,202 @@
+/**
+ * Calls of Ceph that fail under a driver that lives on: each call of each RPC, with each kind of failure. The caller
+ * gets the failure's code; what was made is undone, or finished by the retry; nothing is lost in between.
+ *
+ * Not here: drivers that die (./crash.test.ts).
+ */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import type { CephService } from "../../../lib/ceph/ceph.ts";
+import { AccessDenied, Busy, CallStuck, type CephError, NoSpace, TimedOut } from "../../../lib/ceph/errors.ts";
+import { type CephCall, type CephMethod, failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import {
+  aWorld,
+  dropOrphans,
+  entryOf,
+  imageNames,
+  scenarios,
+  SETTINGS,
+  type Scenario,
+} from "../../support/crash-world.ts";
+import {
+  codeOf,
+  creation,
+  deletion,
+  driverOn,
+  eventually,
+  failureOf,
+  poolDump,
+  shape,
+  uuidOf,
+} from "../../support/world.ts";
+
+const ABOUT = { op: "a_call", subject: "rbd" };
+const failures: readonly {
+  readonly error: CephError;
+  readonly code: string;
+  /** Whether Ceph had done it all the same. */
+  readonly moment: "before" | "after";
+  readonly definite: boolean;
+}[] = [
+  { error: new TimedOut(ABOUT), code: "DEADLINE_EXCEEDED", moment: "after", definite: false },
+  { error: new TimedOut(ABOUT), code: "DEADLINE_EXCEEDED", moment: "before", definite: false },
+  { error: new CallStuck({ ...ABOUT, reason: "stuck" }), code: "UNAVAILABLE", moment: "after", definite: false },
+  { error: new AccessDenied({ ...ABOUT, user: "x" }), code: "PERMISSION_DENIED", moment: "before", definite: true },
+  { error: new NoSpace(ABOUT), code: "RESOURCE_EXHAUSTED", moment: "before", definite: true },
+  { error: new Busy(ABOUT), code: "FAILED_PRECONDITION", moment: "before", definite: true },
+];
+
+const alone = scenarios.filter(({ ceph }) => ceph === undefined);
+
+const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
+const emptyTrash = (cluster: MemoryCluster) => eventually(() => trashIsEmpty(cluster), "an empty trash");
+
+const undisturbed = async (scenario: Scenario): Promise<unknown> => {
+  const cluster = await aWorld(scenario);
+  await using driver = driverOn(cluster, SETTINGS);
+  await scenario.call(driver);
+  await scenario.afterwards?.(driver);
+  await emptyTrash(cluster);
+  return shape(cluster);
+};
+
+/** Calls of the driver's own purge queue, which comes to work without a manager only. */
+const inBackground = (cluster: MemoryCluster, call: CephCall | undefined): boolean =>
+  !cluster.managerUp && (call?.method === "trashRemove" || call?.method === "trashList");
+
+/** Every image of ours has a reservation that leads to it. */
+const noImageIsLost = (cluster: MemoryCluster): void => {
+  const { objects } = poolDump(cluster);
+  for (const image of imageNames(cluster)) {
+    const owner = objects[`csi.volume.${image.slice("csi-vol-".length)}`];
+    expect(owner?.["csi.imagename"]).toBe(image);
+    const name = owner?.["csi.volname"] ?? "";
+    expect(objects["csi.volumes.default"]?.[`csi.volume.${name}`]).toBe(image.slice("csi-vol-".length));
+  }
+};
+
+describe("one failure at each call, then a retry:", () => {
+  for (const scenario of alone) {
+    for (const { error, code, moment, definite } of failures) {
+      test(`${scenario.name}: ${error._tag}, ${moment === "after" ? "though done" : "not done"}`, async () => {
+        const expected = await undisturbed(scenario);
+        for (let k = 1; ; k++) {
+          const cluster = await aWorld(scenario);
+          const before = poolDump(cluster);
+          const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, error, moment));
+          await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
+          const outcome = await codeOf(scenario.call(driver));
+          await eventually(() => trashIsEmpty(cluster) || calls().length >= k, "the driver's own removals");
+          if (calls().length < k) {
+            expect(k).toBe(scenario.calls + 1);
+            break;
+          }
+          // What fails in the purge queue fails nobody's call, and is tried again later.
+          const call = calls()[k - 1];
+          expect([k, outcome]).toEqual([k, inBackground(cluster, call) ? "OK" : code]);
+          if (call?.method === "trashRemove") continue;
+          noImageIsLost(cluster);
+          if (definite && scenario.isFresh) {
+            const { "csi.volumes.default": names, ...objects } = poolDump(cluster).objects;
+            const { "csi.volume.pvc-1": begun, ...others } = names ?? {};
+            const left: typeof before = {
+              ...poolDump(cluster),
+              objects: { ...objects, "csi.volumes.default": others },
+            };
+            expect(left).toEqual(before);
+            // A name without attributes is what a failure between the two leaves: the retry goes on from there.
+            expect([k, begun !== undefined]).toEqual([k, k === 4]);
+          }
+          await scenario.call(driver);
+          await scenario.afterwards?.(driver);
+          await emptyTrash(cluster);
+          expect(dropOrphans(cluster)).toBe(0);
+          expect(shape(cluster)).toEqual(expected);
+        }
+      }, 60_000);
+    }
+  }
+});
+
+type Fault = readonly [nth: number, error: CephError, moment?: "after"];
+
+/** Fails the n-th call of each method given: without making it, or after. */
+const failing = (inner: CephService, faults: Partial<Record<CephMethod, Fault>>) => {
+  const seen = new Map<CephMethod, number>();
+  return intercepted(inner, (call, act) => {
+    const n = (seen.get(call.method) ?? 0) + 1;
+    seen.set(call.method, n);
+    const [nth, error, moment] = faults[call.method] ?? [0];
+    if (n !== nth || error === undefined) return act;
+    return moment === "after" ? Effect.andThen(Effect.exit(act), Effect.fail(error)) : Effect.fail(error);
+  });
+};
+
+describe("a reservation never goes before its image:", () => {
+  const fresh = scenarios.find(({ name }) => name === "CreateVolume");
+  const noSpace = new NoSpace(ABOUT);
+  const faults: readonly (readonly [
+    what: string,
+    faults: Parameters<typeof failing>[1],
+    left: { images: number; trash: number },
+  ])[] = [
+    [
+      "the image can't be moved to the trash",
+      { imageMetaSet: [1, noSpace], trashMove: [1, new Busy(ABOUT)] },
+      { images: 1, trash: 0 },
+    ],
+    [
+      "its removal is not taken on",
+      { imageMetaSet: [1, noSpace], managerTrashRemove: [1, new AccessDenied({ ...ABOUT, user: "x" })] },
+      { images: 0, trash: 1 },
+    ],
+    [
+      "it is not known whether it is there",
+      { imageMetaSet: [1, noSpace], imageId: [1, new TimedOut(ABOUT)] },
+      { images: 1, trash: 0 },
+    ],
+    ["it is made in part, and then there is no space", { imageCreate: [1, noSpace, "after"] }, { images: 1, trash: 0 }],
+    [
+      "its ID can't be recorded, and it can't be removed",
+      { omapWrite: [3, noSpace], trashMove: [1, new TimedOut(ABOUT)] },
+      { images: 1, trash: 0 },
+    ],
+  ];
+  for (const [what, faulty, left] of faults) {
+    test(what, async () => {
+      if (fresh === undefined) throw new Error("no such scenario");
+      const cluster = await aWorld(fresh);
+      const before = cluster.dump();
+      await using driver = driverOn(cluster, { ...SETTINGS, ceph: failing(cephMemoryService(cluster), faulty) });
+      expect(await codeOf(fresh.call(driver))).toBe("RESOURCE_EXHAUSTED");
+      expect(driver.log.filter((line) => line.startsWith("could not undo"))).toHaveLength(1);
+      const { images, trash, objects } = poolDump(cluster);
+      expect({ images: Object.keys(images).length - 1, trash: Object.keys(trash).length }).toEqual(left);
+      const uuid = entryOf(cluster);
+      expect(objects[`csi.volume.${uuid}`]?.["csi.volname"]).toBe("pvc-1");
+      const { volume } = await driver.createVolume(creation());
+      expect(uuidOf(volume.volumeId)).toBe(uuid ?? "");
+      await driver.deleteVolume(deletion(volume.volumeId));
+      await emptyTrash(cluster);
+      expect(cluster.dump()).toEqual(before);
+    });
+  }
+
+  test("a removal that is not taken on keeps name and attributes until it is", async () => {
+    const deleting = scenarios.find(({ name }) => name === "DeleteVolume");
+    if (deleting === undefined) throw new Error("no such scenario");
+    const cluster = await aWorld(deleting);
+    const before = poolDump(cluster).objects;
+    const ceph = failing(cephMemoryService(cluster), {
+      managerTrashRemove: [1, new AccessDenied({ ...ABOUT, user: "x" })],
+    });
+    await using driver = driverOn(cluster, { ...SETTINGS, ceph });
+    const failure = await failureOf(deleting.call(driver));
+    expect(failure).toMatchObject({ code: "PERMISSION_DENIED", message: expect.stringContaining('"remove image"') });
+    expect(poolDump(cluster).objects).toEqual(before);
+    await deleting.call(driver);
+    expect(entryOf(cluster)).toBeUndefined();
+    expect(poolDump(cluster).trash).toEqual({});
+  });
+});

@@ -1,0 +1,139 @@
+/**
+ * A driver that dies at each call that it makes of Ceph, of each RPC and from each state: a driver that starts over the
+ * same cluster finishes what was begun, and what is left is what a driver leaves that never died.
+ *
+ * Not here: calls that fail under a driver that lives on (./crash-failures.test.ts).
+ */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { Crash, crashAt, intercepted } from "../../support/ceph-faults.ts";
+import type { CephService } from "../../../lib/ceph/ceph.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import type { CutShort } from "../../support/ceph-memory/cluster.ts";
+import { RpcError } from "../../../lib/grpc/status.ts";
+import {
+  aWorld,
+  createdAndDeleted,
+  dropOrphans,
+  entryOf,
+  imageNames,
+  scenarios,
+  SETTINGS,
+  type Scenario,
+} from "../../support/crash-world.ts";
+import { driverOn, eventually, poolDump, shape } from "../../support/world.ts";
+
+const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
+
+/** Runs the scenario's call on a driver that is to die; -> whether it died. */
+const dies = async (
+  cluster: MemoryCluster,
+  { call, ceph }: Scenario,
+  service: CephService,
+  crashed: () => boolean,
+): Promise<boolean> => {
+  await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
+  try {
+    await call(driver);
+    await eventually(() => crashed() || trashIsEmpty(cluster), "the driver's own removals");
+  } catch (error) {
+    const expected = ceph !== undefined && error instanceof RpcError;
+    if (!crashed() && !expected) throw error;
+  }
+  return crashed();
+};
+
+/** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
+const retried = async (cluster: MemoryCluster, { call, afterwards, mayOrphan }: Scenario): Promise<unknown> => {
+  await using driver = driverOn(cluster, SETTINGS);
+  await call(driver);
+  await afterwards?.(driver);
+  if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
+  await eventually(() => trashIsEmpty(cluster), "an empty trash");
+  return shape(cluster);
+};
+
+/** What a driver leaves that does not die. */
+const undisturbed = async (scenario: Scenario): Promise<unknown> => {
+  const cluster = await aWorld(scenario);
+  return retried(cluster, scenario);
+};
+
+/** One death; -> false when the call needed fewer calls of Ceph than that. */
+const oneDeath = async (
+  scenario: Scenario,
+  expected: unknown,
+  dying: (cluster: MemoryCluster, inner: CephService) => { service: CephService; crashed: () => boolean },
+): Promise<boolean> => {
+  const cluster = await aWorld(scenario);
+  const before = cluster.dump();
+  const inner = (scenario.ceph ?? ((each: CephService) => each))(cephMemoryService(cluster));
+  const { service, crashed } = dying(cluster, inner);
+  if (!(await dies(cluster, scenario, service, crashed))) return false;
+  const begun = entryOf(cluster);
+  expect(await retried(cluster, scenario)).toEqual(expected);
+  // One name, one ID: what the dead driver had written down is what the retry answers.
+  if (scenario.creates && begun !== undefined && !scenario.replaces) {
+    expect(entryOf(cluster)).toBe(begun);
+  }
+  if (scenario.creates && scenario.isFresh) {
+    await createdAndDeleted(cluster);
+    expect(cluster.dump()).toEqual(before);
+  }
+  expect(imageNames(cluster).length).toBeLessThanOrEqual(2);
+  return true;
+};
+
+describe("death before or after each call:", () => {
+  for (const scenario of scenarios) {
+    test(scenario.name, async () => {
+      const expected = await undisturbed(scenario);
+      const deaths = { before: 0, after: 0 };
+      for (const moment of ["before", "after"] as const) {
+        for (let k = 1; k < 60; k++) {
+          if (!(await oneDeath(scenario, expected, (_, inner) => crashAt(inner, k, moment)))) break;
+          deaths[moment] = k;
+        }
+      }
+      expect(deaths).toEqual({ before: scenario.calls, after: scenario.calls });
+    }, 60_000);
+  }
+});
+
+describe("death in the middle of a call that is several to Ceph:", () => {
+  /** Dies in the creation of an image, or in its move to the trash, and leaves it as `how` says. */
+  const cutting = (how: CutShort) => (cluster: MemoryCluster, inner: CephService) => {
+    const method = how === "header" || how === "object-map" ? "imageCreate" : "trashMove";
+    let crash: Crash | undefined;
+    const service = intercepted(inner, (call, act) => {
+      if (crash !== undefined) return Effect.die(crash);
+      if (call.method !== method) return act;
+      crash = new Crash(call);
+      const death = Effect.die(crash);
+      const image = call.subject.split("/").at(-1) ?? "";
+      const cut = Effect.sync(() => cluster.cutShort(how, "rbd", image));
+      const made = method === "imageCreate" ? Effect.andThen(Effect.exit(act), cut) : cut;
+      return Effect.andThen(made, death);
+    });
+    return { service, crashed: () => crash !== undefined };
+  };
+  for (const scenario of scenarios) {
+    for (const how of scenario.cuts ?? []) {
+      test(`${scenario.name}: ${how}`, async () => {
+        const expected = await undisturbed(scenario);
+        expect(await oneDeath(scenario, expected, cutting(how))).toBe(true);
+      });
+    }
+  }
+
+  test("an undo that had only entered the image in the trash: it stays in use, and DeleteVolume takes both", async () => {
+    const undoing = scenarios.find(({ ceph }) => ceph !== undefined);
+    if (undoing?.ceph === undefined) throw new Error("no such scenario");
+    const cluster = await aWorld(undoing);
+    const before = cluster.dump();
+    const { service, crashed } = cutting("trash-entered")(cluster, undoing.ceph(cephMemoryService(cluster)));
+    expect(await dies(cluster, undoing, service, crashed)).toBe(true);
+    await createdAndDeleted(cluster);
+    expect(cluster.dump()).toEqual(before);
+  });
+});

@@ -1,0 +1,159 @@
+/** DeleteVolumeGroupSnapshot, and what becomes of members whose snapshot is to be deleted alone. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { NoSpace } from "../../../lib/ceph/errors.ts";
+import { intercepted } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import {
+  asking,
+  DIRECTORY,
+  dropVolumes,
+  groupDriverOn,
+  grouping,
+  holderOf,
+  imageOf,
+  POOL,
+  read,
+  readyGroup,
+  restored,
+  twoVolumes,
+  ungrouping,
+} from "../../support/group-world.ts";
+import { aCluster, codeOf, eventually, failureOf, poolDump, seed, uuidOf } from "../../support/world.ts";
+
+const emptyTrash = (cluster: MemoryCluster) =>
+  eventually(() => {
+    cluster.runManager();
+    return Object.keys(poolDump(cluster).trash).length === 0;
+  }, "an empty trash");
+
+/** A world with the group snapshot `group-1`, and how the cluster was before it. */
+const aGroup = async () => {
+  const cluster = aCluster();
+  seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
+  const driver = groupDriverOn(cluster);
+  const ids = await twoVolumes(driver, cluster);
+  const before = cluster.dump();
+  const group = await readyGroup(driver, grouping(ids));
+  const members = group.snapshots.map(({ snapshotId }) => snapshotId);
+  return { cluster, driver, ids, before, group, members, id: group.groupSnapshotId };
+};
+
+describe("DeleteVolumeGroupSnapshot", () => {
+  test("leaves nothing, and is done a second time", async () => {
+    const { cluster, driver, before, members, id } = await aGroup();
+    await using _driver = driver;
+    await driver.deleteGroup(ungrouping(id, { snapshotIds: members }));
+    await emptyTrash(cluster);
+    expect(cluster.dump()).toEqual(before);
+    await driver.deleteGroup(ungrouping(id, { snapshotIds: members }));
+    await driver.deleteGroup(ungrouping("no-id-of-ours"));
+    expect(cluster.dump()).toEqual(before);
+    expect(await codeOf(driver.getGroup(asking(id)))).toBe("NOT_FOUND");
+    for (const member of members) expect(await codeOf(driver.getSnapshot(member))).toBe("NOT_FOUND");
+  });
+
+  test("leaves what was restored, with its data", async () => {
+    const { cluster, driver, before, members, ids, id } = await aGroup();
+    await using _driver = driver;
+    const copy = await restored(driver, "copy", members[0] ?? "");
+    const data = read(cluster, imageOf(ids[0]));
+    await driver.deleteGroup(ungrouping(id, { snapshotIds: members }));
+    expect(read(cluster, imageOf(copy))).toEqual(data);
+    await dropVolumes(driver, [copy]);
+    await emptyTrash(cluster);
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("refuses members that are not the group's, and changes nothing", async () => {
+    const { cluster, driver, members, id } = await aGroup();
+    await using _driver = driver;
+    const there = cluster.dump();
+    const foreign = id.replace(uuidOf(id), crypto.randomUUID());
+    for (const snapshotIds of [members.slice(1), [...members, foreign], [foreign]]) {
+      const failure = await failureOf(driver.deleteGroup(ungrouping(id, { snapshotIds })));
+      expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("snapshot_ids") });
+    }
+    expect(await codeOf(driver.deleteGroup(ungrouping("")))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(driver.deleteGroup(ungrouping(id, { secrets: {} })))).toBe("INVALID_ARGUMENT");
+    expect(cluster.dump()).toEqual(there);
+  });
+
+  test("never touches a group of volumes that another client has made", async () => {
+    const { cluster, driver, ids, id } = await aGroup();
+    await using _driver = driver;
+    const uuid = crypto.randomUUID();
+    const ceph = cephMemoryService(cluster);
+    await Effect.runPromise(ceph.groupCreate(POOL, `csi-vol-group-${uuid}`));
+    await Effect.runPromise(ceph.groupAdd(POOL, `csi-vol-group-${uuid}`, { pool: POOL, image: imageOf(ids[0]) }));
+    const entry = { "csi.volname": "vg", "csi.groupname": `csi-vol-group-${uuid}`, [ids[0]]: "" };
+    seed(cluster, { [`csi.volume.group.${uuid}`]: entry });
+    const there = cluster.dump();
+    const theirs = id.replace(uuidOf(id), uuid);
+    expect(await codeOf(driver.deleteGroup(ungrouping(theirs)))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(driver.getGroup(asking(theirs)))).toBe("INVALID_ARGUMENT");
+    expect(cluster.dump()).toEqual(there);
+  });
+
+  test("that was cut off has freed the name: it is given to another group snapshot, and the ID goes on", async () => {
+    const { cluster, driver, before, members, ids, id } = await aGroup();
+    await using _driver = driver;
+    const failing = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "trashMove" ? Effect.fail(new NoSpace({ op: "rbd_trash_move", subject: "rbd" })) : act,
+    );
+    await using cut = groupDriverOn(cluster, { ceph: failing });
+    expect(await codeOf(cut.deleteGroup(ungrouping(id)))).toBe("RESOURCE_EXHAUSTED");
+    const second = await readyGroup(driver, grouping(ids));
+    expect(second.groupSnapshotId).not.toBe(id);
+    await driver.deleteGroup(ungrouping(id, { snapshotIds: members }));
+    const { groupSnapshot } = await driver.getGroup(asking(second.groupSnapshotId));
+    expect(groupSnapshot).toMatchObject({ readyToUse: true, groupSnapshotId: second.groupSnapshotId });
+    expect(await readyGroup(driver, grouping(ids))).toEqual(second);
+    await driver.deleteGroup(ungrouping(second.groupSnapshotId));
+    await emptyTrash(cluster);
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("waits for the group snapshot that is being made", async () => {
+    const cluster = aCluster();
+    const { promise: held, resolve: release } = Promise.withResolvers<void>();
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "imageClone"
+        ? Effect.andThen(
+            Effect.promise(() => held),
+            act,
+          )
+        : act,
+    );
+    await using driver = groupDriverOn(cluster, { ceph });
+    seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
+    const ids = await twoVolumes(driver, cluster);
+    const before = cluster.dump();
+    const { groupSnapshot } = await driver.createGroup(grouping(ids));
+    const deletion = driver.deleteGroup(ungrouping(groupSnapshot.groupSnapshotId));
+    release();
+    await deletion;
+    await emptyTrash(cluster);
+    expect(cluster.dump()).toEqual(before);
+  });
+});
+
+describe("DeleteSnapshot of a member", () => {
+  test("is refused while its group is there", async () => {
+    const { cluster, driver, members } = await aGroup();
+    await using _driver = driver;
+    const there = cluster.dump();
+    const failure = await failureOf(driver.deleteSnapshot(members[0] ?? ""));
+    expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("is a member of") });
+    expect(cluster.dump()).toEqual(there);
+  });
+
+  test("is done when its group is gone, and again", async () => {
+    const { cluster, driver, members, id } = await aGroup();
+    await using _driver = driver;
+    const [member = ""] = members;
+    cluster.namespace("rbd", "")?.objects.delete(`csi.volume.group.${uuidOf(id)}`);
+    for (let times = 0; times < 2; times++) await driver.deleteSnapshot(member);
+    expect(poolDump(cluster).images[holderOf(member)]).toBeUndefined();
+  });
+});

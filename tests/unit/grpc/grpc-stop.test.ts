@@ -1,0 +1,176 @@
+/** How a server stops: what running, waiting and new calls get, and how long it takes. */
+import { afterEach, describe, expect, test } from "bun:test";
+import { existsSync, rmSync } from "node:fs";
+import { connect } from "node:http2";
+import { createConnection } from "node:net";
+import { join } from "node:path";
+import * as Effect from "effect/Effect";
+import * as Stream from "effect/Stream";
+import { Controller, Identity, SnapshotMetadata } from "../../../lib/gen/csi_pb.ts";
+import { client } from "../../support/grpc-client.ts";
+import { type ServiceImpl, served } from "../../../lib/grpc/service.ts";
+import { Code } from "../../../lib/grpc/status.ts";
+import { eventually, failure, type Served, serving, temporaryDirectory } from "../../support/grpc-serving.ts";
+
+const closes: (() => void)[] = [];
+afterEach(() => {
+  for (const close of closes.splice(0)) close();
+});
+
+const fate = { started: 0, ended: 0, interrupted: 0 };
+
+/** Calls that take the milliseconds in their name; "stuck" ones can't even be interrupted for two seconds. */
+const impl: ServiceImpl<typeof Controller> = {
+  createVolume: ({ name }) =>
+    Effect.gen(function* () {
+      fate.started++;
+      yield* name === "stuck" ? Effect.uninterruptible(Effect.sleep(2000)) : Effect.sleep(Number(name));
+      fate.ended++;
+      return { volume: { volumeId: name } };
+    }).pipe(Effect.onInterrupt(() => Effect.sync(() => void fate.interrupted++))),
+};
+
+const setUp = async (graceSeconds: number) => {
+  Object.assign(fate, { started: 0, ended: 0, interrupted: 0 });
+  const endless = Stream.forever(Stream.fromEffect(Effect.as(Effect.sleep(10), { volumeCapacityBytes: 1n })));
+  const server = await serving({
+    graceSeconds,
+    services: [served(Controller, impl), served(SnapshotMetadata, { getMetadataAllocated: () => endless })],
+  });
+  const controller = client(Controller, server.endpoint);
+  const metadata = client(SnapshotMetadata, server.endpoint);
+  closes.push(controller.close, metadata.close);
+  return { server, controller, metadata };
+};
+
+const timed = async (server: Served): Promise<number> => {
+  const since = performance.now();
+  await server.stop();
+  return performance.now() - since;
+};
+
+const started = (count: number) => eventually(() => fate.started === count, `${count} calls run`);
+
+describe("a stopping server", () => {
+  test("lets a running call finish, and is then gone", async () => {
+    const { server, controller } = await setUp(5);
+    const call = controller.createVolume({ name: "300" }, { timeoutMs: 5000 });
+    await started(1);
+    const stopping = timed(server);
+    await Bun.sleep(50);
+    expect(existsSync(server.path)).toBe(false);
+    expect((await call).volume?.volumeId).toBe("300");
+    expect(await stopping).toBeWithin(200, 900);
+    expect(fate).toEqual({ started: 1, ended: 1, interrupted: 0 });
+    expect(server.finished()[0]?.annotations).toMatchObject({ code: "OK" });
+  });
+
+  test("answers what outlasts the grace period UNAVAILABLE, at once, and interrupts it", async () => {
+    const { server, controller } = await setUp(0.3);
+    const calls = ["9000", "9000", "stuck"].map((name) =>
+      failure(controller.createVolume({ name }, { timeoutMs: 9000 })),
+    );
+    await started(3);
+    const since = performance.now();
+    const stopping = timed(server);
+    for (const call of calls) {
+      const error = await call;
+      expect([error.code, error.details]).toEqual([Code.UNAVAILABLE, "driver is stopping, retry"]);
+    }
+    expect(performance.now() - since).toBeWithin(290, 700);
+    expect(await stopping).toBeLessThan(1500);
+    expect(fate).toMatchObject({ ended: 0, interrupted: 2 });
+    expect(server.finished().map((line) => line.annotations["code"])).toEqual(["UNAVAILABLE", "UNAVAILABLE"]);
+  });
+
+  test("ends streams the same way", async () => {
+    const { server, metadata } = await setUp(0.2);
+    const stream = metadata.getMetadataAllocated({}, { timeoutMs: 9000 })[Symbol.asyncIterator]();
+    await stream.next();
+    const stopping = timed(server);
+    const error = await failure(
+      (async () => {
+        while ((await stream.next()).done !== true);
+      })(),
+    );
+    expect([error.code, error.details]).toEqual([Code.UNAVAILABLE, "driver is stopping, retry"]);
+    expect(await stopping).toBeLessThan(1200);
+  });
+
+  test("answers new calls on old connections UNAVAILABLE", async () => {
+    const { server, controller } = await setUp(1);
+    const first = controller.createVolume({ name: "300" }, { timeoutMs: 5000 });
+    await started(1);
+    const stopping = timed(server);
+    const error = await failure(controller.createVolume({ name: "1" }, { timeoutMs: 5000 }));
+    expect(error.code).toBe(Code.UNAVAILABLE);
+    expect((await first).volume?.volumeId).toBe("300");
+    await stopping;
+    expect(fate.started).toBe(1);
+  });
+
+  test("cuts the connection of a request that never ends", async () => {
+    const { server } = await setUp(0.2);
+    const session = connect("http://localhost", { createConnection: () => createConnection(server.path) });
+    session.on("error", () => {});
+    const cut = new Promise<void>((resolve) => session.once("close", resolve));
+    const stream = session.request({
+      ":method": "POST",
+      ":path": "/csi.v1.Controller/CreateVolume",
+      "content-type": "application/grpc",
+      te: "trailers",
+    });
+    stream.on("error", () => {});
+    // half of a message's header
+    stream.write(Buffer.from([0, 0, 0]));
+    await Bun.sleep(100);
+    expect(await timed(server)).toBeLessThan(2500);
+    await cut;
+  }, 5000);
+
+  test("waits for no idle connection", async () => {
+    const { server, controller } = await setUp(5);
+    await controller.createVolume({ name: "1" }, { timeoutMs: 5000 });
+    expect(await timed(server)).toBeLessThan(500);
+  });
+});
+
+describe("a service on its own", () => {
+  test("runs, and ends with code 0 and no file on SIGTERM", async () => {
+    const directory = temporaryDirectory();
+    const path = join(directory, "csi.sock");
+    const entry = join(import.meta.dir, "../../../services/identity.ts");
+    const child = Bun.spawn([process.execPath, "run", entry, `--endpoint=unix://${path}`, "--nodeid=n"], {
+      stdout: "pipe",
+    });
+    try {
+      const limit = Date.now() + 5000;
+      while (!existsSync(path) && Date.now() < limit) await Bun.sleep(10);
+      const identity = client(Identity, path);
+      closes.push(identity.close);
+      const info = await identity.getPluginInfo({}, { timeoutMs: 2000 });
+      expect(info.name).toBe("rbd.csi.ceph.com");
+      expect(info.vendorVersion).toMatch(/^\d+\.\d+\.\d+/);
+      expect((await identity.probe({}, { timeoutMs: 2000 })).ready).toBe(true);
+      const { capabilities } = await identity.getPluginCapabilities({}, { timeoutMs: 2000 });
+      expect(capabilities.map(({ type }) => type.case)).toEqual(["volumeExpansion"]);
+      child.kill("SIGTERM");
+      expect(await child.exited).toBe(0);
+      expect(existsSync(path)).toBe(false);
+    } finally {
+      child.kill("SIGKILL");
+      rmSync(directory, { recursive: true });
+    }
+  }, 15_000);
+
+  test("ends with one line when it can't start", async () => {
+    const entry = join(import.meta.dir, "../../../services/identity.ts");
+    const child = Bun.spawn([process.execPath, "run", entry, "--endpoint=unix:///no/such/dir/csi.sock", "--nodeid=n"], {
+      stderr: "pipe",
+    });
+    expect(await child.exited).toBe(1);
+    expect(await new Response(child.stderr).text()).toBe(
+      "directory /no/such/dir of the socket does not exist; create it first\n",
+    );
+  }, 10_000);
+});

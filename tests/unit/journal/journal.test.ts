@@ -1,0 +1,436 @@
+/**
+ * The journal's bytes: which objects, keys and values a volume has, and what becomes of the states that ceph-csi, or a
+ * crash of either driver, can leave. Names and values are those of ceph-csi's omaps, written out in full.
+ */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { NoSpace } from "../../../lib/ceph/errors.ts";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import {
+  aCluster,
+  codeOf,
+  creation,
+  deletion,
+  driverOn,
+  EAST,
+  failureOf,
+  PARAMETERS,
+  poolDump,
+  seed,
+  seedImage,
+  uuidOf,
+} from "../../support/world.ts";
+
+const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+const OTHER = "8f2b1c44-5d0e-4c1a-9a57-3d2f6e0b7a11";
+const DIRECTORY = "csi.volumes.default";
+const OBJECT = `csi.volume.${UUID}`;
+const IMAGE = `csi-vol-${UUID}`;
+const NAME_KEY = { "csi.volume.pvc-1": UUID };
+const NOTHING = { objects: {}, images: {}, bareNames: {}, trash: {} };
+const idIn = (poolId: number, uuid = UUID) => `0001-0004-east-${poolId.toString(16).padStart(16, "0")}-${uuid}`;
+
+/** What a volume looks like once it is made: nothing but this. */
+const complete = (imageId: string, uuid = UUID) => ({
+  [DIRECTORY]: { "csi.volume.pvc-1": uuid },
+  [`csi.volume.${uuid}`]: {
+    "csi.imageid": imageId,
+    "csi.imagename": `csi-vol-${uuid}`,
+    "csi.volname": "pvc-1",
+  },
+});
+
+describe("a created volume", () => {
+  test("has these keys and no others", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const owner = { "csi.storage.k8s.io/pvc/namespace": "team-a", "csi.storage.k8s.io/pvc/name": "data" };
+    const { volume } = await driver.createVolume(creation({ parameters: { ...PARAMETERS, ...owner } }));
+    const uuid = uuidOf(volume.volumeId);
+    expect(poolDump(cluster).objects).toEqual({
+      "csi.volumes.default": { "csi.volume.pvc-1": uuid },
+      [`csi.volume.${uuid}`]: {
+        "csi.imageid": cluster.image("rbd", `csi-vol-${uuid}`).id,
+        "csi.imagename": `csi-vol-${uuid}`,
+        "csi.volname": "pvc-1",
+        "csi.volume.owner": "team-a",
+      },
+    });
+  });
+
+  test("without a claim has no owner; with a prefix, an image name of that prefix", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation({ parameters: { ...PARAMETERS, volumeNamePrefix: "t-" } }));
+    const uuid = uuidOf(volume.volumeId);
+    expect(poolDump(cluster).objects[`csi.volume.${uuid}`]).toEqual({
+      "csi.imageid": cluster.image("rbd", `t-${uuid}`).id,
+      "csi.imagename": `t-${uuid}`,
+      "csi.volname": "pvc-1",
+    });
+  });
+
+  test("is in the directory of its instance and the namespace of its cluster", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, {
+      options: { instanceId: "blue" },
+      clusters: [{ ...EAST, radosNamespace: "tenant" }],
+    });
+    const { volume } = await driver.createVolume(creation());
+    expect(poolDump(cluster, "rbd", "tenant").objects["csi.volumes.blue"]).toEqual({
+      "csi.volume.pvc-1": uuidOf(volume.volumeId),
+    });
+    expect(poolDump(cluster)).toEqual(NOTHING);
+  });
+
+  test("is written name first, attributes second, image ID last, each only where nobody was before", async () => {
+    const cluster = aCluster();
+    const writes: unknown[] = [];
+    const inner = cephMemoryService(cluster);
+    await using driver = driverOn(cluster, {
+      ceph: {
+        ...inner,
+        omapWrite: (pool, object, write) => {
+          writes.push([object, write]);
+          return inner.omapWrite(pool, object, write);
+        },
+      },
+    });
+    const { volume } = await driver.createVolume(creation());
+    const uuid = uuidOf(volume.volumeId);
+    const object = `csi.volume.${uuid}`;
+    expect(writes).toEqual([
+      [
+        "csi.volumes.default",
+        { object: "ensure", compare: { "csi.volume.pvc-1": "" }, set: { "csi.volume.pvc-1": uuid } },
+      ],
+      [
+        object,
+        {
+          object: "ensure",
+          compare: { "csi.volname": "" },
+          set: { "csi.volname": "pvc-1", "csi.imagename": `csi-vol-${uuid}` },
+        },
+      ],
+      [object, { object: "require", set: { "csi.imageid": cluster.image("rbd", `csi-vol-${uuid}`).id } }],
+    ]);
+  });
+
+  test("is read by its keys: never by listing", async () => {
+    const cluster = aCluster();
+    const names = Object.fromEntries(Array.from({ length: 500 }, (_, n) => [`csi.volume.old-${n}`, OTHER]));
+    seed(cluster, { [DIRECTORY]: names });
+    const asked: string[] = [];
+    const attributes: (readonly string[])[] = [];
+    const inner = cephMemoryService(cluster);
+    await using driver = driverOn(cluster, {
+      ceph: {
+        ...inner,
+        omapGet: (pool, object, keys) => {
+          attributes.push(keys);
+          return inner.omapGet(pool, object, keys);
+        },
+        omapFollow: (pool, object, key, to) => {
+          asked.push(key);
+          attributes.push(to.keys);
+          return inner.omapFollow(pool, object, key, to);
+        },
+        omapList: () => Effect.die("a directory is listed"),
+      },
+    });
+    await driver.createVolume(creation());
+    await driver.createVolume(creation());
+    expect(asked).toEqual(["csi.volume.pvc-1", "csi.volume.pvc-1"]);
+    expect(Math.max(...attributes.map((keys) => keys.length))).toBeLessThan(10);
+  });
+
+  test("leaves an empty directory and nothing else when it is deleted", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    await driver.deleteVolume(deletion(volume.volumeId));
+    expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: { [DIRECTORY]: {} } });
+  });
+});
+
+interface State {
+  readonly what: string;
+  readonly make: (cluster: MemoryCluster) => Promise<void> | void;
+  /** What DeleteVolume of the UUID leaves of it. */
+  readonly afterDelete: Readonly<Record<string, Readonly<Record<string, string>>>>;
+}
+
+const attributes = { "csi.volname": "pvc-1", "csi.imagename": IMAGE };
+
+const halfMade: readonly State[] = [
+  {
+    what: "a name without an object",
+    make: (cluster) => seed(cluster, { [DIRECTORY]: NAME_KEY }),
+    afterDelete: { [DIRECTORY]: NAME_KEY },
+  },
+  {
+    what: "a name with an empty object",
+    make: (cluster) => seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: {} }),
+    afterDelete: { [DIRECTORY]: NAME_KEY },
+  },
+  {
+    what: "a whole reservation without an image",
+    make: (cluster) => seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: attributes }),
+    afterDelete: { [DIRECTORY]: {} },
+  },
+  {
+    what: "an image whose ID is not recorded",
+    make: async (cluster) => {
+      seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: attributes });
+      await seedImage(cluster, IMAGE);
+    },
+    afterDelete: { [DIRECTORY]: {} },
+  },
+  {
+    what: "the name of an image without its header",
+    make: async (cluster) => {
+      seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: attributes });
+      await seedImage(cluster, IMAGE);
+      cluster.cutShort("header", "rbd", IMAGE);
+    },
+    afterDelete: { [DIRECTORY]: {} },
+  },
+  {
+    what: "an image without its object map",
+    make: async (cluster) => {
+      seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: attributes });
+      await seedImage(cluster, IMAGE);
+      cluster.cutShort("object-map", "rbd", IMAGE);
+    },
+    afterDelete: { [DIRECTORY]: {} },
+  },
+];
+
+describe("a creation that was cut off is finished with the UUID that it had:", () => {
+  for (const { what, make } of halfMade) {
+    test(what, async () => {
+      const cluster = aCluster();
+      await make(cluster);
+      await using driver = driverOn(cluster);
+      const { volume } = await driver.createVolume(creation());
+      expect(volume.volumeId).toBe(idIn(2));
+      const image = cluster.image("rbd", IMAGE);
+      expect(image.objectMap).toBe("whole");
+      expect(poolDump(cluster)).toMatchObject({ objects: complete(image.id), bareNames: {}, trash: {} });
+      expect(Object.keys(poolDump(cluster).objects)).toHaveLength(2);
+      expect(Object.keys(poolDump(cluster).images)).toEqual([IMAGE]);
+      const before = cluster.dump();
+      expect((await driver.createVolume(creation())).volume.volumeId).toBe(volume.volumeId);
+      expect(cluster.dump()).toEqual(before);
+      await driver.deleteVolume(deletion(volume.volumeId));
+      expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: { [DIRECTORY]: {} } });
+    });
+  }
+
+  test("the owner and the image name that are recorded stay", async () => {
+    const cluster = aCluster();
+    const recordedBefore = { ...attributes, "csi.imagename": `old-${UUID}`, "csi.volume.owner": "team-a" };
+    seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: recordedBefore });
+    await using driver = driverOn(cluster);
+    const parameters = { ...PARAMETERS, "csi.storage.k8s.io/pvc/namespace": "team-b", volumeNamePrefix: "new-" };
+    const { volume } = await driver.createVolume(creation({ parameters }));
+    expect(volume.volumeContext["imageName"]).toBe(`old-${UUID}`);
+    expect(poolDump(cluster).objects[OBJECT]).toEqual({
+      ...recordedBefore,
+      "csi.imageid": cluster.image("rbd", `old-${UUID}`).id,
+    });
+  });
+});
+
+describe("DeleteVolume of a volume that was never finished takes away what there is of", () => {
+  for (const { what, make, afterDelete } of halfMade) {
+    test(what, async () => {
+      const cluster = aCluster();
+      await make(cluster);
+      await using driver = driverOn(cluster);
+      await driver.deleteVolume(deletion(idIn(2)));
+      expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: afterDelete });
+      // Whatever is left of the name still leads to one volume.
+      const { volume } = await driver.createVolume(creation());
+      expect(Object.keys(poolDump(cluster).images)).toEqual([`csi-vol-${uuidOf(volume.volumeId)}`]);
+    });
+  }
+
+  test("an image without a journal entry", async () => {
+    const cluster = aCluster();
+    await seedImage(cluster, IMAGE);
+    await using driver = driverOn(cluster);
+    await driver.deleteVolume(deletion(idIn(2)));
+    expect(poolDump(cluster)).toEqual(NOTHING);
+  });
+
+  test("an object whose name has gone to another volume, which keeps it", async () => {
+    const cluster = aCluster();
+    seed(cluster, { ...complete("0000000000aa", OTHER), [OBJECT]: { ...attributes, "csi.imageid": "0000000000bb" } });
+    await using driver = driverOn(cluster);
+    await driver.deleteVolume(deletion(idIn(2)));
+    expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: complete("0000000000aa", OTHER) });
+  });
+});
+
+describe("an object that no name leads to", () => {
+  test("is left alone: a new volume has another UUID", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [OBJECT]: {} });
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    const uuid = uuidOf(volume.volumeId);
+    expect(uuid).not.toBe(UUID);
+    const imageId = cluster.image("rbd", `csi-vol-${uuid}`).id;
+    expect(poolDump(cluster).objects).toEqual({ ...complete(imageId, uuid), [OBJECT]: {} });
+  });
+});
+
+describe("an entry that names the image's pool", () => {
+  const entry = `0000000000000003/${UUID}`;
+
+  test("leads to the volume in that pool, byte for byte as it is", async () => {
+    const cluster = aCluster();
+    const imageId = await seedImage(cluster, IMAGE, "ssd");
+    const journal = {
+      [DIRECTORY]: { "csi.volume.pvc-1": entry },
+      [OBJECT]: { ...attributes, "csi.imageid": imageId, "csi.journalpool": "0000000000000002" },
+    };
+    seed(cluster, journal);
+    seed(cluster, { [OBJECT]: {} }, "ssd");
+    await using driver = driverOn(cluster);
+    const before = cluster.dump();
+    const { volume } = await driver.createVolume(creation());
+    expect(volume.volumeId).toBe(idIn(3));
+    expect(volume.volumeContext["journalPool"]).toBe("rbd");
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("is finished in that pool", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry } });
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    expect(volume.volumeId).toBe(idIn(3));
+    expect(Object.keys(poolDump(cluster).images)).toEqual([]);
+    expect(poolDump(cluster).objects).toEqual({
+      [DIRECTORY]: { "csi.volume.pvc-1": entry },
+      [OBJECT]: { ...attributes, "csi.imageid": cluster.image("ssd", IMAGE).id },
+    });
+  });
+
+  test("frees the name when that pool is gone", async () => {
+    const cluster = aCluster();
+    cluster.removePool("ssd");
+    seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry }, [OBJECT]: { ...attributes, "csi.imageid": "1" } });
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    const uuid = uuidOf(volume.volumeId);
+    expect(uuid).not.toBe(UUID);
+    expect(poolDump(cluster).objects).toEqual(complete(cluster.image("rbd", `csi-vol-${uuid}`).id, uuid));
+  });
+});
+
+describe("what no driver writes is INTERNAL, named, and left for a person:", () => {
+  const entries = [
+    "",
+    "short",
+    UUID.slice(1),
+    `${UUID}0`,
+    UUID.replace("b", "x"),
+    "x".repeat(36),
+    `3/${UUID}`,
+    `000000000000000g/${UUID}`,
+    `ffffffffffffffff/${UUID}`,
+    `0000000000000003/${UUID.slice(1)}`,
+    `0000000000000003/${"x".repeat(36)}`,
+    `0000000000000003/${UUID}/`,
+    `/${UUID}`,
+    "\u0000\u{1f4a9}/".repeat(40),
+  ];
+  for (const entry of entries) {
+    test(`the entry ${JSON.stringify(entry).slice(0, 70)}`, async () => {
+      const cluster = aCluster();
+      seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry } });
+      const before = cluster.dump();
+      await using driver = driverOn(cluster);
+      const failure = await failureOf(driver.createVolume(creation()));
+      expect(failure?.code).toBe("INTERNAL");
+      expect(failure?.message).toContain("csi.volumes.default in pool rbd maps pvc-1 to");
+      expect(cluster.dump()).toEqual(before);
+    });
+  }
+
+  test("an object that belongs to another name", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: { ...attributes, "csi.volname": "pvc-9" } });
+    const before = cluster.dump();
+    await using driver = driverOn(cluster);
+    const failure = await failureOf(driver.createVolume(creation()));
+    expect(failure?.code).toBe("INTERNAL");
+    expect(failure?.message).toContain(`${OBJECT} in pool rbd belongs to pvc-9`);
+    expect(cluster.dump()).toEqual(before);
+  });
+});
+
+describe("two drivers that want one name", () => {
+  test("give it one UUID: the one that comes second is ABORTED, and its retry gets the first one's volume", async () => {
+    const cluster = aCluster();
+    await using other = driverOn(cluster);
+    let raced = false;
+    // The other driver is done between our look and our write.
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (raced || call.method !== "omapWrite") return act;
+      raced = true;
+      return Effect.andThen(
+        Effect.promise(() => other.createVolume(creation())),
+        act,
+      );
+    });
+    await using driver = driverOn(cluster, { ceph });
+    expect(await codeOf(driver.createVolume(creation()))).toBe("ABORTED");
+    const { volume } = await driver.createVolume(creation());
+    expect(volume).toEqual((await other.createVolume(creation())).volume);
+    expect(Object.keys(poolDump(cluster).images)).toHaveLength(1);
+    expect(Object.keys(poolDump(cluster).objects)).toHaveLength(2);
+  });
+
+  test("keep what one has finished, though the other fails at its end and undoes", async () => {
+    const cluster = aCluster();
+    await using other = driverOn(cluster);
+    let writes = 0;
+    // The other driver is done between our image and our last write, which then fails for good.
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "omapWrite" || ++writes !== 3) return act;
+      return Effect.andThen(
+        Effect.promise(() => other.createVolume(creation())),
+        Effect.fail(new NoSpace({ op: "rados_write_op_operate", subject: call.subject })),
+      );
+    });
+    await using driver = driverOn(cluster, { ceph });
+    expect(await codeOf(driver.createVolume(creation()))).toBe("RESOURCE_EXHAUSTED");
+    const { objects, images, trash } = poolDump(cluster);
+    const uuid = objects[DIRECTORY]?.["csi.volume.pvc-1"] ?? "";
+    expect(objects).toEqual(complete(cluster.image("rbd", `csi-vol-${uuid}`).id, uuid));
+    expect(Object.keys(images)).toHaveLength(1);
+    expect(trash).toEqual({});
+    expect(driver.log.some((line) => line.startsWith('could not undo "create image"'))).toBe(true);
+  });
+
+  test("finish one creation that was cut off, together", async () => {
+    for (const { make } of halfMade) {
+      const cluster = aCluster();
+      await make(cluster);
+      const watched = recorded(cephMemoryService(cluster));
+      await using first = driverOn(cluster, { ceph: watched.service });
+      await using second = driverOn(cluster);
+      const settled = await Promise.allSettled([first.createVolume(creation()), second.createVolume(creation())]);
+      expect(settled.some(({ status }) => status === "fulfilled")).toBe(true);
+      for (const driver of [first, second]) {
+        expect((await driver.createVolume(creation())).volume.volumeId).toBe(idIn(2));
+      }
+      expect(Object.keys(poolDump(cluster).images)).toEqual([IMAGE]);
+    }
+  });
+});

@@ -1,0 +1,193 @@
+/** On which nodes a volume is: what node plugins write beside its name, and what lists make of it. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { Ceph, type CephService, type PoolRef } from "../../../lib/ceph/ceph.ts";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { TimedOut } from "../../../lib/ceph/errors.ts";
+import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { publishNode, unpublishNode, type Volume } from "../../../lib/journal/published-nodes.ts";
+import { listerOn } from "../../support/listing-world.ts";
+import { aNode, IMAGE, nodeOn, staging, unstaging, UUID, VOLUME } from "../../support/node-world.ts";
+import { aCluster, asBlock, codeOf, creation, deletion, poolDump, seed, uuidOf } from "../../support/world.ts";
+
+const pool: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
+const KEY = "csi-rbd.nodes.pvc-1";
+
+const stage = async () => {
+  const cluster = aCluster();
+  const lister = listerOn(cluster);
+  const { volume: made } = await lister.createVolume(creation());
+  const volume: Volume = { pool, instanceId: "default", requestName: "pvc-1", uuid: uuidOf(made.volumeId) };
+  const close = () => lister[Symbol.asyncDispose]();
+  return { cluster, lister, volume, volumeId: made.volumeId, [Symbol.asyncDispose]: close };
+};
+
+/** What one node does; each has its own way to the cluster. */
+const at = (cluster: MemoryCluster, ceph: CephService = cephMemoryService(cluster)) => {
+  const run = <E>(effect: Effect.Effect<void, E, Ceph>) =>
+    Effect.runPromise(Effect.provide(effect, Layer.succeed(Ceph, ceph)));
+  return {
+    publish: (volume: Volume, node: string, shared = false) => run(publishNode(volume, node, shared)),
+    unpublish: (volume: Volume, node: string) => run(unpublishNode(volume, node)),
+  };
+};
+
+const written = (cluster: MemoryCluster) => poolDump(cluster).objects["csi.volumes.default"]?.[KEY];
+
+test("a node is listed from its staging to its unstaging, at one call each", async () => {
+  await using world = await stage();
+  const { cluster, lister, volume, volumeId } = world;
+  const { service, calls } = recorded(cephMemoryService(cluster));
+  const node = at(cluster, service);
+  const listed = async () => (await lister.listVolumes()).entries[0]?.status.publishedNodeIds;
+  expect(await listed()).toEqual([]);
+  await node.publish(volume, "node-1");
+  expect(await listed()).toEqual(["node-1"]);
+  // nobody has the image open: one that died is not told of
+  const got = async () => (await lister.getVolume(volumeId)).status.publishedNodeIds;
+  expect(await got()).toEqual([]);
+  const close = cluster.watch("rbd", `csi-vol-${volume.uuid}`);
+  expect(await got()).toEqual(["node-1"]);
+  close();
+  await node.unpublish(volume, "node-1");
+  expect(await listed()).toEqual([]);
+  expect(written(cluster)).toBeUndefined();
+  expect(calls().map(({ method }) => method)).toEqual(["omapWrite", "omapWrite"]);
+});
+
+test("a volume of one node at a time has its last one; a shared one has them all, each once", async () => {
+  await using world = await stage();
+  const { cluster, lister, volume } = world;
+  const node = at(cluster);
+  const listed = async () => (await lister.listVolumes()).entries[0]?.status.publishedNodeIds;
+  await node.publish(volume, "node-1");
+  await node.publish(volume, "node-2");
+  expect(await listed()).toEqual(["node-2"]);
+  await node.unpublish(volume, "node-1");
+  expect(await listed()).toEqual(["node-2"]);
+  for (const name of ["node-3", "node-1", "node-3"]) await node.publish(volume, name, true);
+  expect(await listed()).toEqual(["node-1", "node-2", "node-3"]);
+  await node.unpublish(volume, "node-2");
+  expect(await listed()).toEqual(["node-1", "node-3"]);
+});
+
+test("nodes that write at the same time lose none of each other's names", async () => {
+  await using world = await stage();
+  const { cluster, lister, volume } = world;
+  const nodes = ["a", "b", "c", "d"];
+  await Promise.all(nodes.map((node) => at(cluster).publish(volume, node, true)));
+  expect((await lister.listVolumes()).entries[0]?.status.publishedNodeIds).toEqual(nodes);
+  await Promise.all(nodes.map((node) => at(cluster).unpublish(volume, node)));
+  expect(written(cluster)).toBeUndefined();
+});
+
+test("it goes with the volume, and counts for no other of that name", async () => {
+  await using world = await stage();
+  const { cluster, lister, volume, volumeId } = world;
+  await at(cluster).publish(volume, "node-1");
+  const left = written(cluster);
+  await lister.deleteVolume(deletion(volumeId));
+  expect(poolDump(cluster).objects).toEqual({ "csi.volumes.default": {} });
+  // as ceph-csi leaves it
+  cluster
+    .namespace("rbd", "")
+    ?.objects.get("csi.volumes.default")
+    ?.set(KEY, left ?? "");
+  const { volume: again } = await lister.createVolume(creation());
+  expect((await lister.listVolumes()).entries.map(({ status }) => status.publishedNodeIds)).toEqual([[]]);
+  const next = { ...volume, uuid: uuidOf(again.volumeId) };
+  await at(cluster).publish(next, "node-2", true);
+  expect((await lister.listVolumes()).entries[0]?.status.publishedNodeIds).toEqual(["node-2"]);
+});
+
+test("what is no list of nodes is none, and no journal is no error", async () => {
+  await using world = await stage();
+  const { cluster, lister, volume } = world;
+  const directory = cluster.namespace("rbd", "")?.objects.get("csi.volumes.default");
+  for (const nonsense of ["", "[]", "{", '"x"', '["other","node"]', "[1]"]) {
+    directory?.set(KEY, nonsense);
+    expect((await lister.listVolumes()).entries[0]?.status.publishedNodeIds).toEqual([]);
+  }
+  await at(cluster).publish(volume, "node-1");
+  expect((await lister.listVolumes()).entries[0]?.status.publishedNodeIds).toEqual(["node-1"]);
+  cluster.namespace("rbd", "")?.objects.clear();
+  await at(cluster).publish(volume, "node-1");
+  await at(cluster).unpublish(volume, "node-1");
+  expect(poolDump(cluster).objects).toEqual({});
+});
+
+test("a race that does not end is given up", async () => {
+  await using world = await stage();
+  const { cluster, volume } = world;
+  let writes = 0;
+  const racing = intercepted(cephMemoryService(cluster), ({ method }, act) => {
+    if (method !== "omapWrite") return act;
+    cluster
+      .namespace("rbd", "")
+      ?.objects.get("csi.volumes.default")
+      ?.set(KEY, JSON.stringify([volume.uuid, `n${writes++}`]));
+    return act;
+  });
+  await at(cluster, racing).publish(volume, "node-1", true);
+  expect(writes).toBe(5);
+});
+
+const options = { instanceId: "default" };
+const nodesOf = (cluster: MemoryCluster) =>
+  poolDump(cluster).objects["csi.volumes.default"]?.[`csi-rbd.nodes.pvc-${UUID}`];
+
+const aListedNode = async () => {
+  const world = await aNode();
+  seed(world.cluster, { "csi.volumes.default": { [`csi.volume.pvc-${UUID}`]: UUID } });
+  return world;
+};
+
+test("a node plugin writes its name when it stages, and takes it back when it unstages", async () => {
+  const { cluster, host } = await aListedNode();
+  await using node = nodeOn(host, { options });
+  await node.stage(staging());
+  expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-1"]));
+  await using lister = listerOn(cluster);
+  const { entries } = await lister.listVolumes();
+  expect(entries.map(({ volume, status }) => [volume.volumeId, status.publishedNodeIds])).toEqual([
+    [VOLUME, ["node-1"]],
+  ]);
+  expect((await lister.getVolume(VOLUME)).status.publishedNodeIds).toEqual(["node-1"]);
+  await node.unstage(unstaging());
+  expect(nodesOf(cluster)).toBeUndefined();
+});
+
+test("volumes that nodes share have each of them", async () => {
+  const { cluster, host } = await aListedNode();
+  seed(cluster, {
+    "csi.volumes.default": {
+      [`csi.volume.pvc-${UUID}`]: UUID,
+      [`csi-rbd.nodes.pvc-${UUID}`]: JSON.stringify([UUID, "node-0"]),
+    },
+  });
+  await using node = nodeOn(host, { options });
+  const volumeCapability = asBlock(Mode.MULTI_NODE_MULTI_WRITER);
+  await node.stage(staging({ volumeCapability }));
+  expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-0", "node-1"]));
+  await node.unstage(unstaging());
+  expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-0"]));
+});
+
+test("a name that can't be written fails neither staging nor unstaging; one that hangs holds up none", async () => {
+  const { cluster, host } = await aListedNode();
+  let hangs = false;
+  const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {
+    if (method !== "omapWrite") return act;
+    return hangs ? Effect.never : Effect.fail(new TimedOut({ op: "rados_write_op_operate", subject: IMAGE }));
+  });
+  await using node = nodeOn(host, { ceph, options });
+  expect(await codeOf(node.stage(staging()))).toBe("OK");
+  expect(await codeOf(node.unstage(unstaging()))).toBe("OK");
+  hangs = true;
+  const since = performance.now();
+  expect(await codeOf(node.stage(staging(), Date.now() + 20_000))).toBe("OK");
+  expect(performance.now() - since).toBeLessThan(10_000);
+  expect(nodesOf(cluster)).toBeUndefined();
+}, 20_000);

@@ -1,0 +1,178 @@
+/** ListSnapshots and GetSnapshot: every filter, pages, what is no snapshot (yet), and whose credentials count. */
+import { describe, expect, test } from "bun:test";
+import { recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, MEMORY_KEY } from "../../support/ceph-memory/memory.ts";
+import { encodeToken } from "../../../lib/listing/page-token.ts";
+import { ADMIN, type Lister, listerOn } from "../../support/listing-world.ts";
+import { aCluster, codeOf, creation, deletion, EAST, PARAMETERS, SECRETS, seed, uuidOf } from "../../support/world.ts";
+
+const START = Date.UTC(2026, 10, 21, 9, 0, 0, 250);
+
+/** Two volumes with two snapshots each, in two pools, and one snapshot more of the first. */
+const stage = async () => {
+  const cluster = aCluster({ now: () => START });
+  const lister = listerOn(cluster);
+  const volumes: string[] = [];
+  for (const [name, pool] of [
+    ["one", "rbd"],
+    ["two", "ssd"],
+  ] as const) {
+    const { volume } = await lister.createVolume(creation({ name, parameters: { ...PARAMETERS, pool } }));
+    volumes.push(volume.volumeId);
+  }
+  const [one = "", two = ""] = volumes;
+  const snapshots: [string, string][] = [];
+  for (const [name, of] of [
+    ["a", one],
+    ["b", one],
+    ["c", two],
+    ["d", two],
+    ["e", one],
+  ] as const) {
+    snapshots.push([await lister.snapshot(name, of), of]);
+  }
+  return { cluster, lister, one, two, snapshots, [Symbol.asyncDispose]: () => lister[Symbol.asyncDispose]() };
+};
+
+const idsOf = async (lister: Lister, init: Parameters<Lister["listSnapshots"]>[0] = {}) =>
+  (await lister.listSnapshots(init)).entries.map(({ snapshot }) => snapshot.snapshotId);
+
+describe("a list of snapshots", () => {
+  test("has all, with size, source, age and readiness, in the order of pools and names", async () => {
+    await using world = await stage();
+    const { lister, snapshots, one, two } = world;
+    const [a, b, c, d, e] = snapshots.map(([id]) => id);
+    const { entries, nextToken } = await lister.listSnapshots();
+    expect(nextToken).toBe("");
+    const creationTime = { seconds: BigInt(START) / 1000n, nanos: 250_000_000 };
+    const expected = (snapshotId: string | undefined, sourceVolumeId: string) => ({
+      snapshot: {
+        snapshotId: snapshotId ?? "",
+        sourceVolumeId,
+        sizeBytes: 1n << 30n,
+        creationTime,
+        readyToUse: true,
+      },
+    });
+    expect(entries).toEqual([expected(a, one), expected(b, one), expected(e, one), expected(c, two), expected(d, two)]);
+    for (const { snapshot } of entries) expect(await lister.getSnapshot(snapshot.snapshotId)).toEqual({ snapshot });
+  });
+
+  test("comes in pages of any size", async () => {
+    await using world = await stage();
+    const whole = await idsOf(world.lister);
+    for (const maxEntries of [1, 2, 3, 4, 5, 6]) {
+      const found: string[] = [];
+      for (let startingToken = ""; ; ) {
+        const { entries, nextToken } = await world.lister.listSnapshots({ maxEntries, startingToken });
+        expect(entries.length).toBe(Math.min(maxEntries, 5 - found.length));
+        found.push(...entries.map(({ snapshot }) => snapshot.snapshotId));
+        if (nextToken === "") break;
+        startingToken = nextToken;
+      }
+      expect(found).toEqual(whole);
+    }
+    expect(await codeOf(world.lister.listSnapshots({ maxEntries: -1 }))).toBe("INVALID_ARGUMENT");
+    const ofVolumes = encodeToken("volumes", { clusterId: "east", poolId: 2n, requestName: "a" });
+    for (const startingToken of ["1", ofVolumes]) {
+      expect(await codeOf(world.lister.listSnapshots({ startingToken }))).toBe("ABORTED");
+    }
+  });
+
+  test("of one volume has that volume's only, in pages too, and also when the volume is gone", async () => {
+    await using world = await stage();
+    const { lister, snapshots, one, two } = world;
+    const idsFor = (volume: string) => snapshots.filter(([, of]) => of === volume).map(([id]) => id);
+    expect(await idsOf(lister, { sourceVolumeId: one })).toEqual(idsFor(one));
+    expect(await idsOf(lister, { sourceVolumeId: two })).toEqual(idsFor(two));
+    const first = await lister.listSnapshots({ sourceVolumeId: one, maxEntries: 2 });
+    expect(first.entries).toHaveLength(2);
+    const { nextToken: startingToken } = first;
+    expect(await idsOf(lister, { sourceVolumeId: one, maxEntries: 2, startingToken })).toEqual(idsFor(one).slice(2));
+    await lister.deleteVolume(deletion(two));
+    expect(await idsOf(lister, { sourceVolumeId: two })).toEqual(idsFor(two));
+    expect(await idsOf(lister, { sourceVolumeId: two.replace(uuidOf(two), crypto.randomUUID()) })).toEqual([]);
+    expect(await idsOf(lister, { sourceVolumeId: "none-exist-volume" })).toEqual([]);
+  });
+
+  test("of one ID has that snapshot or none; with a volume too, both must fit", async () => {
+    await using world = await stage();
+    const { lister, snapshots, one, two } = world;
+    const [a = ""] = snapshots.map(([id]) => id);
+    expect(await idsOf(lister, { snapshotId: a })).toEqual([a]);
+    expect(await idsOf(lister, { snapshotId: a, sourceVolumeId: one })).toEqual([a]);
+    expect(await idsOf(lister, { snapshotId: a, sourceVolumeId: two })).toEqual([]);
+    expect(await idsOf(lister, { snapshotId: a.replace(uuidOf(a), crypto.randomUUID()) })).toEqual([]);
+    for (const snapshotId of ["none-exist-id", one]) expect(await idsOf(lister, { snapshotId })).toEqual([]);
+    await lister.deleteSnapshot(a);
+    expect(await idsOf(lister, { snapshotId: a })).toEqual([]);
+    expect(await idsOf(lister)).toHaveLength(4);
+  });
+
+  test("has nothing of what was begun and never made, tells what is not ready, and forgets what is half deleted", async () => {
+    await using world = await stage();
+    const { cluster, lister, snapshots, one } = world;
+    const begun = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+    const directory = cluster.namespace("rbd", "")?.objects.get("csi.snaps.default");
+    directory?.set("csi.snap.begun", begun);
+    const source = `csi-vol-${uuidOf(one)}`;
+    seed(cluster, { [`csi.snap.${begun}`]: { "csi.snapname": "begun", "csi.source": source } });
+    expect(await idsOf(lister)).toHaveLength(5);
+    const [a = "", b = ""] = snapshots.map(([id]) => id);
+    expect(await codeOf(lister.getSnapshot(a.replace(uuidOf(a), begun)))).toBe("NOT_FOUND");
+    cluster
+      .namespace("rbd", "")
+      ?.objects.get(`csi.snap.${uuidOf(a)}`)
+      ?.delete("csi.imageid");
+    expect((await lister.getSnapshot(a)).snapshot.readyToUse).toBe(false);
+    const listed = (await lister.listSnapshots()).entries.map(({ snapshot }) => snapshot);
+    expect(listed.find(({ snapshotId }) => snapshotId === a)?.readyToUse).toBe(false);
+    cluster.namespace("rbd", "")?.images.delete(`csi-snap-${uuidOf(b)}`);
+    expect(await codeOf(lister.getSnapshot(b))).toBe("NOT_FOUND");
+    expect(await idsOf(lister)).not.toContain(b);
+  });
+
+  test("opens no image, whatever it has", async () => {
+    await using world = await stage();
+    const { service, calls } = recorded(cephMemoryService(world.cluster));
+    await using lister = listerOn(world.cluster, { ceph: service });
+    expect(await idsOf(lister)).toHaveLength(5);
+    await lister.getSnapshot(world.snapshots[0]?.[0] ?? "");
+    const used = new Set(calls().map(({ method }) => method));
+    expect([...used].toSorted()).toEqual(["imageBriefs", "omapGet", "omapGetMany", "omapList", "poolName", "pools"]);
+  });
+});
+
+describe("credentials", () => {
+  test("of the request do where the administrator has given none; without either it says where they go", async () => {
+    await using world = await stage();
+    await using bare = listerOn(world.cluster, { secrets: {} });
+    const [a = ""] = world.snapshots.map(([id]) => id);
+    for (const init of [{}, { snapshotId: a }, { sourceVolumeId: world.one }]) {
+      expect((await idsOf(bare, { ...init, secrets: SECRETS })).length).toBeGreaterThan(0);
+      expect(await codeOf(bare.listSnapshots(init))).toBe("FAILED_PRECONDITION");
+    }
+    expect((await bare.getSnapshot(a, SECRETS)).snapshot.snapshotId).toBe(a);
+    expect(await codeOf(bare.getSnapshot(a))).toBe("FAILED_PRECONDITION");
+    expect(await codeOf(bare.getSnapshot(a, { userID: "admin" }))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(bare.getSnapshot(a, { userID: "admin", userKey: "d3Jvbmc=" }))).toBe("PERMISSION_DENIED");
+    expect(await codeOf(bare.getSnapshot(""))).toBe("INVALID_ARGUMENT");
+  });
+
+  test("of the request are for the clusters without a file's only", async () => {
+    const users = { admin: { key: MEMORY_KEY, manager: true }, other: { key: "b3RoZXI=", manager: true } };
+    const cluster = aCluster({ users });
+    const west = { ...EAST, clusterId: "west", radosNamespace: "w" };
+    const clusters = [EAST, west];
+    await using maker = listerOn(cluster, { clusters });
+    for (const clusterID of ["east", "west"]) {
+      const { volume } = await maker.createVolume(
+        creation({ name: clusterID, parameters: { ...PARAMETERS, clusterID } }),
+      );
+      await maker.snapshot(`of-${clusterID}`, volume.volumeId);
+    }
+    await using lister = listerOn(cluster, { clusters, secrets: { east: ADMIN } });
+    expect(await idsOf(lister, { secrets: { userID: "other", userKey: "b3RoZXI=" } })).toHaveLength(2);
+    expect(await codeOf(lister.listSnapshots())).toBe("FAILED_PRECONDITION");
+  });
+});

@@ -1,0 +1,130 @@
+/** How the rbd tool is called for a mapping, and what its failures become; over a stand-in for the tool. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { map, type MapArg } from "../../../lib/host/krbd.ts";
+
+const KEY = "c2VjcmV0IGtleSBvZiBhIHRlc3Q=";
+const REQUEST: MapArg = {
+  pool: "rbd",
+  namespace: "",
+  image: "csi-vol-1",
+  monitors: ["10.0.0.1:6789", "10.0.0.2:6789"],
+  user: "node",
+  key: KEY,
+  readOnly: false,
+  options: "",
+  netNamespace: undefined,
+};
+
+const bin = mkdtempSync(join(tmpdir(), "csi-rbd-bin-"));
+const pathBefore = process.env["PATH"];
+
+/** A program that notes its arguments, and the key file it was given; then does what `then` says. */
+const program = (name: string, then: string): void => {
+  const script = `#!/bin/sh
+for word in "$@"; do printf '%s\\n' "$word"; done > ${bin}/${name}.args
+for word in "$@"; do case "$word" in --keyfile=*) f="\${word#--keyfile=}"; stat -c %a "$f" > ${bin}/key; cat "$f" >> ${bin}/key;; esac; done
+${then}
+`;
+  writeFileSync(join(bin, name), script);
+  chmodSync(join(bin, name), 0o755);
+};
+const given = (name: string): string[] =>
+  readFileSync(join(bin, `${name}.args`), "utf8")
+    .trimEnd()
+    .split("\n");
+
+beforeAll(() => {
+  process.env["PATH"] = `${bin}:${pathBefore}`;
+  program("dmesg", "exit 1");
+});
+afterAll(() => {
+  process.env["PATH"] = pathBefore;
+  rmSync(bin, { recursive: true });
+});
+
+/** One map whose tool ends like this; -> the answer. */
+const mapped = (then: string, more: Partial<MapArg> = {}) => {
+  program("rbd", then);
+  return map({ ...REQUEST, ...more });
+};
+
+describe("rbd map", () => {
+  test("gets its arguments in ceph-csi's order, and the key in a private file that is gone afterwards", () => {
+    mapped("exit 5");
+    const args = given("rbd");
+    const keyFile = args.find((word) => word.startsWith("--keyfile=")) ?? "";
+    expect(args).toEqual(
+      ["--id", "node", "-m", "10.0.0.1:6789,10.0.0.2:6789", keyFile, "map", "rbd/csi-vol-1"].concat([
+        "--device-type",
+        "krbd",
+        "--options",
+        "noudev",
+      ]),
+    );
+    expect(keyFile).toStartWith("--keyfile=/tmp/csi/keys/");
+    expect(readFileSync(join(bin, "key"), "utf8")).toBe(`600\n${KEY}`);
+    expect(existsSync(keyFile.slice("--keyfile=".length))).toBe(false);
+    expect(readdirSync("/tmp/csi/keys")).toEqual([]);
+    expect(args.join(" ")).not.toContain(KEY);
+  });
+
+  test("gets namespace, options and read-only when they are asked for", () => {
+    mapped("exit 5", { namespace: "tenant", options: "ms_mode=secure,queue_depth=8", readOnly: true });
+    expect(given("rbd").slice(6)).toEqual(
+      ["rbd/tenant/csi-vol-1", "--device-type", "krbd", "--options", "noudev", "--options"].concat([
+        "ms_mode=secure,queue_depth=8",
+        "--read-only",
+      ]),
+    );
+  });
+
+  test("runs inside the cluster's network namespace, and not at all when that is gone", () => {
+    program("nsenter", "exit 5");
+    mapped("exit 5", { netNamespace: "/proc/self/ns/net" });
+    expect(given("nsenter").slice(0, 3)).toEqual(["--net=/proc/self/ns/net", "--", "rbd"]);
+    rmSync(join(bin, "rbd.args"));
+    expect(mapped("exit 0", { netNamespace: "/nowhere/net" })).toMatchObject({
+      kind: "refused",
+      reason: expect.stringContaining("netNamespaceFilePath"),
+    });
+    expect(existsSync(join(bin, "rbd.args"))).toBe(false);
+  });
+
+  const failures: readonly (readonly [what: string, then: string, kind: string, text: string])[] = [
+    ["lacking features", "echo 'rbd: sysfs write failed' >&2; exit 6", "refused", "rbd feature disable"],
+    ["no rights", "exit 13", "refused", 'mon "profile rbd"'],
+    ["a blocklisted node", "exit 108", "refused", "ceph osd blocklist ls"],
+    ["no answer", "echo 'rbd: map failed: (110) Connection timed out' >&2; exit 110", "failed", "no answer"],
+    ["anything else", "echo 'rbd: the reason' >&2; exit 5", "failed", "rbd: the reason (exit status 5)"],
+    ["a success of which the kernel knows nothing", "echo /dev/rbd77", "failed", "the kernel has no /dev/rbd77"],
+  ];
+  for (const [what, then, kind, text] of failures) {
+    test(`that fails for ${what} says so`, () => {
+      const answer = mapped(then);
+      expect(answer).toMatchObject({ kind, reason: expect.stringContaining(text) });
+      expect(JSON.stringify(answer)).not.toContain(KEY);
+    });
+  }
+
+  test("that fails for a key of a newer Ceph is explained from the kernel's log, of this call alone", () => {
+    const line = (text: string) =>
+      `echo '[  100.000001] eth0: up'; test -e ${bin}/rbd.args && echo '[  101.5] ${text}'`;
+    const logged = (text: string) => {
+      rmSync(join(bin, "rbd.args"), { force: true });
+      program("dmesg", line(text));
+      return mapped("echo 'rbd: map failed: (22) Invalid argument' >&2; exit 22");
+    };
+    const answer = logged("libceph: secret too big 32");
+    expect(answer).toMatchObject({ kind: "refused", reason: expect.stringContaining("32-byte key of client.node") });
+    // of an earlier call: there before this one
+    expect(mapped("exit 22")).toMatchObject({ kind: "failed" });
+    expect(logged("libceph: Unknown parameter noodev")).toMatchObject({
+      kind: "refused",
+      reason: expect.stringContaining("mapOptions"),
+    });
+    program("dmesg", "exit 1");
+  });
+});

@@ -1,0 +1,101 @@
+/** The kernel's mount table as data: escapes, optional fields, and whose mount is whose. */
+import { describe, expect, test } from "bun:test";
+import * as fc from "fast-check";
+import {
+  isReadOnly,
+  isShutDown,
+  isVolumeMount,
+  type MountEntry,
+  mountsAt,
+  mountsOf,
+  parseMountInfo,
+} from "../../../lib/host/mountinfo.ts";
+
+const LINES = `22 28 0:20 / /proc rw,nosuid shared:12 master:3 - proc proc rw
+36 35 252:16 / /var/lib/kubelet/a\\040b\\134c rw,noatime shared:1 - ext4 /dev/rbd1 rw,stripe=16
+37 35 252:16 / /pods/1 ro,noatime - ext4 /dev/rbd1 rw,stripe=16
+38 35 0:6 /rbd2 /staging/raw rw - devtmpfs udev rw,size=4k
+39 35 0:6 /rbd20 /staging/other rw - devtmpfs udev rw
+`;
+const table = parseMountInfo(LINES);
+const device = (path: string, major: number, minor: number) => ({ path, major, minor });
+
+describe("a line of mountinfo", () => {
+  test("is read with any number of optional fields", () => {
+    expect(table.map(({ id, fsType, source }) => [id, fsType, source])).toEqual([
+      [22, "proc", "proc"],
+      [36, "ext4", "/dev/rbd1"],
+      [37, "ext4", "/dev/rbd1"],
+      [38, "devtmpfs", "udev"],
+      [39, "devtmpfs", "udev"],
+    ]);
+  });
+
+  test("has its octal escapes undone, also those of other alphabets' bytes", () => {
+    expect(table[1]?.point).toBe("/var/lib/kubelet/a b\\c");
+    const odd = parseMountInfo("1 2 8:1 / /m\\303\\266p\\011\\012\\043x\\04 rw - xfs /dev/sda rw\n");
+    expect(odd[0]?.point).toBe("/möp\t\n#x\\04");
+  });
+
+  test("that can't be read is an error, for it may be the one that matters", () => {
+    for (const line of ["nonsense", "1 2 8 / /x rw - ext4 /dev/x rw", "1 2 8:1 / /x rw ext4 /dev/x rw"]) {
+      expect(() => parseMountInfo(`${LINES}${line}\n`)).toThrow();
+    }
+  });
+
+  test("comes back as the kernel wrote it, whatever the path", () => {
+    const escape = (text: string) =>
+      [...Buffer.from(text)]
+        .map((byte) =>
+          [9, 10, 32, 35, 92].includes(byte) ? `\\${byte.toString(8).padStart(3, "0")}` : String.fromCharCode(byte),
+        )
+        .join("");
+    fc.assert(
+      fc.property(fc.string({ unit: "grapheme", minLength: 1 }), (name) => {
+        if (name.includes("\0")) return;
+        const line = Buffer.from(`5 1 252:0 / /${escape(name)} rw - ext4 /dev/rbd0 rw\n`, "latin1").toString("utf8");
+        expect(parseMountInfo(line)[0]?.point).toBe(`/${name}`);
+      }),
+    );
+  });
+});
+
+describe("a device's mounts", () => {
+  test("are those of its filesystem, by number", () => {
+    expect(mountsOf(table, device("/dev/rbd1", 252, 16)).map(({ id }) => id)).toEqual([36, 37]);
+    expect(mountsOf(table, device("/dev/rbd1", 252, 32))).toEqual([]);
+  });
+
+  test("are those of its node, by its whole name", () => {
+    expect(mountsOf(table, device("/dev/rbd2", 252, 32)).map(({ id }) => id)).toEqual([38]);
+    expect(mountsOf(table, device("/dev/rbd0", 252, 0))).toEqual([]);
+  });
+});
+
+describe("a mount", () => {
+  const entry = (more: Partial<MountEntry>): MountEntry => ({ ...(table[1] as MountEntry), ...more });
+
+  test("at a path is the last one there", () => {
+    const stacked = [...table, entry({ id: 99, point: "/pods/1" })];
+    expect(mountsAt(stacked, "/pods/1").at(-1)?.id).toBe(99);
+    expect(mountsAt(stacked, "/pods")).toEqual([]);
+  });
+
+  test("is read-only by itself or by its filesystem", () => {
+    expect(isReadOnly(entry({}))).toBe(false);
+    expect(isReadOnly(entry({ options: ["ro"] }))).toBe(true);
+    expect(isReadOnly(entry({ superOptions: ["ro"] }))).toBe(true);
+    expect(isShutDown(entry({ superOptions: ["rw", "shutdown"] }))).toBe(true);
+  });
+
+  test("is a volume's by what is mounted, not by where", () => {
+    for (const source of ["/dev/rbd0", "/dev/nbd12", "/dev/mapper/luks-rbd-0001-0004-x"]) {
+      expect(isVolumeMount(entry({ source }))).toBe(true);
+    }
+    expect(isVolumeMount(entry({ fsType: "devtmpfs", source: "udev", root: "/rbd3" }))).toBe(true);
+    expect(isVolumeMount(entry({ fsType: "devtmpfs", source: "udev", root: "/rbd3//deleted" }))).toBe(true);
+    for (const source of ["/dev/sda1", "overlay", "/dev/rbdx", "tmpfs"]) {
+      expect(isVolumeMount(entry({ source }))).toBe(false);
+    }
+  });
+});

@@ -1,0 +1,133 @@
+/**
+ * Calls that fail or never answer, at every place of a stage: what is told to the caller fits what is left on the node,
+ * and no volume waits for another.
+ */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { HostFailed, type HostError, HostStuck } from "../../../lib/host/errors.ts";
+import { interceptedHost } from "../../support/host-faults.ts";
+import type { HostService } from "../../../lib/host/host.ts";
+import { hostMemoryService, type MemoryNode } from "../../support/host-memory.ts";
+import {
+  aNode,
+  nodeOn,
+  OTHER_UUID,
+  publishing,
+  seedVolume,
+  staging,
+  statistics,
+  unpublishing,
+  unstaging,
+  volumeIdOf,
+} from "../../support/node-world.ts";
+import { codeOf, failureOf, PARAMETERS } from "../../support/world.ts";
+
+/** After these the CO goes on as if the call may have had an effect; after any other, as if it had none. */
+const NOT_FINAL = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"];
+
+const definite = new HostFailed({ op: "x", subject: "y", errno: 5, reason: "Input/output error" });
+const unknown = new HostStuck({ op: "x", subject: "y", reason: "x on y has not returned for 100 s" });
+
+/** The k-th call and, if `forever`, all later ones of the kind fail; those that `acts` says happen all the same. */
+const failing = (host: MemoryNode, k: number, error: HostError, acts: boolean) => {
+  let begun = 0;
+  let failed: keyof HostService | undefined;
+  const service = interceptedHost(hostMemoryService(host), ({ method }, act) => {
+    begun += 1;
+    if (begun !== k) return act;
+    failed = method;
+    return Effect.andThen(acts ? Effect.exit(act) : Effect.void, Effect.fail(error));
+  });
+  return { service, failed: () => failed };
+};
+
+describe("a stage whose k-th call to the host", () => {
+  for (const [what, error, acts] of [
+    ["fails", definite, false],
+    ["fails after it has acted", definite, true],
+    ["does not answer", unknown, false],
+    ["does not answer, and acts", unknown, true],
+  ] as const) {
+    test(`${what} leaves a clean node or says that it may not be; a retry, and an unstage, work`, async () => {
+      for (let k = 1; k < 60; k++) {
+        for (const healer of ["retry", "unstage"] as const) {
+          const { host } = await aNode();
+          const empty = host.dump();
+          const { service, failed } = failing(host, k, error, acts);
+          const failure = await failureOf(nodeOn(host, { host: service }).stage(staging()));
+          const where = failed();
+          if (where === undefined) {
+            expect(k).toBeGreaterThan(10);
+            return;
+          }
+          const left = JSON.stringify(host.dump()) !== JSON.stringify(empty);
+          // Host.map promises that nothing is mapped after it has failed for certain.
+          const broken = error === definite && acts && where === "map";
+          const told = failure === undefined || !left || broken || NOT_FINAL.includes(failure.code);
+          expect({ k, where, told, code: failure?.code }).toMatchObject({ k, where, told: true });
+          await using next = nodeOn(host);
+          if (healer === "retry") await next.stage(staging());
+          await next.unstage(unstaging());
+          expect({ k, where, ...host.dump() }).toEqual({ k, where, ...empty });
+        }
+      }
+      throw new Error("more calls than thought");
+    }, 20_000);
+  }
+});
+
+describe("a host call that never answers", () => {
+  test("holds up its own volume only, which learns who holds it", async () => {
+    const { host } = await aNode();
+    await seedVolume(host.cluster, OTHER_UUID);
+    host.addDirectory("/kubelet/other");
+    const service = interceptedHost(hostMemoryService(host), ({ method, subject }, act) =>
+      method === "mount" && subject.includes("/kubelet/staging/") ? Effect.never : act,
+    );
+    await using driver = nodeOn(host, { host: service });
+    const stuck = failureOf(driver.stage(staging(), Date.now() + 400));
+    await Bun.sleep(50);
+    const started = Date.now();
+    const other = { volumeId: volumeIdOf(OTHER_UUID), stagingTargetPath: "/kubelet/other" };
+    await driver.info();
+    await driver.stage(staging({ ...other, volumeContext: PARAMETERS }));
+    await driver.publish(publishing(other));
+    await driver.stats(statistics({ volumeId: other.volumeId }));
+    await driver.unpublish(unpublishing({ volumeId: other.volumeId }));
+    await driver.unstage(unstaging(other));
+    expect(Date.now() - started).toBeLessThan(300);
+    const first = await stuck;
+    expect([first?.code, first?.message]).toEqual(["ABORTED", expect.stringContaining('at "mount"')]);
+    const second = await failureOf(driver.unstage(unstaging(), Date.now() + 300));
+    expect([second?.code, second?.message]).toEqual(["ABORTED", expect.stringContaining("NodeStageVolume")]);
+  });
+
+  test("in one volume's stats is that volume's bad condition", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    await driver.publish(publishing());
+    const dead = { ...hostMemoryService(host), usage: () => Effect.fail(unknown) };
+    await using second = nodeOn(host, { host: dead });
+    expect(await second.stats(statistics())).toMatchObject({
+      volumeCondition: { abnormal: true, message: expect.stringContaining("has not returned") },
+    });
+  });
+});
+
+describe("a failure to undo", () => {
+  test("is not told as a failure that left nothing, and keeps the stash until the device is unmapped", async () => {
+    const { host } = await aNode();
+    const empty = host.dump();
+    const service = interceptedHost(hostMemoryService(host), ({ method }, act) =>
+      method === "mount" || method === "unmap" ? Effect.fail(definite) : act,
+    );
+    const failure = await failureOf(nodeOn(host, { host: service }).stage(staging()));
+    expect([failure?.code, failure?.message]).toEqual(["UNAVAILABLE", expect.stringContaining("half-staged")]);
+    expect(host.dump().mapped).toHaveLength(1);
+    expect(host.dump().tree).toContain("/kubelet/staging/image-meta.json file");
+    await using next = nodeOn(host);
+    expect(await codeOf(next.unstage(unstaging()))).toBe("OK");
+    expect(host.dump()).toEqual(empty);
+  });
+});

@@ -1,0 +1,410 @@
+/** The Node RPCs after staging: publish, unpublish, unstage, expand, stats; and what the node says of itself. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { VolumeCapability_AccessMode_Mode as Mode, VolumeUsage_Unit as Unit } from "../../../lib/gen/csi_pb.ts";
+import { diskOf, type MemoryNode } from "../../support/host-memory.ts";
+import { Placement } from "../../../lib/kube/placement.ts";
+import {
+  aNode,
+  expanding,
+  IMAGE,
+  type NodeDriver,
+  nodeOn,
+  OTHER_UUID,
+  PLACE,
+  publishing,
+  seedVolume,
+  STAGING,
+  staging,
+  STASH,
+  statistics,
+  TARGET,
+  unpublishing,
+  unstaging,
+  volumeIdOf,
+  VOLUME,
+} from "../../support/node-world.ts";
+import { asBlock, codeOf, EAST, failureOf, GIB, mounted } from "../../support/world.ts";
+
+const BLOCK = { volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) };
+const at = (host: MemoryNode, path: string) => host.mounts.filter(({ point }) => point === path);
+
+/** A node with the volume staged, as a filesystem or raw. */
+const stagedNode = async (more: Parameters<typeof staging>[0] = {}) => {
+  const { host, cluster } = await aNode();
+  const driver = nodeOn(host);
+  await driver.stage(staging(more));
+  return { host, cluster, driver, staged: host.dump() };
+};
+
+describe("publish", () => {
+  test("binds the staged filesystem at the target, and again does nothing", async () => {
+    const { host, driver } = await stagedNode();
+    await driver.publish(publishing());
+    const once = host.dump();
+    expect(at(host, TARGET).map(({ source, options }) => [source, options.join()])).toEqual([["/dev/rbd0", "rw"]]);
+    await driver.publish(publishing());
+    expect(host.dump()).toEqual(once);
+  });
+
+  test("makes the folders that lead to the target", async () => {
+    const { host, driver } = await stagedNode();
+    await driver.publish(publishing({ targetPath: "/a/b/c/mount" }));
+    expect(at(host, "/a/b/c/mount")).toHaveLength(1);
+  });
+
+  test("read-only makes a read-only mount, next to a writable one", async () => {
+    const { host, driver } = await stagedNode();
+    await driver.publish(publishing());
+    await driver.publish(publishing({ targetPath: "/kubelet/pods/2/mount", readonly: true }));
+    expect([at(host, TARGET)[0]?.options, at(host, "/kubelet/pods/2/mount")[0]?.options]).toEqual([["rw"], ["ro"]]);
+  });
+
+  test("at a target that is published otherwise is a conflict", async () => {
+    const { host, driver } = await stagedNode();
+    await driver.publish(publishing());
+    expect(await codeOf(driver.publish(publishing({ readonly: true })))).toBe("ALREADY_EXISTS");
+    await seedVolume(host.cluster, OTHER_UUID);
+    host.addDirectory("/kubelet/other");
+    const other = { volumeId: volumeIdOf(OTHER_UUID), stagingTargetPath: "/kubelet/other" };
+    await driver.stage(staging({ ...other, volumeContext: { clusterID: "east", pool: "rbd" } }));
+    expect(await codeOf(driver.publish(publishing(other)))).toBe("ALREADY_EXISTS");
+    expect(at(host, TARGET)).toHaveLength(1);
+  });
+
+  test("of a volume that is not staged, or staged in the other mode, is refused and leaves no target", async () => {
+    const { host } = await aNode();
+    await using fresh = nodeOn(host);
+    const before = host.dump();
+    expect(await codeOf(fresh.publish(publishing()))).toBe("FAILED_PRECONDITION");
+    expect(host.dump()).toEqual(before);
+    const { driver } = await stagedNode();
+    expect(await codeOf(driver.publish(publishing(BLOCK)))).toBe("FAILED_PRECONDITION");
+  });
+
+  test("for a single writer happens once", async () => {
+    const volumeCapability = mounted(Mode.SINGLE_NODE_SINGLE_WRITER);
+    const { driver } = await stagedNode({ volumeCapability });
+    await driver.publish(publishing({ volumeCapability }));
+    await driver.publish(publishing({ volumeCapability }));
+    const second = publishing({ volumeCapability, targetPath: "/kubelet/pods/2/mount" });
+    expect(await codeOf(driver.publish(second))).toBe("FAILED_PRECONDITION");
+  });
+
+  test("where a file is in the way is refused, and the file stays", async () => {
+    const { host, driver } = await stagedNode();
+    host.tree.set(TARGET, { kind: "file", text: "mine" });
+    const before = host.dump();
+    expect(await codeOf(driver.publish(publishing()))).toBe("FAILED_PRECONDITION");
+    expect(host.dump()).toEqual(before);
+  });
+
+  const bad: readonly (readonly [string, Parameters<typeof publishing>[0]])[] = [
+    ["volume ID", { volumeId: "" }],
+    ["target", { targetPath: "" }],
+    ["absolute target", { targetPath: "mount" }],
+    ["target that stays where it is", { targetPath: "/kubelet/pods/../../etc" }],
+    ["staging path", { stagingTargetPath: "" }],
+    ["capability", { volumeCapability: undefined as never }],
+  ];
+  for (const [what, more] of bad) {
+    test(`without a ${what} is INVALID_ARGUMENT`, async () => {
+      const { host } = await aNode();
+      await using driver = nodeOn(host);
+      expect(await codeOf(driver.publish(publishing(more)))).toBe("INVALID_ARGUMENT");
+    });
+  }
+});
+
+describe("a raw volume published read-only", () => {
+  const readOnly = publishing({ ...BLOCK, readonly: true });
+  const deviceIs = (host: MemoryNode) => [...host.mappings.values()].map((each) => each.readOnly);
+
+  test("has its device set read-only, and writable again for the next writer", async () => {
+    const { host, driver } = await stagedNode(BLOCK);
+    await driver.publish(readOnly);
+    expect(deviceIs(host)).toEqual([true]);
+    await driver.publish(readOnly);
+    await driver.unpublish(unpublishing());
+    await driver.publish(publishing(BLOCK));
+    expect(deviceIs(host)).toEqual([false]);
+  });
+
+  test("is refused while a writer has the device, and the other way round", async () => {
+    for (const [first, second] of [
+      [false, true],
+      [true, false],
+    ] as const) {
+      const { host, driver } = await stagedNode(BLOCK);
+      await driver.publish(publishing({ ...BLOCK, readonly: first }));
+      const other = publishing({ ...BLOCK, readonly: second, targetPath: "/kubelet/pods/2/dev" });
+      const failure = await failureOf(driver.publish(other));
+      expect(failure?.code).toBe("FAILED_PRECONDITION");
+      expect(failure?.message).toContain(TARGET);
+      expect(deviceIs(host)).toEqual([first]);
+    }
+  });
+
+  test("is mapped read-only when its access mode says so", async () => {
+    const volumeCapability = asBlock(Mode.SINGLE_NODE_READER_ONLY);
+    const { host, driver } = await stagedNode({ volumeCapability });
+    expect(host.dump().mapped).toEqual([`rbd/${IMAGE} ro`]);
+    await driver.publish(publishing({ volumeCapability }));
+    expect(await codeOf(driver.publish(publishing({ ...BLOCK, targetPath: "/kubelet/pods/2/dev" })))).toBe(
+      "FAILED_PRECONDITION",
+    );
+  });
+});
+
+describe("unpublish", () => {
+  test("takes away the mount and the target, and again does nothing", async () => {
+    const { host, driver, staged } = await stagedNode();
+    await driver.publish(publishing());
+    await driver.unpublish(unpublishing());
+    expect(host.dump()).toEqual(staged);
+    await driver.unpublish(unpublishing());
+    await driver.unpublish(unpublishing({ targetPath: "/never/was/there" }));
+    expect(host.dump()).toEqual(staged);
+  });
+
+  test("takes away all mounts that are stacked there", async () => {
+    const { host, driver, staged } = await stagedNode();
+    await driver.publish(publishing());
+    host.mounts.push(...at(host, TARGET), ...at(host, TARGET));
+    await driver.unpublish(unpublishing());
+    expect(host.dump()).toEqual(staged);
+  });
+
+  test("never removes what is in a target that is no mount", async () => {
+    const { host, driver } = await stagedNode();
+    host.addDirectory(TARGET);
+    host.tree.set(`${TARGET}/precious`, { kind: "file", text: "data" });
+    expect(await codeOf(driver.unpublish(unpublishing()))).toBe("FAILED_PRECONDITION");
+    expect(host.tree.get(`${TARGET}/precious`)).toEqual({ kind: "file", text: "data" });
+  });
+
+  test("never unmounts what is no volume", async () => {
+    const { host, driver } = await stagedNode();
+    await driver.publish(publishing());
+    const [entry] = at(host, TARGET);
+    host.mounts.push({ ...entry!, point: "/home", source: "/dev/sda2", major: 8, minor: 2 });
+    host.addDirectory("/home");
+    expect(await codeOf(driver.unpublish(unpublishing({ targetPath: "/home" })))).toBe("FAILED_PRECONDITION");
+    expect(at(host, "/home")).toHaveLength(1);
+  });
+
+  test("of a filesystem that answers with EIO succeeds", async () => {
+    const { host, driver, staged } = await stagedNode();
+    await driver.publish(publishing());
+    host.broken.add(TARGET);
+    await driver.unpublish(unpublishing());
+    expect(host.dump()).toEqual(staged);
+  });
+});
+
+describe("unstage", () => {
+  const empty = async () => (await aNode()).host.dump();
+
+  test("leaves nothing, and again does nothing", async () => {
+    const { host, driver } = await stagedNode();
+    await driver.unstage(unstaging());
+    expect(host.dump()).toEqual(await empty());
+    await driver.unstage(unstaging());
+    await driver.unstage(unstaging({ stagingTargetPath: "/never/was/there" }));
+    expect(host.dump()).toEqual(await empty());
+  });
+
+  for (const [what, spoil] of [
+    ["without its stash", (host: MemoryNode) => void host.tree.delete(STASH)],
+    [
+      "with a stash cut off by a power failure",
+      (host: MemoryNode) => void host.tree.set(STASH, { kind: "file", text: "" }),
+    ],
+    [
+      "when only mapping and broken stash are left",
+      (host: MemoryNode) => {
+        host.mounts.length = 0;
+        host.tree.delete(PLACE);
+        host.tree.set(STASH, { kind: "file", text: "{" });
+      },
+    ],
+    [
+      "with the stash of an old ceph-csi",
+      (host: MemoryNode) =>
+        void host.tree.set(STASH, {
+          kind: "file",
+          text: `{"Version":1,"pool":"rbd","image":"${IMAGE}","accessType":false}`,
+        }),
+    ],
+    ["when its device is gone", (host: MemoryNode) => host.mappings.forEach((each) => host.drop(each))],
+    ["from a filesystem that answers with EIO", (host: MemoryNode) => void host.broken.add(PLACE)],
+  ] as const) {
+    test(`${what} finds the device by what is mounted, or by its image's name`, async () => {
+      const { host, driver } = await stagedNode();
+      spoil(host);
+      await driver.unstage(unstaging());
+      expect(host.dump()).toEqual(await empty());
+    });
+  }
+
+  test("of a volume that is still published is refused before anything is taken away", async () => {
+    const { host, driver } = await stagedNode();
+    await driver.publish(publishing());
+    const before = host.dump();
+    const failure = await failureOf(driver.unstage(unstaging()));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain(TARGET);
+    expect(host.dump()).toEqual(before);
+  });
+
+  test("leaves other volumes alone, and images of the same name in another cluster", async () => {
+    const { host, driver } = await stagedNode();
+    await seedVolume(host.cluster, OTHER_UUID);
+    host.addDirectory("/kubelet/other");
+    const other = { volumeId: volumeIdOf(OTHER_UUID), stagingTargetPath: "/kubelet/other" };
+    await driver.stage(staging({ ...other, volumeContext: { clusterID: "east", pool: "rbd" } }));
+    const [first] = host.mappings.values();
+    const twin = { ...first!.device, path: "/dev/rbd9", minor: 144, fsid: "elsewhere", imageId: "elsewhere" };
+    host.mappings.set("/dev/rbd9", { ...first!, device: twin });
+    await driver.unstage(unstaging());
+    expect([...host.mappings.keys()]).toEqual(["/dev/rbd1", "/dev/rbd9"]);
+  });
+
+  test("can't choose between two clusters' images without a mount, and says so", async () => {
+    const { host, driver } = await stagedNode();
+    const [first] = host.mappings.values();
+    const twin = { ...first!.device, path: "/dev/rbd9", minor: 144, fsid: "elsewhere", imageId: "elsewhere" };
+    host.mappings.set("/dev/rbd9", { ...first!, device: twin });
+    host.mounts.length = 0;
+    const failure = await failureOf(driver.unstage(unstaging()));
+    expect([failure?.code, failure?.message]).toEqual(["FAILED_PRECONDITION", expect.stringContaining("elsewhere")]);
+    expect(host.mappings.size).toBe(2);
+  });
+
+  for (const more of [{ volumeId: "" }, { volumeId: "a/b" }, { stagingTargetPath: "" }, { stagingTargetPath: "x" }]) {
+    test(`of ${JSON.stringify(more)} is INVALID_ARGUMENT`, async () => {
+      const { host } = await aNode();
+      await using driver = nodeOn(host);
+      expect(await codeOf(driver.unstage(unstaging(more)))).toBe("INVALID_ARGUMENT");
+    });
+  }
+});
+
+describe("expand", () => {
+  const grown = async (driver: NodeDriver, more: Parameters<typeof expanding>[0]) => driver.expand(expanding(more));
+
+  test("grows the filesystem to the device, and answers its size", async () => {
+    const { host, cluster, driver } = await stagedNode();
+    await driver.publish(publishing());
+    cluster.image("rbd", IMAGE).sizeBytes = 2n * GIB;
+    expect(await grown(driver, { capacityRange: { requiredBytes: 2n * GIB } })).toEqual({ capacityBytes: 2n * GIB });
+    expect(diskOf(host.cluster.image("rbd", IMAGE))).toMatchObject({ sizeBytes: 2n * GIB });
+  });
+
+  test("finds the volume by its target when no staging path is given", async () => {
+    const { driver } = await stagedNode();
+    await driver.publish(publishing());
+    expect(await grown(driver, { stagingTargetPath: "" })).toEqual({ capacityBytes: GIB });
+  });
+
+  test("of raw block has nothing to grow", async () => {
+    const { cluster, driver } = await stagedNode(BLOCK);
+    await driver.publish(publishing(BLOCK));
+    cluster.image("rbd", IMAGE).sizeBytes = 2n * GIB;
+    expect(await grown(driver, {})).toEqual({ capacityBytes: 2n * GIB });
+  });
+
+  test("fails while the image is smaller than asked for, and above the limit", async () => {
+    const { driver } = await stagedNode();
+    await driver.publish(publishing());
+    const failure = await failureOf(grown(driver, { capacityRange: { requiredBytes: 2n * GIB } }));
+    expect([failure?.code, failure?.message]).toEqual([
+      "FAILED_PRECONDITION",
+      expect.stringContaining("has to be grown"),
+    ]);
+    expect(await codeOf(grown(driver, { capacityRange: { limitBytes: GIB - 1n } }))).toBe("OUT_OF_RANGE");
+  });
+
+  for (const [what, more, code] of [
+    ["no ID", { volumeId: "" }, "INVALID_ARGUMENT"],
+    ["no path", { volumePath: "" }, "INVALID_ARGUMENT"],
+    ["a path where nothing is", { volumePath: "/nowhere", stagingTargetPath: "" }, "NOT_FOUND"],
+    ["a relative path", { volumePath: "some/path", stagingTargetPath: "" }, "NOT_FOUND"],
+    ["an unknown ID", { volumeId: "unknown", stagingTargetPath: "" }, "NOT_FOUND"],
+    ["a range that contradicts itself", { capacityRange: { requiredBytes: 2n, limitBytes: 1n } }, "INVALID_ARGUMENT"],
+    ["a negative size", { capacityRange: { requiredBytes: -1n } }, "INVALID_ARGUMENT"],
+  ] as const) {
+    test(`with ${what} is ${code}`, async () => {
+      const { host } = await aNode();
+      await using driver = nodeOn(host);
+      expect(await codeOf(grown(driver, more))).toBe(code);
+    });
+  }
+});
+
+describe("stats", () => {
+  test("count bytes and inodes of a filesystem", async () => {
+    const { driver } = await stagedNode();
+    await driver.publish(publishing());
+    const counted = {
+      usage: [
+        { unit: Unit.BYTES, total: GIB, used: 0n, available: GIB },
+        { unit: Unit.INODES, total: 1_000n, used: 10n, available: 990n },
+      ],
+      volumeCondition: { abnormal: false },
+    };
+    expect(await driver.stats(statistics())).toMatchObject(counted);
+    expect(await driver.stats(statistics({ volumePath: `${STAGING}/${VOLUME}` }))).toMatchObject(counted);
+  });
+
+  test("tell the size of a raw volume", async () => {
+    const { driver } = await stagedNode(BLOCK);
+    await driver.publish(publishing(BLOCK));
+    expect(await driver.stats(statistics())).toMatchObject({ usage: [{ unit: Unit.BYTES, total: GIB }] });
+  });
+
+  for (const [what, harm] of [
+    ["fails", (host: MemoryNode) => void host.broken.add(TARGET)],
+    ["lost its device", (host: MemoryNode) => host.mappings.forEach((each) => host.drop(each))],
+  ] as const) {
+    test(`of a volume that ${what} are an abnormal condition, not a failure`, async () => {
+      const { host, driver } = await stagedNode();
+      await driver.publish(publishing());
+      harm(host);
+      expect(await driver.stats(statistics())).toMatchObject({ volumeCondition: { abnormal: true } });
+    });
+  }
+
+  for (const [what, more, code] of [
+    ["no ID", { volumeId: "" }, "INVALID_ARGUMENT"],
+    ["no path", { volumePath: "" }, "INVALID_ARGUMENT"],
+    ["a path where nothing is", { volumePath: "/nowhere" }, "NOT_FOUND"],
+    ["a relative path", { volumePath: "some/path" }, "NOT_FOUND"],
+    ["a folder that is no mount", { volumePath: "/kubelet" }, "NOT_FOUND"],
+    ["another volume's path", { volumeId: volumeIdOf(OTHER_UUID) }, "NOT_FOUND"],
+  ] as const) {
+    test(`with ${what} are ${code}`, async () => {
+      const { driver } = await stagedNode();
+      await driver.publish(publishing());
+      expect(await codeOf(driver.stats(statistics(more)))).toBe(code);
+    });
+  }
+});
+
+describe("the node", () => {
+  test("says its name, and its topology where it has one", async () => {
+    const { host } = await aNode();
+    expect(await nodeOn(host).info()).toEqual({ nodeId: "node-1", accessibleTopology: { segments: {} } });
+    const segments = { "topology.rbd/zone": "a" };
+    const placement = Layer.succeed(Placement, Placement.of({ segments, mapOptions: () => Effect.succeed("") }));
+    expect(await nodeOn(host, { placement }).info()).toEqual({ nodeId: "node-1", accessibleTopology: { segments } });
+  });
+
+  test("reaches clusters that are configured, and tells of others", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host, { clusters: [{ ...EAST, clusterId: "west" }] });
+    const failure = await failureOf(driver.stage(staging()));
+    expect([failure?.code, failure?.message]).toEqual(["INVALID_ARGUMENT", expect.stringContaining("west")]);
+  });
+});

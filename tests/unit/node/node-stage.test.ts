@@ -1,0 +1,443 @@
+/** NodeStageVolume where nothing crashes: what is made, what is recognised, and what is left alone. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { interceptedHost } from "../../support/host-faults.ts";
+import { hostMemoryService, type MemoryNode, setDisk } from "../../support/host-memory.ts";
+import {
+  aNode,
+  expanding,
+  IMAGE,
+  nodeOn,
+  PLACE,
+  publishing,
+  STAGING,
+  staging,
+  STASH,
+  TARGET,
+  unstaging,
+  VOLUME,
+} from "../../support/node-world.ts";
+import {
+  asBlock,
+  codeOf,
+  EAST,
+  failureOf,
+  GIB,
+  mounted,
+  PARAMETERS,
+  poolDump,
+  seedImage,
+} from "../../support/world.ts";
+
+const stashed = (host: MemoryNode) => {
+  const file = host.tree.get(STASH);
+  return file?.kind === "file" ? file.text : undefined;
+};
+const options = (host: MemoryNode) => host.mounts.map(({ point, options: own }) => [point, own.join(",")]);
+
+/** An image that holds what this says, and is allocated. */
+const holding = (host: MemoryNode, disk: Parameters<typeof setDisk>[1]) => {
+  const image = host.cluster.image("rbd", IMAGE);
+  image.hasData = true;
+  setDisk(image, disk);
+};
+const EXT4 = () => ({
+  kind: "filesystem" as const,
+  type: "ext4",
+  sizeBytes: GIB,
+  files: new Map([["data", "precious"]]),
+});
+
+describe("a new volume", () => {
+  test("is mapped, formatted once, mounted, and recorded in ceph-csi's form", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    expect(await driver.stage(staging())).toEqual({});
+    expect(host.dump().mapped).toEqual([`rbd/${IMAGE}`]);
+    expect(options(host)).toEqual([[PLACE, "rw"]]);
+    expect(host.formatted).toHaveLength(1);
+    expect(stashed(host)).toBe(
+      `{"Version":3,"pool":"rbd","radosNamespace":"","image":"${IMAGE}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}`,
+    );
+  });
+
+  test("staged again is recognised by what is mapped and mounted, without asking the cluster", async () => {
+    const { host, cluster } = await aNode();
+    const { service, calls, forget } = recorded(cephMemoryService(cluster));
+    await using driver = nodeOn(host, { ceph: service });
+    await driver.stage(staging());
+    forget();
+    const before = host.dump();
+    await driver.stage(staging());
+    expect(host.dump()).toEqual(before);
+    expect(calls()).toEqual([]);
+  });
+
+  test("gets the filesystem that is asked for", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    const capability = {
+      accessType: { case: "mount" as const, value: { fsType: "xfs", mountFlags: ["noatime"] } },
+      accessMode: { mode: Mode.SINGLE_NODE_WRITER },
+    };
+    await driver.stage(staging({ volumeCapability: capability }));
+    expect(host.formatted[0]).toStartWith("xfs ");
+  });
+
+  test("as raw block is a file with the device bound over it, and never formatted", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    await driver.stage(staging({ volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) }));
+    expect(host.tree.get(PLACE)?.kind).toBe("file");
+    expect(host.mounts.map(({ root, point }) => [root, point])).toEqual([["/rbd0", PLACE]]);
+    expect(host.formatted).toEqual([]);
+  });
+
+  test("that has data keeps it, whatever it is staged for", async () => {
+    const { host } = await aNode();
+    holding(host, EXT4());
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    expect(host.files(PLACE).get("data")).toBe("precious");
+    expect(host.formatted).toEqual([]);
+  });
+
+  test("that grew while it was away has its filesystem grown", async () => {
+    const { host, cluster } = await aNode();
+    holding(host, EXT4());
+    cluster.image("rbd", IMAGE).sizeBytes = 3n * GIB;
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    expect(await driver.expand(expanding({ volumePath: PLACE }))).toEqual({
+      capacityBytes: 3n * GIB,
+    });
+  });
+});
+
+describe("proof before harm", () => {
+  const refused = async (prepare: (host: MemoryNode) => unknown, more: Parameters<typeof staging>[0] = {}) => {
+    const { host } = await aNode();
+    await prepare(host);
+    const before = host.dump();
+    await using driver = nodeOn(host);
+    const failure = await failureOf(driver.stage(staging(more)));
+    expect(host.formatted).toEqual([]);
+    expect(host.dump()).toEqual(before);
+    return failure;
+  };
+
+  test("blkid finds nothing, but the image holds data: no mkfs, and nothing stays mapped", async () => {
+    const failure = await refused((host) => (host.cluster.image("rbd", IMAGE).hasData = true));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("holds data");
+  });
+
+  for (const [what, disk] of [
+    ["a partition table", { kind: "other", type: "dos" }],
+    ["a LUKS header", { kind: "other", type: "crypto_LUKS" }],
+    ["another filesystem", { kind: "filesystem", type: "xfs", sizeBytes: GIB, files: new Map() }],
+  ] as const) {
+    test(`${what} is left as it is`, async () => {
+      expect((await refused((host) => holding(host, disk)))?.code).toBe("FAILED_PRECONDITION");
+    });
+  }
+
+  test("a filesystem that fsck can't repair is not mounted", async () => {
+    const failure = await refused((host) => holding(host, { ...EXT4(), damaged: true }));
+    expect(failure?.message).toContain("damaged");
+  });
+
+  test("nothing is formatted for readers", async () => {
+    for (const mode of [Mode.SINGLE_NODE_READER_ONLY, Mode.MULTI_NODE_READER_ONLY]) {
+      expect((await refused(() => {}, { volumeCapability: mounted(mode) }))?.code).toBe("FAILED_PRECONDITION");
+    }
+  });
+
+  test("a static volume is never formatted", async () => {
+    const failure = await refused((host) => seedImage(host.cluster, "by-hand"), {
+      volumeId: "by-hand",
+      volumeContext: { ...PARAMETERS, staticVolume: "true" },
+    });
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("static");
+  });
+
+  test("a device that is not the cluster's image of that name is not touched", async () => {
+    const { host } = await aNode();
+    const inner = hostMemoryService(host);
+    const twisted = {
+      ...inner,
+      map: (request: Parameters<typeof inner.map>[0]) =>
+        Effect.map(inner.map(request), (device) => ({ ...device, imageId: "other" })),
+    };
+    await using driver = nodeOn(host, { host: twisted });
+    expect(await codeOf(driver.stage(staging()))).toBe("FAILED_PRECONDITION");
+    expect(host.formatted).toEqual([]);
+    expect(host.dump().mapped).toEqual([]);
+  });
+
+  test("an image that another node took between look and map is given back", async () => {
+    const { host, cluster } = await aNode();
+    let leave: (() => void) | undefined;
+    const racing = interceptedHost(hostMemoryService(host), ({ method }, act) => {
+      if (method === "map") leave ??= cluster.watch("rbd", IMAGE);
+      return act;
+    });
+    const before = host.dump();
+    await using driver = nodeOn(host, { host: racing });
+    const failure = await failureOf(driver.stage(staging()));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("in use by 127.0.0.1");
+    expect(host.dump()).toEqual(before);
+    expect(host.formatted).toEqual([]);
+    leave?.();
+    await driver.stage(staging());
+    expect(host.formatted).toHaveLength(1);
+  });
+});
+
+describe("an image in use elsewhere", () => {
+  test("is waited for, and told of before the caller's deadline", async () => {
+    const { host, cluster } = await aNode();
+    cluster.watch("rbd", IMAGE);
+    await using driver = nodeOn(host);
+    const started = Date.now();
+    const failure = await failureOf(driver.stage(staging(), Date.now() + 2_000));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("client.41");
+    expect(Date.now() - started).toBeLessThan(2_000);
+    expect(host.dump().mapped).toEqual([]);
+  }, 5_000);
+
+  test("is staged as soon as it is free", async () => {
+    const { host, cluster } = await aNode();
+    const leave = cluster.watch("rbd", IMAGE);
+    await using driver = nodeOn(host);
+    const done = driver.stage(staging(), Date.now() + 10_000);
+    setTimeout(leave, 300);
+    await done;
+    expect(host.mounts).toHaveLength(1);
+  }, 10_000);
+
+  test("is no matter for many writers, nor for readers", async () => {
+    for (const volumeCapability of [asBlock(Mode.MULTI_NODE_MULTI_WRITER), mounted(Mode.MULTI_NODE_READER_ONLY)]) {
+      const { host, cluster } = await aNode();
+      holding(host, EXT4());
+      cluster.watch("rbd", IMAGE);
+      await using driver = nodeOn(host);
+      expect(await driver.stage(staging({ volumeCapability }))).toEqual({});
+    }
+  });
+
+  test("by a mirror daemon alone is free; by a mirror's other side it is not ours to write", async () => {
+    const { host, cluster } = await aNode();
+    cluster.image("rbd", IMAGE).mirror = "primary";
+    cluster.watch("rbd", IMAGE);
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    await driver.unstage(unstaging());
+    cluster.image("rbd", IMAGE).mirror = "non-primary";
+    const failure = await failureOf(driver.stage(staging()));
+    expect([failure?.code, failure?.message]).toEqual(["FAILED_PRECONDITION", expect.stringContaining("promote")]);
+  });
+});
+
+describe("what is at the staging path already", () => {
+  test("another volume's mount is a conflict", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    const [entry] = host.mounts;
+    const { host: other } = await aNode();
+    other.addDirectory(PLACE);
+    other.mounts.push({ ...entry!, major: 8, minor: 1, source: "/dev/sda1" });
+    await using second = nodeOn(other);
+    expect(await codeOf(second.stage(staging()))).toBe("ALREADY_EXISTS");
+    expect(other.mounts).toHaveLength(1);
+  });
+
+  for (const [what, volumeCapability] of [
+    ["as raw block", asBlock(Mode.SINGLE_NODE_WRITER)],
+    ["read-only", mounted(Mode.SINGLE_NODE_READER_ONLY)],
+  ] as const) {
+    test(`the volume, staged otherwise than ${what}, is a conflict`, async () => {
+      const { host } = await aNode();
+      await using driver = nodeOn(host);
+      await driver.stage(staging());
+      expect(await codeOf(driver.stage(staging({ volumeCapability })))).toBe("ALREADY_EXISTS");
+    });
+  }
+
+  const ruin: readonly (readonly [string, (host: MemoryNode) => void])[] = [
+    ["answers with EIO", (host) => void host.broken.add(PLACE)],
+    ["was shut down", (host) => void (host.mounts[0] = { ...host.mounts[0]!, superOptions: ["rw", "shutdown"] })],
+    ["went read-only", (host) => void (host.mounts[0] = { ...host.mounts[0]!, superOptions: ["ro"] })],
+    ["lost its device", (host) => host.mappings.forEach((mapping) => host.drop(mapping))],
+  ];
+  for (const [what, harm] of ruin) {
+    test(`a filesystem that ${what} is staged anew`, async () => {
+      const { host } = await aNode();
+      await using driver = nodeOn(host);
+      await driver.stage(staging());
+      host.files(PLACE).set("data", "precious");
+      const sound = host.dump();
+      harm(host);
+      await driver.stage(staging());
+      expect(host.dump()).toEqual(sound);
+      expect(host.files(PLACE).get("data")).toBe("precious");
+    });
+  }
+
+  test("a broken filesystem that pods still use is left to them, with a message that names them", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    await driver.publish(publishing());
+    host.broken.add(PLACE);
+    const before = host.dump();
+    const failure = await failureOf(driver.stage(staging()));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain(TARGET);
+    expect(host.dump()).toEqual(before);
+  });
+
+  test("a lost or broken stash is written again", async () => {
+    for (const text of [undefined, "", "{"]) {
+      const { host } = await aNode();
+      await using driver = nodeOn(host);
+      await driver.stage(staging());
+      const good = stashed(host);
+      if (text === undefined) host.tree.delete(STASH);
+      else host.tree.set(STASH, { kind: "file", text });
+      await driver.stage(staging());
+      expect(stashed(host)).toBe(good);
+    }
+  });
+
+  test("a stash of an encrypted or nbd volume is refused, and stays", async () => {
+    for (const key of ["encrypted", "accessType"]) {
+      const { host } = await aNode();
+      await using driver = nodeOn(host);
+      const text = `{"Version":3,"pool":"rbd","image":"${IMAGE}","${key}":true}`;
+      host.tree.set(STASH, { kind: "file", text });
+      expect(await codeOf(driver.stage(staging()))).toBe("FAILED_PRECONDITION");
+      expect(await codeOf(driver.unstage(unstaging()))).toBe("FAILED_PRECONDITION");
+      expect(stashed(host)).toBe(text);
+    }
+  });
+});
+
+describe("a volume that can't be staged", () => {
+  const cases: readonly (readonly [string, Parameters<typeof staging>[0], string])[] = [
+    ["has no ID", { volumeId: "" }, "INVALID_ARGUMENT"],
+    ["has an ID that is a path", { volumeId: "../../etc" }, "INVALID_ARGUMENT"],
+    ["has an ID of 129 bytes", { volumeId: "x".repeat(129) }, "INVALID_ARGUMENT"],
+    ["has an ID that no driver wrote", { volumeId: "nonsense" }, "NOT_FOUND"],
+    ["has the ID of a volume that is gone", { volumeId: VOLUME.replace(/.$/, "0") }, "NOT_FOUND"],
+    [
+      "has an ID of a pool that is gone",
+      { volumeId: VOLUME.replace("-0000000000000002-", "-0000000000000099-") },
+      "NOT_FOUND",
+    ],
+    ["has no staging path", { stagingTargetPath: "" }, "INVALID_ARGUMENT"],
+    ["has a relative staging path", { stagingTargetPath: "staging" }, "INVALID_ARGUMENT"],
+    ["has a staging path that climbs", { stagingTargetPath: `${STAGING}/../x` }, "INVALID_ARGUMENT"],
+    ["has a staging path that is not there", { stagingTargetPath: "/nowhere/at/all" }, "INVALID_ARGUMENT"],
+    ["has a staging path with a NUL", { stagingTargetPath: `${STAGING}\0` }, "INVALID_ARGUMENT"],
+    ["has no capability", { volumeCapability: undefined as never }, "INVALID_ARGUMENT"],
+    ["has no access mode", { volumeCapability: mounted(Mode.UNKNOWN) }, "INVALID_ARGUMENT"],
+    [
+      "has a filesystem with many writing nodes",
+      { volumeCapability: mounted(Mode.MULTI_NODE_MULTI_WRITER) },
+      "INVALID_ARGUMENT",
+    ],
+    [
+      "has a filesystem that nobody knows",
+      {
+        volumeCapability: {
+          accessType: { case: "mount", value: { fsType: "../sh" } },
+          accessMode: { mode: Mode.SINGLE_NODE_WRITER },
+        },
+      },
+      "INVALID_ARGUMENT",
+    ],
+    ["has no secrets", { secrets: {} }, "INVALID_ARGUMENT"],
+    ["has a wrong key", { secrets: { userID: "admin", userKey: "wrong" } }, "PERMISSION_DENIED"],
+    ["is to be encrypted", { volumeContext: { ...PARAMETERS, encrypted: "true" } }, "INVALID_ARGUMENT"],
+    ["may be to be encrypted", { volumeContext: { ...PARAMETERS, encrypted: "yes" } }, "INVALID_ARGUMENT"],
+    ["is to be mapped with nbd", { volumeContext: { ...PARAMETERS, mounter: "rbd-nbd" } }, "INVALID_ARGUMENT"],
+    [
+      "has map options of an unknown mounter",
+      { volumeContext: { ...PARAMETERS, mapOptions: "fuse:x" } },
+      "INVALID_ARGUMENT",
+    ],
+    ["is static, and has no pool", { volumeContext: { clusterID: "east", staticVolume: "true" } }, "INVALID_ARGUMENT"],
+    [
+      "is static, of an unknown cluster",
+      { volumeContext: { clusterID: "west", pool: "rbd", staticVolume: "true" } },
+      "INVALID_ARGUMENT",
+    ],
+  ];
+  for (const [what, more, code] of cases) {
+    test(`because it ${what}: ${code}, and the node is as before`, async () => {
+      const { host } = await aNode();
+      const before = host.dump();
+      await using driver = nodeOn(host);
+      expect(await codeOf(driver.stage(staging(more)))).toBe(code);
+      expect(host.dump()).toEqual(before);
+    });
+  }
+
+  test("because the journal says that it is encrypted", async () => {
+    const { host, cluster } = await aNode();
+    cluster
+      .namespace("rbd", "")
+      ?.objects.get(`csi.volume.${IMAGE.slice(8)}`)
+      ?.set("csi.volume.encryptKMS", "vault");
+    await using driver = nodeOn(host);
+    expect(await codeOf(driver.stage(staging()))).toBe("FAILED_PRECONDITION");
+  });
+
+  test("because the kernel lacks features of the image, which are named", async () => {
+    const { host } = await aNode();
+    host.features = 1n;
+    await using driver = nodeOn(host);
+    const failure = await failureOf(driver.stage(staging()));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("exclusive-lock, object-map, fast-diff, deep-flatten");
+    host.features = undefined;
+    expect(await codeOf(driver.stage(staging()))).toBe("OK");
+  });
+});
+
+describe("a static volume", () => {
+  test("is the image of its ID, or the one that a migrated volume names", async () => {
+    const { host, cluster } = await aNode();
+    await seedImage(cluster, "by-hand");
+    cluster.image("rbd", "by-hand").hasData = true;
+    setDisk(cluster.image("rbd", "by-hand"), EXT4());
+    await using driver = nodeOn(host);
+    for (const [volumeId, more] of [
+      ["by-hand", {}],
+      ["mig_mons-1_image-2_3", { migration: "true", imageName: "by-hand" }],
+    ] as const) {
+      const volumeContext = { ...PARAMETERS, staticVolume: "true", ...more };
+      await driver.stage(staging({ volumeId, volumeContext }));
+      expect(host.dump().mapped).toEqual(["rbd/by-hand"]);
+      await driver.unstage(unstaging({ volumeId }));
+      expect(host.dump().mapped).toEqual([]);
+    }
+  });
+
+  test("lives in the namespace of its cluster, and leaves the journal alone", async () => {
+    const { host, cluster } = await aNode();
+    const before = JSON.stringify(poolDump(cluster));
+    await using driver = nodeOn(host, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    const volumeContext = { ...PARAMETERS, staticVolume: "true" };
+    expect(await codeOf(driver.stage(staging({ volumeId: "absent", volumeContext })))).toBe("NOT_FOUND");
+    expect(JSON.stringify(poolDump(cluster))).toBe(before);
+  });
+});

@@ -1,0 +1,268 @@
+/** Locks by key: order, modes, deadlines, and that nothing is left of them. */
+import { describe, expect, test } from "bun:test";
+import * as Deferred from "effect/Deferred";
+import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
+import * as Fiber from "effect/Fiber";
+import * as TestClock from "effect/testing/TestClock";
+import { LockHeld } from "../../../lib/operations/outcomes.ts";
+import { makeLocks, type LocksService, type Mode } from "../../../lib/operations/locks.ts";
+import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
+
+const KEY = "volume v1";
+
+/** A test in virtual time, after which no lock is held or waited for. */
+const virtual = (name: string, body: (locks: LocksService) => Effect.Effect<unknown, unknown>) =>
+  test(name, async () => {
+    const locks = makeLocks();
+    await Effect.runPromise(Effect.suspend(() => body(locks)).pipe(Effect.provide(TestClock.layer())));
+    expect(locks.table()).toEqual([]);
+  }, 20_000);
+
+const settle = TestClock.adjust(0);
+
+/** Holders of one key that come one after the other, each holding until it is let go. */
+const queueOn = (locks: LocksService) => {
+  const trace: string[] = [];
+  const come = (name: string, mode: Mode) =>
+    Effect.gen(function* () {
+      const gate = yield* Deferred.make<void>();
+      const held = Effect.andThen(
+        Effect.sync(() => void trace.push(name)),
+        Deferred.await(gate),
+      );
+      const fiber = yield* Effect.forkChild(locks.withLock(KEY, mode, held));
+      yield* settle;
+      const leave = Effect.gen(function* () {
+        yield* Deferred.succeed(gate, undefined);
+        yield* Fiber.join(fiber);
+        yield* settle;
+      });
+      return { fiber, leave };
+    });
+  return { trace, come };
+};
+
+describe("a line", () => {
+  virtual("of exclusive holders is served one at a time, in order", (locks) =>
+    Effect.gen(function* () {
+      const { trace, come } = queueOn(locks);
+      const holders = yield* Effect.forEach(["a", "b", "c", "d"], (name) => come(name, "exclusive"));
+      expect(locks.table()).toMatchObject([{ key: KEY, waiting: 3 }]);
+      for (const [at, { leave }] of holders.entries()) {
+        expect(trace).toEqual(["a", "b", "c", "d"].slice(0, at + 1));
+        yield* leave;
+      }
+    }),
+  );
+
+  virtual("lets shared holders in together, and an exclusive one alone", (locks) =>
+    Effect.gen(function* () {
+      const { trace, come } = queueOn(locks);
+      const [r1, r2] = [yield* come("r1", "shared"), yield* come("r2", "shared")];
+      const w = yield* come("w", "exclusive");
+      expect(trace).toEqual(["r1", "r2"]);
+      expect(locks.table()).toMatchObject([{ holders: [undefined, undefined], waiting: 1 }]);
+      yield* r2.leave;
+      expect(trace).toEqual(["r1", "r2"]);
+      yield* r1.leave;
+      expect(trace).toEqual(["r1", "r2", "w"]);
+      yield* w.leave;
+    }),
+  );
+
+  virtual("does not let later readers pass a waiting writer; behind it they go in together", (locks) =>
+    Effect.gen(function* () {
+      const { trace, come } = queueOn(locks);
+      const first = yield* come("r1", "shared");
+      const writer = yield* come("w", "exclusive");
+      const later = [yield* come("r2", "shared"), yield* come("r3", "shared")];
+      expect(trace).toEqual(["r1"]);
+      yield* first.leave;
+      expect(trace).toEqual(["r1", "w"]);
+      yield* writer.leave;
+      expect(trace).toEqual(["r1", "w", "r2", "r3"]);
+      for (const { leave } of later) yield* leave;
+    }),
+  );
+
+  virtual("of another key is another line", (locks) =>
+    Effect.gen(function* () {
+      const { come } = queueOn(locks);
+      const holder = yield* come("a", "exclusive");
+      expect(yield* locks.withLock("volume v2", "exclusive", Effect.succeed("free"))).toBe("free");
+      yield* holder.leave;
+    }),
+  );
+
+  virtual("closes up when one who waits leaves it", (locks) =>
+    Effect.gen(function* () {
+      const { trace, come } = queueOn(locks);
+      const reader = yield* come("r1", "shared");
+      const writer = yield* come("w", "exclusive");
+      const behind = yield* come("r2", "shared");
+      yield* Fiber.interrupt(writer.fiber);
+      yield* settle;
+      expect(trace).toEqual(["r1", "r2"]);
+      yield* reader.leave;
+      yield* behind.leave;
+    }),
+  );
+});
+
+describe("a lock is released", () => {
+  const ends: readonly (readonly [string, Effect.Effect<unknown, unknown>])[] = [
+    ["success", Effect.void],
+    ["failure", Effect.fail("no")],
+    ["defect", Effect.die(new Error("bug"))],
+    ["interrupt", Effect.interrupt],
+  ];
+  for (const [what, end] of ends) {
+    virtual(`after ${what}`, (locks) =>
+      Effect.gen(function* () {
+        yield* Effect.exit(locks.withLock(KEY, "exclusive", end));
+        expect(locks.table()).toEqual([]);
+        expect(yield* locks.withLock(KEY, "exclusive", Effect.succeed("next"))).toBe("next");
+      }),
+    );
+  }
+
+  virtual("when its holder is interrupted from outside, to the next in line", (locks) =>
+    Effect.gen(function* () {
+      const { trace, come } = queueOn(locks);
+      const holder = yield* come("a", "exclusive");
+      const next = yield* come("b", "exclusive");
+      yield* Fiber.interrupt(holder.fiber);
+      yield* settle;
+      expect(trace).toEqual(["a", "b"]);
+      yield* next.leave;
+    }),
+  );
+});
+
+describe("one who waits", () => {
+  /** Two operations that want one lock: the first holds it for `seconds`. */
+  const two = (locks: LocksService, seconds: number) => {
+    const operations = makeOperations();
+    const run = (rpc: string, identity: string, deadline: number, body: Effect.Effect<string>) =>
+      operations.run(
+        { rpc, subject: "pvc-1", identity, deadline },
+        stage("lock", locks.withLock("name east/pvc-1", "exclusive", body)),
+      );
+    const hold = stage("create image", Effect.delay(Effect.succeed("made"), seconds * 1000));
+    return {
+      holder: Effect.forkChild(run("CreateVolume", "one", 60_000, hold)),
+      waiter: (deadline: number) =>
+        Effect.forkChild(Effect.exit(run("DeleteVolume", "two", deadline, Effect.succeed("got it")))),
+    };
+  };
+
+  virtual("to its caller's deadline is told who holds the lock, where and for how long", (locks) =>
+    Effect.gen(function* () {
+      const { holder, waiter } = two(locks, 10);
+      const first = yield* holder;
+      yield* settle;
+      const second = yield* waiter(1000);
+      yield* settle;
+      expect(locks.table()).toMatchObject([
+        { key: "name east/pvc-1", holders: [{ rpc: "CreateVolume", stage: "create image" }], waiting: 1 },
+      ]);
+      // 0.95 of what is left to "it still runs", so that the caller reads of the lock instead
+      yield* TestClock.adjust(759);
+      expect(second.pollUnsafe()).toBeUndefined();
+      yield* TestClock.adjust(1);
+      const exit = yield* Fiber.join(second);
+      const error = yield* Effect.flip(exit);
+      expect(error).toBeInstanceOf(LockHeld);
+      expect(error.message).toBe(
+        'name east/pvc-1 is held by CreateVolume of pvc-1, at "create image", 0.8 s old; it goes on, retry later',
+      );
+      expect(locks.table()).toMatchObject([{ waiting: 0 }]);
+      yield* TestClock.adjust("10 seconds");
+      expect(yield* Fiber.join(first)).toBe("made");
+    }),
+  );
+
+  virtual("gets the lock when it is free in time", (locks) =>
+    Effect.gen(function* () {
+      const { holder, waiter } = two(locks, 0.7);
+      yield* holder;
+      yield* settle;
+      const second = yield* waiter(1000);
+      yield* TestClock.adjust("700 millis");
+      expect(yield* Fiber.join(second)).toEqual(Exit.succeed("got it"));
+    }),
+  );
+
+  virtual("waits on when a retry with a later deadline joins", (locks) =>
+    Effect.gen(function* () {
+      const { holder, waiter } = two(locks, 2);
+      yield* holder;
+      yield* settle;
+      const second = yield* waiter(1000);
+      yield* TestClock.adjust("500 millis");
+      const retry = yield* waiter(10_000);
+      yield* TestClock.adjust("500 millis");
+      expect(Exit.isFailure(yield* Fiber.join(second))).toBe(true);
+      yield* TestClock.adjust("1 second");
+      expect(yield* Fiber.join(retry)).toEqual(Exit.succeed("got it"));
+    }),
+  );
+
+  virtual("outside of an operation waits as long as it takes", (locks) =>
+    Effect.gen(function* () {
+      const { come } = queueOn(locks);
+      const holder = yield* come("a", "exclusive");
+      const next = yield* come("b", "exclusive");
+      yield* TestClock.adjust("1 hour");
+      expect(next.fiber.pollUnsafe()).toBeUndefined();
+      yield* holder.leave;
+      yield* next.leave;
+    }),
+  );
+
+  virtual("for a task without an operation is told so", (locks) =>
+    Effect.gen(function* () {
+      const { come } = queueOn(locks);
+      const task = yield* come("task", "shared");
+      const operations = makeOperations();
+      const waiting = operations.run(
+        { rpc: "DeleteVolume", subject: "v1", identity: "d", deadline: 1000 },
+        locks.withLock(KEY, "exclusive", Effect.void),
+      );
+      const caller = yield* Effect.forkChild(Effect.flip(waiting));
+      yield* TestClock.adjust("1 second");
+      expect((yield* Fiber.join(caller)).message).toBe(`${KEY} is held by an unnamed task; it goes on, retry later`);
+      yield* task.leave;
+    }),
+  );
+});
+
+test("a thousand holders of twenty keys, some of which leave early, exclude each other and leave nothing", async () => {
+  const locks = makeLocks();
+  const inside = new Map<string, { shared: number; exclusive: number }>();
+  let entered = 0;
+  const one = (n: number) => {
+    const key = `volume ${n % 20}`;
+    const mode: Mode = n % 3 === 0 ? "exclusive" : "shared";
+    const now = inside.get(key) ?? { shared: 0, exclusive: 0 };
+    inside.set(key, now);
+    const use = Effect.gen(function* () {
+      now[mode]++;
+      entered++;
+      expect(now.exclusive === 0 || (now.exclusive === 1 && now.shared === 0)).toBe(true);
+      for (let i = 0; i < n % 4; i++) yield* Effect.yieldNow;
+    }).pipe(Effect.ensuring(Effect.sync(() => void now[mode]--)));
+    const held = locks.withLock(key, mode, use);
+    return n % 7 === 0 ? Effect.race(held, Effect.yieldNow) : held;
+  };
+  await Effect.runPromise(
+    Effect.forEach(
+      Array.from({ length: 1000 }, (_, n) => n),
+      one,
+      { concurrency: "unbounded", discard: true },
+    ),
+  );
+  expect(entered).toBeGreaterThan(850);
+  expect(locks.table()).toEqual([]);
+});

@@ -1,0 +1,347 @@
+/** CreateSnapshot over a cluster in memory: layout and journal byte by byte, what it answers and when, what it refuses. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import {
+  aVolume,
+  holderOf,
+  imageOf,
+  metaOf,
+  MIB_4,
+  parentOf,
+  PARAMETERS,
+  read,
+  readySnapshot,
+  snapshotDeletion,
+  snapshotOf,
+  snapshotsOf,
+} from "../../support/copies-world.ts";
+import {
+  aCluster,
+  creation,
+  deletion,
+  driverOn,
+  EAST,
+  eventually,
+  failureOf,
+  GIB,
+  poolDump,
+  uuidOf,
+} from "../../support/world.ts";
+
+const K8S = "csi.storage.k8s.io/";
+const VOLUME_NAMES = { [`${K8S}pvc/name`]: "data", [`${K8S}pvc/namespace`]: "shop", [`${K8S}pv/name`]: "pvc-1" };
+const SNAPSHOT_NAMES = {
+  [`${K8S}volumesnapshot/name`]: "nightly",
+  [`${K8S}volumesnapshot/namespace`]: "shop",
+  [`${K8S}volumesnapshotcontent/name`]: "snapcontent-1",
+};
+
+/** A ceph whose second snapshot (the one on the holder) waits. */
+const withSlowReadiness = (cluster: ReturnType<typeof aCluster>) => {
+  const { promise, resolve: letGo } = Promise.withResolvers<void>();
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+    call.method === "snapshotCreate" && call.subject.startsWith("rbd/csi-snap-")
+      ? Effect.andThen(
+          Effect.promise(() => promise),
+          act,
+        )
+      : act,
+  );
+  return { ceph, letGo };
+};
+
+describe("the layout", () => {
+  test("is an image and a snapshot of one name, cloned from a snapshot of the source that is in the trash", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const source = imageOf(id);
+    const before = read(cluster, source);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const holder = holderOf(snapshotId);
+    cluster.image("rbd", source).write(0n, MIB_4);
+    expect(snapshotId).toMatch(/^0001-0004-east-0000000000000002-[0-9a-f-]{36}$/);
+    expect(snapshotsOf(cluster, holder)).toEqual([`user ${holder}`]);
+    expect(snapshotsOf(cluster, source)).toEqual([`trash ${holder}`]);
+    expect(parentOf(cluster, holder)).toBe(`${source}@${holder}`);
+    // layering and deep-flatten, whatever the source has
+    expect(cluster.image("rbd", holder).bornFeatures).toBe(33n);
+    expect(read(cluster, holder)).toEqual(before);
+    expect(read(cluster, source)).not.toEqual(before);
+  });
+
+  test("is in the journal as ceph-csi writes it", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const holder = holderOf(snapshotId);
+    const { objects } = poolDump(cluster);
+    expect(objects["csi.snaps.default"]).toEqual({ "csi.snap.snap-1": uuidOf(snapshotId) });
+    expect(objects[`csi.snap.${uuidOf(snapshotId)}`]).toEqual({
+      "csi.snapname": "snap-1",
+      "csi.imagename": holder,
+      "csi.source": imageOf(id),
+      "csi.imageid": cluster.image("rbd", holder).id,
+      "csi.volume.owner": "shop",
+    });
+  });
+
+  test("has no owner where the source has none, and the prefix that is asked for", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, { options: { instanceId: "prod" } });
+    const id = await aVolume(driver, cluster);
+    const parameters = { clusterID: "east", snapshotNamePrefix: "nightly-", pool: "whatever" };
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters }));
+    const uuid = uuidOf(snapshotId);
+    const { objects, images } = poolDump(cluster);
+    expect(Object.keys(images)).toContain(`nightly-${uuid}`);
+    expect(objects["csi.snaps.prod"]).toEqual({ "csi.snap.snap-1": uuid });
+    expect(Object.keys(objects[`csi.snap.${uuid}`] ?? {})).toEqual([
+      "csi.imageid",
+      "csi.imagename",
+      "csi.snapname",
+      "csi.source",
+    ]);
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(id)]);
+  });
+
+  test("keeps the data pool, object size and striping of the source", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const layout = { dataPool: "ec", objectSize: "8388608", stripeUnit: "65536", stripeCount: "8" };
+    const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...layout } });
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const { dataPool, objectSize, stripeUnit, stripeCount } = cluster.image("rbd", holderOf(snapshotId));
+    expect({ dataPool, objectSize, stripeUnit, stripeCount }).toEqual({
+      dataPool: "ec",
+      objectSize: 8n << 20n,
+      stripeUnit: 65_536n,
+      stripeCount: 8n,
+    });
+  });
+
+  test("is in the cluster's RADOS namespace, as are the source and the journal", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    const { volume } = await driver.createVolume(creation());
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(volume.volumeId));
+    const { objects, images } = poolDump(cluster, "rbd", "tenant");
+    expect(Object.keys(images).toSorted()).toEqual([holderOf(snapshotId), imageOf(volume.volumeId)].toSorted());
+    expect(objects["csi.snaps.default"]).toEqual({ "csi.snap.snap-1": uuidOf(snapshotId) });
+    expect(poolDump(cluster).images).toEqual({});
+  });
+
+  test("names the snapshot in its metadata, and nothing of the volume", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+    const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
+    const source = metaOf(cluster, imageOf(id));
+    expect(source).toEqual({ ...VOLUME_NAMES, "csi.ceph.com/cluster/name": "prod" });
+    const parameters = { clusterID: "east", ...SNAPSHOT_NAMES };
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters }));
+    expect(metaOf(cluster, holderOf(snapshotId))).toEqual({ ...SNAPSHOT_NAMES, "csi.ceph.com/cluster/name": "prod" });
+    expect(metaOf(cluster, imageOf(id))).toEqual(source);
+  });
+
+  test("loses the volume's names also where no metadata is written", async () => {
+    const cluster = aCluster();
+    await using writing = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+    const id = await aVolume(writing, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
+    await using driver = driverOn(cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters: SNAPSHOT_NAMES }));
+    expect(metaOf(cluster, holderOf(snapshotId))).toEqual({});
+  });
+});
+
+describe("the answer", () => {
+  test("goes out before the snapshot is ready, and says the same again when it is", async () => {
+    let now = 1_700_000_000_123;
+    const cluster = aCluster({ now: () => now });
+    const { ceph, letGo } = withSlowReadiness(cluster);
+    await using driver = driverOn(cluster, { ceph });
+    const id = await aVolume(driver, cluster);
+    const { snapshot: early } = await driver.createSnapshot(snapshotOf(id));
+    expect(early).toMatchObject({
+      sourceVolumeId: id,
+      sizeBytes: GIB,
+      creationTime: { seconds: 1_700_000_000n, nanos: 123_000_000 },
+      readyToUse: false,
+    });
+    // The point in time is fixed: what is written now is not in it.
+    const image = cluster.image("rbd", imageOf(id));
+    const before = read(cluster, holderOf(early.snapshotId));
+    image.write(0n, MIB_4);
+    now += 60_000;
+    const joined = driver.createSnapshot(snapshotOf(id));
+    await Bun.sleep(5);
+    letGo();
+    const ready = { snapshot: { ...early, readyToUse: true } };
+    expect(await joined).toEqual(ready);
+    expect(await driver.createSnapshot(snapshotOf(id))).toEqual(ready);
+    expect(read(cluster, holderOf(early.snapshotId))).toEqual(before);
+  });
+
+  test("costs one snapshot: the transient one is gone by then, the other not begun", async () => {
+    const cluster = aCluster();
+    const { ceph, letGo } = withSlowReadiness(cluster);
+    const { service, calls } = recorded(ceph);
+    await using driver = driverOn(cluster, { ceph: service });
+    const id = await aVolume(driver, cluster);
+    const { snapshot } = await driver.createSnapshot(snapshotOf(id));
+    const made = () => calls().filter(({ method }) => method === "snapshotCreate");
+    expect(made().at(0)?.subject).toBe(`rbd/${imageOf(id)}`);
+    expect(snapshotsOf(cluster, imageOf(id))).toEqual([`trash ${holderOf(snapshot.snapshotId)}`]);
+    expect(snapshotsOf(cluster, holderOf(snapshot.snapshotId))).toEqual([]);
+    letGo();
+    await readySnapshot(driver, snapshotOf(id));
+    expect(made()).toHaveLength(2);
+  });
+
+  test("is the same for another driver that finds the snapshot, finished or not", async () => {
+    const cluster = aCluster();
+    const { ceph } = withSlowReadiness(cluster);
+    const first = driverOn(cluster, { ceph });
+    const id = await aVolume(first, cluster);
+    const { snapshot: early } = await first.createSnapshot(snapshotOf(id));
+    // It stops here.
+    await first[Symbol.asyncDispose]();
+    await using second = driverOn(cluster);
+    const finished = await second.createSnapshot(snapshotOf(id));
+    expect(finished.snapshot.snapshotId).toBe(early.snapshotId);
+    expect(finished.snapshot.creationTime).toEqual(early.creationTime);
+    await using third = driverOn(cluster);
+    expect(await third.createSnapshot(snapshotOf(id))).toEqual({ snapshot: { ...early, readyToUse: true } });
+  });
+
+  test("takes the cluster of the source where the class names none", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters: {} }));
+    expect(snapshotId).toStartWith("0001-0004-east-");
+  });
+
+  test("has the ID of the class's cluster where two IDs lead to one cluster", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, { clusters: [EAST, { ...EAST, clusterId: "alias" }] });
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters: { clusterID: "alias" } }));
+    expect(snapshotId).toStartWith("0001-0005-alias-");
+  });
+});
+
+describe("what is refused", () => {
+  const cases: readonly (readonly [string, Parameters<typeof snapshotOf>[1], string, RegExp])[] = [
+    ["no name", { name: "" }, "INVALID_ARGUMENT", /^name /],
+    ["no source", { sourceVolumeId: "" }, "INVALID_ARGUMENT", /^source_volume_id /],
+    ["no secret", { secrets: {} }, "INVALID_ARGUMENT", /userID/],
+    ["a source that is no volume ID", { sourceVolumeId: "pvc-1" }, "NOT_FOUND", /volume pvc-1 does not exist/],
+    [
+      "a source that is gone",
+      { sourceVolumeId: "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002" },
+      "NOT_FOUND",
+      /does not exist/,
+    ],
+    [
+      "a source in a pool that is gone",
+      { sourceVolumeId: "0001-0004-east-0000000000000063-b0285c97-a0ce-41eb-8c66-0242ac110002" },
+      "NOT_FOUND",
+      /no pool with id 99/,
+    ],
+    ["an empty prefix", { parameters: { snapshotNamePrefix: "" } }, "INVALID_ARGUMENT", /snapshotNamePrefix/],
+    ["an empty pool", { parameters: { pool: "" } }, "INVALID_ARGUMENT", /pool/],
+    ["a prefix with a slash", { parameters: { snapshotNamePrefix: "a/b" } }, "INVALID_ARGUMENT", /snapshotNamePrefix/],
+    ["a cluster that nobody knows", { parameters: { clusterID: "west" } }, "INVALID_ARGUMENT", /west/],
+  ];
+  for (const [what, more, code, message] of cases) {
+    test(what, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const id = await aVolume(driver, cluster);
+      const before = cluster.dump();
+      expect(await failureOf(driver.createSnapshot(snapshotOf(id, more)))).toMatchObject({
+        code,
+        message: expect.stringMatching(message),
+      });
+      expect(cluster.dump()).toEqual(before);
+    });
+  }
+
+  test("a cluster that is not the source's", async () => {
+    const cluster = aCluster();
+    const west = { ...EAST, clusterId: "west", monitors: ["10.0.0.1:6789"] };
+    await using driver = driverOn(cluster, { clusters: [EAST, west] });
+    const id = await aVolume(driver, cluster);
+    const failure = await failureOf(driver.createSnapshot(snapshotOf(id, { parameters: { clusterID: "west" } })));
+    expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("clusterID") });
+  });
+
+  test("a source without layering", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, imageFeatures: "exclusive-lock" } });
+    const failure = await failureOf(driver.createSnapshot(snapshotOf(id)));
+    expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("layering") });
+  });
+
+  test("an encrypted source: its keys are not known, and a snapshot of it could not be read", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    cluster
+      .namespace("rbd", "")
+      ?.objects.get(`csi.volume.${uuidOf(id)}`)
+      ?.set("csi.volume.encryptKMS", "default");
+    const failure = await failureOf(driver.createSnapshot(snapshotOf(id)));
+    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("encrypted") });
+  });
+
+  test("a name that a snapshot of another volume has", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const one = await aVolume(driver, cluster);
+    const other = await aVolume(driver, cluster, { name: "pvc-2" });
+    await readySnapshot(driver, snapshotOf(one));
+    const before = cluster.dump();
+    const failure = await failureOf(driver.createSnapshot(snapshotOf(other)));
+    expect(failure).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining(imageOf(one)) });
+    expect(cluster.dump()).toEqual(before);
+  });
+});
+
+test("snapshots of one volume are taken side by side", async () => {
+  const cluster = aCluster();
+  let running = 0;
+  let most = 0;
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+    if (call.method !== "snapshotCreate") return act;
+    running += 1;
+    most = Math.max(most, running);
+    return act.pipe(Effect.delay(5), Effect.ensuring(Effect.sync(() => (running -= 1))));
+  });
+  await using driver = driverOn(cluster, { ceph });
+  const id = await aVolume(driver, cluster);
+  const names = Array.from({ length: 10 }, (_, n) => `snap-${n}`);
+  const taken = await Promise.all(names.map((name) => readySnapshot(driver, snapshotOf(id, { name }))));
+  expect(new Set(taken.map(({ snapshotId }) => snapshotId)).size).toBe(10);
+  expect(most).toBe(10);
+});
+
+test("DeleteVolume waits for a snapshot of it that is being taken", async () => {
+  const cluster = aCluster();
+  const { ceph, letGo } = withSlowReadiness(cluster);
+  await using driver = driverOn(cluster, { ceph });
+  const id = await aVolume(driver, cluster);
+  const { snapshot } = await driver.createSnapshot(snapshotOf(id));
+  const deleted = driver.deleteVolume(deletion(id));
+  await Bun.sleep(5);
+  expect(Object.keys(poolDump(cluster).images)).toContain(imageOf(id));
+  letGo();
+  await deleted;
+  expect(Object.keys(poolDump(cluster).images)).toEqual([holderOf(snapshot.snapshotId)]);
+  await eventually(() => snapshotsOf(cluster, holderOf(snapshot.snapshotId)).length === 1, "a ready snapshot");
+});

@@ -1,0 +1,226 @@
+/** DeleteSnapshot over a cluster in memory: what goes, what stays for those who were made of it, what is left alone. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
+import { failAt, intercepted } from "../../support/ceph-faults.ts";
+import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import {
+  aVolume,
+  byHand,
+  EMPTY_DIRECTORIES,
+  holderOf,
+  imageOf,
+  POOL,
+  read,
+  readySnapshot,
+  restoreOf,
+  settled,
+  snapshotDeletion,
+  snapshotOf,
+  snapshotsOf,
+} from "../../support/copies-world.ts";
+import { aCluster, codeOf, deletion, driverOn, eventually, failureOf, poolDump, seed } from "../../support/world.ts";
+
+const GONE = "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002";
+
+describe("a snapshot", () => {
+  test("goes with all that belongs to it, and the source is as before", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const before = poolDump(cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    await settled(cluster);
+    const after = poolDump(cluster);
+    expect(after).toEqual({ ...before, objects: { ...before.objects, "csi.snaps.default": {} } });
+    // Again, as a CO does that got no answer.
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    expect(poolDump(cluster)).toEqual(after);
+  });
+
+  test("frees its name for another one", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const first = await readySnapshot(driver, snapshotOf(id));
+    await driver.deleteSnapshot(snapshotDeletion(first.snapshotId));
+    const second = await readySnapshot(driver, snapshotOf(id));
+    expect(second.snapshotId).not.toBe(first.snapshotId);
+  });
+
+  test("goes when its source is gone", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    await driver.deleteVolume(deletion(id));
+    expect(Object.keys(poolDump(cluster).images)).toEqual([holderOf(snapshotId)]);
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    await settled(cluster);
+    expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
+  });
+
+  test("goes with restores of it: they keep their data, and its space comes back with the last of them", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const data = read(cluster, imageOf(id));
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const restored = await Promise.all(
+      ["pvc-a", "pvc-b"].map(
+        async (name) => (await driver.createVolume(restoreOf(snapshotId, { name }))).volume.volumeId,
+      ),
+    );
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    await driver.deleteVolume(deletion(id));
+    cluster.runManager();
+    expect(Object.values(poolDump(cluster).trash).map(({ name }) => name)).toContain(holderOf(snapshotId));
+    for (const each of restored) expect(read(cluster, imageOf(each))).toEqual(data);
+    for (const each of restored) await driver.deleteVolume(deletion(each));
+    await settled(cluster);
+    expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
+  });
+
+  test("that is not ready yet goes, too, with what is left of it on its source", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+    const holder = `csi-snap-${uuid}`;
+    const attributes = { "csi.snapname": "snap-1", "csi.imagename": holder, "csi.source": imageOf(id) };
+    seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": uuid }, [`csi.snap.${uuid}`]: attributes });
+    await byHand(cluster).snapshot(imageOf(id), holder);
+    await byHand(cluster).clone(imageOf(id), holder, holder);
+    await driver.deleteSnapshot(snapshotDeletion(GONE));
+    await settled(cluster);
+    expect(snapshotsOf(cluster, imageOf(id))).toEqual([]);
+    expect(poolDump(cluster).objects["csi.snaps.default"]).toEqual({});
+    expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(id)]);
+  });
+
+  test("that somebody has open stays", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const before = cluster.dump();
+    const close = cluster.watch("rbd", holderOf(snapshotId));
+    const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId)));
+    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("watched by") });
+    expect(cluster.dump()).toEqual(before);
+    close();
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+  });
+
+  test("that lies in the trash already, by its name, is purged; another's of that name is not", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const holder = holderOf(snapshotId);
+    await byHand(cluster).dropSnapshot(holder, holder);
+    await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, holder));
+    const trash = cluster.namespace("rbd", "")?.trash;
+    const mine = [...(trash?.values() ?? [])].find(({ name }) => name === holder);
+    if (mine === undefined) throw new Error("not in the trash");
+    trash?.set("00000000aaaa", { ...mine, source: "mirroring" });
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    expect(Object.keys(poolDump(cluster).trash)).toEqual(["00000000aaaa"]);
+  });
+});
+
+describe("what does not exist is deleted:", () => {
+  for (const [what, snapshotId] of [
+    ["an ID that nobody made", GONE],
+    ["a text that is no ID", "snap-1"],
+    ["a pool that is gone", GONE.replace("0000000000000002", "0000000000000063")],
+    ["a length that leads out of the text", `0001-ffff-east-0000000000000002-${GONE.slice(-36)}`],
+  ] as const) {
+    test(what, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const before = cluster.dump();
+      expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(snapshotId)))).toBe("OK");
+      expect(cluster.dump()).toEqual(before);
+    });
+  }
+
+  test("but an ID of a volume deletes no volume", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const before = cluster.dump();
+    expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(id)))).toBe("OK");
+    expect(cluster.dump()).toEqual(before);
+  });
+});
+
+describe("could not tell is no success:", () => {
+  test("an empty ID, no secret, a cluster that is not configured", async () => {
+    await using driver = driverOn(aCluster());
+    expect(await codeOf(driver.deleteSnapshot(snapshotDeletion("")))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(GONE, { secrets: {} })))).toBe("INVALID_ARGUMENT");
+    const elsewhere = GONE.replace("0004-east", "0004-west");
+    expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(elsewhere)))).not.toBe("OK");
+  });
+
+  test("a cluster that does not answer, or denies", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    for (const [error, code] of [
+      [new TimedOut({ op: "a_call", subject: "rbd" }), "DEADLINE_EXCEEDED"],
+      [new AccessDenied({ op: "a_call", subject: "rbd", user: "x" }), "PERMISSION_DENIED"],
+    ] as const) {
+      const before = cluster.dump();
+      await using faulty = driverOn(cluster, { ceph: failAt(cephMemoryService(cluster), 2, error, "before") });
+      expect(await codeOf(faulty.deleteSnapshot(snapshotDeletion(snapshotId)))).toBe(code);
+      expect(cluster.dump()).toEqual(before);
+    }
+  });
+});
+
+test("the name is free only after the image is in the trash", async () => {
+  const cluster = aCluster();
+  await using making = driverOn(cluster);
+  const id = await aVolume(making, cluster);
+  const { snapshotId } = await readySnapshot(making, snapshotOf(id));
+  const order: string[] = [];
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+    order.push(call.method);
+    return act;
+  });
+  await using driver = driverOn(cluster, { ceph });
+  await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+  expect(order.indexOf("trashMove")).toBeLessThan(order.indexOf("omapWrite"));
+  expect(order.indexOf("omapWrite")).toBeLessThan(order.indexOf("objectRemove"));
+});
+
+describe("without a manager", () => {
+  test("a snapshot and a volume are deleted at once, and the driver removes them itself, later", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    cluster.managerUp = false;
+    const { promise, resolve: letGo } = Promise.withResolvers<void>();
+    const slow = intercepted(cephMemoryService(cluster), (call, act) =>
+      call.method === "trashRemove"
+        ? Effect.andThen(
+            Effect.promise(() => promise),
+            act,
+          )
+        : act,
+    );
+    await using alone = driverOn(cluster, { ceph: slow });
+    await alone.deleteSnapshot(snapshotDeletion(snapshotId));
+    await alone.deleteVolume(deletion(id));
+    expect(poolDump(cluster).objects).toEqual(EMPTY_DIRECTORIES);
+    expect(poolDump(cluster).images).toEqual({});
+    expect((await alone.purge()).pending()).toHaveLength(2);
+    letGo();
+    await eventually(() => Object.keys(poolDump(cluster).trash).length === 0, "an empty trash");
+  });
+});

@@ -1,0 +1,219 @@
+/** What becomes of snapshots and copies that were begun when their source goes. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { crashAt, intercepted } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import {
+  aVolume,
+  byHand,
+  cloneOf,
+  EMPTY_DIRECTORIES,
+  imageOf,
+  POOL,
+  read,
+  readySnapshot,
+  restoreOf,
+  settled,
+  snapshotDeletion,
+  snapshotOf,
+} from "../../support/copies-world.ts";
+import { aCluster, codeOf, deletion, type Driver, driverOn, failureOf, poolDump, seed } from "../../support/world.ts";
+
+const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+const HOLDER = `csi-snap-${UUID}`;
+
+/** A snapshot that was answered, by a driver that died before it was ready. */
+const answered = async (cluster: MemoryCluster, volumeId: string) => {
+  for (let k = 1; ; k++) {
+    const { service, crashed } = crashAt(cephMemoryService(cluster), k, "before");
+    const driver = driverOn(cluster, { ceph: service });
+    const early = await driver.createSnapshot(snapshotOf(volumeId)).catch(() => undefined);
+    if (early !== undefined) await driver.createSnapshot(snapshotOf(volumeId)).catch(() => {});
+    await driver[Symbol.asyncDispose]();
+    if (early !== undefined && crashed()) return early.snapshot;
+    if (!crashed()) throw new Error("it did not die");
+    await using healing = driverOn(cluster);
+    const { snapshotId } = await readySnapshot(healing, snapshotOf(volumeId));
+    await healing.deleteSnapshot(snapshotDeletion(snapshotId));
+  }
+};
+
+describe("a snapshot whose source is gone", () => {
+  test("is answered as it is, when it was ready", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const snapshot = await readySnapshot(driver, snapshotOf(id));
+    await driver.deleteVolume(deletion(id));
+    expect(await driver.createSnapshot(snapshotOf(id))).toEqual({ snapshot });
+  });
+
+  test("is made ready, when its point in time was answered, with its data", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const data = read(cluster, imageOf(id));
+    const early = await answered(cluster, id);
+    await driver.deleteVolume(deletion(id));
+    const { snapshot } = await driver.createSnapshot(snapshotOf(id));
+    expect(snapshot).toEqual({ ...early, readyToUse: true });
+    const { volume } = await driver.createVolume(restoreOf(snapshot.snapshotId));
+    expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
+  });
+
+  test("is not found, and leaves nothing, when it was only reserved", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const attributes = { "csi.snapname": "snap-1", "csi.imagename": HOLDER, "csi.source": imageOf(id) };
+    seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": UUID }, [`csi.snap.${UUID}`]: attributes });
+    await driver.deleteVolume(deletion(id));
+    expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("NOT_FOUND");
+    expect(poolDump(cluster).objects).toEqual(EMPTY_DIRECTORIES);
+  });
+
+  for (const cut of ["header", "parent", "child"] as const) {
+    test(`is not found, and leaves nothing, when its clone was cut off (${cut}): what is half is never given out`, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const id = await aVolume(driver, cluster);
+      const attributes = { "csi.snapname": "snap-1", "csi.imagename": HOLDER, "csi.source": imageOf(id) };
+      seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": UUID }, [`csi.snap.${UUID}`]: attributes });
+      await byHand(cluster).snapshot(imageOf(id), HOLDER);
+      await byHand(cluster).clone(imageOf(id), HOLDER, HOLDER);
+      cluster.cutShort(cut, "rbd", HOLDER);
+      await driver.deleteVolume(deletion(id));
+      expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("NOT_FOUND");
+      await settled(cluster);
+      expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
+    });
+  }
+
+  test("is not given out empty, when a driver deleted the source that does not look behind it", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const attributes = { "csi.snapname": "snap-1", "csi.imagename": HOLDER, "csi.source": imageOf(id) };
+    seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": UUID }, [`csi.snap.${UUID}`]: attributes });
+    await byHand(cluster).snapshot(imageOf(id), HOLDER);
+    await byHand(cluster).clone(imageOf(id), HOLDER, HOLDER);
+    cluster.cutShort("parent", "rbd", HOLDER);
+    await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, imageOf(id)));
+    expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("NOT_FOUND");
+    expect(poolDump(cluster).images).toEqual({});
+    expect(poolDump(cluster).objects["csi.snaps.default"]).toEqual({});
+  });
+
+  test("of that name is none of another volume's", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const id = await aVolume(driver, cluster);
+    const other = await aVolume(driver, cluster, { name: "pvc-2" });
+    await readySnapshot(driver, snapshotOf(id));
+    await driver.deleteVolume(deletion(other));
+    const before = cluster.dump();
+    expect(await codeOf(driver.createSnapshot(snapshotOf(other)))).toBe("NOT_FOUND");
+    expect(cluster.dump()).toEqual(before);
+  });
+});
+
+describe("a copy that was begun, whose source goes:", () => {
+  const kinds = [
+    [
+      "of a snapshot",
+      ({ snapshotId }: Sources) => restoreOf(snapshotId),
+      (driver: Driver, { snapshotId }: Sources) => driver.deleteSnapshot(snapshotDeletion(snapshotId)),
+    ],
+    [
+      "of a volume",
+      ({ volumeId }: Sources) => cloneOf(volumeId),
+      (driver: Driver, { volumeId }: Sources) => driver.deleteVolume(deletion(volumeId)),
+    ],
+  ] as const;
+  interface Sources {
+    readonly volumeId: string;
+    readonly snapshotId: string;
+  }
+
+  for (const [what, request, drop] of kinds) {
+    test(`${what}, it is not found, and nothing is left, wherever the driver died`, async () => {
+      let deaths = 0;
+      for (const moment of ["before", "after"] as const) {
+        for (let k = 1; k < 60; k++) {
+          const cluster = aCluster();
+          await using driver = driverOn(cluster);
+          const volumeId = await aVolume(driver, cluster);
+          const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId));
+          const sources = { volumeId, snapshotId };
+          const { service, crashed } = crashAt(cephMemoryService(cluster), k, moment);
+          const dying = driverOn(cluster, { ceph: service });
+          await dying.createVolume(request(sources)).catch(() => {});
+          await dying[Symbol.asyncDispose]();
+          if (!crashed()) break;
+          deaths += 1;
+          await drop(driver, sources);
+          const failure = await failureOf(driver.createVolume(request(sources)));
+          if (failure === undefined) {
+            // It was finished but for the answer.
+            const { volume } = await driver.createVolume(request(sources));
+            await driver.deleteVolume(deletion(volume.volumeId));
+          } else expect([k, failure.code]).toEqual([k, "NOT_FOUND"]);
+          await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+          await driver.deleteVolume(deletion(volumeId));
+          await settled(cluster);
+          expect([moment, k, poolDump(cluster)]).toEqual([
+            moment,
+            k,
+            { objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} },
+          ]);
+        }
+      }
+      expect(deaths).toBeGreaterThan(10);
+    }, 60_000);
+  }
+});
+
+describe("a source that another driver deletes in the middle of", () => {
+  const calls = [
+    ["a snapshot", "snapshotCreate", (driver: Driver, id: string) => driver.createSnapshot(snapshotOf(id))],
+    ["a clone", "snapshotCreate", (driver: Driver, id: string) => driver.createVolume(cloneOf(id))],
+    [
+      "a restore",
+      "imageClone",
+      (driver: Driver, _id: string, snapshotId: string) => driver.createVolume(restoreOf(snapshotId)),
+    ],
+  ] as const;
+  for (const [what, method, call] of calls) {
+    test(`${what}: first it is worth another try, then it is not found, and nothing is left`, async () => {
+      const cluster = aCluster();
+      await using other = driverOn(cluster);
+      const id = await aVolume(other, cluster);
+      const { snapshotId } = await readySnapshot(other, snapshotOf(id, { name: "snap-0" }));
+      let deleted = false;
+      const ceph = intercepted(cephMemoryService(cluster), (each, act) => {
+        if (deleted || each.method !== method) return act;
+        deleted = true;
+        const all = async () => {
+          await other.deleteSnapshot(snapshotDeletion(snapshotId));
+          await other.deleteVolume(deletion(id));
+        };
+        return Effect.andThen(Effect.promise(all), act);
+      });
+      await using driver = driverOn(cluster, { ceph });
+      expect(await codeOf(call(driver, id, snapshotId))).toBe("ABORTED");
+      expect(await codeOf(call(driver, id, snapshotId))).toBe("NOT_FOUND");
+      await settled(cluster);
+      expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
+    });
+  }
+});
+
+test("a snapshot made by hand keeps a deleted volume in the trash, also one whose name looks like ours", async () => {
+  const cluster = aCluster();
+  await using driver = driverOn(cluster);
+  const id = await aVolume(driver, cluster);
+  await byHand(cluster).snapshot(imageOf(id), `backup-${UUID}`);
+  await driver.deleteVolume(deletion(id));
+  cluster.runManager();
+  expect(Object.values(poolDump(cluster).trash).map(({ name }) => name)).toEqual([imageOf(id)]);
+});

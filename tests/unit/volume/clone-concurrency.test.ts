@@ -1,0 +1,305 @@
+/** Snapshots and copies, many at once, from one driver and from two: who waits for whom, and what is left in the end. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { Busy } from "../../../lib/ceph/errors.ts";
+import { type CephMethod, intercepted, latency, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import {
+  aVolume,
+  cloneOf,
+  EMPTY_DIRECTORIES,
+  holderOf,
+  imageOf,
+  read,
+  readySnapshot,
+  restoreOf,
+  settled,
+  snapshotDeletion,
+  snapshotOf,
+} from "../../support/copies-world.ts";
+import {
+  aCluster,
+  creation,
+  deletion,
+  type Driver,
+  driverOn,
+  eventually,
+  failureOf,
+  poolDump,
+} from "../../support/world.ts";
+
+/** A driver whose calls of a method wait until they are let go. */
+const held = (cluster: MemoryCluster, method: CephMethod, subject = /./) => {
+  const { promise, resolve: letGo } = Promise.withResolvers<void>();
+  let waiting = 0;
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+    if (call.method !== method || !subject.test(call.subject)) return act;
+    waiting += 1;
+    return Effect.andThen(
+      Effect.promise(() => promise),
+      act,
+    );
+  });
+  return { ceph, letGo, waiting: () => waiting };
+};
+
+const world = async () => {
+  const cluster = aCluster();
+  await using making = driverOn(cluster);
+  const volumeId = await aVolume(making, cluster);
+  const { snapshotId } = await readySnapshot(making, snapshotOf(volumeId, { name: "snap-0" }));
+  return { cluster, volumeId, snapshotId, data: read(cluster, imageOf(volumeId)) };
+};
+
+describe("one driver", () => {
+  test("lets DeleteSnapshot wait for the restores that run, and then deletes", async () => {
+    const { cluster, snapshotId, data } = await world();
+    const { ceph, letGo, waiting } = held(cluster, "imageClone");
+    await using driver = driverOn(cluster, { ceph });
+    const names = ["a", "b", "c"];
+    const restores = names.map((name) => driver.createVolume(restoreOf(snapshotId, { name })));
+    await eventually(() => waiting() === 3, "three restores at work");
+    let gone = false;
+    const deleted = driver.deleteSnapshot(snapshotDeletion(snapshotId)).then(() => (gone = true));
+    await Bun.sleep(20);
+    expect(gone).toBe(false);
+    expect((await driver.locks()).table().find(({ key }) => key === `snapshot ${snapshotId}`)).toMatchObject({
+      holders: { length: 3 },
+      waiting: 1,
+    });
+    letGo();
+    await deleted;
+    for (const { volume } of await Promise.all(restores)) {
+      expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
+    }
+    expect(Object.keys(poolDump(cluster).images)).not.toContain(holderOf(snapshotId));
+  });
+
+  test("tells a DeleteSnapshot that waits too long which restore it waits for", async () => {
+    const { cluster, snapshotId } = await world();
+    const { ceph, letGo, waiting } = held(cluster, "imageClone");
+    await using driver = driverOn(cluster, { ceph });
+    const restored = driver.createVolume(restoreOf(snapshotId));
+    await eventually(() => waiting() === 1, "a restore at work");
+    const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId), Date.now() + 1000));
+    expect(failure).toMatchObject({
+      code: "ABORTED",
+      message: expect.stringMatching(/is held by CreateVolume of pvc-copy, at "clone"/),
+    });
+    letGo();
+    await restored;
+  });
+
+  test("lets DeleteVolume wait for the clones of it that run", async () => {
+    const { cluster, volumeId, data } = await world();
+    const { ceph, letGo, waiting } = held(cluster, "snapshotCreate");
+    await using driver = driverOn(cluster, { ceph });
+    const cloned = driver.createVolume(cloneOf(volumeId));
+    await eventually(() => waiting() === 1, "a clone at work");
+    const deleted = driver.deleteVolume(deletion(volumeId));
+    await Bun.sleep(20);
+    expect(Object.keys(poolDump(cluster).images)).toContain(imageOf(volumeId));
+    letGo();
+    await deleted;
+    expect(read(cluster, imageOf((await cloned).volume.volumeId))).toEqual(data);
+  });
+
+  test("takes snapshots and clones of one volume, and restores of its snapshot, side by side", async () => {
+    const { cluster, volumeId, snapshotId, data } = await world();
+    const { ceph, letGo, waiting } = held(cluster, "imageClone");
+    await using driver = driverOn(cluster, { ceph });
+    const all = [
+      driver.createSnapshot(snapshotOf(volumeId)),
+      driver.createSnapshot(snapshotOf(volumeId, { name: "snap-2" })),
+      driver.createVolume(cloneOf(volumeId, { name: "a" })),
+      driver.createVolume(cloneOf(volumeId, { name: "b" })),
+      driver.createVolume(restoreOf(snapshotId, { name: "c" })),
+    ];
+    await eventually(() => waiting() === 5, "all five at work");
+    letGo();
+    await Promise.all(all);
+    const images = Object.keys(poolDump(cluster).images);
+    for (const image of images) expect(read(cluster, image)).toEqual(data);
+  });
+
+  test("makes one copy for equal requests at once, and runs once", async () => {
+    const { cluster, snapshotId, volumeId } = await world();
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await using driver = driverOn(cluster, { ceph: service });
+    for (const request of [restoreOf(snapshotId), cloneOf(volumeId, { name: "pvc-clone" })]) {
+      const answers = await Promise.all(Array.from({ length: 16 }, () => driver.createVolume(request)));
+      expect(new Set(answers.map(({ volume }) => volume.volumeId)).size).toBe(1);
+    }
+    expect(calls().filter(({ method }) => method === "imageClone")).toHaveLength(3);
+  });
+
+  test("takes one snapshot for equal requests at once", async () => {
+    const { cluster, volumeId } = await world();
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await using driver = driverOn(cluster, { ceph: service });
+    const answers = await Promise.all(Array.from({ length: 16 }, () => driver.createSnapshot(snapshotOf(volumeId))));
+    expect(new Set(answers.map(({ snapshot }) => snapshot.snapshotId)).size).toBe(1);
+    await readySnapshot(driver, snapshotOf(volumeId));
+    expect(calls().filter(({ method }) => method === "snapshotCreate")).toHaveLength(2);
+  });
+});
+
+/** Calls until it succeeds, as a CO does; only codes that ask for another try may come in between. */
+const insisting = async <A>(call: () => Promise<A>): Promise<A> => {
+  for (let attempt = 1; ; attempt++) {
+    const made = call();
+    const failure = await failureOf(made);
+    if (failure === undefined) return made;
+    expect(failure).toMatchObject({ code: "ABORTED" });
+    if (attempt > 100) throw new Error(`never succeeds: ${failure.message}`);
+    await Bun.sleep(1);
+  }
+};
+
+describe("two drivers over one cluster", () => {
+  for (const [slow, fast] of [
+    [0, 0],
+    [1, 0],
+    [3, 1],
+  ] as const) {
+    test(`make one copy, and one snapshot, for one name, whoever is faster (${slow} ms, ${fast} ms)`, async () => {
+      const { cluster, snapshotId, volumeId, data } = await world();
+      await using one = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), slow) });
+      await using other = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
+      for (const request of [restoreOf(snapshotId), cloneOf(volumeId, { name: "pvc-clone" })]) {
+        const answers = await Promise.all(
+          [one, other, one].map((driver) => insisting(() => driver.createVolume(request))),
+        );
+        const ids = new Set(answers.map(({ volume }) => volume.volumeId));
+        expect(ids.size).toBe(1);
+        for (const id of ids) expect(read(cluster, imageOf(id))).toEqual(data);
+      }
+      const taken = await Promise.all(
+        [one, other].map((driver) => insisting(() => readySnapshot(driver, snapshotOf(volumeId)))),
+      );
+      expect(new Set(taken.map((each) => each.snapshotId)).size).toBe(1);
+      expect(read(cluster, holderOf(taken[0]?.snapshotId ?? ""))).toEqual(data);
+    });
+  }
+
+  test("never remove an image from the trash at once: the second finds it busy, and later gone", async () => {
+    const { cluster, snapshotId } = await world();
+    cluster.managerUp = false;
+    const removing = new Set<string>();
+    let most = 0;
+    let busy = 0;
+    const { promise, resolve: letGo } = Promise.withResolvers<void>();
+    // As librbd does: whoever removes an image has its lock.
+    const ceph = () =>
+      intercepted(cephMemoryService(cluster), (call, act) =>
+        Effect.suspend(() => {
+          if (call.method !== "trashRemove") return act;
+          if (removing.has(call.subject)) {
+            busy += 1;
+            return Effect.fail(new Busy({ op: "rbd_trash_remove", subject: call.subject }));
+          }
+          removing.add(call.subject);
+          most = Math.max(most, removing.size);
+          return Effect.promise(() => promise).pipe(
+            Effect.andThen(act),
+            Effect.ensuring(Effect.sync(() => removing.delete(call.subject))),
+          );
+        }),
+      );
+    await using one = driverOn(cluster, { ceph: ceph() });
+    await using other = driverOn(cluster, { ceph: ceph() });
+    await Promise.all([one, other].map((driver) => driver.deleteSnapshot(snapshotDeletion(snapshotId))));
+    await eventually(() => removing.size === 1 && busy >= 1, "one at work, and one told that it is busy");
+    expect(most).toBe(1);
+    letGo();
+    await eventually(() => Object.keys(poolDump(cluster).trash).length === 0, "an empty trash");
+  });
+
+  // What two drivers leave that work on one volume at the same time, against the rule of one leader, is no data lost, but
+  // a source in the trash may keep a transient snapshot, and a name its reservation, until they are asked for again.
+  for (const drivers of [1, 2]) {
+    const end = drivers === 1 ? ", and in the end nothing is left" : "";
+    test(
+      `create, copy, snapshot and delete as they come at ${drivers}: only codes that CSI knows${end}`,
+      () => crowd(drivers),
+      60_000,
+    );
+  }
+
+  const crowd = async (drivers: number) => {
+    // A CO asks again until it knows; NOT_FOUND and ALREADY_EXISTS are what the source and the name may have become.
+    const final = ["OK", "NOT_FOUND", "ALREADY_EXISTS"];
+    for (let seed = 1; seed <= 6; seed++) {
+      const roll = dice(seed);
+      const cluster = aCluster();
+      const slowed = intercepted(cephMemoryService(cluster), (_, act) =>
+        roll(3) === 0 ? Effect.delay(act, roll(2)) : act,
+      );
+      const options = { setMetadata: true };
+      await using first = driverOn(cluster, { ceph: slowed, options });
+      await using second = driverOn(cluster, { options });
+      const volumes = new Set<string>();
+      const snapshots = new Set<string>();
+      const any = (ids: ReadonlySet<string>) => [...ids][roll(ids.size || 1)] ?? "none";
+      const asked = async (what: string, call: (driver: Driver) => Promise<unknown>): Promise<string> => {
+        for (let tries = 1; ; tries++) {
+          const failure = await failureOf(call(drivers === 1 || roll(2) === 0 ? first : second));
+          const code = failure?.code ?? "OK";
+          if (final.includes(code)) return code;
+          if (code !== "ABORTED" || tries > 200) throw new Error(`${what}, seed ${seed}: ${code} ${failure?.message}`);
+          await Bun.sleep(1);
+        }
+      };
+      const sources = [
+        (name: string) => creation({ name }),
+        (name: string) => cloneOf(any(volumes), { name }),
+        (name: string) => restoreOf(any(snapshots), { name }),
+      ];
+      const dropVolume = async (id: string) => {
+        expect(await asked("DeleteVolume", (driver) => driver.deleteVolume(deletion(id)))).toBe("OK");
+      };
+      const dropSnapshot = async (id: string) => {
+        expect(await asked("DeleteSnapshot", (driver) => driver.deleteSnapshot(snapshotDeletion(id)))).toBe("OK");
+      };
+      const one = async (): Promise<unknown> => {
+        const what = roll(6);
+        if (what < 3) {
+          const request = sources[roll(3)]?.(`pvc-${roll(4)}`) ?? creation();
+          return asked("CreateVolume", async (driver) =>
+            volumes.add((await driver.createVolume(request)).volume.volumeId),
+          );
+        }
+        if (what === 3) {
+          const request = snapshotOf(any(volumes), { name: `snap-${roll(3)}` });
+          return asked("CreateSnapshot", async (driver) =>
+            snapshots.add((await readySnapshot(driver, request)).snapshotId),
+          );
+        }
+        return what === 4 ? dropVolume(any(volumes)) : dropSnapshot(any(snapshots));
+      };
+      const callers = Array.from({ length: 8 }, async () => {
+        for (let n = 0; n < 15; n++) await one();
+      });
+      await Promise.all(callers);
+      for (const id of snapshots) await dropSnapshot(id);
+      for (const id of volumes) await dropVolume(id);
+      if (drivers === 1) {
+        await settled(cluster);
+        expect([seed, poolDump(cluster)]).toEqual([
+          seed,
+          { objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} },
+        ]);
+      }
+      for (const driver of [first, second]) expect((await driver.locks()).table()).toEqual([]);
+    }
+  };
+});
+
+/** Numbers of [0, below) that are the same in each run. */
+const dice = (seed: number) => {
+  let state = seed;
+  return (below: number): number => {
+    state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fffffff;
+    return (state >>> 8) % below;
+  };
+};

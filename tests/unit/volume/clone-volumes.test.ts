@@ -1,0 +1,356 @@
+/** CreateVolume from a snapshot and from a volume, over a cluster in memory: layout, data, sizes, and what is refused. */
+import { describe, expect, test } from "bun:test";
+import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import {
+  aVolume,
+  byHand,
+  cloneOf,
+  EMPTY_DIRECTORIES,
+  holderOf,
+  imageOf,
+  metaOf,
+  MIB_4,
+  parentOf,
+  PARAMETERS,
+  read,
+  readySnapshot,
+  restoreOf,
+  settled,
+  snapshotDeletion,
+  snapshotOf,
+  snapshotsOf,
+} from "../../support/copies-world.ts";
+import {
+  aCluster,
+  codeOf,
+  type CreateInit,
+  creation,
+  deletion,
+  type Driver,
+  driverOn,
+  EAST,
+  failureOf,
+  GIB,
+  mounted,
+  poolDump,
+  uuidOf,
+} from "../../support/world.ts";
+
+const K8S = "csi.storage.k8s.io/";
+const VOLUME_NAMES = { [`${K8S}pvc/name`]: "data", [`${K8S}pvc/namespace`]: "shop", [`${K8S}pv/name`]: "pvc-1" };
+const COPY_NAMES = { [`${K8S}pvc/name`]: "copy", [`${K8S}pvc/namespace`]: "lab", [`${K8S}pv/name`]: "pvc-copy" };
+const SNAPSHOT_NAMES = { [`${K8S}volumesnapshot/name`]: "nightly" };
+
+/** A volume, a snapshot of it, and what both hold. */
+const prepared = async (driver: Driver, cluster: ReturnType<typeof aCluster>, more: CreateInit = {}) => {
+  const volumeId = await aVolume(driver, cluster, more);
+  const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId, { parameters: SNAPSHOT_NAMES }));
+  return { volumeId, snapshotId, data: read(cluster, imageOf(volumeId)) };
+};
+type Prepared = Awaited<ReturnType<typeof prepared>>;
+
+const copies = [
+  ["a snapshot", ({ snapshotId }: Prepared, more?: CreateInit) => restoreOf(snapshotId, more)],
+  ["a volume", ({ volumeId }: Prepared, more?: CreateInit) => cloneOf(volumeId, more)],
+] as const;
+
+describe("the layout", () => {
+  test("of a restore is a clone of the snapshot's own image", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const all = await prepared(driver, cluster);
+    const { volume } = await driver.createVolume(restoreOf(all.snapshotId));
+    const image = imageOf(volume.volumeId);
+    const holder = holderOf(all.snapshotId);
+    expect(parentOf(cluster, image)).toBe(`${holder}@${holder}`);
+    expect(snapshotsOf(cluster, holder)).toEqual([`user ${holder}`]);
+    expect(Object.keys(poolDump(cluster).images).toSorted()).toEqual([image, holder, imageOf(all.volumeId)].toSorted());
+  });
+
+  test("of a clone goes through an image in between, and leaves no snapshot by name", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const volumeId = await aVolume(driver, cluster);
+    const { volume } = await driver.createVolume(cloneOf(volumeId));
+    const image = imageOf(volume.volumeId);
+    const temp = `${image}-temp`;
+    expect(parentOf(cluster, image)).toBe(`${temp}@${image}`);
+    expect(parentOf(cluster, temp)).toBe(`${imageOf(volumeId)}@${temp}`);
+    expect(snapshotsOf(cluster, temp)).toEqual([`trash ${image}`]);
+    expect(snapshotsOf(cluster, imageOf(volumeId))).toEqual([`trash ${temp}`]);
+    expect(cluster.image("rbd", temp).bornFeatures).toBe(33n);
+  });
+
+  test("is in the journal as of an empty volume, without its source", async () => {
+    for (const [, request] of copies) {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const parameters = { ...PARAMETERS, ...COPY_NAMES };
+      const { volume } = await driver.createVolume(request(all, { parameters }));
+      const uuid = uuidOf(volume.volumeId);
+      expect(poolDump(cluster).objects[`csi.volume.${uuid}`]).toEqual({
+        "csi.volname": "pvc-copy",
+        "csi.imagename": `csi-vol-${uuid}`,
+        "csi.imageid": cluster.image("rbd", `csi-vol-${uuid}`).id,
+        "csi.volume.owner": "lab",
+      });
+    }
+  });
+
+  test("has the source's own features where the class names none, and the class's else", async () => {
+    for (const [what, request] of copies) {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const plain = await driver.createVolume(request(all));
+      expect([what, cluster.image("rbd", imageOf(plain.volume.volumeId)).bornFeatures]).toEqual([what, 33n]);
+      const parameters = { ...PARAMETERS, imageFeatures: "layering,exclusive-lock,object-map", dataPool: "ec" };
+      const asked = await driver.createVolume(request(all, { name: "pvc-asked", parameters }));
+      const image = cluster.image("rbd", imageOf(asked.volume.volumeId));
+      expect([what, image.dataPool, image.features & 13n]).toEqual([what, "ec", 13n]);
+    }
+  });
+
+  test("keeps the source's data pool for the image in between, whatever the copy's is", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const volumeId = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, dataPool: "ec" } });
+    const { volume } = await driver.createVolume(cloneOf(volumeId));
+    const image = imageOf(volume.volumeId);
+    expect(cluster.image("rbd", `${image}-temp`).dataPool).toBe("ec");
+    expect(cluster.image("rbd", image).dataPool).toBeUndefined();
+  });
+
+  test("is in the class's pool, which need not be the source's", async () => {
+    for (const [, request] of copies) {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const { volume } = await driver.createVolume(request(all, { parameters: { ...PARAMETERS, pool: "ssd" } }));
+      expect(volume.volumeId).toContain("-0000000000000003-");
+      expect(read(cluster, imageOf(volume.volumeId), "ssd")).toEqual(all.data);
+      await driver.deleteVolume(deletion(volume.volumeId));
+      await settled(cluster, "ssd");
+      expect(poolDump(cluster, "ssd").images).toEqual({});
+    }
+  });
+
+  test("names the copy in its metadata, and nothing of its source", async () => {
+    for (const [, request] of copies) {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+      const all = await prepared(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
+      const parameters = { ...PARAMETERS, ...COPY_NAMES };
+      const { volume } = await driver.createVolume(request(all, { parameters }));
+      const image = imageOf(volume.volumeId);
+      expect(metaOf(cluster, image)).toEqual({ ...COPY_NAMES, "csi.ceph.com/cluster/name": "prod" });
+      const temp = poolDump(cluster).images[`${image}-temp`];
+      expect(temp?.meta ?? {}).toEqual({});
+      expect(metaOf(cluster, imageOf(all.volumeId))).toMatchObject(VOLUME_NAMES);
+    }
+  });
+
+  test("carries nothing of its source's metadata where none is written", async () => {
+    for (const [, request] of copies) {
+      const cluster = aCluster();
+      await using writing = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+      const all = await prepared(writing, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
+      await using driver = driverOn(cluster);
+      const { volume } = await driver.createVolume(request(all));
+      expect(metaOf(cluster, imageOf(volume.volumeId))).toEqual({});
+    }
+  });
+});
+
+for (const [what, request] of copies) {
+  describe(`a copy of ${what}`, () => {
+    test("has its data as it was, and is written apart from it", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const { volume } = await driver.createVolume(request(all));
+      const source = cluster.image("rbd", imageOf(all.volumeId));
+      source.write(0n, MIB_4);
+      expect(read(cluster, imageOf(volume.volumeId))).toEqual(all.data);
+      const before = read(cluster, imageOf(all.volumeId));
+      cluster.image("rbd", imageOf(volume.volumeId)).write(0n, MIB_4);
+      expect(read(cluster, imageOf(all.volumeId))).toEqual(before);
+    });
+
+    test("tells its source, its size and where it is", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const asked = request(all);
+      const { volume } = await driver.createVolume(asked);
+      expect(volume).toMatchObject({
+        capacityBytes: GIB,
+        contentSource: asked.volumeContentSource,
+        volumeContext: { ...PARAMETERS, imageName: imageOf(volume.volumeId), journalPool: "rbd" },
+        accessibleTopology: [],
+      });
+    });
+
+    test("is the same when asked for again, by whichever driver", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const first = await driver.createVolume(request(all, { capacityRange: { requiredBytes: 2n * GIB } }));
+      const before = cluster.dump();
+      await using other = driverOn(cluster);
+      for (const each of [driver, other]) {
+        expect(await each.createVolume(request(all, { capacityRange: { requiredBytes: 2n * GIB } }))).toEqual(first);
+      }
+      expect(cluster.dump()).toEqual(before);
+    });
+
+    test("grows to the size that is asked for, and has none of the source's blocks more or less", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const capacityRange = { requiredBytes: 3n * GIB };
+      const { volume } = await driver.createVolume(request(all, { capacityRange }));
+      expect(volume.capacityBytes).toBe(3n * GIB);
+      expect(cluster.image("rbd", imageOf(volume.volumeId)).sizeBytes).toBe(3n * GIB);
+      expect(read(cluster, imageOf(volume.volumeId))).toEqual(all.data);
+    });
+
+    test("is never smaller than its source", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster, { capacityRange: { requiredBytes: 2n * GIB } });
+      const before = cluster.dump();
+      const failure = await failureOf(driver.createVolume(request(all)));
+      expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringMatching(/^capacity_range /) });
+      expect(cluster.dump()).toEqual(before);
+    });
+
+    test("may be read-only from the start: it is not empty", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const volumeCapabilities = [mounted(Mode.MULTI_NODE_READER_ONLY)];
+      const { volume } = await driver.createVolume(request(all, { volumeCapabilities }));
+      expect(read(cluster, imageOf(volume.volumeId))).toEqual(all.data);
+    });
+
+    test("lives on when its source is deleted, and everything goes when it goes", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const { volume } = await driver.createVolume(request(all));
+      await driver.deleteVolume(deletion(all.volumeId));
+      await driver.deleteSnapshot(snapshotDeletion(all.snapshotId));
+      cluster.runManager();
+      expect(read(cluster, imageOf(volume.volumeId))).toEqual(all.data);
+      await driver.deleteVolume(deletion(volume.volumeId));
+      await settled(cluster);
+      expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
+    });
+
+    test("can be copied in turn", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const first = await driver.createVolume(request(all));
+      const second = await driver.createVolume(cloneOf(first.volume.volumeId, { name: "pvc-second" }));
+      const { snapshotId } = await readySnapshot(driver, snapshotOf(second.volume.volumeId, { name: "snap-second" }));
+      const third = await driver.createVolume(restoreOf(snapshotId, { name: "pvc-third" }));
+      expect(read(cluster, imageOf(third.volume.volumeId))).toEqual(all.data);
+    });
+
+    test("of an encrypted one is refused: a plain volume is never made of it", async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const objects = cluster.namespace("rbd", "")?.objects;
+      for (const kind of ["csi.volume", "csi.snap"]) {
+        const id = kind === "csi.snap" ? all.snapshotId : all.volumeId;
+        objects?.get(`${kind}.${uuidOf(id)}`)?.set("csi.volume.encryptKMS", "default");
+      }
+      const failure = await failureOf(driver.createVolume(request(all)));
+      expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("encrypted") });
+    });
+
+    test("in another RADOS namespace, or another cluster, is refused", async () => {
+      const cluster = aCluster();
+      const tenant = { ...EAST, clusterId: "tenant", radosNamespace: "tenant" };
+      const west = { ...EAST, clusterId: "west", monitors: ["10.0.0.1:6789"] };
+      await using driver = driverOn(cluster, { clusters: [EAST, tenant, west] });
+      const all = await prepared(driver, cluster);
+      for (const clusterID of ["tenant", "west"]) {
+        const failure = await failureOf(
+          driver.createVolume(request(all, { parameters: { ...PARAMETERS, clusterID } })),
+        );
+        expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("east") });
+      }
+      expect(poolDump(cluster, "rbd", "tenant").images).toEqual({});
+    });
+  });
+}
+
+describe("a name that is taken", () => {
+  /** Each as the first, then all others: what makes a volume of another content is refused. */
+  const contents: readonly (readonly [
+    string,
+    (all: Prepared & { other: Prepared }, more?: CreateInit) => ReturnType<typeof creation>,
+  ])[] = [
+    ["nothing", (_, more) => creation({ name: "pvc-copy", ...more })],
+    ["the snapshot", ({ snapshotId }, more) => restoreOf(snapshotId, more)],
+    ["the volume", ({ volumeId }, more) => cloneOf(volumeId, more)],
+    ["another snapshot", ({ other }, more) => restoreOf(other.snapshotId, more)],
+  ];
+  for (const [first, make] of contents) {
+    for (const [second, ask] of contents) {
+      // An empty volume has no parent, and neither has a copy that was flattened: the two can't be told apart.
+      if (first === second || first === "nothing") continue;
+      test(`by a copy of ${first} is not given to one of ${second}`, async () => {
+        const cluster = aCluster();
+        await using driver = driverOn(cluster);
+        const one = await prepared(driver, cluster);
+        const volumeId = await aVolume(driver, cluster, { name: "pvc-2" });
+        const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId, { name: "snap-2" }));
+        const all = { ...one, other: { volumeId, snapshotId, data: [] } };
+        await driver.createVolume(make(all));
+        const before = cluster.dump();
+        expect(await codeOf(driver.createVolume(ask(all)))).toBe("ALREADY_EXISTS");
+        expect(cluster.dump()).toEqual(before);
+      });
+    }
+  }
+
+  test("by a copy that has grown is the same volume still", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { snapshotId } = await prepared(driver, cluster);
+    const { volume } = await driver.createVolume(restoreOf(snapshotId));
+    cluster.image("rbd", imageOf(volume.volumeId)).sizeBytes = 5n * GIB;
+    const again = await driver.createVolume(restoreOf(snapshotId));
+    expect(again.volume).toEqual({ ...volume, capacityBytes: 5n * GIB });
+    expect(cluster.image("rbd", imageOf(volume.volumeId)).sizeBytes).toBe(5n * GIB);
+  });
+
+  test("by a copy that was flattened since is the same volume still", async () => {
+    for (const [, request] of copies) {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const { volume } = await driver.createVolume(request(all));
+      await byHand(cluster).flatten(imageOf(volume.volumeId));
+      expect(await driver.createVolume(request(all))).toMatchObject({ volume });
+    }
+  });
+
+  test("by a copy of a source that is gone since is the same volume still", async () => {
+    for (const [, request] of copies) {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const all = await prepared(driver, cluster);
+      const { volume } = await driver.createVolume(request(all));
+      await driver.deleteSnapshot(snapshotDeletion(all.snapshotId));
+      await driver.deleteVolume(deletion(all.volumeId));
+      expect(await driver.createVolume(request(all))).toMatchObject({ volume });
+    }
+  });
+});

@@ -1,0 +1,338 @@
+/** CreateVolume where nothing fails: what is made, what is answered, and what a repeated request finds. */
+import { describe, expect, test } from "bun:test";
+import { FEATURE_BITS } from "../../../lib/ceph/features.ts";
+import {
+  ControllerServiceCapability_RPC_Type as Offered,
+  VolumeCapability_AccessMode_Mode as Mode,
+} from "../../../lib/gen/csi_pb.ts";
+import {
+  aCluster,
+  asBlock,
+  codeOf,
+  creation,
+  type CreateInit,
+  type DriverSettings,
+  driverOn,
+  EAST,
+  failureOf,
+  GIB,
+  MIB,
+  MOUNT,
+  mounted,
+  PARAMETERS,
+  poolDump,
+  uuidOf,
+} from "../../support/world.ts";
+
+const { layering } = FEATURE_BITS;
+const KUBERNETES = {
+  "csi.storage.k8s.io/pvc/name": "data",
+  "csi.storage.k8s.io/pvc/namespace": "team-a",
+  "csi.storage.k8s.io/pv/name": "pvc-1",
+};
+
+/** One CreateVolume in a cluster of its own. */
+const created = async (more: CreateInit = {}, settings: DriverSettings = {}) => {
+  const cluster = aCluster();
+  await using driver = driverOn(cluster, settings);
+  const { volume } = await driver.createVolume(creation(more));
+  const uuid = uuidOf(volume.volumeId);
+  return { cluster, volume, uuid };
+};
+
+/** With parameters besides the usual ones; -> the image of the volume. */
+const imageFor = async (parameters: Record<string, string>) => {
+  const { cluster, volume, uuid } = await created({ parameters: { ...PARAMETERS, ...parameters } });
+  const prefix = parameters["volumeNamePrefix"] ?? "csi-vol-";
+  return { image: cluster.image("rbd", prefix + uuid), volume, uuid };
+};
+
+describe("a new volume", () => {
+  test("is an image with the cluster's defaults, under an ID that names cluster, pool and UUID", async () => {
+    const { cluster, volume, uuid } = await created();
+    expect(volume.volumeId).toBe(`0001-0004-east-0000000000000002-${uuid}`);
+    expect(uuid).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+    expect(volume.capacityBytes).toBe(GIB);
+    expect(volume.volumeContext).toEqual({
+      clusterID: "east",
+      pool: "rbd",
+      journalPool: "rbd",
+      imageName: `csi-vol-${uuid}`,
+    });
+    expect(Object.keys(poolDump(cluster).images)).toEqual([`csi-vol-${uuid}`]);
+    expect(cluster.image("rbd", `csi-vol-${uuid}`)).toMatchObject({
+      sizeBytes: GIB,
+      features: cluster.defaultFeatures,
+      objectSize: 4n * MIB,
+      dataPool: undefined,
+    });
+    expect(cluster.image("rbd", `csi-vol-${uuid}`).meta.size).toBe(0);
+  });
+
+  test("keeps parameters in its context, but neither the sidecars' keys nor the topology", async () => {
+    const parameters = {
+      ...PARAMETERS,
+      ...KUBERNETES,
+      dataPool: "ec",
+      mounter: "rbd-nbd",
+      unknownToUs: "kept",
+      topologyConstrainedPools: "[]",
+      imageName: "of the class",
+    };
+    const { volume } = await created({ parameters });
+    expect(volume.volumeContext).toEqual({
+      clusterID: "east",
+      pool: "rbd",
+      journalPool: "rbd",
+      dataPool: "ec",
+      mounter: "rbd-nbd",
+      unknownToUs: "kept",
+      imageName: "of the class",
+    });
+  });
+
+  test("is made in the RADOS namespace that config.json names", async () => {
+    const { cluster, volume, uuid } = await created({}, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    expect(poolDump(cluster)).toEqual({ objects: {}, images: {}, bareNames: {}, trash: {} });
+    const inside = poolDump(cluster, "rbd", "tenant");
+    expect(Object.keys(inside.images)).toEqual([`csi-vol-${uuid}`]);
+    expect(Object.keys(inside.objects)).toEqual([`csi.volume.${uuid}`, "csi.volumes.default"]);
+    expect(volume.volumeContext["radosNamespace"]).toBe("tenant");
+  });
+
+  test("has the name, the features and the layout that the class asks for", async () => {
+    const prefixed = await imageFor({ volumeNamePrefix: "team-" });
+    expect(prefixed.volume.volumeContext["imageName"]).toBe(`team-${prefixed.uuid}`);
+    expect((await imageFor({ imageFeatures: "layering" })).image.features).toBe(layering);
+    const exact = (await imageFor({ imageFeatures: "exclusive-lock,layering" })).image;
+    expect(exact.features).toBe(layering | FEATURE_BITS["exclusive-lock"]);
+    expect((await imageFor({ objectSize: "1048576" })).image.objectSize).toBe(MIB);
+    const striped = (await imageFor({ stripeUnit: "65536", stripeCount: "4" })).image;
+    expect([striped.stripeUnit, striped.stripeCount]).toEqual([65536n, 4n]);
+    expect((await imageFor({ stripeUnit: "65536", stripeCount: "0" })).image.stripeCount).toBe(1n);
+    expect((await imageFor({ dataPool: "ec" })).image.dataPool).toBe("ec");
+  });
+
+  for (const [what, capability] of [
+    ["block, written on many nodes", asBlock(Mode.MULTI_NODE_MULTI_WRITER)],
+    ["block, written on one of many nodes", asBlock(Mode.MULTI_NODE_SINGLE_WRITER)],
+    ["a filesystem with one writer", mounted(Mode.SINGLE_NODE_SINGLE_WRITER)],
+    ["a filesystem with many writers on a node", mounted(Mode.SINGLE_NODE_MULTI_WRITER)],
+  ] as const) {
+    test(`may be ${what}`, async () => {
+      await created({ volumeCapabilities: [capability] });
+    });
+  }
+
+  test("takes the secret of an in-tree volume", async () => {
+    const { key, ...rest } = { key: creation().secrets["userKey"] ?? "", userID: "nobody" };
+    await created({ secrets: { key, ...rest } });
+  });
+});
+
+describe("its size", () => {
+  const sizes: readonly (readonly [required: bigint, limit: bigint, size: bigint | string])[] = [
+    [0n, 0n, GIB],
+    [1n, 0n, MIB],
+    [MIB, 0n, MIB],
+    [MIB + 1n, 0n, 2n * MIB],
+    [GIB - 1n, 0n, GIB],
+    [GIB, GIB, GIB],
+    [GIB + 1n, 0n, 2n * GIB],
+    [(3n * GIB) / 2n, 0n, 2n * GIB],
+    [(3n * GIB) / 2n, (3n * GIB) / 2n, (3n * GIB) / 2n],
+    [GIB + 1n, 2n * GIB - 1n, GIB + MIB],
+    [0n, 512n * MIB + 7n, 512n * MIB],
+    [0n, 5n * GIB, GIB],
+    [MIB + 1n, MIB + 2n, "OUT_OF_RANGE"],
+    [0n, MIB - 1n, "OUT_OF_RANGE"],
+    [(1n << 60n) + 1n, 0n, "OUT_OF_RANGE"],
+    [2n * GIB, GIB, "INVALID_ARGUMENT"],
+  ];
+  for (const [requiredBytes, limitBytes, size] of sizes) {
+    test(`is ${size} for at least ${requiredBytes} and at most ${limitBytes || "any number of"} bytes`, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const request = creation({ capacityRange: { requiredBytes, limitBytes } });
+      if (typeof size === "string") {
+        expect(await codeOf(driver.createVolume(request))).toBe(size);
+        expect(cluster.dump()).toEqual(aCluster().dump());
+        return;
+      }
+      const { volume } = await driver.createVolume(request);
+      expect(volume.capacityBytes).toBe(size);
+      expect(cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`).sizeBytes).toBe(size);
+    });
+  }
+
+  test("is 1 GiB when nothing is said", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { capacityRange: _none, ...rest } = creation();
+    const { volume } = await driver.createVolume({ ...rest });
+    expect(volume.capacityBytes).toBe(GIB);
+  });
+});
+
+describe("image metadata", () => {
+  const metaOf = async (options: DriverSettings["options"] & {}, parameters: Record<string, string>) => {
+    const { cluster, uuid } = await created({ parameters: { ...PARAMETERS, ...parameters } }, { options });
+    return Object.fromEntries(cluster.image("rbd", `csi-vol-${uuid}`).meta);
+  };
+
+  test("names claim, volume and Kubernetes cluster where that is asked for", async () => {
+    const options = { setMetadata: true, clusterName: "prod" };
+    expect(await metaOf(options, { ...KUBERNETES, "csi.storage.k8s.io/fstype": "xfs" })).toEqual({
+      ...KUBERNETES,
+      "csi.ceph.com/cluster/name": "prod",
+    });
+    expect(await metaOf({ setMetadata: true }, KUBERNETES)).toEqual(KUBERNETES);
+    expect(await metaOf({ setMetadata: true, clusterName: "prod" }, {})).toEqual({
+      "csi.ceph.com/cluster/name": "prod",
+    });
+    expect(await metaOf({ setMetadata: true }, {})).toEqual({});
+    expect(await metaOf({ setMetadata: false, clusterName: "prod" }, KUBERNETES)).toEqual({});
+  });
+
+  test("is set by a repeated call when the first one had not come to it", async () => {
+    const cluster = aCluster();
+    await using without = driverOn(cluster);
+    await using driver = driverOn(cluster, { options: { setMetadata: true } });
+    const request = creation({ parameters: { ...PARAMETERS, ...KUBERNETES } });
+    const { volume } = await without.createVolume(request);
+    await driver.createVolume(request);
+    const { meta } = cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`);
+    expect(Object.fromEntries(meta)).toEqual(KUBERNETES);
+  });
+});
+
+describe("a repeated request", () => {
+  test("gets the same answer and changes nothing, from any driver", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    await using restarted = driverOn(cluster);
+    const first = await driver.createVolume(creation());
+    const before = cluster.dump();
+    expect(await driver.createVolume(creation())).toEqual(first);
+    expect(await restarted.createVolume(creation())).toEqual(first);
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("gets the size that the volume has, when that is within what it asks for", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation({ capacityRange: { requiredBytes: 3n * GIB } }));
+    for (const capacityRange of [{ requiredBytes: GIB }, { requiredBytes: GIB, limitBytes: 3n * GIB }]) {
+      const again = await driver.createVolume(creation({ capacityRange }));
+      expect(again.volume).toMatchObject({ volumeId: volume.volumeId, capacityBytes: 3n * GIB });
+    }
+  });
+
+  test("of another name, instance or cluster makes another volume", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, { clusters: [EAST, { ...EAST, clusterId: "west", radosNamespace: "w" }] });
+    await using other = driverOn(cluster, { options: { instanceId: "second" } });
+    const ids = [
+      await driver.createVolume(creation()),
+      await driver.createVolume(creation({ name: "pvc-2" })),
+      await driver.createVolume(creation({ parameters: { ...PARAMETERS, clusterID: "west" } })),
+      await other.createVolume(creation()),
+    ].map(({ volume }) => uuidOf(volume.volumeId));
+    expect(new Set(ids).size).toBe(4);
+    expect(poolDump(cluster).objects["csi.volumes.second"]).toEqual({ "csi.volume.pvc-1": ids[3] ?? "" });
+  });
+
+  const layout = { stripeUnit: "65536", stripeCount: "4", objectSize: "1048576", imageFeatures: "layering" };
+  const conflicts: readonly (readonly [what: string, more: CreateInit, says: RegExp])[] = [
+    ["a larger size", { capacityRange: { requiredBytes: 3n * GIB } }, /its size is 2147483648 bytes, 3221225472/],
+    ["a limit below its size", { capacityRange: { requiredBytes: 1n, limitBytes: GIB } }, /at most 1073741824/],
+    ["other features", { parameters: { ...PARAMETERS, imageFeatures: "layering,exclusive-lock" } }, /its features/],
+    ["fewer features", { parameters: { ...PARAMETERS, imageFeatures: "exclusive-lock" } }, /its features/],
+    ["a data pool", { parameters: { ...PARAMETERS, dataPool: "ec" } }, /its data pool is its own, ec/],
+    ["another object size", { parameters: { ...PARAMETERS, objectSize: "4194304" } }, /its object size is 1048576/],
+    [
+      "another striping",
+      { parameters: { ...PARAMETERS, ...layout, stripeCount: "8" } },
+      /its striping is 4 x 65536 bytes, 8 x 65536/,
+    ],
+  ];
+  for (const [what, more, says] of conflicts) {
+    test(`that asks for ${what} is ALREADY_EXISTS and changes nothing`, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      await driver.createVolume(
+        creation({ capacityRange: { requiredBytes: 2n * GIB }, parameters: { ...PARAMETERS, ...layout } }),
+      );
+      const before = cluster.dump();
+      const failure = await failureOf(driver.createVolume(creation(more)));
+      expect(failure?.code).toBe("ALREADY_EXISTS");
+      expect(failure?.message).toMatch(/^volume pvc-1 exists already, and /);
+      expect(failure?.message).toMatch(says);
+      expect(cluster.dump()).toEqual(before);
+    });
+  }
+
+  test("that leaves a choice open fits whatever there is", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(
+      creation({ parameters: { ...PARAMETERS, ...layout, dataPool: "ec" }, volumeCapabilities: [MOUNT] }),
+    );
+    expect((await driver.createVolume(creation())).volume.volumeId).toBe(volume.volumeId);
+  });
+
+  test("fits what Ceph made of its features: object-map brings fast-diff along", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const request = creation({ parameters: { ...PARAMETERS, imageFeatures: "layering,exclusive-lock,object-map" } });
+    const first = await driver.createVolume(request);
+    const { features } = cluster.image("rbd", `csi-vol-${uuidOf(first.volume.volumeId)}`);
+    expect(features & FEATURE_BITS["fast-diff"]).toBe(FEATURE_BITS["fast-diff"]);
+    expect(await driver.createVolume(request)).toEqual(first);
+  });
+
+  test("of an encrypted volume, made by another driver, is ALREADY_EXISTS", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    const omap = cluster.namespace("rbd", "")?.objects.get(`csi.volume.${uuidOf(volume.volumeId)}`);
+    omap?.set("csi.volume.encryptKMS", "default");
+    expect(await failureOf(driver.createVolume(creation()))).toMatchObject({
+      code: "ALREADY_EXISTS",
+      message: expect.stringContaining("it is encrypted"),
+    });
+  });
+});
+
+describe("what this driver can't do yet is refused before anything is written:", () => {
+  const refused: readonly (readonly [what: string, more: CreateInit, says: RegExp])[] = [
+    ["encryption", { parameters: { ...PARAMETERS, encrypted: "true" } }, /never makes a plain volume instead/],
+    [
+      "topology",
+      { parameters: { clusterID: "east", topologyConstrainedPools: '[{"poolName":"rbd"}]' } },
+      /topologyConstrainedPools/,
+    ],
+  ];
+  for (const [what, more, says] of refused) {
+    test(what, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const failure = await failureOf(driver.createVolume(creation(more)));
+      expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringMatching(says) });
+      expect(cluster.dump()).toEqual(aCluster().dump());
+    });
+  }
+});
+
+test("the capabilities are those of the RPCs that are there", async () => {
+  await using driver = driverOn(aCluster());
+  const { capabilities } = await driver.capabilities();
+  expect(capabilities.map(({ type }) => Offered[type.value.type])).toEqual([
+    "CREATE_DELETE_VOLUME",
+    "CREATE_DELETE_SNAPSHOT",
+    "CLONE_VOLUME",
+    "EXPAND_VOLUME",
+    "SINGLE_NODE_MULTI_WRITER",
+    "GET_SNAPSHOT",
+  ]);
+});

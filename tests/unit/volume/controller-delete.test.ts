@@ -1,0 +1,313 @@
+/** DeleteVolume: what goes, what must stay, and removals that were cut off. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import {
+  aCluster,
+  codeOf,
+  creation,
+  deletion,
+  type Driver,
+  driverOn,
+  EAST,
+  failureOf,
+  PARAMETERS,
+  poolDump,
+  seed,
+  seedImage,
+  uuidOf,
+} from "../../support/world.ts";
+
+const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+const ID = `0001-0004-east-0000000000000002-${UUID}`;
+const DIRECTORY = "csi.volumes.default";
+const OBJECT = `csi.volume.${UUID}`;
+const IMAGE = `csi-vol-${UUID}`;
+const EMPTIED = { objects: { [DIRECTORY]: {} }, images: {}, bareNames: {}, trash: {} };
+
+/** A finished volume with a UUID that is known -> its image's id. */
+const seedVolume = async (cluster: MemoryCluster, imageName = IMAGE): Promise<string> => {
+  const imageId = await seedImage(cluster, imageName);
+  seed(cluster, {
+    [DIRECTORY]: { "csi.volume.pvc-1": UUID },
+    [OBJECT]: { "csi.volname": "pvc-1", "csi.imagename": imageName, "csi.imageid": imageId },
+  });
+  return imageId;
+};
+
+/** Puts the volume's image into the trash, as a driver does that then dies. */
+const halfDelete = (cluster: MemoryCluster): Promise<void> =>
+  Effect.runPromise(cephMemoryService(cluster).trashMove({ access: memoryAccess, pool: "rbd", namespace: "" }, IMAGE));
+
+const world = async (imageName = IMAGE) => {
+  const cluster = aCluster();
+  const imageId = await seedVolume(cluster, imageName);
+  return { cluster, imageId };
+};
+
+describe("a volume", () => {
+  test("goes with its image, its name and its attributes, and what is beside it stays", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const beside = await driver.createVolume(creation({ name: "pvc-2" }));
+    const before = cluster.dump();
+    const { volume } = await driver.createVolume(creation());
+    expect(cluster.dump()).not.toEqual(before);
+    expect(await driver.deleteVolume(deletion(volume.volumeId))).toEqual({});
+    expect(cluster.dump()).toEqual(before);
+    expect((await driver.createVolume(creation({ name: "pvc-2" }))).volume).toEqual(beside.volume);
+  });
+
+  test("of a namespace and a prefix goes, too", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    const parameters = { ...PARAMETERS, volumeNamePrefix: "team-" };
+    const { volume } = await driver.createVolume(creation({ parameters }));
+    await driver.deleteVolume(deletion(volume.volumeId));
+    expect(poolDump(cluster, "rbd", "tenant")).toEqual(EMPTIED);
+  });
+
+  test("that is gone is deleted again without complaint, and its name makes a new one", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    await driver.deleteVolume(deletion(volume.volumeId));
+    expect(await driver.deleteVolume(deletion(volume.volumeId))).toEqual({});
+    const again = await driver.createVolume(creation());
+    expect(again.volume.volumeId).not.toBe(volume.volumeId);
+    expect(await driver.deleteVolume(deletion(volume.volumeId))).toEqual({});
+    expect((await driver.createVolume(creation())).volume.volumeId).toBe(again.volume.volumeId);
+  });
+
+  test("that moved to another cluster is found through the mapping", async () => {
+    const { cluster } = await world();
+    const west = { ...EAST, clusterId: "west" };
+    const mapping = {
+      elements: [{ clusters: [["west", "east"]], pools: [[["9", "2"]]] }],
+      problems: new Map(),
+    } as const;
+    await using driver = driverOn(cluster, { clusters: [EAST, west], mapping });
+    await driver.deleteVolume(deletion(`0001-0004-west-0000000000000009-${UUID}`));
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+});
+
+describe("what names no volume is deleted already:", () => {
+  const ids: readonly (readonly [what: string, id: string])[] = [
+    ["a word", "nonsense"],
+    ["a static volume's name", "my-image"],
+    ["a length field that wraps", `0001-ffff-east-0000000000000002-${UUID}`],
+    ["a cut ID", ID.slice(0, -1)],
+    ["a long ID", `${ID}0`],
+    ["no UUID at its end", `${ID.slice(0, -1)}x`],
+    ["an unknown UUID", ID.replace("b0285c97", "ffffffff")],
+    ["a pool that is gone", ID.replace("0002-b", "0063-b")],
+    ["128 bytes of something", "x".repeat(128)],
+    ["a path", "../../etc/passwd"],
+  ];
+  for (const [what, id] of ids) {
+    test(what, async () => {
+      const { cluster } = await world();
+      const before = cluster.dump();
+      await using driver = driverOn(cluster);
+      expect(await driver.deleteVolume(deletion(id))).toEqual({});
+      expect(driver.log.some((line) => line.startsWith("nothing to delete:"))).toBe(id !== ids[6]?.[1]);
+      expect(cluster.dump()).toEqual(before);
+    });
+  }
+});
+
+describe("what leaves it open whether there is a volume is no success, and nothing changes:", () => {
+  const refusals: readonly (readonly [
+    what: string,
+    code: string,
+    call: (driver: Driver, cluster: MemoryCluster) => Promise<unknown>,
+  ])[] = [
+    [
+      "a wrong key",
+      "PERMISSION_DENIED",
+      (driver) => driver.deleteVolume(deletion(ID, { secrets: { userID: "admin", userKey: "d3Jvbmc=" } })),
+    ],
+    [
+      "an unknown user",
+      "PERMISSION_DENIED",
+      (driver) => driver.deleteVolume(deletion(ID, { secrets: { userID: "nobody", userKey: MEMORY_KEY } })),
+    ],
+    [
+      "a user without caps for the pool",
+      "PERMISSION_DENIED",
+      (driver, cluster) => {
+        cluster.users.set("limited", { key: MEMORY_KEY, manager: true, pools: ["ssd"] });
+        return driver.deleteVolume(deletion(ID, { secrets: { userID: "limited", userKey: MEMORY_KEY } }));
+      },
+    ],
+    [
+      "a cluster that is not configured",
+      "INVALID_ARGUMENT",
+      (driver) => driver.deleteVolume(deletion(ID.replace("east", "west"))),
+    ],
+    [
+      "a cluster that does not answer",
+      "UNAVAILABLE",
+      (driver, cluster) => {
+        cluster.reachable = false;
+        return driver.deleteVolume(deletion(ID));
+      },
+    ],
+  ];
+  for (const [what, code, call] of refusals) {
+    test(what, async () => {
+      const { cluster } = await world();
+      const before = cluster.dump();
+      await using driver = driverOn(cluster);
+      expect(await codeOf(call(driver, cluster))).toBe(code);
+      expect(cluster.dump()).toEqual(before);
+    });
+  }
+});
+
+describe("an image that is in use stays, and all that leads to it:", () => {
+  test("while somebody watches it", async () => {
+    const { cluster } = await world();
+    const before = cluster.dump();
+    await using driver = driverOn(cluster);
+    const close = cluster.watch("rbd", IMAGE);
+    const failure = await failureOf(driver.deleteVolume(deletion(ID)));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain(`image rbd/${IMAGE} is in use (watched by 127.0.0.1:0/`);
+    expect(failure?.message).toContain('(DeleteVolume, stage "remove image")');
+    expect(cluster.dump()).toEqual(before);
+    expect((await driver.createVolume(creation())).volume.volumeId).toBe(ID);
+    close();
+    await driver.deleteVolume(deletion(ID));
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+
+  test("while it mirrors another cluster's", async () => {
+    const { cluster } = await world();
+    cluster.image("rbd", IMAGE).mirror = "non-primary";
+    const before = cluster.dump();
+    await using driver = driverOn(cluster);
+    const failure = await failureOf(driver.deleteVolume(deletion(ID)));
+    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("mirror") });
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("but for as many mirror daemons as the configuration says", async () => {
+    for (const [watchers, code] of [
+      [1, "OK"],
+      [2, "OK"],
+      [3, "FAILED_PRECONDITION"],
+    ] as const) {
+      const { cluster } = await world();
+      cluster.image("rbd", IMAGE).mirror = "primary";
+      for (let i = 0; i < watchers; i++) cluster.watch("rbd", IMAGE);
+      await using driver = driverOn(cluster, { clusters: [{ ...EAST, mirrorDaemonCount: 2 }] });
+      expect(await codeOf(driver.deleteVolume(deletion(ID)))).toBe(code);
+    }
+  });
+});
+
+describe("a removal that was cut off", () => {
+  const afterTrash = async () => {
+    const { cluster, imageId } = await world();
+    await halfDelete(cluster);
+    return { cluster, imageId };
+  };
+
+  for (const cut of ["trash-entered", "name-gone", "entry-gone"] as const) {
+    for (const recorded of [true, false]) {
+      test(`on the way to the trash (${cut}) is finished, the image's ID ${recorded ? "" : "not "}recorded`, async () => {
+        const { cluster } = await world();
+        cluster.cutShort(cut, "rbd", IMAGE);
+        if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
+        await using driver = driverOn(cluster);
+        await driver.deleteVolume(deletion(ID));
+        expect(poolDump(cluster)).toEqual(EMPTIED);
+      });
+
+      test(`on the way to the trash (${cut}) is no obstacle to the name, the ID ${recorded ? "" : "not "}recorded`, async () => {
+        const { cluster } = await world();
+        cluster.cutShort(cut, "rbd", IMAGE);
+        if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
+        await using driver = driverOn(cluster);
+        const { volume } = await driver.createVolume(creation());
+        expect(Object.keys(poolDump(cluster).images)).toEqual([`csi-vol-${uuidOf(volume.volumeId)}`]);
+        await driver.deleteVolume(deletion(volume.volumeId));
+        expect(poolDump(cluster)).toEqual(EMPTIED);
+      });
+    }
+  }
+
+  test("in the trash is finished", async () => {
+    const { cluster } = await afterTrash();
+    await using driver = driverOn(cluster);
+    await driver.deleteVolume(deletion(ID));
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+
+  test("in the trash is finished by the image's name when its ID was never recorded", async () => {
+    const { cluster } = await afterTrash();
+    cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
+    await using driver = driverOn(cluster);
+    await driver.deleteVolume(deletion(ID));
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+
+  test("in the trash is finished when only the image is left", async () => {
+    const { cluster } = await afterTrash();
+    cluster.namespace("rbd", "")?.objects.clear();
+    await using driver = driverOn(cluster);
+    await driver.deleteVolume(deletion(ID));
+    expect(poolDump(cluster)).toEqual({ ...EMPTIED, objects: {} });
+  });
+
+  test("after the trash, or between name and object, is finished", async () => {
+    for (const forget of [[], ["csi.volume.pvc-1"]]) {
+      const { cluster } = await afterTrash();
+      cluster.namespace("rbd", "")?.trash.clear();
+      for (const key of forget) cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.delete(key);
+      await using driver = driverOn(cluster);
+      await driver.deleteVolume(deletion(ID));
+      expect(poolDump(cluster)).toEqual(EMPTIED);
+    }
+  });
+
+  test("takes nothing of others out of the trash", async () => {
+    const { cluster } = await afterTrash();
+    cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
+    const trash = cluster.namespace("rbd", "")?.trash;
+    const mine = [...(trash?.values() ?? [])][0];
+    if (mine === undefined) throw new Error("nothing in the trash");
+    trash?.set("00000000aaaa", { ...mine, source: "mirroring" });
+    trash?.set("00000000bbbb", { ...mine, name: `${IMAGE}-other` });
+    await using driver = driverOn(cluster);
+    await driver.deleteVolume(deletion(ID));
+    expect(Object.keys(poolDump(cluster).trash)).toEqual(["00000000aaaa", "00000000bbbb"]);
+  });
+
+  test("is finished by CreateVolume of the name, which then makes a volume with another UUID", async () => {
+    const { cluster } = await afterTrash();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    const uuid = uuidOf(volume.volumeId);
+    expect(uuid).not.toBe(UUID);
+    const { objects, images, trash } = poolDump(cluster);
+    expect(Object.keys(objects)).toEqual([`csi.volume.${uuid}`, DIRECTORY]);
+    expect(Object.keys(images)).toEqual([`csi-vol-${uuid}`]);
+    expect(trash).toEqual({});
+    // The caller of the cut-off DeleteVolume retries, late: the new volume is none of its business.
+    const before = cluster.dump();
+    await driver.deleteVolume(deletion(ID));
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("is finished by CreateVolume when the image went by other hands", async () => {
+    const { cluster } = await world();
+    cluster.namespace("rbd", "")?.images.delete(IMAGE);
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(creation());
+    expect(uuidOf(volume.volumeId)).not.toBe(UUID);
+    expect(poolDump(cluster).objects[OBJECT]).toBeUndefined();
+  });
+});

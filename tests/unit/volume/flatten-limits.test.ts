@@ -1,0 +1,299 @@
+/** How chains of clones are kept short, and images from having too many snapshots: by whom, when, and what callers hear. */
+import { describe, expect, test } from "bun:test";
+import { AccessDenied } from "../../../lib/ceph/errors.ts";
+import { intercepted } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { Metrics } from "../../../lib/telemetry/metrics.ts";
+import * as Effect from "effect/Effect";
+import {
+  aVolume,
+  byHand,
+  cloneOf,
+  holderOf,
+  imageOf,
+  parentOf,
+  read,
+  readySnapshot,
+  restoreOf,
+  settled,
+  snapshotDeletion,
+  snapshotOf,
+  snapshotsOf,
+} from "../../support/copies-world.ts";
+import {
+  aCluster,
+  codeOf,
+  deletion,
+  type Driver,
+  driverOn,
+  eventually,
+  failureOf,
+  GIB,
+  poolDump,
+} from "../../support/world.ts";
+
+/** Images that the manager has been asked to flatten. */
+const flattening = (cluster: MemoryCluster): readonly string[] =>
+  cluster.tasks().flatMap(({ action, image }) => (action === "flatten" ? [image] : []));
+
+const chain = (softDepth: number, hardDepth: number) => ({ options: { chain: { softDepth, hardDepth } } });
+const FREE = chain(99, 99);
+
+/** A volume with `links` parents behind it, made by restores -> it and the snapshots in between. */
+const deep = async (cluster: MemoryCluster, links: number) => {
+  await using driver = driverOn(cluster, FREE);
+  let volumeId = await aVolume(driver, cluster);
+  const data = read(cluster, imageOf(volumeId));
+  for (let at = 2; at <= links; at += 2) {
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId, { name: `snap-deep-${at}` }));
+    volumeId = (await driver.createVolume(restoreOf(snapshotId, { name: `pvc-deep-${at}` }))).volume.volumeId;
+  }
+  return { volumeId, data };
+};
+
+describe("a chain", () => {
+  /** [what is copied, parents of its source, soft, hard, what is asked for, code] */
+  const cases: readonly (readonly [string, number, number, number, boolean, string])[] = [
+    // A restore adds one parent, so its limits are one lower.
+    ["snapshot", 1, 3, 5, false, "OK"],
+    ["snapshot", 3, 5, 8, false, "OK"],
+    ["snapshot", 3, 4, 8, true, "OK"],
+    ["snapshot", 3, 4, 5, true, "OK"],
+    ["snapshot", 3, 4, 4, true, "ABORTED"],
+    // A clone of a volume adds two.
+    ["volume", 2, 5, 8, false, "OK"],
+    ["volume", 2, 4, 8, true, "OK"],
+    ["volume", 2, 4, 5, true, "OK"],
+    ["volume", 2, 4, 4, true, "ABORTED"],
+    // Never for a source that has no parent, however low the limits are.
+    ["volume", 0, 1, 1, false, "OK"],
+    ["snapshot", 1, 1, 1, true, "ABORTED"],
+  ];
+  for (const [what, parents, soft, hard, asked, code] of cases) {
+    test(`of ${parents} parents behind a ${what} is ${asked ? "" : "not "}flattened at soft ${soft}, hard ${hard}: ${code}`, async () => {
+      const cluster = aCluster();
+      const { volumeId } = await deep(cluster, what === "snapshot" ? parents - 1 : parents);
+      await using making = driverOn(cluster, FREE);
+      const snapshotId =
+        what === "snapshot" ? (await readySnapshot(making, snapshotOf(volumeId))).snapshotId : undefined;
+      const source = snapshotId === undefined ? imageOf(volumeId) : holderOf(snapshotId);
+      cluster.managerHeld = true;
+      await using driver = driverOn(cluster, chain(soft, hard));
+      const request = snapshotId === undefined ? cloneOf(volumeId) : restoreOf(snapshotId);
+      expect(await codeOf(driver.createVolume(request))).toBe(code);
+      // Only ever what the request names.
+      expect(flattening(cluster)).toEqual(asked ? [source] : []);
+    });
+  }
+
+  test("that is too long: the caller hears how far its flatten is, makes nothing, and gets its volume in the end", async () => {
+    const cluster = aCluster();
+    const { volumeId, data } = await deep(cluster, 4);
+    cluster.managerHeld = true;
+    await using driver = driverOn(cluster, chain(4, 6));
+    const before = poolDump(cluster);
+    const message = async () => (await failureOf(driver.createVolume(cloneOf(volumeId))))?.message;
+    expect(await message()).toContain(
+      `image rbd/${imageOf(volumeId)} has 4 parents, at most 3 are allowed here; it is being flattened (waiting for its turn), retry later`,
+    );
+    cluster.setProgress(imageOf(volumeId), 0.427);
+    expect(await message()).toContain("(42 % done)");
+    const told = () => Effect.runSync(Effect.map(Metrics, ({ text }) => text()));
+    expect(told()).toContain(`csi_rbd_flatten_progress{image="rbd/${imageOf(volumeId)}"} 0.427`);
+    expect(poolDump(cluster)).toEqual(before);
+    expect(flattening(cluster)).toEqual([imageOf(volumeId)]);
+    cluster.runManager();
+    const { volume } = await driver.createVolume(cloneOf(volumeId));
+    expect(told()).not.toContain(imageOf(volumeId));
+    expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
+    expect(parentOf(cluster, imageOf(volumeId))).toBeUndefined();
+  });
+
+  test("of a snapshot is flattened behind the answer, from the soft limit on", async () => {
+    for (const [soft, asked] of [
+      [3, true],
+      [4, false],
+    ] as const) {
+      const cluster = aCluster();
+      const { volumeId } = await deep(cluster, 2);
+      cluster.managerHeld = true;
+      await using driver = driverOn(cluster, chain(soft, 8));
+      const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId));
+      expect(flattening(cluster)).toEqual(asked ? [holderOf(snapshotId)] : []);
+    }
+  });
+
+  test("is flattened by the driver itself where the manager is away, once, and the retry succeeds", async () => {
+    const cluster = aCluster();
+    const { volumeId, data } = await deep(cluster, 4);
+    cluster.managerUp = false;
+    const { promise, resolve: letGo } = Promise.withResolvers<void>();
+    let flattens = 0;
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "imageFlatten") return act;
+      flattens += 1;
+      return Effect.andThen(
+        Effect.promise(() => promise),
+        act,
+      );
+    });
+    await using driver = driverOn(cluster, { ceph, ...chain(4, 6) });
+    for (let n = 0; n < 3; n++) {
+      const failure = await failureOf(driver.createVolume(cloneOf(volumeId)));
+      expect(failure).toMatchObject({
+        code: "ABORTED",
+        message: expect.stringContaining("done by this driver in the background"),
+      });
+    }
+    letGo();
+    await eventually(() => parentOf(cluster, imageOf(volumeId)) === undefined, "a flattened image");
+    expect(flattens).toBe(1);
+    const { volume } = await driver.createVolume(cloneOf(volumeId));
+    expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
+    expect(driver.log.join("\n")).toContain("the driver flattens the image itself");
+    expect(driver.log).toContain(`flatten of image rbd/${imageOf(volumeId)} is done`);
+  });
+
+  test("whose flatten is refused is the caller's failure", async () => {
+    const cluster = aCluster();
+    const { volumeId } = await deep(cluster, 4);
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+      call.method === "managerFlatten"
+        ? Effect.fail(new AccessDenied({ op: "rbd task add flatten", subject: "rbd", user: "x" }))
+        : act,
+    );
+    await using driver = driverOn(cluster, { ceph, ...chain(4, 6) });
+    expect(await codeOf(driver.createVolume(cloneOf(volumeId)))).toBe("PERMISSION_DENIED");
+  });
+
+  test("of clones of clones of clones never grows past the hard limit, and the data is always the first one's", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, chain(4, 8));
+    let volumeId = await aVolume(driver, cluster);
+    const data = read(cluster, imageOf(volumeId));
+    for (let n = 0; n < 12; n++) {
+      const request = cloneOf(volumeId, { name: `pvc-${n + 2}` });
+      for (let tries = 0; (await codeOf(driver.createVolume(request))) === "ABORTED"; tries++) {
+        if (tries > 5) throw new Error("never flattened");
+        cluster.runManager();
+      }
+      volumeId = (await driver.createVolume(request)).volume.volumeId;
+      expect(read(cluster, imageOf(volumeId))).toEqual(data);
+      let depth = 0;
+      for (let { parent } = cluster.image("rbd", imageOf(volumeId)); parent; parent = parent.image.parent) depth += 1;
+      expect(depth).toBeLessThan(8);
+    }
+  });
+});
+
+describe("snapshots of one image", () => {
+  const limits = (minSnapshots: number, maxSnapshots: number) => ({
+    options: { minSnapshots, maxSnapshots, chain: FREE.options.chain },
+  });
+  /** A volume with `count` snapshots of this layout -> their holders, the oldest first. */
+  const taken = async (driver: Driver, volumeId: string, count: number) => {
+    const ids: string[] = [];
+    for (let n = 0; n < count; n++) {
+      ids.push((await readySnapshot(driver, snapshotOf(volumeId, { name: `snap-${n}` }))).snapshotId);
+    }
+    return ids;
+  };
+  const copying = [
+    ["a snapshot", (driver: Driver, id: string) => driver.createSnapshot(snapshotOf(id, { name: "one-more" }))],
+    ["a clone", (driver: Driver, id: string) => driver.createVolume(cloneOf(id))],
+  ] as const;
+
+  for (const [what, copy] of copying) {
+    test(`at the lower limit: ${what} is made, and nothing flattened`, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster, limits(4, 6));
+      const id = await aVolume(driver, cluster);
+      await taken(driver, id, 4);
+      cluster.managerHeld = true;
+      expect(await codeOf(copy(driver, id))).toBe("OK");
+      expect(flattening(cluster)).toEqual([]);
+    });
+
+    test(`above the lower limit: ${what} is made, and as many are flattened as are too many, the oldest first`, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster, limits(3, 6));
+      const id = await aVolume(driver, cluster);
+      cluster.managerHeld = true;
+      const ids = await taken(driver, id, 3);
+      await using careless = driverOn(cluster, limits(99, 99));
+      await taken(careless, id, 5);
+      expect(await codeOf(copy(driver, id))).toBe("OK");
+      expect(flattening(cluster)).toEqual(ids.slice(0, 2).map(holderOf));
+    });
+
+    test(`above the upper limit: ${what} has to wait until clones were flattened`, async () => {
+      const cluster = aCluster();
+      await using making = driverOn(cluster, limits(99, 99));
+      const id = await aVolume(making, cluster);
+      const ids = await taken(making, id, 5);
+      cluster.managerHeld = true;
+      await using driver = driverOn(cluster, limits(2, 4));
+      const before = poolDump(cluster);
+      const failure = await failureOf(copy(driver, id));
+      expect(failure?.code).toBe("RESOURCE_EXHAUSTED");
+      expect(failure?.message).toContain(
+        `image rbd/${imageOf(id)} has 5 snapshots, at most 4 are allowed; 5 of them are kept by clones, which are being flattened`,
+      );
+      expect(poolDump(cluster)).toEqual(before);
+      expect(flattening(cluster)).toEqual(ids.slice(0, 3).map(holderOf));
+      cluster.runManager();
+      expect(snapshotsOf(cluster, imageOf(id))).toHaveLength(2);
+      expect(await codeOf(copy(driver, id))).toBe("OK");
+    });
+  }
+
+  test("that only restores of deleted ones keep fail nobody: those volumes are not flattened", async () => {
+    const cluster = aCluster();
+    await using making = driverOn(cluster, limits(99, 99));
+    const id = await aVolume(making, cluster);
+    const [first, ...others] = await taken(making, id, 4);
+    if (first === undefined) throw new Error("no snapshot");
+    const { volume } = await making.createVolume(restoreOf(first));
+    await making.deleteSnapshot(snapshotDeletion(first));
+    cluster.managerHeld = true;
+    await using driver = driverOn(cluster, limits(2, 8));
+    expect(await codeOf(driver.createSnapshot(snapshotOf(id, { name: "one-more" })))).toBe("OK");
+    expect(flattening(cluster)).toEqual(others.slice(0, 2).map(holderOf));
+    expect(parentOf(cluster, imageOf(volume.volumeId))).toBe(`${holderOf(first)}@${holderOf(first)}`);
+  });
+
+  test("made by hand count, and are never touched", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster, limits(1, 2));
+    const id = await aVolume(driver, cluster);
+    for (const name of ["a", "b", "c"]) await byHand(cluster).snapshot(imageOf(id), name);
+    expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("RESOURCE_EXHAUSTED");
+    expect(snapshotsOf(cluster, imageOf(id))).toEqual(["user a", "user b", "user c"]);
+  });
+});
+
+test("a volume that is being flattened by the driver is deleted all the same", async () => {
+  const cluster = aCluster();
+  const { volumeId } = await deep(cluster, 4);
+  cluster.managerUp = false;
+  const { promise, resolve: letGo } = Promise.withResolvers<void>();
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+    call.method === "imageFlatten"
+      ? Effect.andThen(
+          Effect.promise(() => promise),
+          act,
+        )
+      : act,
+  );
+  await using driver = driverOn(cluster, { ceph, ...chain(4, 6) });
+  expect(await codeOf(driver.createVolume(cloneOf(volumeId, { capacityRange: { requiredBytes: GIB } })))).toBe(
+    "ABORTED",
+  );
+  await driver.deleteVolume(deletion(volumeId));
+  letGo();
+  await settled(cluster);
+  await eventually(
+    () => driver.log.includes(`flatten of image rbd/${imageOf(volumeId)} is done`),
+    "the end of the flatten",
+  );
+});

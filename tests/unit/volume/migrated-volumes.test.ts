@@ -1,0 +1,172 @@
+/** Volumes that the driver did not make: of the in-tree plugin, under their migrated handles, and static ones. */
+import { describe, expect, test } from "bun:test";
+import * as fc from "fast-check";
+import * as Result from "effect/Result";
+import type { MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { parseMigratedId } from "../../../lib/csi/migrated-volume-id.ts";
+import { cloneOf, settled, snapshotDeletion, snapshotOf } from "../../support/copies-world.ts";
+import {
+  aCluster,
+  codeOf,
+  deletion,
+  driverOn,
+  EAST,
+  expansion,
+  failureOf,
+  GIB,
+  poolDump,
+  seedImage,
+  validation,
+} from "../../support/world.ts";
+
+const CLUSTER = "7982de6a23b77bce50b1ba9f2e879cce";
+const UUID = "b0285c97-a0ce-11eb-8c66-0242ac110002";
+const IMAGE = `kubernetes-dynamic-pvc-${UUID}`;
+const handle = (pool: string, uuid = UUID, cluster = CLUSTER) =>
+  `mig_mons-${cluster}_image-${uuid}_${Buffer.from(pool).toString("hex")}`;
+const HANDLE = handle("rbd");
+
+const SETTINGS = { clusters: [EAST, { ...EAST, clusterId: CLUSTER }] };
+/** As the in-tree plugin's secret has them. */
+const IN_TREE = { adminId: "admin", key: "bWVtb3J5IGtleQ==" };
+
+const aWorld = async (): Promise<MemoryCluster> => {
+  const cluster = aCluster();
+  await seedImage(cluster, IMAGE);
+  await seedImage(cluster, "kubernetes-dynamic-pvc-other");
+  return cluster;
+};
+
+describe("the handle", () => {
+  test("names cluster, pool and image", () => {
+    expect(Result.getOrThrow(parseMigratedId(HANDLE))).toEqual({ clusterId: CLUSTER, pool: "rbd", imageName: IMAGE });
+    // A pool's name may hold whatever it likes.
+    expect(Result.getOrThrow(parseMigratedId(handle("replica_pool-ü"))).pool).toBe("replica_pool-ü");
+  });
+
+  for (const [what, text] of [
+    ["nothing", ""],
+    ["its first part alone", "mig"],
+    ["no pool", `mig_mons-${CLUSTER}_image-${UUID}`],
+    ["an empty pool", `mig_mons-${CLUSTER}_image-${UUID}_`],
+    ["a pool that is not in hex", `mig_mons-${CLUSTER}_image-${UUID}_rbd`],
+    ["half a byte of a pool", `mig_mons-${CLUSTER}_image-${UUID}_726`],
+    ["no cluster", `mig_mons-_image-${UUID}_726264`],
+    ["no image", `mig_mons-${CLUSTER}_image-_726264`],
+    ["an image that is a path", `mig_mons-${CLUSTER}_image-../x_726264`],
+    ["another order", `mig_image-${UUID}_mons-${CLUSTER}_726264`],
+  ] as const) {
+    test(`is none with ${what}`, () => {
+      expect(Result.isFailure(parseMigratedId(text))).toBe(true);
+    });
+  }
+
+  test("never throws", () => {
+    const piece = fc.oneof(fc.string(), fc.constantFrom("mig", "mons-", "image-", "_", "726264", "/", "@"));
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 8 }), (pieces) => {
+        parseMigratedId(pieces.join(""));
+        parseMigratedId(pieces.join("_"));
+      }),
+    );
+  });
+});
+
+describe("DeleteVolume of a migrated volume", () => {
+  for (const [what, more] of [
+    ["the driver's own secret", {}],
+    ["the in-tree plugin's secret", { secrets: IN_TREE }],
+  ] as const) {
+    test(`takes the image, and touches no journal: with ${what}`, async () => {
+      const cluster = await aWorld();
+      await using driver = driverOn(cluster, SETTINGS);
+      await driver.deleteVolume(deletion(HANDLE, more));
+      await settled(cluster);
+      expect(Object.keys(poolDump(cluster).images)).toEqual(["kubernetes-dynamic-pvc-other"]);
+      expect(poolDump(cluster).objects).toEqual({});
+      await driver.deleteVolume(deletion(HANDLE, more));
+    });
+  }
+
+  test("leaves it while somebody uses it", async () => {
+    const cluster = await aWorld();
+    await using driver = driverOn(cluster, SETTINGS);
+    const close = cluster.watch("rbd", IMAGE);
+    const before = cluster.dump();
+    expect(await codeOf(driver.deleteVolume(deletion(HANDLE)))).toBe("FAILED_PRECONDITION");
+    expect(cluster.dump()).toEqual(before);
+    close();
+    expect(await codeOf(driver.deleteVolume(deletion(HANDLE)))).toBe("OK");
+  });
+
+  test("finds it in its own pool and the default namespace, also where the cluster has another", async () => {
+    const cluster = aCluster();
+    await seedImage(cluster, IMAGE, "ssd");
+    await using driver = driverOn(cluster, { clusters: [{ ...EAST, clusterId: CLUSTER, radosNamespace: "tenant" }] });
+    await driver.deleteVolume(deletion(handle("ssd")));
+    await settled(cluster, "ssd");
+    expect(poolDump(cluster, "ssd").images).toEqual({});
+  });
+
+  test("is done where pool or image is gone, or the handle is none; and is not where nobody knows the cluster", async () => {
+    const cluster = await aWorld();
+    await using driver = driverOn(cluster, SETTINGS);
+    const before = cluster.dump();
+    expect(await codeOf(driver.deleteVolume(deletion(handle("gone"))))).toBe("OK");
+    expect(await codeOf(driver.deleteVolume(deletion(handle("rbd", "gone"))))).toBe("OK");
+    expect(await codeOf(driver.deleteVolume(deletion(`mig_mons-${CLUSTER}_image-x_rbd`)))).toBe("OK");
+    expect(await codeOf(driver.deleteVolume(deletion(handle("rbd", UUID, "west"))))).toBe("INVALID_ARGUMENT");
+    expect(cluster.dump()).toEqual(before);
+  });
+});
+
+describe("ControllerExpandVolume of a migrated volume", () => {
+  test("grows it", async () => {
+    const cluster = await aWorld();
+    await using driver = driverOn(cluster, SETTINGS);
+    expect(await driver.expandVolume(expansion(HANDLE, { secrets: IN_TREE }))).toEqual({
+      capacityBytes: 2n * GIB,
+      nodeExpansionRequired: true,
+    });
+    expect(cluster.image("rbd", IMAGE).sizeBytes).toBe(2n * GIB);
+  });
+
+  test("R4: never shrinks it", async () => {
+    const cluster = await aWorld();
+    cluster.image("rbd", IMAGE).sizeBytes = 5n * GIB;
+    await using driver = driverOn(cluster, SETTINGS);
+    expect(await driver.expandVolume(expansion(HANDLE))).toMatchObject({ capacityBytes: 5n * GIB });
+    expect(cluster.image("rbd", IMAGE).sizeBytes).toBe(5n * GIB);
+  });
+
+  test("is NOT_FOUND where it is gone", async () => {
+    await using driver = driverOn(aCluster(), SETTINGS);
+    expect(await codeOf(driver.expandVolume(expansion(HANDLE)))).toBe("NOT_FOUND");
+    expect(await codeOf(driver.expandVolume(expansion(handle("gone"))))).toBe("NOT_FOUND");
+  });
+});
+
+test("a migrated volume is validated", async () => {
+  const cluster = await aWorld();
+  await using driver = driverOn(cluster, SETTINGS);
+  expect(await driver.validate(validation(HANDLE))).toHaveProperty("confirmed");
+});
+
+describe("a static volume, whose handle is an image's name", () => {
+  const STATIC = "hand-made-image";
+  test("is none of ours to delete, grow, snapshot or clone, and is not touched", async () => {
+    const cluster = aCluster();
+    await seedImage(cluster, STATIC);
+    await using driver = driverOn(cluster);
+    const before = cluster.dump();
+    // CSI: what does not exist is deleted. Its PV says Retain.
+    expect(await codeOf(driver.deleteVolume(deletion(STATIC)))).toBe("OK");
+    expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(STATIC)))).toBe("OK");
+    expect(await codeOf(driver.expandVolume(expansion(STATIC)))).toBe("NOT_FOUND");
+    expect(await codeOf(driver.createSnapshot(snapshotOf(STATIC)))).toBe("NOT_FOUND");
+    expect(await codeOf(driver.createVolume(cloneOf(STATIC)))).toBe("NOT_FOUND");
+    const failure = await failureOf(driver.validate(validation(STATIC)));
+    expect(failure).toMatchObject({ code: "NOT_FOUND", message: expect.stringContaining(STATIC) });
+    expect(cluster.dump()).toEqual(before);
+  });
+});

@@ -1,0 +1,309 @@
+/** Volumes whose pool follows from where they have to be reached: which pool, that it stays, and what is refused. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { AccessDenied, PoolNotFound, TimedOut } from "../../../lib/ceph/errors.ts";
+import { intercepted } from "../../support/ceph-faults.ts";
+import {
+  type CreateInit,
+  aCluster,
+  codeOf,
+  creation,
+  deletion,
+  driverOn,
+  failureOf,
+  poolDump,
+  uuidOf,
+} from "../../support/world.ts";
+import {
+  aVolume,
+  cloneOf,
+  imageOf,
+  read,
+  readySnapshot,
+  restoreOf,
+  settled,
+  snapshotOf,
+} from "../../support/copies-world.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+
+const KEY = "topology.rbd.csi.ceph.com";
+const at = (zone: string, rack = "r1") => ({ segments: { [`${KEY}/zone`]: zone, [`${KEY}/rack`]: rack } });
+const pool = (poolName: string, zone: string, more: Record<string, unknown> = {}) => ({
+  poolName,
+  domainSegments: [{ domainLabel: "zone", value: zone }],
+  ...more,
+});
+const POOLS = [pool("rbd", "a"), pool("ssd", "b")];
+
+const placed = (more: CreateInit = {}, pools: unknown = POOLS): CreateInit => ({
+  parameters: {
+    clusterID: "east",
+    topologyConstrainedPools: typeof pools === "string" ? pools : JSON.stringify(pools),
+  },
+  ...more,
+});
+const preferring = (...zones: readonly string[]): CreateInit["accessibilityRequirements"] => ({
+  preferred: zones.map((zone) => at(zone)),
+  requisite: zones.map((zone) => at(zone)),
+});
+const request = (...zones: readonly string[]) => creation(placed({ accessibilityRequirements: preferring(...zones) }));
+
+const EMPTY = aCluster().dump();
+const imagesIn = (cluster: MemoryCluster, name: string) => Object.keys(poolDump(cluster, name).images);
+
+describe("the choice", () => {
+  const cases: readonly (readonly [string, unknown, CreateInit["accessibilityRequirements"], string])[] = [
+    ["the first preference", POOLS, { preferred: [at("b"), at("a")], requisite: [at("a"), at("b")] }, "ssd"],
+    [
+      "the next preference where nothing is in the first",
+      POOLS,
+      { preferred: [at("c"), at("b")], requisite: [] },
+      "ssd",
+    ],
+    ["what is requisite where no preference is told", POOLS, { preferred: [], requisite: [at("b")] }, "ssd"],
+    ["what is requisite where no preference fits", POOLS, { preferred: [at("c")], requisite: [at("a")] }, "rbd"],
+    [
+      "the first pool in the list of those in one place",
+      [pool("ec", "b"), pool("ssd", "b")],
+      { preferred: [at("b")], requisite: [] },
+      "ec",
+    ],
+    [
+      "the pool all of whose segments match",
+      [
+        {
+          poolName: "rbd",
+          domainSegments: [
+            { domainLabel: "zone", value: "a" },
+            { domainLabel: "rack", value: "r2" },
+          ],
+        },
+        {
+          poolName: "ssd",
+          domainSegments: [
+            { domainLabel: "zone", value: "a" },
+            { domainLabel: "rack", value: "r1" },
+          ],
+        },
+      ],
+      { preferred: [at("a", "r1")], requisite: [] },
+      "ssd",
+    ],
+  ];
+  for (const [what, pools, accessibilityRequirements, expected] of cases) {
+    test(`is ${what}`, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const { volume } = await driver.createVolume(creation(placed({ accessibilityRequirements }, pools)));
+      expect(volume.volumeContext).toMatchObject({ pool: expected, journalPool: expected });
+      expect(imagesIn(cluster, expected)).toEqual([imageOf(volume.volumeId)]);
+    });
+  }
+
+  test("is told as the topology that it was made for; journal, image and ID are of its pool", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const { volume } = await driver.createVolume(request("b", "a"));
+    expect(volume.accessibleTopology).toEqual([at("b")]);
+    expect(volume.volumeId).toContain("-0000000000000003-");
+    expect(volume.volumeContext["topologyConstrainedPools"]).toBeUndefined();
+    expect(poolDump(cluster, "ssd").objects["csi.volumes.default"]).toEqual({
+      "csi.volume.pvc-1": uuidOf(volume.volumeId),
+    });
+    expect(poolDump(cluster, "rbd").objects).toEqual({});
+    await driver.deleteVolume(deletion(volume.volumeId));
+    await settled(cluster, "ssd");
+    expect(imagesIn(cluster, "ssd")).toEqual([]);
+  });
+
+  test("brings the pool's data pool, else the class's", async () => {
+    for (const [more, expected] of [
+      [{ dataPool: "ec" }, "ec"],
+      [{}, "ssd"],
+    ] as const) {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const asked = placed({ accessibilityRequirements: preferring("a") }, [pool("rbd", "a", more)]);
+      const parameters = { ...(asked.parameters as Record<string, string>), dataPool: "ssd" };
+      const { volume } = await driver.createVolume(creation({ ...asked, parameters }));
+      expect(cluster.image("rbd", imageOf(volume.volumeId)).dataPool).toBe(expected);
+    }
+  });
+
+  test("is the class's pool where the caller asks for no topology", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const asked = placed();
+    const parameters = { ...(asked.parameters as Record<string, string>), pool: "ec" };
+    const { volume } = await driver.createVolume(creation({ parameters }));
+    expect(volume).toMatchObject({ volumeContext: { pool: "ec" }, accessibleTopology: [] });
+  });
+
+  test("may be written over several lines, as in a StorageClass", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const text = JSON.stringify(POOLS, undefined, 2);
+    const asked = placed({ accessibilityRequirements: preferring("b") }, text);
+    expect((await driver.createVolume(creation(asked))).volume.volumeContext["pool"]).toBe("ssd");
+  });
+});
+
+describe("R19: a volume stays in the pool that it was first given", () => {
+  test("when the retry prefers another", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const first = await driver.createVolume(request("a", "b"));
+    const second = await driver.createVolume(request("b", "a"));
+    expect(second.volume.volumeId).toBe(first.volume.volumeId);
+    expect(second.volume.accessibleTopology).toEqual([at("a")]);
+    expect(imagesIn(cluster, "ssd")).toEqual([]);
+  });
+
+  test("when it was only half made there", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+    cluster.namespace("ssd", "")?.objects.set("csi.volumes.default", new Map([["csi.volume.pvc-1", uuid]]));
+    const { volume } = await driver.createVolume(request("a", "b"));
+    expect(uuidOf(volume.volumeId)).toBe(uuid);
+    expect(imagesIn(cluster, "ssd")).toEqual([imageOf(volume.volumeId)]);
+    expect(imagesIn(cluster, "rbd")).toEqual([]);
+  });
+
+  test("when the retry leaves that pool out: the name is taken, and no second image is made", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    await driver.createVolume(request("a", "b"));
+    const before = cluster.dump();
+    const failure = await failureOf(driver.createVolume(request("b")));
+    expect(failure).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining("in pool rbd") });
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("of two drivers that are asked in different orders", async () => {
+    const cluster = aCluster();
+    await using one = driverOn(cluster);
+    await using other = driverOn(cluster);
+    const first = await one.createVolume(request("b", "a"));
+    const second = await other.createVolume(request("a", "b"));
+    expect(second.volume.volumeId).toBe(first.volume.volumeId);
+  });
+});
+
+describe("a pool elsewhere that can't be asked keeps no volume out of the others:", () => {
+  const ABOUT = { op: "a_call", subject: "ssd" };
+  for (const [what, answer] of [
+    ["it does not answer", Effect.fail(new TimedOut(ABOUT))],
+    ["it never comes back", Effect.never],
+    ["it is closed to the user", Effect.fail(new AccessDenied({ ...ABOUT, user: "x" }))],
+    ["it was removed", Effect.fail(new PoolNotFound(ABOUT))],
+  ] as const) {
+    test(what, async () => {
+      const cluster = aCluster();
+      const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+        call.subject.startsWith("ssd/") ? answer : act,
+      );
+      await using driver = driverOn(cluster, { ceph });
+      for (const zones of [["a", "b"], ["a"]]) {
+        const { volume } = await driver.createVolume(request(...zones));
+        expect(volume.volumeContext["pool"]).toBe("rbd");
+      }
+      expect(await codeOf(driver.createVolume(request("b"), Date.now() + 1000))).not.toBe("OK");
+    }, 15_000);
+  }
+});
+
+describe("copies", () => {
+  const source = async (cluster: MemoryCluster) => {
+    await using driver = driverOn(cluster);
+    const volumeId = await aVolume(
+      driver,
+      cluster,
+      placed({ name: "pvc-0", accessibilityRequirements: preferring("b") }),
+    );
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId));
+    return { volumeId, snapshotId, data: read(cluster, imageOf(volumeId), "ssd") };
+  };
+
+  test("of a snapshot stay in its pool, whatever is preferred", async () => {
+    const cluster = aCluster();
+    const { snapshotId, data } = await source(cluster);
+    await using driver = driverOn(cluster);
+    const more = placed({ accessibilityRequirements: preferring("a", "b") });
+    const { volume } = await driver.createVolume(restoreOf(snapshotId, more));
+    expect(volume).toMatchObject({ volumeContext: { pool: "ssd" }, accessibleTopology: [at("b")] });
+    expect(read(cluster, imageOf(volume.volumeId), "ssd")).toEqual(data);
+    expect(await driver.createVolume(restoreOf(snapshotId, more))).toMatchObject({ volume });
+  });
+
+  test("of a snapshot whose pool is out of reach can't be placed: elsewhere they may", async () => {
+    const cluster = aCluster();
+    const { snapshotId } = await source(cluster);
+    await using driver = driverOn(cluster);
+    const more = placed({ accessibilityRequirements: preferring("a") });
+    const failure = await failureOf(driver.createVolume(restoreOf(snapshotId, more)));
+    expect(failure).toMatchObject({ code: "RESOURCE_EXHAUSTED", message: expect.stringContaining("pool ssd") });
+    expect(imagesIn(cluster, "rbd")).toEqual([]);
+  });
+
+  test("of a volume may be anywhere", async () => {
+    const cluster = aCluster();
+    const { volumeId, data } = await source(cluster);
+    await using driver = driverOn(cluster);
+    const more = placed({ accessibilityRequirements: preferring("a") });
+    const { volume } = await driver.createVolume(cloneOf(volumeId, more));
+    expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
+    await driver.deleteVolume(deletion(volume.volumeId));
+    await settled(cluster);
+    expect(imagesIn(cluster, "rbd")).toEqual([]);
+  });
+});
+
+describe("what is refused", () => {
+  const asked = { accessibilityRequirements: preferring("a") };
+  const segment = { domainLabel: "zone", value: "a" };
+  for (const [what, pools] of [
+    ["text that is no JSON", "[{]"],
+    ["JSON that is no list", "{}"],
+    ["a list of texts", '["rbd"]'],
+    ["a pool without a name", [{ domainSegments: [segment] }]],
+    ["an empty name", [{ poolName: "", domainSegments: [segment] }]],
+    ["an empty data pool", [{ poolName: "rbd", dataPool: "", domainSegments: [segment] }]],
+    ["a pool that is nowhere", [{ poolName: "rbd", domainSegments: [] }]],
+    ["a segment without a value", [{ poolName: "rbd", domainSegments: [{ domainLabel: "zone" }] }]],
+    ["null", "null"],
+  ] as const) {
+    test(what, async () => {
+      const cluster = aCluster();
+      await using driver = driverOn(cluster);
+      const failure = await failureOf(driver.createVolume(creation(placed(asked, pools))));
+      expect(failure).toMatchObject({
+        code: "INVALID_ARGUMENT",
+        message: expect.stringContaining("topologyConstrainedPools"),
+      });
+      expect(cluster.dump()).toEqual(EMPTY);
+    });
+  }
+
+  test("a place where no pool is: RESOURCE_EXHAUSTED, so that the CO tries another", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const failure = await failureOf(driver.createVolume(request("z")));
+    expect(failure).toMatchObject({ code: "RESOURCE_EXHAUSTED", message: expect.stringContaining('"z"') });
+    expect(await codeOf(driver.createVolume(creation(placed(asked, []))))).toBe("RESOURCE_EXHAUSTED");
+    expect(cluster.dump()).toEqual(EMPTY);
+  });
+
+  test("no pool at all, where the caller asks for no topology", async () => {
+    await using driver = driverOn(aCluster());
+    expect(await codeOf(driver.createVolume(creation(placed())))).toBe("INVALID_ARGUMENT");
+  });
+
+  test("a pool that does not exist", async () => {
+    const cluster = aCluster();
+    await using driver = driverOn(cluster);
+    const failure = await failureOf(driver.createVolume(creation(placed(asked, [pool("gone", "a")]))));
+    expect(failure).toMatchObject({ message: expect.stringContaining("pool gone does not exist") });
+    expect(failure?.code).toBe("INVALID_ARGUMENT");
+  });
+});
