@@ -4,11 +4,13 @@
  * 1. Those whose requests bring no credentials are offered only while the administrator has given some for every
  *    cluster: a CO takes what a list lacks for gone.
  */
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { InvalidRequest } from "../lib/operations/outcomes.ts";
+import { readCapability } from "../lib/csi/capability.ts";
+import { InvalidRequest } from "../lib/csi/errors.ts";
+import { snapshotFields } from "../lib/csi/messages.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   type ControllerGetVolumeRequest,
   ControllerServiceCapability_RPC_Type as Offered,
@@ -16,26 +18,13 @@ import {
   type GetSnapshotRequest,
   type ListSnapshotsRequest,
   type ListVolumesRequest,
-  type SnapshotSchema,
 } from "../lib/gen/csi_pb.ts";
-import { canList } from "../lib/listing/cluster-credentials.ts";
 import { capacity, capacityOf } from "../lib/listing/capacity.ts";
-import { getSnapshot, listSnapshots } from "../lib/listing/snapshots.ts";
+import { canList } from "../lib/listing/cluster-credentials.ts";
 import { encodeToken, type ListKind, parseToken } from "../lib/listing/page-token.ts";
+import { getSnapshot, listSnapshots } from "../lib/listing/snapshots.ts";
 import { type ListedVolume, listVolumes, volumeStatus } from "../lib/listing/volumes.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
 import { reading } from "../lib/operations/rpc.ts";
-import type { TakenSnapshot } from "../lib/snapshot/create.ts";
-import { readCapability } from "../lib/csi/capability.ts";
-
-const MS = 1000;
-
-export const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
-
-export const snapshotFields = ({ createdAt, ready, ...snapshot }: TakenSnapshot) =>
-  ({ ...snapshot, creationTime: timestamp(createdAt), readyToUse: ready }) satisfies MessageInitShape<
-    typeof SnapshotSchema
-  >;
 
 /** Those of the request, if it brings any. */
 const given = (secrets: Readonly<Record<string, string>>) =>

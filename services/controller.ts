@@ -13,8 +13,11 @@ import * as Result from "effect/Result";
 import { Ceph, imageSubject } from "../lib/ceph/ceph.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { InvalidRequest, VolumeNotFound } from "../lib/operations/outcomes.ts";
-import { Flatten } from "../lib/images/flatten.ts";
+import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
+import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
+import { InvalidRequest, VolumeNotFound } from "../lib/csi/errors.ts";
+import { snapshotFields, type TakenSnapshot } from "../lib/csi/messages.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   Controller,
   type ControllerExpandVolumeRequest,
@@ -32,22 +35,20 @@ import {
   type ValidateVolumeCapabilitiesRequest,
   type VolumeContentSource,
 } from "../lib/gen/csi_pb.ts";
-import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
-import { listing, listingOffered, snapshotFields } from "./controller-listing.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import { resolveVolume } from "../lib/journal/locate.ts";
-import { answerEarly, stage } from "../lib/operations/pipeline.ts";
-import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { Flatten } from "../lib/images/flatten.ts";
 import { Purge } from "../lib/images/purge.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
+import { locateVolume } from "../lib/journal/locate.ts";
+import { answerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
-import { createSnapshot, type TakenSnapshot } from "../lib/snapshot/create.ts";
+import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { createSnapshot } from "../lib/snapshot/create.ts";
 import { deleteSnapshot } from "../lib/snapshot/delete.ts";
-import { createVolume } from "../lib/volume/create.ts";
-import { expandVolume } from "../lib/volume/expand.ts";
-import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
-import { deleteVolume } from "../lib/volume/delete.ts";
 import type { SourceRequest } from "../lib/volume/copy.ts";
+import { createVolume } from "../lib/volume/create.ts";
+import { deleteVolume } from "../lib/volume/delete.ts";
+import { expandVolume } from "../lib/volume/expand.ts";
+import { listing, listingOffered } from "./controller-listing.ts";
 import { identity } from "./identity.ts";
 
 const text = (field: string, value: string) => Effect.fromResult(requiredText(field, value));
@@ -131,7 +132,7 @@ const validateCapabilities = (request: ValidateVolumeCapabilitiesRequest) =>
     if (request.volumeCapabilities.length === 0) {
       return yield* new InvalidRequest({ field: "volume_capabilities", reason: "is missing" });
     }
-    const { pool, imageName } = yield* resolveVolume(volumeId, yield* credentials(request.secrets, true));
+    const { pool, imageName } = yield* locateVolume(volumeId, yield* credentials(request.secrets, true));
     const image = yield* (yield* Ceph).imageId(pool, imageName);
     if (image === undefined) {
       return yield* new VolumeNotFound({ volumeId, reason: `image ${imageSubject(pool, imageName)} is gone` });

@@ -12,6 +12,9 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
+import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
+import { snapshotFields, timestamp } from "../lib/csi/messages.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   type CreateVolumeGroupSnapshotRequest,
   CreateVolumeGroupSnapshotRequestSchema,
@@ -23,16 +26,13 @@ import {
   Identity,
   type VolumeGroupSnapshotSchema,
 } from "../lib/gen/csi_pb.ts";
-import { snapshotFields, timestamp } from "./controller-listing.ts";
-import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { createGroupSnapshot, type TakenGroup } from "../lib/group/create.ts";
-import { getGroupSnapshot } from "../lib/group/get.ts";
 import { deleteGroupSnapshot } from "../lib/group/delete.ts";
+import { getGroupSnapshot } from "../lib/group/get.ts";
+import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { answerEarly, stage } from "../lib/operations/pipeline.ts";
-import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
-import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
+import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
 import { controllerLayer } from "./controller.ts";
 import { identity } from "./identity.ts";
 

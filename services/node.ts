@@ -14,18 +14,13 @@
 import { resolve } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { checkMappable, proveOurs, waitUntilFree } from "../lib/node/mappable.ts";
 import { Ceph, type ImageStatus } from "../lib/ceph/ceph.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { guardDevice, proveGrown, sizedAtLeast } from "../lib/node/device.ts";
-import {
-  type DomainError,
-  InvalidRequest,
-  isDefinite,
-  Precondition,
-  VolumeNotFound,
-} from "../lib/operations/outcomes.ts";
+import { readCapability } from "../lib/csi/capability.ts";
+import { InvalidRequest, Precondition, VolumeNotFound } from "../lib/csi/errors.ts";
+import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
+import { SizeOutOfRange } from "../lib/csi/size.ts";
 import {
   Identity,
   Node,
@@ -44,22 +39,16 @@ import {
   VolumeCapability_AccessMode_Mode as Mode,
   VolumeUsage_Unit as Unit,
 } from "../lib/gen/csi_pb.ts";
-import { readCapability } from "../lib/csi/capability.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { UnexpectedContent } from "../lib/host/errors.ts";
 import { bindOptions, chooseFilesystem, FILESYSTEMS, mountOptions } from "../lib/host/filesystem.ts";
 import { Host, type MappedDevice } from "../lib/host/host.ts";
 import { HostLive } from "../lib/host/live.ts";
 import { mountsAt } from "../lib/host/mountinfo.ts";
-import * as staging from "../lib/node/staging.ts";
 import { Placement } from "../lib/kube/placement.ts";
+import { guardDevice, proveGrown, sizedAtLeast } from "../lib/node/device.ts";
+import { checkMappable, proveOurs, waitUntilFree } from "../lib/node/mappable.ts";
 import { type Announcer, makeAnnouncer } from "../lib/node/published-node-record.ts";
-import { Locks } from "../lib/operations/locks.ts";
-import { compensated, stage, undoable } from "../lib/operations/pipeline.ts";
-import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
-import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
-import { mutating, reading } from "../lib/operations/rpc.ts";
-import { SizeOutOfRange } from "../lib/csi/size.ts";
 import {
   type Found,
   halfStaged,
@@ -73,7 +62,13 @@ import {
   unmapLeftOver,
   volumeAt,
 } from "../lib/node/staged-volume.ts";
+import * as staging from "../lib/node/staging.ts";
 import { readVolumeContext, resolveImage, type VolumeImage } from "../lib/node/volume-context.ts";
+import { Locks } from "../lib/operations/locks.ts";
+import { type DomainError, isDefinite } from "../lib/operations/outcomes.ts";
+import { compensated, stage, undoable } from "../lib/operations/pipeline.ts";
+import { mutating, reading } from "../lib/operations/rpc.ts";
+import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
 import { identity } from "./identity.ts";
 
 export interface NodeOptions {

@@ -10,9 +10,11 @@
  */
 import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";
+import { allocatedBlocks, type Blocks, changedBlocks } from "../lib/changed-blocks/changed-blocks.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { InvalidRequest, toRpcError } from "../lib/operations/outcomes.ts";
+import { InvalidRequest } from "../lib/csi/errors.ts";
+import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   BlockMetadataType,
   type GetMetadataAllocatedRequest,
@@ -21,9 +23,8 @@ import {
   SnapshotMetadata,
 } from "../lib/gen/csi_pb.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import { allocatedBlocks, type Blocks, changedBlocks } from "../lib/changed-blocks/changed-blocks.ts";
+import { toRpcError } from "../lib/operations/outcomes.ts";
 import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
 import { identity } from "./identity.ts";
 
 const wanted = ({ secrets, startingOffset, maxResults }: GetMetadataAllocatedRequest | GetMetadataDeltaRequest) =>

@@ -5,7 +5,7 @@
  * Invariant: a mask from parseImageFeatures holds every feature that another of its features needs.
  */
 import * as Result from "effect/Result";
-import { oneLine } from "../config/errors.ts";
+import { oneLine } from "../text/printable.ts";
 
 /** Names and bits as librbd and the kernel have them. */
 export const FEATURE_BITS = {

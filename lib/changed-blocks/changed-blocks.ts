@@ -18,13 +18,13 @@ import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
 import { Ceph, type ImageStatus, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
 import { type CephError, SnapshotNotFound } from "../ceph/errors.ts";
-import type { ConfigError } from "../config/errors.ts";
 import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, Precondition } from "../operations/outcomes.ts";
-import { type Found, resolveSnapshot } from "../journal/locate.ts";
+import { InvalidRequest, Precondition } from "../csi/errors.ts";
 import { SizeOutOfRange } from "../csi/size.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
+import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
 import { reachOf } from "../listing/cluster-credentials.ts";
 
 export interface Block {
@@ -52,7 +52,7 @@ type Failure = CephError | ConfigError | InvalidRequest | Precondition | SizeOut
 const PAGE = 4096;
 
 interface Ready {
-  readonly found: Found;
+  readonly found: LocatedVolume;
   readonly image: ImageStatus;
 }
 
@@ -63,7 +63,7 @@ const readySnapshot = (snapshotId: string, credentials: Credentials | undefined)
     const parsed = parseVolumeId(snapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;
-    const found = yield* resolveSnapshot(snapshotId, given);
+    const found = yield* locateSnapshot(snapshotId, given);
     if (found.attributes?.source === undefined) return yield* gone("the journal does not know it");
     if (found.attributes.imageId === undefined) {
       return yield* new Precondition({ message: `snapshot ${snapshotId} is not ready yet` });
@@ -75,7 +75,7 @@ const readySnapshot = (snapshotId: string, credentials: Credentials | undefined)
   });
 
 /** What the image of a snapshot holds for it: the snapshot of its own name. */
-const holderOf = ({ pool, imageName }: Found): SnapshotRef => ({ pool, image: imageName, snapshot: imageName });
+const holderOf = ({ pool, imageName }: LocatedVolume): SnapshotRef => ({ pool, image: imageName, snapshot: imageName });
 
 interface Page {
   readonly blocks: readonly Block[];

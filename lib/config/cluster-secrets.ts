@@ -18,7 +18,8 @@ import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
-import { ConfigInvalid, hasControl } from "./errors.ts";
+import { hasControl } from "../text/printable.ts";
+import { ConfigInvalid } from "./errors.ts";
 import { reread } from "./reread.ts";
 import { type Credentials, parseCredentials } from "./secrets.ts";
 

@@ -13,8 +13,10 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import * as z from "zod";
-import { type ConfigError, ConfigInvalid, ConfigMissing, hasControl, oneLine } from "./errors.ts";
-import { fieldsOf, isObject, parseArray } from "../text/go-json.ts";
+import { fieldsOf, isObject } from "../text/go-json.ts";
+import { hasControl, oneLine } from "../text/printable.ts";
+import { type ConfigError, ConfigInvalid, ConfigMissing } from "./errors.ts";
+import { parseArray } from "./json-array.ts";
 import { MOMENT_MS, reread } from "./reread.ts";
 
 export interface Cluster {

@@ -6,8 +6,8 @@
  */
 import * as Duration from "effect/Duration";
 import * as z from "zod";
-import { hasControl } from "./errors.ts";
 import { goBool, goDuration, goInteger } from "../text/go-values.ts";
+import { hasControl } from "../text/printable.ts";
 
 export interface FlagKind<T> {
   /** Only such a flag may stand without a value; it never takes the next argument. */

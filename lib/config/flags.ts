@@ -8,7 +8,7 @@
  */
 import * as Result from "effect/Result";
 import { closest } from "../text/closest.ts";
-import { oneLine } from "./errors.ts";
+import { oneLine } from "../text/printable.ts";
 import type { FlagKind } from "./flag-kinds.ts";
 import { type Flag, FLAGS, IGNORED_FLAGS } from "./flag-table.ts";
 

@@ -7,7 +7,7 @@
  * 2. Options of one mounter never reach the other, and no control character reaches an argument list.
  */
 import * as Result from "effect/Result";
-import { hasControl, oneLine } from "./errors.ts";
+import { hasControl, oneLine } from "../text/printable.ts";
 
 export interface MapOptions {
   readonly krbd: string;

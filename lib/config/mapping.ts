@@ -12,8 +12,9 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import * as z from "zod";
+import { fieldsOf, isObject } from "../text/go-json.ts";
 import type { ConfigInvalid } from "./errors.ts";
-import { fieldsOf, isObject, parseArray } from "../text/go-json.ts";
+import { parseArray } from "./json-array.ts";
 import { MOMENT_MS, reread } from "./reread.ts";
 
 export interface Place {

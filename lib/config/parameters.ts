@@ -9,10 +9,11 @@
  */
 import * as Result from "effect/Result";
 import * as z from "zod";
-import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
-import { hasControl, InvalidParameter } from "./errors.ts";
-import { goBool } from "../text/go-values.ts";
 import { type ImageFeatures, parseImageFeatures } from "../ceph/features.ts";
+import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
+import { goBool } from "../text/go-values.ts";
+import { hasControl } from "../text/printable.ts";
+import { InvalidParameter } from "./errors.ts";
 import { type MapOptions, NO_MAP_OPTIONS, parseMapOptions } from "./map-options.ts";
 
 export type ParameterMap = Readonly<Record<string, string>>;

@@ -7,7 +7,8 @@
 import * as Redacted from "effect/Redacted";
 import * as Result from "effect/Result";
 import * as z from "zod";
-import { hasControl, InvalidSecret } from "./errors.ts";
+import { hasControl } from "../text/printable.ts";
+import { InvalidSecret } from "./errors.ts";
 
 export interface Credentials {
   /** cephx name without `client.`. */

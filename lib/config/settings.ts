@@ -1,6 +1,5 @@
 /** What the flags decide about volumes and snapshots. */
 import type { Flags } from "./flags.ts";
-import type { Limits } from "../images/flatten.ts";
 
 export interface VolumeOptions {
   /** Names the journals: `csi.volumes.<instanceId>`, `csi.snaps.<instanceId>`. */
@@ -9,7 +8,7 @@ export interface VolumeOptions {
   readonly setMetadata: boolean;
   /** Written next to those names, if not "". */
   readonly clusterName: string;
-  readonly chain: Limits;
+  readonly chain: CloneDepthLimits;
   /** Snapshots of one image: above the first no new one; above the second flattening begins. */
   readonly maxSnapshots: number;
   readonly minSnapshots: number;
@@ -23,3 +22,10 @@ export const volumeOptions = (flags: Flags): VolumeOptions => ({
   maxSnapshots: flags.maxSnapshotsOnImage,
   minSnapshots: flags.minSnapshotsOnImage,
 });
+
+export interface CloneDepthLimits {
+  /** From this many parents on an image is flattened soon. */
+  readonly softDepth: number;
+  /** From this many parents on an image is flattened before it is cloned again. */
+  readonly hardDepth: number;
+}

@@ -4,8 +4,8 @@
  * Not here: what is done with it (services/).
  */
 import * as Result from "effect/Result";
-import { InvalidRequest } from "../operations/outcomes.ts";
 import { type VolumeCapability, VolumeCapability_AccessMode_Mode as Mode } from "../gen/csi_pb.ts";
+import { InvalidRequest } from "./errors.ts";
 
 export interface Capability {
   readonly access:

@@ -5,8 +5,8 @@
  * Not here: StorageClass parameters and secrets (lib/config), and capabilities (lib/csi/capability.ts).
  */
 import * as Result from "effect/Result";
-import { hasControl } from "../config/errors.ts";
-import { InvalidRequest } from "../operations/outcomes.ts";
+import { hasControl } from "../text/printable.ts";
+import { InvalidRequest } from "./errors.ts";
 
 type Checked = Result.Result<string, InvalidRequest>;
 

@@ -19,19 +19,22 @@ import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { Raced } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../ceph/features.ts";
-import { Conflict, type LockHeld, mayUndo, Precondition } from "../operations/outcomes.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { Conflict, type LockHeld, Precondition } from "../csi/errors.ts";
+import type { TakenSnapshot } from "../csi/messages.ts";
 import { Flatten } from "../images/flatten.ts";
-import { asRaced, clearUnfinished, holderSpec, orRaced, statusIfThere } from "../images/images.ts";
+import { holderSpec } from "../images/layout.ts";
+import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
+import { clearUnfinished } from "../images/removal.ts";
+import { limitSnapshots } from "../images/snapshot-limit.ts";
+import { readGroup, recordPoint } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { Locks } from "../operations/locks.ts";
+import { mayUndo } from "../operations/outcomes.ts";
 import { compensated, stage, undoable } from "../operations/pipeline.ts";
-import type { TakenSnapshot } from "../snapshot/create.ts";
-import { makeReady, undoReservation } from "../snapshot/finish.ts";
-import { limitSnapshots } from "../snapshot/source-volume.ts";
-import type { VolumeOptions } from "../config/settings.ts";
-import { readGroup, recordPoint } from "../journal/group-snapshots.ts";
-import type { Member } from "./member.ts";
 import { together } from "../operations/settle-all.ts";
+import { makeReady, undoReservation } from "../snapshot/finish.ts";
+import type { Member } from "./member.ts";
 import { findGroup, type Group, type GroupRequest, readRequest, type Wanted } from "./request.ts";
 
 export interface TakenGroup {
@@ -143,7 +146,7 @@ const takePoint = (options: VolumeOptions, wanted: Wanted, group: Group) =>
     yield* stage("limit snapshots", proveHeld(members));
     yield* stage(
       "limit snapshots",
-      Effect.forEach(members, ({ source }) => limitSnapshots(options, source), { discard: true }),
+      Effect.forEach(members, ({ source }) => limitSnapshots(options, source.found, source.status), { discard: true }),
     );
     yield* reserve(options, wanted, group);
     yield* form(group);

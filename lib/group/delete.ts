@@ -15,7 +15,7 @@ import { stage } from "../operations/pipeline.ts";
 import { deleteSnapshot } from "../snapshot/delete.ts";
 import type { VolumeOptions } from "../config/settings.ts";
 import { groupLock } from "./create.ts";
-import { compareMembers, resolveGroup, resolveMembers } from "./locate.ts";
+import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
 import { together } from "../operations/settle-all.ts";
 
 const { GROUPS } = journal;
@@ -30,9 +30,9 @@ export const deleteGroupSnapshot = (
     const locks = yield* Locks;
     const ceph = yield* Ceph;
     const body = Effect.gen(function* () {
-      const group = yield* stage("find", resolveGroup(groupSnapshotId, credentials));
+      const group = yield* stage("find", locateGroup(groupSnapshotId, credentials));
       yield* stage("compare", compareMembers(group, snapshotIds));
-      yield* stage("find", resolveMembers(group, credentials));
+      yield* stage("find", locateMembers(group, credentials));
       const { pool, uuid, entry } = group;
       const { requestName, groupName, members } = entry;
       const remove = Effect.gen(function* () {

@@ -3,20 +3,20 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { SnapshotNotFound } from "../ceph/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { Precondition } from "../operations/outcomes.ts";
-import type { Found } from "../journal/locate.ts";
-import { statusIfThere } from "../images/images.ts";
-import { reachOf } from "../listing/cluster-credentials.ts";
-import { sourceVolume } from "../listing/snapshots.ts";
-import type { TakenSnapshot } from "../snapshot/create.ts";
+import { Precondition } from "../csi/errors.ts";
+import type { TakenSnapshot } from "../csi/messages.ts";
+import { sourceVolume } from "../csi/source-volume-id.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
+import { statusIfThere } from "../images/races.ts";
+import type { LocatedVolume } from "../journal/locate.ts";
+import { reachOf } from "../listing/cluster-credentials.ts";
 import type { TakenGroup } from "./create.ts";
-import { compareMembers, resolveGroup, resolveMembers } from "./locate.ts";
+import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
 
 const AT_ONCE = 8;
 
 /** One that is not ready has no image yet, or one that nobody may use. */
-const describe = (groupSnapshotId: string, { handle, cluster, pool, poolId, imageName, attributes }: Found) =>
+const describe = (groupSnapshotId: string, { handle, cluster, pool, poolId, imageName, attributes }: LocatedVolume) =>
   Effect.gen(function* () {
     const ready = attributes?.imageId !== undefined;
     const image = yield* statusIfThere(pool, imageName);
@@ -47,9 +47,9 @@ export const getGroupSnapshot = (
     const parsed = parseVolumeId(groupSnapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;
-    const group = yield* resolveGroup(groupSnapshotId, given);
+    const group = yield* locateGroup(groupSnapshotId, given);
     yield* compareMembers(group, snapshotIds);
-    const found = yield* resolveMembers(group, given);
+    const found = yield* locateMembers(group, given);
     const described = yield* Effect.forEach(found, (member) => describe(groupSnapshotId, member), {
       concurrency: AT_ONCE,
     });

@@ -7,12 +7,12 @@
 import { createHash } from "node:crypto";
 import * as Effect from "effect/Effect";
 import type { PoolRef } from "../ceph/ceph.ts";
-import { InvalidRequest } from "../operations/outcomes.ts";
-import type { Source } from "../snapshot/source-volume.ts";
+import { InvalidRequest } from "../csi/errors.ts";
 import { encodeVolumeId } from "../csi/volume-id.ts";
+import type { SourceVolume } from "../snapshot/source-volume.ts";
 
 export interface Member {
-  readonly source: Source;
+  readonly source: SourceVolume;
   readonly sourceVolumeId: string;
   readonly pool: PoolRef;
   readonly uuid: string;
@@ -27,7 +27,7 @@ export const handleOf = (clusterId: string, poolId: bigint, uuid: string) =>
     ({ message }) => new InvalidRequest({ field: "parameters.clusterID", reason: message }),
   );
 
-export const memberOf = (groupUuid: string, sourceVolumeId: string, source: Source) =>
+export const memberOf = (groupUuid: string, sourceVolumeId: string, source: SourceVolume) =>
   Effect.gen(function* () {
     const { pool, poolId, uuid: volumeUuid } = source.found;
     const uuid = derivedUuid(`${groupUuid}/${volumeUuid}`);

@@ -1,8 +1,9 @@
 /** The parameters of a VolumeGroupSnapshotClass. Those of other readers pass. */
 import * as Result from "effect/Result";
-import { hasControl, InvalidParameter } from "../config/errors.ts";
+import { InvalidParameter } from "../config/errors.ts";
 import { GROUPS } from "../journal/journal.ts";
 import { readSnapshotParameters } from "../snapshot/parameters.ts";
+import { hasControl } from "../text/printable.ts";
 
 export interface GroupParameters {
   /** Absent: the cluster of the source volumes. */

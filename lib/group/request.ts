@@ -9,11 +9,11 @@ import * as Effect from "effect/Effect";
 import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest } from "../operations/outcomes.ts";
-import * as journal from "../journal/journal.ts";
-import { findSource, type Source, sameCluster } from "../snapshot/source-volume.ts";
 import type { VolumeOptions } from "../config/settings.ts";
+import { Conflict, InvalidRequest } from "../csi/errors.ts";
 import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
+import * as journal from "../journal/journal.ts";
+import { findSourceVolume, sameCluster, type SourceVolume } from "../snapshot/source-volume.ts";
 import { handleOf, type Member, memberOf } from "./member.ts";
 import { readGroupParameters } from "./parameters.ts";
 
@@ -64,7 +64,7 @@ const findSources = ({ sourceVolumeIds, cluster, credentials }: Wanted) =>
   Effect.forEach(
     sourceVolumeIds,
     (sourceVolumeId, i) =>
-      findSource({ sourceVolumeId, cluster, credentials }).pipe(
+      findSourceVolume({ sourceVolumeId, cluster, credentials }).pipe(
         Effect.catchTag("InvalidRequest", ({ field, reason }) =>
           Effect.fail(new InvalidRequest({ field: field === "source_volume_id" ? `${FIELD}[${i}]` : field, reason })),
         ),
@@ -72,7 +72,7 @@ const findSources = ({ sourceVolumeIds, cluster, credentials }: Wanted) =>
     { concurrency: AT_ONCE },
   );
 
-const proveOneCluster = (first: Source, { sourceVolumeIds }: Wanted, sources: readonly Source[]) =>
+const proveOneCluster = (first: SourceVolume, { sourceVolumeIds }: Wanted, sources: readonly SourceVolume[]) =>
   Effect.gen(function* () {
     const seen = new Set<string>();
     for (const [i, { found }] of sources.entries()) {
@@ -90,7 +90,7 @@ const proveOneCluster = (first: Source, { sourceVolumeIds }: Wanted, sources: re
   });
 
 /** Where the group's entry is: in the pool that is asked for, or in that of the volume whose ID comes first. */
-const home = (wanted: Wanted, sources: readonly [Source, ...Source[]]) =>
+const home = (wanted: Wanted, sources: readonly [SourceVolume, ...SourceVolume[]]) =>
   Effect.gen(function* () {
     const [lowest = ""] = wanted.sourceVolumeIds.toSorted();
     const { found, clusterId } = sources[wanted.sourceVolumeIds.indexOf(lowest)] ?? sources[0];

@@ -19,7 +19,7 @@ import {
   type MessageInitShape,
   toBinary,
 } from "@bufbuild/protobuf";
-import type { handleServerStreamingCall, handleUnaryCall, Metadata, Deadline, MethodDefinition } from "@grpc/grpc-js";
+import type { Deadline, handleServerStreamingCall, handleUnaryCall, Metadata, MethodDefinition } from "@grpc/grpc-js";
 import type * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
@@ -27,11 +27,11 @@ import type * as Fiber from "effect/Fiber";
 import * as LogLevel from "effect/LogLevel";
 import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
-import { traced } from "../operations/operation.ts";
+import { traced } from "../telemetry/tracing.ts";
 import { CallInfo } from "./call.ts";
 import { masked } from "./mask.ts";
 import type { AnyHandler, ServedService } from "./service.ts";
-import { type CallStatus, Code, codeName, isDefect, OK, RpcError, STOPPING, statusOf, wireStatus } from "./status.ts";
+import { type CallStatus, Code, codeName, isDefect, OK, RpcError, statusOf, STOPPING, wireStatus } from "./status.ts";
 
 /** Called once per finished call; must not throw. `seconds` from arrival to answer. */
 export type Observe = (rpc: string, code: number, seconds: number) => void;

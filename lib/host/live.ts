@@ -10,17 +10,16 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
-import type { CellDown, CellError, CellPool } from "../cells/pool.ts";
-import { makeCellPool } from "../cells/pool.ts";
+import { CallSubject } from "../cells/call-subject.ts";
+import { type CellDown, type CellError, type CellPool, makeCellPool } from "../cells/pool.ts";
 import { cellUrl } from "../cells/where.ts";
-import { CurrentOperation } from "../operations/operation.ts";
 import type { HostOperations } from "./cell.ts";
 import {
   DeviceBusy,
   FilesystemDamaged,
+  type HostError,
   HostFailed,
   HostStuck,
-  type HostError,
   MapRefused,
   MapTimedOut,
   PathInTheWay,
@@ -97,9 +96,9 @@ const hostService = (pools: Pools): HostService => {
       failed(op, subject),
     );
   const change = <K extends Op>(op: K, arg: unknown, subject: string, limit: number) =>
-    Effect.flatMap(CurrentOperation, (operation) =>
+    Effect.flatMap(CallSubject, (madeFor) =>
       Effect.mapError(
-        pools.change.call<Answer<K>>(op, arg, { limit, subject, key: operation?.subject ?? subject }),
+        pools.change.call<Answer<K>>(op, arg, { limit, subject, key: madeFor ?? subject }),
         failed(op, subject),
       ),
     );

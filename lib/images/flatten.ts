@@ -9,18 +9,12 @@
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { makeBackground } from "./background-queue.ts";
 import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { LockHeld } from "../operations/outcomes.ts";
+import type { CloneDepthLimits } from "../config/settings.ts";
+import { LockHeld } from "../csi/errors.ts";
 import { Metrics } from "../telemetry/metrics.ts";
-
-export interface Limits {
-  /** From this many parents on an image is flattened soon. */
-  readonly softDepth: number;
-  /** From this many parents on an image is flattened before it is cloned again. */
-  readonly hardDepth: number;
-}
+import { makeBackground } from "./background-queue.ts";
 
 /** Milliseconds for which a progress is told: a caller that waits for it asks again sooner. */
 const PROGRESS_KEPT = 10 * 60_000;
@@ -31,7 +25,11 @@ export class Flatten extends Context.Service<
     /** Has the image flattened, some time. */
     readonly request: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
     /** Done at once unless the chain behind the image is at a limit; `LockHeld` says how far its flatten is. */
-    readonly keepShort: (pool: PoolRef, image: string, limits: Limits) => Effect.Effect<void, CephError | LockHeld>;
+    readonly keepShort: (
+      pool: PoolRef,
+      image: string,
+      limits: CloneDepthLimits,
+    ) => Effect.Effect<void, CephError | LockHeld>;
     readonly pending: () => readonly string[];
   }
 >()("csi-rbd/Flatten") {
@@ -79,7 +77,7 @@ export class Flatten extends Context.Service<
           Effect.catch(() => Effect.succeed("done by this driver in the background")),
         );
 
-      const keepShort = (pool: PoolRef, image: string, { softDepth, hardDepth }: Limits) =>
+      const keepShort = (pool: PoolRef, image: string, { softDepth, hardDepth }: CloneDepthLimits) =>
         Effect.gen(function* () {
           const subject = imageSubject(pool, image);
           const depth = yield* ceph.cloneDepth(pool, image);

@@ -13,7 +13,7 @@
 import * as Effect from "effect/Effect";
 import { Ceph, type PoolRef } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { JournalCorrupt } from "../operations/outcomes.ts";
+import { JournalCorrupt } from "../csi/errors.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
 
 /** Volumes, snapshots and group snapshots have journals of one form under names of their own. */

@@ -16,12 +16,12 @@ import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { ClusterMapping, type Place } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { VolumeNotFound } from "../operations/outcomes.ts";
-import { type Attributes, type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
+import { VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { parseVolumeId, volumeKind } from "../csi/volume-id.ts";
+import { type Attributes, type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
 
-export interface Found {
+export interface LocatedVolume {
   /** As the caller wrote it, also when a mapping led elsewhere. */
   readonly handle: string;
   readonly cluster: Cluster;
@@ -40,10 +40,10 @@ export const clusterAccess = (cluster: Cluster, credentials: Credentials): Clust
   key: credentials.key,
 });
 
-export const resolveVolume = (
+export const locateVolume = (
   volumeId: string,
   credentials: Credentials,
-): Effect.Effect<Found, VolumeNotFound | CephError | ConfigError, Ceph | Clusters | ClusterMapping> =>
+): Effect.Effect<LocatedVolume, VolumeNotFound | CephError | ConfigError, Ceph | Clusters | ClusterMapping> =>
   Effect.gen(function* () {
     const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
     if (volumeKind(volumeId) === "migrated") return yield* migratedVolume(volumeId, credentials);
@@ -80,14 +80,22 @@ const migratedVolume = (volumeId: string, credentials: Credentials) =>
       .poolId(access, poolName)
       .pipe(Effect.catchTag("PoolNotFound", ({ message }) => Effect.fail(gone(message))));
     const pool: PoolRef = { access, pool: poolName, namespace: "" };
-    const found: Found = { handle: volumeId, cluster, pool, poolId, uuid: "", imageName, attributes: undefined };
+    const found: LocatedVolume = {
+      handle: volumeId,
+      cluster,
+      pool,
+      poolId,
+      uuid: "",
+      imageName,
+      attributes: undefined,
+    };
     return found;
   });
 
-export const resolveSnapshot = (
+export const locateSnapshot = (
   snapshotId: string,
   credentials: Credentials,
-): Effect.Effect<Found, CephError | ConfigError, Ceph | Clusters> =>
+): Effect.Effect<LocatedVolume, CephError | ConfigError, Ceph | Clusters> =>
   Effect.suspend(() => {
     const gone = (reason: string) => new SnapshotNotFound({ op: "find", subject: `${snapshotId} (${reason})` });
     const parsed = parseVolumeId(snapshotId);
@@ -115,6 +123,6 @@ const lookAt = (kind: Kind, handle: string, uuid: string, place: Place, credenti
     };
     const attributes = yield* readAttributes(kind, pool, uuid);
     const imageName = attributes?.imageName ?? kind.defaultImagePrefix + uuid;
-    const found: Found = { handle, cluster, pool, poolId: place.poolId, uuid, imageName, attributes };
+    const found: LocatedVolume = { handle, cluster, pool, poolId: place.poolId, uuid, imageName, attributes };
     return found;
   });

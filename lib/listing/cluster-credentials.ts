@@ -12,7 +12,7 @@ import * as Effect from "effect/Effect";
 import { type ClusterSecret, ClusterSecrets } from "../config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { Precondition } from "../operations/outcomes.ts";
+import { Precondition } from "../csi/errors.ts";
 
 export interface Reach {
   readonly cluster: Cluster;

@@ -10,7 +10,7 @@
  */
 import * as Result from "effect/Result";
 import * as z from "zod";
-import { InvalidToken } from "../operations/outcomes.ts";
+import { InvalidToken } from "../csi/errors.ts";
 
 export type ListKind = "volumes" | "snapshots";
 

@@ -13,20 +13,15 @@ import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
 import { SnapshotNotFound } from "../ceph/errors.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { resolveSnapshot } from "../journal/locate.ts";
+import type { TakenSnapshot } from "../csi/messages.ts";
+import { sourceVolume } from "../csi/source-volume-id.ts";
+import { encodeVolumeId, parseVolumeId } from "../csi/volume-id.ts";
 import { type Attributes, readManyAttributes, SNAPSHOTS } from "../journal/journal.ts";
-import type { TakenSnapshot } from "../snapshot/create.ts";
-import { encodeVolumeId, isUuid, parseVolumeId, UUID_LENGTH } from "../csi/volume-id.ts";
+import { locateSnapshot } from "../journal/locate.ts";
 import { allClusters, reachOf } from "./cluster-credentials.ts";
 import { briefsOf, imagePoolOf } from "./image-headers.ts";
-import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
 import type { Position } from "./page-token.ts";
-
-/** "" where the image is none that a driver made. */
-export const sourceVolume = (clusterId: string, poolId: bigint, sourceImage: string | undefined): string => {
-  const uuid = sourceImage?.slice(-UUID_LENGTH) ?? "";
-  return isUuid(uuid) ? Result.getOrElse(encodeVolumeId({ clusterId, poolId, uuid }), () => "") : "";
-};
+import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
 
 const describe = (ofUuid: string | undefined) => (place: Place, names: readonly Name[]) =>
   Effect.gen(function* () {
@@ -73,7 +68,7 @@ export const getSnapshot = (snapshotId: string, credentials: Credentials | undef
     const parsed = parseVolumeId(snapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;
-    const { pool, imageName, attributes } = yield* resolveSnapshot(snapshotId, given);
+    const { pool, imageName, attributes } = yield* locateSnapshot(snapshotId, given);
     if (attributes?.source === undefined) return yield* gone("the journal does not know it");
     const [image] = yield* (yield* Ceph).imageBriefs(pool, [imageName], []);
     if (image === undefined) return yield* gone("its image is gone");

@@ -12,14 +12,17 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
-import { VolumeNotFound } from "../operations/outcomes.ts";
-import { resolveVolume } from "../journal/locate.ts";
-import { statusIfThere } from "../images/images.ts";
-import { readManyAttributes, VOLUMES } from "../journal/journal.ts";
+import { VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { encodeVolumeId, parseVolumeId, volumeKind } from "../csi/volume-id.ts";
+import { statusIfThere } from "../images/races.ts";
+import { readManyAttributes, VOLUMES } from "../journal/journal.ts";
+import { locateVolume } from "../journal/locate.ts";
+import { publishedNodes } from "../journal/published-nodes.ts";
 import { allClusters, reachOf } from "./cluster-credentials.ts";
 import { briefsOf, type ImagePlace, imagePoolOf } from "./image-headers.ts";
+import type { Position } from "./page-token.ts";
+import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
 import {
   abnormal,
   type Condition,
@@ -30,9 +33,6 @@ import {
   poolFull,
   poolGone,
 } from "./volume-health.ts";
-import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
-import { publishedNodes } from "../journal/published-nodes.ts";
-import type { Position } from "./page-token.ts";
 
 export interface ListedVolume {
   readonly volumeId: string;
@@ -158,7 +158,7 @@ export const volumeStatus = (instanceId: string, volumeId: string) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { secret } = yield* reachOf(yield* Effect.fromResult(clusterIn(volumeId)), undefined);
-    const { pool, imageName, uuid, attributes } = yield* resolveVolume(volumeId, secret.credentials);
+    const { pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, secret.credentials);
     const nodesOf = (requestName: string | undefined) =>
       requestName === undefined
         ? Effect.succeed([])

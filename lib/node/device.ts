@@ -5,10 +5,11 @@
  */
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
-import { type DomainError, Precondition } from "../operations/outcomes.ts";
+import { Precondition } from "../csi/errors.ts";
+import { MIB } from "../csi/size.ts";
 import { type DeviceState, Host, type MappedDevice } from "../host/host.ts";
 import { CurrentOperation } from "../operations/operation.ts";
-import { MIB } from "../csi/size.ts";
+import type { DomainError } from "../operations/outcomes.ts";
 
 /**
  * A read-only mount does not keep anybody from writing to the device whose node is mounted, so the device itself is

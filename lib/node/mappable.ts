@@ -12,7 +12,7 @@ import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { featureNames } from "../ceph/features.ts";
-import { Precondition } from "../operations/outcomes.ts";
+import { Precondition } from "../csi/errors.ts";
 import { UnexpectedContent } from "../host/errors.ts";
 import type { MappedDevice } from "../host/host.ts";
 import { CurrentOperation } from "../operations/operation.ts";

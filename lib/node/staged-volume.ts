@@ -8,14 +8,15 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Conflict, type DomainError, Precondition, VolumeNotFound } from "../operations/outcomes.ts";
 import type { Capability } from "../csi/capability.ts";
+import { Conflict, Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { parseVolumeId } from "../csi/volume-id.ts";
 import { HostStuck, UnexpectedContent } from "../host/errors.ts";
 import { Host, imageSpec, type MappedDevice } from "../host/host.ts";
 import { isReadOnly, isShutDown, isVolumeMount, type MountEntry, mountsAt } from "../host/mountinfo.ts";
+import type { DomainError } from "../operations/outcomes.ts";
 import * as staging from "./staging.ts";
 import type { VolumeContext } from "./volume-context.ts";
-import { parseVolumeId } from "../csi/volume-id.ts";
 
 /** How a volume is to be staged. */
 export interface Asked {

@@ -9,16 +9,17 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { CephError } from "../ceph/errors.ts";
 import type { Ceph, PoolRef } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
-import { type ConfigError, hasControl, oneLine } from "../config/errors.ts";
-import { goBool } from "../text/go-values.ts";
+import type { ConfigError } from "../config/errors.ts";
 import { parseMapOptions } from "../config/map-options.ts";
 import { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, Precondition, type VolumeNotFound } from "../operations/outcomes.ts";
-import { clusterAccess, resolveVolume } from "../journal/locate.ts";
+import { InvalidRequest, Precondition, type VolumeNotFound } from "../csi/errors.ts";
+import { clusterAccess, locateVolume } from "../journal/locate.ts";
+import { goBool } from "../text/go-values.ts";
+import { hasControl, oneLine } from "../text/printable.ts";
 
 export interface VolumeContext {
   readonly volumeId: string;
@@ -112,7 +113,7 @@ export const resolveImage = (
         journal: undefined,
       };
     }
-    const { cluster, pool, imageName, uuid, attributes } = yield* resolveVolume(volumeId, credentials);
+    const { cluster, pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, credentials);
     if (attributes?.encryptKms !== undefined) {
       const message = `volume ${volumeId} is encrypted, and this driver does not decrypt yet; it never stages such a volume plain`;
       return yield* new Precondition({ message });

@@ -12,7 +12,7 @@ import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { LockHeld } from "./outcomes.ts";
+import { LockHeld } from "../csi/errors.ts";
 import { CurrentOperation, describeOperation, type Operation } from "./operation.ts";
 
 export type Mode = "exclusive" | "shared";

@@ -5,8 +5,7 @@
  * Not here: how operations start, join and end (./pipeline.ts) and how they wait for each other (./locks.ts).
  */
 import * as Context from "effect/Context";
-import * as Effect from "effect/Effect";
-import * as References from "effect/References";
+import type * as Fiber from "effect/Fiber";
 
 export interface Operation {
   readonly rpc: string;
@@ -34,12 +33,10 @@ export const age = (operation: Operation, now: number): string =>
 export const describeOperation = (operation: Operation, now: number): string =>
   `${operation.rpc} of ${operation.subject}, at "${operation.stage}", ${age(operation, now)} old`;
 
-/** A span where somebody collects spans: elsewhere each would still cost five effects. */
-export const traced = <A, E, R>(
-  name: string,
-  kind: "server" | "internal",
-  body: Effect.Effect<A, E, R>,
-): Effect.Effect<A, E, R> =>
-  Effect.withFiber((fiber) =>
-    fiber.getRef(References.TracerEnabled) ? Effect.withSpan(body, name, { kind, captureStackTrace: false }) : body,
-  );
+/** The log's fields of the operation that a fiber works for. Where members of a group run side by side, the stage is the one that began last. */
+export const operationFields = (fiber: Fiber.Fiber<unknown, unknown>): Readonly<Record<string, string>> | undefined => {
+  const operation = fiber.getRef(CurrentOperation);
+  if (operation === undefined) return undefined;
+  const { rpc, subject, stage } = operation;
+  return { rpc, subject, stage };
+};

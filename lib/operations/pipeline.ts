@@ -20,8 +20,10 @@ import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
-import { StillRunning } from "./outcomes.ts";
-import { CurrentOperation, describeOperation, type Operation, traced } from "./operation.ts";
+import { CallSubject } from "../cells/call-subject.ts";
+import { StillRunning } from "../csi/errors.ts";
+import { traced } from "../telemetry/tracing.ts";
+import { CurrentOperation, describeOperation, type Operation } from "./operation.ts";
 
 /** For a caller that gave no deadline; the CSI sidecars' own default is 10 to 150 s. */
 const DEFAULT_PATIENCE = 150_000;
@@ -71,6 +73,7 @@ export const makeOperations = (): OperationsService => {
       };
       const fiber = yield* body.pipe(
         Effect.provideService(CurrentOperation, operation),
+        Effect.provideService(CallSubject, operation.subject),
         Effect.tapCause((cause) =>
           Deferred.isDoneUnsafe(answer)
             ? Effect.logWarning("failed after its answer; the next call for it finishes or undoes it", cause)

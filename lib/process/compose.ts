@@ -20,12 +20,13 @@ import { type Flags, parseFlags, usage } from "../config/flags.ts";
 import { ClusterMapping } from "../config/mapping.ts";
 import { serve } from "../grpc/server.ts";
 import type { ServedService } from "../grpc/service.ts";
-import { InUsePatience } from "../images/images.ts";
-import { launch } from "./launch.ts";
+import { InUsePatience } from "../images/in-use.ts";
 import { Locks } from "../operations/locks.ts";
+import { operationFields } from "../operations/operation.ts";
+import { Operations } from "../operations/pipeline.ts";
 import { logLayer } from "../telemetry/log.ts";
 import { serveMetrics } from "../telemetry/metrics.ts";
-import { Operations } from "../operations/pipeline.ts";
+import { launch } from "./launch.ts";
 import { VERSION } from "./version.ts";
 
 class WrongFlag extends Data.TaggedError("WrongFlag")<{ readonly message: string }> {}
@@ -46,7 +47,7 @@ export const runService = <E extends { readonly message: string }>(
       yield* Effect.logInfo(`without meaning for RBD, and ignored: ${names}`);
     }
     yield* serve(flags);
-  }).pipe(Effect.provide(logLayer(flags.verbosity)));
+  }).pipe(Effect.provide(logLayer(flags.verbosity, operationFields)));
   // The server, then operations that outlive their callers: each has the grace period.
   launch(main, 2 * Duration.toSeconds(flags.gracePeriod) + 5);
 };

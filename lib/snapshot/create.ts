@@ -18,44 +18,30 @@ import * as Result from "effect/Result";
 import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, mayUndo, type VolumeNotFound } from "../operations/outcomes.ts";
-import { type Found, resolveVolume } from "../journal/locate.ts";
-import {
-  asRaced,
-  cloneThrough,
-  discardUnfinished,
-  finishRemoval,
-  holderSpec,
-  orRaced,
-  resumeClone,
-  statusIfThere,
-} from "../images/images.ts";
-import * as journal from "../journal/journal.ts";
-import { Locks } from "../operations/locks.ts";
-import { compensated, stage, undoable } from "../operations/pipeline.ts";
-import { encodeVolumeId } from "../csi/volume-id.ts";
 import type { VolumeOptions } from "../config/settings.ts";
-import { dropLeftOver } from "../volume/copy.ts";
+import { Conflict, InvalidRequest, type VolumeNotFound } from "../csi/errors.ts";
+import type { TakenSnapshot } from "../csi/messages.ts";
+import { encodeVolumeId } from "../csi/volume-id.ts";
+import { cloneThrough, resumeClone } from "../images/clone.ts";
+import { dropLeftOver } from "../images/intermediate.ts";
+import { holderSpec } from "../images/layout.ts";
+import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
+import { discardUnfinished, finishRemoval } from "../images/removal.ts";
+import { limitSnapshots } from "../images/snapshot-limit.ts";
+import * as journal from "../journal/journal.ts";
+import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
+import { Locks } from "../operations/locks.ts";
+import { mayUndo } from "../operations/outcomes.ts";
+import { compensated, stage, undoable } from "../operations/pipeline.ts";
 import { makeReady, undoReservation } from "./finish.ts";
 import { readSnapshotParameters } from "./parameters.ts";
-import { findSource, limitSnapshots, type Source } from "./source-volume.ts";
+import { findSourceVolume, type SourceVolume } from "./source-volume.ts";
 
 export interface SnapshotRequest {
   readonly requestName: string;
   readonly sourceVolumeId: string;
   readonly parameters: Readonly<Record<string, string>>;
   readonly secrets: Readonly<Record<string, string>>;
-}
-
-export interface TakenSnapshot {
-  readonly snapshotId: string;
-  readonly sourceVolumeId: string;
-  readonly sizeBytes: bigint;
-  /** Milliseconds since the epoch. */
-  readonly createdAt: number;
-  readonly ready: boolean;
-  /** Of a member of one. */
-  readonly groupSnapshotId?: string;
 }
 
 const { SNAPSHOTS } = journal;
@@ -73,7 +59,11 @@ const readRequest = (request: SnapshotRequest) =>
 type Wanted = Effect.Success<ReturnType<typeof readRequest>>;
 
 /** What there is of the name. `reservation` without `image`: it is to be made, or to be finished. */
-const findSnapshot = ({ instanceId }: VolumeOptions, { requestName }: Wanted, { found: { pool, imageName } }: Source) =>
+const findSnapshot = (
+  { instanceId }: VolumeOptions,
+  { requestName }: Wanted,
+  { found: { pool, imageName } }: SourceVolume,
+) =>
   Effect.gen(function* () {
     const reservation = yield* journal.lookUp(SNAPSHOTS, pool, instanceId, requestName);
     if (reservation === undefined) return { reservation, image: undefined };
@@ -92,7 +82,12 @@ const findSnapshot = ({ instanceId }: VolumeOptions, { requestName }: Wanted, { 
     return { reservation: undefined, image: undefined };
   });
 
-const reserved = (options: VolumeOptions, wanted: Wanted, source: Source, earlier: journal.Reservation | undefined) => {
+const reserved = (
+  options: VolumeOptions,
+  wanted: Wanted,
+  source: SourceVolume,
+  earlier: journal.Reservation | undefined,
+) => {
   const { pool, imageName, attributes } = source.found;
   const { requestName, prefix } = wanted;
   const entry = { requestName, prefix, owner: attributes?.owner, source: imageName };
@@ -105,7 +100,7 @@ const reserved = (options: VolumeOptions, wanted: Wanted, source: Source, earlie
  * The clone that holds the point in time; -> its status. What an earlier call made of it stays: its caller may have been
  * answered. What this one makes is undone when it fails.
  */
-const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
+const hold = ({ found, status }: SourceVolume, image: string, fresh: boolean) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { pool, imageName } = found;
@@ -120,7 +115,7 @@ const hold = ({ found, status }: Source, image: string, fresh: boolean) =>
 
 const taken = (
   { cluster, sourceVolumeId }: Wanted,
-  found: Found,
+  found: LocatedVolume,
   uuid: string,
   { sizeBytes, createdAt }: ImageStatus,
   ready: boolean,
@@ -139,7 +134,7 @@ const taken = (
 const withoutSource = (options: VolumeOptions, wanted: Wanted, gone: VolumeNotFound) =>
   Effect.gen(function* () {
     const { requestName, sourceVolumeId, credentials, parameters } = wanted;
-    const found = yield* stage("find", resolveVolume(sourceVolumeId, credentials));
+    const found = yield* stage("find", locateVolume(sourceVolumeId, credentials));
     const { pool } = found;
     const reservation = yield* stage("find", journal.lookUp(SNAPSHOTS, pool, options.instanceId, requestName));
     if (reservation === undefined || reservation.attributes.source !== found.imageName) return yield* gone;
@@ -169,7 +164,7 @@ export const createSnapshot = (
     const { requestName, sourceVolumeId } = wanted;
     const locks = yield* Locks;
     const body = Effect.gen(function* () {
-      const looked = yield* stage("find", Effect.result(findSource(wanted)));
+      const looked = yield* stage("find", Effect.result(findSourceVolume(wanted)));
       if (Result.isFailure(looked)) {
         if (looked.failure._tag !== "VolumeNotFound") return yield* looked.failure;
         return yield* withoutSource(options, wanted, looked.failure);
@@ -183,7 +178,7 @@ export const createSnapshot = (
       const { uuid, imageName, image } = yield* compensated(
         mayUndo,
         Effect.gen(function* () {
-          yield* stage("limit snapshots", limitSnapshots(options, source));
+          yield* stage("limit snapshots", limitSnapshots(options, source.found, source.status));
           const reservation = yield* reserved(options, wanted, source, known.reservation);
           const held = hold(source, reservation.imageName, known.reservation === undefined);
           return { ...reservation, image: yield* Effect.catchTag(held, "ImageNotFound", asRaced) };
@@ -192,7 +187,7 @@ export const createSnapshot = (
       yield* stage("answer", Effect.flatMap(taken(wanted, source.found, uuid, image, false), answer));
       // From here on nothing is undone: the caller counts on this point in time.
       yield* makeReady(options, { pool, uuid, imageName }, image, request.parameters);
-      yield* stage("limit chain", dropLeftOver(source));
+      yield* stage("limit chain", dropLeftOver(source.found, source.status));
       return yield* taken(wanted, source.found, uuid, image, true);
     });
     const named = stage("lock", locks.withLock(`snapshot name ${requestName}`, "exclusive", body));

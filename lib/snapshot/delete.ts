@@ -10,17 +10,17 @@
 import * as Effect from "effect/Effect";
 import { Ceph } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest } from "../operations/outcomes.ts";
-import { resolveGroup } from "../group/locate.ts";
-import { resolveSnapshot } from "../journal/locate.ts";
-import { removeImages } from "../images/images.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { InvalidRequest } from "../csi/errors.ts";
+import { locateGroup } from "../journal/locate-group.ts";
+import { removeImages } from "../images/removal.ts";
 import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
+import { locateSnapshot } from "../journal/locate.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import type { VolumeOptions } from "../config/settings.ts";
 
 const proveAlone = (snapshotId: string, groupId: string, credentials: Credentials) =>
-  resolveGroup(groupId, credentials).pipe(
+  locateGroup(groupId, credentials).pipe(
     Effect.flatMap(({ entry }) => {
       if (!entry.members.includes(snapshotId)) return Effect.void;
       const reason = `is a member of group snapshot ${groupId}: delete that one`;
@@ -40,7 +40,7 @@ export const deleteSnapshot = (
     const locks = yield* Locks;
     const ceph = yield* Ceph;
     const body = Effect.gen(function* () {
-      const { pool, uuid, imageName, attributes } = yield* stage("find", resolveSnapshot(snapshotId, credentials));
+      const { pool, uuid, imageName, attributes } = yield* stage("find", locateSnapshot(snapshotId, credentials));
       const requestName = attributes?.requestName;
       const groupId = attributes?.groupId;
       if (groupId !== undefined && groupId !== ofGroup) {

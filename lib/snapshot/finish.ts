@@ -7,13 +7,13 @@
 import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { Conflict } from "../operations/outcomes.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { Conflict } from "../csi/errors.ts";
 import { Flatten } from "../images/flatten.ts";
-import { orRaced } from "../images/images.ts";
+import { snapshotMetadata } from "../images/metadata.ts";
+import { orRaced } from "../images/races.ts";
 import { SNAPSHOTS, storeImageId, unreserve } from "../journal/journal.ts";
 import { stage } from "../operations/pipeline.ts";
-import { snapshotMetadata } from "../images/metadata.ts";
-import type { VolumeOptions } from "../config/settings.ts";
 
 export interface Holder {
   readonly pool: PoolRef;

@@ -1,7 +1,8 @@
 /** The parameters of a VolumeSnapshotClass. */
 import * as Result from "effect/Result";
-import { hasControl, InvalidParameter } from "../config/errors.ts";
+import { InvalidParameter } from "../config/errors.ts";
 import { SNAPSHOTS } from "../journal/journal.ts";
+import { hasControl } from "../text/printable.ts";
 
 export interface SnapshotParameters {
   /** Absent: the cluster of the source volume. */

@@ -6,13 +6,11 @@
  */
 import * as Effect from "effect/Effect";
 import { Ceph, imageSubject } from "../ceph/ceph.ts";
-import type { Cluster } from "../config/clusters.ts";
 import { FEATURE_BITS } from "../ceph/features.ts";
+import type { Cluster } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, Precondition, TooMany, VolumeNotFound } from "../operations/outcomes.ts";
-import { Flatten } from "../images/flatten.ts";
-import { resolveVolume } from "../journal/locate.ts";
-import type { VolumeOptions } from "../config/settings.ts";
+import { InvalidRequest, Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { locateVolume } from "../journal/locate.ts";
 
 export interface WantedSource {
   readonly sourceVolumeId: string;
@@ -22,9 +20,9 @@ export interface WantedSource {
 }
 
 /** The source volume, fit for a snapshot; the cluster by whose ID the snapshot will go. */
-export const findSource = ({ sourceVolumeId, cluster, credentials }: WantedSource) =>
+export const findSourceVolume = ({ sourceVolumeId, cluster, credentials }: WantedSource) =>
   Effect.gen(function* () {
-    const found = yield* resolveVolume(sourceVolumeId, credentials);
+    const found = yield* locateVolume(sourceVolumeId, credentials);
     if (cluster !== undefined && !sameCluster(cluster, found.cluster)) {
       const reason = `is ${cluster.clusterId}, but the volume is in cluster ${found.cluster.clusterId}`;
       return yield* new InvalidRequest({ field: "parameters.clusterID", reason });
@@ -47,35 +45,8 @@ export const findSource = ({ sourceVolumeId, cluster, credentials }: WantedSourc
     return { found, status, clusterId: (cluster ?? found.cluster).clusterId };
   });
 
-export type Source = Effect.Success<ReturnType<typeof findSource>>;
+export type SourceVolume = Effect.Success<ReturnType<typeof findSourceVolume>>;
 
 export const sameCluster = (one: Cluster, other: Cluster): boolean =>
   one.clusterId === other.clusterId ||
   (one.monitors.join() === other.monitors.join() && one.radosNamespace === other.radosNamespace);
-
-/**
- * An image takes only so many snapshots. Those that are only there for clones go when the clones are flattened: images
- * that hold a point in time of this very image, the oldest first, as many as there are too many. No volume is.
- */
-export const limitSnapshots = (
-  { maxSnapshots, minSnapshots }: VolumeOptions,
-  { found: { pool, imageName }, status: { snapshotCount } }: Pick<Source, "found" | "status">,
-) =>
-  Effect.gen(function* () {
-    if (snapshotCount <= minSnapshots) return;
-    const flatten = yield* Flatten;
-    const kept = (yield* (yield* Ceph).snapshots(pool, imageName)).filter(({ kind }) => kind === "trash");
-    let tooMany = snapshotCount - minSnapshots;
-    for (const { originalName } of kept) {
-      if (tooMany === 0 || originalName === undefined) continue;
-      tooMany -= yield* flatten.request(pool, originalName).pipe(
-        Effect.as(1),
-        // Deleted, and kept itself by a volume that was made of it; or in another pool.
-        Effect.catchTag("ImageNotFound", () => Effect.succeed(0)),
-      );
-    }
-    if (snapshotCount <= maxSnapshots) return;
-    return yield* new TooMany({
-      message: `image ${imageSubject(pool, imageName)} has ${snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
-    });
-  });

@@ -11,7 +11,6 @@ import * as Context from "effect/Context";
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
-import type { Flags } from "../config/flags.ts";
 
 /** A value of now, with one help text for all of its name. */
 export interface Figure {
@@ -64,6 +63,13 @@ const labelsOf = (labels: Readonly<Record<string, string>>): string =>
 /** One per process, unless a test has its own. */
 export const Metrics = Context.Reference<MetricsService>("csi-rbd/Metrics", { defaultValue: makeMetrics });
 
+/** Where the figures are served, if at all. */
+export interface MetricsEndpoint {
+  readonly enableProfiling: boolean;
+  readonly metricsPort: number;
+  readonly metricsPath: string;
+}
+
 class NotListening extends Data.TaggedError("NotListening")<{ readonly message: string }> {}
 
 /** As ceph-csi does with `--enableprofiling`: on POD_IP, or everywhere. Until the scope closes. */
@@ -71,7 +77,7 @@ export const serveMetrics = ({
   enableProfiling,
   metricsPort,
   metricsPath,
-}: Pick<Flags, "enableProfiling" | "metricsPort" | "metricsPath">): Effect.Effect<void, NotListening, Scope.Scope> =>
+}: MetricsEndpoint): Effect.Effect<void, NotListening, Scope.Scope> =>
   Effect.gen(function* () {
     if (!enableProfiling) return;
     const metrics = yield* Metrics;

@@ -12,26 +12,19 @@ import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, imageSubject, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
 import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, LockHeld, Precondition } from "../operations/outcomes.ts";
-import { Flatten, type Limits } from "../images/flatten.ts";
-import { type Found, resolveSnapshot, resolveVolume } from "../journal/locate.ts";
-import {
-  asRaced,
-  clearUnfinished,
-  cloneThrough,
-  discardUnfinished,
-  holderSpec,
-  orRaced,
-  removeImages,
-  resumeClone,
-  type Target,
-  type Transient,
-} from "../images/images.ts";
-import { stage } from "../operations/pipeline.ts";
+import type { CloneDepthLimits, VolumeOptions } from "../config/settings.ts";
+import { InvalidRequest, LockHeld, Precondition } from "../csi/errors.ts";
 import { requiredText } from "../csi/request-fields.ts";
-import { limitSnapshots } from "../snapshot/source-volume.ts";
+import { cloneThrough, resumeClone, type Target, type Transient } from "../images/clone.ts";
+import { Flatten } from "../images/flatten.ts";
+import { dropLeftOver, tempImage } from "../images/intermediate.ts";
+import { holderSpec } from "../images/layout.ts";
 import { noMetadata } from "../images/metadata.ts";
-import type { VolumeOptions } from "../config/settings.ts";
+import { asRaced, orRaced } from "../images/races.ts";
+import { clearUnfinished, discardUnfinished } from "../images/removal.ts";
+import { limitSnapshots } from "../images/snapshot-limit.ts";
+import { type LocatedVolume, locateSnapshot, locateVolume } from "../journal/locate.ts";
+import { stage } from "../operations/pipeline.ts";
 
 export interface SourceRequest {
   readonly kind: "snapshot" | "volume";
@@ -40,12 +33,12 @@ export interface SourceRequest {
 
 interface SnapshotSource {
   readonly kind: "snapshot";
-  readonly found: Found;
+  readonly found: LocatedVolume;
   readonly sizeBytes: bigint;
 }
 interface VolumeSource {
   readonly kind: "volume";
-  readonly found: Found;
+  readonly found: LocatedVolume;
   readonly sizeBytes: bigint;
   readonly status: ImageStatus;
 }
@@ -54,7 +47,7 @@ interface VolumeSource {
 export type Source = SnapshotSource | VolumeSource;
 
 /** Each clone adds one parent to a restore, two to a clone of a volume. */
-const below = ({ softDepth, hardDepth }: Limits, links: number): Limits => ({
+const below = ({ softDepth, hardDepth }: CloneDepthLimits, links: number): CloneDepthLimits => ({
   softDepth: Math.max(1, softDepth - links),
   hardDepth: Math.max(1, hardDepth - links),
 });
@@ -68,7 +61,7 @@ export const readSource = (request: SourceRequest) => Effect.fromResult(required
 /** The source of the request, fit to be cloned into a volume of that size. */
 export const findSource = (request: SourceRequest, credentials: Credentials, sizeBytes: bigint, pool: PoolRef) =>
   Effect.gen(function* () {
-    const resolve = request.kind === "snapshot" ? resolveSnapshot : resolveVolume;
+    const resolve = request.kind === "snapshot" ? locateSnapshot : locateVolume;
     const found = yield* resolve(request.id, credentials);
     if (found.pool.access.monitors.join() !== pool.access.monitors.join() || found.pool.namespace !== pool.namespace) {
       const reason = `is in cluster ${found.cluster.clusterId}, the new volume is to be in another one or in another namespace`;
@@ -87,7 +80,7 @@ export const findSource = (request: SourceRequest, credentials: Credentials, siz
     return source;
   });
 
-const snapshotSource = (found: Found) =>
+const snapshotSource = (found: LocatedVolume) =>
   Effect.gen(function* () {
     const ceph = yield* Ceph;
     const { pool, imageName } = found;
@@ -102,7 +95,7 @@ const snapshotSource = (found: Found) =>
     return source;
   });
 
-const volumeSource = (found: Found) =>
+const volumeSource = (found: LocatedVolume) =>
   Effect.gen(function* () {
     const status = yield* (yield* Ceph).imageStatus(found.pool, found.imageName);
     const source: Source = { kind: "volume", found, sizeBytes: status.sizeBytes, status };
@@ -117,8 +110,8 @@ export const keepSourceFit = (source: Source, options: VolumeOptions) =>
     const links = source.kind === "snapshot" ? 1 : 2;
     yield* flatten.keepShort(found.pool, found.imageName, below(options.chain, links));
     if (source.kind === "snapshot") return;
-    yield* limitSnapshots(options, source);
-    yield* dropLeftOver(source);
+    yield* limitSnapshots(options, found, source.status);
+    yield* dropLeftOver(found, source.status);
   });
 
 /** What a snapshot's ID stands for: the image of its name, and on it the snapshot of the same name. */
@@ -127,8 +120,6 @@ const snapshotOf = ({ found }: Source): SnapshotRef => ({
   image: found.imageName,
   snapshot: found.imageName,
 });
-
-export const tempImage = (imageName: string): string => `${imageName}-temp`;
 
 /** The snapshots that the two clones of a volume's copy go through: of the source, and of the image in between. */
 const steps = ({ found }: VolumeSource, pool: PoolRef, image: string): readonly [Transient, Transient] => [
@@ -212,16 +203,3 @@ export const removeTraces = (source: Source, pool: PoolRef, image: string) =>
     yield* discardUnfinished(pool, tempImage(image), [image]);
     yield* (yield* Ceph).snapshotRemove(first.pool, first.image, first.snapshot);
   });
-
-/**
- * The image in between stays as long as the volume reads from it. A volume that was flattened does not: then the image
- * only keeps the source's old data, and goes as soon as somebody looks at the volume.
- */
-export const dropLeftOver = ({ found, status }: Pick<VolumeSource, "found" | "status">) =>
-  Effect.gen(function* () {
-    if (status.parent !== undefined || found.attributes?.imageId === undefined) return;
-    const { pool, imageName } = found;
-    const temp = tempImage(imageName);
-    if ((yield* (yield* Ceph).imageId(pool, temp)) === undefined) return;
-    yield* removeImages([{ pool, imageName: temp, snapshots: [imageName] }], 0);
-  }).pipe(Effect.catch(({ message }) => Effect.logInfo(`the left-over image of a copy stays for now: ${message}`)));

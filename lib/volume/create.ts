@@ -15,27 +15,20 @@ import { Raced } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
-import { Conflict, InvalidRequest, isDefinite } from "../operations/outcomes.ts";
-import { clusterAccess } from "../journal/locate.ts";
-import {
-  asRaced,
-  cloneSpec,
-  difference,
-  discardImage,
-  finishRemoval,
-  imageSpec,
-  orRaced,
-  statusIfThere,
-} from "../images/images.ts";
-import * as journal from "../journal/journal.ts";
-import { Locks } from "../operations/locks.ts";
-import { compensated, stage, undoable } from "../operations/pipeline.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { Conflict, InvalidRequest } from "../csi/errors.ts";
 import { chooseSize, type SizeRequest } from "../csi/size.ts";
 import { encodeVolumeId, UUID_LENGTH } from "../csi/volume-id.ts";
+import { tempImage } from "../images/intermediate.ts";
+import { cloneSpec, difference, imageSpec } from "../images/layout.ts";
 import { ownerOf, volumeMetadata } from "../images/metadata.ts";
-import type { VolumeOptions } from "../config/settings.ts";
-import { choiceOf, choosePlace } from "./pool-choice.ts";
-import { removeVolumeImages } from "./delete.ts";
+import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
+import { discardImage, finishRemoval } from "../images/removal.ts";
+import * as journal from "../journal/journal.ts";
+import { clusterAccess } from "../journal/locate.ts";
+import { Locks } from "../operations/locks.ts";
+import { isDefinite } from "../operations/outcomes.ts";
+import { compensated, stage, undoable } from "../operations/pipeline.ts";
 import {
   copySource,
   discardCopy,
@@ -47,8 +40,9 @@ import {
   resumeCopy,
   type Source,
   type SourceRequest,
-  tempImage,
 } from "./copy.ts";
+import { removeVolumeImages } from "./delete.ts";
+import { choiceOf, choosePlace } from "./pool-choice.ts";
 import type { Requirement, Segments } from "./topology.ts";
 
 export interface CreateRequest {

@@ -7,14 +7,14 @@
 import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { resolveVolume } from "../journal/locate.ts";
-import { removeImages } from "../images/images.ts";
+import type { VolumeOptions } from "../config/settings.ts";
+import { tempImage } from "../images/intermediate.ts";
+import { removeImages } from "../images/removal.ts";
 import { unreserve, VOLUMES } from "../journal/journal.ts";
+import { locateVolume } from "../journal/locate.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { dropMarks } from "./leftover-snapshots.ts";
-import type { VolumeOptions } from "../config/settings.ts";
-import { tempImage } from "./copy.ts";
 
 /** The image, and the one that it was copied through: without the volume that has nothing that anybody could miss. */
 export const removeVolumeImages = (
@@ -41,7 +41,7 @@ export const deleteVolume = ({ instanceId }: VolumeOptions, volumeId: string, cr
   Effect.gen(function* () {
     const locks = yield* Locks;
     const body = Effect.gen(function* () {
-      const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", resolveVolume(volumeId, credentials));
+      const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", locateVolume(volumeId, credentials));
       const requestName = attributes?.requestName;
       const remove = Effect.gen(function* () {
         const images = removeVolumeImages(instanceId, pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);

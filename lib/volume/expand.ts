@@ -3,11 +3,11 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Ceph } from "../ceph/ceph.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, VolumeNotFound } from "../operations/outcomes.ts";
-import { resolveVolume } from "../journal/locate.ts";
+import { InvalidRequest, VolumeNotFound } from "../csi/errors.ts";
+import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
+import { locateVolume } from "../journal/locate.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
 
 export interface ExpandRequest {
   readonly volumeId: string;
@@ -23,7 +23,7 @@ export const expandVolume = ({ volumeId, credentials, size, block }: ExpandReque
     const limit = size.limitBytes ?? 0n;
     const ceph = yield* Ceph;
     const body = Effect.gen(function* () {
-      const { pool, imageName, attributes } = yield* stage("find", resolveVolume(volumeId, credentials));
+      const { pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
       if (limit > 0n) {
         const { sizeBytes: now } = yield* stage("compare", ceph.imageStatus(pool, imageName));
         if (now > limit) {

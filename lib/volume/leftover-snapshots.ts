@@ -11,7 +11,8 @@
  */
 import * as Effect from "effect/Effect";
 import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
-import { discardUnfinished, orRaced } from "../images/images.ts";
+import { orRaced } from "../images/races.ts";
+import { discardUnfinished } from "../images/removal.ts";
 import { readAttributes, SNAPSHOTS, unreserve, VOLUMES } from "../journal/journal.ts";
 
 const NAME = /^.+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(-temp)?$/;

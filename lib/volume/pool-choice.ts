@@ -14,9 +14,9 @@ import { type CephError, TimedOut } from "../ceph/errors.ts";
 import { InvalidParameter } from "../config/errors.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { Conflict, type JournalCorrupt, Unplaceable } from "../operations/outcomes.ts";
-import { resolveSnapshot } from "../journal/locate.ts";
+import { Conflict, type JournalCorrupt, Unplaceable } from "../csi/errors.ts";
 import { lookUp, VOLUMES } from "../journal/journal.ts";
+import { locateSnapshot } from "../journal/locate.ts";
 import type { SourceRequest } from "./copy.ts";
 import { candidatePools, type Requirement, type Segments } from "./topology.ts";
 
@@ -96,7 +96,7 @@ export const choosePlace = <P extends PlacedRequest>(
       return yield* new Conflict({ message });
     }
     if (source?.kind !== "snapshot") return first;
-    const { pool } = yield* resolveSnapshot(source.id, credentials);
+    const { pool } = yield* locateSnapshot(source.id, credentials);
     const there = places.find((place) => place.pool.pool === pool.pool);
     if (there !== undefined) return there;
     const message = `pool ${pool.pool}, which holds the snapshot, can't be reached from where the request asks for`;

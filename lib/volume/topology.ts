@@ -8,7 +8,7 @@
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { InvalidParameter } from "../config/errors.ts";
-import { Unplaceable } from "../operations/outcomes.ts";
+import { Unplaceable } from "../csi/errors.ts";
 
 /** Segment keys are `topology.<driver>/<label>`; values are the nodes'. */
 export type Segments = Readonly<Record<string, string>>;

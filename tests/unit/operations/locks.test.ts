@@ -5,8 +5,8 @@ import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
 import * as TestClock from "effect/testing/TestClock";
-import { LockHeld } from "../../../lib/operations/outcomes.ts";
-import { makeLocks, type LocksService, type Mode } from "../../../lib/operations/locks.ts";
+import { LockHeld } from "../../../lib/csi/errors.ts";
+import { type LocksService, makeLocks, type Mode } from "../../../lib/operations/locks.ts";
 import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
 
 const KEY = "volume v1";

@@ -9,7 +9,7 @@ import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as TestClock from "effect/testing/TestClock";
-import { StillRunning } from "../../../lib/operations/outcomes.ts";
+import { StillRunning } from "../../../lib/csi/errors.ts";
 import { CurrentOperation } from "../../../lib/operations/operation.ts";
 import { compensated, makeOperations, type Request, stage, undoable } from "../../../lib/operations/pipeline.ts";
 

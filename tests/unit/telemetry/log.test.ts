@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import * as Console from "effect/Console";
 import * as Effect from "effect/Effect";
 import { logLayer } from "../../../lib/telemetry/log.ts";
+import { operationFields } from "../../../lib/operations/operation.ts";
 import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
 
 /** The lines that `body` writes to stderr. */
@@ -10,7 +11,7 @@ const logged = async (body: Effect.Effect<unknown>, verbosity = 0): Promise<read
   const lines: string[] = [];
   const recorded: Console.Console = { ...console, error: (line: unknown) => void lines.push(String(line)) };
   await Effect.runPromise(
-    body.pipe(Effect.provide(logLayer(verbosity)), Effect.provideService(Console.Console, recorded)),
+    body.pipe(Effect.provide(logLayer(verbosity, operationFields)), Effect.provideService(Console.Console, recorded)),
   );
   return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
 };

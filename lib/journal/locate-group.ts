@@ -5,13 +5,13 @@ import { Ceph, type PoolRef } from "../ceph/ceph.ts";
 import { SnapshotNotFound } from "../ceph/errors.ts";
 import { Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest } from "../operations/outcomes.ts";
-import { clusterAccess, resolveSnapshot } from "../journal/locate.ts";
-import { readAttributes, VOLUMES } from "../journal/journal.ts";
+import { InvalidRequest } from "../csi/errors.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
-import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
+import { type GroupEntry, readGroup } from "./group-snapshots.ts";
+import { readAttributes, VOLUMES } from "./journal.ts";
+import { clusterAccess, locateSnapshot } from "./locate.ts";
 
-export interface FoundGroup {
+export interface LocatedGroup {
   readonly groupSnapshotId: string;
   readonly pool: PoolRef;
   readonly uuid: string;
@@ -19,7 +19,7 @@ export interface FoundGroup {
 }
 
 /** `SnapshotNotFound`: there is none, or it has no members yet, so that nobody was told of it. */
-export const resolveGroup = (groupSnapshotId: string, credentials: Credentials) =>
+export const locateGroup = (groupSnapshotId: string, credentials: Credentials) =>
   Effect.gen(function* () {
     const gone = (reason: string) =>
       new SnapshotNotFound({ op: "find", subject: `of the group ${groupSnapshotId} (${reason})` });
@@ -37,19 +37,19 @@ export const resolveGroup = (groupSnapshotId: string, credentials: Credentials) 
     const pool: PoolRef = { access, pool: name, namespace: cluster.radosNamespace };
     const entry = yield* readGroup(pool, uuid);
     if (entry === undefined || entry.members.length === 0) return yield* gone("the journal does not know it");
-    const found: FoundGroup = { groupSnapshotId, pool, uuid, entry };
+    const found: LocatedGroup = { groupSnapshotId, pool, uuid, entry };
     return found;
   });
 
 const AT_ONCE = 8;
 
 /** The members' entries. One of a volume group, whose members are volumes, is no group snapshot. */
-export const resolveMembers = ({ groupSnapshotId, entry }: FoundGroup, credentials: Credentials) =>
+export const locateMembers = ({ groupSnapshotId, entry }: LocatedGroup, credentials: Credentials) =>
   Effect.forEach(
     entry.members,
     (id) =>
       Effect.gen(function* () {
-        const found = yield* resolveSnapshot(id, credentials);
+        const found = yield* locateSnapshot(id, credentials);
         if (found.attributes !== undefined) return found;
         if ((yield* readAttributes(VOLUMES, found.pool, found.uuid)) !== undefined) {
           const reason = `${groupSnapshotId} names a group of volumes, not a group snapshot`;
@@ -61,7 +61,7 @@ export const resolveMembers = ({ groupSnapshotId, entry }: FoundGroup, credentia
   );
 
 /** Who lists the members has to list all of them, and no other. */
-export const compareMembers = ({ groupSnapshotId, entry }: FoundGroup, told: readonly string[]) => {
+export const compareMembers = ({ groupSnapshotId, entry }: LocatedGroup, told: readonly string[]) => {
   const known = new Set(entry.members);
   const foreign = told.find((id) => !known.has(id));
   const missing = entry.members.find((id) => !told.includes(id));

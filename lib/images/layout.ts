@@ -1,0 +1,64 @@
+/**
+ * The layout of an image: which one a StorageClass asks for, and in what an existing image differs from it.
+ *
+ * 1. An image is compared with what a request asks for, never with what a request leaves open.
+ */
+import type { CloneSpec, ImageSpec, ImageStatus } from "../ceph/ceph.ts";
+import { FEATURE_BITS } from "../ceph/features.ts";
+import type { VolumeParameters } from "../config/parameters.ts";
+
+/** The layout that a StorageClass asks for; for a clone as for a new image. */
+export const cloneSpec = (parameters: VolumeParameters): CloneSpec => ({
+  ...(parameters.features && { features: parameters.features.mask }),
+  ...(parameters.dataPool !== undefined && { dataPool: parameters.dataPool }),
+  ...(parameters.striping && { stripeUnit: parameters.striping.unit, stripeCount: parameters.striping.count }),
+  ...(parameters.objectOrder !== undefined && { objectSize: 1n << BigInt(parameters.objectOrder) }),
+});
+
+export const imageSpec = (parameters: VolumeParameters, sizeBytes: bigint): ImageSpec => ({
+  sizeBytes,
+  ...cloneSpec(parameters),
+});
+
+/** Of images that only hold a point in time: a snapshot's, a clone's intermediate one. Their data stays where it was. */
+export const holderSpec = (source: ImageStatus): CloneSpec => ({
+  features: FEATURE_BITS.layering | FEATURE_BITS["deep-flatten"],
+  ...(source.dataPool !== undefined && { dataPool: source.dataPool }),
+});
+
+/**
+ * Features that follow from others, from a layout or from what is done with the image: asking for them or not makes no
+ * difference. fast-diff comes with object-map and goes without it.
+ */
+const IMPLICIT =
+  FEATURE_BITS["fast-diff"] |
+  FEATURE_BITS.striping |
+  FEATURE_BITS["data-pool"] |
+  FEATURE_BITS.operations |
+  FEATURE_BITS.migrating;
+
+/** In what the image differs from the request; `undefined` when it is what was asked for. */
+export const difference = (
+  image: ImageStatus,
+  wanted: VolumeParameters,
+  size: { readonly sizeBytes: bigint; readonly limitBytes: bigint },
+): string | undefined => {
+  const { features, dataPool, objectOrder, striping } = wanted;
+  if (image.sizeBytes < size.sizeBytes) return `its size is ${image.sizeBytes} bytes, ${size.sizeBytes} are asked for`;
+  if (size.limitBytes > 0n && image.sizeBytes > size.limitBytes) {
+    return `its size is ${image.sizeBytes} bytes, at most ${size.limitBytes} are asked for`;
+  }
+  if (features !== undefined && (image.features & ~IMPLICIT) !== (features.mask & ~IMPLICIT)) {
+    return `its features are 0x${image.features.toString(16)}, 0x${features.mask.toString(16)} are asked for`;
+  }
+  if (dataPool !== undefined && image.dataPool !== dataPool) {
+    return `its data pool is ${image.dataPool ?? "its own"}, ${dataPool} is asked for`;
+  }
+  if (objectOrder !== undefined && image.objectSize !== 1n << BigInt(objectOrder)) {
+    return `its object size is ${image.objectSize} bytes, ${1n << BigInt(objectOrder)} are asked for`;
+  }
+  if (striping !== undefined && (image.stripeUnit !== striping.unit || image.stripeCount !== striping.count)) {
+    return `its striping is ${image.stripeCount} x ${image.stripeUnit} bytes, ${striping.count} x ${striping.unit} are asked for`;
+  }
+  return undefined;
+};
