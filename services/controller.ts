@@ -10,7 +10,8 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
-import { Ceph, imageSubject } from "../lib/ceph/ceph.ts";
+import { imageLabel } from "../lib/ceph/ceph.ts";
+import { Rbd } from "../lib/ceph/rbd.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
@@ -133,9 +134,9 @@ const validateCapabilities = (request: ValidateVolumeCapabilitiesRequest) =>
       return yield* new InvalidRequest({ field: "volume_capabilities", reason: "is missing" });
     }
     const { pool, imageName } = yield* locateVolume(volumeId, yield* credentials(request.secrets, true));
-    const image = yield* (yield* Ceph).imageId(pool, imageName);
+    const image = yield* (yield* Rbd).imageId(pool, imageName);
     if (image === undefined) {
-      return yield* new VolumeNotFound({ volumeId, reason: `image ${imageSubject(pool, imageName)} is gone` });
+      return yield* new VolumeNotFound({ volumeId, reason: `image ${imageLabel(pool, imageName)} is gone` });
     }
     const read = readCapabilities("volume_capabilities", request.volumeCapabilities);
     if (Result.isFailure(read)) return { message: read.failure.message };

@@ -14,7 +14,7 @@
 import { resolve } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { Ceph, type ImageStatus } from "../lib/ceph/ceph.ts";
+import { type ImageStatus, Rbd } from "../lib/ceph/rbd.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { readCapability } from "../lib/csi/capability.ts";
@@ -123,7 +123,7 @@ const stageVolume = (announcer: Announcer) => (request: NodeStageVolumeRequest) 
     const wanted = yield* stage("validate", wantedStage(request));
     const body = Effect.gen(function* () {
       const host = yield* Host;
-      const ceph = yield* Ceph;
+      const rbd = yield* Rbd;
       const { volumeId, path, context, shared } = wanted;
       const now = yield* stage("look", staging.lookAtStaging(path, volumeId));
       const { place } = now;
@@ -144,7 +144,7 @@ const stageVolume = (announcer: Announcer) => (request: NodeStageVolumeRequest) 
         now.devices.filter((device) => staging.sameImage(device, image) && device.imageId === id);
       const status = yield* stage(
         "wait until free",
-        shared ? ceph.imageStatus(volume.pool, volume.imageName) : waitUntilFree(volume, own),
+        shared ? rbd.imageStatus(volume.pool, volume.imageName) : waitUntilFree(volume, own),
       );
       yield* checkMappable(volume, status, yield* stage("read kernel features", host.krbdFeatures));
       if (staged?.kind === "broken") yield* stage("take down", takeDown(wanted, place, now, staged));
@@ -245,7 +245,7 @@ const prepareFilesystem = (wanted: Wanted, volume: VolumeImage, device: MappedDe
     const empty =
       found.kind === "blank" &&
       found.zeroed &&
-      !(yield* stage("prove empty", (yield* Ceph).imageHasData(volume.pool, volume.imageName, "any")));
+      !(yield* stage("prove empty", (yield* Rbd).imageHasData(volume.pool, volume.imageName, "any")));
     if (!empty)
       return yield* refuse(
         'it has no filesystem, but the image holds data; look at it with "rbd export" before you format it by hand',

@@ -16,8 +16,10 @@ import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
-import { Ceph, type ImageStatus, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, SnapshotNotFound } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -68,7 +70,7 @@ const readySnapshot = (snapshotId: string, credentials: Credentials | undefined)
     if (found.attributes.imageId === undefined) {
       return yield* new Precondition({ message: `snapshot ${snapshotId} is not ready yet` });
     }
-    const image = yield* (yield* Ceph)
+    const image = yield* (yield* Rbd)
       .imageStatus(found.pool, found.imageName)
       .pipe(Effect.catchTag("ImageNotFound", () => Effect.fail(gone("its image is gone"))));
     return { found, image } satisfies Ready;
@@ -92,7 +94,7 @@ const diffPages =
   (to: SnapshotRef, from: bigint | undefined, zeroed: boolean): Pages =>
   (offset) =>
     Effect.gen(function* () {
-      const { extents } = yield* (yield* Ceph).diff(to, from, offset, PAGE);
+      const { extents } = yield* (yield* Rbd).diff(to, from, offset, PAGE);
       const last = extents.at(-1);
       const next = last === undefined || extents.length < PAGE ? undefined : endOf(last);
       return { blocks: extents.filter(({ exists }) => exists || zeroed), next };
@@ -191,7 +193,7 @@ const parentsOf = (base: Ready, target: Ready) =>
     const [one, two] = [base.image.parent, target.image.parent];
     if (one === undefined || two === undefined || one.imageId !== two.imageId) return undefined;
     const pool: PoolRef = { ...target.found.pool, pool: two.pool, namespace: two.namespace };
-    const there = yield* (yield* Ceph)
+    const there = yield* (yield* Rbd)
       .snapshots(pool, two.image)
       .pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed([])));
     const idOf = (name: string) => there.find((snapshot) => snapshot.name === name)?.id;

@@ -16,9 +16,11 @@
  * 4. A repeated request with other members is a Conflict.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import { Raced } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../ceph/features.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { VolumeOptions } from "../config/settings.ts";
 import { Conflict, type LockHeld, Precondition } from "../csi/errors.ts";
 import type { TakenSnapshot } from "../csi/messages.ts";
@@ -54,7 +56,7 @@ const imageOf = (wanted: Wanted, { uuid }: Member): string => wanted.snapshotPre
 /** At most one member may be written to while the others are held. */
 const proveHeld = (members: readonly Member[]) => {
   const free = members.flatMap(({ source: { found, status } }) =>
-    (status.features & FEATURE_BITS["exclusive-lock"]) === 0n ? [imageSubject(found.pool, found.imageName)] : [],
+    (status.features & FEATURE_BITS["exclusive-lock"]) === 0n ? [imageLabel(found.pool, found.imageName)] : [],
   );
   if (free.length < 2) return Effect.void;
   const message = `images ${free.join(", ")} lack the feature exclusive-lock, so nobody can hold their writers still for one point in time; at most one member may lack it ("rbd feature enable" adds it)`;
@@ -97,13 +99,13 @@ const reserveMember = (options: VolumeOptions, wanted: Wanted, { known }: Group,
 /** The RBD group with the members in it; undone, it is gone with whatever was taken of it. */
 const form = ({ pool, uuid, groupName, members, known }: Group) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    if (known !== undefined) yield* stage("clear", ceph.groupRemove(pool, groupName));
+    const rbd = yield* Rbd;
+    if (known !== undefined) yield* stage("clear", rbd.groupRemove(pool, groupName));
     const formed = Effect.gen(function* () {
-      yield* ceph.groupCreate(pool, groupName).pipe(Effect.catchTag("Exists", asRaced));
+      yield* rbd.groupCreate(pool, groupName).pipe(Effect.catchTag("Exists", asRaced));
       for (const { source } of members) {
         const { pool: imagePool, imageName: image } = source.found;
-        yield* ceph
+        yield* rbd
           .groupAdd(pool, groupName, { pool: imagePool, image })
           .pipe(Effect.catchTag("Busy", () => Effect.fail(inAnotherGroup(imagePool, image))));
       }
@@ -114,26 +116,26 @@ const form = ({ pool, uuid, groupName, members, known }: Group) =>
         if (now?.createdAt !== undefined) {
           return yield* new Conflict({ message: "another driver has recorded the point in time meanwhile" });
         }
-        yield* ceph.groupRemove(pool, groupName);
+        yield* rbd.groupRemove(pool, groupName);
       }),
     );
   });
 
 const inAnotherGroup = (pool: PoolRef, image: string): Precondition => {
-  const message = `image ${imageSubject(pool, image)} is in another RBD group ("rbd info" names it), and an image can be in one only: take it out ("rbd group image rm")`;
+  const message = `image ${imageLabel(pool, image)} is in another RBD group ("rbd info" names it), and an image can be in one only: take it out ("rbd group image rm")`;
   return new Precondition({ message });
 };
 
 /** By member, the id of its part of the group's snapshot. */
 const partsOf = ({ pool, groupName, members }: Group) =>
   Effect.gen(function* () {
-    const parts = (yield* (yield* Ceph).groupSnapshotMembers(pool, groupName, groupName)) ?? [];
-    const ids = new Map(parts.map((part) => [imageSubject({ ...pool, ...part }, part.image), part.snapshotId]));
+    const parts = (yield* (yield* Rbd).groupSnapshotMembers(pool, groupName, groupName)) ?? [];
+    const ids = new Map(parts.map((part) => [imageLabel({ ...pool, ...part }, part.image), part.snapshotId]));
     return yield* Effect.forEach(members, ({ source: { found } }) => {
-      const subject = imageSubject(found.pool, found.imageName);
+      const subject = imageLabel(found.pool, found.imageName);
       const id = ids.get(subject);
       if (id !== undefined) return Effect.succeed(id);
-      const message = `the snapshot of RBD group ${imageSubject(pool, groupName)} has no part of image ${subject}: delete the group snapshot, and take another`;
+      const message = `the snapshot of RBD group ${imageLabel(pool, groupName)} has no part of image ${subject}: delete the group snapshot, and take another`;
       return Effect.fail(new Precondition({ message }));
     });
   });
@@ -141,7 +143,7 @@ const partsOf = ({ pool, groupName, members }: Group) =>
 /** -> when it was. */
 const takePoint = (options: VolumeOptions, wanted: Wanted, group: Group) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const { pool, groupName, members } = group;
     yield* stage("limit snapshots", proveHeld(members));
     yield* stage(
@@ -152,11 +154,11 @@ const takePoint = (options: VolumeOptions, wanted: Wanted, group: Group) =>
     yield* form(group);
     yield* stage(
       "take point in time",
-      ceph.groupSnapshotCreate(pool, groupName, groupName).pipe(Effect.catchTag("Exists", asRaced)),
+      rbd.groupSnapshotCreate(pool, groupName, groupName).pipe(Effect.catchTag("Exists", asRaced)),
     );
     const parts = yield* stage("record point in time", partsOf(group));
     const first = members[0]?.source.found;
-    const taken = first === undefined ? [] : yield* orRaced(ceph.snapshots(first.pool, first.imageName));
+    const taken = first === undefined ? [] : yield* orRaced(rbd.snapshots(first.pool, first.imageName));
     const createdAt = taken.find(({ id }) => id === parts[0])?.createdAt;
     if (createdAt === undefined) {
       return yield* new Raced({ op: "rbd_snap_list", subject: `group snapshot ${wanted.requestName}` });
@@ -197,7 +199,7 @@ const settle = (
   fresh: boolean,
 ) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     if (!fresh) {
       // Nobody but a driver has it open; one that died is watching it for half a minute more.
       yield* stage("clear", clearUnfinished(pool, imageName, [imageName]));
@@ -205,11 +207,11 @@ const settle = (
     const { imageName: image } = source.found;
     yield* stage(
       "clone",
-      ceph
+      rbd
         .imageClone({ pool, image, snapshot: part }, pool, imageName, holderSpec(source.status))
         .pipe(Effect.catchTag(["Exists", "SnapshotNotFound"], asRaced)),
     );
-    const status = yield* stage("clone", orRaced(ceph.imageStatus(pool, imageName)));
+    const status = yield* stage("clone", orRaced(rbd.imageStatus(pool, imageName)));
     yield* makeReady(options, { pool, uuid, imageName }, status, wanted.parameters);
     // What a group's snapshot leaves on the source bears no name of ours, by which a later call could flatten.
     if (source.status.snapshotCount >= options.minSnapshots) yield* (yield* Flatten).request(pool, imageName);
@@ -235,7 +237,7 @@ export const createGroupSnapshot = (
   Effect.gen(function* () {
     const wanted = yield* stage("validate", readRequest(request));
     const locks = yield* Locks;
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const body = Effect.gen(function* () {
       const group = yield* stage("find", findGroup(options, wanted));
       const { pool, groupName, members, groupSnapshotId } = group;
@@ -272,7 +274,7 @@ export const createGroupSnapshot = (
             : Effect.succeed(one.image.sizeBytes),
         );
       });
-      yield* stage("remove group", ceph.groupRemove(pool, groupName));
+      yield* stage("remove group", rbd.groupRemove(pool, groupName));
       return told(sizes, true);
     });
     const kept = whileKept(wanted.sourceVolumeIds.toSorted(), body);

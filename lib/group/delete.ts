@@ -7,16 +7,16 @@
  * 3. Nothing is touched for an ID that names a group of volumes, or when the caller knows of other members.
  */
 import * as Effect from "effect/Effect";
-import { Ceph } from "../ceph/ceph.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { Credentials } from "../config/secrets.ts";
+import type { VolumeOptions } from "../config/settings.ts";
 import * as journal from "../journal/journal.ts";
+import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { deleteSnapshot } from "../snapshot/delete.ts";
-import type { VolumeOptions } from "../config/settings.ts";
-import { groupLock } from "./create.ts";
-import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
 import { together } from "../operations/settle-all.ts";
+import { deleteSnapshot } from "../snapshot/delete.ts";
+import { groupLock } from "./create.ts";
 
 const { GROUPS } = journal;
 
@@ -28,7 +28,7 @@ export const deleteGroupSnapshot = (
 ) =>
   Effect.gen(function* () {
     const locks = yield* Locks;
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const body = Effect.gen(function* () {
       const group = yield* stage("find", locateGroup(groupSnapshotId, credentials));
       yield* stage("compare", compareMembers(group, snapshotIds));
@@ -42,7 +42,7 @@ export const deleteGroupSnapshot = (
           "delete members",
           together(members, (id) => deleteSnapshot(options, id, credentials, groupSnapshotId)),
         );
-        yield* stage("remove group", ceph.groupRemove(pool, groupName));
+        yield* stage("remove group", rbd.groupRemove(pool, groupName));
         yield* stage("forget", journal.forget(GROUPS, pool, uuid));
       });
       yield* requestName === undefined

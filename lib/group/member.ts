@@ -6,7 +6,7 @@
  */
 import { createHash } from "node:crypto";
 import * as Effect from "effect/Effect";
-import type { PoolRef } from "../ceph/ceph.ts";
+import type { PoolRef } from "../ceph/rados.ts";
 import { InvalidRequest } from "../csi/errors.ts";
 import { encodeVolumeId } from "../csi/volume-id.ts";
 import type { SourceVolume } from "../snapshot/source-volume.ts";

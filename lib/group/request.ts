@@ -6,7 +6,8 @@
  * 1. All members are in one cluster and namespace, each once; their pools may differ.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Clusters } from "../config/clusters.ts";
 import { parseCredentials } from "../config/secrets.ts";
 import type { VolumeOptions } from "../config/settings.ts";
@@ -83,7 +84,7 @@ const proveOneCluster = (first: SourceVolume, { sourceVolumeIds }: Wanted, sourc
           `is in cluster ${found.cluster.clusterId}, others are in cluster ${clusterId}: one point in time is of one cluster and namespace`,
         );
       }
-      const subject = imageSubject(found.pool, found.imageName);
+      const subject = imageLabel(found.pool, found.imageName);
       if (seen.has(subject)) return yield* repeated(i, sourceVolumeIds[i] ?? "");
       seen.add(subject);
     }
@@ -97,7 +98,7 @@ const home = (wanted: Wanted, sources: readonly [SourceVolume, ...SourceVolume[]
     const { groupPool } = wanted;
     if (groupPool === undefined) return { pool: found.pool, poolId: found.poolId, clusterId };
     const pool: PoolRef = { ...found.pool, pool: groupPool };
-    return { pool, poolId: yield* (yield* Ceph).poolId(pool.access, groupPool), clusterId };
+    return { pool, poolId: yield* (yield* Rados).poolId(pool.access, groupPool), clusterId };
   });
 
 const proveSameMembers = (requestName: string, entry: GroupEntry, members: readonly Member[]) => {

@@ -9,8 +9,9 @@
 import * as Effect from "effect/Effect";
 import * as Queue from "effect/Queue";
 import type * as Scope from "effect/Scope";
-import { imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 
 export interface Background {
@@ -49,7 +50,7 @@ export const makeBackground = (
 
     const run = (item: Item) =>
       Effect.gen(function* () {
-        const subject = imageSubject(item.pool, item.image);
+        const subject = imageLabel(item.pool, item.image);
         const failure = yield* work(item.pool, item.image).pipe(
           Effect.as(undefined),
           Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined)),
@@ -71,7 +72,7 @@ export const makeBackground = (
     return {
       offer: (pool, image) =>
         Effect.suspend(() => {
-          const subject = imageSubject(pool, image);
+          const subject = imageLabel(pool, image);
           if (queued.has(subject)) return Effect.void;
           queued.add(subject);
           return put({ pool, image, attempt: 1 });

@@ -6,10 +6,12 @@
  *    long as it has no data of its own; one that has is left for a person.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type CloneSpec, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { Conflict, LockHeld, Precondition } from "../csi/errors.ts";
-import { Purge } from "./purge.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type CloneSpec, Rbd } from "../ceph/rbd.ts";
+import { Conflict, type LockHeld, type Precondition } from "../csi/errors.ts";
+import type { Purge } from "./purge.ts";
 import { asRaced, orRaced } from "./races.ts";
 import { clearUnfinished, finishRemoval } from "./removal.ts";
 
@@ -38,32 +40,32 @@ export const resumeClone = (
   { pool, image, snapshots }: Target,
 ): Effect.Effect<boolean, CephError | Precondition | Conflict | LockHeld, Ceph | Purge> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    const marked = (yield* ceph.snapshots(source.pool, source.image)).some(
+    const rbd = yield* Rbd;
+    const marked = (yield* rbd.snapshots(source.pool, source.image)).some(
       ({ kind, name }) => kind === "user" && name === source.snapshot,
     );
     if (marked) {
       yield* clearUnfinished(pool, image, snapshots);
       return false;
     }
-    if (!(yield* ceph.imageMend(pool, image))) {
+    if (!(yield* rbd.imageMend(pool, image))) {
       yield* finishRemoval(pool, image, undefined);
       return false;
     }
-    const { id, parent } = yield* orRaced(ceph.imageStatus(pool, image));
-    if ((yield* ceph.trashGet(pool, id)) !== undefined) {
+    const { id, parent } = yield* orRaced(rbd.imageStatus(pool, image));
+    if ((yield* rbd.trashGet(pool, id)) !== undefined) {
       // An undo was cut off that was about to move it there.
       yield* clearUnfinished(pool, image, snapshots);
       return false;
     }
-    const from = parent && imageSubject({ ...source.pool, ...parent }, parent.image);
-    if (from === imageSubject(source.pool, source.image)) return true;
+    const from = parent && imageLabel({ ...source.pool, ...parent }, parent.image);
+    if (from === imageLabel(source.pool, source.image)) return true;
     if (from !== undefined) {
-      const message = `image ${imageSubject(pool, image)} is a copy of ${from}, one of ${imageSubject(source.pool, source.image)} is asked for`;
+      const message = `image ${imageLabel(pool, image)} is a copy of ${from}, one of ${imageLabel(source.pool, source.image)} is asked for`;
       return yield* new Conflict({ message });
     }
     // Flattened meanwhile; or never attached, and then there is nothing in it.
-    if (yield* orRaced(ceph.imageHasData(pool, image, "own"))) return true;
+    if (yield* orRaced(rbd.imageHasData(pool, image, "own"))) return true;
     yield* clearUnfinished(pool, image, snapshots);
     return false;
   });
@@ -78,11 +80,11 @@ export const cloneThrough = (
   { pool, image, spec }: Target,
 ): Effect.Effect<void, CephError, Ceph | Purge> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    yield* ceph
+    const rbd = yield* Rbd;
+    yield* rbd
       .snapshotCreate(source.pool, source.image, source.snapshot, source.clients)
       .pipe(Effect.catchTag("Exists", () => Effect.void));
     // Another driver works on the same request: it has made the clone already, or is done with the mark.
-    yield* Effect.catchTag(ceph.imageClone(source, pool, image, spec), ["Exists", "SnapshotNotFound"], asRaced);
-    yield* ceph.snapshotRemove(source.pool, source.image, source.snapshot);
+    yield* Effect.catchTag(rbd.imageClone(source, pool, image, spec), ["Exists", "SnapshotNotFound"], asRaced);
+    yield* rbd.snapshotRemove(source.pool, source.image, source.snapshot);
   });

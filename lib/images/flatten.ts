@@ -9,8 +9,11 @@
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { Manager } from "../ceph/manager.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { CloneDepthLimits } from "../config/settings.ts";
 import { LockHeld } from "../csi/errors.ts";
 import { Metrics } from "../telemetry/metrics.ts";
@@ -36,8 +39,9 @@ export class Flatten extends Context.Service<
   static readonly layer: Layer.Layer<Flatten, never, Ceph> = Layer.effect(
     Flatten,
     Effect.gen(function* () {
-      const ceph = yield* Ceph;
-      const own = yield* makeBackground("flatten", ceph.imageFlatten);
+      const rbd = yield* Rbd;
+      const manager = yield* Manager;
+      const own = yield* makeBackground("flatten", rbd.imageFlatten);
       const waitedFor = new Map<string, { readonly progress: number; readonly at: number }>();
       const forgetOld = () => {
         for (const [image, { at }] of waitedFor) if (Date.now() - at > PROGRESS_KEPT) waitedFor.delete(image);
@@ -53,7 +57,7 @@ export class Flatten extends Context.Service<
       });
 
       const request = (pool: PoolRef, image: string) =>
-        ceph.managerFlatten(pool, image).pipe(
+        manager.managerFlatten(pool, image).pipe(
           Effect.catchTag("ManagerUnavailable", (error) =>
             Effect.gen(function* () {
               yield* Effect.logWarning(`${error.message}; the driver flattens the image itself`);
@@ -63,14 +67,14 @@ export class Flatten extends Context.Service<
         );
 
       const progress = (pool: PoolRef, image: string) =>
-        ceph.managerTasks(pool.access).pipe(
+        manager.managerTasks(pool.access).pipe(
           Effect.map((tasks) => {
             const task = tasks.find(
               ({ action, pool: at, namespace, image: name }) =>
                 action === "flatten" && at === pool.pool && namespace === pool.namespace && name === image,
             );
             forgetOld();
-            waitedFor.set(imageSubject(pool, image), { progress: task?.progress ?? 0, at: Date.now() });
+            waitedFor.set(imageLabel(pool, image), { progress: task?.progress ?? 0, at: Date.now() });
             if (task?.failure !== undefined) return `its last try failed: ${task.failure}`;
             return task?.progress === undefined ? "waiting for its turn" : `${Math.floor(task.progress * 100)} % done`;
           }),
@@ -79,8 +83,8 @@ export class Flatten extends Context.Service<
 
       const keepShort = (pool: PoolRef, image: string, { softDepth, hardDepth }: CloneDepthLimits) =>
         Effect.gen(function* () {
-          const subject = imageSubject(pool, image);
-          const depth = yield* ceph.cloneDepth(pool, image);
+          const subject = imageLabel(pool, image);
+          const depth = yield* rbd.cloneDepth(pool, image);
           if (depth === 0 || depth < softDepth) {
             waitedFor.delete(subject);
             return;

@@ -6,8 +6,10 @@
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Schedule from "effect/Schedule";
-import { type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import { Busy } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import type { ImageStatus } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
 import { statusIfThere } from "./races.ts";
 
@@ -18,7 +20,7 @@ export const proveUnused = (
   image: ImageStatus,
   mirrorDaemons: number,
 ): Effect.Effect<void, Busy | Precondition> => {
-  const subject = imageSubject(pool, imageName);
+  const subject = imageLabel(pool, imageName);
   if (image.mirror === "non-primary") {
     const message = `image ${subject} is a mirror of another cluster's image: delete the volume there, or promote the image first`;
     return Effect.fail(new Precondition({ message }));

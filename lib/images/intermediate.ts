@@ -2,7 +2,7 @@
  * The image that a volume's copy goes through: its name (`<image>-temp`, as in ceph-csi), and its end.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { LocatedVolume } from "../journal/locate.ts";
 import { removeImages } from "./removal.ts";
 
@@ -17,6 +17,6 @@ export const dropLeftOver = (found: LocatedVolume, status: ImageStatus) =>
     if (status.parent !== undefined || found.attributes?.imageId === undefined) return;
     const { pool, imageName } = found;
     const temp = tempImage(imageName);
-    if ((yield* (yield* Ceph).imageId(pool, temp)) === undefined) return;
+    if ((yield* (yield* Rbd).imageId(pool, temp)) === undefined) return;
     yield* removeImages([{ pool, imageName: temp, snapshots: [imageName] }], 0);
   }).pipe(Effect.catch(({ message }) => Effect.logInfo(`the left-over image of a copy stays for now: ${message}`)));

@@ -3,8 +3,8 @@
  *
  * 1. An image is compared with what a request asks for, never with what a request leaves open.
  */
-import type { CloneSpec, ImageSpec, ImageStatus } from "../ceph/ceph.ts";
 import { FEATURE_BITS } from "../ceph/features.ts";
+import type { CloneSpec, ImageSpec, ImageStatus } from "../ceph/rbd.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
 
 /** The layout that a StorageClass asks for; for a clone as for a new image. */

@@ -12,11 +12,14 @@
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { makeBackground } from "./background-queue.ts";
-import { Ceph, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { Manager } from "../ceph/manager.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import { isUuid } from "../csi/volume-id.ts";
+import { type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { makeBackground } from "./background-queue.ts";
 
 const SWEEP_AFTER = "1 minute";
 
@@ -31,13 +34,15 @@ export class Purge extends Context.Service<
   static readonly layer: Layer.Layer<Purge, never, Ceph> = Layer.effect(
     Purge,
     Effect.gen(function* () {
-      const ceph = yield* Ceph;
-      const own = yield* makeBackground("removal from the trash", ceph.trashRemove);
+      const rbd = yield* Rbd;
+      const manager = yield* Manager;
+      const rados = yield* Rados;
+      const own = yield* makeBackground("removal from the trash", rbd.trashRemove);
       const scope = yield* Effect.scope;
       const swept = new Set<string>();
 
       const remove = (pool: PoolRef, id: string) =>
-        ceph.managerTrashRemove(pool, id).pipe(
+        manager.managerTrashRemove(pool, id).pipe(
           Effect.as("manager" as const),
           Effect.catchTag("ImageNotFound", () => Effect.succeed("manager" as const)),
           Effect.catchTag("ManagerUnavailable", (error) =>
@@ -52,16 +57,16 @@ export class Purge extends Context.Service<
       /** Once per pool and process, if it succeeds: what earlier processes left. */
       const sweep = (pool: PoolRef) =>
         Effect.gen(function* () {
-          for (const entry of yield* ceph.trashList(pool)) {
+          for (const entry of yield* rbd.trashList(pool)) {
             const made = madeByDriver(entry.name);
-            const queued = own.pending().includes(imageSubject(pool, entry.id));
+            const queued = own.pending().includes(imageLabel(pool, entry.id));
             if (entry.source !== "user" || made === undefined || queued) continue;
-            const attributes = yield* Effect.provideService(readAttributes(made.kind, pool, made.uuid), Ceph, ceph);
+            const attributes = yield* Effect.provideService(readAttributes(made.kind, pool, made.uuid), Rados, rados);
             if (attributes === undefined) yield* remove(pool, entry.id);
           }
         }).pipe(
           Effect.catch((error) => {
-            swept.delete(imageSubject(pool, ""));
+            swept.delete(imageLabel(pool, ""));
             return Effect.logWarning(`could not look for left-over images in the trash: ${error.message}`);
           }),
         );
@@ -69,7 +74,7 @@ export class Purge extends Context.Service<
       const discard = (pool: PoolRef, id: string) =>
         Effect.gen(function* () {
           const by = yield* remove(pool, id);
-          const key = imageSubject(pool, "");
+          const key = imageLabel(pool, "");
           if (swept.has(key)) return;
           swept.add(key);
           // A manager at work may have been away when an earlier process left something: no hurry then.

@@ -4,8 +4,10 @@
  * 1. Absence is a value here, or `Raced`; it never passes for the absence of something that the request names.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 
 /** For a failure that only somebody else's work on the same can explain: the next call looks anew. */
 export const asRaced = ({ op, subject }: CephError): Effect.Effect<never, Raced> =>
@@ -17,6 +19,6 @@ export const orRaced = <A, R>(found: Effect.Effect<A, CephError, R>): Effect.Eff
 
 /** `undefined` for an image that does not exist. */
 export const statusIfThere = (pool: PoolRef, image: string): Effect.Effect<ImageStatus | undefined, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
-    ceph.imageStatus(pool, image).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
+  Effect.flatMap(Rbd, (rbd) =>
+    rbd.imageStatus(pool, image).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
   );

@@ -6,8 +6,10 @@
  * 1. Getting rid of an image is always: prove that nobody uses it, move it to the trash, have it purged.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
-import { Busy, type CephError } from "../ceph/errors.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { LockHeld, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { Purge } from "./purge.ts";
@@ -26,8 +28,8 @@ export const discardImage = (
 
 /** A second move finishes one that was cut off. Without the image, another driver has moved it. */
 const moveToTrash = (pool: PoolRef, imageName: string) =>
-  Effect.flatMap(Ceph, (ceph) =>
-    ceph.trashMove(pool, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
+  Effect.flatMap(Rbd, (rbd) =>
+    rbd.trashMove(pool, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
   );
 
 /** For an image that is gone under its name: finishes a removal that was cut off, in the trash or on the way there. */
@@ -38,9 +40,9 @@ export const finishRemoval = (
   followers: readonly string[] = [],
 ): Effect.Effect<void, CephError, Ceph | Purge> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const known = imageId !== undefined && followers.length === 0;
-    const left = known ? [yield* ceph.trashGet(pool, imageId)] : yield* ceph.trashList(pool);
+    const left = known ? [yield* rbd.trashGet(pool, imageId)] : yield* rbd.trashList(pool);
     for (const name of [imageName, ...followers]) {
       for (const entry of left) {
         if (entry?.source === "user" && entry.name === name) yield* discardImage(pool, name, entry.id);
@@ -70,7 +72,7 @@ export const removeImages = (
   mirrorDaemons: number,
 ): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const purge = yield* Purge;
     const there: { readonly removal: Removal; readonly image: ImageStatus }[] = [];
     const gone: Removal[] = [];
@@ -85,14 +87,14 @@ export const removeImages = (
     }
     const stillThere = new Set(there.map(({ removal }) => removal.imageName));
     for (const { pool, imageName, imageId, followers = [] } of gone) {
-      yield* ceph.imageMend(pool, imageName);
+      yield* rbd.imageMend(pool, imageName);
       const left = followers.filter((follower) => !stillThere.has(follower));
       yield* finishRemoval(pool, imageName, imageId, left);
     }
     for (const { removal, image } of there) {
       const { pool, imageName, snapshots = [], prepare } = removal;
       if (prepare !== undefined) yield* prepare(image);
-      for (const snapshot of snapshots) yield* orRaced(ceph.snapshotRemove(pool, imageName, snapshot));
+      for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
       yield* moveToTrash(pool, imageName);
     }
     for (const { removal, image } of there) yield* purge.discard(removal.pool, image.id);
@@ -108,16 +110,16 @@ export const discardUnfinished = (
   snapshots: readonly string[] = [],
 ): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    if (!(yield* ceph.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
-    const image = yield* orRaced(ceph.imageStatus(pool, imageName));
+    const rbd = yield* Rbd;
+    if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
+    const image = yield* orRaced(rbd.imageStatus(pool, imageName));
     yield* proveUnused(pool, imageName, image, 0);
-    if (yield* orRaced(ceph.imageHasData(pool, imageName, "own"))) {
+    if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
       return yield* new Precondition({
-        message: `image ${imageSubject(pool, imageName)} is in the way: it looks like a clone that was cut off, but it holds data of its own; look at it, and remove it by hand ("rbd trash mv") if nobody needs it`,
+        message: `image ${imageLabel(pool, imageName)} is in the way: it looks like a clone that was cut off, but it holds data of its own; look at it, and remove it by hand ("rbd trash mv") if nobody needs it`,
       });
     }
-    for (const snapshot of snapshots) yield* orRaced(ceph.snapshotRemove(pool, imageName, snapshot));
+    for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     yield* discardImage(pool, imageName, image.id);
   });
 

@@ -2,7 +2,8 @@
  * How many snapshots an image takes, and which clones are flattened so that it takes more.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { VolumeOptions } from "../config/settings.ts";
 import { TooMany } from "../csi/errors.ts";
 import type { LocatedVolume } from "../journal/locate.ts";
@@ -20,7 +21,7 @@ export const limitSnapshots = (
   Effect.gen(function* () {
     if (snapshotCount <= minSnapshots) return;
     const flatten = yield* Flatten;
-    const kept = (yield* (yield* Ceph).snapshots(pool, imageName)).filter(({ kind }) => kind === "trash");
+    const kept = (yield* (yield* Rbd).snapshots(pool, imageName)).filter(({ kind }) => kind === "trash");
     let tooMany = snapshotCount - minSnapshots;
     for (const { originalName } of kept) {
       if (tooMany === 0 || originalName === undefined) continue;
@@ -32,6 +33,6 @@ export const limitSnapshots = (
     }
     if (snapshotCount <= maxSnapshots) return;
     return yield* new TooMany({
-      message: `image ${imageSubject(pool, imageName)} has ${snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
+      message: `image ${imageLabel(pool, imageName)} has ${snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
     });
   });

@@ -9,8 +9,8 @@
  * 3. No key is added to ceph-csi's: it takes every other one for a member.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type PoolRef } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { GROUPS, uuidObject } from "./journal.ts";
 
 export interface GroupEntry {
@@ -27,12 +27,12 @@ const OWN_KEYS = "csi.";
 const PAGE = 1000;
 
 /** `undefined`: the journal has nothing under that UUID. */
-export const readGroup = (pool: PoolRef, uuid: string): Effect.Effect<GroupEntry | undefined, CephError, Ceph> =>
+export const readGroup = (pool: PoolRef, uuid: string): Effect.Effect<GroupEntry | undefined, CephError, Rados> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rados = yield* Rados;
     const all = new Map<string, string>();
     for (let after = ""; ; ) {
-      const page = yield* ceph.omapList(pool, uuidObject(GROUPS, uuid), { prefix: "", after, limit: PAGE });
+      const page = yield* rados.omapList(pool, uuidObject(GROUPS, uuid), { prefix: "", after, limit: PAGE });
       if (page === undefined) return undefined;
       for (const [key, value] of page) {
         all.set(key, value);
@@ -50,9 +50,9 @@ export const readGroup = (pool: PoolRef, uuid: string): Effect.Effect<GroupEntry
   });
 
 /** Fails with `Raced` when another driver has recorded one. */
-export const recordPoint = (pool: PoolRef, uuid: string, createdAt: number): Effect.Effect<void, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
-    ceph.omapWrite(pool, uuidObject(GROUPS, uuid), {
+export const recordPoint = (pool: PoolRef, uuid: string, createdAt: number): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(GROUPS, uuid), {
       object: "require",
       compare: { [CREATION_TIME]: "" },
       set: { [CREATION_TIME]: new Date(createdAt).toISOString() },

@@ -11,8 +11,8 @@
  * 4. Reads are keyed: their cost does not grow with the number of volumes.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type PoolRef } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { JournalCorrupt } from "../csi/errors.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
 
@@ -116,13 +116,13 @@ export const lookUp = (
   pool: PoolRef,
   instance: string,
   requestName: string,
-): Effect.Effect<Reservation | undefined, CephError | JournalCorrupt, Ceph> =>
+): Effect.Effect<Reservation | undefined, CephError | JournalCorrupt, Rados> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rados = yield* Rados;
     const key = nameKey(kind, requestName);
     const directory = directoryObject(kind, instance);
     const link = { prefix: kind.prefix, tail: UUID_LENGTH, keys: attributeKeys(kind) };
-    const followed = yield* ceph.omapFollow(pool, directory, key, link);
+    const followed = yield* rados.omapFollow(pool, directory, key, link);
     if (followed === undefined) return undefined;
     const { value: entry, found } = followed;
     const place = parseEntry(entry);
@@ -147,14 +147,14 @@ export const reserve = (
   instance: string,
   wanted: Wanted,
   found: Reservation | undefined,
-): Effect.Effect<Reservation & { readonly imageName: string }, CephError, Ceph> =>
+): Effect.Effect<Reservation & { readonly imageName: string }, CephError, Rados> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rados = yield* Rados;
     const uuid = found?.uuid ?? wanted.uuid ?? crypto.randomUUID();
     const entry = found?.entry ?? uuid;
     if (found === undefined) {
       const key = nameKey(kind, wanted.requestName);
-      yield* ceph.omapWrite(pool, directoryObject(kind, instance), {
+      yield* rados.omapWrite(pool, directoryObject(kind, instance), {
         object: "ensure",
         compare: { [key]: "" },
         set: { [key]: entry },
@@ -171,7 +171,7 @@ export const reserve = (
       owner: known.owner ?? wanted.owner,
     };
     if (known.requestName === undefined) {
-      yield* ceph.omapWrite(pool, uuidObject(kind, uuid), {
+      yield* rados.omapWrite(pool, uuidObject(kind, uuid), {
         object: "ensure",
         compare: { [kind.requestNameKey]: "" },
         set: {
@@ -192,9 +192,9 @@ export const readAttributes = (
   kind: Kind,
   pool: PoolRef,
   uuid: string,
-): Effect.Effect<Attributes | undefined, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
-    Effect.map(ceph.omapGet(pool, uuidObject(kind, uuid), attributeKeys(kind)), (values) =>
+): Effect.Effect<Attributes | undefined, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    Effect.map(rados.omapGet(pool, uuidObject(kind, uuid), attributeKeys(kind)), (values) =>
       values === undefined ? undefined : attributesFrom(kind, values),
     ),
   );
@@ -229,10 +229,10 @@ export const listNames = (
   instance: string,
   after: string,
   limit: number,
-): Effect.Effect<readonly ListedName[] | undefined, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
+): Effect.Effect<readonly ListedName[] | undefined, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
     Effect.map(
-      ceph.omapList(pool, directoryObject(kind, instance), {
+      rados.omapList(pool, directoryObject(kind, instance), {
         prefix: kind.prefix,
         after: nameKey(kind, after),
         limit,
@@ -251,11 +251,11 @@ export const readManyAttributes = (
   kind: Kind,
   pool: PoolRef,
   uuids: readonly string[],
-): Effect.Effect<readonly (Attributes | undefined)[], CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) => {
+): Effect.Effect<readonly (Attributes | undefined)[], CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) => {
     const keys = attributeKeys(kind);
     const wanted = uuids.map((uuid) => ({ object: uuidObject(kind, uuid), keys }));
-    return Effect.map(ceph.omapGetMany(pool, wanted), (found) =>
+    return Effect.map(rados.omapGetMany(pool, wanted), (found) =>
       found.map((values) => values && attributesFrom(kind, values)),
     );
   });
@@ -266,16 +266,16 @@ export const storeImageId = (
   pool: PoolRef,
   uuid: string,
   imageId: string,
-): Effect.Effect<void, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
-    ceph.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [FIELDS.imageId]: imageId } }),
+): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [FIELDS.imageId]: imageId } }),
   );
 
 /** Fails with `Raced` when somebody has recorded the image as complete: then it is no longer ours to make anew. */
-export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
+export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
     // A write of what holds already: the compare is what it is for.
-    ceph.omapWrite(pool, uuidObject(kind, uuid), {
+    rados.omapWrite(pool, uuidObject(kind, uuid), {
       object: "require",
       compare: { [FIELDS.imageId]: "" },
       remove: [FIELDS.imageId],
@@ -294,7 +294,7 @@ export const unreserve = (
   pool: PoolRef,
   instance: string,
   reservation: Taken,
-): Effect.Effect<void, CephError, Ceph> =>
+): Effect.Effect<void, CephError, Rados> =>
   Effect.andThen(freeName(kind, pool, instance, reservation), forget(kind, pool, reservation.uuid));
 
 /** The UUID keeps what belongs to it: for what is removed in parts, and found by its ID until the last is gone. */
@@ -303,11 +303,11 @@ export const freeName = (
   pool: PoolRef,
   instance: string,
   { requestName, entry }: Taken,
-): Effect.Effect<void, CephError, Ceph> =>
+): Effect.Effect<void, CephError, Rados> =>
   Effect.gen(function* () {
     if (requestName === undefined) return;
     const key = nameKey(kind, requestName);
-    yield* (yield* Ceph)
+    yield* (yield* Rados)
       .omapWrite(pool, directoryObject(kind, instance), {
         object: "require",
         compare: { [key]: entry },
@@ -318,8 +318,8 @@ export const freeName = (
   });
 
 /** After `freeName`, as the last step of a removal. */
-export const forget = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) => ceph.objectRemove(pool, uuidObject(kind, uuid)));
+export const forget = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) => rados.objectRemove(pool, uuidObject(kind, uuid)));
 
 const NOTHING: Attributes = attributesFrom(VOLUMES, new Map());
 

@@ -1,8 +1,8 @@
 /** From the ID of a group snapshot to its journal entry, and to its members'. */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type PoolRef } from "../ceph/ceph.ts";
 import { SnapshotNotFound } from "../ceph/errors.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest } from "../csi/errors.ts";
@@ -26,10 +26,10 @@ export const locateGroup = (groupSnapshotId: string, credentials: Credentials) =
     const parsed = parseVolumeId(groupSnapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const { clusterId, poolId, uuid } = parsed.success;
-    const ceph = yield* Ceph;
+    const rados = yield* Rados;
     const cluster = yield* (yield* Clusters).get(clusterId);
     const access = clusterAccess(cluster, credentials);
-    const name = yield* ceph
+    const name = yield* rados
       .poolName(access, poolId)
       .pipe(
         Effect.catchTag("PoolNotFound", () => Effect.fail(gone(`cluster ${clusterId} has no pool with id ${poolId}`))),

@@ -10,8 +10,9 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ClusterAccess, type PoolRef } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, SnapshotNotFound } from "../ceph/errors.ts";
+import { type ClusterAccess, type PoolRef, Rados } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { ClusterMapping, type Place } from "../config/mapping.ts";
@@ -76,7 +77,7 @@ const migratedVolume = (volumeId: string, credentials: Credentials) =>
     const { clusterId, pool: poolName, imageName } = parsed.success;
     const cluster = yield* (yield* Clusters).get(clusterId);
     const access = clusterAccess(cluster, credentials);
-    const poolId = yield* (yield* Ceph)
+    const poolId = yield* (yield* Rados)
       .poolId(access, poolName)
       .pipe(Effect.catchTag("PoolNotFound", ({ message }) => Effect.fail(gone(message))));
     const pool: PoolRef = { access, pool: poolName, namespace: "" };
@@ -113,12 +114,12 @@ const mayBeElsewhere = (error: { readonly _tag: string }): boolean =>
 
 const lookAt = (kind: Kind, handle: string, uuid: string, place: Place, credentials: Credentials) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rados = yield* Rados;
     const cluster = yield* (yield* Clusters).get(place.clusterId);
     const access = clusterAccess(cluster, credentials);
     const pool: PoolRef = {
       access,
-      pool: yield* ceph.poolName(access, place.poolId),
+      pool: yield* rados.poolName(access, place.poolId),
       namespace: cluster.radosNamespace,
     };
     const attributes = yield* readAttributes(kind, pool, uuid);

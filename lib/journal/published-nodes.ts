@@ -13,8 +13,8 @@
  */
 import * as Effect from "effect/Effect";
 import * as z from "zod";
-import { Ceph, type PoolRef } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { directoryObject, nodesKey, VOLUMES } from "./journal.ts";
 
 /** A volume in the journal. */
@@ -48,10 +48,10 @@ export const publishedNodes = (
   pool: PoolRef,
   instanceId: string,
   names: readonly Pick<Volume, "requestName" | "uuid">[],
-): Effect.Effect<readonly (readonly string[])[], CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
+): Effect.Effect<readonly (readonly string[])[], CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
     Effect.map(
-      ceph.omapGet(
+      rados.omapGet(
         pool,
         directoryObject(VOLUMES, instanceId),
         names.map(({ requestName }) => nodesKey(requestName)),
@@ -64,9 +64,9 @@ const rewrite = (
   { pool, instanceId, requestName, uuid }: Volume,
   change: (nodes: readonly string[]) => readonly string[],
   guess: readonly string[],
-): Effect.Effect<void, CephError, Ceph> =>
+): Effect.Effect<void, CephError, Rados> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rados = yield* Rados;
     const directory = directoryObject(VOLUMES, instanceId);
     const key = nodesKey(requestName);
     let before = valueOf(uuid, guess);
@@ -74,14 +74,14 @@ const rewrite = (
       const after = valueOf(uuid, change(nodesIn(before, uuid)));
       if (turn > 0 && after === before) return;
       const part = after === "" ? { remove: [key] } : { set: { [key]: after } };
-      const raced = yield* ceph
+      const raced = yield* rados
         .omapWrite(pool, directory, { object: "require", compare: { [key]: before }, ...part })
         .pipe(
           Effect.as(false),
           Effect.catchTag("Raced", () => Effect.succeed(true)),
         );
       if (!raced) return;
-      before = (yield* ceph.omapGet(pool, directory, [key]))?.get(key) ?? "";
+      before = (yield* rados.omapGet(pool, directory, [key]))?.get(key) ?? "";
     }
   }).pipe(Effect.catchTag("ObjectNotFound", () => Effect.void));
 

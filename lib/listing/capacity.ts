@@ -8,11 +8,11 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ClusterAccess } from "../ceph/ceph.ts";
+import { type ClusterAccess, Rados } from "../ceph/rados.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters } from "../config/parameters.ts";
-import { clusterAccess } from "../journal/locate.ts";
 import { GIB, MAX_SIZE, MIB } from "../csi/size.ts";
+import { clusterAccess } from "../journal/locate.ts";
 import { candidatePools, type Segments } from "../volume/topology.ts";
 import { allClusters, type Reach, reachOf } from "./cluster-credentials.ts";
 
@@ -34,16 +34,16 @@ const largest = (sizes: readonly bigint[]): bigint => sizes.reduce((a, b) => (b 
 /** For volumes in `pool` whose data is in `dataPool`. Without room for an image's header there is none for data. */
 const spaceOf = (access: ClusterAccess, pool: string, dataPool: string | undefined) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    const own = (yield* ceph.poolSpace(access, pool)).availableBytes;
+    const rados = yield* Rados;
+    const own = (yield* rados.poolSpace(access, pool)).availableBytes;
     if (dataPool === undefined || dataPool === pool || own === 0n) return own;
-    return (yield* ceph.poolSpace(access, dataPool)).availableBytes;
+    return (yield* rados.poolSpace(access, dataPool)).availableBytes;
   });
 
 const roomiestOf = ({ cluster, secret }: Reach) =>
   Effect.gen(function* () {
     const access = clusterAccess(cluster, secret.credentials);
-    const names = secret.pools ?? (yield* (yield* Ceph).pools(access)).map(({ name }) => name);
+    const names = secret.pools ?? (yield* (yield* Rados).pools(access)).map(({ name }) => name);
     return largest(yield* Effect.forEach(names, (name) => spaceOf(access, name, undefined)));
   });
 

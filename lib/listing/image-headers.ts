@@ -1,7 +1,9 @@
 /** Images in brief, wherever in a cluster they are: one call for each pool. */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageBrief, type PoolRef } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageBrief, Rbd } from "../ceph/rbd.ts";
 import type { Name, Place } from "./page.ts";
 
 export interface ImagePlace {
@@ -24,7 +26,7 @@ export const briefsOf = (
   wanted: readonly ImagePlace[],
 ): Effect.Effect<(image: ImagePlace) => ImageBrief | undefined, CephError, Ceph> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const there = wanted.flatMap(({ pool, imageName }) => (pool === undefined ? [] : [{ pool, imageName }]));
     const found = yield* Effect.forEach(
       Map.groupBy(there, ({ pool }) => pool.pool).values(),
@@ -32,7 +34,7 @@ export const briefsOf = (
         const [first] = inPool;
         if (first === undefined) return Effect.succeed([]);
         const names = inPool.map(({ imageName }) => imageName);
-        return Effect.map(ceph.imageBriefs(first.pool, names, []), (briefs) =>
+        return Effect.map(rbd.imageBriefs(first.pool, names, []), (briefs) =>
           names.map((name, i) => [keyOf(first.pool, name), briefs[i]] as const),
         );
       },

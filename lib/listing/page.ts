@@ -11,11 +11,12 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ClusterAccess, type PoolRef } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import { AccessDenied, type CephError, PoolNotFound } from "../ceph/errors.ts";
+import { type ClusterAccess, type PoolRef, Rados } from "../ceph/rados.ts";
 import type { Cluster } from "../config/clusters.ts";
-import { clusterAccess } from "../journal/locate.ts";
 import { type Kind, listNames } from "../journal/journal.ts";
+import { clusterAccess } from "../journal/locate.ts";
 import type { Reach } from "./cluster-credentials.ts";
 import type { Position } from "./page-token.ts";
 
@@ -105,8 +106,8 @@ const fromCluster = <A, E, R>({ cluster, secret }: Reach, request: PageRequest<A
 
 /** By id, in their order. */
 const poolsOf = (access: ClusterAccess) =>
-  Effect.flatMap(Ceph, (ceph) =>
-    Effect.map(ceph.pools(access), (pools) => new Map(pools.map(({ id, name }) => [id, name] as const))),
+  Effect.flatMap(Rados, (rados) =>
+    Effect.map(rados.pools(access), (pools) => new Map(pools.map(({ id, name }) => [id, name] as const))),
   );
 
 const chosen = (pools: ReadonlyMap<bigint, string>, only: readonly string[] | undefined) => {

@@ -9,8 +9,8 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
 import { SnapshotNotFound } from "../ceph/errors.ts";
+import { type ImageBrief, Rbd } from "../ceph/rbd.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
 import type { TakenSnapshot } from "../csi/messages.ts";
@@ -70,7 +70,7 @@ export const getSnapshot = (snapshotId: string, credentials: Credentials | undef
     const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;
     const { pool, imageName, attributes } = yield* locateSnapshot(snapshotId, given);
     if (attributes?.source === undefined) return yield* gone("the journal does not know it");
-    const [image] = yield* (yield* Ceph).imageBriefs(pool, [imageName], []);
+    const [image] = yield* (yield* Rbd).imageBriefs(pool, [imageName], []);
     if (image === undefined) return yield* gone("its image is gone");
     return told(snapshotId, parsed.success, attributes, image);
   });

@@ -1,7 +1,9 @@
 /** Whether something is wrong with a volume, in words for people (CSI's VolumeCondition). */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject, type PoolRef, type TrashEntry } from "../ceph/ceph.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
+import type { ImageStatus, TrashEntry } from "../ceph/rbd.ts";
 
 export interface Condition {
   readonly abnormal: boolean;
@@ -14,7 +16,7 @@ export const abnormal = (message: string): Condition => ({ abnormal: true, messa
 
 /** Of a volume that the journal knows as complete. */
 export const imageGone = (pool: PoolRef, imageName: string, trashed: TrashEntry | undefined): Condition => {
-  const subject = imageSubject(pool, imageName);
+  const subject = imageLabel(pool, imageName);
   return abnormal(
     trashed === undefined
       ? `image ${subject} is gone, and it is not in the trash`
@@ -28,8 +30,8 @@ export const poolFull = (pool: string): Condition =>
   abnormal(`pool ${pool} is full, or its quota is used up: writes wait or fail ("ceph df detail")`);
 
 export const isFull = (pool: PoolRef, name: string): Effect.Effect<boolean, CephError, Ceph> =>
-  Effect.flatMap(Ceph, (ceph) =>
-    Effect.map(ceph.poolSpace(pool.access, name), ({ availableBytes }) => availableBytes === 0n),
+  Effect.flatMap(Rados, (rados) =>
+    Effect.map(rados.poolSpace(pool.access, name), ({ availableBytes }) => availableBytes === 0n),
   );
 
 /** Of an image that is there, opened. */

@@ -11,7 +11,7 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ImageBrief } from "../ceph/ceph.ts";
+import { type ImageBrief, Rbd } from "../ceph/rbd.ts";
 import { VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { encodeVolumeId, parseVolumeId, volumeKind } from "../csi/volume-id.ts";
@@ -92,11 +92,11 @@ const fullPools = (place: Place, names: readonly Name[]) =>
 /** What is in the trash of the pools of complete volumes without images; seldom any. */
 const trashOf = (entries: readonly Entry[]) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const lost = entries.flatMap(({ pool, image, imageId }) =>
       pool !== undefined && image === undefined && imageId !== undefined ? [[pool.pool, pool] as const] : [],
     );
-    const found = yield* Effect.forEach(new Map(lost).values(), (pool) => ceph.trashList(pool));
+    const found = yield* Effect.forEach(new Map(lost).values(), (pool) => rbd.trashList(pool));
     return new Map(found.flat().map((entry) => [entry.id, entry] as const));
   });
 
@@ -156,7 +156,7 @@ const clusterIn = (volumeId: string): Result.Result<string, VolumeNotFound> => {
 
 export const volumeStatus = (instanceId: string, volumeId: string) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const { secret } = yield* reachOf(yield* Effect.fromResult(clusterIn(volumeId)), undefined);
     const { pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, secret.credentials);
     const nodesOf = (requestName: string | undefined) =>
@@ -167,7 +167,7 @@ export const volumeStatus = (instanceId: string, volumeId: string) =>
     if (Result.isFailure(looked)) {
       if (looked.failure._tag !== "ParentLost") return yield* looked.failure;
       // It can't be opened, so nobody can say that no node has it.
-      const [brief] = yield* ceph.imageBriefs(pool, [imageName], []);
+      const [brief] = yield* rbd.imageBriefs(pool, [imageName], []);
       const nodes = yield* nodesOf(attributes?.requestName);
       const condition = abnormal(looked.failure.message);
       return { volumeId, capacityBytes: brief?.sizeBytes ?? 0n, nodes, condition } satisfies ListedVolume;
@@ -176,7 +176,7 @@ export const volumeStatus = (instanceId: string, volumeId: string) =>
     if (image === undefined) {
       const imageId = attributes?.imageId;
       if (imageId === undefined) return yield* new VolumeNotFound({ volumeId, reason: "it has no image" });
-      const condition = imageGone(pool, imageName, yield* ceph.trashGet(pool, imageId));
+      const condition = imageGone(pool, imageName, yield* rbd.trashGet(pool, imageId));
       return { volumeId, capacityBytes: 0n, nodes: [], condition } satisfies ListedVolume;
     }
     const nodes = yield* nodesOf(image.watchers.length === 0 ? undefined : attributes?.requestName);

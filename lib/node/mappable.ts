@@ -9,9 +9,10 @@
  */
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject } from "../ceph/ceph.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { featureNames } from "../ceph/features.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
 import { UnexpectedContent } from "../host/errors.ts";
 import type { MappedDevice } from "../host/host.ts";
@@ -37,10 +38,10 @@ export const waitUntilFree = (
   own: (image: ImageStatus) => readonly MappedDevice[],
 ): Effect.Effect<ImageStatus, CephError | Precondition, Ceph> =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const operation = yield* CurrentOperation;
     for (let pause = FIRST_PAUSE; ; pause = Math.min(pause * 1.4, LONGEST_PAUSE)) {
-      const image = yield* ceph.imageStatus(volume.pool, volume.imageName);
+      const image = yield* rbd.imageStatus(volume.pool, volume.imageName);
       const others = otherWatchers(volume, image, own(image));
       // a mirror's replica stays in use by its daemon: no reason to wait, and checkMappable refuses it
       if (others.length === 0 || image.mirror === "non-primary") return image;
@@ -52,7 +53,7 @@ export const waitUntilFree = (
 
 export const inUse = ({ pool, imageName }: VolumeImage, others: readonly string[]): Precondition =>
   new Precondition({
-    message: `image ${imageSubject(pool, imageName)} is in use by ${others.join(", ")}; if that node is dead, blocklist its address with "ceph osd blocklist add", then retry`,
+    message: `image ${imageLabel(pool, imageName)} is in use by ${others.join(", ")}; if that node is dead, blocklist its address with "ceph osd blocklist add", then retry`,
   });
 
 /** Fails when the image is one that this node must not write, or can't map. */
@@ -61,7 +62,7 @@ export const checkMappable = (
   image: ImageStatus,
   kernel: bigint | undefined,
 ): Effect.Effect<void, Precondition> => {
-  const subject = `image ${imageSubject(pool, imageName)}`;
+  const subject = `image ${imageLabel(pool, imageName)}`;
   if (image.mirror === "non-primary") {
     const message = `${subject} is a mirror of another cluster's image: promote it before it is used here`;
     return Effect.fail(new Precondition({ message }));
@@ -85,7 +86,7 @@ export const proveOurs = (shared: boolean, volume: VolumeImage, before: ImageSta
       return yield* new UnexpectedContent({ op: "map", subject: device.path, reason });
     }
     if (shared) return;
-    const status = yield* (yield* Ceph).imageStatus(volume.pool, volume.imageName);
+    const status = yield* (yield* Rbd).imageStatus(volume.pool, volume.imageName);
     const others = otherWatchers(volume, status, [device]);
     if (others.length > 0) return yield* inUse(volume, others);
   });

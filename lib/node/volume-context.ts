@@ -9,8 +9,9 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { Ceph, PoolRef } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { parseMapOptions } from "../config/map-options.ts";

@@ -8,7 +8,7 @@
  */
 import type { CephError } from "../ceph/errors.ts";
 import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
-import {
+import type {
   Conflict,
   InvalidRequest,
   InvalidToken,

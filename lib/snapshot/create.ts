@@ -15,7 +15,7 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ImageStatus } from "../ceph/ceph.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
 import type { VolumeOptions } from "../config/settings.ts";
@@ -102,14 +102,14 @@ const reserved = (
  */
 const hold = ({ found, status }: SourceVolume, image: string, fresh: boolean) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const { pool, imageName } = found;
     const transient = { pool, image: imageName, snapshot: image };
     const target = { pool, image, spec: holderSpec(status), snapshots: [image] };
-    const held = orRaced(ceph.imageStatus(pool, image));
+    const held = orRaced(rbd.imageStatus(pool, image));
     if (!fresh && (yield* stage("clear", resumeClone(transient, target)))) return yield* stage("find", held);
     const made = Effect.exit(Effect.andThen(cloneThrough(transient, target), held));
-    const undo = Effect.andThen(discardUnfinished(pool, image, [image]), ceph.snapshotRemove(pool, imageName, image));
+    const undo = Effect.andThen(discardUnfinished(pool, image, [image]), rbd.snapshotRemove(pool, imageName, image));
     return yield* yield* undoable("hold point in time", made, () => undo);
   });
 
@@ -143,7 +143,7 @@ const withoutSource = (options: VolumeOptions, wanted: Wanted, gone: VolumeNotFo
     const image = yield* stage("find", statusIfThere(pool, imageName));
     if (attributes.imageId !== undefined && image !== undefined) return yield* taken(wanted, found, uuid, image, true);
     // Neither a parent nor data of its own: its clone was cut off at the beginning.
-    const hasData = (yield* Ceph).imageHasData(pool, imageName, "own");
+    const hasData = (yield* Rbd).imageHasData(pool, imageName, "own");
     if (image !== undefined && (image.parent !== undefined || (yield* stage("find", hasData)))) {
       yield* makeReady(options, { pool, uuid, imageName }, image, parameters);
       return yield* taken(wanted, found, uuid, image, true);

@@ -8,13 +8,13 @@
  *    snapshot like any other.
  */
 import * as Effect from "effect/Effect";
-import { Ceph } from "../ceph/ceph.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { Credentials } from "../config/secrets.ts";
 import type { VolumeOptions } from "../config/settings.ts";
 import { InvalidRequest } from "../csi/errors.ts";
-import { locateGroup } from "../journal/locate-group.ts";
 import { removeImages } from "../images/removal.ts";
 import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
+import { locateGroup } from "../journal/locate-group.ts";
 import { locateSnapshot } from "../journal/locate.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -38,7 +38,7 @@ export const deleteSnapshot = (
 ) =>
   Effect.gen(function* () {
     const locks = yield* Locks;
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const body = Effect.gen(function* () {
       const { pool, uuid, imageName, attributes } = yield* stage("find", locateSnapshot(snapshotId, credentials));
       const requestName = attributes?.requestName;
@@ -52,7 +52,7 @@ export const deleteSnapshot = (
           // It was never ready: the transient snapshot may still be on its source.
           yield* stage(
             "clear source",
-            ceph.snapshotRemove(pool, source, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
+            rbd.snapshotRemove(pool, source, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
           );
         }
         yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));

@@ -5,8 +5,10 @@
  * Not here: how the image comes to its data (./create.ts, lib/group/create.ts), and its removal (./delete.ts).
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { VolumeOptions } from "../config/settings.ts";
 import { Conflict } from "../csi/errors.ts";
 import { Flatten } from "../images/flatten.ts";
@@ -29,17 +31,17 @@ export const makeReady = (
   parameters: Readonly<Record<string, string>>,
 ) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     // The holder is nobody's but this snapshot's: who takes it away deletes it, or begins anew.
     const ours = <A, R>(name: string, call: Effect.Effect<A, CephError, R>) => stage(name, orRaced(call));
-    const own = ceph.snapshotCreate(pool, imageName, imageName, "unasked");
+    const own = rbd.snapshotCreate(pool, imageName, imageName, "unasked");
     yield* ours(
       "make ready",
       Effect.catchTag(own, "Exists", () => Effect.void),
     );
-    yield* ours("commit", ceph.imageMetaSet(pool, imageName, snapshotMetadata(options, parameters)));
+    yield* ours("commit", rbd.imageMetaSet(pool, imageName, snapshotMetadata(options, parameters)));
     yield* ours("commit", storeImageId(SNAPSHOTS, pool, uuid, image.id));
-    const depth = yield* ours("limit chain", ceph.cloneDepth(pool, imageName));
+    const depth = yield* ours("limit chain", rbd.cloneDepth(pool, imageName));
     const { softDepth } = options.chain;
     if (depth >= Math.max(1, softDepth)) yield* ours("limit chain", (yield* Flatten).request(pool, imageName));
   });
@@ -50,9 +52,9 @@ export const undoReservation = (
   requestName: string,
 ) =>
   Effect.gen(function* () {
-    const left = yield* (yield* Ceph).imageId(pool, imageName);
+    const left = yield* (yield* Rbd).imageId(pool, imageName);
     if (left !== undefined) {
-      return yield* new Conflict({ message: `image ${imageSubject(pool, imageName)} is still there` });
+      return yield* new Conflict({ message: `image ${imageLabel(pool, imageName)} is still there` });
     }
     yield* unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName });
   });

@@ -5,8 +5,9 @@
  * Not here: how its point in time is taken and held (./create.ts, lib/group).
  */
 import * as Effect from "effect/Effect";
-import { Ceph, imageSubject } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import { FEATURE_BITS } from "../ceph/features.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { Cluster } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, Precondition, VolumeNotFound } from "../csi/errors.ts";
@@ -31,7 +32,7 @@ export const findSourceVolume = ({ sourceVolumeId, cluster, credentials }: Wante
       const message = `volume ${sourceVolumeId} is encrypted, and this driver does not know its keys yet; a snapshot could not be read`;
       return yield* new Precondition({ message });
     }
-    const status = yield* (yield* Ceph)
+    const status = yield* (yield* Rbd)
       .imageStatus(found.pool, found.imageName)
       .pipe(
         Effect.catchTag("ImageNotFound", ({ message }) =>
@@ -39,7 +40,7 @@ export const findSourceVolume = ({ sourceVolumeId, cluster, credentials }: Wante
         ),
       );
     if ((status.features & FEATURE_BITS.layering) === 0n) {
-      const reason = `image ${imageSubject(found.pool, found.imageName)} lacks the feature layering, without which it can't be cloned`;
+      const reason = `image ${imageLabel(found.pool, found.imageName)} lacks the feature layering, without which it can't be cloned`;
       return yield* new InvalidRequest({ field: "source_volume_id", reason });
     }
     return { found, status, clusterId: (cluster ?? found.cluster).clusterId };

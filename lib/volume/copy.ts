@@ -9,8 +9,10 @@
  * 3. The source is what it was at one moment between the request and its answer.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, imageSubject, type PoolRef, type SnapshotRef } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
 import type { Credentials } from "../config/secrets.ts";
 import type { CloneDepthLimits, VolumeOptions } from "../config/settings.ts";
 import { InvalidRequest, LockHeld, Precondition } from "../csi/errors.ts";
@@ -82,14 +84,14 @@ export const findSource = (request: SourceRequest, credentials: Credentials, siz
 
 const snapshotSource = (found: LocatedVolume) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const { pool, imageName } = found;
-    const subject = imageSubject(pool, imageName);
+    const subject = imageLabel(pool, imageName);
     // The name decides whether it is there: a removal takes it away first.
-    if ((yield* ceph.imageId(pool, imageName)) === undefined) {
+    if ((yield* rbd.imageId(pool, imageName)) === undefined) {
       return yield* new ImageNotFound({ op: "rbd_open", subject });
     }
-    const [brief] = yield* ceph.imageBriefs(pool, [imageName], []);
+    const [brief] = yield* rbd.imageBriefs(pool, [imageName], []);
     if (brief === undefined) return yield* new Raced({ op: "rbd_open", subject });
     const source: Source = { kind: "snapshot", found, sizeBytes: brief.sizeBytes };
     return source;
@@ -97,7 +99,7 @@ const snapshotSource = (found: LocatedVolume) =>
 
 const volumeSource = (found: LocatedVolume) =>
   Effect.gen(function* () {
-    const status = yield* (yield* Ceph).imageStatus(found.pool, found.imageName);
+    const status = yield* (yield* Rbd).imageStatus(found.pool, found.imageName);
     const source: Source = { kind: "volume", found, sizeBytes: status.sizeBytes, status };
     return source;
   });
@@ -165,10 +167,10 @@ export const resumeCopy = (source: Source, target: Target) =>
 /** Makes the image from the source, as far as it is not done. */
 export const copySource = (source: Source, target: Target, done: Progress) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const { pool, image, spec } = target;
     if (source.kind === "snapshot") {
-      return yield* stage("clone", ceph.imageClone(snapshotOf(source), pool, image, spec).pipe(notReady(source)));
+      return yield* stage("clone", rbd.imageClone(snapshotOf(source), pool, image, spec).pipe(notReady(source)));
     }
     const [first, second] = steps(source, pool, image);
     const temp = between(source, target);
@@ -177,7 +179,7 @@ export const copySource = (source: Source, target: Target, done: Progress) =>
     yield* stage(
       "clone",
       // The image in between is nobody's but this request's: who takes it away works on the same one.
-      orRaced(Effect.andThen(ceph.imageMetaSet(pool, temp.image, noMetadata), cloneThrough(second, target))),
+      orRaced(Effect.andThen(rbd.imageMetaSet(pool, temp.image, noMetadata), cloneThrough(second, target))),
     );
   });
 
@@ -201,5 +203,5 @@ export const removeTraces = (source: Source, pool: PoolRef, image: string) =>
     if (source.kind === "snapshot") return;
     const [first] = steps(source, pool, image);
     yield* discardUnfinished(pool, tempImage(image), [image]);
-    yield* (yield* Ceph).snapshotRemove(first.pool, first.image, first.snapshot);
+    yield* (yield* Rbd).snapshotRemove(first.pool, first.image, first.snapshot);
   });

@@ -10,8 +10,10 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph, type ImageStatus, imageSubject, type PoolRef } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import { Raced } from "../ceph/errors.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type ParameterMap, parseParameters, volumeContext } from "../config/parameters.ts";
 import { parseCredentials } from "../config/secrets.ts";
@@ -111,7 +113,7 @@ const findVolume = (instanceId: string, { pool, requestName, source }: Wanted) =
     if (imagePool !== undefined) {
       // Without an image ID in the journal, making it may have been cut off anywhere; copies are made again.
       if (imageId === undefined && source !== undefined) return { reservation, image: undefined };
-      if (imageId === undefined) yield* (yield* Ceph).imageMend(imagePool, imageName);
+      if (imageId === undefined) yield* (yield* Rbd).imageMend(imagePool, imageName);
       const image = yield* statusIfThere(imagePool, imageName);
       if (image !== undefined) return { reservation, image };
       if (imageId === undefined) {
@@ -129,7 +131,7 @@ const findVolume = (instanceId: string, { pool, requestName, source }: Wanted) =
 const poolOf = (pool: PoolRef, id: bigint | undefined) =>
   id === undefined
     ? Effect.succeed(pool)
-    : Effect.flatMap(Ceph, (ceph) => ceph.poolName(pool.access, id)).pipe(
+    : Effect.flatMap(Rados, (rados) => rados.poolName(pool.access, id)).pipe(
         Effect.map((name): PoolRef | undefined => ({ ...pool, pool: name })),
         Effect.catchTag("PoolNotFound", () => Effect.succeed(undefined)),
       );
@@ -164,9 +166,9 @@ const reserved = (instanceId: string, wanted: Wanted, found: journal.Reservation
   if (found !== undefined) return stage("reserve", reserve);
   return undoable("reserve", reserve, (made) =>
     Effect.gen(function* () {
-      const left = yield* (yield* Ceph).imageId(pool, made.imageName);
+      const left = yield* (yield* Rbd).imageId(pool, made.imageName);
       if (left !== undefined) {
-        return yield* new Conflict({ message: `image ${imageSubject(pool, made.imageName)} is still there` });
+        return yield* new Conflict({ message: `image ${imageLabel(pool, made.imageName)} is still there` });
       }
       yield* journal.unreserve(VOLUMES, pool, instanceId, { ...made, requestName });
     }),
@@ -176,15 +178,15 @@ const reserved = (instanceId: string, wanted: Wanted, found: journal.Reservation
 /** Makes the image; -> its status if somebody else was faster and made it. */
 const madeEmpty = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
-    const create = ceph.imageCreate(pool, imageName, imageSpec(wanted.parameters, wanted.size.sizeBytes));
+    const rbd = yield* Rbd;
+    const create = rbd.imageCreate(pool, imageName, imageSpec(wanted.parameters, wanted.size.sizeBytes));
     const made = yield* undoable("create image", Effect.result(create), (result) =>
       Result.isFailure(result) ? Effect.void : discardNew(wanted, pool, { imageName, uuid }),
     );
     if (Result.isSuccess(made)) return undefined;
     // Another driver, or an earlier call of ours that had timed out, was faster: then its image is the one.
     if (made.failure._tag !== "Exists") return yield* made.failure;
-    return yield* stage("create image", orRaced(ceph.imageStatus(pool, imageName)));
+    return yield* stage("create image", orRaced(rbd.imageStatus(pool, imageName)));
   });
 
 /** Not once the journal says that the volume is complete: another driver has finished it, and told its caller. */
@@ -194,13 +196,13 @@ const discardNew = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved
     if (now?.imageId !== undefined) {
       return yield* new Conflict({ message: `another driver has finished volume ${wanted.requestName} meanwhile` });
     }
-    const id = yield* (yield* Ceph).imageId(pool, imageName);
+    const id = yield* (yield* Rbd).imageId(pool, imageName);
     if (id !== undefined) yield* discardImage(pool, imageName, id);
   });
 
 const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Reserved, fresh: boolean) =>
   Effect.gen(function* () {
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const { imageName } = reservation;
     const target = { pool, image: imageName, spec: cloneSpec(wanted.parameters), snapshots: [] };
     // The source was there: the next call clears up where it does not come back.
@@ -213,7 +215,7 @@ const madeFrom = (source: Source, wanted: Wanted, pool: PoolRef, reservation: Re
     );
     yield* copied;
     if (wanted.size.sizeBytes > source.sizeBytes) {
-      yield* stage("grow image", orRaced(ceph.imageGrow(pool, imageName, wanted.size.sizeBytes)));
+      yield* stage("grow image", orRaced(rbd.imageGrow(pool, imageName, wanted.size.sizeBytes)));
     }
   });
 
@@ -241,12 +243,13 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
   Effect.gen(function* () {
     const { requestName, clusterId, places, others } = yield* stage("validate", readRequest(request));
     const { instanceId } = options;
-    const ceph = yield* Ceph;
+    const rados = yield* Rados;
+    const rbd = yield* Rbd;
     const locks = yield* Locks;
     const body = Effect.gen(function* () {
       const wanted = yield* stage("choose place", choosePlace(instanceId, places, others));
       const { parameters, pool, cluster, segments } = wanted;
-      const poolId = yield* stage("find", ceph.poolId(pool.access, pool.pool));
+      const poolId = yield* stage("find", rados.poolId(pool.access, pool.pool));
       const found = yield* stage("find", findVolume(instanceId, wanted));
       const missing = found.image === undefined;
       const source =
@@ -267,12 +270,12 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
       if (image !== undefined) yield* stage("compare", proveFits(wanted, reservation, image));
       const entries = volumeMetadata(options, request.parameters, source !== undefined);
       if (Object.keys(entries).length > 0) {
-        yield* stage("commit", orRaced(ceph.imageMetaSet(imagePool, imageName, entries)));
+        yield* stage("commit", orRaced(rbd.imageMetaSet(imagePool, imageName, entries)));
       }
       if (reservation.attributes.imageId === undefined) {
-        const imageId = image?.id ?? (yield* stage("commit", ceph.imageId(imagePool, imageName)));
+        const imageId = image?.id ?? (yield* stage("commit", rbd.imageId(imagePool, imageName)));
         if (imageId === undefined) {
-          return yield* new Raced({ op: "rbd_create4", subject: imageSubject(imagePool, imageName) });
+          return yield* new Raced({ op: "rbd_create4", subject: imageLabel(imagePool, imageName) });
         }
         yield* stage("commit", orRaced(journal.storeImageId(VOLUMES, pool, uuid, imageId)));
       }

@@ -5,7 +5,8 @@
  * 2. What does not exist is deleted; "could not tell" is an error.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Credentials } from "../config/secrets.ts";
 import type { VolumeOptions } from "../config/settings.ts";
 import { tempImage } from "../images/intermediate.ts";
@@ -26,7 +27,7 @@ export const removeVolumeImages = (
 ) =>
   Effect.gen(function* () {
     const temp = tempImage(imageName);
-    const copied = (yield* (yield* Ceph).imageId(pool, temp)) !== undefined;
+    const copied = (yield* (yield* Rbd).imageId(pool, temp)) !== undefined;
     const prepare = (image: ImageStatus) => dropMarks(instanceId, pool, imageName, image);
     yield* removeImages(
       [

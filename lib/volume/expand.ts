@@ -1,7 +1,7 @@
 /** ControllerExpandVolume: an image grows, and never shrinks. */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Ceph } from "../ceph/ceph.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, VolumeNotFound } from "../csi/errors.ts";
 import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
@@ -21,17 +21,17 @@ export const expandVolume = ({ volumeId, credentials, size, block }: ExpandReque
   Effect.gen(function* () {
     const sizeBytes = yield* stage("validate", Effect.fromResult(growTo(size)));
     const limit = size.limitBytes ?? 0n;
-    const ceph = yield* Ceph;
+    const rbd = yield* Rbd;
     const body = Effect.gen(function* () {
       const { pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
       if (limit > 0n) {
-        const { sizeBytes: now } = yield* stage("compare", ceph.imageStatus(pool, imageName));
+        const { sizeBytes: now } = yield* stage("compare", rbd.imageStatus(pool, imageName));
         if (now > limit) {
           const reason = `the volume has ${now} bytes already, limit_bytes is ${limit}, and no volume shrinks`;
           return yield* new SizeOutOfRange({ reason });
         }
       }
-      const capacityBytes = yield* stage("grow image", ceph.imageGrow(pool, imageName, sizeBytes));
+      const capacityBytes = yield* stage("grow image", rbd.imageGrow(pool, imageName, sizeBytes));
       // The header of a LUKS device has to follow its image, also on a raw block volume.
       const luks = attributes?.encryptKms !== undefined && attributes.encryptionType !== "file";
       return { capacityBytes, nodeExpansionRequired: !block || luks };

@@ -10,7 +10,8 @@
  * 3. The image goes first, the mark after it: a half-made image without its mark would be taken for whole.
  */
 import * as Effect from "effect/Effect";
-import { Ceph, type ImageStatus, type PoolRef } from "../ceph/ceph.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { orRaced } from "../images/races.ts";
 import { discardUnfinished } from "../images/removal.ts";
 import { readAttributes, SNAPSHOTS, unreserve, VOLUMES } from "../journal/journal.ts";
@@ -20,11 +21,11 @@ const NAME = /^.+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(-temp)?$/;
 export const dropMarks = (instanceId: string, pool: PoolRef, imageName: string, image: ImageStatus) =>
   Effect.gen(function* () {
     if (image.snapshotCount === 0) return;
-    const ceph = yield* Ceph;
-    for (const { kind, name } of yield* orRaced(ceph.snapshots(pool, imageName))) {
+    const rbd = yield* Rbd;
+    for (const { kind, name } of yield* orRaced(rbd.snapshots(pool, imageName))) {
       const [, uuid, temp] = NAME.exec(name) ?? [];
       if (kind !== "user" || uuid === undefined) continue;
-      const dropMark = orRaced(ceph.snapshotRemove(pool, imageName, name));
+      const dropMark = orRaced(rbd.snapshotRemove(pool, imageName, name));
       if (temp !== undefined) {
         const copy = yield* readAttributes(VOLUMES, pool, uuid);
         if (copy === undefined && !name.startsWith(VOLUMES.defaultImagePrefix)) continue;

@@ -9,8 +9,8 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { PoolRef } from "../ceph/ceph.ts";
 import { type CephError, TimedOut } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
 import { InvalidParameter } from "../config/errors.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
 import type { Credentials } from "../config/secrets.ts";

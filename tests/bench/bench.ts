@@ -13,7 +13,8 @@ import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
-import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { FLAGS } from "../../lib/config/flag-table.ts";
 import { type Driver, startDriver, writeConfig, writeSecrets } from "../ceph/driver.ts";
 import { CLUSTER } from "../ceph/requests.ts";
@@ -30,7 +31,7 @@ const CELLS = Number(FLAGS.cells.fallback);
 
 interface Place {
   readonly driver: Driver;
-  readonly ceph: CephService;
+  readonly ceph: CephCalls;
   readonly pool: PoolRef;
 }
 

@@ -7,9 +7,9 @@
  * 3. The first calls of each kind do not count: Bun compiles code that runs often, while it runs.
  */
 import * as Effect from "effect/Effect";
-import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { GroupController, SnapshotMetadata } from "../../lib/gen/csi_pb.ts";
-import { type Client, client } from "../support/grpc-client.ts";
 import {
   askSnapshot,
   cloneRequest,
@@ -23,6 +23,7 @@ import {
 } from "../ceph/copies.ts";
 import type { Driver } from "../ceph/driver.ts";
 import { CLUSTER, createRequest, secrets } from "../ceph/requests.ts";
+import { type Client, client } from "../support/grpc-client.ts";
 import { emptySample, quantile, type Sample } from "./measure.ts";
 import { column, judged, type Line } from "./report.ts";
 
@@ -58,7 +59,7 @@ const MEMBERS = [0, 1];
 
 export const copies = async (
   driver: Driver,
-  ceph: CephService,
+  ceph: CephCalls,
   pool: PoolRef,
   rounds: number,
 ): Promise<readonly Line[]> => {
@@ -203,7 +204,7 @@ const driverTurns = async (
 };
 
 /** The same effects with nothing looked at twice: see ./sides.ts. */
-const floorTurns = async (ceph: CephService, pool: PoolRef): Promise<Turns> => {
+const floorTurns = async (ceph: CephCalls, pool: PoolRef): Promise<Turns> => {
   const run = <A>(effect: Effect.Effect<A, unknown>): Promise<A> => Effect.runPromise(effect);
   const recipe =
     (make: (i: number) => Effect.Effect<unknown, unknown>) =>

@@ -6,7 +6,8 @@
  * show there.
  */
 import * as Effect from "effect/Effect";
-import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import type { Driver } from "../ceph/driver.ts";
 import { listerOn } from "../support/listing-world.ts";
 import { aCluster, creation } from "../support/world.ts";
@@ -48,7 +49,7 @@ const expectCount = (what: string, count: number, wanted: number): void => {
 /** In a pool of Ceph, through gRPC; against one read of the names and one of the images' headers per page. */
 export const pages = async (
   driver: Driver,
-  ceph: CephService,
+  ceph: CephCalls,
   pool: PoolRef,
   { volumes, rounds }: { readonly volumes: number; readonly rounds: number },
 ): Promise<readonly Line[]> => {

@@ -6,8 +6,9 @@
  */
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
-import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { makeCephLive } from "../../lib/ceph/live/live.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { Controller } from "../../lib/gen/csi_pb.ts";
 import type { Driver } from "../ceph/driver.ts";
 import { createRequest, deleteRequest, expandRequest, GIB } from "../ceph/requests.ts";
@@ -46,7 +47,7 @@ export const driverSide = ({ pid, socket }: Driver, pool: string): Side => {
   };
 };
 
-export const floorSide = (ceph: CephService, pool: PoolRef): Side => {
+export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
   const uuids = new Map<string, string>();
   const directory = "csi.volumes.floor";
   const key = (name: string) => `csi.volume.${name}`;
@@ -111,11 +112,11 @@ export const floorSide = (ceph: CephService, pool: PoolRef): Side => {
 };
 
 /** A cell pool of this process, as the driver has one of its own. */
-export const floorCeph = (cells: number, cephConf: string): Effect.Effect<CephService, unknown, Scope.Scope> =>
+export const floorCeph = (cells: number, cephConf: string): Effect.Effect<CephCalls, unknown, Scope.Scope> =>
   Effect.map(makeCephLive({ cells, cephConf }), ({ service }) => service);
 
 /** Waits until the manager has emptied the trash, so that its work for one side does not slow down the other. */
-export const drained = async (ceph: CephService, pool: PoolRef): Promise<void> => {
+export const drained = async (ceph: CephCalls, pool: PoolRef): Promise<void> => {
   const deadline = Date.now() + 120_000;
   while ((await Effect.runPromise(ceph.trashList(pool))).length > 0) {
     if (Date.now() > deadline) throw new Error("the manager does not empty the trash");

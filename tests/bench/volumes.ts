@@ -6,11 +6,12 @@
  *    both alike.
  * 2. What is measured is a process that has been at work for a while: Bun compiles code that runs often, while it runs.
  */
-import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import type { Driver } from "../ceph/driver.ts";
 import { cpuPerCall, emptySample, perSecond, quantile, type Sample, slope, timed } from "./measure.ts";
 import { column, judged, type Line } from "./report.ts";
-import { drained, driverSide, floorSide, OPERATIONS, type Operation, type Side } from "./sides.ts";
+import { drained, driverSide, floorSide, type Operation, OPERATIONS, type Side } from "./sides.ts";
 
 export interface Extent {
   /** Volumes that each side makes and deletes before anything counts. */
@@ -34,7 +35,7 @@ type Samples = Record<Operation, { driver: Sample; floor: Sample }>;
 
 export const volumes = async (
   started: Driver,
-  ceph: CephService,
+  ceph: CephCalls,
   pool: PoolRef,
   { warmUp, loads }: Extent,
 ): Promise<readonly Line[]> => {

@@ -4,10 +4,10 @@
  * Not the driver: it never sees what is in an image.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
-import type { PoolRef } from "../../lib/ceph/ceph.ts";
 import { check } from "../../lib/ceph/cell/ffi.ts";
 import { connect, shutdown, withPool } from "../../lib/ceph/cell/rados.ts";
 import { withImage } from "../../lib/ceph/cell/rbd.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import type { Rig } from "../rig/cluster.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {

@@ -1,13 +1,16 @@
 /** How connecting fails, and what becomes of a connection: each failure its own error, within its limit. */
+import { createServer } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
-import { createServer } from "node:net";
-import { Ceph, type CephService, type ClusterAccess } from "../../lib/ceph/ceph.ts";
+import type { Ceph, CephCalls } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
 import { CephLive } from "../../lib/ceph/live/live.ts";
+import { Manager } from "../../lib/ceph/manager.ts";
+import { type ClusterAccess, Rados } from "../../lib/ceph/rados.ts";
 import { hasRig, rig, type Rig } from "../rig/cluster.ts";
+import { wholeCeph } from "../support/whole-ceph.ts";
 import { frozen, timed, tool } from "./hands.ts";
 
 const LIMIT = 30_000;
@@ -39,8 +42,8 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   }, LIMIT);
   afterAll(() => runtime.dispose(), LIMIT);
 
-  const run = <A>(act: (ceph: CephService) => Effect.Effect<A, CephError>) =>
-    runtime.runPromise(Effect.flatMap(Ceph, act));
+  const run = <A>(act: (ceph: CephCalls) => Effect.Effect<A, CephError>) =>
+    runtime.runPromise(Effect.flatMap(wholeCeph, act));
   const ask = (changed: Partial<ClusterAccess> = {}) =>
     run((ceph) => ceph.poolId({ ...access, ...changed }, cluster.pool));
   const refusal = (changed: Partial<ClusterAccess>) =>
@@ -219,7 +222,9 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
       const own = ManagedRuntime.make(CephLive({ cells: 2, monTimeoutMs: 1_500, cephConf: "" }));
       const remove = () =>
         own.runPromise(
-          Effect.flatMap(Ceph, (ceph) => Effect.orDie(Effect.flip(ceph.managerTrashRemove(pool, "0123456789ab")))),
+          Effect.flatMap(Manager, (manager) =>
+            Effect.orDie(Effect.flip(manager.managerTrashRemove(pool, "0123456789ab"))),
+          ),
         );
       try {
         await frozen(cluster, "mgr.x", async () => {
@@ -249,7 +254,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
       const { key } = await tool.userOf(cluster, "idle", ["mon", "profile rbd", "osd", "profile rbd"]);
       const own = ManagedRuntime.make(CephLive({ cells: 1, idleMs: 2_000, cephConf: "" }));
       const idle = { ...access, user: "idle", key: Redacted.make(key) };
-      const askIdle = () => own.runPromise(Effect.flatMap(Ceph, (ceph) => ceph.poolId(idle, cluster.pool)));
+      const askIdle = () => own.runPromise(Effect.flatMap(Rados, (rados) => rados.poolId(idle, cluster.pool)));
       try {
         await Promise.all([askIdle(), askIdle(), askIdle()]);
         const sessions = await tool.sessionsOf(cluster, "idle");

@@ -3,7 +3,7 @@
  *
  * Not the requests for plain volumes (./requests.ts), and not what the driver promises: that is in copies-*.test.ts.
  */
-import type { PoolRef } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import type { Driver } from "./driver.ts";
 import { directoryKeys, inventory, omapOf, tool, tryTool } from "./inventory.ts";
 import { CLUSTER, createRequest, deleteRequest, MIB, secrets } from "./requests.ts";

@@ -1,6 +1,6 @@
 /** What differs between snapshots, held against the bytes that were written, on images of every make. */
 import { expect, test } from "bun:test";
-import type { Extent, ImageSpec } from "../../lib/ceph/ceph.ts";
+import type { Extent, ImageSpec } from "../../lib/ceph/rbd.ts";
 import { LIMIT, LONG_LIMIT, MIB } from "../contract/harness.ts";
 import { primitives } from "./primitives.ts";
 

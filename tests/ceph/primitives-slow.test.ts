@@ -3,17 +3,18 @@ import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
 import * as Schedule from "effect/Schedule";
-import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
 import { CephLive, type CephLiveOptions } from "../../lib/ceph/live/live.ts";
 import { LONG_LIMIT, MIB } from "../contract/harness.ts";
+import { wholeCeph } from "../support/whole-ceph.ts";
 import { frozen, timed } from "./hands.ts";
 import { primitives } from "./primitives.ts";
 
 primitives("slow calls", ({ session: at, rig }) => {
-  const over = <A>(options: CephLiveOptions, act: (ceph: CephService) => Effect.Effect<A, CephError>): Promise<A> =>
+  const over = <A>(options: CephLiveOptions, act: (ceph: CephCalls) => Effect.Effect<A, CephError>): Promise<A> =>
     Effect.runPromise(
-      Effect.flatMap(Ceph, act).pipe(
+      Effect.flatMap(wholeCeph, act).pipe(
         Effect.provide(CephLive({ cephConf: `${rig.dir}/absent.conf`, connectTimeoutMs: 5_000, ...options })),
         Effect.orDie,
       ),

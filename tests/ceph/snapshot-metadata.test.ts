@@ -2,14 +2,14 @@
  * Streams of blocks from a real driver on a real Ceph: whoever copies the ranges that they tell has, byte for byte, the
  * snapshot. Bytes written after a snapshot are never in it.
  */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import * as Redacted from "effect/Redacted";
-import type { PoolRef } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { SnapshotMetadata } from "../../lib/gen/csi_pb.ts";
-import { type Client, client } from "../support/grpc-client.ts";
 import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
+import { type Client, client } from "../support/grpc-client.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
 import { makePool, tool } from "./inventory.ts";

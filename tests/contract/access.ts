@@ -1,7 +1,7 @@
 /** Who may not, and where nobody answers. */
 import { expect, test } from "bun:test";
 import * as Redacted from "effect/Redacted";
-import type { ClusterAccess } from "../../lib/ceph/ceph.ts";
+import type { ClusterAccess } from "../../lib/ceph/rados.ts";
 import { LIMIT, LONG_LIMIT, type Session } from "./harness.ts";
 
 /** Well formed (type 1, a time, 16 bytes of secret), so that it is the cluster that refuses it. */

@@ -1,7 +1,8 @@
 /** Clones: how they are made, what they have of their parent, and how far back their chain goes. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import type { CloneSpec, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
+import type { CloneSpec } from "../../lib/ceph/rbd.ts";
 import { LIMIT, LONG_LIMIT, MIB, type Session } from "./harness.ts";
 
 const LAYERING = 1n;

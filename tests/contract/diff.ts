@@ -3,7 +3,7 @@
  * touched is not in the answer.
  */
 import { expect, test } from "bun:test";
-import type { Extent } from "../../lib/ceph/ceph.ts";
+import type { Extent } from "../../lib/ceph/rbd.ts";
 import { LIMIT, MIB, type Session, type Stretch } from "./harness.ts";
 
 const OBJECT = 4n * MIB;

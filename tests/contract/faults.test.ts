@@ -3,8 +3,9 @@ import { describe, expect, test } from "bun:test";
 import * as Cause from "effect/Cause";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
-import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { TimedOut } from "../../lib/ceph/errors.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { Crash, crashAt, failAt, latency, observed, recorded } from "../support/ceph-faults.ts";
 import { cephMemoryService, makeCephMemory, memoryAccess } from "../support/ceph-memory/memory.ts";
 
@@ -13,13 +14,13 @@ const pool: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 const lost = new TimedOut({ op: "rbd_create4", subject: "rbd/b" });
 
 /** Three calls, and an undo step should one of them fail. */
-const steps = (ceph: CephService) =>
+const steps = (ceph: CephCalls) =>
   Effect.forEach(["a", "b", "c"], (image) => ceph.imageCreate(pool, image, { sizeBytes: 4096n }), {
     discard: true,
   }).pipe(Effect.onError(() => Effect.ignore(ceph.trashMove(pool, "a"))));
 
 /** `clone`, of `parent@s` -> the parent's id. */
-const aClone = async (ceph: CephService): Promise<string> => {
+const aClone = async (ceph: CephCalls): Promise<string> => {
   await Effect.runPromise(ceph.imageCreate(pool, "parent", { sizeBytes: 1_048_576n }));
   await Effect.runPromise(ceph.snapshotCreate(pool, "parent", "s"));
   await Effect.runPromise(ceph.imageClone({ pool, image: "parent", snapshot: "s" }, pool, "clone", {}));

@@ -8,9 +8,11 @@ import { afterAll, beforeAll } from "bun:test";
 import * as Effect from "effect/Effect";
 import type * as Layer from "effect/Layer";
 import * as ManagedRuntime from "effect/ManagedRuntime";
-import { Ceph, type CephService, type ClusterAccess, type PoolRef } from "../../lib/ceph/ceph.ts";
+import type { Ceph, CephCalls } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
+import type { ClusterAccess, PoolRef } from "../../lib/ceph/rados.ts";
 import type { CloneCutShort, CutShort } from "../support/ceph-memory/cluster.ts";
+import { wholeCeph } from "../support/whole-ceph.ts";
 
 /** Milliseconds for one test of a few calls. */
 export const LIMIT = 20_000;
@@ -65,7 +67,7 @@ export interface Stretch {
   readonly length: bigint;
 }
 
-type Act<A> = (ceph: CephService) => Effect.Effect<A, CephError>;
+type Act<A> = (ceph: CephCalls) => Effect.Effect<A, CephError>;
 
 export interface Session {
   readonly world: World;
@@ -113,7 +115,7 @@ export const session = (make: () => Promise<World>): (() => Session) => {
       await world.remove();
     };
     const pool: PoolRef = { access: world.access, pool: world.pool, namespace: "" };
-    const run = <A>(act: Act<A>) => runtime.runPromise(Effect.flatMap(Ceph, act));
+    const run = <A>(act: Act<A>) => runtime.runPromise(Effect.flatMap(wholeCeph, act));
     const anImage = async (at = pool): Promise<string> => {
       const image = fresh("image");
       await run((ceph) => ceph.imageCreate(at, image, { sizeBytes: 16n * MIB }));

@@ -1,7 +1,7 @@
 /** Making images: features and layouts, what the status tells of them, names and ids. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import type { ImageSpec } from "../../lib/ceph/ceph.ts";
+import type { ImageSpec } from "../../lib/ceph/rbd.ts";
 import { GIB, LIMIT, MIB, type Session } from "./harness.ts";
 
 const LAYERING = 1n;

@@ -8,9 +8,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import type * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
-import type { Ceph, ClusterAccess, PoolRef } from "../../lib/ceph/ceph.ts";
-import type { CloneCutShort, MoveCutShort } from "../support/ceph-memory/cluster.ts";
+import type { Ceph } from "../../lib/ceph/ceph.ts";
+import type { ClusterAccess, PoolRef } from "../../lib/ceph/rados.ts";
 import type { Rig } from "../rig/cluster.ts";
+import type { CloneCutShort, MoveCutShort } from "../support/ceph-memory/cluster.ts";
 import type { World } from "./harness.ts";
 
 const inPool = ({ pool, namespace }: PoolRef, image: string): string =>

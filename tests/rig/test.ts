@@ -10,7 +10,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startCeph, type CephCluster } from "./ceph.ts";
+import { type CephCluster, startCeph } from "./ceph.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { checkout, close, hasTests, judge, runSuite, type Outcome } from "./suite.ts";
 import { runInVm, vmLacks } from "./vm.ts";

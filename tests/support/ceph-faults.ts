@@ -1,5 +1,5 @@
 /**
- * A Ceph whose calls are watched, late, failing or cut off by the driver's death: wrappers over any `CephService`.
+ * A Ceph whose calls are watched, late, failing or cut off by the driver's death: wrappers over any `CephCalls`.
  *
  * For tests only. Not a model of Ceph (that is tests/support/ceph-memory/memory.ts): the inner service acts, or it is not asked.
  *
@@ -7,10 +7,11 @@
  * 2. After a crash no call of that driver acts again: undo steps that still run in the process change nothing.
  */
 import * as Effect from "effect/Effect";
-import { imageSubject, type CephService, type PoolRef } from "../../lib/ceph/ceph.ts";
+import { type CephCalls, imageLabel } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 
-export type CephMethod = keyof CephService;
+export type CephMethod = keyof CephCalls;
 
 export interface CephCall {
   readonly method: CephMethod;
@@ -27,7 +28,7 @@ export type Around = <A>(call: CephCall, act: Effect.Effect<A, CephError>) => Ef
 export type Moment = "before" | "after";
 
 /** Every call of `inner`, put through `around`. */
-export const intercepted = (inner: CephService, around: Around): CephService => {
+export const intercepted = (inner: CephCalls, around: Around): CephCalls => {
   let begun = 0;
   // suspended: an effect that is made but not run is no call
   const one = <A>(method: CephMethod, subject: string, act: () => Effect.Effect<A, CephError>) =>
@@ -38,7 +39,7 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
       run: (pool: PoolRef, name: string, ...rest: Rest) => Effect.Effect<A, CephError>,
     ) =>
     (pool: PoolRef, name: string, ...rest: Rest) =>
-      one(method, imageSubject(pool, name), () => run(pool, name, ...rest));
+      one(method, imageLabel(pool, name), () => run(pool, name, ...rest));
   const many = (pool: PoolRef, wanted: readonly unknown[]) => `${wanted.length} of ${pool.pool}`;
 
   return {
@@ -66,14 +67,14 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
     snapshotRemove: named("snapshotRemove", inner.snapshotRemove),
     snapshots: named("snapshots", inner.snapshots),
     imageClone: (source, pool, image, spec) =>
-      one("imageClone", imageSubject(pool, image), () => inner.imageClone(source, pool, image, spec)),
+      one("imageClone", imageLabel(pool, image), () => inner.imageClone(source, pool, image, spec)),
     cloneDepth: named("cloneDepth", inner.cloneDepth),
     imageMetaList: named("imageMetaList", inner.imageMetaList),
     imageFlatten: named("imageFlatten", inner.imageFlatten),
     managerFlatten: named("managerFlatten", inner.managerFlatten),
     managerTasks: (access) => one("managerTasks", access.monitors.join(","), () => inner.managerTasks(access)),
     diff: (source, from, offset, limit) =>
-      one("diff", `${imageSubject(source.pool, source.image)}@${source.snapshot}`, () =>
+      one("diff", `${imageLabel(source.pool, source.image)}@${source.snapshot}`, () =>
         inner.diff(source, from, offset, limit),
       ),
 
@@ -98,15 +99,15 @@ export const intercepted = (inner: CephService, around: Around): CephService => 
 
 /** Tells `onCall` of each call before it is made. */
 export const observed = (
-  inner: CephService,
+  inner: CephCalls,
   onCall: (method: CephMethod, subject: string, n: number) => Effect.Effect<void>,
-): CephService => intercepted(inner, (call, act) => Effect.andThen(onCall(call.method, call.subject, call.n), act));
+): CephCalls => intercepted(inner, (call, act) => Effect.andThen(onCall(call.method, call.subject, call.n), act));
 
 /** Keeps a record of the calls that began, for call budgets. */
 export const recorded = (
-  inner: CephService,
+  inner: CephCalls,
 ): {
-  readonly service: CephService;
+  readonly service: CephCalls;
   readonly calls: () => readonly CephCall[];
   /** Forgets the calls so far; their numbers go on. */
   readonly forget: () => void;
@@ -132,10 +133,10 @@ export class Crash extends Error {
  * knows. That call and all later ones die with the defect `Crash`; `crashed` says whether there was a k-th call.
  */
 export const crashAt = (
-  inner: CephService,
+  inner: CephCalls,
   k: number,
   moment: Moment,
-): { readonly service: CephService; readonly crashed: () => boolean } => {
+): { readonly service: CephCalls; readonly crashed: () => boolean } => {
   let crash: Crash | undefined;
   const service = intercepted(inner, (call, act) => {
     if (crash !== undefined) return Effect.die(crash);
@@ -154,7 +155,7 @@ export const crashAt = (
  * Fails the k-th call with `error`: without making it, or after Ceph has done it, which the caller can't tell (give a
  * `TimedOut` or another error for which `outcomeUnknown` holds).
  */
-export const failAt = (inner: CephService, k: number, error: CephError, moment: Moment): CephService =>
+export const failAt = (inner: CephCalls, k: number, error: CephError, moment: Moment): CephCalls =>
   intercepted(inner, (call, act) => {
     if (call.n !== k) return act;
     const failure = Effect.fail(error);
@@ -162,5 +163,5 @@ export const failAt = (inner: CephService, k: number, error: CephError, moment: 
   });
 
 /** Each call takes `milliseconds` more, before it acts. */
-export const latency = (inner: CephService, milliseconds: number): CephService =>
+export const latency = (inner: CephCalls, milliseconds: number): CephCalls =>
   intercepted(inner, (_call, act) => Effect.delay(act, milliseconds));

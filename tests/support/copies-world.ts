@@ -5,9 +5,9 @@
  */
 import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
-import type { PoolRef } from "../../lib/ceph/ceph.ts";
-import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { CreateSnapshotRequestSchema, DeleteSnapshotRequestSchema } from "../../lib/gen/csi_pb.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
 import { type CreateInit, creation, type Driver, eventually, PARAMETERS, poolDump, SECRETS, uuidOf } from "./world.ts";
 
 type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;

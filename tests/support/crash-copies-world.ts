@@ -7,7 +7,7 @@
  *    ID by the image's name. What no name leads to keeps its UUID, and so is equal to nothing.
  */
 import * as Effect from "effect/Effect";
-import type { CephService } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted } from "./ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
@@ -41,7 +41,7 @@ export interface CopyScenario {
   readonly prepare?: (cluster: MemoryCluster, driver: Driver, ids: Ids) => Promise<unknown>;
   readonly call: (driver: Driver, ids: Ids) => Promise<unknown>;
   /** Faults of the first driver, besides its death. */
-  readonly ceph?: (inner: CephService) => CephService;
+  readonly ceph?: (inner: CephCalls) => CephCalls;
   /** The journal's key of what is made; it must keep the UUID that it had when the driver died. */
   readonly makes?: readonly [directory: string, key: string];
   /** Takes away what the call made: then the cluster is as before. */
@@ -83,7 +83,7 @@ const trash = (cluster: MemoryCluster, image: string) =>
 /** Fails the n-th call of a method, for good cause. */
 const failing =
   (method: CephMethod, nth: number) =>
-  (inner: CephService): CephService => {
+  (inner: CephCalls): CephCalls => {
     let seen = 0;
     return intercepted(inner, (call, act) =>
       call.method === method && ++seen === nth ? Effect.fail(new NoSpace({ op: "a_call", subject: "rbd" })) : act,

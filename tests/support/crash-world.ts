@@ -5,11 +5,12 @@
  * 2. Worlds are made anew for each run: nothing of one is seen in another.
  */
 import * as Effect from "effect/Effect";
-import type { CephService, PoolRef } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { intercepted } from "./ceph-faults.ts";
-import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
 import type { CutShort } from "./ceph-memory/cluster.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
 import {
   aCluster,
   creation,
@@ -42,7 +43,7 @@ export interface Scenario {
   /** What comes after the retry of the call, by another caller. */
   readonly afterwards?: (driver: Driver) => Promise<unknown>;
   /** Faults of the first driver, besides its death. */
-  readonly ceph?: (inner: CephService) => CephService;
+  readonly ceph?: (inner: CephCalls) => CephCalls;
   readonly creates?: boolean;
   /** The name is free at first: when its volume is deleted, the cluster is as before. */
   readonly isFresh?: boolean;
@@ -76,7 +77,7 @@ const aReservation = async (cluster: MemoryCluster): Promise<void> => {
 };
 
 /** Fails what comes last, the write of the image's ID, so that all that was made is undone. */
-const failingAtTheEnd = (inner: CephService): CephService => {
+const failingAtTheEnd = (inner: CephCalls): CephCalls => {
   let writes = 0;
   return intercepted(inner, (call, act) =>
     call.method === "omapWrite" && ++writes === 3

@@ -9,11 +9,12 @@ import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
-import { Ceph, type CephService, type PoolRef } from "../../lib/ceph/ceph.ts";
-import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "./ceph-memory/memory.ts";
+import { type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
+import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
+import type { VolumeOptions } from "../../lib/config/settings.ts";
 import {
   CreateVolumeGroupSnapshotRequestSchema,
   DeleteSnapshotRequestSchema,
@@ -25,9 +26,9 @@ import { CallInfo } from "../../lib/grpc/call.ts";
 import type { RpcError } from "../../lib/grpc/status.ts";
 import { Locks } from "../../lib/operations/locks.ts";
 import { Operations } from "../../lib/operations/pipeline.ts";
-import type { VolumeOptions } from "../../lib/config/settings.ts";
 import { controller, controllerLayer } from "../../services/controller.ts";
 import { groupController } from "../../services/group-controller.ts";
+import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
 import { type CreateInit, creation, deletion, EAST, GIB, OPTIONS, PARAMETERS, SECRETS, uuidOf } from "./world.ts";
 
 type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;
@@ -37,7 +38,7 @@ export const DIRECTORY = "csi.groups.default";
 export const BLOCK = 4n << 20n;
 
 export interface Settings {
-  readonly ceph?: CephService;
+  readonly ceph?: CephCalls;
   readonly clusters?: readonly Cluster[];
   readonly options?: Partial<VolumeOptions>;
   /** Whether the administrator has given credentials for `east`. */
@@ -52,7 +53,7 @@ export const groupDriverOn = (cluster: MemoryCluster, settings: Settings = {}) =
     controllerLayer.pipe(
       Layer.provideMerge(
         Layer.mergeAll(
-          Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(cluster)),
+          cephLayer(settings.ceph ?? cephMemoryService(cluster)),
           Clusters.layerOf(settings.clusters ?? [EAST]),
           ClusterMapping.layerOf(NO_MAPPING),
           clusterSecretsOf(settings.secrets === true ? { east: admin } : {}),

@@ -8,8 +8,7 @@ import * as Logger from "effect/Logger";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
 import * as Stream from "effect/Stream";
-import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
-import { cephMemoryService, MEMORY_KEY, type MemoryCluster } from "./ceph-memory/memory.ts";
+import { type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
 import { type ClusterSecret, clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
@@ -29,6 +28,8 @@ import { Locks } from "../../lib/operations/locks.ts";
 import { Operations } from "../../lib/operations/pipeline.ts";
 import { controller, controllerLayer } from "../../services/controller.ts";
 import { snapshotMetadata } from "../../services/snapshot-metadata.ts";
+import { cephMemoryService, MEMORY_KEY, type MemoryCluster } from "./ceph-memory/memory.ts";
+import { wholeCeph } from "./whole-ceph.ts";
 import { EAST, OPTIONS, SECRETS } from "./world.ts";
 
 export const ADMIN: ClusterSecret = {
@@ -37,7 +38,7 @@ export const ADMIN: ClusterSecret = {
 };
 
 export interface Settings {
-  readonly ceph?: CephService;
+  readonly ceph?: CephCalls;
   readonly clusters?: readonly Cluster[];
   readonly secrets?: Readonly<Record<string, ClusterSecret>>;
   readonly instanceId?: string;
@@ -53,7 +54,7 @@ export const listerOn = (cluster: MemoryCluster, settings: Settings = {}) => {
     controllerLayer.pipe(
       Layer.provideMerge(
         Layer.mergeAll(
-          Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(cluster)),
+          cephLayer(settings.ceph ?? cephMemoryService(cluster)),
           Clusters.layerOf(settings.clusters ?? [EAST]),
           ClusterMapping.layerOf(NO_MAPPING),
           clusterSecretsOf(settings.secrets ?? { east: ADMIN }),
@@ -123,8 +124,8 @@ export const listerOn = (cluster: MemoryCluster, settings: Settings = {}) => {
     },
     deleteSnapshot: (snapshotId: string) =>
       run(service.deleteSnapshot(create(DeleteSnapshotRequestSchema, { snapshotId, secrets: SECRETS }))),
-    ceph: <A, E>(use: (ceph: CephService) => Effect.Effect<A, E>): Promise<A> =>
-      runtime.runPromise(Effect.flatMap(Ceph, use)),
+    ceph: <A, E>(use: (ceph: CephCalls) => Effect.Effect<A, E>): Promise<A> =>
+      runtime.runPromise(Effect.flatMap(wholeCeph, use)),
     [Symbol.asyncDispose]: () => runtime.dispose(),
   };
 };

@@ -10,9 +10,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as ManagedRuntime from "effect/ManagedRuntime";
-import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
-import { intercepted } from "./ceph-faults.ts";
-import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
+import { type Ceph, type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
 import {
@@ -26,13 +24,15 @@ import {
 } from "../../lib/gen/csi_pb.ts";
 import { CallInfo } from "../../lib/grpc/call.ts";
 import type { RpcError } from "../../lib/grpc/status.ts";
-import { interceptedHost } from "./host-faults.ts";
 import { Host, type HostService } from "../../lib/host/host.ts";
-import { hostMemoryService, MemoryNode } from "./host-memory.ts";
 import { Placement } from "../../lib/kube/placement.ts";
 import { Locks } from "../../lib/operations/locks.ts";
 import { Operations } from "../../lib/operations/pipeline.ts";
 import { node, type NodeOptions } from "../../services/node.ts";
+import { intercepted } from "./ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
+import { interceptedHost } from "./host-faults.ts";
+import { hostMemoryService, MemoryNode } from "./host-memory.ts";
 import { aCluster, EAST, MOUNT, PARAMETERS, SECRETS, seed, seedImage } from "./world.ts";
 
 export const UUID = "11111111-2222-4333-8444-555555555555";
@@ -98,7 +98,7 @@ export const aNode = async (): Promise<{ cluster: MemoryCluster; host: MemoryNod
 };
 
 export interface NodeSettings {
-  readonly ceph?: CephService;
+  readonly ceph?: CephCalls;
   readonly host?: HostService;
   readonly clusters?: readonly Cluster[];
   readonly options?: Partial<NodeOptions>;
@@ -111,7 +111,7 @@ export const nodeOn = (host: MemoryNode, settings: NodeSettings = {}) => {
   const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
   const runtime = ManagedRuntime.make(
     Layer.mergeAll(
-      Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(host.cluster)),
+      cephLayer(settings.ceph ?? cephMemoryService(host.cluster)),
       Layer.succeed(Host, settings.host ?? hostMemoryService(host)),
       settings.placement ?? Placement.none,
       Clusters.layerOf(settings.clusters ?? [EAST]),

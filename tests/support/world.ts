@@ -13,16 +13,11 @@ import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Result from "effect/Result";
-import { Ceph, type CephService } from "../../lib/ceph/ceph.ts";
-import {
-  cephMemoryService,
-  memoryAccess,
-  MEMORY_KEY,
-  MemoryCluster,
-  type MemoryOptions,
-} from "./ceph-memory/memory.ts";
+import { type Ceph, type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/mapping.ts";
+import type { VolumeOptions } from "../../lib/config/settings.ts";
+import { parseVolumeId } from "../../lib/csi/volume-id.ts";
 import {
   ControllerExpandVolumeRequestSchema,
   CreateVolumeRequestSchema,
@@ -33,13 +28,18 @@ import {
 } from "../../lib/gen/csi_pb.ts";
 import { CallInfo } from "../../lib/grpc/call.ts";
 import { codeName, RpcError } from "../../lib/grpc/status.ts";
+import type { Flatten } from "../../lib/images/flatten.ts";
+import { Purge } from "../../lib/images/purge.ts";
 import { Locks } from "../../lib/operations/locks.ts";
 import { Operations } from "../../lib/operations/pipeline.ts";
-import { Purge } from "../../lib/images/purge.ts";
-import type { Flatten } from "../../lib/images/flatten.ts";
-import { parseVolumeId } from "../../lib/csi/volume-id.ts";
-import type { VolumeOptions } from "../../lib/config/settings.ts";
 import { controller, controllerLayer } from "../../services/controller.ts";
+import {
+  cephMemoryService,
+  MEMORY_KEY,
+  memoryAccess,
+  MemoryCluster,
+  type MemoryOptions,
+} from "./ceph-memory/memory.ts";
 
 export const MIB = 1n << 20n;
 export const GIB = 1n << 30n;
@@ -156,7 +156,7 @@ export const OPTIONS: VolumeOptions = {
 
 export interface DriverSettings {
   /** Its way to the cluster; the memory's own service when absent. */
-  readonly ceph?: CephService;
+  readonly ceph?: CephCalls;
   readonly options?: Partial<VolumeOptions>;
   readonly clusters?: readonly Cluster[];
   readonly mapping?: MappingTable;
@@ -170,7 +170,7 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverSettings = {}) 
     controllerLayer.pipe(
       Layer.provideMerge(
         Layer.mergeAll(
-          Layer.succeed(Ceph, settings.ceph ?? cephMemoryService(cluster)),
+          cephLayer(settings.ceph ?? cephMemoryService(cluster)),
           Clusters.layerOf(settings.clusters ?? [EAST]),
           ClusterMapping.layerOf(settings.mapping ?? NO_MAPPING),
           Operations.layer,

@@ -4,18 +4,18 @@
  * Not here: who calls, when, and for how long (lib/ceph/live/live.ts). Nothing here or below imports Effect: a cell stays small.
  */
 import { serveCell } from "../../cells/cell.ts";
-import type { OmapLink } from "../ceph.ts";
+import type { OmapLink } from "../rados.ts";
 import { depth } from "./ancestry.ts";
-import { briefs } from "./image-headers.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
-import { mend } from "./repair.ts";
+import { briefs } from "./image-headers.ts";
 import { list, type Page, readMany, texts, type Wanted } from "./omaps.ts";
 import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
 import * as rbd from "./rbd.ts";
+import { mend } from "./repair.ts";
 import * as snapshots from "./snapshots.ts";
 import { status } from "./status.ts";
 import * as tasks from "./tasks.ts";

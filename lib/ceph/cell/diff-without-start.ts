@@ -6,7 +6,7 @@
  * 2. What the later one has exists; what the earlier one alone had does not any more.
  * 3. Fewer extents than the limit are all that there are.
  */
-import type { Extent } from "../ceph.ts";
+import type { Extent } from "../rbd.ts";
 import type { DiffAnswer } from "./diff.ts";
 
 /** What a snapshot (the later one: undefined) has from an offset on, at most `limit` extents. */

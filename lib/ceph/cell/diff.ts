@@ -15,12 +15,12 @@
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import type { Extent } from "../ceph.ts";
+import type { Extent } from "../rbd.ts";
+import { united } from "./diff-without-start.ts";
 import { check, cString, EINVAL, ENOENT, held, optional, plain, slot, valueOf } from "./ffi.ts";
 import type { PoolArg } from "./rados.ts";
 import { withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
-import { united } from "./diff-without-start.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_set: { args: [T.u64, T.cstring], returns: T.i32 },

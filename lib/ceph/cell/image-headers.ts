@@ -5,7 +5,7 @@
  *
  * 1. Two rounds for any number of images: their ids from the directory, then their headers, all at once.
  */
-import type { ImageBrief } from "../ceph.ts";
+import type { ImageBrief } from "../rbd.ts";
 import { Decoder } from "./decoder.ts";
 import { list, readMany } from "./omaps.ts";
 

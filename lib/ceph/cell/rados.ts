@@ -6,16 +6,16 @@
  * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
  * 2. An ioctx lives for one call, and so does everything made from it.
  */
-import { dlopen, FFIType as T, ptr } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { constants } from "node:os";
+import { dlopen, FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import type { OmapLink } from "../ceph.ts";
+import type { OmapLink } from "../rados.ts";
 import {
   check,
-  cStringAt,
   counted,
   cString,
+  cStringAt,
   ENOENT,
   ERANGE,
   held,

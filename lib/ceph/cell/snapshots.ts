@@ -11,7 +11,7 @@
  * 2. What `list` tells of each snapshot, librbd has read with the header: no operation per snapshot.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
-import type { Snapshot } from "../ceph.ts";
+import type { Snapshot } from "../rbd.ts";
 import { check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
 import { noProgress, withImage } from "./rbd.ts";
 

@@ -6,7 +6,7 @@
  * 1. The image is opened read-only: that registers no watcher and takes no lock.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
-import type { ImageStatus, Parent } from "../ceph.ts";
+import type { ImageStatus, Parent } from "../rbd.ts";
 import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";

@@ -4,7 +4,7 @@
  * Not here: the same things done by this process (./clones.ts, ./trash.ts).
  */
 import { Errno } from "../../cells/cell.ts";
-import type { ManagerTask } from "../ceph.ts";
+import type { ManagerTask } from "../manager.ts";
 import { PARENT } from "./ancestry.ts";
 import { ENOENT } from "./ffi.ts";
 import { managerCommand, type PoolArg, withPool } from "./rados.ts";

@@ -8,7 +8,7 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import type { TrashEntry } from "../ceph.ts";
+import type { TrashEntry } from "../rbd.ts";
 import { check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
 import { isThere } from "./rbd.ts";
 

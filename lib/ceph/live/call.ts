@@ -13,9 +13,10 @@
 import * as Effect from "effect/Effect";
 import { type CellPool, CellStuck } from "../../cells/pool.ts";
 import type { CephCalls } from "../cell/cell.ts";
-import { type ClusterAccess, imageSubject, type PoolRef } from "../ceph.ts";
-import type { Connection, Connections } from "./connection.ts";
+import { imageLabel } from "../ceph.ts";
 import { type CephError, InvalidCall, ManagerUnavailable } from "../errors.ts";
+import type { ClusterAccess, PoolRef } from "../rados.ts";
+import type { Connection, Connections } from "./connection.ts";
 import { type CallContext, EINVAL, toCephError } from "./errno.ts";
 
 export type Arg<K extends keyof CephCalls> = Parameters<CephCalls[K]>[0];
@@ -114,7 +115,7 @@ export const makeAsking = (
 
   const inPool: InPool = (ref, op, name, arg, more = {}) => {
     const { access, pool, namespace } = ref;
-    const subject = imageSubject(ref, name);
+    const subject = imageLabel(ref, name);
     return ask(access, op, (cluster) => arg({ cluster, pool, namespace }), {
       subject,
       user: access.user,
@@ -128,7 +129,7 @@ export const makeAsking = (
   };
 
   const change: InPool = (ref, op, name, arg, more = {}) =>
-    inPool(ref, op, name, arg, { key: `image ${imageSubject(ref, name)}`, ...more });
+    inPool(ref, op, name, arg, { key: `image ${imageLabel(ref, name)}`, ...more });
 
   return { ask, inPool, change, monitorLimit: limits.monTimeoutMs };
 };

@@ -15,10 +15,10 @@ import * as Redacted from "effect/Redacted";
 import type * as Scope from "effect/Scope";
 import type { CellErrno, CellError, CellPool } from "../../cells/pool.ts";
 import type { CephCalls } from "../cell/cell.ts";
-import type { ClusterAccess } from "../ceph.ts";
-import { AccessDenied, CallStuck, CephFailed, type CephError, Unreachable } from "../errors.ts";
-import { EACCES, EINVAL, ENOENT, endsConnection, EOPNOTSUPP, EPERM, ETIMEDOUT, nameOf, tooOld } from "./errno.ts";
+import { AccessDenied, CallStuck, type CephError, CephFailed, Unreachable } from "../errors.ts";
+import type { ClusterAccess } from "../rados.ts";
 import { kindOfKey } from "./cephx-key.ts";
+import { EACCES, EINVAL, endsConnection, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT, nameOf, tooOld } from "./errno.ts";
 import { diagnose, monHost } from "./monitors.ts";
 
 export interface ConnectionOptions {

@@ -4,6 +4,8 @@
  * Not here: snapshots, clones, listings and groups.
  */
 import * as Effect from "effect/Effect";
+import { type CoreCalls, imageLabel } from "../ceph.ts";
+import type { ClusterAccess, OmapWrite } from "../rados.ts";
 import {
   type Arg,
   type Ask,
@@ -15,7 +17,6 @@ import {
   orderOf,
   wholePool,
 } from "./call.ts";
-import { type ClusterAccess, type CoreCalls, imageSubject, type OmapWrite } from "../ceph.ts";
 import { keptForAMoment } from "./recent.ts";
 
 /** An object map is made anew from the objects, one by one. */
@@ -46,22 +47,22 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
 
     omapGet: (ref, object, keys) =>
       inPool(ref, "omapGet", object, (where) => ({ ...where, object, keys }), {
-        key: `omapGet ${imageSubject(ref, object)} ${keys.join(" ")}`,
+        key: `omapGet ${imageLabel(ref, object)} ${keys.join(" ")}`,
       }),
     omapFollow: (ref, object, key, to) =>
       inPool(ref, "omapFollow", object, (where) => ({ ...where, object, key, to }), {
-        key: `omapGet ${imageSubject(ref, object)} ${key}`,
+        key: `omapGet ${imageLabel(ref, object)} ${key}`,
       }),
     omapWrite: (ref, object, write) => {
       const parts = changeOf(write);
       return inPool(ref, "omapWrite", object, (where) => ({ ...where, object, change: parts }), {
-        key: `omapWrite ${imageSubject(ref, object)} ${keysOf(parts).join(" ")}`,
+        key: `omapWrite ${imageLabel(ref, object)} ${keysOf(parts).join(" ")}`,
       });
     },
     objectRemove: (ref, object) => inPool(ref, "objectRemove", object, (where) => ({ ...where, object })),
 
     imageCreate: (ref, image, { objectSize, ...spec }) =>
-      Effect.flatMap(orderOf("rbd_create", imageSubject(ref, image), objectSize), (order) =>
+      Effect.flatMap(orderOf("rbd_create", imageLabel(ref, image), objectSize), (order) =>
         change(ref, "imageCreate", image, (where) => ({ ...where, image, spec: { ...spec, order } }), {
           dataPool: spec.dataPool,
         }),

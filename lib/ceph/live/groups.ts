@@ -6,16 +6,17 @@
  * 1. While a call that changes a group hangs, no other that does is made. It does not keep calls off the members: it
  *    changes no more of them than that they belong to it, or have one more snapshot.
  */
+import { type GroupCalls, imageLabel } from "../ceph.ts";
+import type { PoolRef } from "../rados.ts";
 import type { Asking, More } from "./call.ts";
-import { type GroupCalls, imageSubject, type PoolRef } from "../ceph.ts";
 
 export const groupCalls = ({ inPool }: Asking): GroupCalls => {
   const about = (ref: PoolRef, group: string, more: More = {}): More => ({
-    key: `group ${imageSubject(ref, group)}`,
+    key: `group ${imageLabel(ref, group)}`,
     ...more,
   });
   const ofSnapshot = (ref: PoolRef, group: string, snapshot: string): More =>
-    about(ref, group, { subject: `${imageSubject(ref, group)}@${snapshot}`, pace: "slow" });
+    about(ref, group, { subject: `${imageLabel(ref, group)}@${snapshot}`, pace: "slow" });
   const member = ({ pool, image }: { readonly pool: PoolRef; readonly image: string }) => ({
     pool: pool.pool,
     namespace: pool.namespace,
@@ -31,13 +32,13 @@ export const groupCalls = ({ inPool }: Asking): GroupCalls => {
     groupAdd: (ref, group, image) =>
       inPool(ref, "groupAdd", group, (where) => ({ ...where, group, member: member(image) }), {
         ...about(ref, group),
-        member: imageSubject(image.pool, image.image),
+        member: imageLabel(image.pool, image.image),
         memberPool: image.pool.pool,
       }),
     groupDrop: (ref, group, image) =>
       inPool(ref, "groupDrop", group, (where) => ({ ...where, group, member: member(image) }), {
         ...about(ref, group),
-        member: imageSubject(image.pool, image.image),
+        member: imageLabel(image.pool, image.image),
         memberPool: image.pool.pool,
       }),
     groupSnapshotCreate: (ref, group, snapshot) =>
@@ -59,7 +60,7 @@ export const groupCalls = ({ inPool }: Asking): GroupCalls => {
     groupSnapshots: (ref, group) => inPool(ref, "groupSnapshots", group, (where) => ({ ...where, group })),
     groupSnapshotMembers: (ref, group, snapshot) =>
       inPool(ref, "groupSnapshotMembers", group, (where) => ({ ...where, group, snapshot }), {
-        subject: `${imageSubject(ref, group)}@${snapshot}`,
+        subject: `${imageLabel(ref, group)}@${snapshot}`,
       }),
   };
 };

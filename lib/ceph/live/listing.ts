@@ -4,7 +4,7 @@
  * Not here: which of them are a driver's.
  */
 import { type Asking, clusterAsk, wholePool } from "./call.ts";
-import { imageSubject, type ListingCalls } from "../ceph.ts";
+import { imageLabel, type ListingCalls } from "../ceph.ts";
 
 export const listingCalls = ({ ask, inPool, monitorLimit }: Asking): ListingCalls => ({
   pools: (access) => ask(access, "pools", (cluster) => ({ cluster }), clusterAsk(access, "", "pools", monitorLimit)),
@@ -17,7 +17,7 @@ export const listingCalls = ({ ask, inPool, monitorLimit }: Asking): ListingCall
     ),
   omapList: (ref, object, page) =>
     inPool(ref, "omapList", object, (where) => ({ ...where, object, page }), {
-      key: `omapList ${imageSubject(ref, object)} ${page.prefix} ${page.after}`,
+      key: `omapList ${imageLabel(ref, object)} ${page.prefix} ${page.after}`,
     }),
   // without a key of their own: they only read, and two of them are seldom for the same objects
   omapGetMany: (ref, wanted) =>

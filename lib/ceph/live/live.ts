@@ -10,8 +10,8 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { type CellDown, makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
+import { type Ceph, type CephCalls, cephLayer } from "../ceph.ts";
 import { makeAsking } from "./call.ts";
-import { Ceph, type CephService } from "../ceph.ts";
 import { makeConnections } from "./connection.ts";
 import { coreCalls } from "./core.ts";
 import { groupCalls } from "./groups.ts";
@@ -63,7 +63,7 @@ export const makeCephLive = (given: CephLiveOptions) =>
     );
     const state = () => ({ quick: cells.quick.state(), slow: cells.slow.state() });
     const asking = makeAsking(cells, yield* makeConnections(cells.quick, options), options);
-    const service: CephService = {
+    const service: CephCalls = {
       ...coreCalls(asking, options.trashRemoveLimitMs),
       ...snapshotCalls(asking, options.flattenLimitMs),
       ...listingCalls(asking),
@@ -73,7 +73,4 @@ export const makeCephLive = (given: CephLiveOptions) =>
   });
 
 export const CephLive = (options: CephLiveOptions): Layer.Layer<Ceph, CellDown> =>
-  Layer.effect(
-    Ceph,
-    Effect.map(makeCephLive(options), ({ service }) => Ceph.of(service)),
-  );
+  Layer.unwrap(Effect.map(makeCephLive(options), ({ service }) => cephLayer(service)));

@@ -6,23 +6,24 @@
  * 1. What waits for the monitors or takes as long as an image is big is slow, and says so.
  */
 import * as Effect from "effect/Effect";
+import { imageLabel, type SnapshotCalls } from "../ceph.ts";
+import type { SnapshotRef } from "../rbd.ts";
 import { type Asking, clusterAsk, MANAGER, MANAGER_LIMIT, managerUnavailable, orderOf } from "./call.ts";
-import { imageSubject, type SnapshotCalls, type SnapshotRef } from "../ceph.ts";
 
 export const snapshotCalls = ({ ask, inPool, change, monitorLimit }: Asking, longLimit: number): SnapshotCalls => ({
   snapshotCreate: (ref, image, snapshot, clients = "asked") =>
     change(ref, "snapshotCreate", image, (where) => ({ ...where, image, snapshot, clients }), {
-      subject: `${imageSubject(ref, image)}@${snapshot}`,
+      subject: `${imageLabel(ref, image)}@${snapshot}`,
       pace: "slow",
     }),
   snapshotRemove: (ref, image, snapshot) =>
     change(ref, "snapshotRemove", image, (where) => ({ ...where, image, snapshot }), {
-      subject: `${imageSubject(ref, image)}@${snapshot}`,
+      subject: `${imageLabel(ref, image)}@${snapshot}`,
       pace: "slow",
     }),
   snapshots: (ref, image) => inPool(ref, "snapshots", image, (where) => ({ ...where, image })),
   imageClone: (source, ref, image, { objectSize, ...spec }) =>
-    Effect.flatMap(orderOf("rbd_clone", imageSubject(ref, image), objectSize), (order) =>
+    Effect.flatMap(orderOf("rbd_clone", imageLabel(ref, image), objectSize), (order) =>
       change(
         ref,
         "imageClone",
@@ -67,4 +68,4 @@ const sourceOf = ({ pool, image, snapshot }: SnapshotRef) => ({
 });
 
 const snapshotSubject = ({ pool, image, snapshot }: SnapshotRef): string =>
-  `${imageSubject(pool, image)}@${typeof snapshot === "bigint" ? `#${snapshot}` : snapshot}`;
+  `${imageLabel(pool, image)}@${typeof snapshot === "bigint" ? `#${snapshot}` : snapshot}`;

@@ -6,16 +6,17 @@
  */
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
-import { type ClusterAccess, imageSubject, type PoolRef } from "../../../lib/ceph/ceph.ts";
+import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import {
   AccessDenied,
   type CephError,
   ImageNotFound,
-  ParentLost,
   ManagerUnavailable,
+  ParentLost,
   PoolNotFound,
   Unreachable,
 } from "../../../lib/ceph/errors.ts";
+import type { ClusterAccess, PoolRef } from "../../../lib/ceph/rados.ts";
 import type { MemoryCluster, MemoryNamespace } from "./cluster.ts";
 import type { MemoryImage } from "./image.ts";
 
@@ -63,7 +64,7 @@ export const enter = (cluster: MemoryCluster, ref: PoolRef, op: string): MemoryN
 
 export const open = (cluster: MemoryCluster, ref: PoolRef, image: string, op: string): MemoryImage => {
   const found = enter(cluster, ref, op).images.get(image);
-  const subject = imageSubject(ref, image);
+  const subject = imageLabel(ref, image);
   if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
   if (found.lostParent) throw refuse(new ParentLost({ op, subject }));
   return found;

@@ -7,7 +7,8 @@
  * 1. Every change is synchronous, so a call made of one change is atomic as in RADOS.
  * 2. `dump` shows everything that outlives a driver and nothing else: watchers, caps and switches are not in it.
  */
-import type { ManagerTask, TrashEntry } from "../../../lib/ceph/ceph.ts";
+import type { ManagerTask } from "../../../lib/ceph/manager.ts";
+import type { TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { bytesOf } from "./content.ts";
 import { type ClusterDump, dumpPools } from "./dump.ts";
 import type { MemoryGroup } from "./group.ts";

@@ -5,7 +5,7 @@
  * 1. Ranges are disjoint, not empty, and in the order of their offsets; a content is never changed, only replaced.
  * 2. A range without a stamp was discarded: it hides what a parent has there.
  */
-import type { Extent } from "../../../lib/ceph/ceph.ts";
+import type { Extent } from "../../../lib/ceph/rbd.ts";
 
 export interface Range {
   readonly offset: bigint;

@@ -1,6 +1,7 @@
 /** Calls on groups of images on a cluster in memory. */
-import { type GroupCalls, imageSubject, type PoolRef } from "../../../lib/ceph/ceph.ts";
+import { type GroupCalls, imageLabel } from "../../../lib/ceph/ceph.ts";
 import { Busy, Exists, InvalidCall, ObjectNotFound } from "../../../lib/ceph/errors.ts";
+import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { call, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";
 import { dropGroupSnapshot, leaveGroup, type MemoryGroup } from "./group.ts";
@@ -10,7 +11,7 @@ const EINVAL = 22;
 export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
   const groupOf = (ref: PoolRef, group: string, op: string): MemoryGroup => {
     const found = enter(cluster, ref, op).groups.get(group);
-    if (found === undefined) throw refuse(new ObjectNotFound({ op, subject: imageSubject(ref, group) }));
+    if (found === undefined) throw refuse(new ObjectNotFound({ op, subject: imageLabel(ref, group) }));
     return found;
   };
 
@@ -19,7 +20,7 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
       call(() => {
         const op = "rbd_group_create";
         const { groups } = enter(cluster, ref, op);
-        if (groups.has(group)) throw refuse(new Exists({ op, subject: imageSubject(ref, group) }));
+        if (groups.has(group)) throw refuse(new Exists({ op, subject: imageLabel(ref, group) }));
         groups.set(group, { id: cluster.freshId(), images: new Set(), snapshots: new Map() });
       }),
 
@@ -46,10 +47,10 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
         const found = groupOf(ref, group, op);
         const member = open(cluster, pool, image, op);
         if (pool.namespace !== ref.namespace) {
-          throw refuse(new InvalidCall({ op, subject: imageSubject(pool, image), errno: EINVAL }));
+          throw refuse(new InvalidCall({ op, subject: imageLabel(pool, image), errno: EINVAL }));
         }
         if (member.group !== undefined && member.group !== found) {
-          throw refuse(new Busy({ op, subject: imageSubject(pool, image) }));
+          throw refuse(new Busy({ op, subject: imageLabel(pool, image) }));
         }
         found.images.add(member);
         member.group = found;
@@ -68,7 +69,7 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
         const op = "rbd_group_snap_create";
         const found = groupOf(ref, group, op);
         if (found.snapshots.has(snapshot)) {
-          throw refuse(new Exists({ op, subject: `${imageSubject(ref, group)}@${snapshot}` }));
+          throw refuse(new Exists({ op, subject: `${imageLabel(ref, group)}@${snapshot}` }));
         }
         const name = `.group.${cluster.pools.get(ref.pool)?.id.toString(16)}_${found.id}_${cluster.freshId()}`;
         const at = cluster.now();

@@ -9,7 +9,7 @@
  * 3. A clone whose parent does not know it (its maker died on the way) loses its parent with the snapshot, and can't be
  *    opened from then on.
  */
-import type { CloneSpec, ImageSpec, ImageStatus, Snapshot } from "../../../lib/ceph/ceph.ts";
+import type { CloneSpec, ImageSpec, ImageStatus, Snapshot } from "../../../lib/ceph/rbd.ts";
 import { type Content, overlay, put } from "./content.ts";
 import type { MemoryGroup } from "./group.ts";
 

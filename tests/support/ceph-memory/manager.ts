@@ -6,7 +6,7 @@
  * 1. Tasks are worked in order, never in the middle of a call; one that fails stays queued, with its failure.
  * 2. A task that is there already stays the only one.
  */
-import type { ManagerTask } from "../../../lib/ceph/ceph.ts";
+import type { ManagerTask } from "../../../lib/ceph/manager.ts";
 
 interface Wanted {
   readonly action: "flatten" | "trash remove";

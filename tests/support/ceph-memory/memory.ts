@@ -5,13 +5,13 @@
  * Not modelled: refusals for lack of space, slow or lost answers (for those see tests/support/ceph-faults.ts), mirroring but for what
  * the status says, and a trash that was emptied half. What is in the trash of snapshots can't be opened by id.
  */
-import * as Layer from "effect/Layer";
+import type * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
-import { Ceph, type CephService, type ClusterAccess, type CoreCalls, imageSubject } from "../../../lib/ceph/ceph.ts";
+import { type Ceph, type CephCalls, cephLayer, type CoreCalls, imageLabel } from "../../../lib/ceph/ceph.ts";
 import {
   Busy,
-  CephFailed,
   type CephError,
+  CephFailed,
   Exists,
   HasSnapshots,
   ImageNotFound,
@@ -20,6 +20,7 @@ import {
   PoolNotFound,
   Raced,
 } from "../../../lib/ceph/errors.ts";
+import type { ClusterAccess } from "../../../lib/ceph/rados.ts";
 import { admit, askManager, call, enter, open, refuse } from "./call.ts";
 import { MEMORY_KEY, MemoryCluster, type MemoryOptions, type Obstacle } from "./cluster.ts";
 import { bytesOf } from "./content.ts";
@@ -95,7 +96,7 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
     omapWrite: (ref, object, write) =>
       call(() => {
         const op = "rados_write_op_operate";
-        const subject = imageSubject(ref, object);
+        const subject = imageLabel(ref, object);
         const { objects } = enter(cluster, ref, op);
         const before = objects.get(object);
         if (write.object === "exclusive" && before !== undefined) throw refuse(new Exists({ op, subject }));
@@ -114,7 +115,7 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
     imageCreate: (ref, image, spec) =>
       call(() => {
         const op = "rbd_create4";
-        const subject = imageSubject(ref, image);
+        const subject = imageLabel(ref, image);
         const { images, bareNames } = enter(cluster, ref, op);
         if (spec.dataPool !== undefined && !cluster.pools.has(spec.dataPool)) {
           throw refuse(new PoolNotFound({ op, subject: spec.dataPool }));
@@ -195,9 +196,9 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
           images.get(image) ??
           begun?.image ??
           (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
-        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
+        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
         if (found.group !== undefined && !cluster.trashesMembers) {
-          throw refuse(new Busy({ op, subject: imageSubject(ref, image) }));
+          throw refuse(new Busy({ op, subject: imageLabel(ref, image) }));
         }
         images.delete(image);
         bareNames.delete(image);
@@ -220,13 +221,13 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
       call(() => {
         const op = "rbd_trash_remove";
         const obstacle = cluster.removeTrashed(enter(cluster, ref, op), id);
-        if (obstacle !== undefined) throw refuse(obstacleTo(obstacle, { op, subject: imageSubject(ref, id) }));
+        if (obstacle !== undefined) throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }));
       }),
 
     managerTrashRemove: (ref, id) =>
       call(() => {
         const op = "rbd task add trash remove";
-        const subject = imageSubject(ref, id);
+        const subject = imageLabel(ref, id);
         const { trash } = enter(cluster, ref, op);
         askManager(cluster, ref.access.user, op, subject);
         if (!trash.has(id)) throw refuse(new ImageNotFound({ op, subject }));
@@ -236,7 +237,7 @@ const coreCalls = (cluster: MemoryCluster): CoreCalls => {
 };
 
 /** The calls of one driver on a cluster. */
-export const cephMemoryService = (cluster: MemoryCluster): CephService => ({
+export const cephMemoryService = (cluster: MemoryCluster): CephCalls => ({
   ...coreCalls(cluster),
   ...snapshotCalls(cluster),
   ...listingCalls(cluster),
@@ -246,11 +247,11 @@ export const cephMemoryService = (cluster: MemoryCluster): CephService => ({
 /** A cluster and one driver's calls on it; `cephMemoryService(cluster)` makes those of the driver that comes next. */
 export const makeCephMemory = (
   options?: MemoryOptions,
-): { readonly service: CephService; readonly cluster: MemoryCluster } => {
+): { readonly service: CephCalls; readonly cluster: MemoryCluster } => {
   const cluster = new MemoryCluster(options);
   return { service: cephMemoryService(cluster), cluster };
 };
 
 /** The `Ceph` service over a memory cluster, a new one where none is given. */
 export const CephMemory = (cluster: MemoryCluster = new MemoryCluster()): Layer.Layer<Ceph> =>
-  Layer.succeed(Ceph, cephMemoryService(cluster));
+  cephLayer(cephMemoryService(cluster));

@@ -4,7 +4,7 @@
  * Not here: the ties between images and snapshots (./image.ts).
  */
 import * as Effect from "effect/Effect";
-import { imageSubject, type PoolRef, type SnapshotCalls } from "../../../lib/ceph/ceph.ts";
+import { imageLabel, type SnapshotCalls } from "../../../lib/ceph/ceph.ts";
 import {
   Exists,
   ImageNotFound,
@@ -13,6 +13,7 @@ import {
   PoolNotFound,
   SnapshotNotFound,
 } from "../../../lib/ceph/errors.ts";
+import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { admit, askManager, call, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";
 import { difference } from "./content.ts";
@@ -34,7 +35,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         ? image.snapshotNamed(snapshot)
         : image.snapshots.find(({ id, kind }) => id === snapshot && (trashed || kind !== "trash"));
     if (found !== undefined) return found;
-    throw refuse(new SnapshotNotFound({ op, subject: `${imageSubject(ref, image.place.name)}@${snapshot}` }));
+    throw refuse(new SnapshotNotFound({ op, subject: `${imageLabel(ref, image.place.name)}@${snapshot}` }));
   };
 
   return {
@@ -47,7 +48,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
           const found = open(cluster, ref, image, op);
           if (found.snapshotNamed(snapshot) === undefined) {
             found.takeSnapshot(cluster.freshSnapshotId(), snapshot, "user", cluster.now());
-          } else if (!wasFree) throw refuse(new Exists({ op, subject: `${imageSubject(ref, image)}@${snapshot}` }));
+          } else if (!wasFree) throw refuse(new Exists({ op, subject: `${imageLabel(ref, image)}@${snapshot}` }));
         });
       }),
 
@@ -75,17 +76,15 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
     imageClone: (source, ref, image, spec) =>
       call(() => {
         const op = "rbd_clone";
-        const subject = imageSubject(ref, image);
+        const subject = imageLabel(ref, image);
         const { images, bareNames } = enter(cluster, ref, op);
         const from = enter(cluster, source.pool, op).images.get(source.image);
         if (from === undefined) {
-          const missing = `${imageSubject(source.pool, source.image)}@${source.snapshot}`;
+          const missing = `${imageLabel(source.pool, source.image)}@${source.snapshot}`;
           throw refuse(new SnapshotNotFound({ op, subject: missing }));
         }
         if (from.lostParent) {
-          throw refuse(
-            new ParentLost({ op, subject: `${imageSubject(source.pool, source.image)}@${source.snapshot}` }),
-          );
+          throw refuse(new ParentLost({ op, subject: `${imageLabel(source.pool, source.image)}@${source.snapshot}` }));
         }
         const parent = at(source.pool, from, source.snapshot, op);
         if (spec.dataPool !== undefined && !cluster.pools.has(spec.dataPool)) {
@@ -101,7 +100,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
       call(() => {
         const op = "rados_exec";
         const found = enter(cluster, ref, op).images.get(image);
-        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageSubject(ref, image) }));
+        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
         let depth = 0;
         let { parent } = found;
         for (; parent !== undefined; parent = parent.image.parent) depth += 1;
@@ -115,7 +114,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
     managerFlatten: (ref, image) =>
       call(() => {
         const op = "rbd task add flatten";
-        const subject = imageSubject(ref, image);
+        const subject = imageLabel(ref, image);
         const { images } = enter(cluster, ref, op);
         askManager(cluster, ref.access.user, op, subject);
         const found = images.get(image);
@@ -138,7 +137,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         const image = open(cluster, source.pool, source.image, op);
         const before = from === undefined ? undefined : at(source.pool, image, from, op, true);
         const to = at(source.pool, image, source.snapshot, op, true);
-        const subject = `${imageSubject(source.pool, source.image)}@${source.snapshot}`;
+        const subject = `${imageLabel(source.pool, source.image)}@${source.snapshot}`;
         if (before !== undefined && before.id > to.id) throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
         const rough = before !== undefined && before.kind !== "user" && !cluster.diffsFromIds;
         const held = before?.holds() ?? [];

@@ -1,8 +1,8 @@
 /** Differences put together from what two snapshots have, against a plain picture of both. */
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import type { Extent } from "../../../lib/ceph/ceph.ts";
 import { united } from "../../../lib/ceph/cell/diff-without-start.ts";
+import type { Extent } from "../../../lib/ceph/rbd.ts";
 
 const UNITS = 24;
 const picture = fc.array(fc.boolean(), { minLength: UNITS, maxLength: UNITS });

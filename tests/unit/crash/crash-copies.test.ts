@@ -7,7 +7,7 @@
  */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import type { CephService } from "../../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../../lib/ceph/errors.ts";
 import { Crash, crashAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
@@ -32,7 +32,7 @@ const dies = async (
   cluster: MemoryCluster,
   { call, ceph }: CopyScenario,
   ids: Ids,
-  service: CephService,
+  service: CephCalls,
   crashed: () => boolean,
 ): Promise<boolean> => {
   await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
@@ -55,13 +55,13 @@ const retried = async (cluster: MemoryCluster, { call, mayOrphan }: CopyScenario
   return { made, left: canonical(cluster, ids) };
 };
 
-type Dying = (cluster: MemoryCluster, inner: CephService) => { service: CephService; crashed: () => boolean };
+type Dying = (cluster: MemoryCluster, inner: CephCalls) => { service: CephCalls; crashed: () => boolean };
 
 /** One death; -> false when the call needed fewer calls of Ceph than that. */
 const oneDeath = async (scenario: CopyScenario, expected: unknown, dying: Dying): Promise<boolean> => {
   const { cluster, ids } = await aWorld(scenario);
   const before = canonical(cluster, ids);
-  const inner = (scenario.ceph ?? ((each: CephService) => each))(cephMemoryService(cluster));
+  const inner = (scenario.ceph ?? ((each: CephCalls) => each))(cephMemoryService(cluster));
   const { service, crashed } = dying(cluster, inner);
   if (!(await dies(cluster, scenario, ids, service, crashed))) return false;
   const begun = scenario.makes && entryOf(cluster, scenario.makes);
@@ -135,9 +135,7 @@ describe("death in the middle of a call that is several to Ceph:", () => {
       test(`${scenario.name}: ${method}`, async () => {
         const expected = await undisturbed(scenario);
         const { cluster, ids } = await aWorld(scenario);
-        const { service, calls } = recorded(
-          (scenario.ceph ?? ((each: CephService) => each))(cephMemoryService(cluster)),
-        );
+        const { service, calls } = recorded((scenario.ceph ?? ((each: CephCalls) => each))(cephMemoryService(cluster)));
         await dies(cluster, scenario, ids, service, () => true);
         // A call that is made to fail leaves nothing that could be cut.
         const failed = scenario.name.match(/clone (\d)/)?.[1] ?? (scenario.name.includes("can't hold") ? "1" : "");

@@ -6,7 +6,7 @@
  */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import type { CephService } from "../../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, Busy, CallStuck, type CephError, NoSpace, TimedOut } from "../../../lib/ceph/errors.ts";
 import { type CephCall, type CephMethod, failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
@@ -122,7 +122,7 @@ describe("one failure at each call, then a retry:", () => {
 type Fault = readonly [nth: number, error: CephError, moment?: "after"];
 
 /** Fails the n-th call of each method given: without making it, or after. */
-const failing = (inner: CephService, faults: Partial<Record<CephMethod, Fault>>) => {
+const failing = (inner: CephCalls, faults: Partial<Record<CephMethod, Fault>>) => {
   const seen = new Map<CephMethod, number>();
   return intercepted(inner, (call, act) => {
     const n = (seen.get(call.method) ?? 0) + 1;

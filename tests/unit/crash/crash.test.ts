@@ -7,7 +7,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { Crash, crashAt, intercepted } from "../../support/ceph-faults.ts";
-import type { CephService } from "../../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import type { CutShort } from "../../support/ceph-memory/cluster.ts";
 import { RpcError } from "../../../lib/grpc/status.ts";
@@ -29,7 +29,7 @@ const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).t
 const dies = async (
   cluster: MemoryCluster,
   { call, ceph }: Scenario,
-  service: CephService,
+  service: CephCalls,
   crashed: () => boolean,
 ): Promise<boolean> => {
   await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
@@ -63,11 +63,11 @@ const undisturbed = async (scenario: Scenario): Promise<unknown> => {
 const oneDeath = async (
   scenario: Scenario,
   expected: unknown,
-  dying: (cluster: MemoryCluster, inner: CephService) => { service: CephService; crashed: () => boolean },
+  dying: (cluster: MemoryCluster, inner: CephCalls) => { service: CephCalls; crashed: () => boolean },
 ): Promise<boolean> => {
   const cluster = await aWorld(scenario);
   const before = cluster.dump();
-  const inner = (scenario.ceph ?? ((each: CephService) => each))(cephMemoryService(cluster));
+  const inner = (scenario.ceph ?? ((each: CephCalls) => each))(cephMemoryService(cluster));
   const { service, crashed } = dying(cluster, inner);
   if (!(await dies(cluster, scenario, service, crashed))) return false;
   const begun = entryOf(cluster);
@@ -102,7 +102,7 @@ describe("death before or after each call:", () => {
 
 describe("death in the middle of a call that is several to Ceph:", () => {
   /** Dies in the creation of an image, or in its move to the trash, and leaves it as `how` says. */
-  const cutting = (how: CutShort) => (cluster: MemoryCluster, inner: CephService) => {
+  const cutting = (how: CutShort) => (cluster: MemoryCluster, inner: CephCalls) => {
     const method = how === "header" || how === "object-map" ? "imageCreate" : "trashMove";
     let crash: Crash | undefined;
     const service = intercepted(inner, (call, act) => {

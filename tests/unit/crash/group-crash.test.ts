@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import type { CephService } from "../../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, Busy, type CephError, NoSpace, TimedOut } from "../../../lib/ceph/errors.ts";
 import { crashAt, failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
@@ -102,7 +102,7 @@ interface Scenario {
   /** What the caller of the driver that comes next does. */
   readonly retry: (driver: GroupDriver, cluster: MemoryCluster) => Promise<unknown>;
   /** Faults of the first driver, besides its death. */
-  readonly ceph?: (inner: CephService) => CephService;
+  readonly ceph?: (inner: CephCalls) => CephCalls;
   readonly deletes?: boolean;
 }
 
@@ -130,7 +130,7 @@ const aPoint = async (cluster: MemoryCluster): Promise<void> => {
 };
 
 /** Fails what comes last before the point in time is recorded, so that all is undone. */
-const failingAtTheEnd = (inner: CephService): CephService =>
+const failingAtTheEnd = (inner: CephCalls): CephCalls =>
   intercepted(inner, (call, act) =>
     call.method === "groupSnapshotMembers" ? Effect.fail(new NoSpace({ op: "rbd_group", subject: "rbd" })) : act,
   );
@@ -173,7 +173,7 @@ const undisturbed = async (scenario: Scenario): Promise<unknown> => {
 };
 
 /** Runs the call on a driver that is to die; the answer may have left before it does. */
-const untilItDies = async (cluster: MemoryCluster, scenario: Scenario, ceph: CephService): Promise<void> => {
+const untilItDies = async (cluster: MemoryCluster, scenario: Scenario, ceph: CephCalls): Promise<void> => {
   await using driver = groupDriverOn(cluster, { ...SETTINGS, ceph });
   await scenario.call(driver, cluster).catch((error: unknown) => {
     // a death is a defect; what the scenario's own faults fail is an answer
@@ -202,7 +202,7 @@ describe("death before or after each call:", () => {
         let deaths = 0;
         for (let k = 1; k < MOST_CALLS; k++) {
           const cluster = await prepared(scenario);
-          const inner = (scenario.ceph ?? ((each: CephService) => each))(cephMemoryService(cluster));
+          const inner = (scenario.ceph ?? ((each: CephCalls) => each))(cephMemoryService(cluster));
           const { service, crashed } = crashAt(inner, k, moment);
           await untilItDies(cluster, scenario, service);
           if (!crashed()) break;

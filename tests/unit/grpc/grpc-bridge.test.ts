@@ -275,8 +275,8 @@ describe("callers who leave", () => {
       process.execPath,
       "-e",
       `
-      const { client } = await import(${JSON.stringify(import.meta.resolve("../../tests/support/grpc-client.ts"))});
-      const { Controller } = await import(${JSON.stringify(import.meta.resolve("../../lib/gen/csi_pb.ts"))});
+      const { client } = await import(${JSON.stringify(import.meta.resolve("../../support/grpc-client.ts"))});
+      const { Controller } = await import(${JSON.stringify(import.meta.resolve("../../../lib/gen/csi_pb.ts"))});
       await client(Controller, process.argv[1]).createVolume({});
     `,
       server.endpoint,

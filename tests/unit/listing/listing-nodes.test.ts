@@ -1,13 +1,13 @@
 /** On which nodes a volume is: what node plugins write beside its name, and what lists make of it. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import * as Layer from "effect/Layer";
-import { Ceph, type CephService, type PoolRef } from "../../../lib/ceph/ceph.ts";
-import { intercepted, recorded } from "../../support/ceph-faults.ts";
-import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { type Ceph, type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
 import { TimedOut } from "../../../lib/ceph/errors.ts";
+import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { publishNode, unpublishNode, type Volume } from "../../../lib/journal/published-nodes.ts";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { listerOn } from "../../support/listing-world.ts";
 import { aNode, IMAGE, nodeOn, staging, unstaging, UUID, VOLUME } from "../../support/node-world.ts";
 import { aCluster, asBlock, codeOf, creation, deletion, poolDump, seed, uuidOf } from "../../support/world.ts";
@@ -25,9 +25,8 @@ const stage = async () => {
 };
 
 /** What one node does; each has its own way to the cluster. */
-const at = (cluster: MemoryCluster, ceph: CephService = cephMemoryService(cluster)) => {
-  const run = <E>(effect: Effect.Effect<void, E, Ceph>) =>
-    Effect.runPromise(Effect.provide(effect, Layer.succeed(Ceph, ceph)));
+const at = (cluster: MemoryCluster, ceph: CephCalls = cephMemoryService(cluster)) => {
+  const run = <E>(effect: Effect.Effect<void, E, Ceph>) => Effect.runPromise(Effect.provide(effect, cephLayer(ceph)));
   return {
     publish: (volume: Volume, node: string, shared = false) => run(publishNode(volume, node, shared)),
     unpublish: (volume: Volume, node: string) => run(unpublishNode(volume, node)),

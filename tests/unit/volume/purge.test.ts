@@ -5,11 +5,12 @@ import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as Redacted from "effect/Redacted";
 import * as TestClock from "effect/testing/TestClock";
-import { Ceph, type CephService, type PoolRef } from "../../../lib/ceph/ceph.ts";
+import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
-import { intercepted, recorded } from "../../support/ceph-faults.ts";
-import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { Purge } from "../../../lib/images/purge.ts";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aCluster, seed, seedImage } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -32,11 +33,11 @@ const noManager = (): MemoryCluster => {
 type Body = (purge: Purge["Service"], log: readonly string[]) => Effect.Effect<unknown, unknown>;
 
 /** A process with its purge queue, in virtual time. */
-const inProcess = (cluster: MemoryCluster, body: Body, ceph: CephService = cephMemoryService(cluster)) => {
+const inProcess = (cluster: MemoryCluster, body: Body, ceph: CephCalls = cephMemoryService(cluster)) => {
   const log: string[] = [];
   const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
   const layer = Purge.layer.pipe(
-    Layer.provideMerge(Layer.mergeAll(Layer.succeed(Ceph, ceph), TestClock.layer(), Logger.layer([recorder]))),
+    Layer.provideMerge(Layer.mergeAll(cephLayer(ceph), TestClock.layer(), Logger.layer([recorder]))),
   );
   return Effect.runPromise(
     Effect.flatMap(Purge, (purge) => body(purge, log)).pipe(Effect.provide(layer), Effect.timeout("2 seconds")),
