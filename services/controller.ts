@@ -40,7 +40,7 @@ import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { Flatten } from "../lib/images/flatten.ts";
 import { Purge } from "../lib/images/purge.ts";
 import { locateVolume } from "../lib/journal/locate.ts";
-import { answerEarly, stage } from "../lib/operations/pipeline.ts";
+import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
 import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
 import { createSnapshot } from "../lib/snapshot/create.ts";
@@ -146,18 +146,20 @@ const validateCapabilities = (request: ValidateVolumeCapabilitiesRequest) =>
 
 // --------------------------------------------------------------------------------------------------- snapshots
 
+type SnapshotMessage = ReturnType<typeof snapshotMessage>;
 const snapshotMessage = (taken: TakenSnapshot) => ({ snapshot: snapshotFields(taken) });
 
-const takeSnapshot = (options: VolumeOptions) => (request: CreateSnapshotRequest) =>
-  Effect.gen(function* () {
-    const requestName = yield* stage("validate", text("name", request.name));
-    const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
-    const { parameters, secrets } = request;
-    const taken = yield* createSnapshot(options, { requestName, sourceVolumeId, parameters, secrets }, (early) =>
-      answerEarly(snapshotMessage(early)),
-    );
-    return snapshotMessage(taken);
-  });
+const takeSnapshot =
+  (options: VolumeOptions) => (request: CreateSnapshotRequest, answerEarly: AnswerEarly<SnapshotMessage>) =>
+    Effect.gen(function* () {
+      const requestName = yield* stage("validate", text("name", request.name));
+      const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
+      const { parameters, secrets } = request;
+      const taken = yield* createSnapshot(options, { requestName, sourceVolumeId, parameters, secrets }, (early) =>
+        answerEarly(snapshotMessage(early)),
+      );
+      return snapshotMessage(taken);
+    });
 
 const removeSnapshot = (options: VolumeOptions) => (request: DeleteSnapshotRequest) =>
   Effect.gen(function* () {

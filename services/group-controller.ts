@@ -30,7 +30,7 @@ import { createGroupSnapshot, type TakenGroup } from "../lib/group/create.ts";
 import { deleteGroupSnapshot } from "../lib/group/delete.ts";
 import { getGroupSnapshot } from "../lib/group/get.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import { answerEarly, stage } from "../lib/operations/pipeline.ts";
+import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
 import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
 import { controllerLayer } from "./controller.ts";
@@ -44,6 +44,7 @@ const texts = (field: string, values: readonly string[]) =>
 const credentials = (secrets: Readonly<Record<string, string>>) =>
   Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
 
+type GroupMessage = ReturnType<typeof message>;
 const message = ({ snapshots, createdAt, ready, groupSnapshotId }: TakenGroup) => ({
   groupSnapshot: {
     groupSnapshotId,
@@ -53,14 +54,15 @@ const message = ({ snapshots, createdAt, ready, groupSnapshotId }: TakenGroup) =
   } satisfies MessageInitShape<typeof VolumeGroupSnapshotSchema>,
 });
 
-const create = (options: VolumeOptions) => (request: CreateVolumeGroupSnapshotRequest) =>
-  Effect.gen(function* () {
-    const requestName = yield* stage("validate", text("name", request.name));
-    const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
-    const { parameters, secrets } = request;
-    const wanted = { requestName, sourceVolumeIds, parameters, secrets };
-    return message(yield* createGroupSnapshot(options, wanted, (early) => answerEarly(message(early))));
-  });
+const create =
+  (options: VolumeOptions) => (request: CreateVolumeGroupSnapshotRequest, answerEarly: AnswerEarly<GroupMessage>) =>
+    Effect.gen(function* () {
+      const requestName = yield* stage("validate", text("name", request.name));
+      const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
+      const { parameters, secrets } = request;
+      const wanted = { requestName, sourceVolumeIds, parameters, secrets };
+      return message(yield* createGroupSnapshot(options, wanted, (early) => answerEarly(message(early))));
+    });
 
 const remove = (options: VolumeOptions) => (request: DeleteVolumeGroupSnapshotRequest) =>
   Effect.gen(function* () {

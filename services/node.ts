@@ -64,9 +64,10 @@ import {
 } from "../lib/node/staged-volume.ts";
 import * as staging from "../lib/node/staging.ts";
 import { readVolumeContext, resolveImage, type VolumeImage } from "../lib/node/volume-context.ts";
+import { compensated, undoable } from "../lib/operations/compensation.ts";
 import { Locks } from "../lib/operations/locks.ts";
-import { type DomainError, isDefinite } from "../lib/operations/outcomes.ts";
-import { compensated, stage, undoable } from "../lib/operations/pipeline.ts";
+import type { DomainError } from "../lib/operations/outcomes.ts";
+import { stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
 import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
 import { identity } from "./identity.ts";
@@ -221,7 +222,7 @@ const attach = (wanted: Wanted, place: string, volume: VolumeImage, status: Imag
       yield* stage("verify mount", proveMounted(place, device, readOnly));
       if (!readOnly) yield* stage("grow", host.growFilesystem({ device: device.path, type }, place));
     });
-    return compensated(isDefinite, body).pipe(
+    return compensated(body).pipe(
       Effect.mapError((error): DomainError => (recorded ? halfStaged(wanted.volumeId, error) : error)),
     );
   });
@@ -270,7 +271,8 @@ const unstageVolume = (announcer: Announcer) => (request: NodeUnstageVolumeReque
         const users = staging.otherMounts(now.table, device, place === undefined ? [] : [place]);
         if (users.length > 0) {
           return yield* new Precondition({
-            message: `volume ${volumeId} is still in use at ${users.join(", ")}; unpublish it there first`,
+            subject: "",
+            problem: `volume ${volumeId} is still in use at ${users.join(", ")}; unpublish it there first`,
           });
         }
       }
@@ -308,12 +310,13 @@ const publishVolume = (request: NodePublishVolumeRequest) =>
       const staged = now.stack.at(-1);
       const found = staged && staging.deviceOf(now.devices, staged);
       if (staged === undefined || found === undefined) {
-        return yield* new Precondition({ message: `volume ${volumeId} is not staged at ${path}` });
+        return yield* new Precondition({ subject: "", problem: `volume ${volumeId} is not staged at ${path}` });
       }
       const { device, kind } = found;
       if (kind !== capability.access.kind) {
         return yield* new Precondition({
-          message: `volume ${volumeId} is staged as ${kind}, not as ${capability.access.kind}`,
+          subject: "",
+          problem: `volume ${volumeId} is staged as ${kind}, not as ${capability.access.kind}`,
         });
       }
       const seen = yield* host.resolvePath(target);
@@ -322,7 +325,8 @@ const publishVolume = (request: NodePublishVolumeRequest) =>
       const elsewhere = staging.otherMounts(now.table, device, [staged.point]);
       if (capability.mode === Mode.SINGLE_NODE_SINGLE_WRITER && elsewhere.length > 0) {
         return yield* new Precondition({
-          message: `volume ${volumeId} has a single writer, at ${elsewhere.join(", ")}`,
+          subject: "",
+          problem: `volume ${volumeId} has a single writer, at ${elsewhere.join(", ")}`,
         });
       }
       if (kind === "block") yield* stage("guard", guardDevice(device, readOnly, elsewhere));
@@ -337,7 +341,7 @@ const publishVolume = (request: NodePublishVolumeRequest) =>
         );
         if (kind === "filesystem") yield* stage("verify mount", proveMounted(point, device, readOnly));
       });
-      yield* compensated(isDefinite, bind);
+      yield* compensated(bind);
       return {};
     });
     return yield* withVolume(volumeId, withTarget(target, body));
@@ -396,7 +400,8 @@ const expandVolume = (request: NodeExpandVolumeRequest) =>
       const { entry, found } = yield* stage("look", volumeAt(volumeId, path));
       if (found === undefined) {
         return yield* new Precondition({
-          message: `volume ${volumeId} is mounted, but ${entry.source} is mapped no more`,
+          subject: "",
+          problem: `volume ${volumeId} is mounted, but ${entry.source} is mapped no more`,
         });
       }
       const { device, kind } = found;

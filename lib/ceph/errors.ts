@@ -20,7 +20,7 @@ export class ImageNotFound extends Data.TaggedError("ImageNotFound")<About> {
     return `image ${this.subject} does not exist`;
   }
 }
-export class SnapshotNotFound extends Data.TaggedError("SnapshotNotFound")<About> {
+export class ImageSnapshotNotFound extends Data.TaggedError("ImageSnapshotNotFound")<About> {
   override get message() {
     return `snapshot ${this.subject} does not exist`;
   }
@@ -117,7 +117,7 @@ export class CephFailed extends Data.TaggedError("CephFailed")<
 
 export type CephError =
   | ImageNotFound
-  | SnapshotNotFound
+  | ImageSnapshotNotFound
   | ParentLost
   | ObjectNotFound
   | PoolNotFound

@@ -17,13 +17,13 @@ import * as Option from "effect/Option";
 import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
 import type { Ceph } from "../ceph/ceph.ts";
-import { type CephError, SnapshotNotFound } from "../ceph/errors.ts";
+import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, Precondition } from "../csi/errors.ts";
+import { InvalidRequest, Precondition, SnapshotNotFound } from "../csi/errors.ts";
 import { SizeOutOfRange } from "../csi/size.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
@@ -48,7 +48,7 @@ export interface BlockRequest {
   readonly maxResults: number;
 }
 
-type Failure = CephError | ConfigError | InvalidRequest | Precondition | SizeOutOfRange;
+type Failure = CephError | SnapshotNotFound | ConfigError | InvalidRequest | Precondition | SizeOutOfRange;
 
 /** Some 100 KiB of a message; enough that opening the image for each page costs little. */
 const PAGE = 4096;
@@ -61,14 +61,14 @@ interface Ready {
 /** The snapshot, if it can be read. */
 const readySnapshot = (snapshotId: string, credentials: Credentials | undefined) =>
   Effect.gen(function* () {
-    const gone = (reason: string) => new SnapshotNotFound({ op: "find", subject: `${snapshotId} (${reason})` });
+    const gone = (reason: string) => new SnapshotNotFound({ snapshotId, reason });
     const parsed = parseVolumeId(snapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;
     const found = yield* locateSnapshot(snapshotId, given);
     if (found.attributes?.source === undefined) return yield* gone("the journal does not know it");
     if (found.attributes.imageId === undefined) {
-      return yield* new Precondition({ message: `snapshot ${snapshotId} is not ready yet` });
+      return yield* new Precondition({ subject: "", problem: `snapshot ${snapshotId} is not ready yet` });
     }
     const image = yield* (yield* Rbd)
       .imageStatus(found.pool, found.imageName)
@@ -149,7 +149,8 @@ const orElse = (exact: Pages, other: Pages): Pages => {
 };
 
 /** The volume, or a snapshot of it, has gone meanwhile. */
-const endsExact = (error: CephError): boolean => error._tag === "ImageNotFound" || error._tag === "SnapshotNotFound";
+const endsExact = (error: CephError): boolean =>
+  error._tag === "ImageNotFound" || error._tag === "ImageSnapshotNotFound";
 
 const messages = (
   { startingOffset, maxResults }: BlockRequest,

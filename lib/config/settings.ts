@@ -1,27 +1,8 @@
-/** What the flags decide about volumes and snapshots. */
+/** What the flags decide about volumes and snapshots, as a service: recipes ask for it where they need it. */
+import * as Context from "effect/Context";
+import * as Duration from "effect/Duration";
+import * as Layer from "effect/Layer";
 import type { Flags } from "./flags.ts";
-
-export interface VolumeOptions {
-  /** Names the journals: `csi.volumes.<instanceId>`, `csi.snaps.<instanceId>`. */
-  readonly instanceId: string;
-  /** Whether images carry the names of their claim and volume, or snapshot, as metadata. */
-  readonly setMetadata: boolean;
-  /** Written next to those names, if not "". */
-  readonly clusterName: string;
-  readonly chain: CloneDepthLimits;
-  /** Snapshots of one image: above the first no new one; above the second flattening begins. */
-  readonly maxSnapshots: number;
-  readonly minSnapshots: number;
-}
-
-export const volumeOptions = (flags: Flags): VolumeOptions => ({
-  instanceId: flags.instanceId,
-  setMetadata: flags.setMetadata,
-  clusterName: flags.clusterName,
-  chain: { softDepth: flags.rbdSoftMaxCloneDepth, hardDepth: flags.rbdHardMaxCloneDepth },
-  maxSnapshots: flags.maxSnapshotsOnImage,
-  minSnapshots: flags.minSnapshotsOnImage,
-});
 
 export interface CloneDepthLimits {
   /** From this many parents on an image is flattened soon. */
@@ -29,3 +10,47 @@ export interface CloneDepthLimits {
   /** From this many parents on an image is flattened before it is cloned again. */
   readonly hardDepth: number;
 }
+
+export interface Settings {
+  /** Names the journals: `csi.volumes.<instanceId>`, `csi.snaps.<instanceId>`. */
+  readonly instanceId: string;
+  /** Whether images carry the names of their claim and volume, or snapshot, as metadata. */
+  readonly setMetadata: boolean;
+  /** Written next to those names, if not "". */
+  readonly clusterName: string;
+  readonly cloneDepth: CloneDepthLimits;
+  /** Snapshots of one image: above the first no new one; above the second flattening begins. */
+  readonly maxSnapshots: number;
+  readonly minSnapshots: number;
+  /**
+   * How long a removal waits for an image to fall out of use: whoever purges a child of it, the manager say, has it open
+   * for a moment. Half of the shortest time that a sidecar waits by default.
+   */
+  readonly inUsePatience: Duration.Duration;
+  /** How many members of one request, or entries of one page, are worked on side by side. */
+  readonly atOnce: number;
+}
+
+const IN_USE_PATIENCE = Duration.seconds(5);
+const AT_ONCE = 8;
+
+export const settingsOf = (flags: Flags): Settings => ({
+  instanceId: flags.instanceId,
+  setMetadata: flags.setMetadata,
+  clusterName: flags.clusterName,
+  cloneDepth: { softDepth: flags.rbdSoftMaxCloneDepth, hardDepth: flags.rbdHardMaxCloneDepth },
+  maxSnapshots: flags.maxSnapshotsOnImage,
+  minSnapshots: flags.minSnapshotsOnImage,
+  inUsePatience: IN_USE_PATIENCE,
+  atOnce: AT_ONCE,
+});
+
+export class DriverSettings extends Context.Service<DriverSettings, Settings>()("csi-rbd/DriverSettings") {
+  static readonly layer = (flags: Flags): Layer.Layer<DriverSettings> => DriverSettings.layerOf(settingsOf(flags));
+  static readonly layerOf = (settings: Settings): Layer.Layer<DriverSettings> =>
+    Layer.succeed(DriverSettings, DriverSettings.of(settings));
+}
+
+/** Old spelling; it goes with its last user. */
+export type VolumeOptions = Settings;
+export const volumeOptions = settingsOf;

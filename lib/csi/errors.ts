@@ -2,6 +2,8 @@
  * The errors that belong to CSI rather than to Ceph, to the host or to the configuration.
  *
  * Not here: which gRPC code each becomes (lib/operations/outcomes.ts).
+ *
+ * 1. A message says what is wrong, on what, and, where somebody can do something, what to do.
  */
 import * as Data from "effect/Data";
 
@@ -14,7 +16,6 @@ export class InvalidRequest extends Data.TaggedError("InvalidRequest")<{
     return `${this.field} ${this.reason}`;
   }
 }
-
 export class VolumeNotFound extends Data.TaggedError("VolumeNotFound")<{
   readonly volumeId: string;
   readonly reason: string;
@@ -23,27 +24,94 @@ export class VolumeNotFound extends Data.TaggedError("VolumeNotFound")<{
     return `volume ${this.volumeId} does not exist: ${this.reason}`;
   }
 }
+export class SnapshotNotFound extends Data.TaggedError("SnapshotNotFound")<{
+  readonly snapshotId: string;
+  readonly reason: string;
+}> {
+  override get message() {
+    return `snapshot ${this.snapshotId} does not exist: ${this.reason}`;
+  }
+}
+export class GroupSnapshotNotFound extends Data.TaggedError("GroupSnapshotNotFound")<{
+  readonly groupSnapshotId: string;
+  readonly reason: string;
+}> {
+  override get message() {
+    return `group snapshot ${this.groupSnapshotId} does not exist: ${this.reason}`;
+  }
+}
 
-/** The name or path is taken by something that is not what this request asks for. */
-export class Conflict extends Data.TaggedError("Conflict")<{ readonly message: string }> {}
+/** What is wrong, on what, and what to do: the parts of a message that doctor and metrics read one by one. */
+export interface Problem {
+  /** The thing that the problem is on, with its noun: `image rbd/csi-vol-1`. */
+  readonly subject: string;
+  /** Follows the subject: `is a mirror of another cluster's image`. */
+  readonly problem: string;
+  /** A full sentence without its full stop: `Promote it before you use it here`. */
+  readonly remedy?: string;
+  /** Who or what stands in the way: watchers, mount points, other operations. */
+  readonly holders?: readonly string[];
+}
+
+const messageOf = ({ subject, problem, remedy }: Problem): string =>
+  `${subject} ${problem}${remedy === undefined ? "" : `. ${remedy}`}`.trimStart();
+
+/** The name or path is taken by something that differs from what the request asks for. */
+export class Conflict extends Data.TaggedError("Conflict")<Problem> {
+  override get message() {
+    return messageOf(this);
+  }
+}
+/** The state of the volume forbids the request until somebody changes it. */
+export class Precondition extends Data.TaggedError("Precondition")<Problem> {
+  override get message() {
+    return messageOf(this);
+  }
+}
+/** A limit is reached that time or a deletion frees. */
+export class TooMany extends Data.TaggedError("TooMany")<Problem> {
+  override get message() {
+    return messageOf(this);
+  }
+}
+/** Nothing that the request asks for can be where it asks for it; elsewhere it might. */
+export class Unplaceable extends Data.TaggedError("Unplaceable")<Problem> {
+  override get message() {
+    return messageOf(this);
+  }
+}
+/** Something else has to end first, without anybody's help: a flatten, a snapshot that is being made, a dead client. */
+export class NotReadyYet extends Data.TaggedError("NotReadyYet")<Problem> {
+  override get message() {
+    return messageOf(this);
+  }
+}
+/** The journal holds something that no driver writes; a person has to look. */
+export class JournalCorrupt extends Data.TaggedError("JournalCorrupt")<Problem> {
+  override get message() {
+    return messageOf(this);
+  }
+}
 
 /** Another operation holds what this one needs, and went on holding it until the caller's deadline. */
-export class LockHeld extends Data.TaggedError("LockHeld")<{ readonly message: string }> {}
-
+export class LockHeld extends Data.TaggedError("LockHeld")<{
+  /** With its noun: `volume 0001-…`. */
+  readonly subject: string;
+  /** One clause for each holder: `CreateSnapshot of s has been running for 3.2 s (stage "clone")`. */
+  readonly holders: readonly string[];
+}> {
+  override get message() {
+    return `${this.subject} is busy: ${this.holders.join(" and ")}. It continues; the automatic retry waits for it`;
+  }
+}
 /** The operation goes on, but its caller's deadline is here. */
-export class StillRunning extends Data.TaggedError("StillRunning")<{ readonly message: string }> {}
-
-/** The state of the volume forbids the request until somebody changes it. */
-export class Precondition extends Data.TaggedError("Precondition")<{ readonly message: string }> {}
-
-/** A limit that time or a deletion will free. */
-export class TooMany extends Data.TaggedError("TooMany")<{ readonly message: string }> {}
-
-/** Nothing of what the request asks for can be where it asks for it; elsewhere it might. */
-export class Unplaceable extends Data.TaggedError("Unplaceable")<{ readonly message: string }> {}
-
-/** No token that this driver has given out for such a list: the caller has to begin the list anew. */
+export class StillRunning extends Data.TaggedError("StillRunning")<{
+  /** `CreateVolume of pvc-1 has been running for 3.2 s (stage "clone")`. */
+  readonly operation: string;
+}> {
+  override get message() {
+    return `${this.operation}. It continues; the automatic retry gets its result`;
+  }
+}
+/** The token is not one that this driver has given out for such a list: the caller has to list from the start. */
 export class InvalidToken extends Data.TaggedError("InvalidToken")<{ readonly message: string }> {}
-
-/** The journal holds something that no driver writes; a person has to look. */
-export class JournalCorrupt extends Data.TaggedError("JournalCorrupt")<{ readonly message: string }> {}

@@ -31,10 +31,10 @@ import { clearUnfinished } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import { readGroup, recordPoint } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
+import { compensated, undoable } from "../operations/compensation.ts";
 import { Locks } from "../operations/locks.ts";
-import { mayUndo } from "../operations/outcomes.ts";
-import { compensated, stage, undoable } from "../operations/pipeline.ts";
-import { together } from "../operations/settle-all.ts";
+import { stage } from "../operations/pipeline.ts";
+import { settleAll } from "../operations/settle-all.ts";
 import { makeReady, undoReservation } from "../snapshot/finish.ts";
 import type { Member } from "./member.ts";
 import { findGroup, type Group, type GroupRequest, readRequest, type Wanted } from "./request.ts";
@@ -60,7 +60,7 @@ const proveHeld = (members: readonly Member[]) => {
   );
   if (free.length < 2) return Effect.void;
   const message = `images ${free.join(", ")} lack the feature exclusive-lock, so nobody can hold their writers still for one point in time; at most one member may lack it ("rbd feature enable" adds it)`;
-  return Effect.fail(new Precondition({ message }));
+  return Effect.fail(new Precondition({ subject: "", problem: message }));
 };
 
 /** The names of the group and its members; those that this call takes go again if it fails. */
@@ -76,7 +76,7 @@ const reserve = (options: VolumeOptions, wanted: Wanted, group: Group) =>
       const free = journal.unreserve(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
       yield* yield* undoable("reserve", Effect.exit(taken), () => free);
     } else yield* stage("reserve", taken);
-    yield* together(members, (member) => reserveMember(options, wanted, group, groupId, member));
+    yield* settleAll(members, (member) => reserveMember(options, wanted, group, groupId, member));
   });
 
 const reserveMember = (options: VolumeOptions, wanted: Wanted, { known }: Group, groupId: string, member: Member) =>
@@ -114,7 +114,10 @@ const form = ({ pool, uuid, groupName, members, known }: Group) =>
       Effect.gen(function* () {
         const now = yield* readGroup(pool, uuid);
         if (now?.createdAt !== undefined) {
-          return yield* new Conflict({ message: "another driver has recorded the point in time meanwhile" });
+          return yield* new Conflict({
+            subject: "",
+            problem: "another driver has recorded the point in time meanwhile",
+          });
         }
         yield* rbd.groupRemove(pool, groupName);
       }),
@@ -123,7 +126,7 @@ const form = ({ pool, uuid, groupName, members, known }: Group) =>
 
 const inAnotherGroup = (pool: PoolRef, image: string): Precondition => {
   const message = `image ${imageLabel(pool, image)} is in another RBD group ("rbd info" names it), and an image can be in one only: take it out ("rbd group image rm")`;
-  return new Precondition({ message });
+  return new Precondition({ subject: "", problem: message });
 };
 
 /** By member, the id of its part of the group's snapshot. */
@@ -136,7 +139,7 @@ const partsOf = ({ pool, groupName, members }: Group) =>
       const id = ids.get(subject);
       if (id !== undefined) return Effect.succeed(id);
       const message = `the snapshot of RBD group ${imageLabel(pool, groupName)} has no part of image ${subject}: delete the group snapshot, and take another`;
-      return Effect.fail(new Precondition({ message }));
+      return Effect.fail(new Precondition({ subject: "", problem: message }));
     });
   });
 
@@ -187,7 +190,7 @@ const findMember = (member: Member) =>
     const image = attributes && (yield* statusIfThere(pool, imageName));
     if (image !== undefined) return found(image);
     const message = `snapshot ${snapshotId} of the group is gone: delete the group snapshot, and take another`;
-    return yield* new Precondition({ message });
+    return yield* new Precondition({ subject: "", problem: message });
   });
 
 /** Clones the member's part of the group's snapshot, and makes a snapshot of it. */
@@ -209,7 +212,7 @@ const settle = (
       "clone",
       rbd
         .imageClone({ pool, image, snapshot: part }, pool, imageName, holderSpec(source.status))
-        .pipe(Effect.catchTag(["Exists", "SnapshotNotFound"], asRaced)),
+        .pipe(Effect.catchTag(["Exists", "ImageSnapshotNotFound"], asRaced)),
     );
     const status = yield* stage("clone", orRaced(rbd.imageStatus(pool, imageName)));
     yield* makeReady(options, { pool, uuid, imageName }, status, wanted.parameters);
@@ -243,7 +246,7 @@ export const createGroupSnapshot = (
       const { pool, groupName, members, groupSnapshotId } = group;
       const point =
         group.createdAt === undefined
-          ? yield* compensated(mayUndo, takePoint(options, wanted, group))
+          ? yield* compensated(takePoint(options, wanted, group))
           : { createdAt: group.createdAt, parts: undefined };
       const { createdAt } = point;
       const told = (images: readonly (bigint | undefined)[], ready: boolean): TakenGroup => ({
@@ -262,13 +265,13 @@ export const createGroupSnapshot = (
           ? Effect.succeed(
               members.map((member): Found => ({ member, imageName: imageOf(wanted, member), image: undefined })),
             )
-          : together(members, findMember),
+          : settleAll(members, findMember),
       );
       const sizes = yield* Effect.gen(function* () {
         if (found.every(({ image }) => image !== undefined)) return found.map(({ image }) => image?.sizeBytes);
         yield* stage("answer", answer(told([], false)));
         const parts = point.parts ?? (yield* stage("find", partsOf(group)));
-        return yield* together(found, (one, i) =>
+        return yield* settleAll(found, (one, i) =>
           one.image === undefined
             ? Effect.map(settle(options, wanted, one, parts[i] ?? 0n, fresh), ({ sizeBytes }) => sizeBytes)
             : Effect.succeed(one.image.sizeBytes),

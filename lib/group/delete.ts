@@ -14,7 +14,7 @@ import * as journal from "../journal/journal.ts";
 import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { together } from "../operations/settle-all.ts";
+import { settleAll } from "../operations/settle-all.ts";
 import { deleteSnapshot } from "../snapshot/delete.ts";
 import { groupLock } from "./create.ts";
 
@@ -40,7 +40,7 @@ export const deleteGroupSnapshot = (
         yield* stage("free name", journal.freeName(GROUPS, pool, options.instanceId, taken));
         yield* stage(
           "delete members",
-          together(members, (id) => deleteSnapshot(options, id, credentials, groupSnapshotId)),
+          settleAll(members, (id) => deleteSnapshot(options, id, credentials, groupSnapshotId)),
         );
         yield* stage("remove group", rbd.groupRemove(pool, groupName));
         yield* stage("forget", journal.forget(GROUPS, pool, uuid));
@@ -51,6 +51,6 @@ export const deleteGroupSnapshot = (
     });
     yield* stage("lock", locks.withLock(`group snapshot ${groupSnapshotId}`, "exclusive", body)).pipe(
       // CSI: what does not exist is deleted.
-      Effect.catchTag("SnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
+      Effect.catchTag("GroupSnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
     );
   });

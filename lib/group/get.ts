@@ -1,17 +1,16 @@
 /** GetVolumeGroupSnapshot: a group snapshot as the journal has it, with its members as they are now. */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { SnapshotNotFound } from "../ceph/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { Precondition } from "../csi/errors.ts";
+import { GroupSnapshotNotFound, Precondition } from "../csi/errors.ts";
 import type { TakenSnapshot } from "../csi/messages.ts";
 import { sourceVolume } from "../csi/source-volume-id.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { statusIfThere } from "../images/races.ts";
+import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
 import type { LocatedVolume } from "../journal/locate.ts";
 import { reachOf } from "../listing/cluster-credentials.ts";
 import type { TakenGroup } from "./create.ts";
-import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
 
 const AT_ONCE = 8;
 
@@ -22,7 +21,7 @@ const describe = (groupSnapshotId: string, { handle, cluster, pool, poolId, imag
     const image = yield* statusIfThere(pool, imageName);
     if (attributes?.source === undefined || (ready && image === undefined)) {
       const message = `snapshot ${handle} of group snapshot ${groupSnapshotId} is gone: delete the group snapshot`;
-      return yield* new Precondition({ message });
+      return yield* new Precondition({ subject: "", problem: message });
     }
     const snapshot: TakenSnapshot = {
       snapshotId: handle,
@@ -42,8 +41,7 @@ export const getGroupSnapshot = (
   credentials: Credentials | undefined,
 ) =>
   Effect.gen(function* () {
-    const gone = (reason: string) =>
-      new SnapshotNotFound({ op: "find", subject: `of the group ${groupSnapshotId} (${reason})` });
+    const gone = (reason: string) => new GroupSnapshotNotFound({ groupSnapshotId, reason });
     const parsed = parseVolumeId(groupSnapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;

@@ -104,7 +104,9 @@ const home = (wanted: Wanted, sources: readonly [SourceVolume, ...SourceVolume[]
 const proveSameMembers = (requestName: string, entry: GroupEntry, members: readonly Member[]) => {
   const wanted = members.map(({ snapshotId }) => snapshotId).toSorted();
   if (wanted.join() === entry.members.join()) return Effect.void;
-  return Effect.fail(new Conflict({ message: `group snapshot ${requestName} exists already, of other volumes` }));
+  return Effect.fail(
+    new Conflict({ subject: "", problem: `group snapshot ${requestName} exists already, of other volumes` }),
+  );
 };
 
 export const findGroup = ({ instanceId }: VolumeOptions, wanted: Wanted) =>

@@ -10,7 +10,7 @@ import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type CloneSpec, Rbd } from "../ceph/rbd.ts";
-import { Conflict, type LockHeld, type Precondition } from "../csi/errors.ts";
+import { Conflict, type NotReadyYet, type Precondition } from "../csi/errors.ts";
 import type { Purge } from "./purge.ts";
 import { asRaced, orRaced } from "./races.ts";
 import { clearUnfinished, finishRemoval } from "./removal.ts";
@@ -38,7 +38,7 @@ export interface Target {
 export const resumeClone = (
   source: Transient,
   { pool, image, snapshots }: Target,
-): Effect.Effect<boolean, CephError | Precondition | Conflict | LockHeld, Ceph | Purge> =>
+): Effect.Effect<boolean, CephError | Precondition | Conflict | NotReadyYet, Ceph | Purge> =>
   Effect.gen(function* () {
     const rbd = yield* Rbd;
     const marked = (yield* rbd.snapshots(source.pool, source.image)).some(
@@ -62,7 +62,7 @@ export const resumeClone = (
     if (from === imageLabel(source.pool, source.image)) return true;
     if (from !== undefined) {
       const message = `image ${imageLabel(pool, image)} is a copy of ${from}, one of ${imageLabel(source.pool, source.image)} is asked for`;
-      return yield* new Conflict({ message });
+      return yield* new Conflict({ subject: "", problem: message });
     }
     // Flattened meanwhile; or never attached, and then there is nothing in it.
     if (yield* orRaced(rbd.imageHasData(pool, image, "own"))) return true;
@@ -85,6 +85,6 @@ export const cloneThrough = (
       .snapshotCreate(source.pool, source.image, source.snapshot, source.clients)
       .pipe(Effect.catchTag("Exists", () => Effect.void));
     // Another driver works on the same request: it has made the clone already, or is done with the mark.
-    yield* Effect.catchTag(rbd.imageClone(source, pool, image, spec), ["Exists", "SnapshotNotFound"], asRaced);
+    yield* Effect.catchTag(rbd.imageClone(source, pool, image, spec), ["Exists", "ImageSnapshotNotFound"], asRaced);
     yield* rbd.snapshotRemove(source.pool, source.image, source.snapshot);
   });

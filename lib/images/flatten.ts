@@ -15,7 +15,7 @@ import { Manager } from "../ceph/manager.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { CloneDepthLimits } from "../config/settings.ts";
-import { LockHeld } from "../csi/errors.ts";
+import { NotReadyYet } from "../csi/errors.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 import { makeBackground } from "./background-queue.ts";
 
@@ -27,12 +27,12 @@ export class Flatten extends Context.Service<
   {
     /** Has the image flattened, some time. */
     readonly request: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
-    /** Done at once unless the chain behind the image is at a limit; `LockHeld` says how far its flatten is. */
+    /** Done at once unless the chain behind the image is at a limit; `NotReadyYet` says how far its flatten is. */
     readonly keepShort: (
       pool: PoolRef,
       image: string,
       limits: CloneDepthLimits,
-    ) => Effect.Effect<void, CephError | LockHeld>;
+    ) => Effect.Effect<void, CephError | NotReadyYet>;
     readonly pending: () => readonly string[];
   }
 >()("csi-rbd/Flatten") {
@@ -92,8 +92,9 @@ export class Flatten extends Context.Service<
           yield* request(pool, image);
           if (depth < hardDepth) return;
           const state = yield* progress(pool, image);
-          return yield* new LockHeld({
-            message: `image ${subject} has ${depth} parents, at most ${hardDepth - 1} are allowed here; it is being flattened (${state}), retry later`,
+          return yield* new NotReadyYet({
+            subject: "",
+            problem: `image ${subject} has ${depth} parents, at most ${hardDepth - 1} are allowed here; it is being flattened (${state}), retry later`,
           });
         });
 

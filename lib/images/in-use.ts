@@ -23,7 +23,7 @@ export const proveUnused = (
   const subject = imageLabel(pool, imageName);
   if (image.mirror === "non-primary") {
     const message = `image ${subject} is a mirror of another cluster's image: delete the volume there, or promote the image first`;
-    return Effect.fail(new Precondition({ message }));
+    return Effect.fail(new Precondition({ subject: "", problem: message }));
   }
   const allowed = image.mirror === "primary" ? mirrorDaemons : 0;
   if (image.watchers.length <= allowed) return Effect.void;

@@ -10,7 +10,7 @@ import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
-import { LockHeld, Precondition } from "../csi/errors.ts";
+import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
@@ -116,7 +116,8 @@ export const discardUnfinished = (
     yield* proveUnused(pool, imageName, image, 0);
     if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
       return yield* new Precondition({
-        message: `image ${imageLabel(pool, imageName)} is in the way: it looks like a clone that was cut off, but it holds data of its own; look at it, and remove it by hand ("rbd trash mv") if nobody needs it`,
+        subject: "",
+        problem: `image ${imageLabel(pool, imageName)} is in the way: it looks like a clone that was cut off, but it holds data of its own; look at it, and remove it by hand ("rbd trash mv") if nobody needs it`,
       });
     }
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
@@ -128,7 +129,9 @@ export const clearUnfinished = (
   pool: PoolRef,
   imageName: string,
   snapshots: readonly string[] = [],
-): Effect.Effect<void, CephError | Precondition | LockHeld, Ceph | Purge> =>
+): Effect.Effect<void, CephError | Precondition | NotReadyYet, Ceph | Purge> =>
   Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ message }) =>
-    Effect.fail(new LockHeld({ message: `${message}; a driver that has died has it open for half a minute` })),
+    Effect.fail(
+      new NotReadyYet({ subject: "", problem: `${message}; a driver that has died has it open for half a minute` }),
+    ),
   );

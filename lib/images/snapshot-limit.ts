@@ -33,6 +33,7 @@ export const limitSnapshots = (
     }
     if (snapshotCount <= maxSnapshots) return;
     return yield* new TooMany({
-      message: `image ${imageLabel(pool, imageName)} has ${snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
+      subject: "",
+      problem: `image ${imageLabel(pool, imageName)} has ${snapshotCount} snapshots, at most ${maxSnapshots} are allowed; ${kept.length} of them are kept by clones, which are being flattened: retry later, or delete snapshots`,
     });
   });

@@ -128,13 +128,15 @@ export const lookUp = (
     const place = parseEntry(entry);
     if (place === undefined) {
       return yield* new JournalCorrupt({
-        message: `${directory} in pool ${pool.pool} maps ${requestName} to ${JSON.stringify(entry)}, which is no ${kind.noun} UUID; if no ${kind.noun} of that name is needed, remove the key with "rados rmomapkey"`,
+        subject: "",
+        problem: `${directory} in pool ${pool.pool} maps ${requestName} to ${JSON.stringify(entry)}, which is no ${kind.noun} UUID; if no ${kind.noun} of that name is needed, remove the key with "rados rmomapkey"`,
       });
     }
     const attributes = found === undefined ? NOTHING : attributesFrom(kind, found);
     if (attributes.requestName !== undefined && attributes.requestName !== requestName) {
       return yield* new JournalCorrupt({
-        message: `${uuidObject(kind, place.uuid)} in pool ${pool.pool} belongs to ${attributes.requestName}, but ${directory} gives it to ${requestName}; compare both with "rados listomapvals" before removing either`,
+        subject: "",
+        problem: `${uuidObject(kind, place.uuid)} in pool ${pool.pool} belongs to ${attributes.requestName}, but ${directory} gives it to ${requestName}; compare both with "rados listomapvals" before removing either`,
       });
     }
     return { ...place, entry, attributes };

@@ -1,11 +1,10 @@
 /** From the ID of a group snapshot to its journal entry, and to its members'. */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { SnapshotNotFound } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest } from "../csi/errors.ts";
+import { GroupSnapshotNotFound, InvalidRequest } from "../csi/errors.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { type GroupEntry, readGroup } from "./group-snapshots.ts";
 import { readAttributes, VOLUMES } from "./journal.ts";
@@ -18,11 +17,10 @@ export interface LocatedGroup {
   readonly entry: GroupEntry;
 }
 
-/** `SnapshotNotFound`: there is none, or it has no members yet, so that nobody was told of it. */
+/** `GroupSnapshotNotFound`: there is none, or it has no members yet, so that nobody was told of it. */
 export const locateGroup = (groupSnapshotId: string, credentials: Credentials) =>
   Effect.gen(function* () {
-    const gone = (reason: string) =>
-      new SnapshotNotFound({ op: "find", subject: `of the group ${groupSnapshotId} (${reason})` });
+    const gone = (reason: string) => new GroupSnapshotNotFound({ groupSnapshotId, reason });
     const parsed = parseVolumeId(groupSnapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const { clusterId, poolId, uuid } = parsed.success;

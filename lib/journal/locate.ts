@@ -11,13 +11,13 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import type { Ceph } from "../ceph/ceph.ts";
-import { type CephError, SnapshotNotFound } from "../ceph/errors.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { type ClusterAccess, type PoolRef, Rados } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { ClusterMapping, type Place } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { VolumeNotFound } from "../csi/errors.ts";
+import { SnapshotNotFound, VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { parseVolumeId, volumeKind } from "../csi/volume-id.ts";
 import { type Attributes, type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
@@ -96,9 +96,9 @@ const migratedVolume = (volumeId: string, credentials: Credentials) =>
 export const locateSnapshot = (
   snapshotId: string,
   credentials: Credentials,
-): Effect.Effect<LocatedVolume, CephError | ConfigError, Ceph | Clusters> =>
+): Effect.Effect<LocatedVolume, SnapshotNotFound | CephError | ConfigError, Ceph | Clusters> =>
   Effect.suspend(() => {
-    const gone = (reason: string) => new SnapshotNotFound({ op: "find", subject: `${snapshotId} (${reason})` });
+    const gone = (reason: string) => new SnapshotNotFound({ snapshotId, reason });
     const parsed = parseVolumeId(snapshotId);
     if (Result.isFailure(parsed)) return Effect.fail(gone(parsed.failure.reason));
     const { uuid, ...home } = parsed.success;

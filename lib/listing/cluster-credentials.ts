@@ -35,7 +35,7 @@ const withSecret = (cluster: Cluster, given: Credentials | undefined) =>
     const secret = own ?? (given && { credentials: given, pools: undefined });
     if (secret !== undefined) return { cluster, secret } satisfies Reach;
     const message = `the driver has no credentials for cluster ${cluster.clusterId}, and the request brings none: mount a Secret with userID and userKey at ${secrets.place(cluster.clusterId)}`;
-    return yield* new Precondition({ message });
+    return yield* new Precondition({ subject: "", problem: message });
   });
 
 /** Every place of the configuration once, in the order of the clusterIDs' bytes, from `from` on. */

@@ -9,10 +9,10 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { SnapshotNotFound } from "../ceph/errors.ts";
 import { type ImageBrief, Rbd } from "../ceph/rbd.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
+import { SnapshotNotFound } from "../csi/errors.ts";
 import type { TakenSnapshot } from "../csi/messages.ts";
 import { sourceVolume } from "../csi/source-volume-id.ts";
 import { encodeVolumeId, parseVolumeId } from "../csi/volume-id.ts";
@@ -64,7 +64,7 @@ const told = (
 /** `credentials` of the request, for clusters that the administrator has given none for. */
 export const getSnapshot = (snapshotId: string, credentials: Credentials | undefined) =>
   Effect.gen(function* () {
-    const gone = (reason: string) => new SnapshotNotFound({ op: "find", subject: `${snapshotId} (${reason})` });
+    const gone = (reason: string) => new SnapshotNotFound({ snapshotId, reason });
     const parsed = parseVolumeId(snapshotId);
     if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
     const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;

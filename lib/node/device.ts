@@ -21,7 +21,7 @@ export const guardDevice = (device: MappedDevice, readOnly: boolean, elsewhere: 
     if (elsewhere.length > 0) {
       const state = device.readOnly ? "read-only" : "writable";
       const message = `${device.path} is published ${state} at ${elsewhere.join(", ")}, and a raw device can't be both on one node`;
-      return yield* new Precondition({ message });
+      return yield* new Precondition({ subject: "", problem: message });
     }
     yield* (yield* Host).setReadOnly(device.path, readOnly);
   });
@@ -41,7 +41,7 @@ export const sizedAtLeast = (device: MappedDevice, wanted: bigint): Effect.Effec
       const left = Math.min(until, operation?.deadline ?? until) - (yield* Clock.currentTimeMillis);
       if (left <= pause) {
         const message = `${device.path} has ${state?.sizeBytes ?? 0n} bytes, ${wanted} are asked for: the image has to be grown first`;
-        return yield* new Precondition({ message });
+        return yield* new Precondition({ subject: "", problem: message });
       }
       yield* Effect.sleep(pause);
     }
@@ -52,5 +52,5 @@ export const proveGrown = (device: MappedDevice, filesystem: bigint, sizeBytes: 
   const slack = sizeBytes / 100n > 16n * MIB ? sizeBytes / 100n : 16n * MIB;
   if (filesystem + slack >= sizeBytes) return Effect.void;
   const message = `the filesystem on ${device.path} has ${filesystem} bytes after growing, the device ${sizeBytes}`;
-  return Effect.fail(new Precondition({ message }));
+  return Effect.fail(new Precondition({ subject: "", problem: message }));
 };

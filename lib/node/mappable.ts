@@ -53,7 +53,8 @@ export const waitUntilFree = (
 
 export const inUse = ({ pool, imageName }: VolumeImage, others: readonly string[]): Precondition =>
   new Precondition({
-    message: `image ${imageLabel(pool, imageName)} is in use by ${others.join(", ")}; if that node is dead, blocklist its address with "ceph osd blocklist add", then retry`,
+    subject: "",
+    problem: `image ${imageLabel(pool, imageName)} is in use by ${others.join(", ")}; if that node is dead, blocklist its address with "ceph osd blocklist add", then retry`,
   });
 
 /** Fails when the image is one that this node must not write, or can't map. */
@@ -65,7 +66,7 @@ export const checkMappable = (
   const subject = `image ${imageLabel(pool, imageName)}`;
   if (image.mirror === "non-primary") {
     const message = `${subject} is a mirror of another cluster's image: promote it before it is used here`;
-    return Effect.fail(new Precondition({ message }));
+    return Effect.fail(new Precondition({ subject: "", problem: message }));
   }
   const lacking = kernel === undefined ? 0n : image.features & ~kernel;
   if (lacking === 0n) return Effect.void;
@@ -73,7 +74,8 @@ export const checkMappable = (
   const list = [...names, ...(unknown === 0n ? [] : [`0x${unknown.toString(16)}`])].join(", ");
   return Effect.fail(
     new Precondition({
-      message: `${subject} has features that this node's kernel can't map: ${list}; disable them with "rbd feature disable", or use a newer kernel`,
+      subject: "",
+      problem: `${subject} has features that this node's kernel can't map: ${list}; disable them with "rbd feature disable", or use a newer kernel`,
     }),
   );
 };

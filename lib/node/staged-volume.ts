@@ -31,7 +31,7 @@ export const refuseForeign = (volumeId: string, { stash }: staging.StagedVolume)
   if (stash.kind !== "read" || !(stash.stash.nbd || stash.stash.encrypted)) return Effect.void;
   const how = stash.stash.encrypted ? "encrypted" : "with rbd-nbd";
   const message = `volume ${volumeId} was staged ${how}, which this driver can't take over yet; drain the node with the driver that staged it`;
-  return Effect.fail(new Precondition({ message }));
+  return Effect.fail(new Precondition({ subject: "", problem: message }));
 };
 
 export type Found =
@@ -47,7 +47,7 @@ export const inspect = (
     const entry = stack.at(-1);
     if (entry === undefined) return undefined;
     const conflict = (what: string) =>
-      new Conflict({ message: `volume ${volumeId} is staged at ${entry.point} already, but ${what}` });
+      new Conflict({ subject: "", problem: `volume ${volumeId} is staged at ${entry.point} already, but ${what}` });
     if (!isVolumeMount(entry)) return yield* conflict(`it is a mount of ${entry.source}`);
     const found = staging.deviceOf(devices, entry);
     if (found === undefined) return { kind: "broken", why: `${entry.source} is mapped no more`, device: undefined };
@@ -96,7 +96,7 @@ export const takeDown = (
     const users = staged.device === undefined ? [] : staging.otherMounts(table, staged.device, [place]);
     if (users.length > 0) {
       const message = `volume ${volumeId} is staged, but ${staged.why}; end the pods that use it (${users.join(", ")}), then it is staged again`;
-      return yield* new Precondition({ message });
+      return yield* new Precondition({ subject: "", problem: message });
     }
     yield* Effect.logWarning(`staging ${volumeId} again: ${staged.why}`);
     yield* staging.unmountAll(place);
@@ -113,7 +113,7 @@ export const unmapLeftOver = (
     const users = staging.otherMounts(table, device, [place]);
     if (users.length > 0) {
       const message = `image ${imageSpec(device)} is mapped as ${device.path} already, and in use at ${users.join(", ")}`;
-      return yield* new Precondition({ message });
+      return yield* new Precondition({ subject: "", problem: message });
     }
     yield* (yield* Host).unmap(device, context.unmapOptions);
   });
@@ -138,7 +138,7 @@ export const proveMounted = (point: string, device: MappedDevice, readOnly: bool
 
 export const provePublished = (device: MappedDevice, entry: MountEntry, readOnly: boolean) => {
   const conflict = (what: string) =>
-    Effect.fail(new Conflict({ message: `${entry.point} is a mount already, but ${what}` }));
+    Effect.fail(new Conflict({ subject: "", problem: `${entry.point} is a mount already, but ${what}` }));
   const found = staging.deviceOf([device], entry);
   if (found === undefined) return conflict(`of ${entry.source}`);
   if (found.kind === "filesystem" && entry.options.includes("ro") !== readOnly) {

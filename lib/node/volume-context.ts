@@ -117,7 +117,7 @@ export const resolveImage = (
     const { cluster, pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, credentials);
     if (attributes?.encryptKms !== undefined) {
       const message = `volume ${volumeId} is encrypted, and this driver does not decrypt yet; it never stages such a volume plain`;
-      return yield* new Precondition({ message });
+      return yield* new Precondition({ subject: "", problem: message });
     }
     const requestName = attributes?.requestName;
     return { cluster, pool, imageName, journal: requestName === undefined ? undefined : { pool, uuid, requestName } };

@@ -1,26 +1,30 @@
 /**
- * Locks of one process, by key: volumes and names that operations must not touch at the same time.
+ * Locks of one process: volumes, names and paths that operations must not touch at the same time.
  *
- * Not here: what is locked (the services say) and races between drivers (RADOS compares, in lib/journal).
+ * Not here: what is locked and in which order (./lock-keys.ts), and races between drivers, which RADOS compares settle
+ * (lib/journal).
  *
  * 1. Waiters are served in the order in which they came; shared holders at the head of the line hold together.
  * 2. Nobody waits past the deadline of the operation's last caller; then `LockHeld` names the holder.
  * 3. A lock is released exactly once, however its holder ends.
- * 4. Who needs several takes them in one order, so that no two wait for each other: the name of a group, IDs, other names.
+ * 4. An operation takes its locks in the order of their ranks. One that does not is a defect, and dies of it at once.
  */
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
+import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
 import * as Layer from "effect/Layer";
 import { LockHeld } from "../csi/errors.ts";
+import { inOrder, type LockKey, type LockMode } from "./lock-keys.ts";
 import { CurrentOperation, describeOperation, type Operation } from "./operation.ts";
-
-export type Mode = "exclusive" | "shared";
+import { stage } from "./pipeline.ts";
+import { pastDeadline } from "./until-deadline.ts";
 
 interface Claim {
-  readonly mode: Mode;
+  readonly mode: LockMode;
   readonly owner: Operation | undefined;
-  readonly granted: () => void;
+  readonly granted: Deferred.Deferred<void>;
 }
 
 interface Line {
@@ -35,17 +39,27 @@ export interface LockRow {
 }
 
 export interface LocksService {
-  readonly withLock: <A, E, R>(
-    key: string,
-    mode: Mode,
+  /** Holds all of these locks while `use` runs. A key that is absent is not needed. */
+  readonly with: <A, E, R>(
+    keys: readonly (LockKey | undefined)[],
     use: Effect.Effect<A, E, R>,
   ) => Effect.Effect<A, E | LockHeld, R>;
+  /** Old spelling; it goes with its last user. */
+  readonly withLock: <A, E, R>(
+    key: string,
+    mode: LockMode,
+    use: Effect.Effect<A, E, R>,
+  ) => Effect.Effect<A, E | LockHeld, R>;
+  /** What is held and waited for now. */
   readonly table: () => readonly LockRow[];
 }
 
 export class Locks extends Context.Service<Locks, LocksService>()("csi-rbd/Locks") {
   static readonly layer = Layer.sync(Locks, () => Locks.of(makeLocks()));
 }
+
+/** The highest rank that the current fiber holds. */
+const HeldRank = Context.Reference<number>("csi-rbd/HeldRank", { defaultValue: () => -1 });
 
 export const makeLocks = (): LocksService => {
   const lines = new Map<string, Line>();
@@ -56,7 +70,7 @@ export const makeLocks = (): LocksService => {
       if (first !== undefined && (first.mode === "exclusive" || next.mode === "exclusive")) break;
       line.waiting.shift();
       line.held.add(next);
-      next.granted();
+      Deferred.doneUnsafe(next.granted, Exit.void);
     }
     if (line.held.size === 0 && line.waiting.length === 0) lines.delete(key);
   };
@@ -68,57 +82,60 @@ export const makeLocks = (): LocksService => {
     advance(key, line);
   };
 
-  const enter = (key: string, mode: Mode, owner: Operation | undefined) => {
-    const line = lines.get(key) ?? { held: new Set(), waiting: [] };
-    lines.set(key, line);
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const claim: Claim = { mode, owner, granted: resolve };
+  const enter = ({ text, mode }: LockKey, owner: Operation | undefined) => {
+    const line = lines.get(text) ?? { held: new Set(), waiting: [] };
+    lines.set(text, line);
+    const claim: Claim = { mode, owner, granted: Deferred.makeUnsafe<void>() };
     line.waiting.push(claim);
-    advance(key, line);
-    return { line, claim, promise };
+    advance(text, line);
+    return { line, claim };
   };
 
-  /** Ends when the last caller's deadline is over; a retry that joins moves the deadline while this sleeps. */
-  const pastDeadline = (owner: Operation): Effect.Effect<void> =>
-    Effect.gen(function* () {
-      for (;;) {
-        const left = owner.deadline - (yield* Clock.currentTimeMillis);
-        if (left <= 0) return;
-        yield* Effect.sleep(left);
-      }
-    });
-
-  const held = (key: string, line: Line) =>
-    Effect.map(Clock.currentTimeMillis, (now) => {
+  const heldBy = (subject: string, line: Line) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
       const holders = [...line.held].map(({ owner }) =>
-        owner === undefined ? "an unnamed task" : describeOperation(owner, now),
+        owner === undefined ? "an unnamed task holds it" : describeOperation(owner, now),
       );
-      return new LockHeld({ message: `${key} is held by ${holders.join(" and ")}; it goes on, retry later` });
+      return Effect.fail(new LockHeld({ subject, holders }));
     });
 
-  const withLock: LocksService["withLock"] = (key, mode, use) =>
-    Effect.gen(function* () {
-      const owner = yield* CurrentOperation;
-      return yield* Effect.acquireUseRelease(
-        Effect.sync(() => enter(key, mode, owner)),
-        ({ line, claim, promise }) => {
-          if (line.held.has(claim)) return use;
-          const granted = Effect.promise(() => promise);
-          const turn =
-            owner === undefined
-              ? granted
-              : Effect.raceFirst(
-                  granted,
-                  Effect.flatMap(pastDeadline(owner), () => Effect.flatMap(held(key, line), Effect.fail)),
-                );
-          return Effect.andThen(turn, use);
-        },
-        ({ line, claim }) => Effect.sync(() => leave(key, line, claim)),
-      );
-    });
+  const turn = ({ text }: LockKey, line: Line, { owner, granted }: Claim) => {
+    const wait = Deferred.await(granted);
+    return stage(
+      "wait for lock",
+      owner === undefined ? wait : Effect.raceFirst(wait, Effect.andThen(pastDeadline(owner), heldBy(text, line))),
+    );
+  };
+
+  const hold = <A, E, R>(key: LockKey, owner: Operation | undefined, use: Effect.Effect<A, E, R>) =>
+    Effect.acquireUseRelease(
+      Effect.sync(() => enter(key, owner)),
+      ({ line, claim }): Effect.Effect<A, E | LockHeld, R> =>
+        line.held.has(claim) ? use : Effect.andThen(turn(key, line, claim), use),
+      ({ line, claim }) => Effect.sync(() => leave(key.text, line, claim)),
+    );
 
   return {
-    withLock,
+    with: (keys, use) =>
+      Effect.withFiber((fiber) => {
+        const wanted = inOrder(keys.filter((key) => key !== undefined));
+        const [first, last] = [wanted[0], wanted.at(-1)];
+        if (first === undefined || last === undefined) return use;
+        if (first.rank <= fiber.getRef(HeldRank)) {
+          return Effect.die(new Error(`${first.text} is locked after a lock of its rank or a higher one`));
+        }
+        const owner = fiber.getRef(CurrentOperation);
+        return wanted.reduceRight(
+          (inner, key) => hold(key, owner, inner),
+          Effect.provideService(use, HeldRank, last.rank) as Effect.Effect<
+            Effect.Success<typeof use>,
+            Effect.Error<typeof use> | LockHeld,
+            Effect.Services<typeof use>
+          >,
+        );
+      }),
+    withLock: (text, mode, use) =>
+      Effect.flatMap(CurrentOperation, (owner) => hold({ text, mode, rank: 0 }, owner, use)),
     table: () =>
       [...lines].map(([key, line]) => ({
         key,

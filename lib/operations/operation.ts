@@ -17,8 +17,6 @@ export interface Operation {
   deadline: number;
   /** The stage that runs, or that failed. */
   stage: string;
-  /** Gives those who wait now an answer, while the operation goes on; see `answerEarly` in ./pipeline.ts. */
-  answer: (value: unknown) => void;
 }
 
 /** The operation that the current fiber works for; `undefined` outside of one. */
@@ -26,12 +24,11 @@ export const CurrentOperation = Context.Reference<Operation | undefined>("csi-rb
   defaultValue: () => undefined,
 });
 
-export const age = (operation: Operation, now: number): string =>
-  `${((now - operation.startedAt) / 1000).toFixed(1)} s`;
+const seconds = (operation: Operation, now: number): string => ((now - operation.startedAt) / 1000).toFixed(1);
 
-/** For errors and tables: `CreateVolume of pvc-1, at "reserve" for 3.2 s`. */
+/** A clause for errors and tables: `CreateVolume of pvc-1 has been running for 3.2 s (stage "reserve")`. */
 export const describeOperation = (operation: Operation, now: number): string =>
-  `${operation.rpc} of ${operation.subject}, at "${operation.stage}", ${age(operation, now)} old`;
+  `${operation.rpc} of ${operation.subject} has been running for ${seconds(operation, now)} s (stage "${operation.stage}")`;
 
 /** The log's fields of the operation that a fiber works for. Where members of a group run side by side, the stage is the one that began last. */
 export const operationFields = (fiber: Fiber.Fiber<unknown, unknown>): Readonly<Record<string, string>> | undefined => {

@@ -1,20 +1,25 @@
 /**
- * The one table that turns domain errors into gRPC codes, and the errors that belong to CSI rather than to Ceph
- * or to the host.
+ * The one table from a domain error to what becomes of it: the gRPC code that the caller reads, and whether the failed
+ * call may have taken effect, which decides whether compensations run.
  *
- * 1. A domain error without a code does not compile.
- * 2. What left the outcome unknown gets a code that the callers (external-provisioner, kubelet) treat as "may have
- *    happened, ask again": UNAVAILABLE, DEADLINE_EXCEEDED or ABORTED. A definite failure never does.
+ * Not here: the errors themselves (lib/csi, lib/ceph, lib/host, lib/config).
+ *
+ * 1. A domain error without a row does not compile.
+ * 2. An unknown outcome has a code that callers (external-provisioner, kubelet) read as "may have happened, ask again":
+ *    UNAVAILABLE, DEADLINE_EXCEEDED or ABORTED. So every other code says that nothing happened.
  */
 import type { CephError } from "../ceph/errors.ts";
 import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
 import type {
   Conflict,
+  GroupSnapshotNotFound,
   InvalidRequest,
   InvalidToken,
   JournalCorrupt,
   LockHeld,
+  NotReadyYet,
   Precondition,
+  SnapshotNotFound,
   StillRunning,
   TooMany,
   Unplaceable,
@@ -34,9 +39,12 @@ export type DomainError =
   | InvalidSize
   | InvalidRequest
   | VolumeNotFound
+  | SnapshotNotFound
+  | GroupSnapshotNotFound
   | Conflict
   | SizeOutOfRange
   | LockHeld
+  | NotReadyYet
   | StillRunning
   | Precondition
   | TooMany
@@ -44,72 +52,76 @@ export type DomainError =
   | InvalidToken
   | JournalCorrupt;
 
-const codes: { readonly [Tag in DomainError["_tag"]]: number } = {
-  ImageNotFound: Code.NOT_FOUND,
-  SnapshotNotFound: Code.NOT_FOUND,
-  ObjectNotFound: Code.NOT_FOUND,
-  PoolNotFound: Code.INVALID_ARGUMENT,
-  VolumeNotFound: Code.NOT_FOUND,
-  Exists: Code.ALREADY_EXISTS,
-  Conflict: Code.ALREADY_EXISTS,
-  SizeOutOfRange: Code.OUT_OF_RANGE,
-  InvalidRequest: Code.INVALID_ARGUMENT,
-  InvalidParameter: Code.INVALID_ARGUMENT,
-  InvalidSecret: Code.INVALID_ARGUMENT,
-  InvalidSize: Code.INVALID_ARGUMENT,
-  ConfigMissing: Code.INVALID_ARGUMENT,
-  ConfigInvalid: Code.FAILED_PRECONDITION,
-  InvalidCall: Code.INVALID_ARGUMENT,
-  AccessDenied: Code.PERMISSION_DENIED,
-  Busy: Code.FAILED_PRECONDITION,
-  HasSnapshots: Code.FAILED_PRECONDITION,
-  Precondition: Code.FAILED_PRECONDITION,
-  ClientTooOld: Code.FAILED_PRECONDITION,
-  NoSpace: Code.RESOURCE_EXHAUSTED,
-  TooMany: Code.RESOURCE_EXHAUSTED,
+/**
+ * Where a failure leaves the effect of the failed call:
+ * - `none`: it certainly did not happen. Compensations run.
+ * - `unknown`: it may have happened. No compensation runs: the retry inspects the real state.
+ * - `another driver's`: another driver works on the same, and goes on with what is there. No compensation runs.
+ */
+export type Outcome = "none" | "unknown" | "another driver's";
+
+const OUTCOMES = {
+  ImageNotFound: { code: Code.NOT_FOUND, outcome: "none" },
+  ImageSnapshotNotFound: { code: Code.NOT_FOUND, outcome: "none" },
+  SnapshotNotFound: { code: Code.NOT_FOUND, outcome: "none" },
+  ObjectNotFound: { code: Code.NOT_FOUND, outcome: "none" },
+  PoolNotFound: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  VolumeNotFound: { code: Code.NOT_FOUND, outcome: "none" },
+  GroupSnapshotNotFound: { code: Code.NOT_FOUND, outcome: "none" },
+  Exists: { code: Code.ALREADY_EXISTS, outcome: "none" },
+  Conflict: { code: Code.ALREADY_EXISTS, outcome: "none" },
+  SizeOutOfRange: { code: Code.OUT_OF_RANGE, outcome: "none" },
+  InvalidRequest: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  InvalidParameter: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  InvalidSecret: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  InvalidSize: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  ConfigMissing: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  ConfigInvalid: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  InvalidCall: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  AccessDenied: { code: Code.PERMISSION_DENIED, outcome: "none" },
+  Busy: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  HasSnapshots: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  Precondition: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  ClientTooOld: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  NoSpace: { code: Code.RESOURCE_EXHAUSTED, outcome: "none" },
+  TooMany: { code: Code.RESOURCE_EXHAUSTED, outcome: "none" },
   // CSI 1.12 CreateVolume: so the CO may try another topology.
-  Unplaceable: Code.RESOURCE_EXHAUSTED,
-  InvalidToken: Code.ABORTED,
-  ParentLost: Code.ABORTED,
-  Raced: Code.ABORTED,
-  LockHeld: Code.ABORTED,
-  StillRunning: Code.ABORTED,
-  TimedOut: Code.DEADLINE_EXCEEDED,
-  CallStuck: Code.UNAVAILABLE,
-  Unreachable: Code.UNAVAILABLE,
-  ManagerUnavailable: Code.UNAVAILABLE,
-  CephFailed: Code.INTERNAL,
-  JournalCorrupt: Code.INTERNAL,
-  HostFailed: Code.INTERNAL,
-  HostStuck: Code.UNAVAILABLE,
-  MapTimedOut: Code.DEADLINE_EXCEEDED,
-  MapRefused: Code.FAILED_PRECONDITION,
-  DeviceBusy: Code.FAILED_PRECONDITION,
-  UnexpectedContent: Code.FAILED_PRECONDITION,
-  FilesystemDamaged: Code.FAILED_PRECONDITION,
-  PathInTheWay: Code.FAILED_PRECONDITION,
-};
+  Unplaceable: { code: Code.RESOURCE_EXHAUSTED, outcome: "none" },
+  InvalidToken: { code: Code.ABORTED, outcome: "none" },
+  ParentLost: { code: Code.ABORTED, outcome: "none" },
+  Raced: { code: Code.ABORTED, outcome: "another driver's" },
+  LockHeld: { code: Code.ABORTED, outcome: "none" },
+  NotReadyYet: { code: Code.ABORTED, outcome: "none" },
+  StillRunning: { code: Code.ABORTED, outcome: "unknown" },
+  TimedOut: { code: Code.DEADLINE_EXCEEDED, outcome: "unknown" },
+  CallStuck: { code: Code.UNAVAILABLE, outcome: "unknown" },
+  Unreachable: { code: Code.UNAVAILABLE, outcome: "unknown" },
+  ManagerUnavailable: { code: Code.UNAVAILABLE, outcome: "none" },
+  CephFailed: { code: Code.UNAVAILABLE, outcome: "unknown" },
+  JournalCorrupt: { code: Code.INTERNAL, outcome: "none" },
+  HostFailed: { code: Code.INTERNAL, outcome: "none" },
+  HostStuck: { code: Code.UNAVAILABLE, outcome: "unknown" },
+  MapTimedOut: { code: Code.DEADLINE_EXCEEDED, outcome: "unknown" },
+  MapRefused: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  DeviceBusy: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  UnexpectedContent: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  FilesystemDamaged: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  PathInTheWay: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+} as const satisfies Readonly<Record<DomainError["_tag"], { readonly code: Code; readonly outcome: Outcome }>>;
+
+/** The table, for the test that proves invariant 2 over every row. */
+export const outcomes: Readonly<Record<string, { readonly code: Code; readonly outcome: Outcome }>> = OUTCOMES;
+
+export const outcomeOf = (error: DomainError): Outcome => OUTCOMES[error._tag].outcome;
 
 /** What the caller reads: where it failed, why, and what to do. */
 export const toRpcError = (error: DomainError, operation?: Operation): RpcError =>
   new RpcError({
-    code: codes[error._tag],
+    code: OUTCOMES[error._tag].code,
     message:
       operation === undefined ? error.message : `${error.message} (${operation.rpc}, stage "${operation.stage}")`,
   });
 
-/** What a failure left is known: its effect did not happen. After any other, undo nothing and let the retry look. */
-export const isDefinite = (error: DomainError): boolean => !unknownOutcome.has(error._tag);
-
-/** Of work that two drivers may be at together: after `Raced` the other one goes on with what is there. */
-export const mayUndo = (error: DomainError): boolean => isDefinite(error) && error._tag !== "Raced";
-
-const unknownOutcome: ReadonlySet<DomainError["_tag"]> = new Set([
-  "TimedOut",
-  "CallStuck",
-  "Unreachable",
-  "CephFailed",
-  "HostStuck",
-  "MapTimedOut",
-  "StillRunning",
-] as const);
+/** Old spelling; it goes with its last user. */
+export const isDefinite = (error: DomainError): boolean => outcomeOf(error) === "none";
+export const mayUndo = isDefinite;

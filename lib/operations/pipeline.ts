@@ -1,17 +1,14 @@
 /**
- * How every mutating RPC runs: as one operation of named stages, that outlives its caller and that retries join.
+ * Runs every mutating RPC as one operation of named stages, which outlives its caller and which retries join.
  *
- * Not here: any particular RPC (services/) and locks (./locks.ts).
+ * Not here: any particular RPC (services/), locks (./locks.ts) and compensations (./compensation.ts).
  *
  * 1. A request that equals one that runs joins it and gets its result; nothing runs twice.
  * 2. A caller that leaves, by cancel or deadline, leaves its operation running. One that waits to its deadline is
  *    told, just before it, which stage runs.
- * 3. A compensation is registered at the moment its effect exists, runs only when the operation fails, in reverse
- *    order, and never when the failure left the outcome unknown: then the next call for the name decides.
- * 4. Only a stopping driver interrupts an operation, after the grace period; an interrupt compensates nothing, as a
+ * 3. Only a stopping driver interrupts an operation, after the grace period; an interrupt compensates nothing, as a
  *    crash would not.
  */
-import * as Cause from "effect/Cause";
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Deferred from "effect/Deferred";
@@ -39,8 +36,18 @@ export interface Request {
   readonly deadline: number | undefined;
 }
 
+/** The value is what the result of the operation would be to those who wait now. */
+export type AnswerEarly<A> = (value: A) => Effect.Effect<void>;
+
 export interface OperationsService {
-  readonly run: <A, E, R>(request: Request, body: Effect.Effect<A, E, R>) => Effect.Effect<A, E | StillRunning, R>;
+  /**
+   * Runs `body` as the operation of the request, or joins the one that runs. `body` may answer early: those who wait now
+   * get that value, the operation goes on, and later callers wait for its end.
+   */
+  readonly run: <A, E, R>(
+    request: Request,
+    body: (answerEarly: AnswerEarly<A>) => Effect.Effect<A, E, R>,
+  ) => Effect.Effect<A, E | StillRunning, R>;
   readonly running: () => readonly Operation[];
   /** Waits for the operations that run, then interrupts what is left. */
   readonly drain: (grace: number) => Effect.Effect<void>;
@@ -60,7 +67,12 @@ interface Running {
 export const makeOperations = (): OperationsService => {
   const running = new Map<string, Running>();
 
-  const start = <A, E, R>(key: string, request: Request, now: number, body: Effect.Effect<A, E, R>) =>
+  const start = <A, E, R>(
+    key: string,
+    request: Request,
+    now: number,
+    body: (answerEarly: AnswerEarly<A>) => Effect.Effect<A, E, R>,
+  ) =>
     Effect.gen(function* () {
       const answer = Deferred.makeUnsafe<unknown, unknown>();
       const operation: Operation = {
@@ -69,9 +81,10 @@ export const makeOperations = (): OperationsService => {
         startedAt: now,
         deadline: 0,
         stage: "start",
-        answer: (value) => Deferred.doneUnsafe(answer, Exit.succeed(value)),
       };
-      const fiber = yield* body.pipe(
+      const answerEarly: AnswerEarly<A> = (value) =>
+        Effect.sync(() => Deferred.doneUnsafe(answer, Exit.succeed(value)));
+      const fiber = yield* body(answerEarly).pipe(
         Effect.provideService(CurrentOperation, operation),
         Effect.provideService(CallSubject, operation.subject),
         Effect.tapCause((cause) =>
@@ -104,7 +117,7 @@ export const makeOperations = (): OperationsService => {
       const exit = yield* Effect.timeoutOption(awaited as Effect.Effect<Exit.Exit<never>>, wait);
       if (Option.isSome(exit)) return yield* exit.value;
       return yield* new StillRunning({
-        message: `${describeOperation(operation, yield* Clock.currentTimeMillis)}, goes on; a retry waits for its result`,
+        operation: describeOperation(operation, yield* Clock.currentTimeMillis),
       });
     });
 
@@ -120,13 +133,6 @@ export const makeOperations = (): OperationsService => {
   return { run, running: () => [...running.values()].map(({ operation }) => operation), drain };
 };
 
-/**
- * Answers whoever waits for the operation now; it goes on, and later callers wait for its end. The value is what the
- * operation's own result would be to them.
- */
-export const answerEarly = (value: unknown): Effect.Effect<void> =>
-  Effect.map(CurrentOperation, (operation) => operation?.answer(value));
-
 /** Names what runs: in the operation, in the span, and so in log lines, the lock table and errors. */
 export const stage = <A, E, R>(name: string, body: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.withFiber((fiber) => {
@@ -134,59 +140,3 @@ export const stage = <A, E, R>(name: string, body: Effect.Effect<A, E, R>): Effe
     if (operation !== undefined) operation.stage = name;
     return traced(name, "internal", body);
   });
-
-/** Whether a failure is definite, so that compensations may run; see lib/ceph/errors.ts `outcomeUnknown`. */
-export type Definite<E> = (error: E) => boolean;
-
-/**
- * A stage with its compensation. `undo` runs when a later stage of the operation fails with a definite error; if it
- * fails itself, it says so in the log, the compensations of earlier stages are left out (they would harm: no
- * reservation goes before its image), and the next call for the name finds and heals what is left.
- */
-export const undoable = <A, E, R, E2, R2>(
-  name: string,
-  body: Effect.Effect<A, E, R>,
-  undo: (made: A) => Effect.Effect<unknown, E2, R2>,
-): Effect.Effect<A, E, R | R2 | Compensations> =>
-  Effect.gen(function* () {
-    const made = yield* stage(name, body);
-    const compensations = yield* Compensations;
-    const context = yield* Effect.context<R2>();
-    compensations.push({ name, undo: Effect.provide(undo(made), context) });
-    return made;
-  });
-
-interface Compensation {
-  readonly name: string;
-  readonly undo: Effect.Effect<unknown, unknown>;
-}
-
-export class Compensations extends Context.Service<Compensations, Compensation[]>()("csi-rbd/Compensations") {}
-
-/** Runs stages so that, after a definite failure, what they registered is undone in reverse order. */
-export const compensated = <A, E, R>(
-  definite: Definite<E>,
-  body: Effect.Effect<A, E, R>,
-): Effect.Effect<A, E, Exclude<R, Compensations>> =>
-  Effect.suspend(() => {
-    const compensations: Compensation[] = [];
-    return body.pipe(
-      Effect.provideService(Compensations, compensations),
-      Effect.onExit((exit) => {
-        const failure = Exit.isFailure(exit) ? Option.getOrUndefined(Cause.findErrorOption(exit.cause)) : undefined;
-        return failure !== undefined && definite(failure) ? undoAll(compensations) : Effect.void;
-      }),
-    );
-  });
-
-const undoAll = (compensations: readonly Compensation[]): Effect.Effect<void> =>
-  Effect.forEach(
-    compensations.toReversed(),
-    ({ name, undo }) =>
-      undo.pipe(
-        Effect.tapCause((cause) =>
-          Effect.logWarning(`could not undo "${name}"; the next call for this name will`, cause),
-        ),
-      ),
-    { discard: true },
-  ).pipe(Effect.ignore);

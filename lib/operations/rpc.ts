@@ -13,14 +13,14 @@ import { type DomainError, toRpcError } from "./outcomes.ts";
 import { CallInfo } from "../grpc/call.ts";
 import type { RpcError } from "../grpc/status.ts";
 import { CurrentOperation } from "./operation.ts";
-import { Operations } from "./pipeline.ts";
+import { type AnswerEarly, Operations } from "./pipeline.ts";
 
 /** An RPC that changes something: one operation, joined by retries (./pipeline.ts). */
 export const mutating = <Req extends DescMessage, A, R>(
   rpc: string,
   schema: Req,
   subject: (request: MessageShape<Req>) => string,
-  recipe: (request: MessageShape<Req>) => Effect.Effect<A, DomainError, R>,
+  recipe: (request: MessageShape<Req>, answerEarly: AnswerEarly<A>) => Effect.Effect<A, DomainError, R>,
 ) =>
   Effect.fnUntraced(function* (request: MessageShape<Req>): Effect.fn.Return<A, RpcError, R | Operations> {
     const { deadline } = yield* CallInfo;
@@ -28,9 +28,12 @@ export const mutating = <Req extends DescMessage, A, R>(
     return yield* operations
       .run(
         { rpc, subject: subject(request), identity: identity(schema, request), deadline },
-        Effect.flatMap(CurrentOperation, (operation) =>
-          Effect.suspend(() => recipe(request)).pipe(Effect.mapError((error) => toRpcError(error, operation))),
-        ),
+        (answerEarly: AnswerEarly<A>) =>
+          Effect.flatMap(CurrentOperation, (operation) =>
+            Effect.suspend(() => recipe(request, answerEarly)).pipe(
+              Effect.mapError((error) => toRpcError(error, operation)),
+            ),
+          ),
       )
       .pipe(Effect.mapError((error) => (error._tag === "StillRunning" ? toRpcError(error) : error)));
   });

@@ -3,7 +3,7 @@ import * as Cause from "effect/Cause";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Option from "effect/Option";
-import { type DomainError, isDefinite } from "./outcomes.ts";
+import { type DomainError, outcomeOf } from "./outcomes.ts";
 
 const AT_ONCE = 16;
 
@@ -11,7 +11,7 @@ const AT_ONCE = 16;
  * All come to their end, also when one fails: a call that was cut off goes on in its cell, and nobody knows what it did.
  * Of several failures it fails with one after which nothing may be undone, if there is such a one.
  */
-export const together = <A, B, E extends DomainError, R>(
+export const settleAll = <A, B, E extends DomainError, R>(
   items: readonly A[],
   use: (item: A, i: number) => Effect.Effect<B, E, R>,
 ): Effect.Effect<readonly B[], E, R> =>
@@ -24,4 +24,7 @@ export const together = <A, B, E extends DomainError, R>(
 
 const isUnknown = <B, E extends DomainError>(exit: Exit.Exit<B, E>): boolean =>
   Exit.isFailure(exit) &&
-  Option.match(Cause.findErrorOption(exit.cause), { onNone: () => true, onSome: (error) => !isDefinite(error) });
+  Option.match(Cause.findErrorOption(exit.cause), {
+    onNone: () => true,
+    onSome: (error) => outcomeOf(error) !== "none",
+  });

@@ -30,9 +30,9 @@ import { discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
+import { compensated, undoable } from "../operations/compensation.ts";
 import { Locks } from "../operations/locks.ts";
-import { mayUndo } from "../operations/outcomes.ts";
-import { compensated, stage, undoable } from "../operations/pipeline.ts";
+import { stage } from "../operations/pipeline.ts";
 import { makeReady, undoReservation } from "./finish.ts";
 import { readSnapshotParameters } from "./parameters.ts";
 import { findSourceVolume, type SourceVolume } from "./source-volume.ts";
@@ -70,7 +70,7 @@ const findSnapshot = (
     const { uuid, attributes } = reservation;
     if (attributes.source !== undefined && attributes.source !== imageName) {
       const message = `snapshot ${requestName} exists already, of image ${attributes.source}; one of ${imageName} is asked for`;
-      return yield* new Conflict({ message });
+      return yield* new Conflict({ subject: "", problem: message });
     }
     if (attributes.imageId === undefined) return { reservation, image: undefined };
     const snapImage = attributes.imageName ?? SNAPSHOTS.defaultImagePrefix + uuid;
@@ -176,7 +176,6 @@ export const createSnapshot = (
         return yield* taken(wanted, source.found, known.reservation.uuid, known.image, true);
       }
       const { uuid, imageName, image } = yield* compensated(
-        mayUndo,
         Effect.gen(function* () {
           yield* stage("limit snapshots", limitSnapshots(options, source.found, source.status));
           const reservation = yield* reserved(options, wanted, source, known.reservation);

@@ -26,7 +26,7 @@ const proveAlone = (snapshotId: string, groupId: string, credentials: Credential
       const reason = `is a member of group snapshot ${groupId}: delete that one`;
       return Effect.fail(new InvalidRequest({ field: "snapshot_id", reason }));
     }),
-    Effect.catchTag("SnapshotNotFound", () => Effect.void),
+    Effect.catchTag("GroupSnapshotNotFound", () => Effect.void),
   );
 
 /** `ofGroup`: the group snapshot that is being deleted. */

@@ -42,7 +42,7 @@ export const makeReady = (
     yield* ours("commit", rbd.imageMetaSet(pool, imageName, snapshotMetadata(options, parameters)));
     yield* ours("commit", storeImageId(SNAPSHOTS, pool, uuid, image.id));
     const depth = yield* ours("limit chain", rbd.cloneDepth(pool, imageName));
-    const { softDepth } = options.chain;
+    const { softDepth } = options.cloneDepth;
     if (depth >= Math.max(1, softDepth)) yield* ours("limit chain", (yield* Flatten).request(pool, imageName));
   });
 
@@ -54,7 +54,7 @@ export const undoReservation = (
   Effect.gen(function* () {
     const left = yield* (yield* Rbd).imageId(pool, imageName);
     if (left !== undefined) {
-      return yield* new Conflict({ message: `image ${imageLabel(pool, imageName)} is still there` });
+      return yield* new Conflict({ subject: "", problem: `image ${imageLabel(pool, imageName)} is still there` });
     }
     yield* unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName });
   });

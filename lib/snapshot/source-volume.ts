@@ -30,7 +30,7 @@ export const findSourceVolume = ({ sourceVolumeId, cluster, credentials }: Wante
     }
     if (found.attributes?.encryptKms !== undefined) {
       const message = `volume ${sourceVolumeId} is encrypted, and this driver does not know its keys yet; a snapshot could not be read`;
-      return yield* new Precondition({ message });
+      return yield* new Precondition({ subject: "", problem: message });
     }
     const status = yield* (yield* Rbd)
       .imageStatus(found.pool, found.imageName)

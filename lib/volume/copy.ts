@@ -15,7 +15,7 @@ import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
 import type { Credentials } from "../config/secrets.ts";
 import type { CloneDepthLimits, VolumeOptions } from "../config/settings.ts";
-import { InvalidRequest, LockHeld, Precondition } from "../csi/errors.ts";
+import { InvalidRequest, NotReadyYet, Precondition } from "../csi/errors.ts";
 import { requiredText } from "../csi/request-fields.ts";
 import { cloneThrough, resumeClone, type Target, type Transient } from "../images/clone.ts";
 import { Flatten } from "../images/flatten.ts";
@@ -72,7 +72,7 @@ export const findSource = (request: SourceRequest, credentials: Credentials, siz
     const { attributes } = found;
     if (attributes?.encryptKms !== undefined) {
       const message = `${request.kind} ${request.id} is encrypted, and this driver does not know its keys yet; it never makes a plain volume of it`;
-      return yield* new Precondition({ message });
+      return yield* new Precondition({ subject: "", problem: message });
     }
     const source = yield* request.kind === "snapshot" ? snapshotSource(found) : volumeSource(found);
     if (sizeBytes < source.sizeBytes) {
@@ -104,13 +104,13 @@ const volumeSource = (found: LocatedVolume) =>
     return source;
   });
 
-/** Fails while the source can't be cloned once more: `LockHeld` until it is flattened, `TooMany` snapshots. */
+/** Fails while the source can't be cloned once more: `NotReadyYet` until it is flattened, `TooMany` snapshots. */
 export const keepSourceFit = (source: Source, options: VolumeOptions) =>
   Effect.gen(function* () {
     const { found } = source;
     const flatten = yield* Flatten;
     const links = source.kind === "snapshot" ? 1 : 2;
-    yield* flatten.keepShort(found.pool, found.imageName, below(options.chain, links));
+    yield* flatten.keepShort(found.pool, found.imageName, below(options.cloneDepth, links));
     if (source.kind === "snapshot") return;
     yield* limitSnapshots(options, found, source.status);
     yield* dropLeftOver(found, source.status);
@@ -187,11 +187,17 @@ export const copySource = (source: Source, target: Target, done: Progress) =>
 const notReady =
   ({ found }: Source) =>
   <A, R>(clone: Effect.Effect<A, CephError, R>) =>
-    Effect.catchTag(clone, ["Exists", "SnapshotNotFound"], (error): Effect.Effect<never, CephError | LockHeld> => {
-      if (error._tag === "Exists") return asRaced(error);
-      if (found.attributes === undefined) return Effect.fail(error);
-      return Effect.fail(new LockHeld({ message: `snapshot ${found.handle} is not ready to use yet; retry later` }));
-    });
+    Effect.catchTag(
+      clone,
+      ["Exists", "ImageSnapshotNotFound"],
+      (error): Effect.Effect<never, CephError | NotReadyYet> => {
+        if (error._tag === "Exists") return asRaced(error);
+        if (found.attributes === undefined) return Effect.fail(error);
+        return Effect.fail(
+          new NotReadyYet({ subject: "", problem: `snapshot ${found.handle} is not ready to use yet; retry later` }),
+        );
+      },
+    );
 
 /** Takes away a copy that was not finished, with the image that it goes through. */
 export const discardCopy = (pool: PoolRef, image: string) =>

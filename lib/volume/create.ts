@@ -28,9 +28,9 @@ import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { discardImage, finishRemoval } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
 import { clusterAccess } from "../journal/locate.ts";
+import { compensated, undoable } from "../operations/compensation.ts";
 import { Locks } from "../operations/locks.ts";
-import { isDefinite } from "../operations/outcomes.ts";
-import { compensated, stage, undoable } from "../operations/pipeline.ts";
+import { stage } from "../operations/pipeline.ts";
 import {
   copySource,
   discardCopy,
@@ -144,7 +144,7 @@ const proveFits = (wanted: Wanted, reservation: journal.Reservation, image: Imag
       : "it is encrypted";
   return reason === undefined
     ? Effect.void
-    : Effect.fail(new Conflict({ message: `volume ${wanted.requestName} exists already, and ${reason}` }));
+    : Effect.fail(new Conflict({ subject: "", problem: `volume ${wanted.requestName} exists already, and ${reason}` }));
 };
 
 /** As far as the image still tells: one that was flattened since has no parent any more. */
@@ -168,7 +168,10 @@ const reserved = (instanceId: string, wanted: Wanted, found: journal.Reservation
     Effect.gen(function* () {
       const left = yield* (yield* Rbd).imageId(pool, made.imageName);
       if (left !== undefined) {
-        return yield* new Conflict({ message: `image ${imageLabel(pool, made.imageName)} is still there` });
+        return yield* new Conflict({
+          subject: "",
+          problem: `image ${imageLabel(pool, made.imageName)} is still there`,
+        });
       }
       yield* journal.unreserve(VOLUMES, pool, instanceId, { ...made, requestName });
     }),
@@ -194,7 +197,10 @@ const discardNew = (wanted: Wanted, pool: PoolRef, { imageName, uuid }: Reserved
   Effect.gen(function* () {
     const now = yield* journal.readAttributes(VOLUMES, wanted.pool, uuid);
     if (now?.imageId !== undefined) {
-      return yield* new Conflict({ message: `another driver has finished volume ${wanted.requestName} meanwhile` });
+      return yield* new Conflict({
+        subject: "",
+        problem: `another driver has finished volume ${wanted.requestName} meanwhile`,
+      });
     }
     const id = yield* (yield* Rbd).imageId(pool, imageName);
     if (id !== undefined) yield* discardImage(pool, imageName, id);
@@ -299,7 +305,7 @@ export const createVolume = (options: VolumeOptions, request: CreateRequest) =>
       };
       return volume;
     });
-    const owned = compensated(isDefinite, body);
+    const owned = compensated(body);
     const named = stage("lock", locks.withLock(`name ${clusterId}/${requestName}`, "exclusive", owned));
     // IDs before names, as whoever deletes does: no two wait for each other.
     return yield* request.source === undefined

@@ -93,12 +93,12 @@ export const choosePlace = <P extends PlacedRequest>(
       const place = places.find(({ pool }) => pool === taken);
       if (place !== undefined) return place;
       const message = `volume ${requestName} exists already, in pool ${taken.pool}, which can't be reached from where the request asks for`;
-      return yield* new Conflict({ message });
+      return yield* new Conflict({ subject: "", problem: message });
     }
     if (source?.kind !== "snapshot") return first;
     const { pool } = yield* locateSnapshot(source.id, credentials);
     const there = places.find((place) => place.pool.pool === pool.pool);
     if (there !== undefined) return there;
     const message = `pool ${pool.pool}, which holds the snapshot, can't be reached from where the request asks for`;
-    return yield* new Unplaceable({ message });
+    return yield* new Unplaceable({ subject: "", problem: message });
   });

@@ -78,7 +78,7 @@ export const candidatePools = (
     }
     if (found.size === 0) {
       const message = `accessibility_requirements ask for ${JSON.stringify([...preferred, ...requisite])}, and none of ${FIELD} is there: correct ${FIELD}, or the nodes' labels`;
-      return Result.fail(new Unplaceable({ message }));
+      return Result.fail(new Unplaceable({ subject: "", problem: message }));
     }
     const names = new Set(all.map(({ poolName }) => poolName));
     return Result.succeed({

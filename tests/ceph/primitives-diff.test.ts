@@ -183,9 +183,9 @@ primitives("differences", ({ session: at, bytes, rig }) => {
         await fails((ceph) => ceph.diff({ pool, image: fresh("image"), snapshot: "s" }, undefined, 0n, 1)),
       ];
       expect(failures.map(({ _tag }) => _tag)).toEqual([
-        "SnapshotNotFound",
-        "SnapshotNotFound",
-        "SnapshotNotFound",
+        "ImageSnapshotNotFound",
+        "ImageSnapshotNotFound",
+        "ImageSnapshotNotFound",
         "ImageNotFound",
       ]);
       expect(failures[2]?.message).toContain("@before");

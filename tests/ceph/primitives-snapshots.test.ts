@@ -117,8 +117,8 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
         await fails((ceph) => ceph.imageClone(source, pool, image, {})),
       ];
       expect(missing.map(({ _tag }) => _tag)).toEqual([
-        "SnapshotNotFound",
-        "SnapshotNotFound",
+        "ImageSnapshotNotFound",
+        "ImageSnapshotNotFound",
         "PoolNotFound",
         "PoolNotFound",
         "PoolNotFound",

@@ -165,9 +165,9 @@ export const cloneContract = (at: () => Session): void => {
         ),
       ];
       expect(failures.map((error) => error._tag)).toEqual([
-        "SnapshotNotFound",
-        "SnapshotNotFound",
-        "SnapshotNotFound",
+        "ImageSnapshotNotFound",
+        "ImageSnapshotNotFound",
+        "ImageSnapshotNotFound",
         "PoolNotFound",
         "PoolNotFound",
         "PoolNotFound",

@@ -218,7 +218,7 @@ export const diffContract = (at: () => Session): void => {
       ];
       for (const [to, from] of tries) {
         const error = await fails((ceph) => ceph.diff({ pool, image, snapshot: to }, from, 0n, ALL));
-        expect([to, from, error._tag]).toEqual([to, from, "SnapshotNotFound"]);
+        expect([to, from, error._tag]).toEqual([to, from, "ImageSnapshotNotFound"]);
         expect(error.message).toContain(`${pool.pool}/${image}@`);
       }
     },

@@ -139,7 +139,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
         await fails((ceph) => ceph.imageClone({ pool, image, snapshot: name }, pool, "never-made", {})),
         await fails((ceph) => ceph.diff({ pool, image, snapshot: name }, undefined, 0n, 10)),
       ];
-      expect(failures.map((error) => error._tag)).toEqual(["SnapshotNotFound", "SnapshotNotFound"]);
+      expect(failures.map((error) => error._tag)).toEqual(["ImageSnapshotNotFound", "ImageSnapshotNotFound"]);
     },
     LIMIT,
   );

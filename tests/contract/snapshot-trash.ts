@@ -37,7 +37,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
       for (const snapshot of ["s", trashed?.name ?? "", trashed?.id ?? 0n]) {
         const from = { pool, image: source, snapshot };
         const error = await fails((ceph) => ceph.imageClone(from, pool, "never-made", {}));
-        expect([snapshot, error._tag]).toEqual([snapshot, "SnapshotNotFound"]);
+        expect([snapshot, error._tag]).toEqual([snapshot, "ImageSnapshotNotFound"]);
       }
       await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
       await run((ceph) => ceph.snapshotRemove(pool, source, trashed?.name ?? ""));

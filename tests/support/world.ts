@@ -8,6 +8,7 @@
  * 2. `driverOn` prints nothing: what a driver logs is in its `log`.
  */
 import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
@@ -149,9 +150,11 @@ export const OPTIONS: VolumeOptions = {
   instanceId: "default",
   setMetadata: false,
   clusterName: "",
-  chain: { softDepth: 4, hardDepth: 8 },
+  cloneDepth: { softDepth: 4, hardDepth: 8 },
   maxSnapshots: 450,
   minSnapshots: 250,
+  inUsePatience: Duration.zero,
+  atOnce: 8,
 };
 
 export interface DriverSettings {

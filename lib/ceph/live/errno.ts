@@ -25,7 +25,7 @@ import {
   ParentLost,
   PoolNotFound,
   Raced,
-  SnapshotNotFound,
+  ImageSnapshotNotFound,
   TimedOut,
 } from "../errors.ts";
 
@@ -69,8 +69,8 @@ const absent = (op: string, context: CallContext): CephError => {
   if (op === "rados_pool_lookup") return new PoolNotFound({ op, subject: dataPool ?? pool });
   if (op === "rados_ioctx_create of the source") return new PoolNotFound({ op, subject: context.sourcePool ?? pool });
   if (op === "rados_ioctx_create of the member") return new PoolNotFound({ op, subject: context.memberPool ?? pool });
-  if (op === "rbd_snap_set") return new SnapshotNotFound({ op, subject: context.snapshot ?? subject });
-  if (op === "rbd_snap_set of the start") return new SnapshotNotFound({ op, subject: context.start ?? subject });
+  if (op === "rbd_snap_set") return new ImageSnapshotNotFound({ op, subject: context.snapshot ?? subject });
+  if (op === "rbd_snap_set of the start") return new ImageSnapshotNotFound({ op, subject: context.start ?? subject });
   if (op === "rbd_open of the member") return new ImageNotFound({ op, subject: context.member ?? subject });
   if (op === "rbd_open of a parent") return new ParentLost({ op, subject });
   if (op === "rbd_open of a parent of the source") return new ParentLost({ op, subject: context.snapshot ?? subject });

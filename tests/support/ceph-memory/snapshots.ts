@@ -11,7 +11,7 @@ import {
   InvalidCall,
   ParentLost,
   PoolNotFound,
-  SnapshotNotFound,
+  ImageSnapshotNotFound,
 } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { admit, askManager, call, enter, open, refuse } from "./call.ts";
@@ -35,7 +35,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         ? image.snapshotNamed(snapshot)
         : image.snapshots.find(({ id, kind }) => id === snapshot && (trashed || kind !== "trash"));
     if (found !== undefined) return found;
-    throw refuse(new SnapshotNotFound({ op, subject: `${imageLabel(ref, image.place.name)}@${snapshot}` }));
+    throw refuse(new ImageSnapshotNotFound({ op, subject: `${imageLabel(ref, image.place.name)}@${snapshot}` }));
   };
 
   return {
@@ -81,7 +81,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         const from = enter(cluster, source.pool, op).images.get(source.image);
         if (from === undefined) {
           const missing = `${imageLabel(source.pool, source.image)}@${source.snapshot}`;
-          throw refuse(new SnapshotNotFound({ op, subject: missing }));
+          throw refuse(new ImageSnapshotNotFound({ op, subject: missing }));
         }
         if (from.lostParent) {
           throw refuse(new ParentLost({ op, subject: `${imageLabel(source.pool, source.image)}@${source.snapshot}` }));

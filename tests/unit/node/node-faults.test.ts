@@ -97,7 +97,7 @@ describe("a host call that never answers", () => {
     await driver.unstage(unstaging(other));
     expect(Date.now() - started).toBeLessThan(300);
     const first = await stuck;
-    expect([first?.code, first?.message]).toEqual(["ABORTED", expect.stringContaining('at "mount"')]);
+    expect([first?.code, first?.message]).toEqual(["ABORTED", expect.stringContaining('(stage "mount")')]);
     const second = await failureOf(driver.unstage(unstaging(), Date.now() + 300));
     expect([second?.code, second?.message]).toEqual(["ABORTED", expect.stringContaining("NodeStageVolume")]);
   });

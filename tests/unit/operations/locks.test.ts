@@ -6,10 +6,12 @@ import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
 import * as TestClock from "effect/testing/TestClock";
 import { LockHeld } from "../../../lib/csi/errors.ts";
-import { type LocksService, makeLocks, type Mode } from "../../../lib/operations/locks.ts";
+import { inOrder, LockKey, type LockMode, shared } from "../../../lib/operations/lock-keys.ts";
+import { type LocksService, makeLocks } from "../../../lib/operations/locks.ts";
 import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
 
 const KEY = "volume v1";
+const lock = (mode: LockMode, key = LockKey.volume("v1")): LockKey => (mode === "shared" ? shared(key) : key);
 
 /** A test in virtual time, after which no lock is held or waited for. */
 const virtual = (name: string, body: (locks: LocksService) => Effect.Effect<unknown, unknown>) =>
@@ -24,14 +26,14 @@ const settle = TestClock.adjust(0);
 /** Holders of one key that come one after the other, each holding until it is let go. */
 const queueOn = (locks: LocksService) => {
   const trace: string[] = [];
-  const come = (name: string, mode: Mode) =>
+  const come = (name: string, mode: LockMode) =>
     Effect.gen(function* () {
       const gate = yield* Deferred.make<void>();
       const held = Effect.andThen(
         Effect.sync(() => void trace.push(name)),
         Deferred.await(gate),
       );
-      const fiber = yield* Effect.forkChild(locks.withLock(KEY, mode, held));
+      const fiber = yield* Effect.forkChild(locks.with([lock(mode)], held));
       yield* settle;
       const leave = Effect.gen(function* () {
         yield* Deferred.succeed(gate, undefined);
@@ -90,7 +92,7 @@ describe("a line", () => {
     Effect.gen(function* () {
       const { come } = queueOn(locks);
       const holder = yield* come("a", "exclusive");
-      expect(yield* locks.withLock("volume v2", "exclusive", Effect.succeed("free"))).toBe("free");
+      expect(yield* locks.with([LockKey.volume("v2")], Effect.succeed("free"))).toBe("free");
       yield* holder.leave;
     }),
   );
@@ -120,9 +122,9 @@ describe("a lock is released", () => {
   for (const [what, end] of ends) {
     virtual(`after ${what}`, (locks) =>
       Effect.gen(function* () {
-        yield* Effect.exit(locks.withLock(KEY, "exclusive", end));
+        yield* Effect.exit(locks.with([lock("exclusive")], end));
         expect(locks.table()).toEqual([]);
-        expect(yield* locks.withLock(KEY, "exclusive", Effect.succeed("next"))).toBe("next");
+        expect(yield* locks.with([lock("exclusive")], Effect.succeed("next"))).toBe("next");
       }),
     );
   }
@@ -145,9 +147,8 @@ describe("one who waits", () => {
   const two = (locks: LocksService, seconds: number) => {
     const operations = makeOperations();
     const run = (rpc: string, identity: string, deadline: number, body: Effect.Effect<string>) =>
-      operations.run(
-        { rpc, subject: "pvc-1", identity, deadline },
-        stage("lock", locks.withLock("name east/pvc-1", "exclusive", body)),
+      operations.run({ rpc, subject: "pvc-1", identity, deadline }, () =>
+        locks.with([LockKey.volumeName("east", "pvc-1")], body),
       );
     const hold = stage("create image", Effect.delay(Effect.succeed("made"), seconds * 1000));
     return {
@@ -165,7 +166,11 @@ describe("one who waits", () => {
       const second = yield* waiter(1000);
       yield* settle;
       expect(locks.table()).toMatchObject([
-        { key: "name east/pvc-1", holders: [{ rpc: "CreateVolume", stage: "create image" }], waiting: 1 },
+        {
+          key: "volume name pvc-1 in cluster east",
+          holders: [{ rpc: "CreateVolume", stage: "create image" }],
+          waiting: 1,
+        },
       ]);
       // 0.95 of what is left to "it still runs", so that the caller reads of the lock instead
       yield* TestClock.adjust(759);
@@ -175,7 +180,7 @@ describe("one who waits", () => {
       const error = yield* Effect.flip(exit);
       expect(error).toBeInstanceOf(LockHeld);
       expect(error.message).toBe(
-        'name east/pvc-1 is held by CreateVolume of pvc-1, at "create image", 0.8 s old; it goes on, retry later',
+        'volume name pvc-1 in cluster east is busy: CreateVolume of pvc-1 has been running for 0.8 s (stage "create image"). It continues; the automatic retry waits for it',
       );
       expect(locks.table()).toMatchObject([{ waiting: 0 }]);
       yield* TestClock.adjust("10 seconds");
@@ -226,13 +231,14 @@ describe("one who waits", () => {
       const { come } = queueOn(locks);
       const task = yield* come("task", "shared");
       const operations = makeOperations();
-      const waiting = operations.run(
-        { rpc: "DeleteVolume", subject: "v1", identity: "d", deadline: 1000 },
-        locks.withLock(KEY, "exclusive", Effect.void),
+      const waiting = operations.run({ rpc: "DeleteVolume", subject: "v1", identity: "d", deadline: 1000 }, () =>
+        locks.with([lock("exclusive")], Effect.void),
       );
       const caller = yield* Effect.forkChild(Effect.flip(waiting));
       yield* TestClock.adjust("1 second");
-      expect((yield* Fiber.join(caller)).message).toBe(`${KEY} is held by an unnamed task; it goes on, retry later`);
+      expect((yield* Fiber.join(caller)).message).toBe(
+        `${KEY} is busy: an unnamed task holds it. It continues; the automatic retry waits for it`,
+      );
       yield* task.leave;
     }),
   );
@@ -243,17 +249,17 @@ test("a thousand holders of twenty keys, some of which leave early, exclude each
   const inside = new Map<string, { shared: number; exclusive: number }>();
   let entered = 0;
   const one = (n: number) => {
-    const key = `volume ${n % 20}`;
-    const mode: Mode = n % 3 === 0 ? "exclusive" : "shared";
-    const now = inside.get(key) ?? { shared: 0, exclusive: 0 };
-    inside.set(key, now);
+    const key = LockKey.volume(`${n % 20}`);
+    const mode: LockMode = n % 3 === 0 ? "exclusive" : "shared";
+    const now = inside.get(key.text) ?? { shared: 0, exclusive: 0 };
+    inside.set(key.text, now);
     const use = Effect.gen(function* () {
       now[mode]++;
       entered++;
       expect(now.exclusive === 0 || (now.exclusive === 1 && now.shared === 0)).toBe(true);
       for (let i = 0; i < n % 4; i++) yield* Effect.yieldNow;
     }).pipe(Effect.ensuring(Effect.sync(() => void now[mode]--)));
-    const held = locks.withLock(key, mode, use);
+    const held = locks.with([lock(mode, key)], use);
     return n % 7 === 0 ? Effect.race(held, Effect.yieldNow) : held;
   };
   await Effect.runPromise(
@@ -265,4 +271,35 @@ test("a thousand holders of twenty keys, some of which leave early, exclude each
   );
   expect(entered).toBeGreaterThan(850);
   expect(locks.table()).toEqual([]);
+});
+
+describe("several locks", () => {
+  const [name, id] = [LockKey.volumeName("east", "pvc-1"), shared(LockKey.snapshot("s1"))];
+
+  test("are taken by rank, however they are listed, and by text within one rank", () => {
+    const texts = (keys: readonly LockKey[]) => inOrder(keys).map(({ text }) => text);
+    expect(texts([name, id])).toEqual(["snapshot s1", "volume name pvc-1 in cluster east"]);
+    expect(texts([LockKey.volume("b"), LockKey.groupSnapshotName("g"), LockKey.volume("a")])).toEqual([
+      "group snapshot name g",
+      "volume a",
+      "volume b",
+    ]);
+  });
+
+  virtual("are all held while the work runs, and all free afterwards", (locks) =>
+    Effect.gen(function* () {
+      yield* locks.with(
+        [name, undefined, id],
+        Effect.sync(() => expect(locks.table()).toHaveLength(2)),
+      );
+    }),
+  );
+
+  virtual("that an operation takes inside of others have to be of a higher rank: else it dies of the defect", (locks) =>
+    Effect.gen(function* () {
+      const wrong = yield* Effect.exit(locks.with([name], locks.with([id], Effect.void)));
+      expect(Exit.isFailure(wrong) && JSON.stringify(wrong.cause.reasons)).toContain("Die");
+      expect(Exit.isSuccess(yield* Effect.exit(locks.with([id], locks.with([name], Effect.void))))).toBe(true);
+    }),
+  );
 });

@@ -1,21 +1,14 @@
 /** Operations of named stages: joining, leaving callers, deadlines, compensations, the end of the driver. */
 import { describe, expect, test } from "bun:test";
-import * as Cause from "effect/Cause";
-import * as Data from "effect/Data";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
-import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as TestClock from "effect/testing/TestClock";
-import { StillRunning } from "../../../lib/csi/errors.ts";
+import { Precondition, StillRunning } from "../../../lib/csi/errors.ts";
 import { CurrentOperation } from "../../../lib/operations/operation.ts";
-import { compensated, makeOperations, type Request, stage, undoable } from "../../../lib/operations/pipeline.ts";
-
-class Definite extends Data.TaggedError("Definite")<{ readonly message: string }> {}
-class Unknown extends Data.TaggedError("Unknown")<{ readonly message: string }> {}
-const isDefinite = (error: { readonly _tag: string }) => error._tag === "Definite";
+import { makeOperations, type Request, stage } from "../../../lib/operations/pipeline.ts";
 
 /** A test whose clock stands still but for `TestClock.adjust`; -> what was logged. */
 const inTestTime = async (body: (log: readonly string[]) => Effect.Effect<unknown, unknown>) => {
@@ -51,14 +44,14 @@ describe("requests", () => {
         Effect.sync(() => ++runs),
         "1 second",
       );
-      const callers = yield* Effect.forEach([1, 2, 3], () => Effect.forkChild(operations.run(request(), body)));
+      const callers = yield* Effect.forEach([1, 2, 3], () => Effect.forkChild(operations.run(request(), () => body)));
       yield* settle;
       expect(operations.running()).toHaveLength(1);
       yield* TestClock.adjust("1 second");
       expect(yield* Effect.forEach(callers, Fiber.join)).toEqual([1, 1, 1]);
       expect(operations.running()).toEqual([]);
 
-      const later = yield* Effect.forkChild(operations.run(request(), body));
+      const later = yield* Effect.forkChild(operations.run(request(), () => body));
       yield* TestClock.adjust("1 second");
       expect(yield* Fiber.join(later)).toBe(2);
     }),
@@ -67,12 +60,15 @@ describe("requests", () => {
   virtual("that joined a failure get that failure", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
-      const body = Effect.delay(Effect.fail(new Definite({ message: "no" })), "1 second");
+      const body = Effect.delay(Effect.fail(new Precondition({ subject: "it", problem: "no" })), "1 second");
       const callers = yield* Effect.forEach([1, 2], () =>
-        Effect.forkChild(Effect.flip(operations.run(request(), body))),
+        Effect.forkChild(Effect.flip(operations.run(request(), () => body))),
       );
       yield* TestClock.adjust("1 second");
-      expect((yield* Effect.forEach(callers, Fiber.join)).map(({ _tag }) => _tag)).toEqual(["Definite", "Definite"]);
+      expect((yield* Effect.forEach(callers, Fiber.join)).map(({ _tag }) => _tag)).toEqual([
+        "Precondition",
+        "Precondition",
+      ]);
     }),
   );
 
@@ -85,7 +81,7 @@ describe("requests", () => {
         "1 second",
       );
       const different = [request(), request({ identity: "another" }), request({ rpc: "DeleteVolume" })];
-      const callers = yield* Effect.forEach(different, (each) => Effect.forkChild(operations.run(each, body)));
+      const callers = yield* Effect.forEach(different, (each) => Effect.forkChild(operations.run(each, () => body)));
       yield* TestClock.adjust("1 second");
       yield* Effect.forEach(callers, Fiber.join);
       expect(runs).toBe(3);
@@ -95,9 +91,9 @@ describe("requests", () => {
   virtual("leave no trace of a body that never pauses", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
-      expect(yield* operations.run(request(), Effect.succeed("at once"))).toBe("at once");
+      expect(yield* operations.run(request(), () => Effect.succeed("at once"))).toBe("at once");
       expect(operations.running()).toEqual([]);
-      expect(yield* operations.run(request(), Effect.succeed("again"))).toBe("again");
+      expect(yield* operations.run(request(), () => Effect.succeed("again"))).toBe("again");
     }),
   );
 });
@@ -112,11 +108,11 @@ describe("a caller", () => {
         "10 seconds",
       );
       const body = stage("act", act);
-      const caller = yield* Effect.forkChild(operations.run(request(), body));
+      const caller = yield* Effect.forkChild(operations.run(request(), () => body));
       yield* TestClock.adjust("3 seconds");
       yield* Fiber.interrupt(caller);
       expect(operations.running().map(({ stage }) => stage)).toEqual(["act"]);
-      const retry = yield* Effect.forkChild(operations.run(request(), body));
+      const retry = yield* Effect.forkChild(operations.run(request(), () => body));
       yield* TestClock.adjust("7 seconds");
       expect(yield* Fiber.join(retry)).toBe(1);
       expect(runs).toBe(1);
@@ -127,16 +123,16 @@ describe("a caller", () => {
     Effect.gen(function* () {
       const operations = makeOperations();
       const body = stage("create image", Effect.delay(Effect.succeed("made"), "10 seconds"));
-      const caller = yield* Effect.forkChild(operations.run(request({ deadline: 1000 }), body));
+      const caller = yield* Effect.forkChild(operations.run(request({ deadline: 1000 }), () => body));
       yield* TestClock.adjust(799);
       expect(caller.pollUnsafe()).toBeUndefined();
       yield* TestClock.adjust(1);
       const error = yield* Effect.flip(Fiber.join(caller));
       expect(error).toBeInstanceOf(StillRunning);
       expect(error.message).toBe(
-        'CreateVolume of pvc-1, at "create image", 0.8 s old, goes on; a retry waits for its result',
+        'CreateVolume of pvc-1 has been running for 0.8 s (stage "create image"). It continues; the automatic retry gets its result',
       );
-      const retry = yield* Effect.forkChild(operations.run(request({ deadline: 20_000 }), body));
+      const retry = yield* Effect.forkChild(operations.run(request({ deadline: 20_000 }), () => body));
       yield* TestClock.adjust("9200 millis");
       expect(yield* Fiber.join(retry)).toBe("made");
     }),
@@ -152,7 +148,7 @@ describe("a caller", () => {
     virtual(`with deadline ${deadline} is answered at ${answeredAt} ms`, () =>
       Effect.gen(function* () {
         const operations = makeOperations();
-        const caller = yield* Effect.forkChild(Effect.flip(operations.run(request({ deadline }), Effect.never)));
+        const caller = yield* Effect.forkChild(Effect.flip(operations.run(request({ deadline }), () => Effect.never)));
         if (answeredAt > 0) {
           yield* TestClock.adjust(answeredAt - 1);
           expect(caller.pollUnsafe()).toBeUndefined();
@@ -168,10 +164,10 @@ describe("a caller", () => {
     Effect.gen(function* () {
       const operations = makeOperations();
       const body = Effect.delay(Effect.succeed("done"), "5 seconds");
-      const patient = yield* Effect.forkChild(operations.run(request({ deadline: 10_000 }), body));
+      const patient = yield* Effect.forkChild(operations.run(request({ deadline: 10_000 }), () => body));
       yield* settle;
       const before = operations.running()[0]?.deadline;
-      const hasty = yield* Effect.forkChild(operations.run(request({ deadline: 1000 }), body));
+      const hasty = yield* Effect.forkChild(operations.run(request({ deadline: 1000 }), () => body));
       yield* TestClock.adjust("1 second");
       expect((yield* Effect.flip(Fiber.join(hasty)))._tag).toBe("StillRunning");
       expect(operations.running()[0]?.deadline).toBe(before ?? Number.NaN);
@@ -186,104 +182,7 @@ describe("the deadline of an operation", () => {
     Effect.gen(function* () {
       const operations = makeOperations();
       const body = Effect.map(CurrentOperation, (operation) => operation?.deadline);
-      expect(yield* operations.run(request({ deadline: 10_000 }), body)).toBe(9800 * 0.95);
-    }),
-  );
-});
-
-describe("compensations", () => {
-  /** Three stages, each with an undo that is told in `trace`; then `end`. */
-  const recipe = (trace: string[], end: Effect.Effect<string, Definite | Unknown>, broken?: string) =>
-    compensated(
-      isDefinite,
-      Effect.gen(function* () {
-        for (const name of ["reserve", "create", "commit"]) {
-          yield* undoable(
-            name,
-            Effect.sync(() => void trace.push(name)),
-            () =>
-              name === broken
-                ? Effect.fail(new Definite({ message: `cannot undo ${name}` }))
-                : Effect.sync(() => void trace.push(`undo ${name}`)),
-          );
-        }
-        return yield* end;
-      }),
-    );
-  const MADE = ["reserve", "create", "commit"];
-
-  virtual("run in reverse order after a definite error, which the caller gets", () =>
-    Effect.gen(function* () {
-      const trace: string[] = [];
-      const error = yield* Effect.flip(recipe(trace, Effect.fail(new Definite({ message: "full" }))));
-      expect(error.message).toBe("full");
-      expect(trace).toEqual([...MADE, "undo commit", "undo create", "undo reserve"]);
-    }),
-  );
-
-  const without: readonly (readonly [string, Effect.Effect<string, Definite | Unknown>])[] = [
-    ["success", Effect.succeed("ok")],
-    ["an error that leaves the outcome unknown", Effect.fail(new Unknown({ message: "no answer" }))],
-    ["a defect", Effect.die(new Error("bug"))],
-    ["an interrupt", Effect.interrupt],
-  ];
-  for (const [what, end] of without) {
-    virtual(`do not run after ${what}`, () =>
-      Effect.gen(function* () {
-        const trace: string[] = [];
-        yield* Effect.exit(recipe(trace, end));
-        expect(trace).toEqual(MADE);
-      }),
-    );
-  }
-
-  virtual("of a stage that itself failed are not there", () =>
-    Effect.gen(function* () {
-      const trace: string[] = [];
-      const body = compensated(
-        isDefinite,
-        undoable("reserve", Effect.fail(new Definite({ message: "taken" })), () =>
-          Effect.sync(() => trace.push("undo")),
-        ),
-      );
-      expect((yield* Effect.flip(body)).message).toBe("taken");
-      expect(trace).toEqual([]);
-    }),
-  );
-
-  virtual("stop at one that fails: earlier stages stay, the log says so, the error is the first one", (log) =>
-    Effect.gen(function* () {
-      const trace: string[] = [];
-      const error = yield* Effect.flip(recipe(trace, Effect.fail(new Definite({ message: "full" })), "create"));
-      expect(error.message).toBe("full");
-      expect(trace).toEqual([...MADE, "undo commit"]);
-      expect(log.filter((line) => line.startsWith('could not undo "create"'))).toHaveLength(1);
-    }),
-  );
-
-  virtual("of an operation that is interrupted from outside do not run", () =>
-    Effect.gen(function* () {
-      const operations = makeOperations();
-      const trace: string[] = [];
-      const caller = yield* Effect.forkChild(operations.run(request(), recipe(trace, Effect.never)));
-      yield* settle;
-      yield* operations.drain(0);
-      const exit = yield* Fiber.await(caller);
-      expect(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)).toBe(true);
-      expect(trace).toEqual(MADE);
-    }),
-  );
-
-  virtual("run although the caller has left", () =>
-    Effect.gen(function* () {
-      const operations = makeOperations();
-      const trace: string[] = [];
-      const late = Effect.delay(Effect.fail(new Definite({ message: "full" })), "2 seconds");
-      const caller = yield* Effect.forkChild(operations.run(request(), recipe(trace, late)));
-      yield* TestClock.adjust("1 second");
-      yield* Fiber.interrupt(caller);
-      yield* TestClock.adjust("1 second");
-      expect(trace).toEqual([...MADE, "undo commit", "undo create", "undo reserve"]);
+      expect(yield* operations.run(request({ deadline: 10_000 }), () => body)).toBe(9800 * 0.95);
     }),
   );
 });
@@ -302,7 +201,7 @@ describe("stages", () => {
         );
         after = operation?.stage;
       });
-      const caller = yield* Effect.forkChild(operations.run(request(), body));
+      const caller = yield* Effect.forkChild(operations.run(request(), () => body));
       yield* settle;
       expect(operations.running()).toMatchObject([
         { rpc: "CreateVolume", subject: "pvc-1", startedAt: 0, stage: "create image" },
@@ -327,7 +226,7 @@ describe("a driver that stops", () => {
         ["short", 2],
         ["long", 60],
       ] as const) {
-        const caller = yield* Effect.forkChild(operations.run(request({ identity: name }), body(name, seconds)));
+        const caller = yield* Effect.forkChild(operations.run(request({ identity: name }), () => body(name, seconds)));
         yield* settle;
         yield* Fiber.interrupt(caller);
       }

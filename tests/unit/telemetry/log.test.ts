@@ -23,7 +23,13 @@ test("a line of an operation names its RPC, its subject and the stage of that mo
   });
   const request = { rpc: "CreateVolume", subject: "pvc-1", identity: "x", deadline: undefined };
   const of = { rpc: "CreateVolume", subject: "pvc-1" };
-  expect(await logged(makeOperations().run(request, body).pipe(Effect.ignore))).toMatchObject([
+  expect(
+    await logged(
+      makeOperations()
+        .run(request, () => body)
+        .pipe(Effect.ignore),
+    ),
+  ).toMatchObject([
     { level: "WARN", message: "first", annotations: { ...of, stage: "reserve" } },
     { level: "INFO", message: "second", annotations: { ...of, stage: "create image", image: "rbd/a" } },
   ]);

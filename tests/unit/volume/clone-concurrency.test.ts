@@ -84,7 +84,7 @@ describe("one driver", () => {
     const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId), Date.now() + 1000));
     expect(failure).toMatchObject({
       code: "ABORTED",
-      message: expect.stringMatching(/is held by CreateVolume of pvc-copy, at "clone"/),
+      message: expect.stringMatching(/is busy: CreateVolume of pvc-copy has been running for .* \(stage "clone"\)/),
     });
     letGo();
     await restored;

@@ -90,7 +90,7 @@ describe("one driver", () => {
     const failure = await failureOf(driver.createVolume(other, Date.now() + 2000));
     expect(failure?.code).toBe("ABORTED");
     expect(failure?.message).toMatch(
-      /^name east\/pvc-1 is held by CreateVolume of pvc-1, at "create image", \d\.\d s old; it goes on, retry later/,
+      /^name east\/pvc-1 is busy: CreateVolume of pvc-1 has been running for \d\.\d s \(stage "create image"\)\. It continues; the automatic retry waits for it/,
     );
     letGo();
     expect((await slow).volume.capacityBytes).toBe(GIB);
@@ -103,7 +103,9 @@ describe("one driver", () => {
     await using driver = driverOn(cluster, { ceph: service });
     const failure = await failureOf(driver.createVolume(creation(), Date.now() + 100));
     expect(failure?.code).toBe("ABORTED");
-    expect(failure?.message).toMatch(/^CreateVolume of pvc-1, at "[a-z ]+", 0\.\d s old, goes on/);
+    expect(failure?.message).toMatch(
+      /^CreateVolume of pvc-1 has been running for 0\.\d s \(stage "[a-z ]+"\)\. It continues/,
+    );
     await driver.createVolume(creation());
     expect(calls().filter(({ method }) => method === "imageCreate")).toHaveLength(1);
     expect((await driver.operations()).running()).toEqual([]);
@@ -121,7 +123,7 @@ describe("one driver", () => {
       Array.from({ length: 20 }, (_, n) => driver.createVolume(creation({ name: `pvc-${n}` }))),
     );
     expect(new Set(ids.map(({ volume }) => volume.volumeId)).size).toBe(20);
-    expect((await stuck)?.message).toContain('at "create image"');
+    expect((await stuck)?.message).toContain('(stage "create image")');
   });
 });
 

@@ -36,7 +36,7 @@ import {
 const flattening = (cluster: MemoryCluster): readonly string[] =>
   cluster.tasks().flatMap(({ action, image }) => (action === "flatten" ? [image] : []));
 
-const chain = (softDepth: number, hardDepth: number) => ({ options: { chain: { softDepth, hardDepth } } });
+const chain = (softDepth: number, hardDepth: number) => ({ options: { cloneDepth: { softDepth, hardDepth } } });
 const FREE = chain(99, 99);
 
 /** A volume with `links` parents behind it, made by restores -> it and the snapshots in between. */
@@ -188,7 +188,7 @@ describe("a chain", () => {
 
 describe("snapshots of one image", () => {
   const limits = (minSnapshots: number, maxSnapshots: number) => ({
-    options: { minSnapshots, maxSnapshots, chain: FREE.options.chain },
+    options: { minSnapshots, maxSnapshots, cloneDepth: FREE.options.cloneDepth },
   });
   /** A volume with `count` snapshots of this layout -> their holders, the oldest first. */
   const taken = async (driver: Driver, volumeId: string, count: number) => {

@@ -84,7 +84,7 @@ describe("R25: the image in between", () => {
 
     test(`stays as long as its volume reads from it, also when ${what} of it is made`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster, { options: { chain: { softDepth: 9, hardDepth: 9 } } });
+      await using driver = driverOn(cluster, { options: { cloneDepth: { softDepth: 9, hardDepth: 9 } } });
       const { copyId, temp } = await cloned(driver, cluster);
       await look(driver, copyId);
       expect(Object.keys(poolDump(cluster).images)).toContain(temp);

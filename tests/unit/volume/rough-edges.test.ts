@@ -220,11 +220,11 @@ describe("R12: before a restore, what is flattened is the snapshot that the requ
     const cluster = aCluster();
     cluster.managerHeld = true;
     // The source is a clone of depth 2, and is not what the request names.
-    await using making = driverOn(cluster, { options: { chain: { softDepth: 14, hardDepth: 14 } } });
+    await using making = driverOn(cluster, { options: { cloneDepth: { softDepth: 14, hardDepth: 14 } } });
     const id = await aVolume(making, cluster);
     const { volume } = await making.createVolume(cloneOf(id));
     const { snapshotId } = await readySnapshot(making, snapshotOf(volume.volumeId));
-    await using driver = driverOn(cluster, { options: { chain: { softDepth: 3, hardDepth: 6 } } });
+    await using driver = driverOn(cluster, { options: { cloneDepth: { softDepth: 3, hardDepth: 6 } } });
     await driver.createVolume(restoreOf(snapshotId, { name: "pvc-restored" }));
     expect(
       cluster
@@ -376,7 +376,7 @@ describe("R23: flattening", () => {
     cluster.managerHeld = true;
     const settings = {
       clusters: [{ ...EAST, radosNamespace: "tenant" }],
-      options: { chain: { softDepth: 1, hardDepth: 8 } },
+      options: { cloneDepth: { softDepth: 1, hardDepth: 8 } },
     };
     await using driver = driverOn(cluster, settings);
     const { volume } = await driver.createVolume(creation());
@@ -388,7 +388,7 @@ describe("R23: flattening", () => {
 
   test("of an image without a parent is no failure", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { options: { chain: { softDepth: 1, hardDepth: 1 } } });
+    await using driver = driverOn(cluster, { options: { cloneDepth: { softDepth: 1, hardDepth: 1 } } });
     const id = await aVolume(driver, cluster);
     expect(await codeOf(driver.createVolume(cloneOf(id)))).toBe("OK");
   });

@@ -1,0 +1,40 @@
+/** The table of outcomes: every domain error has a row, and no row contradicts itself. */
+import { expect, test } from "bun:test";
+import * as ceph from "../../../lib/ceph/errors.ts";
+import * as config from "../../../lib/config/errors.ts";
+import * as csi from "../../../lib/csi/errors.ts";
+import * as size from "../../../lib/csi/size.ts";
+import { Code, codeName } from "../../../lib/grpc/status.ts";
+import * as host from "../../../lib/host/errors.ts";
+import { outcomes } from "../../../lib/operations/outcomes.ts";
+
+/** Codes after which external-provisioner and kubelet take it that the call may have happened, and ask again. */
+const ASK_AGAIN: readonly number[] = [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED];
+
+/** The tags of all error classes that the product declares, whatever the table says. */
+const declared = [ceph, config, csi, host, size]
+  .flatMap((module) => Object.values(module) as unknown[])
+  .filter((value): value is new (fields: object) => { readonly _tag: string } => typeof value === "function")
+  .filter((value) => value.prototype instanceof Error)
+  .map((Class) => new Class({ holders: [], known: [], clusterId: "c" })._tag);
+
+test("every declared domain error has one row in the table, and every row an error", () => {
+  expect(Object.keys(outcomes).toSorted()).toEqual(declared.toSorted());
+});
+
+test.each(Object.entries(outcomes))(
+  "%s: an unknown outcome has a code on which callers ask again",
+  (_, { code, outcome }) => {
+    if (outcome !== "none") expect(ASK_AGAIN.map(codeName)).toContain(codeName(code));
+  },
+);
+
+test.each(Object.entries(outcomes))("%s: a final code says that nothing happened", (_, { code, outcome }) => {
+  if (!ASK_AGAIN.includes(code)) expect(outcome).toBe("none");
+});
+
+test("what nobody can explain leaves the outcome open", () => {
+  for (const tag of ["TimedOut", "Unreachable", "CallStuck", "HostStuck", "MapTimedOut", "StillRunning"]) {
+    expect([tag, outcomes[tag]?.outcome]).toEqual([tag, "unknown"]);
+  }
+});
