@@ -3,14 +3,14 @@
  *
  * Not here: who the watchers are (lib/ceph reads them from librbd).
  */
-import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
-import * as Schedule from "effect/Schedule";
 import { imageLabel } from "../ceph/ceph.ts";
-import { Busy } from "../ceph/errors.ts";
+import { Busy, type CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
-import type { ImageStatus } from "../ceph/rbd.ts";
+import type { ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { DriverSettings } from "../config/settings.ts";
 import { Precondition } from "../csi/errors.ts";
+import { untilDeadline } from "../operations/until-deadline.ts";
 import { statusIfThere } from "./races.ts";
 
 /** Fails unless nobody but mirror daemons has the image open, and it is ours to remove. */
@@ -31,23 +31,21 @@ export const proveUnused = (
 };
 
 /**
- * Milliseconds that a removal waits for an image to fall out of use. Whoever purges a child of it, the manager say, has
- * it open for a moment: no reason to send the caller away.
+ * The image once nobody uses it; `undefined` when it is not there. Whoever purges a child of it, the manager say, has it
+ * open for a moment: the removal waits for that instead of sending its caller away.
  */
-export const InUsePatience = Context.Reference<number>("csi-rbd/InUsePatience", { defaultValue: () => 0 });
-
-const LOOK_AGAIN_MS = 250;
-
-/** The image once nobody uses it; `undefined` when it is not there. */
-export const provenUnused = (pool: PoolRef, imageName: string, mirrorDaemons: number) =>
-  Effect.gen(function* () {
-    const patience = yield* InUsePatience;
-    const look = Effect.tap(statusIfThere(pool, imageName), (image) =>
-      image === undefined ? Effect.void : proveUnused(pool, imageName, image, mirrorDaemons),
-    );
-    return yield* Effect.retry(look, {
-      times: Math.floor(patience / LOOK_AGAIN_MS),
-      schedule: Schedule.spaced(LOOK_AGAIN_MS),
-      while: (error) => error._tag === "Busy",
-    });
+export const provenUnused = Effect.fn("images.provenUnused")(function* (
+  pool: PoolRef,
+  imageName: string,
+  mirrorDaemons: number,
+): Effect.fn.Return<ImageStatus | undefined, CephError | Precondition, Rbd | DriverSettings> {
+  const { inUsePatience } = yield* DriverSettings;
+  const look = Effect.tap(statusIfThere(pool, imageName), (image) =>
+    image === undefined ? Effect.void : proveUnused(pool, imageName, image, mirrorDaemons),
+  );
+  return yield* untilDeadline(look, {
+    while: ({ _tag }) => _tag === "Busy",
+    first: "250 millis",
+    patience: inUsePatience,
   });
+});

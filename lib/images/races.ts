@@ -4,7 +4,6 @@
  * 1. Absence is a value here, or `Raced`; it never passes for the absence of something that the request names.
  */
 import * as Effect from "effect/Effect";
-import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
@@ -18,7 +17,7 @@ export const orRaced = <A, R>(found: Effect.Effect<A, CephError, R>): Effect.Eff
   Effect.catchTag(found, ["ImageNotFound", "ObjectNotFound"], asRaced);
 
 /** `undefined` for an image that does not exist. */
-export const statusIfThere = (pool: PoolRef, image: string): Effect.Effect<ImageStatus | undefined, CephError, Ceph> =>
+export const statusIfThere = (pool: PoolRef, image: string): Effect.Effect<ImageStatus | undefined, CephError, Rbd> =>
   Effect.flatMap(Rbd, (rbd) =>
     rbd.imageStatus(pool, image).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
   );

@@ -10,6 +10,7 @@ import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { Purge } from "./purge.ts";
@@ -20,7 +21,7 @@ export const discardImage = (
   pool: PoolRef,
   imageName: string,
   imageId: string,
-): Effect.Effect<void, CephError, Ceph | Purge> =>
+): Effect.Effect<void, CephError, Rbd | Purge> =>
   Effect.gen(function* () {
     yield* moveToTrash(pool, imageName);
     yield* (yield* Purge).discard(pool, imageId);
@@ -38,7 +39,7 @@ export const finishRemoval = (
   imageName: string,
   imageId: string | undefined,
   followers: readonly string[] = [],
-): Effect.Effect<void, CephError, Ceph | Purge> =>
+): Effect.Effect<void, CephError, Rbd | Purge> =>
   Effect.gen(function* () {
     const rbd = yield* Rbd;
     const known = imageId !== undefined && followers.length === 0;
@@ -58,7 +59,9 @@ export interface Removal {
   /** Snapshots of its own that go with it. */
   readonly snapshots?: readonly string[];
   /** What has to be done about it before it goes. */
-  readonly prepare?: (image: ImageStatus) => Effect.Effect<void, CephError | Precondition, Ceph | Purge>;
+  readonly prepare?: (
+    image: ImageStatus,
+  ) => Effect.Effect<void, CephError | Precondition, Ceph | Purge | DriverSettings>;
   /** Images that follow it to the trash, if there are any: once it is gone, what is left of them is looked for there. */
   readonly followers?: readonly string[];
 }
@@ -70,7 +73,7 @@ export interface Removal {
 export const removeImages = (
   removals: readonly Removal[],
   mirrorDaemons: number,
-): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
+): Effect.Effect<void, CephError | Precondition, Ceph | Purge | DriverSettings> =>
   Effect.gen(function* () {
     const rbd = yield* Rbd;
     const purge = yield* Purge;
@@ -108,7 +111,7 @@ export const discardUnfinished = (
   pool: PoolRef,
   imageName: string,
   snapshots: readonly string[] = [],
-): Effect.Effect<void, CephError | Precondition, Ceph | Purge> =>
+): Effect.Effect<void, CephError | Precondition, Rbd | Purge> =>
   Effect.gen(function* () {
     const rbd = yield* Rbd;
     if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
@@ -129,7 +132,7 @@ export const clearUnfinished = (
   pool: PoolRef,
   imageName: string,
   snapshots: readonly string[] = [],
-): Effect.Effect<void, CephError | Precondition | NotReadyYet, Ceph | Purge> =>
+): Effect.Effect<void, CephError | Precondition | NotReadyYet, Rbd | Purge> =>
   Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ message }) =>
     Effect.fail(
       new NotReadyYet({ subject: "", problem: `${message}; a driver that has died has it open for half a minute` }),

@@ -189,6 +189,10 @@ export const reserve = (
     return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName };
   });
 
+/** The name of the image (or RBD group) behind a UUID: as the journal has it, else the one that drivers give by default. */
+export const imageNameOf = (kind: Kind, uuid: string, attributes: Attributes | undefined): string =>
+  attributes?.imageName ?? kind.defaultImagePrefix + uuid;
+
 /** `undefined`: the journal has nothing under that UUID. */
 export const readAttributes = (
   kind: Kind,

@@ -18,9 +18,9 @@ import { clusterSecretsLayer } from "../config/cluster-secrets.ts";
 import { Clusters } from "../config/clusters.ts";
 import { type Flags, parseFlags, usage } from "../config/flags.ts";
 import { ClusterMapping } from "../config/mapping.ts";
+import { DriverSettings } from "../config/settings.ts";
 import { serve } from "../grpc/server.ts";
 import type { ServedService } from "../grpc/service.ts";
-import { InUsePatience } from "../images/in-use.ts";
 import { Locks } from "../operations/locks.ts";
 import { operationFields } from "../operations/operation.ts";
 import { Operations } from "../operations/pipeline.ts";
@@ -52,16 +52,13 @@ export const runService = <E extends { readonly message: string }>(
   launch(main, 2 * Duration.toSeconds(flags.gracePeriod) + 5);
 };
 
-/** Half of the shortest time that a sidecar waits by default. */
-const IN_USE_PATIENCE = 5_000;
-
 /** Configuration, locks and Ceph, as the flags say. */
 export const driverLayer = (flags: Flags) =>
   Layer.mergeAll(
     Clusters.layer(flags.configDir),
     ClusterMapping.layer(flags.configDir),
     clusterSecretsLayer(flags.secretsDir),
-    Layer.succeed(InUsePatience, IN_USE_PATIENCE),
+    DriverSettings.layer(flags),
     Locks.layer,
     CephLive({
       cells: flags.cells,

@@ -14,7 +14,7 @@ import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
-import type { VolumeOptions } from "../../lib/config/settings.ts";
+import { DriverSettings, type VolumeOptions } from "../../lib/config/settings.ts";
 import {
   CreateVolumeGroupSnapshotRequestSchema,
   DeleteSnapshotRequestSchema,
@@ -59,6 +59,7 @@ export const groupDriverOn = (cluster: MemoryCluster, settings: Settings = {}) =
           clusterSecretsOf(settings.secrets === true ? { east: admin } : {}),
           Operations.layer,
           Locks.layer,
+          DriverSettings.layerOf({ ...OPTIONS, ...settings.options }),
           Logger.layer([recorder]),
         ),
       ),

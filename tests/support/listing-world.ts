@@ -12,6 +12,7 @@ import { type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
 import { type ClusterSecret, clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
+import { DriverSettings } from "../../lib/config/settings.ts";
 import {
   ControllerGetVolumeRequestSchema,
   CreateSnapshotRequestSchema,
@@ -60,6 +61,7 @@ export const listerOn = (cluster: MemoryCluster, settings: Settings = {}) => {
           clusterSecretsOf(settings.secrets ?? { east: ADMIN }),
           Operations.layer,
           Locks.layer,
+          DriverSettings.layerOf({ ...OPTIONS, instanceId: settings.instanceId ?? OPTIONS.instanceId }),
           Logger.layer([recorder]),
         ),
       ),

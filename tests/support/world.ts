@@ -17,7 +17,7 @@ import * as Result from "effect/Result";
 import { type Ceph, type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/mapping.ts";
-import type { VolumeOptions } from "../../lib/config/settings.ts";
+import { DriverSettings, type VolumeOptions } from "../../lib/config/settings.ts";
 import { parseVolumeId } from "../../lib/csi/volume-id.ts";
 import {
   ControllerExpandVolumeRequestSchema,
@@ -157,7 +157,7 @@ export const OPTIONS: VolumeOptions = {
   atOnce: 8,
 };
 
-export interface DriverSettings {
+export interface DriverWays {
   /** Its way to the cluster; the memory's own service when absent. */
   readonly ceph?: CephCalls;
   readonly options?: Partial<VolumeOptions>;
@@ -166,7 +166,7 @@ export interface DriverSettings {
 }
 
 /** A driver's Controller; `await using` ends it. */
-export const driverOn = (cluster: MemoryCluster, settings: DriverSettings = {}) => {
+export const driverOn = (cluster: MemoryCluster, settings: DriverWays = {}) => {
   const log: string[] = [];
   const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
   const runtime = ManagedRuntime.make(
@@ -178,13 +178,14 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverSettings = {}) 
           ClusterMapping.layerOf(settings.mapping ?? NO_MAPPING),
           Operations.layer,
           Locks.layer,
+          DriverSettings.layerOf({ ...OPTIONS, ...settings.options }),
           Logger.layer([recorder]),
         ),
       ),
     ),
   );
   const service = controller({ ...OPTIONS, ...settings.options });
-  type Needs = Ceph | Clusters | ClusterMapping | Flatten | Locks | Operations | Purge;
+  type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Locks | Operations | Purge;
   const call =
     <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
     (request: Q, deadline?: number): Promise<A> =>

@@ -11,7 +11,7 @@ import {
   codeOf,
   creation,
   type CreateInit,
-  type DriverSettings,
+  type DriverWays,
   driverOn,
   EAST,
   failureOf,
@@ -32,7 +32,7 @@ const KUBERNETES = {
 };
 
 /** One CreateVolume in a cluster of its own. */
-const created = async (more: CreateInit = {}, settings: DriverSettings = {}) => {
+const created = async (more: CreateInit = {}, settings: DriverWays = {}) => {
   const cluster = aCluster();
   await using driver = driverOn(cluster, settings);
   const { volume } = await driver.createVolume(creation(more));
@@ -175,7 +175,7 @@ describe("its size", () => {
 });
 
 describe("image metadata", () => {
-  const metaOf = async (options: DriverSettings["options"] & {}, parameters: Record<string, string>) => {
+  const metaOf = async (options: DriverWays["options"] & {}, parameters: Record<string, string>) => {
     const { cluster, uuid } = await created({ parameters: { ...PARAMETERS, ...parameters } }, { options });
     return Object.fromEntries(cluster.image("rbd", `csi-vol-${uuid}`).meta);
   };
