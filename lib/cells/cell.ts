@@ -16,10 +16,22 @@ export class Errno extends Error {
     readonly op: string,
     readonly errno: number,
     message = `${op}: errno ${errno}`,
+    /** The handler had changed something, or may have: the errno does not say what it left. */
+    readonly midway = false,
   ) {
     super(message);
   }
 }
+
+/** Marks each failure of `body`, because the handler has changed something before. `unless`: those that it leaves. */
+export const midway = <A>(body: () => A, unless: (error: Errno) => boolean = () => false): A => {
+  try {
+    return body();
+  } catch (error) {
+    if (!(error instanceof Errno) || unless(error)) throw error;
+    throw new Errno(error.op, error.errno, error.message, true);
+  }
+};
 
 export interface CellRequest {
   readonly id: number;
@@ -27,9 +39,16 @@ export interface CellRequest {
   readonly arg: unknown;
 }
 
+export interface CellFailure {
+  readonly op: string;
+  readonly errno: number;
+  readonly message: string;
+  readonly midway: boolean;
+}
+
 export type CellReply =
   | { readonly id: number; readonly ok: unknown }
-  | { readonly id: number; readonly failed: { readonly op: string; readonly errno: number; readonly message: string } };
+  | { readonly id: number; readonly failed: CellFailure };
 
 export const CELL_READY = "ready";
 
@@ -48,10 +67,11 @@ export const serveCell = (handlers: Handlers, collect?: () => void): void => {
       if (handler === undefined) throw new Errno(op, 38, `this cell has no operation ${op}`);
       scope.postMessage({ id, ok: handler(arg as never) });
     } catch (error) {
-      const failed =
+      // how far a handler came that threw anything else, nobody knows
+      const failed: CellFailure =
         error instanceof Errno
-          ? { op: error.op, errno: error.errno, message: error.message }
-          : { op, errno: 0, message: error instanceof Error ? error.message : String(error) };
+          ? { op: error.op, errno: error.errno, message: error.message, midway: error.midway }
+          : { op, errno: 0, message: error instanceof Error ? error.message : String(error), midway: true };
       scope.postMessage({ id, failed });
     }
     worked();

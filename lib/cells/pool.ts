@@ -18,14 +18,13 @@ import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
 import { type Figure, Metrics } from "../telemetry/metrics.ts";
-import { CELL_READY, type CellReply, type CellRequest } from "./cell.ts";
+import { CELL_READY, type CellFailure, type CellReply, type CellRequest } from "./cell.ts";
 
-/** A blocking call answered with an errno (positive; 0 when the call failed in another way). */
-export class CellErrno extends Data.TaggedError("CellErrno")<{
-  readonly op: string;
-  readonly errno: number;
-  readonly message: string;
-}> {}
+/**
+ * A blocking call answered with an errno (positive; 0 when the call failed in another way). `midway`: it had changed
+ * something by then, or may have.
+ */
+export class CellErrno extends Data.TaggedError("CellErrno")<CellFailure> {}
 
 /** A blocking call did not return within its limit, or an earlier one with the same key still has not. */
 export class CellStuck extends Data.TaggedError("CellStuck")<{
@@ -38,10 +37,19 @@ export class CellStuck extends Data.TaggedError("CellStuck")<{
   }
 }
 
-/** A cell ended before it answered; whether its call took effect is unknown. */
-export class CellDown extends Data.TaggedError("CellDown")<{ readonly op: string; readonly reason: string }> {
+/**
+ * No cell answers the call. `ran`: a cell had begun it and ended, so that it is unknown whether the call took effect.
+ * Otherwise no cell took it up.
+ */
+export class CellDown extends Data.TaggedError("CellDown")<{
+  readonly op: string;
+  readonly reason: string;
+  readonly ran: boolean;
+}> {
   override get message() {
-    return `the worker that ran ${this.op} ended: ${this.reason}`;
+    return this.ran
+      ? `the worker that ran ${this.op} ended: ${this.reason}`
+      : `no worker could run ${this.op}: ${this.reason}`;
   }
 }
 
@@ -193,7 +201,7 @@ class Cells implements CellPool {
         return;
       }
       if (this.stopped) {
-        job.settle(Effect.fail(new CellDown({ op, reason: "the driver stops" })));
+        job.settle(Effect.fail(new CellDown({ op, reason: "the driver stops", ran: false })));
         return;
       }
       this.queue.push(job);
@@ -230,7 +238,7 @@ class Cells implements CellPool {
   }
 
   private refuseAll(reason: string): void {
-    for (const job of this.queue.splice(0)) job.settle(Effect.fail(new CellDown({ op: job.op, reason })));
+    for (const job of this.queue.splice(0)) job.settle(Effect.fail(new CellDown({ op: job.op, reason, ran: false })));
   }
 
   private blocker(key: string | undefined): Job | undefined {
@@ -251,7 +259,7 @@ class Cells implements CellPool {
       cell.worker.postMessage(request);
     } catch (error) {
       const message = `its argument can't be sent to a worker: ${String(error)}`;
-      this.replied(cell, begun, { id: request.id, failed: { op: job.op, errno: 0, message } });
+      this.replied(cell, begun, { id: request.id, failed: { op: job.op, errno: 0, message, midway: false } });
     }
   }
 
@@ -324,7 +332,7 @@ class Cells implements CellPool {
         cell.worker.terminate();
         // With no cell left to serve them, calls fail now; the next one tries again.
         if (this.live.size + this.starting === 0) this.refuseAll(`no ${this.options.name} cell can start: ${reason}`);
-        resolve(new CellDown({ op: `start of a ${this.options.name} cell`, reason }));
+        resolve(new CellDown({ op: `start of a ${this.options.name} cell`, reason, ran: false }));
       };
       const timer = setTimeout(() => end("it was not ready in time"), READY_LIMIT);
       cell.worker.onerror = (event) => end(reasonIn(event.message));
@@ -354,7 +362,7 @@ class Cells implements CellPool {
     const at = this.idle.indexOf(cell);
     if (at >= 0) this.idle.splice(at, 1);
     cell.worker.terminate();
-    cell.job?.settle(Effect.fail(new CellDown({ op: cell.job.op, reason })));
+    cell.job?.settle(Effect.fail(new CellDown({ op: cell.job.op, reason, ran: true })));
     if (!this.stopped) this.pump();
   }
 }

@@ -4,7 +4,9 @@
  *
  * 1. A message says what failed and what to do next, and carries no key.
  * 2. `ObjectNotFound` and its kin are proofs of absence. A failure that leaves it open (`TimedOut`, `Unreachable`,
- *    `AccessDenied`, `CallStuck`, `ParentLost`, `CephFailed`) is never to be read as one.
+ *    `AccessDenied`, `CallStuck`, `ParentLost`, `CephFailed`, `CephUnexplained`) is never to be read as one.
+ * 3. `TimedOut`, `Unreachable`, `CallStuck` and `CephUnexplained` leave open whether the call took effect. Every other
+ *    tag says that it did not.
  */
 import * as Data from "effect/Data";
 
@@ -107,11 +109,20 @@ export class ParentLost extends Data.TaggedError("ParentLost")<About> {
     return `image ${this.subject} is there, but can't be opened, for the image that it is a copy of can't; retry. If that does not help, keep both: the one behind it may be in the trash ("rbd trash ls --all"), or this one may be complete already and only still point there, as after a flatten that was cut off`;
   }
 }
+/** The call failed and changed nothing: it only reads, did not begin, or answered an errno that says so. */
 export class CephFailed extends Data.TaggedError("CephFailed")<
   About & { readonly errno: number; readonly reason: string }
 > {
   override get message() {
     return `${this.op} on ${this.subject} failed: ${this.reason}`;
+  }
+}
+/** A call that changes something failed in a way that does not say what it left. Whether it took effect is unknown. */
+export class CephUnexplained extends Data.TaggedError("CephUnexplained")<
+  About & { readonly errno: number; readonly reason: string }
+> {
+  override get message() {
+    return `${this.op} on ${this.subject} failed and may have taken effect: ${this.reason}; retry, which looks at what is there`;
   }
 }
 
@@ -133,11 +144,5 @@ export type CephError =
   | ClientTooOld
   | ManagerUnavailable
   | CallStuck
-  | CephFailed;
-
-/** After one of these it is unknown whether the call took effect: undo nothing, let the retry look. */
-export const outcomeUnknown = (error: CephError): boolean =>
-  error._tag === "TimedOut" ||
-  error._tag === "Unreachable" ||
-  error._tag === "CallStuck" ||
-  error._tag === "CephFailed";
+  | CephFailed
+  | CephUnexplained;

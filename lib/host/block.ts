@@ -9,8 +9,8 @@
  * 3. A filesystem only ever grows.
  */
 import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
-import { Errno } from "../cells/cell.ts";
-import { must, run, said } from "./child.ts";
+import { Errno, midway } from "../cells/cell.ts";
+import { failure, must, run, said } from "./child.ts";
 import type { Content, DeviceState, FilesystemOn, MkfsRequest } from "./host.ts";
 
 export type MkfsAnswer = { readonly kind: "made" } | { readonly kind: "not-blank"; readonly found: string };
@@ -84,7 +84,7 @@ export const mkfs = ({ device, type, options }: MkfsRequest): MkfsAnswer => {
   if (found.kind !== "blank") return { kind: "not-blank", found: found.type };
   const additions = type === "xfs" ? xfsAdditions() : [];
   must([`mkfs.${type}`, ...(options ?? DEFAULTS[type] ?? []), ...additions, device]);
-  const made = probe(device);
+  const made = midway(() => probe(device));
   if (made.kind !== "filesystem") throw new Errno(`mkfs.${type}`, 0, `it succeeded, but the device holds ${made.kind}`);
   return { kind: "made" };
 };
@@ -93,6 +93,7 @@ export const fsck = ({ device, type }: FilesystemOn): FsckAnswer => {
   // xfs and btrfs replay their journal on mount, and have nothing that is safe to run unasked
   if (!type.startsWith("ext")) return { damaged: false, said: "" };
   const done = run([`fsck.${type}`, "-a", device]);
+  if (done.code < 0) throw failure(`fsck.${type}`, done);
   return { damaged: (done.code & 4) !== 0, said: done.code === 0 ? "" : said(done) };
 };
 
@@ -119,7 +120,7 @@ export const growFilesystem = ({ device, type, point }: FilesystemOn & { point: 
   const now = filesystemSize(type, device, point);
   if (available <= now.bytes + now.block) return now.bytes;
   must(type === "xfs" ? ["xfs_growfs", "-d", point] : ["resize2fs", device]);
-  return filesystemSize(type, device, point).bytes;
+  return midway(() => filesystemSize(type, device, point).bytes);
 };
 
 export const setReadOnly = ({ device, readOnly }: { device: string; readOnly: boolean }): void => {

@@ -9,6 +9,7 @@
 import { Errno } from "../cells/cell.ts";
 
 export interface Finished {
+  /** Negative for a child that was killed by a signal. */
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
@@ -53,13 +54,18 @@ export const run = (argv: readonly string[], limit?: number): Finished => {
 /** What a failed child said, on one line. */
 export const said = ({ code, stdout, stderr, timedOut }: Finished): string => {
   const text = (stderr.trim() === "" ? stdout : stderr).trim().replaceAll(/\s*\n\s*/g, "; ");
-  const end = timedOut ? "it was ended at its time limit" : `exit status ${code}`;
+  const killed = timedOut ? "it was killed at its time limit" : "it was killed by a signal";
+  const end = code < 0 || timedOut ? killed : `exit status ${code}`;
   return text === "" ? end : `${text.slice(-800)} (${end})`;
 };
+
+/** The failure of a child: one that was killed does not say how far it came. */
+export const failure = (program: string, finished: Finished): Errno =>
+  new Errno(program, 0, said(finished), finished.code < 0);
 
 /** As `run`, for a child that must exit with 0. */
 export const must = (argv: readonly string[]): Finished => {
   const finished = run(argv);
-  if (finished.code !== 0) throw new Errno(argv[0] ?? "", 0, said(finished));
+  if (finished.code !== 0) throw failure(argv[0] ?? "", finished);
   return finished;
 };

@@ -3,7 +3,8 @@
  * becomes is in lib/operations/outcomes.ts, and nowhere else.
  *
  * 1. A message says what failed and what to do next, and carries no key.
- * 2. `HostStuck` and `MapTimedOut` leave open whether the call took effect: see `hostOutcomeUnknown`.
+ * 2. `HostStuck`, `HostUnexplained` and `MapTimedOut` leave open whether the call took effect. Every other tag says
+ *    that it did not.
  */
 import * as Data from "effect/Data";
 
@@ -20,6 +21,12 @@ export class HostFailed extends Data.TaggedError("HostFailed")<
 > {
   override get message() {
     return `${this.op} of ${this.subject} failed: ${this.reason}`;
+  }
+}
+/** A change failed in a way that does not say what it left: its tool was killed, say. Whether it took effect is unknown. */
+export class HostUnexplained extends Data.TaggedError("HostUnexplained")<About & { readonly reason: string }> {
+  override get message() {
+    return `${this.op} of ${this.subject} failed and may have taken effect: ${this.reason}; retry, which looks at what is there`;
   }
 }
 /** A call outlived its limit; its thread is put aside. Whether it took effect is unknown. */
@@ -70,6 +77,7 @@ export class PathInTheWay extends Data.TaggedError("PathInTheWay")<About & { rea
 
 export type HostError =
   | HostFailed
+  | HostUnexplained
   | HostStuck
   | MapTimedOut
   | MapRefused
@@ -77,7 +85,3 @@ export type HostError =
   | UnexpectedContent
   | FilesystemDamaged
   | PathInTheWay;
-
-/** After one of these it is unknown whether the call took effect: undo nothing, let the retry look. */
-export const hostOutcomeUnknown = (error: HostError): boolean =>
-  error._tag === "HostStuck" || error._tag === "MapTimedOut";

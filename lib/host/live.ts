@@ -20,6 +20,7 @@ import {
   type HostError,
   HostFailed,
   HostStuck,
+  HostUnexplained,
   MapRefused,
   MapTimedOut,
   PathInTheWay,
@@ -73,33 +74,40 @@ const LIMIT = {
 type Op = keyof HostOperations;
 type Answer<K extends Op> = Awaited<ReturnType<HostOperations[K]>>;
 
-const failed =
-  (op: string, subject: string) =>
+/** `does`: a call that reads leaves nothing behind, however it fails. */
+export const failed =
+  (op: string, subject: string, does: "reads" | "changes") =>
   (error: CellError): HostError => {
-    switch (error._tag) {
-      case "CellErrno":
-        return new HostFailed({ op, subject, errno: error.errno, reason: error.message });
-      case "CellStuck":
-      case "CellDown":
-        return new HostStuck({ op, subject, reason: error.message });
+    const changes = does === "changes";
+    if (error._tag === "CellStuck" || (error._tag === "CellDown" && !error.ran)) {
+      return new HostStuck({ op, subject, reason: error.message });
     }
+    const midway = error._tag === "CellDown" || error.midway;
+    if (changes && midway) return new HostUnexplained({ op, subject, reason: error.message });
+    return new HostFailed({ op, subject, errno: error._tag === "CellDown" ? 0 : error.errno, reason: error.message });
   };
 
 const hostService = (pools: Pools): HostService => {
   /** Reads what no volume can hold up. */
   const look = <K extends Op>(op: K, arg: unknown, subject: string, limit: number = LIMIT.look) =>
-    Effect.mapError(pools.look.call<Answer<K>>(op, arg, { limit, subject }), failed(op, subject));
+    Effect.mapError(pools.look.call<Answer<K>>(op, arg, { limit, subject }), failed(op, subject, "reads"));
   /** Looks into a volume that may not answer; while one look hangs, no other follows it. */
   const peer = <K extends Op>(op: K, arg: unknown, subject: string) =>
     Effect.mapError(
       pools.peer.call<Answer<K>>(op, arg, { limit: LIMIT.peer, subject, key: subject }),
-      failed(op, subject),
+      failed(op, subject, "reads"),
     );
-  const change = <K extends Op>(op: K, arg: unknown, subject: string, limit: number) =>
+  const change = <K extends Op>(
+    op: K,
+    arg: unknown,
+    subject: string,
+    limit: number,
+    does: "reads" | "changes" = "changes",
+  ) =>
     Effect.flatMap(CallSubject, (madeFor) =>
       Effect.mapError(
         pools.change.call<Answer<K>>(op, arg, { limit, subject, key: madeFor ?? subject }),
-        failed(op, subject),
+        failed(op, subject, does),
       ),
     );
   const path = (op: "makeDirectory" | "makeFile" | "removePath", at: string): Effect.Effect<boolean, HostError> =>
@@ -137,7 +145,7 @@ const hostService = (pools: Pools): HostService => {
           : Effect.fail(new DeviceBusy({ op: "unmap", subject: device.path, holders: answer.holders })),
       ),
 
-    probe: (device) => change("probe", device, device, LIMIT.tool),
+    probe: (device) => change("probe", device, device, LIMIT.tool, "reads"),
     mkfs: (request) =>
       Effect.flatMap(change("mkfs", request, request.device, LIMIT.tool), (answer) =>
         answer.kind === "made"

@@ -24,7 +24,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { Errno } from "../cells/cell.ts";
-import { must, run, said } from "./child.ts";
+import { failure, must, run } from "./child.ts";
 import type { MountRequest, Usage } from "./host.ts";
 
 export type PathAnswer =
@@ -59,7 +59,7 @@ export const mount = ({ source, target, type, options }: MountRequest): void => 
 export const unmount = (point: string): void => {
   const done = run(["umount", "-c", point]);
   if (done.code !== 0 && !/not mounted|no mount point specified/.test(done.stderr)) {
-    throw new Errno("umount", 0, said(done));
+    throw failure("umount", done);
   }
 };
 
@@ -127,7 +127,17 @@ export const readText = (path: string): string | undefined => {
   return unless(["ENOENT"], () => readFileSync(path, "utf8"));
 };
 
+/** After the change itself. */
 const syncFolder = (path: string): void => {
+  try {
+    syncFolderOf(path);
+  } catch (error) {
+    const { errno } = error as { readonly errno?: unknown };
+    throw new Errno("fsync", typeof errno === "number" ? Math.abs(errno) : 0, String(error), true);
+  }
+};
+
+const syncFolderOf = (path: string): void => {
   const fd = openSync(dirname(path), "r");
   try {
     fsyncSync(fd);

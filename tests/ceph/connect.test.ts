@@ -203,7 +203,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
           await Bun.sleep(50);
           answer = await attempt();
         }
-        expect(answer).toMatchObject({ _tag: "Failure", failure: { _tag: "CephFailed", errno: 108 } });
+        expect(answer).toMatchObject({ _tag: "Failure", failure: { _tag: "CephUnexplained", errno: 108 } });
         if (answer._tag === "Failure") expect(answer.failure.message).toContain("blocklist");
         expect((await attempt())._tag).toBe("Success");
         expect(await tool.sessionsOf(cluster, "blocked")).not.toContain(before);

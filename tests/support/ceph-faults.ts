@@ -153,7 +153,7 @@ export const crashAt = (
 
 /**
  * Fails the k-th call with `error`: without making it, or after Ceph has done it, which the caller can't tell (give a
- * `TimedOut` or another error for which `outcomeUnknown` holds).
+ * `TimedOut` or another error of unknown outcome).
  */
 export const failAt = (inner: CephCalls, k: number, error: CephError, moment: Moment): CephCalls =>
   intercepted(inner, (call, act) => {

@@ -11,7 +11,7 @@
  * 2. The snapshot's link proves that the snapshot is there. Without one there is no clone: it is removed, and the call
  *    fails.
  */
-import { Errno } from "../../cells/cell.ts";
+import { Errno, midway } from "../../cells/cell.ts";
 import { metadataOf } from "./image-headers.ts";
 import type { Target } from "./clones.ts";
 import { encode, type Field } from "./encoder.ts";
@@ -44,18 +44,26 @@ export const cloneById = (source: Source, { where, io, image, layout }: Target):
       ? { order: orderOf(parent.objectSize), stripeUnit: parent.stripeUnit, stripeCount: parent.stripeCount }
       : {};
   create(where, io, image, { ...striping, ...defined(layout), features, sizeBytes: source.sizeBytes });
-  const child = existing(idOf(io, image));
-  link(source, parent.id, io, child);
-  try {
-    adopt(source, parent.id, where, child);
-  } catch (error) {
-    move(io, image);
-    remove(io, child);
-    throw error;
-  }
-  const metadata = metadataOf(source.io, parent.id) ?? new Map<string, string>();
-  if (metadata.size > 0) metaSet(io, image, [...metadata]);
+  midway(
+    () => {
+      const child = existing(idOf(io, image));
+      link(source, parent.id, io, child);
+      try {
+        adopt(source, parent.id, where, child);
+      } catch (error) {
+        move(io, image);
+        remove(io, child);
+        throw error;
+      }
+      const metadata = metadataOf(source.io, parent.id) ?? new Map<string, string>();
+      if (metadata.size > 0) metaSet(io, image, [...metadata]);
+    },
+    // of `adopt`: the snapshot is gone, and so is what was made of the clone
+    ({ op }) => op === SNAPSHOT_GONE,
+  );
 };
+
+const SNAPSHOT_GONE = "rbd_snap_set";
 
 /** The child's link to its parent. */
 const link = (source: Source, parentId: string, io: bigint, child: string): void => {
@@ -85,7 +93,7 @@ const adopt = (source: Source, parentId: string, where: PoolArg, child: string):
     "child_attach",
     encode({ u64: source.snapshotId }, image),
   );
-  if (answer === undefined) throw new Errno("rbd_snap_set", ENOENT);
+  if (answer === undefined) throw new Errno(SNAPSHOT_GONE, ENOENT);
 };
 
 const must = (io: bigint, id: string, method: string, input: Uint8Array): void => {

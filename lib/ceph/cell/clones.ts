@@ -11,7 +11,7 @@ import { Errno } from "../../cells/cell.ts";
 import { cloneById } from "./clone-by-id.ts";
 import { check, EINVAL, ENOENT, optional, plain } from "./ffi.ts";
 import { type PoolArg, withPool } from "./rados.ts";
-import { explainMissing, id as idOf, type LayoutArg, whileThere, withImage, withOptions } from "./rbd.ts";
+import { explaining, explainMissing, id as idOf, type LayoutArg, whileThere, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 import { parentOf } from "./status.ts";
 
@@ -78,8 +78,10 @@ const byLibrbd = (
     const attempt = () => {
       const made = make(io, plain(image), options);
       if (made === -ENOENT) {
-        explainMissing(where, layout.dataPool);
-        find(parentIo, source);
+        explaining(() => {
+          explainMissing(where, layout.dataPool);
+          find(parentIo, source);
+        });
       }
       return made;
     };

@@ -7,7 +7,7 @@
  * 2. Sizes only grow: `rbd_resize2` is told to refuse a shrink, and is not called for one.
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
-import { Errno } from "../../cells/cell.ts";
+import { Errno, midway } from "../../cells/cell.ts";
 import { PARENT, whileParentsGo } from "./ancestry.ts";
 import { metadataOf } from "./image-headers.ts";
 import { Decoder } from "./decoder.ts";
@@ -88,9 +88,15 @@ export const withOptions = <A>(
 export const create = (where: PoolArg, io: bigint, image: string, spec: CreateArg): void =>
   withOptions(spec, (options) => {
     const result = rbd.rbd_create4(io, plain(image), spec.sizeBytes, options);
-    if (result === -ENOENT) explainMissing(where, spec.dataPool);
+    if (result === -ENOENT) explaining(() => explainMissing(where, spec.dataPool));
     check("rbd_create", result);
   });
+
+/**
+ * For look-ups after a call that changes something has answered ENOENT: they throw what was missing. A look-up that
+ * fails in another way explains nothing of the call.
+ */
+export const explaining = (lookUp: () => void): void => midway(lookUp, ({ errno }) => errno === ENOENT);
 
 /** To `rbd_create` and `rbd_clone` a missing namespace and a missing data pool are one and the same errno. */
 export const explainMissing = (where: PoolArg, dataPool: string | undefined): void => {
@@ -176,8 +182,10 @@ const sizeOf = (handle: bigint): bigint => {
  */
 export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
   check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 0));
-  check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 1));
-  check("rbd_rebuild_object_map", rbd.rbd_rebuild_object_map(handle, noProgress, null));
+  midway(() => {
+    check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 1));
+    check("rbd_rebuild_object_map", rbd.rbd_rebuild_object_map(handle, noProgress, null));
+  });
 };
 
 /**
@@ -257,13 +265,16 @@ export const metaSet = (
   const changes = entries.filter(([key, value]) => now.get(key) !== value);
   if (changes.length === 0) return;
   withImage(io, image, "write", (handle) => {
-    for (const [key, value] of changes) {
+    const apply = ([key, value]: readonly [string, string | undefined]) => {
       if (value !== undefined) {
         check("rbd_metadata_set", rbd.rbd_metadata_set(handle, plain(key), plain(value)));
-        continue;
+        return;
       }
       const result = rbd.rbd_metadata_remove(handle, plain(key));
       if (result !== -ENOENT) check("rbd_metadata_remove", result);
-    }
+    };
+    const [first, ...others] = changes;
+    if (first !== undefined) apply(first);
+    midway(() => others.forEach(apply));
   });
 };

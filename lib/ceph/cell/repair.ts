@@ -10,6 +10,7 @@
  * 1. A name is taken away only when, a second later, it still leads to no header: somebody else may be creating it.
  * 2. The directory's entry goes first and the name last, so that a mending that is cut off can be done again.
  */
+import { midway } from "../../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
 import { execute, exists, objectRemove } from "./rados.ts";
 import { features, hasHeader, id as idOf, renewObjectMap, withImage } from "./rbd.ts";
@@ -34,7 +35,7 @@ export const mend = (io: bigint, image: string): boolean => {
   if (hasHeader(io, id)) return true;
   if (idOf(io, image) !== id) return idOf(io, image) !== undefined;
   dropEntry(io, image, id);
-  objectRemove(io, `rbd_id.${image}`);
+  midway(() => objectRemove(io, `rbd_id.${image}`));
   return false;
 };
 

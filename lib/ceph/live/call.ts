@@ -45,7 +45,7 @@ export interface Asking {
     arg: (cluster: bigint) => Arg<K>,
     about: Ask,
   ) => Effect.Effect<Answer<K>, CephError>;
-  /** A call in a pool about `name`, which changes nothing or may be repeated. */
+  /** A call in a pool about `name`, which changes nothing unless it says so, or may be repeated. */
   readonly inPool: InPool;
   /** A call that changes an image: while it hangs, no other that does is made. */
   readonly change: InPool;
@@ -108,7 +108,7 @@ export const makeAsking = (
         },
       });
       return Effect.mapError(call, (error) => {
-        if (error._tag === "CellDown") connection.damaged = true;
+        if (error._tag === "CellDown" && error.ran) connection.damaged = true;
         return toCephError(error, context);
       });
     });
@@ -118,6 +118,7 @@ export const makeAsking = (
     const subject = imageLabel(ref, name);
     return ask(access, op, (cluster) => arg({ cluster, pool, namespace }), {
       subject,
+      changes: false,
       user: access.user,
       pool,
       namespace,
@@ -129,7 +130,7 @@ export const makeAsking = (
   };
 
   const change: InPool = (ref, op, name, arg, more = {}) =>
-    inPool(ref, op, name, arg, { key: `image ${imageLabel(ref, name)}`, ...more });
+    inPool(ref, op, name, arg, { key: `image ${imageLabel(ref, name)}`, changes: true, ...more });
 
   return { ask, inPool, change, monitorLimit: limits.monTimeoutMs };
 };
@@ -137,6 +138,7 @@ export const makeAsking = (
 /** Of a call that the monitors answer, about a pool or the cluster. */
 export const clusterAsk = (access: ClusterAccess, pool: string, key: string, limit: number): Ask => ({
   subject: pool === "" ? access.monitors.join(",") : pool,
+  changes: false,
   user: access.user,
   pool,
   limit,

@@ -57,9 +57,11 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
       const parts = changeOf(write);
       return inPool(ref, "omapWrite", object, (where) => ({ ...where, object, change: parts }), {
         key: `omapWrite ${imageLabel(ref, object)} ${keysOf(parts).join(" ")}`,
+        changes: true,
       });
     },
-    objectRemove: (ref, object) => inPool(ref, "objectRemove", object, (where) => ({ ...where, object })),
+    objectRemove: (ref, object) =>
+      inPool(ref, "objectRemove", object, (where) => ({ ...where, object }), { changes: true }),
 
     imageCreate: (ref, image, { objectSize, ...spec }) =>
       Effect.flatMap(orderOf("rbd_create", imageLabel(ref, image), objectSize), (order) =>
@@ -84,7 +86,11 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
       change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: trashRemoveLimitMs, pace: "slow" }),
     managerTrashRemove: (ref, id) =>
       managerUnavailable(
-        inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), { limit: MANAGER_LIMIT, key: MANAGER }),
+        inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), {
+          limit: MANAGER_LIMIT,
+          key: MANAGER,
+          changes: true,
+        }),
       ),
   };
 };

@@ -5,6 +5,9 @@
  *
  * 1. An errno means absence only for the call that proves it: ENOENT of `rbd_open` is a missing image, ENOENT of
  *    `rados_ioctx_create` a missing pool, and ENOENT of anything not listed proves nothing.
+ * 2. A call that changes something leaves its outcome unknown (`CephUnexplained`) unless its errno is listed here as one
+ *    that says that nothing happened, and came before the call had changed anything. A call that only reads changes
+ *    nothing, however it fails.
  */
 import { constants } from "node:os";
 import type { CellErrno, CellError } from "../../cells/pool.ts";
@@ -14,6 +17,7 @@ import {
   CallStuck,
   CephFailed,
   type CephError,
+  CephUnexplained,
   ClientTooOld,
   Exists,
   HasSnapshots,
@@ -33,10 +37,14 @@ const { errno: E } = constants;
 export const { EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT } = E;
 /** Linux: the OSDs refuse this client's address. */
 const EBLOCKLISTED = 108;
+/** Linux: of an entry in the trash whose move there was cut off. */
+const EUCLEAN = 117;
 
 /** What a call was about, to name it in an error. */
 export interface CallContext {
   readonly subject: string;
+  /** The call changes something in the cluster. */
+  readonly changes: boolean;
   readonly user: string;
   /** As in messages: a name, or `#id`. */
   readonly pool: string;
@@ -56,12 +64,22 @@ export interface CallContext {
 const POOL_CALLS: readonly string[] = ["rados_ioctx_create", "rados_pool_lookup", "rados_pool_reverse_lookup"];
 const IMAGE_CALLS: readonly string[] = ["rbd_open", "rbd_trash_move"];
 
+/** Functions that come before whatever a cell's call changes, and change nothing themselves. */
+const PREPARATIONS: readonly string[] = [
+  "rados_ioctx_create",
+  "rados_ioctx_create of the source",
+  "rados_ioctx_create of the member",
+  "rados_pool_lookup",
+  "rbd_open",
+];
+
 export const nameOf = (errno: number): string => {
   const name = Object.entries(E).find(([, value]) => value === errno)?.[0];
   return name === undefined ? `errno ${errno}` : `${name} (${errno})`;
 };
 
-const absent = (op: string, context: CallContext): CephError => {
+/** `undefined`: ENOENT proves nothing for this call. */
+const absent = (op: string, context: CallContext): CephError | undefined => {
   const { subject, pool, namespace, dataPool } = context;
   if (op === "rbd_namespace_exists") {
     return new PoolNotFound({ op, subject: `${pool}/${namespace} (a namespace: "rbd namespace create" makes one)` });
@@ -78,12 +96,7 @@ const absent = (op: string, context: CallContext): CephError => {
   if (POOL_CALLS.includes(op)) return new PoolNotFound({ op, subject: pool });
   if (IMAGE_CALLS.includes(op)) return new ImageNotFound({ op, subject });
   if (op === "rados_write_op_operate") return new ObjectNotFound({ op, subject });
-  return new CephFailed({
-    op,
-    subject,
-    errno: E.ENOENT,
-    reason: `${nameOf(E.ENOENT)}, which this call does not explain`,
-  });
+  return undefined;
 };
 
 /** The manager answers in words; an errno alone does not tell a missing image from a missing pool. */
@@ -97,29 +110,17 @@ const managerFailure = ({ op, errno, message }: CellErrno, context: CallContext)
   return new ManagerUnavailable({ op, subject: context.subject, reason });
 };
 
-const failure = (error: CellErrno, context: CallContext): CephError => {
-  const { op, errno, message } = error;
+/** The error that the errno stands for, which says that the call changed nothing; `undefined`: it does not say so. */
+const explained = (error: CellErrno, context: CallContext): CephError | undefined => {
+  const { op, errno } = error;
   const about = { op, subject: context.subject };
-  switch (errno) {
-    case EBLOCKLISTED:
-      return new CephFailed({
-        ...about,
-        errno,
-        reason: `the cluster has put this client on its blocklist ("ceph osd blocklist ls"); the next call connects anew`,
-      });
-    case E.ENOTCONN:
-      return new CephFailed({ ...about, errno, reason: "the connection was shut down; the next call connects anew" });
-    case 0:
-      return new CephFailed({ ...about, errno, reason: message });
-  }
+  if (NO_REASON.has(errno)) return undefined;
   if (op === "rados_mgr_command") return managerFailure(error, context);
   switch (errno) {
     case E.ENOENT:
       return absent(op, context);
     case E.ECANCELED:
-      return op === "rados_write_op_operate"
-        ? new Raced(about)
-        : new CephFailed({ ...about, errno, reason: nameOf(errno) });
+      return op === "rados_write_op_operate" ? new Raced(about) : undefined;
     case E.EEXIST:
       return new Exists(about);
     case E.EBUSY:
@@ -147,6 +148,7 @@ const failure = (error: CellErrno, context: CallContext): CephError => {
       return new AccessDenied({ ...about, user: context.user });
     case E.ETIMEDOUT:
       return new TimedOut(about);
+    // librbd looks at both before it changes anything
     case E.EROFS:
       return new CephFailed({
         ...about,
@@ -154,19 +156,54 @@ const failure = (error: CellErrno, context: CallContext): CephError => {
         reason:
           "the image can't be written from here: it is a mirror's non-primary copy, or another client keeps its lock",
       });
+    case EUCLEAN:
+      return op === "rbd_trash_remove"
+        ? new CephFailed({ ...about, errno, reason: "its move to the trash was not finished; move it once more" })
+        : undefined;
     default:
-      return new CephFailed({ ...about, errno, reason: nameOf(errno) });
+      return undefined;
   }
 };
 
-export const toCephError = (error: CellError, context: CallContext): CephError =>
-  error._tag === "CellErrno"
-    ? failure(error, context)
-    : new CallStuck({ op: error.op, subject: context.subject, reason: error.message });
+/** Errnos that belong to the connection, or to no call: they explain nothing, whichever call they end. */
+const NO_REASON: ReadonlySet<number> = new Set([0, EBLOCKLISTED, E.ENOTCONN]);
+
+const reasonOf = ({ op, errno, message }: CellErrno): string => {
+  switch (errno) {
+    case 0:
+      return message;
+    case EBLOCKLISTED:
+      return `the cluster has put this client on its blocklist ("ceph osd blocklist ls"); the next call connects anew`;
+    case E.ENOTCONN:
+      return "the connection was shut down; the next call connects anew";
+    case E.ENOENT:
+      return `${nameOf(errno)}, which ${op} does not explain`;
+    default:
+      return nameOf(errno);
+  }
+};
+
+const failure = (error: CellErrno, context: CallContext): CephError => {
+  const { op, errno } = error;
+  const found = explained(error, context);
+  const midway = error.midway && context.changes;
+  if (found !== undefined && (!midway || found._tag === "TimedOut")) return found;
+  const about = { op, subject: context.subject, errno, reason: found?.message ?? reasonOf(error) };
+  const harmless = !context.changes || (!error.midway && PREPARATIONS.includes(op));
+  return harmless ? new CephFailed(about) : new CephUnexplained(about);
+};
+
+export const toCephError = (error: CellError, context: CallContext): CephError => {
+  if (error._tag === "CellErrno") return failure(error, context);
+  const about = { op: error.op, subject: context.subject, reason: error.message };
+  if (error._tag === "CellStuck" || !error.ran) return new CallStuck(about);
+  return context.changes ? new CephUnexplained({ ...about, errno: 0 }) : new CephFailed({ ...about, errno: 0 });
+};
 
 /** Whether every further call on that connection would fail alike. */
 export const endsConnection = (error: CephError): boolean =>
-  error._tag === "CephFailed" && (error.errno === EBLOCKLISTED || error.errno === E.ENOTCONN);
+  (error._tag === "CephFailed" || error._tag === "CephUnexplained") &&
+  (error.errno === EBLOCKLISTED || error.errno === E.ENOTCONN);
 
 export const tooOld = (subject: string, release: string | undefined, what: string): ClientTooOld =>
   new ClientTooOld({

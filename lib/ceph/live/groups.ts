@@ -13,6 +13,7 @@ import type { Asking, More } from "./call.ts";
 export const groupCalls = ({ inPool }: Asking): GroupCalls => {
   const about = (ref: PoolRef, group: string, more: More = {}): More => ({
     key: `group ${imageLabel(ref, group)}`,
+    changes: true,
     ...more,
   });
   const ofSnapshot = (ref: PoolRef, group: string, snapshot: string): More =>

@@ -38,7 +38,11 @@ export const snapshotCalls = ({ ask, inPool, change, monitorLimit }: Asking, lon
     change(ref, "imageFlatten", image, (where) => ({ ...where, image }), { limit: longLimit, pace: "slow" }),
   managerFlatten: (ref, image) =>
     managerUnavailable(
-      inPool(ref, "managerFlatten", image, (where) => ({ ...where, image }), { limit: MANAGER_LIMIT, key: MANAGER }),
+      inPool(ref, "managerFlatten", image, (where) => ({ ...where, image }), {
+        limit: MANAGER_LIMIT,
+        key: MANAGER,
+        changes: true,
+      }),
     ),
   managerTasks: (access) =>
     managerUnavailable(

@@ -1,0 +1,176 @@
+/** Which error each errno of librados and librbd becomes (lib/ceph/live/errno.ts), and what it says of the outcome. */
+import { describe, expect, test } from "bun:test";
+import { constants } from "node:os";
+import { CellDown, CellErrno, type CellError, CellStuck } from "../../../lib/cells/pool.ts";
+import { type CallContext, endsConnection, toCephError } from "../../../lib/ceph/live/errno.ts";
+import { outcomeOf } from "../../../lib/operations/outcomes.ts";
+
+const { errno: E } = constants;
+const EBLOCKLISTED = 108;
+const EUCLEAN = 117;
+
+const context = (changes: boolean): CallContext => ({
+  subject: "rbd/image",
+  changes,
+  user: "admin",
+  pool: "rbd",
+  namespace: "ns",
+  dataPool: "data",
+  sourcePool: "source",
+  snapshot: "rbd/parent@snap",
+  start: "rbd/parent@start",
+  member: "other/member",
+  memberPool: "other",
+});
+const failed = (op: string, errno: number, message = "", midway = false): CellError =>
+  new CellErrno({ op, errno, message, midway });
+const read = (error: CellError) => toCephError(error, context(false));
+const write = (error: CellError) => toCephError(error, context(true));
+
+/** Errnos that say that nothing happened: the function that answers, the errno, the error, and what it is about. */
+const EXPLAINED: readonly (readonly [op: string, errno: number, tag: string, subject?: string])[] = [
+  ["rbd_open", E.ENOENT, "ImageNotFound"],
+  ["rbd_trash_move", E.ENOENT, "ImageNotFound"],
+  ["rbd_open of the member", E.ENOENT, "ImageNotFound", "other/member"],
+  ["rbd_open of a parent", E.ENOENT, "ParentLost"],
+  ["rbd_open of a parent of the source", E.ENOENT, "ParentLost", "rbd/parent@snap"],
+  ["rbd_snap_set", E.ENOENT, "ImageSnapshotNotFound", "rbd/parent@snap"],
+  ["rbd_snap_set of the start", E.ENOENT, "ImageSnapshotNotFound", "rbd/parent@start"],
+  ["rbd_group_open", E.ENOENT, "ObjectNotFound"],
+  ["rados_write_op_operate", E.ENOENT, "ObjectNotFound"],
+  ["rados_ioctx_create", E.ENOENT, "PoolNotFound", "rbd"],
+  ["rados_ioctx_create of the source", E.ENOENT, "PoolNotFound", "source"],
+  ["rados_ioctx_create of the member", E.ENOENT, "PoolNotFound", "other"],
+  ["rados_pool_lookup", E.ENOENT, "PoolNotFound", "data"],
+  ["rados_pool_reverse_lookup", E.ENOENT, "PoolNotFound", "rbd"],
+  ["rbd_namespace_exists", E.ENOENT, "PoolNotFound", 'rbd/ns (a namespace: "rbd namespace create" makes one)'],
+  ["rados_write_op_operate", E.ECANCELED, "Raced"],
+  ["rbd_create", E.EEXIST, "Exists"],
+  ["rbd_trash_remove", E.EBUSY, "Busy"],
+  ["rbd_trash_remove", E.EMLINK, "Busy"],
+  ["rbd_group_image_add", E.EBUSY, "Busy", "other/member"],
+  ["rbd_trash_remove", E.ENOTEMPTY, "HasSnapshots"],
+  ["rbd_create", E.ENOSPC, "NoSpace"],
+  ["rbd_create", E.EDQUOT, "NoSpace"],
+  ["rbd_create", E.EINVAL, "InvalidCall"],
+  ["rbd_create", E.ERANGE, "InvalidCall"],
+  ["rbd_create", E.EDOM, "InvalidCall"],
+  ["rbd_create", E.ENOSYS, "InvalidCall"],
+  ["rbd_create", E.EOPNOTSUPP, "InvalidCall"],
+  ["rbd_create", E.E2BIG, "InvalidCall"],
+  ["rbd_create", E.ENAMETOOLONG, "InvalidCall"],
+  ["rbd_create", E.EACCES, "AccessDenied"],
+  ["rbd_create", E.EPERM, "AccessDenied"],
+  ["rbd_snap_create", E.EROFS, "CephFailed"],
+  ["rbd_trash_remove", EUCLEAN, "CephFailed"],
+  ["rados_mgr_command", E.EINVAL, "ManagerUnavailable"],
+  ["rados_mgr_command", E.ENOENT, "ManagerUnavailable"],
+];
+
+describe("an errno that says that nothing happened", () => {
+  test.each(EXPLAINED)("%s, errno %d: %s, of a read and of a change", (op, errno, tag, subject = "rbd/image") => {
+    for (const error of [read(failed(op, errno)), write(failed(op, errno))]) {
+      expect(error).toMatchObject({ _tag: tag, op, subject });
+      if (tag !== "Raced") expect(outcomeOf(error)).toBe("none");
+    }
+  });
+
+  test.each(EXPLAINED)("%s, errno %d: unknown after the call has changed something", (op, errno) => {
+    const error = write(failed(op, errno, "", true));
+    expect([error._tag, outcomeOf(error)]).toEqual(["CephUnexplained", "unknown"]);
+    expect(read(failed(op, errno, "", true))).toEqual(read(failed(op, errno)));
+  });
+});
+
+describe("an errno that explains nothing", () => {
+  const known = (op: string) => EXPLAINED.flatMap(([each, errno]) => (each === op ? [errno] : []));
+  const everywhere = EXPLAINED.filter(([op]) => op === "rbd_create").map(([, errno]) => errno);
+  const rest = Object.values(E).filter(
+    (errno) => ![...everywhere, E.EBUSY, E.EMLINK, E.ENOTEMPTY, E.EROFS, E.ETIMEDOUT].includes(errno),
+  );
+  const functions = ["rbd_create", "rbd_clone", "rbd_trash_remove", "rados_write_op_operate", "rbd_group_image_add"];
+
+  for (const op of functions) {
+    test(`of ${op} leaves the outcome unknown, of whatever number`, () => {
+      for (const errno of [0, EBLOCKLISTED, ...rest, 4095]) {
+        if (known(op).includes(errno)) continue;
+        const error = write(failed(op, errno, "as it says"));
+        expect([errno, error._tag, outcomeOf(error)]).toEqual([errno, "CephUnexplained", "unknown"]);
+      }
+    });
+  }
+
+  test("of a call that reads changes nothing", () => {
+    for (const errno of [0, EBLOCKLISTED, ...rest, 4095]) {
+      const error = read(failed("rados_read_op_operate", errno, "as it says"));
+      expect([errno, error._tag, outcomeOf(error)]).toEqual([errno, "CephFailed", "none"]);
+    }
+  });
+
+  test("of a step before the change changes nothing, either", () => {
+    for (const op of ["rados_ioctx_create", "rados_ioctx_create of the source", "rados_pool_lookup", "rbd_open"]) {
+      for (const errno of [E.EIO, E.ENOTCONN, EBLOCKLISTED]) {
+        expect(write(failed(op, errno))._tag).toBe("CephFailed");
+        expect(write(failed(op, errno, "", true))._tag).toBe("CephUnexplained");
+      }
+    }
+  });
+
+  test("of a look-up that should have explained a change leaves the change's outcome unknown", () => {
+    expect(write(failed("rados_exec get_id", E.EIO))._tag).toBe("CephUnexplained");
+  });
+
+  test("is in the message, with the words of whoever failed", () => {
+    expect(write(failed("rbd_create", 0, "a bug in a cell")).message).toContain("a bug in a cell");
+    expect(write(failed("rbd_create", E.EIO)).message).toContain("EIO (5)");
+    expect(read(failed("rbd_stat", E.ENOENT)).message).toContain("which rbd_stat does not explain");
+    expect(write(failed("rbd_create", EBLOCKLISTED)).message).toContain("blocklist");
+    expect(write(failed("rbd_metadata_set", E.EINVAL, "", true)).message).toContain("may have taken effect");
+  });
+});
+
+test("a call that Ceph did not answer in time is TimedOut, however far it had come", () => {
+  for (const midway of [false, true]) {
+    const error = write(failed("rbd_create", E.ETIMEDOUT, "", midway));
+    expect([error._tag, outcomeOf(error)]).toEqual(["TimedOut", "unknown"]);
+  }
+});
+
+test("the manager's words say what it did not find", () => {
+  const of = (words: string) => read(failed("rados_mgr_command", E.ENOENT, words))._tag;
+  expect(of("error getting image from trash")).toBe("ImageNotFound");
+  expect(of("Image rbd/x does not exist")).toBe("ImageNotFound");
+  expect(of("error opening pool 'x'")).toBe("PoolNotFound");
+  expect(of("no such module")).toBe("ManagerUnavailable");
+});
+
+describe("a worker", () => {
+  test("that ended under a call leaves a change unknown, and a read without effect", () => {
+    const down = new CellDown({ op: "imageCreate", reason: "its thread closed", ran: true });
+    expect([write(down)._tag, outcomeOf(write(down))]).toEqual(["CephUnexplained", "unknown"]);
+    expect([read(down)._tag, outcomeOf(read(down))]).toEqual(["CephFailed", "none"]);
+    expect(write(down).message).toContain("its thread closed");
+  });
+
+  test("that no call got, and one that does not come back, are CallStuck", () => {
+    for (const error of [
+      new CellDown({ op: "imageCreate", reason: "all are stuck", ran: false }),
+      new CellStuck({ op: "imageCreate", subject: "rbd/image", seconds: 100 }),
+    ]) {
+      expect([write(error)._tag, read(error)._tag, outcomeOf(write(error))]).toEqual([
+        "CallStuck",
+        "CallStuck",
+        "unknown",
+      ]);
+    }
+  });
+});
+
+test("a blocked or closed connection ends with the call, whatever the call was", () => {
+  for (const errno of [EBLOCKLISTED, E.ENOTCONN]) {
+    expect(endsConnection(write(failed("rbd_create", errno)))).toBe(true);
+    expect(endsConnection(read(failed("rbd_stat", errno)))).toBe(true);
+  }
+  expect(endsConnection(write(failed("rbd_create", E.EIO)))).toBe(false);
+  expect(endsConnection(read(failed("rbd_stat", E.EIO)))).toBe(false);
+});
