@@ -45,7 +45,7 @@ import { mutating, reading } from "../lib/operations/rpc.ts";
 import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
 import { createSnapshot } from "../lib/snapshot/create.ts";
 import { deleteSnapshot } from "../lib/snapshot/delete.ts";
-import type { SourceRequest } from "../lib/volume/copy.ts";
+import type { SourceRequest } from "../lib/volume/copy-source.ts";
 import { createVolume } from "../lib/volume/create.ts";
 import { deleteVolume } from "../lib/volume/delete.ts";
 import { expandVolume } from "../lib/volume/expand.ts";
@@ -94,19 +94,19 @@ const wantedVolume = (request: CreateVolumeRequest) =>
     return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology };
   });
 
-const create = (options: VolumeOptions) => (request: CreateVolumeRequest) =>
+const create = (request: CreateVolumeRequest) =>
   Effect.gen(function* () {
     const wanted = yield* stage("validate", wantedVolume(request));
-    const { segments, ...volume } = yield* createVolume(options, wanted);
+    const { segments, ...volume } = yield* createVolume(wanted);
     const { volumeContentSource: contentSource } = request;
     const accessibleTopology = segments === undefined ? [] : [{ segments: { ...segments } }];
     return { volume: { ...volume, accessibleTopology, ...(contentSource && { contentSource }) } };
   });
 
-const remove = (options: VolumeOptions) => (request: DeleteVolumeRequest) =>
+const remove = (request: DeleteVolumeRequest) =>
   Effect.gen(function* () {
     const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
-    yield* deleteVolume(options, volumeId, yield* stage("validate", credentials(request.secrets, true)));
+    yield* deleteVolume(volumeId, yield* stage("validate", credentials(request.secrets, true)));
     return {};
   });
 
@@ -183,8 +183,8 @@ const byVolume = ({ volumeId }: { readonly volumeId: string }) => volumeId;
 
 export const controller = (options: VolumeOptions) =>
   ({
-    createVolume: mutating("CreateVolume", CreateVolumeRequestSchema, byName, create(options)),
-    deleteVolume: mutating("DeleteVolume", DeleteVolumeRequestSchema, byVolume, remove(options)),
+    createVolume: mutating("CreateVolume", CreateVolumeRequestSchema, byName, create),
+    deleteVolume: mutating("DeleteVolume", DeleteVolumeRequestSchema, byVolume, remove),
     controllerExpandVolume: mutating("ControllerExpandVolume", ControllerExpandVolumeRequestSchema, byVolume, expand),
     validateVolumeCapabilities: reading(validateCapabilities),
     createSnapshot: mutating("CreateSnapshot", CreateSnapshotRequestSchema, byName, takeSnapshot(options)),

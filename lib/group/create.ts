@@ -151,7 +151,7 @@ const takePoint = (options: VolumeOptions, wanted: Wanted, group: Group) =>
     yield* stage("limit snapshots", proveHeld(members));
     yield* stage(
       "limit snapshots",
-      Effect.forEach(members, ({ source }) => limitSnapshots(options, source.found, source.status), { discard: true }),
+      Effect.forEach(members, ({ source }) => limitSnapshots(source.found, source.status), { discard: true }),
     );
     yield* reserve(options, wanted, group);
     yield* form(group);

@@ -1,10 +1,9 @@
 /**
- * Keeps chains of clones short: asks the manager to flatten, or does it in the background where the manager can't, and
- * tells how far it is.
+ * Keeps chains of clones short: asks the manager to flatten, or flattens in the background where the manager can't.
  *
- * Not here: which image may be flattened; callers name only images that the user named in the request or made before.
+ * Not here: which image may be flattened. Callers name only images that the user named in the request or made before.
  *
- * 1. Asking is quick and may be repeated; nothing waits for a flatten but the caller who is told to come back.
+ * 1. Asking is quick and may be repeated. Nothing waits for a flatten but the caller whose request needs it.
  */
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -14,33 +13,33 @@ import type { CephError } from "../ceph/errors.ts";
 import { Manager } from "../ceph/manager.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
-import type { CloneDepthLimits } from "../config/settings.ts";
+import { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet } from "../csi/errors.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 import { makeBackground } from "./background-queue.ts";
 
-/** Milliseconds for which a progress is told: a caller that waits for it asks again sooner. */
+/** Milliseconds for which a progress is kept, because a caller that waits for it asks again sooner. */
 const PROGRESS_KEPT = 10 * 60_000;
 
 export class Flatten extends Context.Service<
   Flatten,
   {
-    /** Has the image flattened, some time. */
+    /** Queues a flatten of the image. */
     readonly request: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
-    /** Done at once unless the chain behind the image is at a limit; `NotReadyYet` says how far its flatten is. */
-    readonly keepShort: (
-      pool: PoolRef,
-      image: string,
-      limits: CloneDepthLimits,
-    ) => Effect.Effect<void, CephError | NotReadyYet>;
+    /**
+     * Queues a flatten of the image where the chain behind it comes near the limit with the parents that the caller adds.
+     * At the limit it fails: `NotReadyYet` says how far the flatten is.
+     */
+    readonly keepShort: (pool: PoolRef, image: string, adds: number) => Effect.Effect<void, CephError | NotReadyYet>;
     readonly pending: () => readonly string[];
   }
 >()("csi-rbd/Flatten") {
-  static readonly layer: Layer.Layer<Flatten, never, Ceph> = Layer.effect(
+  static readonly layer: Layer.Layer<Flatten, never, Ceph | DriverSettings> = Layer.effect(
     Flatten,
     Effect.gen(function* () {
       const rbd = yield* Rbd;
       const manager = yield* Manager;
+      const { softDepth, hardDepth } = (yield* DriverSettings).cloneDepth;
       const own = yield* makeBackground("flatten", rbd.imageFlatten);
       const waitedFor = new Map<string, { readonly progress: number; readonly at: number }>();
       const forgetOld = () => {
@@ -81,22 +80,28 @@ export class Flatten extends Context.Service<
           Effect.catch(() => Effect.succeed("done by this driver in the background")),
         );
 
-      const keepShort = (pool: PoolRef, image: string, { softDepth, hardDepth }: CloneDepthLimits) =>
-        Effect.gen(function* () {
-          const subject = imageLabel(pool, image);
-          const depth = yield* rbd.cloneDepth(pool, image);
-          if (depth === 0 || depth < softDepth) {
-            waitedFor.delete(subject);
-            return;
-          }
-          yield* request(pool, image);
-          if (depth < hardDepth) return;
-          const state = yield* progress(pool, image);
-          return yield* new NotReadyYet({
-            subject: "",
-            problem: `image ${subject} has ${depth} parents, at most ${hardDepth - 1} are allowed here; it is being flattened (${state}), retry later`,
-          });
+      const keepShort = Effect.fn("images.keepShort")(function* (
+        pool: PoolRef,
+        image: string,
+        adds: number,
+      ): Effect.fn.Return<void, CephError | NotReadyYet> {
+        const subject = imageLabel(pool, image);
+        const depth = yield* rbd.cloneDepth(pool, image);
+        if (depth === 0 || depth < Math.max(1, softDepth - adds)) {
+          waitedFor.delete(subject);
+          return;
+        }
+        yield* request(pool, image);
+        const allowed = Math.max(1, hardDepth - adds) - 1;
+        if (depth <= allowed) return;
+        const state = yield* progress(pool, image);
+        const limit = `--rbdhardmaxclonedepth=${hardDepth}, and the request adds ${adds} of these levels`;
+        return yield* new NotReadyYet({
+          subject: `image ${subject}`,
+          problem: `is a clone ${depth} levels deep, and ${allowed} are allowed here (${limit}). It is being flattened: ${state}`,
+          remedy: "Retry later",
         });
+      });
 
       return Flatten.of({ request, keepShort, pending: own.pending });
     }),

@@ -1,22 +1,34 @@
 /**
  * The image that a volume's copy goes through: its name (`<image>-temp`, as in ceph-csi), and its end.
+ *
+ * Not here: making it (lib/volume/copy.ts).
  */
 import * as Effect from "effect/Effect";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import type { CephError } from "../ceph/errors.ts";
+import type { Precondition } from "../csi/errors.ts";
+import type { DriverSettings } from "../config/settings.ts";
 import type { LocatedVolume } from "../journal/locate.ts";
+import type { Purge } from "./purge.ts";
 import { removeImages } from "./removal.ts";
+import { TEMP_SUFFIX } from "./temp-suffix.ts";
 
-export const tempImage = (imageName: string): string => `${imageName}-temp`;
+export const tempImage = (imageName: string): string => imageName + TEMP_SUFFIX;
 
 /**
- * The image in between stays as long as the volume reads from it. A volume that was flattened does not: then the image
- * only keeps the source's old data, and goes as soon as somebody looks at the volume.
+ * Removes the image in between of a volume that does not read from it any more because it was flattened: that image only
+ * keeps old data of the source. A failure is logged, because the next copy of the volume tries again.
  */
-export const dropLeftOver = (found: LocatedVolume, status: ImageStatus) =>
-  Effect.gen(function* () {
-    if (status.parent !== undefined || found.attributes?.imageId === undefined) return;
-    const { pool, imageName } = found;
+export const removeLeftOverTemp = Effect.fn("images.removeLeftOverTemp")(
+  function* (
+    { pool, imageName, attributes }: LocatedVolume,
+    { parent }: ImageStatus,
+  ): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
+    if (parent !== undefined || attributes?.imageId === undefined) return;
     const temp = tempImage(imageName);
     if ((yield* (yield* Rbd).imageId(pool, temp)) === undefined) return;
     yield* removeImages([{ pool, imageName: temp, snapshots: [imageName] }], 0);
-  }).pipe(Effect.catch(({ message }) => Effect.logInfo(`the left-over image of a copy stays for now: ${message}`)));
+  },
+  Effect.catch(({ message }) => Effect.logInfo(`the left-over image of a copy stays for now: ${message}`)),
+);

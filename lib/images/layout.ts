@@ -7,7 +7,7 @@ import { FEATURE_BITS } from "../ceph/features.ts";
 import type { CloneSpec, ImageSpec, ImageStatus } from "../ceph/rbd.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
 
-/** The layout that a StorageClass asks for; for a clone as for a new image. */
+/** The layout that a StorageClass asks for, of a clone or of a new image. */
 export const cloneSpec = (parameters: VolumeParameters): CloneSpec => ({
   ...(parameters.features && { features: parameters.features.mask }),
   ...(parameters.dataPool !== undefined && { dataPool: parameters.dataPool }),
@@ -20,7 +20,7 @@ export const imageSpec = (parameters: VolumeParameters, sizeBytes: bigint): Imag
   ...cloneSpec(parameters),
 });
 
-/** Of images that only hold a point in time: a snapshot's, a clone's intermediate one. Their data stays where it was. */
+/** The layout of images that only hold a point in time: a snapshot's, and the one in between of a copy. Their data stays in the pool of the source. */
 export const holderSpec = (source: ImageStatus): CloneSpec => ({
   features: FEATURE_BITS.layering | FEATURE_BITS["deep-flatten"],
   ...(source.dataPool !== undefined && { dataPool: source.dataPool }),
@@ -37,28 +37,29 @@ const IMPLICIT =
   FEATURE_BITS.operations |
   FEATURE_BITS.migrating;
 
-/** In what the image differs from the request; `undefined` when it is what was asked for. */
+/** How the image differs from the request, as a clause; `undefined` if it fits. */
 export const difference = (
   image: ImageStatus,
   wanted: VolumeParameters,
   size: { readonly sizeBytes: bigint; readonly limitBytes: bigint },
 ): string | undefined => {
   const { features, dataPool, objectOrder, striping } = wanted;
-  if (image.sizeBytes < size.sizeBytes) return `its size is ${image.sizeBytes} bytes, ${size.sizeBytes} are asked for`;
+  if (image.sizeBytes < size.sizeBytes)
+    return `it has ${image.sizeBytes} bytes, and the request asks for ${size.sizeBytes}`;
   if (size.limitBytes > 0n && image.sizeBytes > size.limitBytes) {
-    return `its size is ${image.sizeBytes} bytes, at most ${size.limitBytes} are asked for`;
+    return `it has ${image.sizeBytes} bytes, and the request asks for at most ${size.limitBytes}`;
   }
   if (features !== undefined && (image.features & ~IMPLICIT) !== (features.mask & ~IMPLICIT)) {
-    return `its features are 0x${image.features.toString(16)}, 0x${features.mask.toString(16)} are asked for`;
+    return `its features are 0x${image.features.toString(16)}, and the request asks for 0x${features.mask.toString(16)}`;
   }
   if (dataPool !== undefined && image.dataPool !== dataPool) {
-    return `its data pool is ${image.dataPool ?? "its own"}, ${dataPool} is asked for`;
+    return `its data is in ${image.dataPool === undefined ? "its own pool" : `pool ${image.dataPool}`}, and the request asks for ${dataPool}`;
   }
   if (objectOrder !== undefined && image.objectSize !== 1n << BigInt(objectOrder)) {
-    return `its object size is ${image.objectSize} bytes, ${1n << BigInt(objectOrder)} are asked for`;
+    return `its objects have ${image.objectSize} bytes, and the request asks for ${1n << BigInt(objectOrder)}`;
   }
   if (striping !== undefined && (image.stripeUnit !== striping.unit || image.stripeCount !== striping.count)) {
-    return `its striping is ${image.stripeCount} x ${image.stripeUnit} bytes, ${striping.count} x ${striping.unit} are asked for`;
+    return `its striping is ${image.stripeCount} x ${image.stripeUnit} bytes, and the request asks for ${striping.count} x ${striping.unit}`;
   }
   return undefined;
 };

@@ -1,8 +1,8 @@
 /**
- * Image metadata that names what Kubernetes made an image for. A clone inherits its parent's: what is the other kind's
- * has to go.
+ * Image metadata that names the Kubernetes objects behind an image. A clone inherits the metadata of its parent, so keys
+ * of the other kind are removed.
  */
-import type { VolumeOptions } from "../config/settings.ts";
+import type { Settings } from "../config/settings.ts";
 
 type Parameters = Readonly<Record<string, string>>;
 
@@ -13,15 +13,15 @@ const SNAPSHOT_KEYS = ["volumesnapshot/name", "volumesnapshot/namespace", "volum
 );
 const CLUSTER_KEY = "csi.ceph.com/cluster/name";
 
-/** The namespace of a claim: what encryption keys are looked up by. */
+/** The namespace of a claim, by which encryption keys are looked up. */
 export const ownerOf = (parameters: Parameters): string | undefined =>
   parameters[`${PREFIX}pvc/namespace`] || undefined;
 
-/** What to write (a text) and what to take away (`undefined`) on an image, `cloned` if it may have inherited. */
+/** The keys to write (a text) and to remove (`undefined`) on an image; `cloned` if it may have inherited some. */
 const entries = (
   keys: readonly string[],
   foreign: readonly string[],
-  { setMetadata, clusterName }: VolumeOptions,
+  { setMetadata, clusterName }: Settings,
   parameters: Parameters,
   cloned: boolean,
 ): Readonly<Record<string, string | undefined>> => ({
@@ -30,13 +30,13 @@ const entries = (
   ...(setMetadata && clusterName !== "" && { [CLUSTER_KEY]: clusterName }),
 });
 
-export const volumeMetadata = (options: VolumeOptions, parameters: Parameters, cloned: boolean) =>
+export const volumeMetadata = (options: Settings, parameters: Parameters, cloned: boolean) =>
   entries(VOLUME_KEYS, SNAPSHOT_KEYS, options, parameters, cloned);
 
-export const snapshotMetadata = (options: VolumeOptions, parameters: Parameters) =>
+export const snapshotMetadata = (options: Settings, parameters: Parameters) =>
   entries(SNAPSHOT_KEYS, VOLUME_KEYS, options, parameters, true);
 
-/** Of an intermediate image: it is neither's. */
+/** For an image in between, which is neither a volume's nor a snapshot's. */
 export const noMetadata: Readonly<Record<string, undefined>> = Object.fromEntries(
   [...VOLUME_KEYS, CLUSTER_KEY].map((key) => [key, undefined]),
 );

@@ -1,12 +1,12 @@
 /**
- * What becomes of an image in the trash: the manager removes it in its own time, or, where the manager can't, this
- * driver does, one image at a time, in the background.
+ * Empties the trash: asks the manager to remove an image, or removes it in the background where the manager can't, one
+ * image at a time.
  *
- * Not here: moving an image to the trash, and the proof that nobody needs it (lib/images/images.ts).
+ * Not here: moving an image to the trash, and the proof that nobody needs it (./removal.ts).
  *
  * 1. `discard` answers when the removal is in somebody's queue; it never waits for the removal itself.
- * 2. The queue of this process is only a shortcut: what is in the trash under a driver's name and has no journal entry
- *    any more is found again by a sweep, so a crash loses nothing. An image whose journal entry is left is not touched.
+ * 2. The queue of this process is only a shortcut, so a crash loses nothing: a sweep finds every image in the trash
+ *    that has a driver's name and no journal entry any more. It does not touch an image whose journal entry is left.
  * 3. Removing an image twice is harmless: the second finds it gone, or busy and tries later.
  */
 import * as Context from "effect/Context";
@@ -20,6 +20,7 @@ import { Rbd } from "../ceph/rbd.ts";
 import { isUuid } from "../csi/volume-id.ts";
 import { type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
 import { makeBackground } from "./background-queue.ts";
+import { TEMP_SUFFIX } from "./temp-suffix.ts";
 
 const SWEEP_AFTER = "1 minute";
 
@@ -54,7 +55,7 @@ export class Purge extends Context.Service<
           ),
         );
 
-      /** Once per pool and process, if it succeeds: what earlier processes left. */
+      /** Removes what earlier processes left. Runs once for each pool and process, if it succeeds. */
       const sweep = (pool: PoolRef) =>
         Effect.gen(function* () {
           for (const entry of yield* rbd.trashList(pool)) {
@@ -85,11 +86,11 @@ export class Purge extends Context.Service<
   );
 }
 
-/** An image name with a driver's default prefix: of a volume, of a snapshot, of a clone's intermediate image. */
+/** The journal kind and UUID in an image name with a driver's default prefix; `undefined` in any other name. */
 const madeByDriver = (name: string): { readonly kind: Kind; readonly uuid: string } | undefined => {
   for (const kind of [VOLUMES, SNAPSHOTS]) {
     if (!name.startsWith(kind.defaultImagePrefix)) continue;
-    const uuid = name.slice(kind.defaultImagePrefix.length).replace(/-temp$/, "");
+    const uuid = name.slice(kind.defaultImagePrefix.length).replace(new RegExp(`${TEMP_SUFFIX}$`), "");
     if (isUuid(uuid)) return { kind, uuid };
   }
   return undefined;

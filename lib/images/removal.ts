@@ -1,14 +1,15 @@
 /**
- * The removal of images.
+ * Removes images: proves that nobody uses one, moves it to the trash, has it purged. Always in that order.
  *
- * Not here: the journal, and when an image may go (lib/volume, lib/snapshot).
+ * Not here: when an image may go (lib/volume, lib/snapshot), and the purge itself (./purge.ts).
  *
- * 1. Getting rid of an image is always: prove that nobody uses it, move it to the trash, have it purged.
+ * 1. No image goes to the trash while somebody has it open.
+ * 2. An image with data of its own is never taken for one that a crash left half made.
  */
 import * as Effect from "effect/Effect";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import type { PoolRef } from "../ceph/rados.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
@@ -16,40 +17,41 @@ import { provenUnused, proveUnused } from "./in-use.ts";
 import { Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
-/** Moves an image that nobody uses to the trash and has it purged; done when that is queued. */
-export const discardImage = (
+/** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
+export const discardImage = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   imageId: string,
-): Effect.Effect<void, CephError, Rbd | Purge> =>
-  Effect.gen(function* () {
-    yield* moveToTrash(pool, imageName);
-    yield* (yield* Purge).discard(pool, imageId);
-  });
+): Effect.fn.Return<void, CephError, Purge | Rbd> {
+  yield* moveToTrash(pool, imageName);
+  yield* (yield* Purge).discard(pool, imageId);
+});
 
-/** A second move finishes one that was cut off. Without the image, another driver has moved it. */
-const moveToTrash = (pool: PoolRef, imageName: string) =>
+/** A second move finishes one that was cut off. If the image is not there, another driver has moved it. */
+const moveToTrash = (pool: PoolRef, imageName: string): Effect.Effect<void, CephError, Rbd> =>
   Effect.flatMap(Rbd, (rbd) =>
     rbd.trashMove(pool, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
   );
 
-/** For an image that is gone under its name: finishes a removal that was cut off, in the trash or on the way there. */
-export const finishRemoval = (
+/**
+ * Finishes the removal of an image that is gone under its name: in the trash, or on the way there. `followers` are
+ * images that go with it.
+ */
+export const finishRemoval = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   imageId: string | undefined,
   followers: readonly string[] = [],
-): Effect.Effect<void, CephError, Rbd | Purge> =>
-  Effect.gen(function* () {
-    const rbd = yield* Rbd;
-    const known = imageId !== undefined && followers.length === 0;
-    const left = known ? [yield* rbd.trashGet(pool, imageId)] : yield* rbd.trashList(pool);
-    for (const name of [imageName, ...followers]) {
-      for (const entry of left) {
-        if (entry?.source === "user" && entry.name === name) yield* discardImage(pool, name, entry.id);
-      }
+): Effect.fn.Return<void, CephError, Purge | Rbd> {
+  const rbd = yield* Rbd;
+  const byId = imageId !== undefined && followers.length === 0;
+  const trashed = byId ? [yield* rbd.trashGet(pool, imageId)] : yield* rbd.trashList(pool);
+  for (const name of [imageName, ...followers]) {
+    for (const entry of trashed) {
+      if (entry?.source === "user" && entry.name === name) yield* discardImage(pool, name, entry.id);
     }
-  });
+  }
+});
 
 export interface Removal {
   readonly pool: PoolRef;
@@ -58,83 +60,82 @@ export interface Removal {
   readonly imageId?: string | undefined;
   /** Snapshots of its own that go with it. */
   readonly snapshots?: readonly string[];
-  /** What has to be done about it before it goes. */
+  /** Runs on the image before it goes. */
   readonly prepare?: (
     image: ImageStatus,
-  ) => Effect.Effect<void, CephError | Precondition, Ceph | Purge | DriverSettings>;
-  /** Images that follow it to the trash, if there are any: once it is gone, what is left of them is looked for there. */
+  ) => Effect.Effect<void, CephError | Precondition, DriverSettings | Purge | Rbd | Rados>;
+  /** Images that follow it to the trash: once it is gone, they are looked for there. */
   readonly followers?: readonly string[];
 }
 
 /**
- * Removes images of which each is the child of the next: all are proven unused and in the trash before the purge of the
- * first begins, since whoever purges a child has its parents open. One that is not there is removed to its last trace.
+ * Removes images of which each is the child of the next. All are proven unused and moved to the trash before the purge
+ * of the first begins, because whoever purges a child has its parents open. An image that is not there is removed to its
+ * last trace.
  */
-export const removeImages = (
+export const removeImages = Effect.fn("images.removeImages")(function* (
   removals: readonly Removal[],
   mirrorDaemons: number,
-): Effect.Effect<void, CephError | Precondition, Ceph | Purge | DriverSettings> =>
-  Effect.gen(function* () {
-    const rbd = yield* Rbd;
-    const purge = yield* Purge;
-    const there: { readonly removal: Removal; readonly image: ImageStatus }[] = [];
-    const gone: Removal[] = [];
-    for (const removal of removals) {
-      const { pool, imageName } = removal;
-      const image = yield* provenUnused(pool, imageName, mirrorDaemons);
-      if (image === undefined) {
-        gone.push(removal);
-        continue;
-      }
-      there.push({ removal, image });
-    }
-    const stillThere = new Set(there.map(({ removal }) => removal.imageName));
-    for (const { pool, imageName, imageId, followers = [] } of gone) {
-      yield* rbd.imageMend(pool, imageName);
-      const left = followers.filter((follower) => !stillThere.has(follower));
-      yield* finishRemoval(pool, imageName, imageId, left);
-    }
-    for (const { removal, image } of there) {
-      const { pool, imageName, snapshots = [], prepare } = removal;
-      if (prepare !== undefined) yield* prepare(image);
-      for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-      yield* moveToTrash(pool, imageName);
-    }
-    for (const { removal, image } of there) yield* purge.discard(removal.pool, image.id);
-  });
+): Effect.fn.Return<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> {
+  const rbd = yield* Rbd;
+  const purge = yield* Purge;
+  const looked = yield* Effect.forEach(removals, (removal) =>
+    Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
+  );
+  const present = new Set(looked.flatMap(({ removal, image }) => (image === undefined ? [] : [removal.imageName])));
+  for (const { removal, image } of looked) {
+    if (image !== undefined) continue;
+    const { pool, imageName, imageId, followers = [] } = removal;
+    yield* rbd.imageMend(pool, imageName);
+    yield* finishRemoval(
+      pool,
+      imageName,
+      imageId,
+      followers.filter((follower) => !present.has(follower)),
+    );
+  }
+  for (const { removal, image } of looked) {
+    if (image === undefined) continue;
+    const { pool, imageName, snapshots = [], prepare } = removal;
+    if (prepare !== undefined) yield* prepare(image);
+    for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
+    yield* moveToTrash(pool, imageName);
+  }
+  for (const { removal, image } of looked) if (image !== undefined) yield* purge.discard(removal.pool, image.id);
+});
 
 /**
- * Takes away an image that a clone may have left half made, so that it can be made again. Its snapshots named in
+ * Removes an image that a clone may have left half made, so that it can be made again. Its snapshots named in
  * `snapshots` go with it.
  */
-export const discardUnfinished = (
+export const discardUnfinished = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   snapshots: readonly string[] = [],
-): Effect.Effect<void, CephError | Precondition, Rbd | Purge> =>
-  Effect.gen(function* () {
-    const rbd = yield* Rbd;
-    if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
-    const image = yield* orRaced(rbd.imageStatus(pool, imageName));
-    yield* proveUnused(pool, imageName, image, 0);
-    if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
-      return yield* new Precondition({
-        subject: "",
-        problem: `image ${imageLabel(pool, imageName)} is in the way: it looks like a clone that was cut off, but it holds data of its own; look at it, and remove it by hand ("rbd trash mv") if nobody needs it`,
-      });
-    }
-    for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-    yield* discardImage(pool, imageName, image.id);
-  });
+): Effect.fn.Return<void, CephError | Precondition, Purge | Rbd> {
+  const rbd = yield* Rbd;
+  if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
+  const image = yield* orRaced(rbd.imageStatus(pool, imageName));
+  yield* proveUnused(pool, imageName, image, 0);
+  if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
+    return yield* new Precondition({
+      subject: `image ${imageLabel(pool, imageName)}`,
+      problem: "is in the way: it looks like a clone that was cut off, but it holds data of its own",
+      remedy: `Look at it ("rbd export"), and move it to the trash by hand ("rbd trash mv") if nobody needs it`,
+    });
+  }
+  for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
+  yield* discardImage(pool, imageName, image.id);
+});
 
-/** Before it is made again: only a driver has it open, and one that died does so for half a minute more. */
+/** `discardUnfinished` before the image is made again: only a driver has it open, or one that died a moment ago. */
 export const clearUnfinished = (
   pool: PoolRef,
   imageName: string,
   snapshots: readonly string[] = [],
-): Effect.Effect<void, CephError | Precondition | NotReadyYet, Rbd | Purge> =>
-  Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ message }) =>
-    Effect.fail(
-      new NotReadyYet({ subject: "", problem: `${message}; a driver that has died has it open for half a minute` }),
-    ),
-  );
+): Effect.Effect<void, CephError | NotReadyYet | Precondition, Purge | Rbd> =>
+  Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ op }) => {
+    const subject = `image ${imageLabel(pool, imageName)}`;
+    const problem = `is half made and still open (${op}). The client that has it open has probably crashed`;
+    return Effect.fail(new NotReadyYet({ subject, problem, remedy: "Ceph drops it within about 30 s; retry then" }));
+  });

@@ -1,13 +1,13 @@
 /**
- * The journal in RADOS omap (format of ceph-csi): which name was given which UUID, and what belongs to it. It is the
- * only truth that the driver keeps; it holds no state of its own.
+ * The journal in RADOS omap (format of ceph-csi): it gives each name a UUID, and keeps the attributes of each UUID. It is
+ * the only truth about volumes and snapshots; the driver keeps no state of its own.
  *
  * Not here: images, and whether an image that the journal names exists (lib/volume, lib/snapshot).
  *
- * 1. A name is taken by one compare-and-set on the directory object; two drivers can't give one name two UUIDs.
- * 2. The name's key is written before the object of its UUID and removed before it. So whatever a crash leaves is
+ * 1. A name is reserved by one compare-and-set on the directory object: two drivers can't give one name two UUIDs.
+ * 2. The key of the name is written before the object of its UUID, and removed before it. So whatever a crash leaves is
  *    found again: a half-made reservation by its name, a half-removed one by its volume ID.
- * 3. A half-made reservation, by whichever driver, is completed with the UUID that it has, never abandoned.
+ * 3. A half-made reservation, whichever driver began it, is completed with the UUID that it has, never abandoned.
  * 4. Reads are keyed: their cost does not grow with the number of volumes.
  */
 import * as Effect from "effect/Effect";
@@ -16,15 +16,15 @@ import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { JournalCorrupt } from "../csi/errors.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
 
-/** Volumes, snapshots and group snapshots have journals of one form under names of their own. */
+/** The names in a journal: those of volumes, snapshots and group snapshots have one form. */
 export interface Kind {
   readonly noun: "volume" | "snapshot" | "group snapshot";
   /** Its object is `<directory>.<instance>`. */
   readonly directory: string;
-  /** Begins a name's key there, and the name of a UUID's own object. */
+  /** Begins the key of a name there, and the name of the object of a UUID. */
   readonly prefix: string;
   readonly requestNameKey: string;
-  /** Of the image, or of the RBD group. */
+  /** The key under which the object of a UUID keeps the name of the image, or of the RBD group. */
   readonly imageNameKey: string;
   readonly defaultImagePrefix: string;
 }
@@ -47,7 +47,7 @@ export const SNAPSHOTS: Kind = {
   defaultImagePrefix: "csi-snap-",
 };
 
-/** What else belongs to a group snapshot: lib/journal/group-snapshots.ts. */
+/** Further keys of group snapshots are in ./group-snapshots.ts. */
 export const GROUPS: Kind = {
   noun: "group snapshot",
   directory: "csi.groups",
@@ -57,15 +57,15 @@ export const GROUPS: Kind = {
   defaultImagePrefix: "csi-vol-group-",
 };
 
-/** What the object of a UUID says. Fields that are absent were never written, or not yet. */
+/** The attributes that the object of a UUID keeps. Those that are absent were never written, or not yet. */
 export interface Attributes {
   readonly requestName: string | undefined;
   readonly imageName: string | undefined;
-  /** librbd's id; written once the image is complete, so its absence means "making it may not have finished". */
+  /** librbd's id. It is written once the image is complete, so without it making the image may not have finished. */
   readonly imageId: string | undefined;
-  /** Of a snapshot: the image that it was taken of. */
+  /** The image that a snapshot was taken of. */
   readonly source: string | undefined;
-  /** Of a member of a group snapshot: the group snapshot's ID. */
+  /** The ID of the group snapshot that a snapshot is a member of. */
   readonly groupId: string | undefined;
   /** Kubernetes namespace of the claim. */
   readonly owner: string | undefined;
@@ -82,14 +82,15 @@ export interface Reservation {
   readonly attributes: Attributes;
 }
 
-export interface Wanted {
+/** A name to reserve, and the attributes that its object gets. */
+export interface ReservationRequest {
   readonly requestName: string;
   /** First part of the image's name; the UUID follows. */
   readonly prefix: string;
   readonly owner: string | undefined;
   readonly source?: string;
   readonly groupId?: string;
-  /** For a name that is free; one that nothing else has. Absent: a random one. */
+  /** A UUID for a free name, which nothing else has. Absent: a random one. */
   readonly uuid?: string;
   /** Further keys, written with the others. */
   readonly more?: Readonly<Record<string, string>>;
@@ -106,94 +107,94 @@ const FIELDS = {
 
 export const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
 const nameKey = (kind: Kind, requestName: string) => kind.prefix + requestName;
-/** Beside a volume's name: the nodes that have it (lib/journal/published-nodes.ts). ceph-csi looks at keys in `csi.` only. */
+/** The key beside a volume's name that lists the nodes which have it (lib/journal/published-nodes.ts). ceph-csi looks at keys in `csi.` only. */
 export const nodesKey = (requestName: string) => `csi-rbd.nodes.${requestName}`;
 export const uuidObject = (kind: Kind, uuid: string) => kind.prefix + uuid;
 
-/** The reservation of a name, as far as it goes; `undefined` when the name is free. */
-export const lookUp = (
+/** The reservation of a name, as far as it was written; `undefined` if the name is free. */
+export const lookUp = Effect.fnUntraced(function* (
   kind: Kind,
   pool: PoolRef,
   instance: string,
   requestName: string,
-): Effect.Effect<Reservation | undefined, CephError | JournalCorrupt, Rados> =>
-  Effect.gen(function* () {
-    const rados = yield* Rados;
-    const key = nameKey(kind, requestName);
-    const directory = directoryObject(kind, instance);
-    const link = { prefix: kind.prefix, tail: UUID_LENGTH, keys: attributeKeys(kind) };
-    const followed = yield* rados.omapFollow(pool, directory, key, link);
-    if (followed === undefined) return undefined;
-    const { value: entry, found } = followed;
-    const place = parseEntry(entry);
-    if (place === undefined) {
-      return yield* new JournalCorrupt({
-        subject: "",
-        problem: `${directory} in pool ${pool.pool} maps ${requestName} to ${JSON.stringify(entry)}, which is no ${kind.noun} UUID; if no ${kind.noun} of that name is needed, remove the key with "rados rmomapkey"`,
-      });
-    }
-    const attributes = found === undefined ? NOTHING : attributesFrom(kind, found);
-    if (attributes.requestName !== undefined && attributes.requestName !== requestName) {
-      return yield* new JournalCorrupt({
-        subject: "",
-        problem: `${uuidObject(kind, place.uuid)} in pool ${pool.pool} belongs to ${attributes.requestName}, but ${directory} gives it to ${requestName}; compare both with "rados listomapvals" before removing either`,
-      });
-    }
-    return { ...place, entry, attributes };
-  });
+): Effect.fn.Return<Reservation | undefined, CephError | JournalCorrupt, Rados> {
+  const rados = yield* Rados;
+  const key = nameKey(kind, requestName);
+  const directory = directoryObject(kind, instance);
+  const link = { prefix: kind.prefix, tail: UUID_LENGTH, keys: attributeKeys(kind) };
+  const followed = yield* rados.omapFollow(pool, directory, key, link);
+  if (followed === undefined) return undefined;
+  const { value: entry, found } = followed;
+  const place = parseEntry(entry);
+  if (place === undefined) {
+    return yield* new JournalCorrupt({
+      subject: `journal object ${directory} in pool ${pool.pool}`,
+      problem: `maps ${requestName} to ${JSON.stringify(entry)}, which is not a ${kind.noun} UUID`,
+      remedy: `If nobody needs a ${kind.noun} of that name, remove the key with "rados rmomapkey"`,
+    });
+  }
+  const attributes = found === undefined ? NOTHING : attributesFrom(kind, found);
+  if (attributes.requestName !== undefined && attributes.requestName !== requestName) {
+    return yield* new JournalCorrupt({
+      subject: `journal object ${uuidObject(kind, place.uuid)} in pool ${pool.pool}`,
+      problem: `belongs to ${attributes.requestName}, but ${directory} gives it to ${requestName}`,
+      remedy: 'Compare both with "rados listomapvals" before you remove either',
+    });
+  }
+  return { ...place, entry, attributes };
+});
 
-/** Takes the name, or completes what an earlier call left half-made. Afterwards both objects are written. */
-export const reserve = (
+/** Reserves the name, or completes what an earlier call left half-made. Afterwards both objects are written. */
+export const reserve = Effect.fnUntraced(function* (
   kind: Kind,
   pool: PoolRef,
   instance: string,
-  wanted: Wanted,
+  wanted: ReservationRequest,
   found: Reservation | undefined,
-): Effect.Effect<Reservation & { readonly imageName: string }, CephError, Rados> =>
-  Effect.gen(function* () {
-    const rados = yield* Rados;
-    const uuid = found?.uuid ?? wanted.uuid ?? crypto.randomUUID();
-    const entry = found?.entry ?? uuid;
-    if (found === undefined) {
-      const key = nameKey(kind, wanted.requestName);
-      yield* rados.omapWrite(pool, directoryObject(kind, instance), {
-        object: "ensure",
-        compare: { [key]: "" },
-        set: { [key]: entry },
-      });
-    }
-    const known = found?.attributes ?? NOTHING;
-    const imageName = known.imageName ?? wanted.prefix + uuid;
-    const attributes: Attributes = {
-      ...known,
-      requestName: wanted.requestName,
-      imageName,
-      source: known.source ?? wanted.source,
-      groupId: known.groupId ?? wanted.groupId,
-      owner: known.owner ?? wanted.owner,
-    };
-    if (known.requestName === undefined) {
-      yield* rados.omapWrite(pool, uuidObject(kind, uuid), {
-        object: "ensure",
-        compare: { [kind.requestNameKey]: "" },
-        set: {
-          [kind.requestNameKey]: wanted.requestName,
-          [kind.imageNameKey]: imageName,
-          ...(attributes.source !== undefined && { [FIELDS.source]: attributes.source }),
-          ...(attributes.groupId !== undefined && { [FIELDS.groupId]: attributes.groupId }),
-          ...(attributes.owner !== undefined && { [FIELDS.owner]: attributes.owner }),
-          ...wanted.more,
-        },
-      });
-    }
-    return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName };
-  });
+): Effect.fn.Return<Reservation & { readonly imageName: string }, CephError, Rados> {
+  const rados = yield* Rados;
+  const uuid = found?.uuid ?? wanted.uuid ?? crypto.randomUUID();
+  const entry = found?.entry ?? uuid;
+  if (found === undefined) {
+    const key = nameKey(kind, wanted.requestName);
+    yield* rados.omapWrite(pool, directoryObject(kind, instance), {
+      object: "ensure",
+      compare: { [key]: "" },
+      set: { [key]: entry },
+    });
+  }
+  const known = found?.attributes ?? NOTHING;
+  const imageName = known.imageName ?? wanted.prefix + uuid;
+  const attributes: Attributes = {
+    ...known,
+    requestName: wanted.requestName,
+    imageName,
+    source: known.source ?? wanted.source,
+    groupId: known.groupId ?? wanted.groupId,
+    owner: known.owner ?? wanted.owner,
+  };
+  if (known.requestName === undefined) {
+    yield* rados.omapWrite(pool, uuidObject(kind, uuid), {
+      object: "ensure",
+      compare: { [kind.requestNameKey]: "" },
+      set: {
+        [kind.requestNameKey]: wanted.requestName,
+        [kind.imageNameKey]: imageName,
+        ...(attributes.source !== undefined && { [FIELDS.source]: attributes.source }),
+        ...(attributes.groupId !== undefined && { [FIELDS.groupId]: attributes.groupId }),
+        ...(attributes.owner !== undefined && { [FIELDS.owner]: attributes.owner }),
+        ...wanted.more,
+      },
+    });
+  }
+  return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName };
+});
 
 /** The name of the image (or RBD group) behind a UUID: as the journal has it, else the one that drivers give by default. */
 export const imageNameOf = (kind: Kind, uuid: string, attributes: Attributes | undefined): string =>
   attributes?.imageName ?? kind.defaultImagePrefix + uuid;
 
-/** `undefined`: the journal has nothing under that UUID. */
+/** The attributes of a UUID; `undefined` if the journal has nothing under it. */
 export const readAttributes = (
   kind: Kind,
   pool: PoolRef,
@@ -222,7 +223,7 @@ const attributesFrom = (kind: Kind, values: ReadonlyMap<string, string>): Attrib
   encryptionType: values.get(FIELDS.encryptionType),
 });
 
-/** A name in the directory. `place` is absent for an entry that no driver of today writes: it leads nowhere. */
+/** A name in the directory. `place` is absent for an entry that leads nowhere, because no driver of today writes it. */
 export interface ListedName {
   readonly requestName: string;
   readonly place: { readonly uuid: string; readonly imagePoolId: bigint | undefined } | undefined;
@@ -280,7 +281,7 @@ export const storeImageId = (
 /** Fails with `Raced` when somebody has recorded the image as complete: then it is no longer ours to make anew. */
 export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
   Effect.flatMap(Rados, (rados) =>
-    // A write of what holds already: the compare is what it is for.
+    // Changes nothing; issued only for its compare.
     rados.omapWrite(pool, uuidObject(kind, uuid), {
       object: "require",
       compare: { [FIELDS.imageId]: "" },
@@ -288,42 +289,42 @@ export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect
     }),
   );
 
-export interface Taken {
+/** The parts of a reservation that freeing it needs. */
+export interface ReservedName {
   readonly uuid: string;
   readonly entry: string;
   readonly requestName: string | undefined;
 }
 
-/** Frees the name, then forgets the UUID. Only for callers that have proven the image gone. */
+/** Frees the name, then removes the object of the UUID. Only for callers that have proven the image gone. */
 export const unreserve = (
   kind: Kind,
   pool: PoolRef,
   instance: string,
-  reservation: Taken,
+  reservation: ReservedName,
 ): Effect.Effect<void, CephError, Rados> =>
   Effect.andThen(freeName(kind, pool, instance, reservation), forget(kind, pool, reservation.uuid));
 
-/** The UUID keeps what belongs to it: for what is removed in parts, and found by its ID until the last is gone. */
-export const freeName = (
+/** Frees the name alone. The UUID keeps its attributes, so that what is removed in parts is found by its ID until the last part is gone. */
+export const freeName = Effect.fnUntraced(function* (
   kind: Kind,
   pool: PoolRef,
   instance: string,
-  { requestName, entry }: Taken,
-): Effect.Effect<void, CephError, Rados> =>
-  Effect.gen(function* () {
-    if (requestName === undefined) return;
-    const key = nameKey(kind, requestName);
-    yield* (yield* Rados)
-      .omapWrite(pool, directoryObject(kind, instance), {
-        object: "require",
-        compare: { [key]: entry },
-        remove: kind === VOLUMES ? [key, nodesKey(requestName)] : [key],
-      })
-      // The name is free already, or has since been given to another: both are none of ours.
-      .pipe(Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void));
-  });
+  { requestName, entry }: ReservedName,
+): Effect.fn.Return<void, CephError, Rados> {
+  if (requestName === undefined) return;
+  const key = nameKey(kind, requestName);
+  yield* (yield* Rados)
+    .omapWrite(pool, directoryObject(kind, instance), {
+      object: "require",
+      compare: { [key]: entry },
+      remove: kind === VOLUMES ? [key, nodesKey(requestName)] : [key],
+    })
+    // The name is free already, or has been given to another volume since.
+    .pipe(Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void));
+});
 
-/** After `freeName`, as the last step of a removal. */
+/** Removes the object of a UUID: after `freeName`, as the last step of a removal. */
 export const forget = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
   Effect.flatMap(Rados, (rados) => rados.objectRemove(pool, uuidObject(kind, uuid)));
 
@@ -332,7 +333,7 @@ const NOTHING: Attributes = attributesFrom(VOLUMES, new Map());
 /** A pool id is an int64 that is not negative. */
 const POOL_ID = /^[0-7][0-9a-f]{15}$/i;
 
-/** What is no UUID must not pass: no volume ID could be made of it, so its image could never be deleted. */
+/** Refuses what is not a UUID: no volume ID could be made of it, so its image could never be deleted. */
 const parseEntry = (entry: string): { uuid: string; imagePoolId: bigint | undefined } | undefined => {
   if (isUuid(entry)) return { uuid: entry, imagePoolId: undefined };
   const [pool, uuid, ...rest] = entry.split("/");

@@ -1,7 +1,7 @@
 /**
- * From a CSI handle to what is behind it: its cluster, pool, journal entry and image name.
+ * Locates the thing behind a CSI handle: its cluster, pool, journal entry and image name.
  *
- * Not here: whether the image exists. A resolved handle is where to look, not a proof that something is there.
+ * Not here: whether the image exists. A located handle says where to look; it does not prove that something is there.
  *
  * 1. A handle that no driver can have written, and one whose pool is gone, names nothing: `VolumeNotFound` or
  *    `SnapshotNotFound`. Whatever leaves it open (no access, no answer, cluster not configured) is that error instead.
@@ -10,7 +10,6 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { type ClusterAccess, type PoolRef, Rados } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
@@ -20,7 +19,7 @@ import type { Credentials } from "../config/secrets.ts";
 import { SnapshotNotFound, VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { parseVolumeId, volumeKind } from "../csi/volume-id.ts";
-import { type Attributes, type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
+import { type Attributes, imageNameOf, type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "./journal.ts";
 
 export interface LocatedVolume {
   /** As the caller wrote it, also when a mapping led elsewhere. */
@@ -41,62 +40,60 @@ export const clusterAccess = (cluster: Cluster, credentials: Credentials): Clust
   key: credentials.key,
 });
 
-export const locateVolume = (
+export const locateVolume = Effect.fnUntraced(function* (
   volumeId: string,
   credentials: Credentials,
-): Effect.Effect<LocatedVolume, VolumeNotFound | CephError | ConfigError, Ceph | Clusters | ClusterMapping> =>
-  Effect.gen(function* () {
-    const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
-    if (volumeKind(volumeId) === "migrated") return yield* migratedVolume(volumeId, credentials);
-    const parsed = parseVolumeId(volumeId);
-    if (Result.isFailure(parsed)) return yield* gone(`it is no volume ID of this driver (${parsed.failure.reason})`);
-    const { uuid, ...home } = parsed.success;
-    const look = (place: Place) =>
-      Effect.result(
-        lookAt(VOLUMES, volumeId, uuid, place, credentials).pipe(
-          Effect.catchTag("PoolNotFound", () => Effect.fail(gone(noPool(place)))),
-        ),
-      );
-    const first = yield* look(home);
-    if (Result.isSuccess(first) && first.success.attributes !== undefined) return first.success;
-    if (Result.isFailure(first) && !mayBeElsewhere(first.failure)) return yield* first.failure;
-    for (const place of yield* (yield* ClusterMapping).mapped(home.clusterId, home.poolId)) {
-      const there = yield* look(place);
-      if (Result.isSuccess(there) && there.success.attributes !== undefined) return there.success;
-      if (Result.isFailure(there) && !mayBeElsewhere(there.failure)) return yield* there.failure;
-    }
-    return yield* Effect.fromResult(first);
-  });
+): Effect.fn.Return<LocatedVolume, VolumeNotFound | CephError | ConfigError, Rados | Clusters | ClusterMapping> {
+  const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
+  if (volumeKind(volumeId) === "migrated") return yield* migratedVolume(volumeId, credentials);
+  const parsed = parseVolumeId(volumeId);
+  if (Result.isFailure(parsed)) return yield* gone(`it is not a volume ID of this driver (${parsed.failure.reason})`);
+  const { uuid, ...home } = parsed.success;
+  const look = (place: Place) =>
+    Effect.result(
+      lookAt(VOLUMES, volumeId, uuid, place, credentials).pipe(
+        Effect.catchTag("PoolNotFound", () => Effect.fail(gone(noPool(place)))),
+      ),
+    );
+  const first = yield* look(home);
+  if (Result.isSuccess(first) && first.success.attributes !== undefined) return first.success;
+  if (Result.isFailure(first) && !mayBeElsewhere(first.failure)) return yield* first.failure;
+  for (const place of yield* (yield* ClusterMapping).mapped(home.clusterId, home.poolId)) {
+    const there = yield* look(place);
+    if (Result.isSuccess(there) && there.success.attributes !== undefined) return there.success;
+    if (Result.isFailure(there) && !mayBeElsewhere(there.failure)) return yield* there.failure;
+  }
+  return yield* Effect.fromResult(first);
+});
 
-/** Of the in-tree plugin: no journal knows it, and it lives in the default namespace. */
-const migratedVolume = (volumeId: string, credentials: Credentials) =>
-  Effect.gen(function* () {
-    const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
-    const parsed = parseMigratedId(volumeId);
-    if (Result.isFailure(parsed)) return yield* gone(parsed.failure);
-    const { clusterId, pool: poolName, imageName } = parsed.success;
-    const cluster = yield* (yield* Clusters).get(clusterId);
-    const access = clusterAccess(cluster, credentials);
-    const poolId = yield* (yield* Rados)
-      .poolId(access, poolName)
-      .pipe(Effect.catchTag("PoolNotFound", ({ message }) => Effect.fail(gone(message))));
-    const pool: PoolRef = { access, pool: poolName, namespace: "" };
-    const found: LocatedVolume = {
-      handle: volumeId,
-      cluster,
-      pool,
-      poolId,
-      uuid: "",
-      imageName,
-      attributes: undefined,
-    };
-    return found;
-  });
+/** A volume of the in-tree plugin: no journal knows it, and it lives in the default namespace. */
+const migratedVolume = Effect.fnUntraced(function* (volumeId: string, credentials: Credentials) {
+  const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
+  const parsed = parseMigratedId(volumeId);
+  if (Result.isFailure(parsed)) return yield* gone(parsed.failure);
+  const { clusterId, pool: poolName, imageName } = parsed.success;
+  const cluster = yield* (yield* Clusters).get(clusterId);
+  const access = clusterAccess(cluster, credentials);
+  const poolId = yield* (yield* Rados)
+    .poolId(access, poolName)
+    .pipe(Effect.catchTag("PoolNotFound", ({ message }) => Effect.fail(gone(message))));
+  const pool: PoolRef = { access, pool: poolName, namespace: "" };
+  const located: LocatedVolume = {
+    handle: volumeId,
+    cluster,
+    pool,
+    poolId,
+    uuid: "",
+    imageName,
+    attributes: undefined,
+  };
+  return located;
+});
 
 export const locateSnapshot = (
   snapshotId: string,
   credentials: Credentials,
-): Effect.Effect<LocatedVolume, SnapshotNotFound | CephError | ConfigError, Ceph | Clusters> =>
+): Effect.Effect<LocatedVolume, SnapshotNotFound | CephError | ConfigError, Rados | Clusters> =>
   Effect.suspend(() => {
     const gone = (reason: string) => new SnapshotNotFound({ snapshotId, reason });
     const parsed = parseVolumeId(snapshotId);
@@ -112,18 +109,23 @@ const noPool = ({ clusterId, poolId }: Place): string => `cluster ${clusterId} h
 const mayBeElsewhere = (error: { readonly _tag: string }): boolean =>
   error._tag === "VolumeNotFound" || error._tag === "AccessDenied";
 
-const lookAt = (kind: Kind, handle: string, uuid: string, place: Place, credentials: Credentials) =>
-  Effect.gen(function* () {
-    const rados = yield* Rados;
-    const cluster = yield* (yield* Clusters).get(place.clusterId);
-    const access = clusterAccess(cluster, credentials);
-    const pool: PoolRef = {
-      access,
-      pool: yield* rados.poolName(access, place.poolId),
-      namespace: cluster.radosNamespace,
-    };
-    const attributes = yield* readAttributes(kind, pool, uuid);
-    const imageName = attributes?.imageName ?? kind.defaultImagePrefix + uuid;
-    const found: LocatedVolume = { handle, cluster, pool, poolId: place.poolId, uuid, imageName, attributes };
-    return found;
-  });
+const lookAt = Effect.fnUntraced(function* (
+  kind: Kind,
+  handle: string,
+  uuid: string,
+  place: Place,
+  credentials: Credentials,
+) {
+  const rados = yield* Rados;
+  const cluster = yield* (yield* Clusters).get(place.clusterId);
+  const access = clusterAccess(cluster, credentials);
+  const pool: PoolRef = {
+    access,
+    pool: yield* rados.poolName(access, place.poolId),
+    namespace: cluster.radosNamespace,
+  };
+  const attributes = yield* readAttributes(kind, pool, uuid);
+  const imageName = imageNameOf(kind, uuid, attributes);
+  const located: LocatedVolume = { handle, cluster, pool, poolId: place.poolId, uuid, imageName, attributes };
+  return located;
+});

@@ -23,7 +23,7 @@ import { Conflict, InvalidRequest, type VolumeNotFound } from "../csi/errors.ts"
 import type { TakenSnapshot } from "../csi/messages.ts";
 import { encodeVolumeId } from "../csi/volume-id.ts";
 import { cloneThrough, resumeClone } from "../images/clone.ts";
-import { dropLeftOver } from "../images/intermediate.ts";
+import { removeLeftOverTemp } from "../images/intermediate.ts";
 import { holderSpec } from "../images/layout.ts";
 import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, finishRemoval } from "../images/removal.ts";
@@ -177,7 +177,7 @@ export const createSnapshot = (
       }
       const { uuid, imageName, image } = yield* compensated(
         Effect.gen(function* () {
-          yield* stage("limit snapshots", limitSnapshots(options, source.found, source.status));
+          yield* stage("limit snapshots", limitSnapshots(source.found, source.status));
           const reservation = yield* reserved(options, wanted, source, known.reservation);
           const held = hold(source, reservation.imageName, known.reservation === undefined);
           return { ...reservation, image: yield* Effect.catchTag(held, "ImageNotFound", asRaced) };
@@ -186,7 +186,7 @@ export const createSnapshot = (
       yield* stage("answer", Effect.flatMap(taken(wanted, source.found, uuid, image, false), answer));
       // From here on nothing is undone: the caller counts on this point in time.
       yield* makeReady(options, { pool, uuid, imageName }, image, request.parameters);
-      yield* stage("limit chain", dropLeftOver(source.found, source.status));
+      yield* stage("remove left-over copy", removeLeftOverTemp(source.found, source.status));
       return yield* taken(wanted, source.found, uuid, image, true);
     });
     const named = stage("lock", locks.withLock(`snapshot name ${requestName}`, "exclusive", body));

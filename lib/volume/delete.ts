@@ -1,61 +1,77 @@
 /**
- * DeleteVolume: an image that nobody uses to the trash, then its name free again.
+ * DeleteVolume: moves an image that nobody uses to the trash, then frees its name.
  *
- * 1. No image goes while somebody watches it, and no reservation before its image.
- * 2. What does not exist is deleted; "could not tell" is an error.
+ * 1. No image goes while somebody watches it, and no reservation goes before its image.
+ * 2. A volume that does not exist is deleted; "could not tell" is an error.
  */
 import * as Effect from "effect/Effect";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import type { VolumeOptions } from "../config/settings.ts";
+import { DriverSettings } from "../config/settings.ts";
+import type { LockHeld, Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { tempImage } from "../images/intermediate.ts";
+import type { Purge } from "../images/purge.ts";
 import { removeImages } from "../images/removal.ts";
 import { unreserve, VOLUMES } from "../journal/journal.ts";
 import { locateVolume } from "../journal/locate.ts";
+import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { dropMarks } from "./leftover-snapshots.ts";
+import { removeLeftoverSnapshots } from "./leftover-snapshots.ts";
 
-/** The image, and the one that it was copied through: without the volume that has nothing that anybody could miss. */
-export const removeVolumeImages = (
-  instanceId: string,
+export type DeleteVolumeError = CephError | ConfigError | LockHeld | Precondition;
+
+type Needs = Ceph | ClusterMapping | Clusters | DriverSettings | Locks | Purge;
+
+export const deleteVolume = Effect.fn("volume.deleteVolume")(function* (
+  volumeId: string,
+  credentials: Credentials,
+): Effect.fn.Return<void, DeleteVolumeError, Needs> {
+  const locks = yield* Locks;
+  yield* locks.with([LockKey.volume(volumeId)], deleteLocked(volumeId, credentials)).pipe(
+    // CSI: what does not exist is deleted.
+    Effect.catchTag("VolumeNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
+  );
+});
+
+const deleteLocked = Effect.fnUntraced(function* (
+  volumeId: string,
+  credentials: Credentials,
+): Effect.fn.Return<void, DeleteVolumeError | VolumeNotFound, Needs> {
+  const { instanceId } = yield* DriverSettings;
+  const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", locateVolume(volumeId, credentials));
+  const requestName = attributes?.requestName;
+  const name = requestName === undefined ? undefined : LockKey.volumeName(cluster.clusterId, requestName);
+  const remove = Effect.gen(function* () {
+    const images = removeVolumeImages(pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);
+    yield* stage("remove image", images);
+    if (attributes === undefined) return;
+    yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
+  });
+  yield* (yield* Locks).with([name], remove);
+});
+
+/** Removes the image, and the one that it was copied through, which without the volume holds nothing that is missed. */
+export const removeVolumeImages = Effect.fn("volume.removeVolumeImages")(function* (
   pool: PoolRef,
   imageName: string,
   imageId: string | undefined,
   mirrorDaemons: number,
-) =>
-  Effect.gen(function* () {
-    const temp = tempImage(imageName);
-    const copied = (yield* (yield* Rbd).imageId(pool, temp)) !== undefined;
-    const prepare = (image: ImageStatus) => dropMarks(instanceId, pool, imageName, image);
-    yield* removeImages(
-      [
-        { pool, imageName, imageId, prepare, followers: [temp] },
-        ...(copied ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
-      ],
-      mirrorDaemons,
-    );
-  });
-
-export const deleteVolume = ({ instanceId }: VolumeOptions, volumeId: string, credentials: Credentials) =>
-  Effect.gen(function* () {
-    const locks = yield* Locks;
-    const body = Effect.gen(function* () {
-      const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", locateVolume(volumeId, credentials));
-      const requestName = attributes?.requestName;
-      const remove = Effect.gen(function* () {
-        const images = removeVolumeImages(instanceId, pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);
-        yield* stage("remove image", images);
-        if (attributes === undefined) return;
-        yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
-      });
-      return yield* requestName === undefined
-        ? remove
-        : stage("lock", locks.withLock(`name ${cluster.clusterId}/${requestName}`, "exclusive", remove));
-    });
-    yield* stage("lock", locks.withLock(`volume ${volumeId}`, "exclusive", body)).pipe(
-      // CSI: what does not exist is deleted.
-      Effect.catchTag("VolumeNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
-    );
-  });
+): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
+  const temp = tempImage(imageName);
+  const copied = (yield* (yield* Rbd).imageId(pool, temp)) !== undefined;
+  const prepare = (image: ImageStatus) => removeLeftoverSnapshots(pool, imageName, image);
+  yield* removeImages(
+    [
+      { pool, imageName, imageId, prepare, followers: [temp] },
+      ...(copied ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
+    ],
+    mirrorDaemons,
+  );
+});

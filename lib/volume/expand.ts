@@ -1,11 +1,17 @@
-/** ControllerExpandVolume: an image grows, and never shrinks. */
+/** ControllerExpandVolume: grows an image. No image shrinks. */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import type { CephError } from "../ceph/errors.ts";
+import type { Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, VolumeNotFound } from "../csi/errors.ts";
+import { InvalidRequest, type LockHeld, VolumeNotFound } from "../csi/errors.ts";
 import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
 import { locateVolume } from "../journal/locate.ts";
+import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 
@@ -17,35 +23,58 @@ export interface ExpandRequest {
   readonly block: boolean;
 }
 
-export const expandVolume = ({ volumeId, credentials, size, block }: ExpandRequest) =>
-  Effect.gen(function* () {
-    const sizeBytes = yield* stage("validate", Effect.fromResult(growTo(size)));
-    const limit = size.limitBytes ?? 0n;
-    const rbd = yield* Rbd;
-    const body = Effect.gen(function* () {
-      const { pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
-      if (limit > 0n) {
-        const { sizeBytes: now } = yield* stage("compare", rbd.imageStatus(pool, imageName));
-        if (now > limit) {
-          const reason = `the volume has ${now} bytes already, limit_bytes is ${limit}, and no volume shrinks`;
-          return yield* new SizeOutOfRange({ reason });
-        }
-      }
-      const capacityBytes = yield* stage("grow image", rbd.imageGrow(pool, imageName, sizeBytes));
-      // The header of a LUKS device has to follow its image, also on a raw block volume.
-      const luks = attributes?.encryptKms !== undefined && attributes.encryptionType !== "file";
-      return { capacityBytes, nodeExpansionRequired: !block || luks };
-    }).pipe(
-      Effect.catchTag("ImageNotFound", ({ message }) => Effect.fail(new VolumeNotFound({ volumeId, reason: message }))),
-    );
-    return yield* stage("lock", (yield* Locks).withLock(`volume ${volumeId}`, "exclusive", body));
-  });
+export interface ExpandedVolume {
+  readonly capacityBytes: bigint;
+  readonly nodeExpansionRequired: boolean;
+}
 
-/** 0 asks for no size: the size that there is will do. A range without any size is no request to grow. */
-const growTo = (range: SizeRequest): Result.Result<bigint, InvalidRequest | InvalidSize | SizeOutOfRange> => {
+export type ExpandVolumeError =
+  | CephError
+  | ConfigError
+  | InvalidRequest
+  | InvalidSize
+  | LockHeld
+  | SizeOutOfRange
+  | VolumeNotFound;
+
+type Needs = ClusterMapping | Clusters | Rados | Rbd;
+
+export const expandVolume = Effect.fn("volume.expandVolume")(function* (
+  request: ExpandRequest,
+): Effect.fn.Return<ExpandedVolume, ExpandVolumeError, Needs | Locks> {
+  const { volumeId, size } = request;
+  const sizeBytes = yield* stage("validate", Effect.fromResult(sizeToGrowTo(size)));
+  const grown = growLocated(request, sizeBytes).pipe(
+    Effect.catchTag("ImageNotFound", ({ message }) => Effect.fail(new VolumeNotFound({ volumeId, reason: message }))),
+  );
+  return yield* (yield* Locks).with([LockKey.volume(volumeId)], grown);
+});
+
+const growLocated = Effect.fnUntraced(function* (
+  { volumeId, credentials, size, block }: ExpandRequest,
+  sizeBytes: bigint,
+): Effect.fn.Return<ExpandedVolume, CephError | ConfigError | SizeOutOfRange | VolumeNotFound, Needs> {
+  const rbd = yield* Rbd;
+  const limit = size.limitBytes ?? 0n;
+  const { pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
+  if (limit > 0n) {
+    const { sizeBytes: now } = yield* stage("compare", rbd.imageStatus(pool, imageName));
+    if (now > limit) {
+      const reason = `the volume has ${now} bytes already, and limit_bytes is ${limit}. No volume shrinks`;
+      return yield* new SizeOutOfRange({ reason });
+    }
+  }
+  const capacityBytes = yield* stage("grow image", rbd.imageGrow(pool, imageName, sizeBytes));
+  // The header of a LUKS device has to follow its image, also on a raw block volume.
+  const luks = attributes?.encryptKms !== undefined && attributes.encryptionType !== "file";
+  return { capacityBytes, nodeExpansionRequired: !block || luks };
+});
+
+/** 0: the present size will do, because the range has only a limit. A range without any size is refused. */
+const sizeToGrowTo = (range: SizeRequest): Result.Result<bigint, InvalidRequest | InvalidSize | SizeOutOfRange> => {
   const nothing = (bytes: bigint | undefined) => bytes === undefined || bytes === 0n;
   if (nothing(range.requiredBytes) && nothing(range.limitBytes)) {
-    const reason = "says neither required_bytes nor limit_bytes";
+    const reason = "has neither required_bytes nor limit_bytes";
     return Result.fail(new InvalidRequest({ field: "capacity_range", reason }));
   }
   return Result.map(chooseSize(range), (size) => (nothing(range.requiredBytes) ? 0n : size));

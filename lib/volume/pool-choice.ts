@@ -1,5 +1,6 @@
 /**
- * In which pool a volume is made: where its name is reserved already, else where it can be reached from.
+ * Chooses the pool of a new volume: the one in which its name is reserved already, else one that can be reached from
+ * where the request asks for.
  *
  * Not here: which pools fit a topology (./topology.ts).
  *
@@ -9,32 +10,35 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, TimedOut } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
-import { InvalidParameter } from "../config/errors.ts";
+import type { Clusters } from "../config/clusters.ts";
+import { type ConfigError, InvalidParameter } from "../config/errors.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
-import type { Credentials } from "../config/secrets.ts";
-import { Conflict, type JournalCorrupt, Unplaceable } from "../csi/errors.ts";
+import { DriverSettings } from "../config/settings.ts";
+import { Conflict, type JournalCorrupt, type SnapshotNotFound, Unplaceable } from "../csi/errors.ts";
 import { lookUp, VOLUMES } from "../journal/journal.ts";
 import { locateSnapshot } from "../journal/locate.ts";
-import type { SourceRequest } from "./copy.ts";
+import type { CreateVolumeSpec } from "./create-spec.ts";
 import { candidatePools, type Requirement, type Segments } from "./topology.ts";
 
+/** How long a pool is asked that may be in a part of the cluster that is down. */
 const PATIENCE_ELSEWHERE = "2 seconds";
 
-export interface Place {
+export interface PoolChoice {
   readonly pool: string;
   readonly dataPool: string | undefined;
   /** Absent: the volume can be reached from everywhere. */
   readonly segments: Segments | undefined;
 }
 
-/** The class's pool; where it ties pools to places, those that are where the request asks for. */
-export const choiceOf = (
+/** The pool of the class; where the class ties pools to parts of the cluster, those that the request can be served from. */
+export const poolsFor = (
   { pool, dataPool, topologyConstrainedPools }: VolumeParameters,
   topology: Requirement | undefined,
 ): Result.Result<
-  { readonly candidates: readonly Place[]; readonly others: readonly string[] },
+  { readonly candidates: readonly PoolChoice[]; readonly others: readonly string[] },
   InvalidParameter | Unplaceable
 > => {
   if (topologyConstrainedPools !== undefined && topology !== undefined) {
@@ -45,14 +49,7 @@ export const choiceOf = (
   return Result.fail(new InvalidParameter({ field: "pool", reason }));
 };
 
-/** A request at one of the places where its volume may be. */
-interface PlacedRequest {
-  readonly requestName: string;
-  readonly pool: PoolRef;
-  readonly segments: Segments | undefined;
-  readonly source: SourceRequest | undefined;
-  readonly credentials: Credentials;
-}
+export type ChoosePoolError = CephError | ConfigError | Conflict | JournalCorrupt | SnapshotNotFound | Unplaceable;
 
 /** A part of the cluster that is down, or closed to this user, must not keep volumes out of the others. */
 const orUnknown = <A, R>(pool: PoolRef, look: Effect.Effect<A, CephError | JournalCorrupt, R>) =>
@@ -69,36 +66,35 @@ const orUnknown = <A, R>(pool: PoolRef, look: Effect.Effect<A, CephError | Journ
   );
 
 /**
- * Where the name is reserved already, else the first place: a retry whose preferences came in another order must not
- * make a second image. A restore stays in its snapshot's pool, whose topology is its own.
+ * The request for the pool in which its name is reserved already, else for the first one: a retry whose preferences came
+ * in another order must not make a second image. A restore stays in its snapshot's pool, whose topology is its own.
  */
-export const choosePlace = <P extends PlacedRequest>(
-  instanceId: string,
-  places: readonly P[],
+export const choosePool = Effect.fn("volume.choosePool")(function* (
+  candidates: readonly CreateVolumeSpec[],
   others: readonly PoolRef[],
-) =>
-  Effect.gen(function* () {
-    const [first] = places;
-    if (first === undefined) return yield* Effect.die("no place for a volume");
-    if (first.segments === undefined) return first;
-    const { requestName, source, credentials } = first;
-    const reservedIn = (pool: PoolRef) => lookUp(VOLUMES, pool, instanceId, requestName);
-    const elsewhere = [...places.slice(1).map(({ pool }) => pool), ...others];
-    if (elsewhere.length > 0 && (yield* reservedIn(first.pool)) !== undefined) return first;
-    const found = yield* Effect.forEach(elsewhere, (pool) => orUnknown(pool, reservedIn(pool)), {
-      concurrency: "unbounded",
-    });
-    const taken = elsewhere.find((_, n) => found[n] !== undefined);
-    if (taken !== undefined) {
-      const place = places.find(({ pool }) => pool === taken);
-      if (place !== undefined) return place;
-      const message = `volume ${requestName} exists already, in pool ${taken.pool}, which can't be reached from where the request asks for`;
-      return yield* new Conflict({ subject: "", problem: message });
-    }
-    if (source?.kind !== "snapshot") return first;
-    const { pool } = yield* locateSnapshot(source.id, credentials);
-    const there = places.find((place) => place.pool.pool === pool.pool);
-    if (there !== undefined) return there;
-    const message = `pool ${pool.pool}, which holds the snapshot, can't be reached from where the request asks for`;
-    return yield* new Unplaceable({ subject: "", problem: message });
+): Effect.fn.Return<CreateVolumeSpec, ChoosePoolError, Ceph | Clusters | DriverSettings> {
+  const { instanceId } = yield* DriverSettings;
+  const [first] = candidates;
+  if (first === undefined) return yield* Effect.die("no pool for a volume");
+  if (first.segments === undefined) return first;
+  const { requestName, source, credentials } = first;
+  const reservedIn = (pool: PoolRef) => lookUp(VOLUMES, pool, instanceId, requestName);
+  const elsewhere = [...candidates.slice(1).map(({ pool }) => pool), ...others];
+  if (elsewhere.length > 0 && (yield* reservedIn(first.pool)) !== undefined) return first;
+  const reservations = yield* Effect.forEach(elsewhere, (pool) => orUnknown(pool, reservedIn(pool)), {
+    concurrency: "unbounded",
   });
+  const holder = elsewhere.find((_, n) => reservations[n] !== undefined);
+  if (holder !== undefined) {
+    const there = candidates.find(({ pool }) => pool === holder);
+    if (there !== undefined) return there;
+    const problem = `exists already in pool ${holder.pool}, which can't be reached from where the request asks for`;
+    return yield* new Conflict({ subject: `volume ${requestName}`, problem });
+  }
+  if (source?.kind !== "snapshot") return first;
+  const { pool } = yield* locateSnapshot(source.id, credentials);
+  const there = candidates.find((each) => each.pool.pool === pool.pool);
+  if (there !== undefined) return there;
+  const problem = "holds the snapshot, and can't be reached from where the request asks for";
+  return yield* new Unplaceable({ subject: `pool ${pool.pool}`, problem });
+});

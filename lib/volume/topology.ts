@@ -42,7 +42,7 @@ const readPools = (text: string): Result.Result<readonly Pool[], InvalidParamete
   try {
     json = JSON.parse(text.replaceAll("\n", " "));
   } catch {
-    return refuse("is no JSON");
+    return refuse("is not JSON");
   }
   const parsed = pools.safeParse(json);
   if (parsed.success) return Result.succeed(parsed.data);
@@ -77,8 +77,14 @@ export const candidatePools = (
       }
     }
     if (found.size === 0) {
-      const message = `accessibility_requirements ask for ${JSON.stringify([...preferred, ...requisite])}, and none of ${FIELD} is there: correct ${FIELD}, or the nodes' labels`;
-      return Result.fail(new Unplaceable({ subject: "", problem: message }));
+      const asked = JSON.stringify([...preferred, ...requisite]);
+      return Result.fail(
+        new Unplaceable({
+          subject: `accessibility_requirements ${asked}`,
+          problem: `can be served from no pool of ${FIELD}`,
+          remedy: `Correct ${FIELD}, or the labels of the nodes`,
+        }),
+      );
     }
     const names = new Set(all.map(({ poolName }) => poolName));
     return Result.succeed({

@@ -90,7 +90,7 @@ describe("one driver", () => {
     const failure = await failureOf(driver.createVolume(other, Date.now() + 2000));
     expect(failure?.code).toBe("ABORTED");
     expect(failure?.message).toMatch(
-      /^name east\/pvc-1 is busy: CreateVolume of pvc-1 has been running for \d\.\d s \(stage "create image"\)\. It continues; the automatic retry waits for it/,
+      /^volume name pvc-1 in cluster east is busy: CreateVolume of pvc-1 has been running for \d\.\d s \(stage "create image"\)\. It continues; the automatic retry waits for it/,
     );
     letGo();
     expect((await slow).volume.capacityBytes).toBe(GIB);

@@ -244,16 +244,24 @@ describe("a repeated request", () => {
 
   const layout = { stripeUnit: "65536", stripeCount: "4", objectSize: "1048576", imageFeatures: "layering" };
   const conflicts: readonly (readonly [what: string, more: CreateInit, says: RegExp])[] = [
-    ["a larger size", { capacityRange: { requiredBytes: 3n * GIB } }, /its size is 2147483648 bytes, 3221225472/],
+    [
+      "a larger size",
+      { capacityRange: { requiredBytes: 3n * GIB } },
+      /it has 2147483648 bytes, and the request asks for 3221225472/,
+    ],
     ["a limit below its size", { capacityRange: { requiredBytes: 1n, limitBytes: GIB } }, /at most 1073741824/],
     ["other features", { parameters: { ...PARAMETERS, imageFeatures: "layering,exclusive-lock" } }, /its features/],
     ["fewer features", { parameters: { ...PARAMETERS, imageFeatures: "exclusive-lock" } }, /its features/],
-    ["a data pool", { parameters: { ...PARAMETERS, dataPool: "ec" } }, /its data pool is its own, ec/],
-    ["another object size", { parameters: { ...PARAMETERS, objectSize: "4194304" } }, /its object size is 1048576/],
+    [
+      "a data pool",
+      { parameters: { ...PARAMETERS, dataPool: "ec" } },
+      /its data is in its own pool, and the request asks for ec/,
+    ],
+    ["another object size", { parameters: { ...PARAMETERS, objectSize: "4194304" } }, /its objects have 1048576 bytes/],
     [
       "another striping",
       { parameters: { ...PARAMETERS, ...layout, stripeCount: "8" } },
-      /its striping is 4 x 65536 bytes, 8 x 65536/,
+      /its striping is 4 x 65536 bytes, and the request asks for 8 x 65536/,
     ],
   ];
   for (const [what, more, says] of conflicts) {
@@ -266,7 +274,7 @@ describe("a repeated request", () => {
       const before = cluster.dump();
       const failure = await failureOf(driver.createVolume(creation(more)));
       expect(failure?.code).toBe("ALREADY_EXISTS");
-      expect(failure?.message).toMatch(/^volume pvc-1 exists already, and /);
+      expect(failure?.message).toMatch(/^volume pvc-1 exists already, but /);
       expect(failure?.message).toMatch(says);
       expect(cluster.dump()).toEqual(before);
     });
@@ -306,7 +314,7 @@ describe("a repeated request", () => {
 
 describe("what this driver can't do yet is refused before anything is written:", () => {
   const refused: readonly (readonly [what: string, more: CreateInit, says: RegExp])[] = [
-    ["encryption", { parameters: { ...PARAMETERS, encrypted: "true" } }, /never makes a plain volume instead/],
+    ["encryption", { parameters: { ...PARAMETERS, encrypted: "true" } }, /makes no plain volume instead/],
     [
       "topology",
       { parameters: { clusterID: "east", topologyConstrainedPools: '[{"poolName":"rbd"}]' } },

@@ -179,7 +179,7 @@ describe("what a driver that has just died still has open", () => {
       const close = cluster.watch("rbd", image);
       const before = cluster.dump();
       const failure = await failureOf(driver.createVolume(cloneOf(id)));
-      expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining("half a minute") });
+      expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining("within about 30 s") });
       expect(cluster.dump()).toEqual(before);
       close();
       await driver.createVolume(cloneOf(id));

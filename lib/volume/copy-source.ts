@@ -1,0 +1,132 @@
+/**
+ * The source of a copy: the snapshot or volume that a request names, whether it is there, and whether it can be cloned
+ * once more.
+ *
+ * Not here: making the copy (./copy.ts).
+ *
+ * 1. A chain of clones is kept short before it grows, by flattening the source that the request names and no other
+ *    image.
+ */
+import * as Effect from "effect/Effect";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
+import type { Credentials } from "../config/secrets.ts";
+import type { DriverSettings } from "../config/settings.ts";
+import {
+  InvalidRequest,
+  type NotReadyYet,
+  Precondition,
+  type SnapshotNotFound,
+  type TooMany,
+  type VolumeNotFound,
+} from "../csi/errors.ts";
+import { requiredText } from "../csi/request-fields.ts";
+import { Flatten } from "../images/flatten.ts";
+import { removeLeftOverTemp } from "../images/intermediate.ts";
+import type { Purge } from "../images/purge.ts";
+import { limitSnapshots } from "../images/snapshot-limit.ts";
+import { type LocatedVolume, locateSnapshot, locateVolume } from "../journal/locate.ts";
+import { stage } from "../operations/pipeline.ts";
+
+export interface SourceRequest {
+  readonly kind: "snapshot" | "volume";
+  readonly id: string;
+}
+
+/** A snapshot's image is its own and does not change: its header tells enough. */
+export interface SnapshotToCopy {
+  readonly kind: "snapshot";
+  readonly located: LocatedVolume;
+  readonly sizeBytes: bigint;
+}
+export interface VolumeToCopy {
+  readonly kind: "volume";
+  readonly located: LocatedVolume;
+  readonly sizeBytes: bigint;
+  readonly status: ImageStatus;
+}
+
+/** A source that exists. */
+export type CopySource = SnapshotToCopy | VolumeToCopy;
+
+/** The field of the request that names the source. */
+const fieldOf = ({ kind }: SourceRequest): string => `volume_content_source.${kind}.${kind}_id`;
+
+/** Whether the request names something at all; asks no cluster. */
+export const readSource = (request: SourceRequest): Effect.Effect<string, InvalidRequest> =>
+  Effect.fromResult(requiredText(fieldOf(request), request.id));
+
+export type FindSourceError =
+  | CephError
+  | ConfigError
+  | InvalidRequest
+  | Precondition
+  | SnapshotNotFound
+  | VolumeNotFound;
+
+/** The source of the request, fit to be cloned into a volume of that size in that pool. */
+export const findSource = Effect.fn("volume.findSource")(function* (
+  request: SourceRequest,
+  credentials: Credentials,
+  sizeBytes: bigint,
+  pool: PoolRef,
+): Effect.fn.Return<CopySource, FindSourceError, Ceph | Clusters | ClusterMapping> {
+  const locate = request.kind === "snapshot" ? locateSnapshot : locateVolume;
+  const located = yield* locate(request.id, credentials);
+  const { access, namespace } = located.pool;
+  if (access.monitors.join() !== pool.access.monitors.join() || namespace !== pool.namespace) {
+    const reason = `is in cluster ${located.cluster.clusterId}. A copy has to be in the cluster and the RADOS namespace of its source`;
+    return yield* new InvalidRequest({ field: fieldOf(request), reason });
+  }
+  if (located.attributes?.encryptKms !== undefined) {
+    const subject = `${request.kind} ${request.id}`;
+    const problem = "is encrypted. This release does not decrypt, and makes no plain volume of it";
+    return yield* new Precondition({ subject, problem });
+  }
+  const source = yield* request.kind === "snapshot" ? snapshotToCopy(located) : volumeToCopy(located);
+  if (sizeBytes < source.sizeBytes) {
+    const reason = `asks for ${sizeBytes} bytes, but the ${request.kind} has ${source.sizeBytes}. Ask for at least as many`;
+    return yield* new InvalidRequest({ field: "capacity_range", reason });
+  }
+  return source;
+});
+
+const snapshotToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
+  const rbd = yield* Rbd;
+  const { pool, imageName } = located;
+  const subject = imageLabel(pool, imageName);
+  // The name decides whether it is there, because a removal takes it away first.
+  if ((yield* rbd.imageId(pool, imageName)) === undefined) {
+    return yield* new ImageNotFound({ op: "rbd_open", subject });
+  }
+  const [header] = yield* rbd.imageBriefs(pool, [imageName], []);
+  if (header === undefined) return yield* new Raced({ op: "rbd_open", subject });
+  return { kind: "snapshot", located, sizeBytes: header.sizeBytes } satisfies SnapshotToCopy;
+});
+
+const volumeToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
+  const status = yield* (yield* Rbd).imageStatus(located.pool, located.imageName);
+  return { kind: "volume", located, sizeBytes: status.sizeBytes, status } satisfies VolumeToCopy;
+});
+
+/** How many parents a restore adds to the chain, and a copy of a volume, which goes through an image in between. */
+const ADDED = { snapshot: 1, volume: 2 } as const;
+
+/**
+ * Has the source flattened where its chain or its snapshots are too many; fails while it can't be cloned once more.
+ * Takes away what an earlier copy left beside a volume.
+ */
+export const keepSourceCloneable = Effect.fn("volume.keepSourceCloneable")(function* (
+  source: CopySource,
+): Effect.fn.Return<void, CephError | NotReadyYet | TooMany, Ceph | DriverSettings | Flatten | Purge> {
+  const { pool, imageName } = source.located;
+  yield* stage("limit chain", (yield* Flatten).keepShort(pool, imageName, ADDED[source.kind]));
+  if (source.kind === "snapshot") return;
+  yield* stage("limit snapshots", limitSnapshots(source.located, source.status));
+  yield* stage("remove left-over copy", removeLeftOverTemp(source.located, source.status));
+});

@@ -1,0 +1,102 @@
+/**
+ * A CreateVolume request, read: everything that it says, or why it can't be served. Asks no cluster.
+ *
+ * Not here: the capabilities of the request, which the wire reads (services/controller.ts), and where the volume is
+ * made (./pool-choice.ts).
+ */
+import * as Effect from "effect/Effect";
+import type { PoolRef } from "../ceph/rados.ts";
+import { type Cluster, Clusters } from "../config/clusters.ts";
+import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
+import { type ParameterMap, parseParameters, type VolumeParameters } from "../config/parameters.ts";
+import { type Credentials, parseCredentials } from "../config/secrets.ts";
+import { InvalidRequest, type Unplaceable } from "../csi/errors.ts";
+import { chooseSize, type InvalidSize, type SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
+import { ownerOf } from "../images/metadata.ts";
+import { clusterAccess } from "../journal/locate.ts";
+import { readSource, type SourceRequest } from "./copy-source.ts";
+import { poolsFor } from "./pool-choice.ts";
+import type { Requirement, Segments } from "./topology.ts";
+
+export interface CreateVolumeRequest {
+  readonly requestName: string;
+  readonly parameters: ParameterMap;
+  readonly secrets: Readonly<Record<string, string>>;
+  readonly size: SizeRequest;
+  readonly source: SourceRequest | undefined;
+  /** Absent: the caller does not ask for topology. */
+  readonly topology: Requirement | undefined;
+}
+
+/** The request for one pool in which its volume may be. */
+export interface CreateVolumeSpec {
+  readonly requestName: string;
+  readonly cluster: Cluster;
+  readonly credentials: Credentials;
+  /** Pool of the journal, and of the image but for entries of older drivers. */
+  readonly pool: PoolRef;
+  /** With the data pool that goes with the pool. */
+  readonly parameters: VolumeParameters;
+  /** As they were given; volume_context repeats them. */
+  readonly requestParameters: ParameterMap;
+  /** In bytes; a limit of 0 is none. */
+  readonly size: { readonly sizeBytes: bigint; readonly limitBytes: bigint };
+  /** Kubernetes namespace of the claim. */
+  readonly owner: string | undefined;
+  readonly source: SourceRequest | undefined;
+  /** From where the volume can be reached; absent: from everywhere. */
+  readonly segments: Segments | undefined;
+}
+
+export interface CreateVolumePlan {
+  readonly requestName: string;
+  readonly clusterId: string;
+  /** In the order of the request's preference; never empty. */
+  readonly candidates: readonly CreateVolumeSpec[];
+  /** Pools of the class that can't be reached from where the request asks for. */
+  readonly others: readonly PoolRef[];
+}
+
+export type CreateRequestError =
+  | ConfigError
+  | InvalidParameter
+  | InvalidRequest
+  | InvalidSecret
+  | InvalidSize
+  | SizeOutOfRange
+  | Unplaceable;
+
+export const readCreateRequest = Effect.fnUntraced(function* (
+  request: CreateVolumeRequest,
+): Effect.fn.Return<CreateVolumePlan, CreateRequestError, Clusters> {
+  const parameters = yield* Effect.fromResult(parseParameters(request.parameters));
+  if (parameters.encryption !== undefined) {
+    return yield* new InvalidRequest({
+      field: "parameters.encrypted",
+      reason: "is true. This release does not encrypt, and makes no plain volume instead",
+    });
+  }
+  const choice = yield* Effect.fromResult(poolsFor(parameters, request.topology));
+  const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
+  const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
+  const cluster = yield* (yield* Clusters).get(parameters.clusterId);
+  const { requestName, source } = request;
+  if (source !== undefined) yield* readSource(source);
+  const access = clusterAccess(cluster, credentials);
+  const poolRef = (pool: string): PoolRef => ({ access, pool, namespace: cluster.radosNamespace });
+  const candidates = choice.candidates.map(
+    ({ pool, dataPool, segments }): CreateVolumeSpec => ({
+      requestName,
+      cluster,
+      credentials,
+      pool: poolRef(pool),
+      parameters: { ...parameters, dataPool: dataPool ?? parameters.dataPool },
+      requestParameters: request.parameters,
+      size: { sizeBytes, limitBytes: request.size.limitBytes ?? 0n },
+      owner: ownerOf(request.parameters),
+      source,
+      segments,
+    }),
+  );
+  return { requestName, clusterId: parameters.clusterId, candidates, others: choice.others.map(poolRef) };
+});

@@ -1,0 +1,76 @@
+/**
+ * An earlier CreateVolume of the same name, as far as it came: what the journal and the pool hold of it, made whole or
+ * taken away, so that creation goes on from a known state.
+ *
+ * 1. A name has at most one volume ID, whatever crashes: creation is finished with the UUID that the journal holds, and
+ *    only a volume that was complete and is gone makes room for a new UUID.
+ * 2. No reservation goes before its image is proven gone.
+ */
+import * as Effect from "effect/Effect";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { DriverSettings } from "../config/settings.ts";
+import type { JournalCorrupt, Precondition } from "../csi/errors.ts";
+import type { Purge } from "../images/purge.ts";
+import { statusIfThere } from "../images/races.ts";
+import { finishRemoval } from "../images/removal.ts";
+import * as journal from "../journal/journal.ts";
+import type { CreateVolumeSpec } from "./create-spec.ts";
+import { removeVolumeImages } from "./delete.ts";
+
+const { VOLUMES } = journal;
+
+/** `reservation` without `image`: creation is to be finished. Neither: the name is free. */
+export interface EarlierAttempt {
+  readonly reservation: journal.Reservation | undefined;
+  readonly image: ImageStatus | undefined;
+}
+
+const NOTHING: EarlierAttempt = { reservation: undefined, image: undefined };
+
+export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(function* ({
+  pool,
+  requestName,
+  source,
+}: CreateVolumeSpec): Effect.fn.Return<
+  EarlierAttempt,
+  CephError | JournalCorrupt | Precondition,
+  Ceph | DriverSettings | Purge
+> {
+  const { instanceId } = yield* DriverSettings;
+  const reservation = yield* journal.lookUp(VOLUMES, pool, instanceId, requestName);
+  if (reservation === undefined) return NOTHING;
+  const { uuid, attributes } = reservation;
+  const { imageId } = attributes;
+  const imagePool = yield* imagePoolOf(pool, reservation.imagePoolId);
+  if (imagePool !== undefined) {
+    const imageName = journal.imageNameOf(VOLUMES, uuid, attributes);
+    // Without an image ID in the journal, making it may have been cut off anywhere; copies are made again.
+    if (imageId === undefined && source !== undefined) return { reservation, image: undefined };
+    if (imageId === undefined) yield* (yield* Rbd).imageMend(imagePool, imageName);
+    const image = yield* statusIfThere(imagePool, imageName);
+    if (image !== undefined) return { reservation, image };
+    if (imageId === undefined) {
+      // The undo of an earlier attempt may have been cut off in turn.
+      yield* finishRemoval(imagePool, imageName, imageId);
+      return { reservation, image };
+    }
+    yield* removeVolumeImages(imagePool, imageName, imageId, 0);
+  }
+  yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
+  return NOTHING;
+});
+
+/** The image's own pool, where an old journal entry names one; `undefined` when that pool is gone. */
+export const imagePoolOf = (
+  pool: PoolRef,
+  id: bigint | undefined,
+): Effect.Effect<PoolRef | undefined, CephError, Rados> =>
+  id === undefined
+    ? Effect.succeed(pool)
+    : Effect.flatMap(Rados, (rados) => rados.poolName(pool.access, id)).pipe(
+        Effect.map((name) => ({ ...pool, pool: name })),
+        Effect.catchTag("PoolNotFound", () => Effect.succeed(undefined)),
+      );
