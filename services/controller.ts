@@ -32,7 +32,6 @@ import {
   DeleteSnapshotRequestSchema,
   type DeleteVolumeRequest,
   DeleteVolumeRequestSchema,
-  Identity,
   type ValidateVolumeCapabilitiesRequest,
   type VolumeContentSource,
 } from "../lib/gen/csi_pb.ts";
@@ -42,7 +41,8 @@ import { Purge } from "../lib/images/purge.ts";
 import { locateVolume } from "../lib/journal/locate.ts";
 import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
-import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { role } from "../lib/process/role.ts";
+import { volumesLayer, type World } from "../lib/process/world.ts";
 import { createSnapshot } from "../lib/snapshot/create.ts";
 import { deleteSnapshot } from "../lib/snapshot/delete.ts";
 import type { SourceRequest } from "../lib/volume/copy-source.ts";
@@ -50,7 +50,6 @@ import { createVolume } from "../lib/volume/create.ts";
 import { deleteVolume } from "../lib/volume/delete.ts";
 import { expandVolume } from "../lib/volume/expand.ts";
 import { listing, listingOffered } from "./controller-listing.ts";
-import { identity } from "./identity.ts";
 
 const text = (field: string, value: string) => Effect.fromResult(requiredText(field, value));
 const credentials = (secrets: Readonly<Record<string, string>>, allowMigration: boolean) =>
@@ -204,19 +203,9 @@ export const controller = (options: VolumeOptions) =>
 /** What the recipes need besides Ceph, locks, operations and the configuration. */
 export const controllerLayer = Layer.merge(Purge.layer, Flatten.layer);
 
-/** Alone: a controller plugin without a node. */
-const controllerService = (flags: Flags) =>
-  serveAll(flags, controllerLayer.pipe(Layer.provideMerge(driverLayer(flags))), [
-    served(
-      Identity,
-      identity({
-        name: flags.driverName,
-        controller: true,
-        accessibilityConstraints: true,
-        ready: Effect.succeed(true),
-      }),
-    ),
-    served(Controller, controller(volumeOptions(flags))),
-  ]);
-
-if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], controllerService);
+export const controllerRole = (flags: Flags, world: World) =>
+  role({
+    name: "controller",
+    layer: Layer.provideMerge(controllerLayer, volumesLayer(world)),
+    serves: [served(Controller, controller(volumeOptions(flags)))],
+  });

@@ -2,9 +2,6 @@
  * The CSI GroupController service: what a request says in protobuf, as the recipes of lib/group take it, and what they
  * answer, back again.
  *
- * Alone (`bun run services/group-controller.ts --endpoint=unix:///tmp/csi.sock`) it serves next to Identity, as a
- * controller plugin for group snapshots only.
- *
  * Not here: the recipes' stages, and single snapshots (./controller.ts).
  */
 import type { MessageInitShape } from "@bufbuild/protobuf";
@@ -23,7 +20,6 @@ import {
   type GetVolumeGroupSnapshotRequest,
   GroupController,
   GroupControllerServiceCapability_RPC_Type as Offered,
-  Identity,
   type VolumeGroupSnapshotSchema,
 } from "../lib/gen/csi_pb.ts";
 import { createGroupSnapshot, type TakenGroup } from "../lib/group/create.ts";
@@ -32,9 +28,9 @@ import { getGroupSnapshot } from "../lib/group/get.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
-import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
+import { role } from "../lib/process/role.ts";
+import { volumesLayer, type World } from "../lib/process/world.ts";
 import { controllerLayer } from "./controller.ts";
-import { identity } from "./identity.ts";
 
 const text = (field: string, value: string) => Effect.fromResult(requiredText(field, value));
 
@@ -103,11 +99,9 @@ export const groupController = (options: VolumeOptions) =>
       }),
   }) satisfies ServiceImpl<typeof GroupController, unknown>;
 
-/** Alone: group snapshots only. */
-const groupControllerService = (flags: Flags) =>
-  serveAll(flags, controllerLayer.pipe(Layer.provideMerge(driverLayer(flags))), [
-    served(Identity, identity({ name: flags.driverName, groupController: true, ready: Effect.succeed(true) })),
-    served(GroupController, groupController(volumeOptions(flags))),
-  ]);
-
-if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], groupControllerService);
+export const groupControllerRole = (flags: Flags, world: World) =>
+  role({
+    name: "group controller",
+    layer: Layer.provideMerge(controllerLayer, volumesLayer(world)),
+    serves: [served(GroupController, groupController(volumeOptions(flags)))],
+  });

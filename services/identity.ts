@@ -1,25 +1,22 @@
 /**
  * The CSI Identity service: who the driver is, what it offers, whether it works. Served on every socket.
  *
- * Alone (`bun run services/identity.ts --endpoint=unix:///tmp/csi.sock`) it is a driver that offers nothing else.
- *
  * 1. It waits for nothing but `ready`, so Probe answers while every other call hangs.
  * 2. A capability is offered only when its service is: a node plugin that offers CONTROLLER_SERVICE it doesn't have
  *    misleads whoever asks it (ceph-csi does so).
  */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
-import { parseFlags } from "../lib/config/flags.ts";
+import * as Layer from "effect/Layer";
+import type { Flags } from "../lib/config/flags.ts";
 import {
   Identity,
   type PluginCapabilitySchema,
   PluginCapability_Service_Type as Offered,
   PluginCapability_VolumeExpansion_Type as Expansion,
 } from "../lib/gen/csi_pb.ts";
-import { serve } from "../lib/grpc/server.ts";
 import { type ServiceImpl, served } from "../lib/grpc/service.ts";
-import { ListenError } from "../lib/grpc/socket.ts";
-import { launch } from "../lib/process/launch.ts";
+import { type Role, role } from "../lib/process/role.ts";
 import { VERSION } from "../lib/process/version.ts";
 
 export interface IdentityOptions<R = never> {
@@ -59,16 +56,22 @@ const capabilities = <R>(options: IdentityOptions<R>): Capability[] => {
   ];
 };
 
-if (import.meta.main) {
-  const flags = parseFlags(["--type=rbd", ...process.argv.slice(2)]);
-  launch(
-    Effect.gen(function* () {
-      const { driverName, endpoint, socketGroup } = yield* Effect.mapError(
-        Effect.fromResult(flags),
-        (message) => new ListenError({ message }),
-      );
-      const impl = identity({ name: driverName, ready: Effect.succeed(true) });
-      yield* serve({ endpoint, group: socketGroup, services: [served(Identity, impl)] });
-    }),
-  );
-}
+/** Who the driver of these flags is: it offers what is served next to it. */
+export const identityRole = ({ driverName, controllerServer }: Flags): Role<never> =>
+  role({
+    name: "identity",
+    layer: Layer.empty,
+    serves: [
+      served(
+        Identity,
+        identity({
+          name: driverName,
+          controller: controllerServer,
+          groupController: controllerServer,
+          snapshotMetadata: controllerServer,
+          accessibilityConstraints: true,
+          ready: Effect.succeed(true),
+        }),
+      ),
+    ],
+  });

@@ -22,7 +22,6 @@ import { InvalidRequest, Precondition, VolumeNotFound } from "../lib/csi/errors.
 import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
 import { SizeOutOfRange } from "../lib/csi/size.ts";
 import {
-  Identity,
   Node,
   type NodeExpandVolumeRequest,
   NodeExpandVolumeRequestSchema,
@@ -43,7 +42,6 @@ import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { UnexpectedContent } from "../lib/host/errors.ts";
 import { bindOptions, chooseFilesystem, FILESYSTEMS, mountOptions } from "../lib/host/filesystem.ts";
 import { Host, type MappedDevice } from "../lib/host/host.ts";
-import { HostLive } from "../lib/host/live.ts";
 import { mountsAt } from "../lib/host/mountinfo.ts";
 import { Placement } from "../lib/kube/placement.ts";
 import { guardDevice, proveGrown, sizedAtLeast } from "../lib/node/device.ts";
@@ -69,8 +67,8 @@ import { Locks } from "../lib/operations/locks.ts";
 import type { DomainError } from "../lib/operations/outcomes.ts";
 import { stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
-import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
-import { identity } from "./identity.ts";
+import { role } from "../lib/process/role.ts";
+import { volumesLayer, type World } from "../lib/process/world.ts";
 
 export interface NodeOptions {
   readonly nodeId: string;
@@ -487,14 +485,9 @@ export const node = ({ nodeId, instanceId }: NodeOptions) => {
 
 export const nodeOptions = ({ nodeId, instanceId }: Flags): NodeOptions => ({ nodeId, instanceId });
 
-/** What the recipes need besides Ceph, locks, operations and the configuration. */
-export const nodeLayer = (flags: Flags) => Layer.merge(HostLive({ cells: flags.hostCells }), Placement.layer(flags));
-
-/** Alone: a node plugin without a controller. */
-const nodeService = (flags: Flags) =>
-  serveAll(flags, nodeLayer(flags).pipe(Layer.provideMerge(driverLayer(flags))), [
-    served(Identity, identity({ name: flags.driverName, accessibilityConstraints: true, ready: Effect.succeed(true) })),
-    served(Node, node(nodeOptions(flags))),
-  ]);
-
-if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], nodeService);
+export const nodeRole = (flags: Flags, world: World) =>
+  role({
+    name: "node",
+    layer: Layer.mergeAll(volumesLayer(world), world.host, world.placement),
+    serves: [served(Node, node(nodeOptions(flags)))],
+  });

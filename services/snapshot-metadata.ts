@@ -11,7 +11,6 @@
 import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";
 import { allocatedBlocks, type Blocks, changedBlocks } from "../lib/changed-blocks/changed-blocks.ts";
-import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
 import { requiredText } from "../lib/csi/request-fields.ts";
@@ -19,13 +18,12 @@ import {
   BlockMetadataType,
   type GetMetadataAllocatedRequest,
   type GetMetadataDeltaRequest,
-  Identity,
   SnapshotMetadata,
 } from "../lib/gen/csi_pb.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { toRpcError } from "../lib/operations/outcomes.ts";
-import { driverLayer, runService, serveAll } from "../lib/process/compose.ts";
-import { identity } from "./identity.ts";
+import { role } from "../lib/process/role.ts";
+import { volumesLayer, type World } from "../lib/process/world.ts";
 
 const wanted = ({ secrets, startingOffset, maxResults }: GetMetadataAllocatedRequest | GetMetadataDeltaRequest) =>
   Effect.gen(function* () {
@@ -73,11 +71,9 @@ export const snapshotMetadata = () =>
     unknown
   >;
 
-/** Alone: next to the sidecar that serves it to backup tools. */
-const snapshotMetadataService = (flags: Flags) =>
-  serveAll(flags, driverLayer(flags), [
-    served(Identity, identity({ name: flags.driverName, snapshotMetadata: true, ready: Effect.succeed(true) })),
-    served(SnapshotMetadata, snapshotMetadata()),
-  ]);
-
-if (import.meta.main) runService(["--type=rbd", ...process.argv.slice(2)], snapshotMetadataService);
+export const snapshotMetadataRole = (world: World) =>
+  role({
+    name: "snapshot metadata",
+    layer: volumesLayer(world),
+    serves: [served(SnapshotMetadata, snapshotMetadata())],
+  });

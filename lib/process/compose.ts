@@ -1,89 +1,57 @@
 /**
- * What every service process has in common: the command line and the layers that flags choose.
+ * Makes one Effect of the roles that the flags ask for: their layers, the sockets that serve them, and their work.
  *
- * Not here: which services there are (services/), the log (lib/telemetry/log.ts) and the life of the process (./launch.ts).
+ * Not here: which roles there are (services/), the command line (./command-line.ts) and signals (./launch.ts).
  *
- * 1. A wrong flag is one line that says what to write, and nothing was started.
+ * 1. Nothing listens before every layer is built, and nothing runs before every socket listens.
+ * 2. At the end the roles' work stops first, then the servers, then operations that outlive their callers; then what
+ *    all of them need goes.
  */
 import * as Context from "effect/Context";
-import * as Data from "effect/Data";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import * as Result from "effect/Result";
 import type * as Scope from "effect/Scope";
+import * as Option from "effect/Option";
 import { tidyWhenCalm } from "../cells/idle-gc.ts";
-import { CephLive } from "../ceph/live/live.ts";
-import { clusterSecretsLayer } from "../config/cluster-secrets.ts";
-import { Clusters } from "../config/clusters.ts";
-import { type Flags, parseFlags, usage } from "../config/flags.ts";
-import { ClusterMapping } from "../config/mapping.ts";
-import { DriverSettings } from "../config/settings.ts";
+import type { Flags } from "../config/flags.ts";
 import { serve } from "../grpc/server.ts";
-import type { ServedService } from "../grpc/service.ts";
-import { Locks } from "../operations/locks.ts";
 import { operationFields } from "../operations/operation.ts";
 import { Operations } from "../operations/pipeline.ts";
 import { logLayer } from "../telemetry/log.ts";
 import { serveMetrics } from "../telemetry/metrics.ts";
-import { launch } from "./launch.ts";
-import { VERSION } from "./version.ts";
-
-class WrongFlag extends Data.TaggedError("WrongFlag")<{ readonly message: string }> {}
-
-/** Reads the command line, then runs `serve` until a signal ends the process. */
-export const runService = <E extends { readonly message: string }>(
-  argv: readonly string[],
-  serve: (flags: Flags) => Effect.Effect<unknown, E, Scope.Scope>,
-): void => {
-  const parsed = parseFlags(argv);
-  if (Result.isFailure(parsed)) return launch(Effect.fail(new WrongFlag({ message: parsed.failure })));
-  const flags = parsed.success;
-  if (flags.help) return console.log(usage());
-  if (flags.version) return console.log(VERSION);
-  const main = Effect.gen(function* () {
-    if (flags.ignored.length > 0) {
-      const names = flags.ignored.map((name) => `--${name}`).join(" ");
-      yield* Effect.logInfo(`without meaning for RBD, and ignored: ${names}`);
-    }
-    yield* serve(flags);
-  }).pipe(Effect.provide(logLayer(flags.verbosity, operationFields)));
-  // The server, then operations that outlive their callers: each has the grace period.
-  launch(main, 2 * Duration.toSeconds(flags.gracePeriod) + 5);
-};
-
-/** Configuration, locks and Ceph, as the flags say. */
-export const driverLayer = (flags: Flags) =>
-  Layer.mergeAll(
-    Clusters.layer(flags.configDir),
-    ClusterMapping.layer(flags.configDir),
-    clusterSecretsLayer(flags.secretsDir),
-    DriverSettings.layer(flags),
-    Locks.layer,
-    CephLive({
-      cells: flags.cells,
-      osdTimeoutMs: Duration.toMillis(flags.osdTimeout),
-      monTimeoutMs: Duration.toMillis(flags.monTimeout),
-      connectTimeoutMs: Duration.toMillis(flags.connectTimeout),
-      cephConf: flags.cephConf,
-    }),
-  );
+import { type AnyRole, layerOf, type RoleError } from "./role.ts";
 
 /**
- * Serves until the scope closes. Then the server stops first; operations whose callers have left get the grace period
- * too, before what they need goes.
+ * Runs the roles until the scope closes. Where nothing is served it ends with the roles' work, as a command does. It has
+ * no span: that would be the parent of every call.
  */
-export const serveAll = <R, E>(
-  flags: Flags,
-  needs: Layer.Layer<R, E>,
-  services: readonly ServedService<R | Operations>[],
-) =>
+export const compose = (flags: Flags, roles: readonly AnyRole[]): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
+    yield* sayIgnored(flags);
     yield* serveMetrics(flags);
-    const context = yield* Layer.build(Layer.merge(needs, Operations.layer));
-    const operations = Context.get(context, Operations);
-    yield* Effect.addFinalizer(() => operations.drain(Duration.toMillis(flags.gracePeriod)));
-    const { endpoint, socketGroup: group } = flags;
-    const graceSeconds = Duration.toSeconds(flags.gracePeriod);
-    yield* Effect.provideContext(serve({ endpoint, services, graceSeconds, group, observe: tidyWhenCalm() }), context);
-  });
+    // Each role was proven to bring what it asks for where it was stated (./role.ts).
+    const context = (yield* Layer.build(layerOf(roles))) as Context.Context<unknown>;
+    const operations = Context.getOption(context, Operations);
+    if (Option.isSome(operations)) {
+      yield* Effect.addFinalizer(() => operations.value.drain(Duration.toMillis(flags.gracePeriod)));
+    }
+    const sockets = Map.groupBy(
+      roles.filter(({ serves }) => serves !== undefined),
+      ({ endpoint }) => endpoint ?? flags.endpoint,
+    );
+    for (const [endpoint, sharing] of sockets) {
+      const services = sharing.flatMap(({ serves = [] }) => serves);
+      const graceSeconds = Duration.toSeconds(flags.gracePeriod);
+      const options = { endpoint, services, graceSeconds, group: flags.socketGroup, observe: tidyWhenCalm() };
+      yield* Effect.provideContext(serve(options), context);
+    }
+    const work = roles.flatMap(({ runs }) => (runs === undefined ? [] : [runs]));
+    yield* Effect.provideContext(Effect.all(work, { concurrency: "unbounded", discard: true }), context);
+    if (sockets.size > 0) return yield* Effect.never;
+  }).pipe(Effect.provide(logLayer(flags.verbosity, operationFields)));
+
+const sayIgnored = ({ ignored }: Flags): Effect.Effect<void> =>
+  ignored.length === 0
+    ? Effect.void
+    : Effect.logInfo(`without meaning for RBD, and ignored: ${ignored.map((name) => `--${name}`).join(" ")}`);

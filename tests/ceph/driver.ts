@@ -98,11 +98,7 @@ export const startSettings = (): Record<string, string> => {
   return Object.fromEntries(settings.map((word) => word.split("=", 2) as [string, string]));
 };
 
-export const startDriver = async ({
-  dir,
-  flags = [],
-  entry = "services/driver.ts",
-}: DriverOptions): Promise<Driver> => {
+export const startDriver = async ({ dir, flags = [], entry = "services/main.ts" }: DriverOptions): Promise<Driver> => {
   const socket = join(dir, "csi.sock");
   const logFile = join(dir, "driver.log");
   const compiled = process.env["CSI_RBD_DRIVER"] ?? "";

@@ -47,7 +47,7 @@ const startDriver = async (dir: string, ceph: CephCluster, detached: boolean): P
   const log = join(dir, "driver.log");
   const out = openSync(log, "w");
   const flags = ["--type=rbd", "--nodeid=demo", "--v=4", `--endpoint=${endpoint}`, `--config-dir=${config}`];
-  const child = spawn(process.execPath, [join(checkout, "services/driver.ts"), ...flags], {
+  const child = spawn(process.execPath, [join(checkout, "services/main.ts"), ...flags], {
     cwd: checkout,
     env: { ...process.env, ...startSettings() },
     detached,

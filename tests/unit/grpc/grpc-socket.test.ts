@@ -17,6 +17,7 @@ import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import { Identity } from "../../../lib/gen/csi_pb.ts";
+import { startController } from "../../support/driver-process.ts";
 import { client } from "../../support/grpc-client.ts";
 import { serve } from "../../../lib/grpc/server.ts";
 import { served } from "../../../lib/grpc/service.ts";
@@ -135,13 +136,7 @@ describe("a path that is taken", () => {
   });
 
   test("by the socket of a killed driver is taken over", async () => {
-    const entry = join(import.meta.dir, "../../../services/identity.ts");
-    const child = Bun.spawn([process.execPath, "run", entry, `--endpoint=unix://${path}`, "--nodeid=n"], {
-      stdout: "ignore",
-      stderr: "ignore",
-    });
-    const limit = Date.now() + 5000;
-    while (!existsSync(path) && Date.now() < limit) await Bun.sleep(10);
+    const child = await startController(path);
     expect(await probe()).toBe(true);
     child.kill("SIGKILL");
     await child.exited;

@@ -1,16 +1,15 @@
 /** How a server stops: what running, waiting and new calls get, and how long it takes. */
 import { afterEach, describe, expect, test } from "bun:test";
-import { existsSync, rmSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { connect } from "node:http2";
 import { createConnection } from "node:net";
-import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";
-import { Controller, Identity, SnapshotMetadata } from "../../../lib/gen/csi_pb.ts";
+import { Controller, SnapshotMetadata } from "../../../lib/gen/csi_pb.ts";
 import { client } from "../../support/grpc-client.ts";
 import { type ServiceImpl, served } from "../../../lib/grpc/service.ts";
 import { Code } from "../../../lib/grpc/status.ts";
-import { eventually, failure, type Served, serving, temporaryDirectory } from "../../support/grpc-serving.ts";
+import { eventually, failure, type Served, serving } from "../../support/grpc-serving.ts";
 
 const closes: (() => void)[] = [];
 afterEach(() => {
@@ -133,44 +132,4 @@ describe("a stopping server", () => {
     await controller.createVolume({ name: "1" }, { timeoutMs: 5000 });
     expect(await timed(server)).toBeLessThan(500);
   });
-});
-
-describe("a service on its own", () => {
-  test("runs, and ends with code 0 and no file on SIGTERM", async () => {
-    const directory = temporaryDirectory();
-    const path = join(directory, "csi.sock");
-    const entry = join(import.meta.dir, "../../../services/identity.ts");
-    const child = Bun.spawn([process.execPath, "run", entry, `--endpoint=unix://${path}`, "--nodeid=n"], {
-      stdout: "pipe",
-    });
-    try {
-      const limit = Date.now() + 5000;
-      while (!existsSync(path) && Date.now() < limit) await Bun.sleep(10);
-      const identity = client(Identity, path);
-      closes.push(identity.close);
-      const info = await identity.getPluginInfo({}, { timeoutMs: 2000 });
-      expect(info.name).toBe("rbd.csi.ceph.com");
-      expect(info.vendorVersion).toMatch(/^\d+\.\d+\.\d+/);
-      expect((await identity.probe({}, { timeoutMs: 2000 })).ready).toBe(true);
-      const { capabilities } = await identity.getPluginCapabilities({}, { timeoutMs: 2000 });
-      expect(capabilities.map(({ type }) => type.case)).toEqual(["volumeExpansion"]);
-      child.kill("SIGTERM");
-      expect(await child.exited).toBe(0);
-      expect(existsSync(path)).toBe(false);
-    } finally {
-      child.kill("SIGKILL");
-      rmSync(directory, { recursive: true });
-    }
-  }, 15_000);
-
-  test("ends with one line when it can't start", async () => {
-    const entry = join(import.meta.dir, "../../../services/identity.ts");
-    const child = Bun.spawn([process.execPath, "run", entry, "--endpoint=unix:///no/such/dir/csi.sock", "--nodeid=n"], {
-      stderr: "pipe",
-    });
-    expect(await child.exited).toBe(1);
-    expect(await new Response(child.stderr).text()).toBe(
-      "directory /no/such/dir of the socket does not exist; create it first\n",
-    );
-  }, 10_000);
 });

@@ -1,0 +1,63 @@
+/**
+ * The command line of the executable: `csi-rbd [verb] [argument …]`. Without a verb it is the driver, with ceph-csi's
+ * flags.
+ *
+ * Not here: which verbs there are (services/main.ts) and which flags (lib/config/flag-table.ts).
+ *
+ * 1. What is wrong on the command line is one line on stderr that says what to write, and nothing was started.
+ */
+import * as Data from "effect/Data";
+import * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import { type Flags, parseFlags } from "../config/flags.ts";
+import { closest } from "../text/closest.ts";
+import { oneLine } from "../text/printable.ts";
+import { compose } from "./compose.ts";
+import { launch } from "./launch.ts";
+import type { AnyRole } from "./role.ts";
+import { VERSION } from "./version.ts";
+
+class WrongCommand extends Data.TaggedError("WrongCommand")<{ readonly message: string }> {}
+
+const refuse = (message: string): void => launch(Effect.fail(new WrongCommand({ message })));
+
+export interface Verb {
+  /** One line for `csi-rbd help`. */
+  readonly help: string;
+  /** Gets the arguments after the verb. */
+  readonly run: (argv: readonly string[]) => void;
+}
+
+export interface CommandLine {
+  readonly verbs: Readonly<Record<string, Verb>>;
+  /** What runs where the first argument is a flag, or absent. */
+  readonly otherwise: Verb;
+}
+
+/** Runs the verb that the first argument names. */
+export const runCommandLine = ({ verbs, otherwise }: CommandLine, argv: readonly string[]): void => {
+  const [word] = argv;
+  if (word === undefined || word.startsWith("-")) return otherwise.run(argv);
+  const verb = Object.hasOwn(verbs, word) ? verbs[word] : undefined;
+  if (verb !== undefined) return verb.run(argv.slice(1));
+  const names = Object.keys(verbs);
+  const near = closest(word, names);
+  const hint = near === undefined ? "" : ` Did you mean ${near}?`;
+  return refuse(
+    `unknown verb ${oneLine(word)}: write ${names.join(", ")}, or no verb and --flag=value for the driver.${hint}`,
+  );
+};
+
+/** Runs the roles that ceph-csi's flags ask for, until a signal; `help` is what `--help` prints. */
+export const runRoles =
+  (rolesOf: (flags: Flags) => readonly AnyRole[], help: () => string) =>
+  (argv: readonly string[]): void => {
+    const parsed = parseFlags(argv);
+    if (Result.isFailure(parsed)) return refuse(parsed.failure);
+    const flags = parsed.success;
+    if (flags.help) return console.log(help());
+    if (flags.version) return console.log(VERSION);
+    // The server, then operations that outlive their callers: each has the grace period.
+    return launch(compose(flags, rolesOf(flags)), 2 * Duration.toSeconds(flags.gracePeriod) + 5);
+  };

@@ -1,0 +1,57 @@
+/**
+ * What a process asks of the outside, as layers: its configuration, Ceph, this machine, Kubernetes. Tests bring a world
+ * in memory (tests/support); everything else of a test is then the product's own.
+ *
+ * Not here: which role needs which part (services/).
+ *
+ * 1. A layer is made once per world, and is built only if a role names it: a plugin without a node starts no host cells.
+ */
+import * as Duration from "effect/Duration";
+import * as Layer from "effect/Layer";
+import type { Ceph } from "../ceph/ceph.ts";
+import { CephLive } from "../ceph/live/live.ts";
+import { clusterSecretsLayer } from "../config/cluster-secrets.ts";
+import { Clusters } from "../config/clusters.ts";
+import type { Flags } from "../config/flags.ts";
+import { ClusterMapping } from "../config/mapping.ts";
+import { DriverSettings } from "../config/settings.ts";
+import type { Host } from "../host/host.ts";
+import { HostLive } from "../host/live.ts";
+import { Placement } from "../kube/placement.ts";
+import { Locks } from "../operations/locks.ts";
+import { Operations } from "../operations/pipeline.ts";
+import type { RoleError } from "./role.ts";
+
+/** The files that an administrator writes, and what the flags say. */
+export type Configuration = Clusters | ClusterMapping | DriverSettings;
+
+export interface World {
+  readonly configuration: Layer.Layer<Configuration>;
+  readonly ceph: Layer.Layer<Ceph, RoleError>;
+  readonly host: Layer.Layer<Host, RoleError>;
+  /** Where this node is. */
+  readonly placement: Layer.Layer<Placement, RoleError>;
+}
+
+/** The real one, as the flags say. */
+export const liveWorld = (flags: Flags): World => ({
+  configuration: Layer.mergeAll(
+    Clusters.layer(flags.configDir),
+    ClusterMapping.layer(flags.configDir),
+    clusterSecretsLayer(flags.secretsDir),
+    DriverSettings.layer(flags),
+  ),
+  ceph: CephLive({
+    cells: flags.cells,
+    osdTimeoutMs: Duration.toMillis(flags.osdTimeout),
+    monTimeoutMs: Duration.toMillis(flags.monTimeout),
+    connectTimeoutMs: Duration.toMillis(flags.connectTimeout),
+    cephConf: flags.cephConf,
+  }),
+  host: HostLive({ cells: flags.hostCells }),
+  placement: Placement.layer(flags),
+});
+
+/** What every role that works on volumes needs. */
+export const volumesLayer = (world: World): Layer.Layer<Configuration | Ceph | Locks | Operations, RoleError> =>
+  Layer.mergeAll(world.configuration, world.ceph, Locks.layer, Operations.layer);

@@ -1,0 +1,43 @@
+/**
+ * The executable as a process of its own, without a cluster: for tests of the command line, the socket and the end.
+ *
+ * Not here: a driver that works (tests/ceph/driver.ts).
+ *
+ * 1. Only processes started here are signalled, by their pid; each dies with the process that started it.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+
+const MAIN = join(import.meta.dir, "../../services/main.ts");
+
+/** Starts an entry file, the product's own unless another is named. */
+export const startProcess = (argv: readonly string[], entry = MAIN) =>
+  Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", process.execPath, entry, ...argv], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+
+/** A controller plugin at that socket, with no cluster configured; returns when it listens. */
+export const startController = async (path: string, more: readonly string[] = [], entry = MAIN) => {
+  const flags = ["--type=rbd", "--nodeid=n", "--controllerserver", `--endpoint=unix://${path}`, "--cells=1", ...more];
+  const child = startProcess(flags, entry);
+  const limit = Date.now() + 10_000;
+  while (!existsSync(path)) {
+    if (child.exitCode !== null || Date.now() > limit) {
+      child.kill("SIGKILL");
+      throw new Error(`the driver does not listen: ${await new Response(child.stderr).text()}`);
+    }
+    await Bun.sleep(10);
+  }
+  return child;
+};
+
+/** Runs it to its end. */
+export const runProcess = async (argv: readonly string[], entry = MAIN) => {
+  const child = startProcess(argv, entry);
+  const [stdout, stderr, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { stdout, stderr, code };
+};

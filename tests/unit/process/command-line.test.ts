@@ -1,0 +1,51 @@
+/** The executable's command line, as somebody types it: verbs, help, and one line for what is wrong. */
+import { describe, expect, test } from "bun:test";
+import { runProcess } from "../../support/driver-process.ts";
+
+const LIMIT = 20_000;
+
+describe("the command line", () => {
+  test.each([
+    [["--type=rbd"], "--nodeid is missing: write --nodeid=NAME, this node's name"],
+    [["--nodeservr"], "unknown flag --nodeservr: did you mean --nodeserver?"],
+    [["driver", "--nodeservr"], "unknown flag --nodeservr: did you mean --nodeserver?"],
+    [
+      ["verson", "--type=rbd"],
+      'unknown verb "verson": write driver, help, version, or no verb and --flag=value for the driver. Did you mean version?',
+    ],
+    [
+      ["constructor"],
+      'unknown verb "constructor": write driver, help, version, or no verb and --flag=value for the driver.',
+    ],
+    [
+      ["--type=rbd", "--nodeid=n", "--controllerserver", "--endpoint=unix:///no/such/dir/csi.sock"],
+      "directory /no/such/dir of the socket does not exist; create it first",
+    ],
+  ])(
+    "refuses %p in one line on stderr, with exit code 1",
+    async (argv, line) => {
+      expect(await runProcess(argv)).toEqual({ stdout: "", stderr: `${line}\n`, code: 1 });
+    },
+    LIMIT,
+  );
+
+  test.each([[["help"]], [["--help"]], [["-h"]], [["driver", "--help"]]])(
+    "prints verbs and flags for %p",
+    async (argv) => {
+      const { stdout, stderr, code } = await runProcess(argv);
+      expect({ stderr, code }).toEqual({ stderr: "", code: 0 });
+      for (const text of ["\n  version ", "\n  --nodeid="]) expect(stdout).toContain(text);
+    },
+    LIMIT,
+  );
+
+  test.each([[["version"]], [["--version"]]])(
+    "prints the version for %p",
+    async (argv) => {
+      const { stdout, code } = await runProcess(argv);
+      expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+      expect(code).toBe(0);
+    },
+    LIMIT,
+  );
+});

@@ -1,0 +1,112 @@
+/** What a process makes of roles: their layers, sockets and work, in which order, and when it ends. */
+import { afterAll, afterEach, describe, expect, test } from "bun:test";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
+import * as Fiber from "effect/Fiber";
+import * as Layer from "effect/Layer";
+import * as Result from "effect/Result";
+import { parseFlags } from "../../../lib/config/flags.ts";
+import { Controller, Identity } from "../../../lib/gen/csi_pb.ts";
+import { served } from "../../../lib/grpc/service.ts";
+import { compose } from "../../../lib/process/compose.ts";
+import { type AnyRole, type RoleError, role } from "../../../lib/process/role.ts";
+import { liveWorld } from "../../../lib/process/world.ts";
+import { driverRoles } from "../../../services/driver.ts";
+import { client } from "../../support/grpc-client.ts";
+import { eventually, temporaryDirectory } from "../../support/grpc-serving.ts";
+
+class Clock extends Context.Service<Clock, { readonly now: Effect.Effect<string> }>()("test/Clock") {}
+
+const directory = temporaryDirectory();
+afterAll(() => rmSync(directory, { recursive: true }));
+const path = join(directory, "csi.sock");
+const flagsOf = (...more: readonly string[]) =>
+  Result.getOrThrow(parseFlags(["--type=rbd", "--nodeid=n", `--endpoint=unix://${path}`, ...more]));
+
+const run = (roles: readonly AnyRole[]) => Effect.runFork(Effect.scoped(compose(flagsOf(), roles)));
+
+const built: string[] = [];
+const noted = (name: string) =>
+  Effect.acquireRelease(
+    Effect.sync(() => void built.push(name)),
+    () => Effect.sync(() => void built.push(`${name} ends`)),
+  );
+const shared = Layer.effect(
+  Clock,
+  Effect.as(noted("layer"), Clock.of({ now: Effect.sync(() => `${built.length} noted`) })),
+);
+afterEach(() => void built.splice(0));
+
+const identity = role({
+  name: "identity",
+  layer: shared,
+  serves: [
+    served(Identity, {
+      getPluginInfo: () => Effect.flatMap(Clock, ({ now }) => Effect.map(now, (name) => ({ name }))),
+    }),
+  ],
+});
+
+describe("compose", () => {
+  test("builds a layer that two roles name once, and serves both on one socket", async () => {
+    const other = role({ name: "other", layer: shared, serves: [served(Controller, {})] });
+    const ready = role({ name: "ready", layer: Layer.empty, runs: noted("ready") });
+    const fiber = run([identity, other, ready]);
+    await eventually(() => built.includes("ready"), "both are served");
+    const caller = client(Identity, path);
+    expect((await caller.getPluginInfo({}, { timeoutMs: 2000 })).name).toBe("2 noted");
+    caller.close();
+    await Effect.runPromise(Fiber.interrupt(fiber));
+    expect(built).toEqual(["layer", "ready", "ready ends", "layer ends"]);
+  });
+
+  test("starts a role's work when everything listens, and ends it first", async () => {
+    const worker = role({
+      name: "worker",
+      layer: shared,
+      runs: Effect.gen(function* () {
+        const caller = client(Identity, path);
+        yield* Effect.promise(() => caller.getPluginInfo({}, { timeoutMs: 2000 }));
+        caller.close();
+        yield* noted("work");
+        return yield* Effect.never;
+      }).pipe(Effect.onInterrupt(() => Effect.sync(() => void built.push("work is interrupted")))),
+    });
+    const fiber = run([worker, identity]);
+    await eventually(() => built.includes("work"), "the work runs");
+    await Effect.runPromise(Fiber.interrupt(fiber));
+    expect(built).toEqual(["layer", "work", "work is interrupted", "work ends", "layer ends"]);
+  });
+
+  test("ends with the work where nothing is served", async () => {
+    const command = role({ name: "command", layer: shared, runs: Effect.asVoid(noted("work")) });
+    expect(await Effect.runPromise(Fiber.await(run([command])))).toEqual(Exit.void);
+    expect(built).toEqual(["layer", "work", "work ends", "layer ends"]);
+  });
+
+  test("fails when a role's work fails, although another is served", async () => {
+    const error: RoleError = { message: "no more work" };
+    const broken = role({ name: "broken", layer: Layer.empty, runs: Effect.fail(error) });
+    expect(await Effect.runPromise(Effect.flip(Fiber.join(run([identity, broken]))))).toBe(error);
+  });
+
+  test("has no place for a role that lacks what it asks for", () => {
+    // @ts-expect-error -- the layer does not have the Clock that the service asks for
+    const lacking = role({ name: "lacking", layer: Layer.empty, serves: identity.serves });
+    expect(lacking.name).toBe("lacking");
+  });
+});
+
+describe("the driver's roles", () => {
+  test.each([
+    [["--controllerserver"], ["identity", "controller", "group controller", "snapshot metadata"]],
+    [["--nodeserver"], ["identity", "node"]],
+    [[], ["identity", "controller", "group controller", "snapshot metadata", "node"]],
+  ])("for %p are %p", (flags, names) => {
+    const parsed = flagsOf(...flags);
+    expect(driverRoles(parsed, liveWorld(parsed)).map(({ name }) => name)).toEqual(names);
+  });
+});
