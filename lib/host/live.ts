@@ -7,11 +7,13 @@
  *    into a mounted volume: a device that never answers can use up neither for the others.
  * 2. While a call of an operation hangs, further changes for the same volume fail at once: see lib/cells/pool.ts 3.
  */
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
 import { CallSubject } from "../cells/call-subject.ts";
-import { type CellDown, type CellError, type CellPool, makeCellPool } from "../cells/pool.ts";
+import type { CellDown, CellError } from "../cells/errors.ts";
+import { type CellPool, makeCellPool } from "../cells/pool.ts";
 import { cellUrl } from "../cells/where.ts";
 import type { HostOperations } from "./cell.ts";
 import {
@@ -42,11 +44,11 @@ export const HostLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDown> =>
     Effect.gen(function* () {
       const url = cellUrl("lib/host/cell.ts");
       const pools: Pools = {
-        look: yield* makeCellPool({ name: "host-look", url, size: 2 }),
-        peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64 }),
-        change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64 }),
+        look: yield* makeCellPool({ name: "host-look", url, size: 2, advice: ADVICE }),
+        peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64, advice: ADVICE }),
+        change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64, advice: ADVICE }),
       };
-      yield* pools.look.call("sweepKeys", undefined, { limit: SECOND * 10, subject: "key files" }).pipe(Effect.ignore);
+      yield* pools.look.call("sweepKeys", undefined, { limit: LIMIT.look, subject: "key files" }).pipe(Effect.ignore);
       return Host.of(hostService(pools));
     }),
   );
@@ -57,19 +59,21 @@ interface Pools {
   readonly change: CellPool;
 }
 
-const SECOND = 1_000;
 /**
  * Longer than any of these takes on a machine that works, shorter than kubelet's patience of two minutes. What passes
  * its limit goes on in the background and frees its cell, so many hung mounts don't hold up the others for long.
  */
 const LIMIT = {
-  look: 10 * SECOND,
-  peer: 5 * SECOND,
-  path: 20 * SECOND,
-  mount: 40 * SECOND,
-  tool: 100 * SECOND,
-  map: 150 * SECOND,
+  look: Duration.seconds(10),
+  peer: Duration.seconds(5),
+  path: Duration.seconds(20),
+  mount: Duration.seconds(40),
+  tool: Duration.seconds(100),
+  map: Duration.seconds(150),
 } as const;
+
+/** For messages about calls that hang. */
+const ADVICE = 'Check "ceph -s" and the log of the kernel ("dmesg").';
 
 type Op = keyof HostOperations;
 type Answer<K extends Op> = Awaited<ReturnType<HostOperations[K]>>;
@@ -89,7 +93,7 @@ export const failed =
 
 const hostService = (pools: Pools): HostService => {
   /** Reads what no volume can hold up. */
-  const look = <K extends Op>(op: K, arg: unknown, subject: string, limit: number = LIMIT.look) =>
+  const look = <K extends Op>(op: K, arg: unknown, subject: string, limit: Duration.Duration = LIMIT.look) =>
     Effect.mapError(pools.look.call<Answer<K>>(op, arg, { limit, subject }), failed(op, subject, "reads"));
   /** Looks into a volume that may not answer; while one look hangs, no other follows it. */
   const peer = <K extends Op>(op: K, arg: unknown, subject: string) =>
@@ -101,7 +105,7 @@ const hostService = (pools: Pools): HostService => {
     op: K,
     arg: unknown,
     subject: string,
-    limit: number,
+    limit: Duration.Duration,
     does: "reads" | "changes" = "changes",
   ) =>
     Effect.flatMap(CallSubject, (madeFor) =>

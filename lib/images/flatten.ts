@@ -5,6 +5,7 @@
  *
  * 1. Asking is quick and may be repeated. Nothing waits for a flatten but the caller whose request needs it.
  */
+import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
@@ -37,13 +38,15 @@ export class Flatten extends Context.Service<
   static readonly layer: Layer.Layer<Flatten, never, Ceph | DriverSettings> = Layer.effect(
     Flatten,
     Effect.gen(function* () {
+      const clock = yield* Clock.Clock;
       const rbd = yield* Rbd;
       const manager = yield* Manager;
       const { softDepth, hardDepth } = (yield* DriverSettings).cloneDepth;
       const own = yield* makeBackground("flatten", rbd.imageFlatten);
       const waitedFor = new Map<string, { readonly progress: number; readonly at: number }>();
       const forgetOld = () => {
-        for (const [image, { at }] of waitedFor) if (Date.now() - at > PROGRESS_KEPT) waitedFor.delete(image);
+        for (const [image, { at }] of waitedFor)
+          if (clock.currentTimeMillisUnsafe() - at > PROGRESS_KEPT) waitedFor.delete(image);
       };
       yield* (yield* Metrics).add(() => {
         forgetOld();
@@ -73,7 +76,10 @@ export class Flatten extends Context.Service<
                 action === "flatten" && at === pool.pool && namespace === pool.namespace && name === image,
             );
             forgetOld();
-            waitedFor.set(imageLabel(pool, image), { progress: task?.progress ?? 0, at: Date.now() });
+            waitedFor.set(imageLabel(pool, image), {
+              progress: task?.progress ?? 0,
+              at: clock.currentTimeMillisUnsafe(),
+            });
             if (task?.failure !== undefined) return `its last try failed: ${task.failure}`;
             return task?.progress === undefined ? "waiting for its turn" : `${Math.floor(task.progress * 100)} % done`;
           }),

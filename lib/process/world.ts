@@ -6,7 +6,6 @@
  *
  * 1. A layer is made once per world, and is built only if a role names it: a plugin without a node starts no host cells.
  */
-import * as Duration from "effect/Duration";
 import * as Layer from "effect/Layer";
 import type { Ceph } from "../ceph/ceph.ts";
 import { CephLive } from "../ceph/live/live.ts";
@@ -43,9 +42,9 @@ export const liveWorld = (flags: Flags): World => ({
   ),
   ceph: CephLive({
     cells: flags.cells,
-    osdTimeoutMs: Duration.toMillis(flags.osdTimeout),
-    monTimeoutMs: Duration.toMillis(flags.monTimeout),
-    connectTimeoutMs: Duration.toMillis(flags.connectTimeout),
+    osdTimeout: flags.osdTimeout,
+    monTimeout: flags.monTimeout,
+    connectTimeout: flags.connectTimeout,
     cephConf: flags.cephConf,
   }),
   host: HostLive({ cells: flags.hostCells }),

@@ -1,6 +1,7 @@
 /** How connecting fails, and what becomes of a connection: each failure its own error, within its limit. */
 import { createServer } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
@@ -37,7 +38,9 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     cluster = rig();
     access = { monitors: cluster.monitors, user: cluster.user, key: Redacted.make(cluster.key) };
     const cephConf = `${cluster.dir}/absent.conf`;
-    runtime = ManagedRuntime.make(CephLive({ cells: 4, connectTimeoutMs: CONNECT_MS, osdTimeoutMs: 3_000, cephConf }));
+    runtime = ManagedRuntime.make(
+      CephLive({ cells: 4, connectTimeout: Duration.millis(CONNECT_MS), osdTimeout: Duration.millis(3_000), cephConf }),
+    );
     await runtime.context();
   }, LIMIT);
   afterAll(() => runtime.dispose(), LIMIT);
@@ -219,7 +222,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     "a manager's answer that comes too late harms nobody, and the next is asked as soon as it answers",
     async () => {
       const pool = { access, pool: cluster.pool, namespace: "" };
-      const own = ManagedRuntime.make(CephLive({ cells: 2, monTimeoutMs: 1_500, cephConf: "" }));
+      const own = ManagedRuntime.make(CephLive({ cells: 2, monTimeout: Duration.millis(1_500), cephConf: "" }));
       const remove = () =>
         own.runPromise(
           Effect.flatMap(Manager, (manager) =>
@@ -252,7 +255,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     "an idle connection is closed, and made again when needed",
     async () => {
       const { key } = await tool.userOf(cluster, "idle", ["mon", "profile rbd", "osd", "profile rbd"]);
-      const own = ManagedRuntime.make(CephLive({ cells: 1, idleMs: 2_000, cephConf: "" }));
+      const own = ManagedRuntime.make(CephLive({ cells: 1, idle: Duration.millis(2_000), cephConf: "" }));
       const idle = { ...access, user: "idle", key: Redacted.make(key) };
       const askIdle = () => own.runPromise(Effect.flatMap(Rados, (rados) => rados.poolId(idle, cluster.pool)));
       try {

@@ -1,5 +1,6 @@
 /** Slow calls: they have cells of their own, and one that hangs keeps every other change off its image. */
 import { expect, test } from "bun:test";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
 import * as Schedule from "effect/Schedule";
@@ -15,7 +16,9 @@ primitives("slow calls", ({ session: at, rig }) => {
   const over = <A>(options: CephLiveOptions, act: (ceph: CephCalls) => Effect.Effect<A, CephError>): Promise<A> =>
     Effect.runPromise(
       Effect.flatMap(wholeCeph, act).pipe(
-        Effect.provide(CephLive({ cephConf: `${rig.dir}/absent.conf`, connectTimeoutMs: 5_000, ...options })),
+        Effect.provide(
+          CephLive({ cephConf: `${rig.dir}/absent.conf`, connectTimeout: Duration.millis(5_000), ...options }),
+        ),
         Effect.orDie,
       ),
     );
@@ -52,7 +55,7 @@ primitives("slow calls", ({ session: at, rig }) => {
       const { pool, anImage } = at();
       const [image, other] = [await anImage(), await anImage()];
       // three times the OSDs' second and ten more: then a call is taken to hang
-      await over({ osdTimeoutMs: 1_000 }, (ceph) =>
+      await over({ osdTimeout: Duration.millis(1_000) }, (ceph) =>
         Effect.gen(function* () {
           yield* ceph.imageGrow(pool, image, 16n * MIB);
           yield* Effect.promise(() =>

@@ -2,6 +2,7 @@
  * A world on the rig's cluster for tests of `CephLive` that need more than the contract suite can ask of any cluster:
  * the bytes of images, erasure-coded pools, times.
  */
+import * as Duration from "effect/Duration";
 import { afterAll, beforeAll, describe, test } from "bun:test";
 import { CephLive } from "../../lib/ceph/live/live.ts";
 import { session, type Session } from "../contract/harness.ts";
@@ -22,7 +23,11 @@ export const primitives = (name: string, suite: (at: Primitives) => void): void 
   }
   describe(name, () => {
     const facts = rig();
-    const options = { cephConf: `${facts.dir}/absent.conf`, connectTimeoutMs: 5_000, monTimeoutMs: 6_000 };
+    const options = {
+      cephConf: `${facts.dir}/absent.conf`,
+      connectTimeout: Duration.millis(5_000),
+      monTimeout: Duration.millis(6_000),
+    };
     const at = session(() => liveWorld(facts, CephLive(options)));
     let bytes: Bytes | undefined;
     beforeAll(() => {

@@ -1,4 +1,5 @@
 /** The contract on a real cluster. */
+import * as Duration from "effect/Duration";
 import { test } from "bun:test";
 import { CephLive } from "../../lib/ceph/live/live.ts";
 import { hasRig, rig } from "../rig/cluster.ts";
@@ -11,7 +12,11 @@ if (hasRig()) {
     // no configuration file: what the access says must be enough
     return liveWorld(
       facts,
-      CephLive({ cephConf: `${facts.dir}/absent.conf`, connectTimeoutMs: 5_000, monTimeoutMs: 6_000 }),
+      CephLive({
+        cephConf: `${facts.dir}/absent.conf`,
+        connectTimeout: Duration.millis(5_000),
+        monTimeout: Duration.millis(6_000),
+      }),
     );
   });
 } else {

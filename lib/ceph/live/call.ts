@@ -10,8 +10,11 @@
  * 3. Calls that wait for the monitors, or take as long as an image is big, have cells of their own: however many there
  *    are, the quick ones do not wait for them.
  */
+import type * as Clock from "effect/Clock";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
-import { type CellPool, CellStuck } from "../../cells/pool.ts";
+import { CellStuck } from "../../cells/errors.ts";
+import type { CellPool } from "../../cells/pool.ts";
 import type { CephCalls } from "../cell/cell.ts";
 import { imageLabel } from "../ceph.ts";
 import { type CephError, InvalidCall, ManagerUnavailable } from "../errors.ts";
@@ -23,8 +26,7 @@ export type Arg<K extends keyof CephCalls> = Parameters<CephCalls[K]>[0];
 export type Answer<K extends keyof CephCalls> = ReturnType<CephCalls[K]>;
 
 export interface Ask extends CallContext {
-  /** Milliseconds. */
-  readonly limit: number;
+  readonly limit: Duration.Duration;
   /** Calls of one key are not made while one of them hangs. Without a key a call is harmless when repeated. */
   readonly key: string | undefined;
   /** Which cells make it. */
@@ -50,7 +52,7 @@ export interface Asking {
   /** A call that changes an image: while it hangs, no other that does is made. */
   readonly change: InPool;
   /** For calls that ask the monitors. */
-  readonly monitorLimit: number;
+  readonly monitorLimit: Duration.Duration;
 }
 
 /** As for other calls, with what is particular of this one. */
@@ -66,7 +68,10 @@ type InPool = <K extends keyof CephCalls>(
 
 /** How many operations in a row may each use up the OSD time-out before a call is taken to hang. */
 const OPERATIONS_LATE = 3;
-const MARGIN = 10_000;
+const MARGIN = Duration.seconds(10);
+
+/** For messages about calls that hang. */
+export const ADVICE = 'Check "ceph -s".';
 
 export interface Cells {
   readonly quick: CellPool;
@@ -76,9 +81,11 @@ export interface Cells {
 export const makeAsking = (
   cells: Cells,
   connections: Connections,
-  limits: { readonly osdTimeoutMs: number; readonly monTimeoutMs: number },
+  limits: { readonly osdTimeout: Duration.Duration; readonly monTimeout: Duration.Duration },
+  clock: Clock.Clock,
 ): Asking => {
-  const usual = OPERATIONS_LATE * limits.osdTimeoutMs + MARGIN;
+  const usual = Duration.sum(Duration.times(limits.osdTimeout, OPERATIONS_LATE), MARGIN);
+  const seconds = () => Number(clock.monotonicTimeNanosUnsafe() / 1_000_000_000n);
   /** What hangs, by key: each pool of cells knows of its own only. */
   const hanging = new Map<string, { readonly op: string; readonly subject: string; readonly since: number }>();
 
@@ -88,9 +95,9 @@ export const makeAsking = (
       const key = name === undefined ? undefined : `${access.monitors.join(",")} ${name}`;
       const blocker = key === undefined ? undefined : hanging.get(key);
       if (blocker !== undefined) {
-        const seconds = Math.round((Date.now() - blocker.since) / 1000);
-        const { op: hung, subject: its } = blocker;
-        return Effect.fail(toCephError(new CellStuck({ op: hung, subject: its, seconds }), context));
+        const { op: hung, subject: its, since } = blocker;
+        const stuck = new CellStuck({ op: hung, subject: its, seconds: seconds() - since, advice: ADVICE });
+        return Effect.fail(toCephError(stuck, context));
       }
       const mine = { op, subject, since: 0 };
       const call = cells[pace].call<Answer<typeof op>>(op, arg(connection.handle), {
@@ -99,7 +106,7 @@ export const makeAsking = (
         key,
         onAside: () => {
           connection.aside += 1;
-          mine.since = Date.now() - limit;
+          mine.since = seconds() - Math.round(Duration.toSeconds(limit));
           if (key !== undefined) hanging.set(key, mine);
         },
         onBack: () => {
@@ -132,11 +139,11 @@ export const makeAsking = (
   const change: InPool = (ref, op, name, arg, more = {}) =>
     inPool(ref, op, name, arg, { key: `image ${imageLabel(ref, name)}`, changes: true, ...more });
 
-  return { ask, inPool, change, monitorLimit: limits.monTimeoutMs };
+  return { ask, inPool, change, monitorLimit: limits.monTimeout };
 };
 
 /** Of a call that the monitors answer, about a pool or the cluster. */
-export const clusterAsk = (access: ClusterAccess, pool: string, key: string, limit: number): Ask => ({
+export const clusterAsk = (access: ClusterAccess, pool: string, key: string, limit: Duration.Duration): Ask => ({
   subject: pool === "" ? access.monitors.join(",") : pool,
   changes: false,
   user: access.user,
@@ -152,11 +159,11 @@ export const wholePool = ({ pool, namespace }: PoolRef): string => (namespace ==
 export const MANAGER = "manager";
 
 /**
- * Milliseconds for handing the manager a task, which it answers in a few. Short: whoever deletes a volume must not wait
+ * For handing the manager a task, which it answers in a few. Short: whoever deletes a volume must not wait
  * for a manager that is away, and a task that it takes after all is harmless next to the driver doing it itself. While
  * such a call hangs, the next ones know at once.
  */
-export const MANAGER_LIMIT = 800;
+export const MANAGER_LIMIT = Duration.millis(800);
 
 export const managerUnavailable = <A>(call: Effect.Effect<A, CephError>): Effect.Effect<A, CephError> =>
   Effect.catchTag(call, "CallStuck", ({ op, subject, reason }) =>

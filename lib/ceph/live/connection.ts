@@ -9,11 +9,13 @@
  *    librados would be torn down under that thread. It is shut down when the last such call comes back, else left.
  * 3. No key is in a message, a log line or an argument list.
  */
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as RcMap from "effect/RcMap";
 import * as Redacted from "effect/Redacted";
 import type * as Scope from "effect/Scope";
-import type { CellErrno, CellError, CellPool } from "../../cells/pool.ts";
+import type { CellErrno, CellError } from "../../cells/errors.ts";
+import type { CellPool } from "../../cells/pool.ts";
 import type { CephCalls } from "../cell/cell.ts";
 import { AccessDenied, CallStuck, type CephError, CephFailed, Unreachable } from "../errors.ts";
 import type { ClusterAccess } from "../rados.ts";
@@ -22,11 +24,12 @@ import { EACCES, EINVAL, endsConnection, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT, n
 import { diagnose, monHost } from "./monitors.ts";
 
 export interface ConnectionOptions {
-  readonly connectTimeoutMs: number;
-  readonly osdTimeoutMs: number;
+  readonly connectTimeout: Duration.Duration;
+  readonly osdTimeout: Duration.Duration;
   /** Read first, if it is there; what this driver has to set is set after it. */
   readonly cephConf: string;
-  readonly idleMs: number;
+  /** A connection that nobody used for that long is closed. */
+  readonly idle: Duration.Duration;
 }
 
 /** A connected `rados_t`, and what stands in the way of shutting it down. */
@@ -64,12 +67,12 @@ export interface Connections {
   readonly back: (connection: Connection) => void;
 }
 
-const SHUTDOWN_LIMIT = 15_000;
+const SHUTDOWN_LIMIT = Duration.seconds(15);
 /** librados does not end a login on the dot: its own limit comes first. */
-const CONNECT_MARGIN = 10_000;
+const CONNECT_MARGIN = Duration.seconds(10);
 /** From this release on, librados answers EOPNOTSUPP to a type of key that it can't read, and EINVAL before. */
 const FIRST_WITH_NEWER_KEYS = 20;
-const GREETING_LIMIT = 1_000;
+const GREETING_LIMIT = Duration.seconds(1);
 
 /** Names as librados has them; the last word over whatever the configuration file says. */
 const settings = (host: string, key: string, options: ConnectionOptions): readonly (readonly [string, string])[] => [
@@ -77,10 +80,10 @@ const settings = (host: string, key: string, options: ConnectionOptions): readon
   ["key", key],
   // else a keyring of the node is read first, and complained about
   ["keyring", ""],
-  ["client_mount_timeout", seconds(options.connectTimeoutMs)],
+  ["client_mount_timeout", seconds(options.connectTimeout)],
   // a login that got lost is taken up again after this: several times within the limit, not at its end
-  ["mon_client_hunt_interval", `${Math.min(3, options.connectTimeoutMs / 3_000)}`],
-  ["rados_osd_op_timeout", seconds(options.osdTimeoutMs)],
+  ["mon_client_hunt_interval", `${Math.min(3, Duration.toSeconds(options.connectTimeout) / 3)}`],
+  ["rados_osd_op_timeout", seconds(options.osdTimeout)],
   // Not a time limit here: past one, rados_mgr_command leaves its answer's place behind, and the late answer is
   // written into freed memory (seen: SIGSEGV of the process). Calls that ask the monitor or the manager end by the
   // limit of their cell instead.
@@ -94,7 +97,7 @@ const settings = (host: string, key: string, options: ConnectionOptions): readon
   ["admin_socket", ""],
 ];
 
-const seconds = (ms: number): string => `${Math.max(1, Math.ceil(ms / 1000))}`;
+const seconds = (time: Duration.Duration): string => `${Math.max(1, Math.ceil(Duration.toSeconds(time)))}`;
 
 export const makeConnections = (
   cells: CellPool,
@@ -121,7 +124,7 @@ export const makeConnections = (
 
     const connections = yield* RcMap.make({
       lookup: (text: string) => Effect.acquireRelease(connect(cells, fromText(text), options), retire),
-      idleTimeToLive: options.idleMs,
+      idleTimeToLive: options.idle,
     });
 
     const use: Connections["use"] = (access, call) =>
@@ -166,7 +169,7 @@ const connect = (
       confFile: options.cephConf,
       settings: settings(host, Redacted.value(key).trim(), options),
     };
-    const limit = options.connectTimeoutMs + CONNECT_MARGIN;
+    const limit = Duration.sum(options.connectTimeout, CONNECT_MARGIN);
     const handle = yield* cells
       .call<bigint>("connect", arg, { limit, subject, key: `connect ${user} ${subject}` })
       .pipe(

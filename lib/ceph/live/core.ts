@@ -3,6 +3,7 @@
  *
  * Not here: snapshots, clones, listings and groups.
  */
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { type CoreCalls, imageLabel } from "../ceph.ts";
 import type { ClusterAccess, OmapWrite } from "../rados.ts";
@@ -20,9 +21,12 @@ import {
 import { keptForAMoment } from "./recent.ts";
 
 /** An object map is made anew from the objects, one by one. */
-const REBUILD_LIMIT = 10 * 60_000;
+const REBUILD_LIMIT = Duration.minutes(10);
 
-export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRemoveLimitMs: number): CoreCalls => {
+export const coreCalls = (
+  { ask, inPool, change, monitorLimit }: Asking,
+  trashRemoveLimit: Duration.Duration,
+): CoreCalls => {
   const pools = (access: ClusterAccess, pool: string): Ask => ({
     ...clusterAsk(access, pool, `pool ${pool}`, monitorLimit),
     subject: access.monitors.join(","),
@@ -83,7 +87,7 @@ export const coreCalls = ({ ask, inPool, change, monitorLimit }: Asking, trashRe
     trashGet: (ref, id) => inPool(ref, "trashGet", id, (where) => ({ ...where, id })),
     trashList: (ref) => inPool(ref, "trashList", "", (where) => where, { subject: `the trash of ${wholePool(ref)}` }),
     trashRemove: (ref, id) =>
-      change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: trashRemoveLimitMs, pace: "slow" }),
+      change(ref, "trashRemove", id, (where) => ({ ...where, id }), { limit: trashRemoveLimit, pace: "slow" }),
     managerTrashRemove: (ref, id) =>
       managerUnavailable(
         inPool(ref, "managerTrashRemove", id, (where) => ({ ...where, id }), {

@@ -10,7 +10,7 @@
  *    nothing, however it fails.
  */
 import { constants } from "node:os";
-import type { CellErrno, CellError } from "../../cells/pool.ts";
+import type { CellErrno, CellError } from "../../cells/errors.ts";
 import {
   AccessDenied,
   Busy,

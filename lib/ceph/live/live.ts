@@ -6,12 +6,15 @@
  *
  * 1. No blocking call runs on this thread. Each method is one call in a cell, and has a limit.
  */
+import * as Clock from "effect/Clock";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { type CellDown, makeCellPool } from "../../cells/pool.ts";
+import type { CellDown } from "../../cells/errors.ts";
+import { makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
 import { type Ceph, type CephCalls, cephLayer } from "../ceph.ts";
-import { makeAsking } from "./call.ts";
+import { ADVICE, makeAsking } from "./call.ts";
 import { makeConnections } from "./connection.ts";
 import { coreCalls } from "./core.ts";
 import { groupCalls } from "./groups.ts";
@@ -24,30 +27,30 @@ export interface CephLiveOptions {
   /** And how many more that are slow by nature: those that wait for the monitors, or for much data. */
   readonly slowCells?: number;
   /** An OSD that does not answer one operation for that long has failed it. */
-  readonly osdTimeoutMs?: number;
+  readonly osdTimeout?: Duration.Duration;
   /** For calls that ask the monitors or the manager. */
-  readonly monTimeoutMs?: number;
-  readonly connectTimeoutMs?: number;
+  readonly monTimeout?: Duration.Duration;
+  readonly connectTimeout?: Duration.Duration;
   /** A configuration file of Ceph, read if it is there. */
   readonly cephConf?: string;
   /** A connection that nobody used for that long is closed. */
-  readonly idleMs?: number;
+  readonly idle?: Duration.Duration;
   /** Emptying the trash takes as long as an image is big. */
-  readonly trashRemoveLimitMs?: number;
+  readonly trashRemoveLimit?: Duration.Duration;
   /** And so does flattening. */
-  readonly flattenLimitMs?: number;
+  readonly flattenLimit?: Duration.Duration;
 }
 
 const DEFAULTS: Required<CephLiveOptions> = {
   cells: 8,
   slowCells: 16,
-  osdTimeoutMs: 30_000,
-  monTimeoutMs: 30_000,
-  connectTimeoutMs: 30_000,
+  osdTimeout: Duration.seconds(30),
+  monTimeout: Duration.seconds(30),
+  connectTimeout: Duration.seconds(30),
   cephConf: "/etc/ceph/ceph.conf",
-  idleMs: 10 * 60_000,
-  trashRemoveLimitMs: 6 * 60 * 60_000,
-  flattenLimitMs: 6 * 60 * 60_000,
+  idle: Duration.minutes(10),
+  trashRemoveLimit: Duration.hours(6),
+  flattenLimit: Duration.hours(6),
 };
 
 export const makeCephLive = (given: CephLiveOptions) =>
@@ -56,16 +59,16 @@ export const makeCephLive = (given: CephLiveOptions) =>
     const url = cellUrl("lib/ceph/cell/cell.ts");
     const cells = yield* Effect.all(
       {
-        quick: makeCellPool({ name: "Ceph", url, size: options.cells }),
-        slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0 }),
+        quick: makeCellPool({ name: "Ceph", url, size: options.cells, advice: ADVICE }),
+        slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0, advice: ADVICE }),
       },
       { concurrency: "unbounded" },
     );
     const state = () => ({ quick: cells.quick.state(), slow: cells.slow.state() });
-    const asking = makeAsking(cells, yield* makeConnections(cells.quick, options), options);
+    const asking = makeAsking(cells, yield* makeConnections(cells.quick, options), options, yield* Clock.Clock);
     const service: CephCalls = {
-      ...coreCalls(asking, options.trashRemoveLimitMs),
-      ...snapshotCalls(asking, options.flattenLimitMs),
+      ...coreCalls(asking, options.trashRemoveLimit),
+      ...snapshotCalls(asking, options.flattenLimit),
       ...listingCalls(asking),
       ...groupCalls(asking),
     };

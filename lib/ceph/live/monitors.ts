@@ -7,6 +7,7 @@
  * 2. Why it is here: librados tries an address with an unusual port and no `v1:` or `v2:` before it as both kinds of
  *    monitor at once. The wrong kind never answers, and so a wrong key looks like a monitor that doesn't.
  */
+import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { connect } from "node:net";
 
@@ -33,30 +34,29 @@ const findingOf = (code: string | undefined): Finding => {
   return code === "ENOTFOUND" || code === "EAI_AGAIN" ? "unknown name" : "unreachable";
 };
 
-const greet = ({ host, port }: Address, limit: number): Effect.Effect<Finding> =>
-  Effect.callback<Finding>((resume) => {
-    let heard = "";
+const greet = ({ host, port }: Address, limit: Duration.Duration): Effect.Effect<Finding> =>
+  Effect.suspend(() => {
     let connected = false;
-    const socket = connect({ host, port });
-    const end = (finding: Finding) => {
-      clearTimeout(timer);
-      socket.destroy();
-      resume(Effect.succeed(finding));
-    };
-    const timer = setTimeout(() => end(connected ? "silent" : "unreachable"), limit);
-    socket.on("connect", () => (connected = true));
-    socket.on("data", (bytes: Buffer) => {
-      heard += bytes.toString("latin1");
-      if (heard.startsWith(GREETING.v2)) end("v2");
-      else if (heard.startsWith(GREETING.v1)) end("v1");
-      else if (heard.length >= LONGEST_GREETING) end("stranger");
+    const answer = Effect.callback<Finding>((resume) => {
+      let heard = "";
+      const socket = connect({ host, port });
+      const end = (finding: Finding) => {
+        socket.destroy();
+        resume(Effect.succeed(finding));
+      };
+      socket.on("connect", () => (connected = true));
+      socket.on("data", (bytes: Buffer) => {
+        heard += bytes.toString("latin1");
+        if (heard.startsWith(GREETING.v2)) end("v2");
+        else if (heard.startsWith(GREETING.v1)) end("v1");
+        else if (heard.length >= LONGEST_GREETING) end("stranger");
+      });
+      socket.on("error", (error: NodeJS.ErrnoException) => end(findingOf(error.code)));
+      socket.on("end", () => end("stranger"));
+      return Effect.sync(() => socket.destroy());
     });
-    socket.on("error", (error: NodeJS.ErrnoException) => end(findingOf(error.code)));
-    socket.on("end", () => end("stranger"));
-    return Effect.sync(() => {
-      clearTimeout(timer);
-      socket.destroy();
-    });
+    const late = (): Effect.Effect<Finding> => Effect.succeed(connected ? "silent" : "unreachable");
+    return Effect.timeoutOrElse(answer, { duration: limit, orElse: late });
   });
 
 const hasUnusualPort = (text: string): boolean => {
@@ -65,7 +65,7 @@ const hasUnusualPort = (text: string): boolean => {
 };
 
 /** The list for `mon_host`, each address with its protocol where that can't be told from it. */
-export const monHost = (monitors: readonly string[], limit: number): Effect.Effect<string> =>
+export const monHost = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
   Effect.forEach(
     monitors.flatMap((entry) => (entry.includes("[v") ? [entry] : entry.split(","))).map((entry) => entry.trim()),
     (entry) => {
@@ -89,7 +89,7 @@ const TELLS: Record<Finding, string> = {
 };
 
 /** One clause per monitor, for an error message. */
-export const diagnose = (monitors: readonly string[], limit: number): Effect.Effect<string> =>
+export const diagnose = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
   Effect.forEach(
     monitors.flatMap((entry) => entry.replaceAll(/\[(?=v[12]:)|\]$/g, "").split(",")),
     (entry) => {

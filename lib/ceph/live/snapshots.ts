@@ -5,12 +5,16 @@
  *
  * 1. What waits for the monitors or takes as long as an image is big is slow, and says so.
  */
+import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { imageLabel, type SnapshotCalls } from "../ceph.ts";
 import type { SnapshotRef } from "../rbd.ts";
 import { type Asking, clusterAsk, MANAGER, MANAGER_LIMIT, managerUnavailable, orderOf } from "./call.ts";
 
-export const snapshotCalls = ({ ask, inPool, change, monitorLimit }: Asking, longLimit: number): SnapshotCalls => ({
+export const snapshotCalls = (
+  { ask, inPool, change, monitorLimit }: Asking,
+  longLimit: Duration.Duration,
+): SnapshotCalls => ({
   snapshotCreate: (ref, image, snapshot, clients = "asked") =>
     change(ref, "snapshotCreate", image, (where) => ({ ...where, image, snapshot, clients }), {
       subject: `${imageLabel(ref, image)}@${snapshot}`,

@@ -1,5 +1,6 @@
 /** How many cells a pool has (lib/cells/pool.ts): as many as calls need, and few when there are none. */
 import { expect, test } from "bun:test";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { type CellPool, makeCellPool } from "../../../lib/cells/pool.ts";
 
@@ -7,7 +8,7 @@ const LIMIT = 10_000;
 const url = new URL("./toy-cell.ts", import.meta.url).href;
 
 const call = (pool: CellPool, op: string, arg: unknown) =>
-  pool.call(op, arg, { limit: 5_000, subject: `the toy's ${op}` });
+  pool.call(op, arg, { limit: Duration.seconds(5), subject: `the toy's ${op}` });
 const cells = (pool: CellPool) => pool.state().cells;
 const until = (holds: () => boolean) =>
   Effect.gen(function* () {
@@ -24,7 +25,7 @@ for (const kept of [0, 1] as const) {
     `cells start when they are needed and end when they are not, but for ${kept}`,
     () =>
       Effect.gen(function* () {
-        const pool = yield* makeCellPool({ name: "toy", url, size: 3, kept, idleMs: 200 });
+        const pool = yield* makeCellPool({ name: "toy", url, size: 3, kept, idle: Duration.millis(200) });
         expect(cells(pool)).toBe(kept);
         yield* together(pool, 5, 100);
         expect(cells(pool)).toBe(3);
@@ -40,7 +41,7 @@ test(
   "a cell that is at work, or was a moment ago, does not end",
   () =>
     Effect.gen(function* () {
-      const pool = yield* makeCellPool({ name: "toy", url, size: 2, kept: 0, idleMs: 200 });
+      const pool = yield* makeCellPool({ name: "toy", url, size: 2, kept: 0, idle: Duration.millis(200) });
       // longer than a cell may rest
       yield* together(pool, 2, 600);
       expect(cells(pool)).toBe(2);

@@ -1,7 +1,7 @@
 /** Which error each errno of librados and librbd becomes (lib/ceph/live/errno.ts), and what it says of the outcome. */
 import { describe, expect, test } from "bun:test";
 import { constants } from "node:os";
-import { CellDown, CellErrno, type CellError, CellStuck } from "../../../lib/cells/pool.ts";
+import { CellDown, CellErrno, type CellError, CellStuck } from "../../../lib/cells/errors.ts";
 import { type CallContext, endsConnection, toCephError } from "../../../lib/ceph/live/errno.ts";
 import { outcomeOf } from "../../../lib/operations/outcomes.ts";
 
@@ -155,7 +155,7 @@ describe("a worker", () => {
   test("that no call got, and one that does not come back, are CallStuck", () => {
     for (const error of [
       new CellDown({ op: "imageCreate", reason: "all are stuck", ran: false }),
-      new CellStuck({ op: "imageCreate", subject: "rbd/image", seconds: 100 }),
+      new CellStuck({ op: "imageCreate", subject: "rbd/image", seconds: 100, advice: "Look." }),
     ]) {
       expect([write(error)._tag, read(error)._tag, outcomeOf(write(error))]).toEqual([
         "CallStuck",

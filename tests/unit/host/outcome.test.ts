@@ -1,7 +1,7 @@
 /** What a failure of the host says of its outcome: nothing definite is claimed for a call that nobody saw the end of. */
 import { expect, test } from "bun:test";
 import { Errno } from "../../../lib/cells/cell.ts";
-import { CellDown, CellErrno, CellStuck } from "../../../lib/cells/pool.ts";
+import { CellDown, CellErrno, CellStuck } from "../../../lib/cells/errors.ts";
 import { failure, must, run } from "../../../lib/host/child.ts";
 import { failed } from "../../../lib/host/live.ts";
 import { outcomeOf } from "../../../lib/operations/outcomes.ts";
@@ -13,7 +13,12 @@ test.each([
   ["an errno after the change began", errno(true), "HostFailed", "HostUnexplained"],
   ["a worker that ended", new CellDown({ op: "mount", reason: "exit", ran: true }), "HostFailed", "HostUnexplained"],
   ["a worker that there was none of", new CellDown({ op: "mount", reason: "x", ran: false }), "HostStuck", "HostStuck"],
-  ["a call that hangs", new CellStuck({ op: "mount", subject: "/x", seconds: 40 }), "HostStuck", "HostStuck"],
+  [
+    "a call that hangs",
+    new CellStuck({ op: "mount", subject: "/x", seconds: 40, advice: "Look." }),
+    "HostStuck",
+    "HostStuck",
+  ],
 ] as const)("%s: of a read and of a change", (_, error, read, change) => {
   expect(failed("mount", "/x", "reads")(error)._tag).toBe(read);
   const changed = failed("mount", "/x", "changes")(error);

@@ -1,0 +1,122 @@
+/**
+ * The cells of a pool that can serve: those that start, that are at work, and that rest.
+ *
+ * Not here: which call a cell gets (./pool.ts), and the cells that hang (./quarantine.ts).
+ *
+ * 1. A cell that rests longer than `idleMs` ends, unless it is among the `kept` that stay.
+ * 2. Calls go to the cell that rested last, so that the others can end.
+ */
+import type { Alarm } from "./alarm.ts";
+import type { Job } from "./job.ts";
+import { startWorker } from "./worker.ts";
+
+export interface Cell {
+  readonly worker: Worker;
+  job: Job | undefined;
+  /** When its start or its call is overdue, or its rest has been long enough. */
+  deadline: number;
+}
+
+export interface CrewOptions {
+  readonly url: string | URL;
+  readonly kept: number;
+  readonly idleMs: number;
+  /** A cell that had started has ended by itself. */
+  readonly onEnd: (cell: Cell, reason: string) => void;
+}
+
+/** Long: a machine that boots, or emulates, has a reason to be slow. */
+const READY_LIMIT_MS = 60_000;
+
+export class Crew {
+  private readonly starting = new Map<Cell, (reason: string) => void>();
+  private readonly live = new Set<Cell>();
+  /** In the order in which they came to rest. */
+  private readonly idle: Cell[] = [];
+
+  constructor(
+    private readonly options: CrewOptions,
+    private readonly alarm: Alarm,
+  ) {}
+
+  /** Those that start included. */
+  get size(): number {
+    return this.live.size + this.starting.size;
+  }
+
+  get startingSize(): number {
+    return this.starting.size;
+  }
+
+  /** Busy or resting. */
+  started(): readonly Cell[] {
+    return [...this.live];
+  }
+
+  running(): readonly Job[] {
+    return this.started().flatMap(({ job }) => (job === undefined ? [] : [job]));
+  }
+
+  has(cell: Cell): boolean {
+    return this.live.has(cell);
+  }
+
+  /** A cell that rests, until `rest`. */
+  take(): Cell | undefined {
+    return this.idle.pop();
+  }
+
+  rest(cell: Cell): void {
+    cell.job = undefined;
+    cell.deadline = this.alarm.now() + this.options.idleMs;
+    this.idle.push(cell);
+    if (this.mayEnd()) this.alarm.set(cell.deadline);
+  }
+
+  /** -> whether it was there. */
+  remove(cell: Cell): boolean {
+    const at = this.idle.indexOf(cell);
+    if (at >= 0) this.idle.splice(at, 1);
+    return this.live.delete(cell);
+  }
+
+  /** Starts one more; `failed` is why it did not come to rest here. */
+  start(done: (failed: string | undefined) => void): void {
+    const end = (reason: string) => {
+      if (!this.starting.delete(cell)) return this.options.onEnd(cell, reason);
+      cell.worker.terminate();
+      done(reason);
+    };
+    const ready = () => {
+      if (!this.starting.delete(cell)) return;
+      this.live.add(cell);
+      this.rest(cell);
+      done(undefined);
+    };
+    const worker = startWorker(this.options.url, { ready, ended: end });
+    const cell: Cell = { worker, job: undefined, deadline: this.alarm.now() + READY_LIMIT_MS };
+    this.starting.set(cell, end);
+    this.alarm.set(cell.deadline);
+  }
+
+  /** Ends what has started or rested for too long -> the calls that are overdue. */
+  overdue(now: number): readonly Cell[] {
+    for (const [cell, end] of this.starting) if (cell.deadline <= now) end("it was not ready in time");
+    for (let cell = this.idle[0]; cell !== undefined && cell.deadline <= now && this.mayEnd(); cell = this.idle[0]) {
+      this.remove(cell);
+      cell.worker.terminate();
+    }
+    return this.started().filter((cell) => cell.job !== undefined && cell.deadline <= now);
+  }
+
+  /** The next moment at which `overdue` has something to do. */
+  nextDeadline(): number | undefined {
+    const ending = this.mayEnd();
+    const watched = [...this.starting.keys(), ...this.started().filter(({ job }) => job !== undefined || ending)];
+    return watched.length === 0 ? undefined : Math.min(...watched.map(({ deadline }) => deadline));
+  }
+
+  private mayEnd(): boolean {
+    return this.live.size > this.options.kept;
+  }
+}

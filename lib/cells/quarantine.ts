@@ -1,0 +1,83 @@
+/**
+ * The cells that are put aside: each has a call that passed its limit, and a thread that still runs it.
+ *
+ * 1. While a thread still acts, every further call with its key is refused: nothing runs twice on one image or device.
+ * 2. Each cell that is put aside, and each that comes back, is logged with its call, subject and age.
+ */
+import * as Effect from "effect/Effect";
+import type { Cell } from "./crew.ts";
+import { CellStuck } from "./errors.ts";
+import type { Job } from "./job.ts";
+
+export interface QuarantineOptions {
+  /** Names the cells in log lines. */
+  readonly name: string;
+  readonly advice: string;
+  readonly now: () => number;
+  readonly log: (line: Effect.Effect<void>) => void;
+}
+
+export class Quarantine {
+  private readonly jobs = new Map<Cell, Job>();
+
+  constructor(private readonly options: QuarantineOptions) {}
+
+  get size(): number {
+    return this.jobs.size;
+  }
+
+  has(cell: Cell): boolean {
+    return this.jobs.has(cell);
+  }
+
+  all(): readonly Job[] {
+    return [...this.jobs.values()];
+  }
+
+  put(cell: Cell, job: Job): void {
+    this.jobs.set(cell, job);
+    this.log(job, (about) => Effect.logWarning(`${about}; its worker thread is put aside`), "has not returned for");
+    job.options.onAside?.();
+  }
+
+  /** For a thread that has come back or ended; does nothing for a cell that was not put aside. */
+  release(cell: Cell): void {
+    const job = this.jobs.get(cell);
+    if (job === undefined) return;
+    this.jobs.delete(cell);
+    this.log(job, (about) => Effect.logInfo(`${about}, past its limit`), "ended after");
+    job.options.onBack?.();
+  }
+
+  /** Why a call with that key must not run now; `undefined`: it may. */
+  refusal(key: string | undefined): CellStuck | undefined {
+    if (key === undefined || this.jobs.size === 0) return undefined;
+    for (const job of this.jobs.values()) if (job.options.key === key) return this.describe(job);
+    return undefined;
+  }
+
+  describe(job: Job): CellStuck {
+    const { op, subject } = job;
+    return new CellStuck({ op, subject, seconds: this.seconds(job), advice: this.options.advice });
+  }
+
+  /** Why no call can run, while cells hang and no more of them are replaced. */
+  allStuck(cells: number): string {
+    const [oldest] = this.all().toSorted((a, b) => this.seconds(b) - this.seconds(a));
+    const example =
+      oldest === undefined ? "" : ` (oldest: ${oldest.op} on ${oldest.subject}, ${this.seconds(oldest)} s)`;
+    return `All ${cells} worker threads for ${this.options.name} calls are stuck${example}. ${this.options.advice}`;
+  }
+
+  private seconds({ since }: Job): number {
+    return since === undefined ? 0 : Math.round((this.options.now() - since) / 1000);
+  }
+
+  private log(job: Job, line: (about: string) => Effect.Effect<void>, verb: string): void {
+    const { op, subject } = job;
+    const seconds = this.seconds(job);
+    const about = `${op} on ${subject} ${verb} ${seconds} s`;
+    const fields = { cells: this.options.name, call: op, subject, seconds };
+    this.options.log(Effect.annotateLogs(line(about), fields));
+  }
+}
