@@ -11,13 +11,9 @@ import * as Result from "effect/Result";
 import * as z from "zod";
 import { type ImageFeatures, parseImageFeatures } from "../ceph/features.ts";
 import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
-import { goBool } from "../text/go-values.ts";
-import { hasControl } from "../text/printable.ts";
 import { InvalidParameter } from "./errors.ts";
-import { type MapOptions, NO_MAP_OPTIONS, parseMapOptions } from "./map-options.ts";
-
-export type ParameterMap = Readonly<Record<string, string>>;
-export type Mounter = "rbd" | "rbd-nbd";
+import { parseNodeParameters } from "./node-parameters.ts";
+import { bool, name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
 
 export interface VolumeParameters {
   readonly clusterId: string;
@@ -33,13 +29,6 @@ export interface VolumeParameters {
   readonly striping: { readonly unit: bigint; readonly count: bigint } | undefined;
   /** log2 of the object size in bytes. */
   readonly objectOrder: number | undefined;
-  readonly encryption: { readonly type: "block" | "file"; readonly kmsId: string } | undefined;
-  readonly mounter: Mounter;
-  readonly tryOtherMounters: boolean;
-  readonly mapOptions: MapOptions;
-  readonly unmapOptions: MapOptions;
-  /** Text that replaces mkfs's default arguments; undefined or "" keeps them. */
-  readonly mkfsOptions: string | undefined;
 }
 
 export const DEFAULT_VOLUME_NAME_PREFIX = "csi-vol-";
@@ -48,9 +37,6 @@ const MAX_PREFIX_BYTES = 200;
 const MIN_OBJECT_ORDER = 12;
 const MAX_OBJECT_ORDER = 25;
 const MAX_UINT64 = 2n ** 64n - 1n;
-
-const text = z.string("is missing").refine((value) => !hasControl(value), "must not hold control characters");
-const name = text.refine((value) => value !== "", "must not be empty");
 
 const prefix = name
   .refine((value) => !/[/@]/.test(value), 'must not hold "/" or "@"')
@@ -63,20 +49,6 @@ const clusterId = name
     (value) => Buffer.byteLength(value) <= MAX_CLUSTER_ID_BYTES,
     `must have at most ${MAX_CLUSTER_ID_BYTES} bytes`,
   );
-
-/** A schema from a reader that tells what is wrong. */
-const read = <T>(reader: (value: string) => Result.Result<T, string>) =>
-  z.string().transform((value, context) => {
-    const result = reader(value);
-    if (Result.isSuccess(result)) return result.success;
-    context.addIssue({ code: "custom", message: result.failure });
-    return z.NEVER;
-  });
-
-const bool = read((value) => {
-  const parsed = goBool(value);
-  return parsed === undefined ? Result.fail("write true or false") : Result.succeed(parsed);
-});
 
 /** Empty means absent, as it always has. */
 const uint64 = read<bigint | undefined>((value) => {
@@ -107,14 +79,8 @@ const schema = z.object({
   stripeUnit: uint64.optional(),
   stripeCount: uint64.optional(),
   objectSize: order.optional(),
-  encrypted: bool.default(false),
-  encryptionType: z.string().default("block"),
-  encryptionKMSID: text.default(""),
-  mounter: z.enum(["", "rbd", "rbd-nbd"], "write rbd or rbd-nbd").default("rbd"),
-  tryOtherMounters: bool.default(false),
-  mapOptions: read(parseMapOptions).default(NO_MAP_OPTIONS),
-  unmapOptions: read(parseMapOptions).default(NO_MAP_OPTIONS),
-  mkfsOptions: text.optional(),
+  // Checked, and of no effect: this release has no other mounter to try.
+  tryOtherMounters: bool.optional(),
 });
 type Fields = z.output<typeof schema>;
 
@@ -132,11 +98,8 @@ const across = (fields: Fields): readonly [string, string] | undefined => {
       return ["stripeUnit", "must divide objectSize"];
     }
   }
-  if (fields.imageFeatures?.needsNbd === true && fields.mounter !== "rbd-nbd") {
-    return ["imageFeatures", "journaling needs mounter rbd-nbd"];
-  }
-  if (fields.encrypted && fields.encryptionType !== "block" && fields.encryptionType !== "file") {
-    return ["encryptionType", "write block or file"];
+  if (fields.imageFeatures?.needsNbd === true) {
+    return ["imageFeatures", "journaling needs mounter rbd-nbd, which this release does not have: leave it out"];
   }
   return undefined;
 };
@@ -153,29 +116,17 @@ const typed = (fields: Fields): VolumeParameters => ({
       ? { unit: fields.stripeUnit, count: fields.stripeCount }
       : undefined,
   objectOrder: fields.objectSize,
-  encryption: fields.encrypted
-    ? { type: fields.encryptionType === "file" ? "file" : "block", kmsId: fields.encryptionKMSID || "default" }
-    : undefined,
-  mounter: fields.mounter === "rbd-nbd" ? "rbd-nbd" : "rbd",
-  tryOtherMounters: fields.tryOtherMounters,
-  mapOptions: fields.mapOptions,
-  unmapOptions: fields.unmapOptions,
-  mkfsOptions: fields.mkfsOptions,
 });
 
-/** Reads the parameters of a volume to be created. Names the first field that is wrong. */
-export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeParameters, InvalidParameter> => {
-  // Without the prototype, a field is there only if the request has it.
-  const parsed = schema.safeParse(Object.assign(Object.create(null), parameters));
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    const field = String(issue?.path[0] ?? "parameters");
-    return Result.fail(new InvalidParameter({ field, reason: issue?.message ?? "is wrong" }));
-  }
-  const wrong = across(parsed.data);
-  if (wrong === undefined) return Result.succeed(typed(parsed.data));
-  return Result.fail(new InvalidParameter({ field: wrong[0], reason: wrong[1] }));
-};
+/** Reads the parameters of a volume to be created, and proves that a node would stage it. Names the field that is wrong. */
+export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeParameters, InvalidParameter> =>
+  Result.gen(function* () {
+    const fields = yield* readParameters(schema, parameters);
+    const wrong = across(fields);
+    if (wrong !== undefined) return yield* Result.fail(new InvalidParameter({ field: wrong[0], reason: wrong[1] }));
+    yield* parseNodeParameters(parameters);
+    return typed(fields);
+  });
 
 /** What the driver has decided about a volume. */
 export interface DriverValues {

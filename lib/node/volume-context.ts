@@ -4,7 +4,7 @@
  *
  * Not here: whether the image exists, and what is done with it (services/node.ts).
  *
- * 1. A volume that asks for encryption, or for a mounter that this driver lacks, is refused: never staged plain.
+ * 1. What a node acts on is read as CreateVolume reads it (lib/config/node-parameters.ts).
  * 2. A dynamic volume's image comes from its journal; of a static one the context has to name pool and cluster.
  */
 import * as Effect from "effect/Effect";
@@ -14,23 +14,18 @@ import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
-import { parseMapOptions } from "../config/map-options.ts";
 import { ClusterMapping } from "../config/mapping.ts";
+import { type NodeParameters, parseNodeParameters } from "../config/node-parameters.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, Precondition, type VolumeNotFound } from "../csi/errors.ts";
 import { clusterAccess, locateVolume } from "../journal/locate.ts";
 import { goBool } from "../text/go-values.ts";
 import { hasControl, oneLine } from "../text/printable.ts";
 
-export interface VolumeContext {
+export interface VolumeContext extends NodeParameters {
   readonly volumeId: string;
   /** A static volume's own image, which the driver never formats; `undefined`: the journal knows it. */
   readonly fixed: { readonly clusterId: string; readonly pool: string; readonly imageName: string } | undefined;
-  /** krbd's own. */
-  readonly mapOptions: string;
-  readonly unmapOptions: string;
-  /** Arguments in place of the driver's own. */
-  readonly mkfsOptions: readonly string[] | undefined;
 }
 
 export interface VolumeImage {
@@ -54,33 +49,14 @@ export const readVolumeContext = (volumeId: string, context: Context): Result.Re
       const parsed = text === "" ? false : goBool(text);
       return parsed === undefined ? refuse(key, `is ${oneLine(text)}: write true or false`) : Result.succeed(parsed);
     };
-    if (yield* flag("encrypted")) {
-      return yield* refuse(
-        "encrypted",
-        "is true, and this driver does not encrypt yet; it never stages such a volume plain",
-      );
-    }
-    const mounter = value("mounter");
-    if (mounter !== "" && mounter !== "rbd") {
-      return yield* refuse("mounter", `is ${oneLine(mounter)}, and this driver maps with the kernel's rbd only`);
-    }
-    const options = (key: string) =>
-      Result.mapError(
-        parseMapOptions(value(key)),
-        (reason) => new InvalidRequest({ field: `volume_context.${key}`, reason }),
-      );
+    const parameters = yield* Result.mapError(
+      parseNodeParameters(context),
+      ({ field, reason }) => new InvalidRequest({ field: `volume_context.${field}`, reason }),
+    );
     const fixed = (yield* flag("staticVolume"))
       ? yield* fixedImage(volumeId, value("migration") === "true" ? value("imageName") : volumeId, value)
       : undefined;
-    if (hasControl(value("mkfsOptions"))) return yield* refuse("mkfsOptions", "holds control characters");
-    const mkfsOptions = value("mkfsOptions").split(" ").filter(Boolean);
-    return {
-      volumeId,
-      fixed,
-      mapOptions: (yield* options("mapOptions")).krbd,
-      unmapOptions: (yield* options("unmapOptions")).krbd,
-      mkfsOptions: mkfsOptions.length === 0 ? undefined : mkfsOptions,
-    };
+    return { volumeId, fixed, ...parameters };
   });
 
 const fixedImage = (volumeId: string, imageName: string, value: (key: string) => string) => {

@@ -8,9 +8,10 @@ import * as Effect from "effect/Effect";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
-import { type ParameterMap, parseParameters, type VolumeParameters } from "../config/parameters.ts";
+import type { ParameterMap } from "../config/parameter-kinds.ts";
+import { parseParameters, type VolumeParameters } from "../config/parameters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import { InvalidRequest, type Unplaceable } from "../csi/errors.ts";
+import type { InvalidRequest, Unplaceable } from "../csi/errors.ts";
 import { chooseSize, type InvalidSize, type SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
 import { ownerOf } from "../images/metadata.ts";
 import { clusterAccess } from "../journal/locate.ts";
@@ -70,12 +71,6 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   request: CreateVolumeRequest,
 ): Effect.fn.Return<CreateVolumePlan, CreateRequestError, Clusters> {
   const parameters = yield* Effect.fromResult(parseParameters(request.parameters));
-  if (parameters.encryption !== undefined) {
-    return yield* new InvalidRequest({
-      field: "parameters.encrypted",
-      reason: "is true. This release does not encrypt, and makes no plain volume instead",
-    });
-  }
   const choice = yield* Effect.fromResult(poolsFor(parameters, request.topology));
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));

@@ -167,7 +167,10 @@ describe("CreateVolume:", () => {
       objectSize: ["0", "-1", "3000", "4097", "67108864", "4 MiB", "1e6", "0x1000"],
       encrypted: ["yes", "2", " true", "true"],
       topologyConstrainedPools: [],
-      mounter: ["fuse", "RBD"],
+      mounter: ["fuse", "RBD", "rbd-nbd"],
+      mapOptions: ["fuse:x", "a\nb"],
+      unmapOptions: ["fuse:x", "a\nb"],
+      mkfsOptions: ["-L\0"],
       tryOtherMounters: ["perhaps"],
     }).flatMap(([key, values]) =>
       values.map(
@@ -188,7 +191,11 @@ describe("CreateVolume:", () => {
       { ...PARAMETERS, stripeUnit: "5000", stripeCount: "4", objectSize: "8192" },
       "stripeUnit",
     ],
-    ["has an unknown encryption", { ...PARAMETERS, encrypted: "true", encryptionType: "rot13" }, "encryptionType"],
+    [
+      "has journaling for rbd-nbd",
+      { ...PARAMETERS, imageFeatures: "exclusive-lock,journaling", mounter: "rbd-nbd" },
+      "imageFeatures",
+    ],
     ["has topology alone", { clusterID, topologyConstrainedPools: "[]" }, "topologyConstrainedPools"],
     ["has an unknown data pool", { ...PARAMETERS, dataPool: "nowhere" }, "pool nowhere"],
   ];

@@ -74,7 +74,7 @@ describe("a new volume", () => {
       ...PARAMETERS,
       ...KUBERNETES,
       dataPool: "ec",
-      mounter: "rbd-nbd",
+      mounter: "rbd",
       unknownToUs: "kept",
       topologyConstrainedPools: "[]",
       imageName: "of the class",
@@ -85,7 +85,7 @@ describe("a new volume", () => {
       pool: "rbd",
       journalPool: "rbd",
       dataPool: "ec",
-      mounter: "rbd-nbd",
+      mounter: "rbd",
       unknownToUs: "kept",
       imageName: "of the class",
     });

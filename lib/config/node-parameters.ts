@@ -1,0 +1,49 @@
+/**
+ * The StorageClass parameters that a node acts on. NodeStageVolume reads them from volume_context, which is a copy of
+ * the class's parameters, and CreateVolume reads them by the same schema: a volume that no node of this release stages
+ * is not created.
+ *
+ * Not here: parameters of the image (./parameters.ts), and what makes a volume static (lib/node/volume-context.ts).
+ *
+ * 1. A volume that asks for encryption, or for another mapper than the kernel's, is refused: never staged plain.
+ */
+import * as Result from "effect/Result";
+import * as z from "zod";
+import type { InvalidParameter } from "./errors.ts";
+import { parseMapOptions } from "./map-options.ts";
+import { bool, type ParameterMap, read, readParameters, text } from "./parameter-kinds.ts";
+
+export interface NodeParameters {
+  /** Options of `rbd map` and `rbd unmap`, for the kernel's driver; "" for none. */
+  readonly mapOptions: string;
+  readonly unmapOptions: string;
+  /** Arguments that replace mkfs's default ones; `undefined` keeps those. */
+  readonly mkfsOptions: readonly string[] | undefined;
+}
+
+const krbdOptions = read((value) => Result.map(parseMapOptions(value), ({ krbd }) => krbd)).default("");
+
+const arguments_ = text
+  .transform((value) => value.split(" ").filter((word) => word !== ""))
+  .transform((words) => (words.length === 0 ? undefined : words));
+
+const schema = z.object({
+  encrypted: bool
+    .refine((encrypted) => !encrypted, "is true, and this release does not encrypt: it makes no plain volume instead")
+    .default(false),
+  mounter: text
+    .refine((value) => value !== "rbd-nbd", "is rbd-nbd, which this release does not have: write rbd, or leave it out")
+    .refine((value) => ["", "rbd", "rbd-nbd"].includes(value), "write rbd, or leave it out")
+    .optional(),
+  mapOptions: krbdOptions,
+  unmapOptions: krbdOptions,
+  mkfsOptions: arguments_.optional(),
+});
+
+/** Reads what a node acts on. Names the first parameter that is wrong, or that this release does not serve. */
+export const parseNodeParameters = (parameters: ParameterMap): Result.Result<NodeParameters, InvalidParameter> =>
+  Result.map(readParameters(schema, parameters), ({ mapOptions, unmapOptions, mkfsOptions }) => ({
+    mapOptions,
+    unmapOptions,
+    mkfsOptions,
+  }));

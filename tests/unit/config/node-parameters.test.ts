@@ -1,0 +1,103 @@
+/** What a node of this release would not stage, CreateVolume does not create: the same parameters, asked of both. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
+import { parseNodeParameters } from "../../../lib/config/node-parameters.ts";
+import { FEATURE_BITS } from "../../../lib/ceph/features.ts";
+import { cephMemoryService, memoryAccess } from "../../support/ceph-memory/memory.ts";
+import { aNode, IMAGE, nodeOn, staging } from "../../support/node-world.ts";
+import { aCluster, creation, driverOn, failureOf, GIB, PARAMETERS } from "../../support/world.ts";
+
+const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepted: boolean])[]>> = {
+  encrypted: [
+    ["false", true],
+    ["0", true],
+    ["true", false],
+    ["T", false],
+    ["", false],
+    ["yes", false],
+    [" true", false],
+  ],
+  mounter: [
+    ["", true],
+    ["rbd", true],
+    ["rbd-nbd", false],
+    ["krbd", false],
+    ["RBD", false],
+    ["a\nb", false],
+  ],
+  mapOptions: [
+    ["", true],
+    ["lock_on_read,notrim", true],
+    ["krbd:ms_mode=secure;nbd:try-netlink", true],
+    ["nbd:try-netlink", true],
+    ["fuse:x", false],
+    ["a\nb", false],
+  ],
+  unmapOptions: [
+    ["force", true],
+    ["nbd:force", true],
+    ["fuse:force", false],
+    ["force\0", false],
+  ],
+  mkfsOptions: [
+    ["", true],
+    ["-m0 -L data", true],
+    ["-L\0", false],
+    ["-L\n", false],
+  ],
+};
+
+describe("CreateVolume and NodeStageVolume agree on", () => {
+  for (const [key, values] of Object.entries(VALUES)) {
+    test.each(values)(`${key}=%j`, async (value, accepted) => {
+      const cluster = aCluster();
+      await using controller = driverOn(cluster);
+      const created = await failureOf(
+        controller.createVolume(creation({ parameters: { ...PARAMETERS, [key]: value } })),
+      );
+      const { host } = await aNode();
+      await using node = nodeOn(host);
+      const volumeContext = { ...PARAMETERS, imageName: IMAGE, [key]: value };
+      const staged = await failureOf(node.stage(staging({ volumeContext })));
+      if (accepted) {
+        expect([created, staged]).toEqual([undefined, undefined]);
+        return;
+      }
+      for (const failure of [created, staged]) {
+        expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining(key) });
+      }
+      expect(cluster.dump()).toEqual(aCluster().dump());
+    });
+  }
+
+  test("imageFeatures with journaling, which the kernel does not map", async () => {
+    const cluster = aCluster();
+    await using controller = driverOn(cluster);
+    const parameters = { ...PARAMETERS, imageFeatures: "exclusive-lock,journaling" };
+    const created = await failureOf(controller.createVolume(creation({ parameters })));
+    expect(created).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("imageFeatures") });
+    const { cluster: other, host } = await aNode();
+    const pool = { access: memoryAccess, pool: "rbd", namespace: "" };
+    const features = FEATURE_BITS["exclusive-lock"] | FEATURE_BITS.journaling;
+    await Effect.runPromise(cephMemoryService(other).imageCreate(pool, "journaled", { sizeBytes: GIB, features }));
+    await using node = nodeOn(host);
+    const volumeContext = { ...PARAMETERS, staticVolume: "true" };
+    const staged = await failureOf(node.stage(staging({ volumeId: "journaled", volumeContext })));
+    expect(staged).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("journaling") });
+  });
+});
+
+test("a node gets the kernel's options only, and mkfs's arguments one by one", () => {
+  const parameters = { mapOptions: "lock_on_read;nbd:try-netlink", unmapOptions: "force", mkfsOptions: " -m0  -K" };
+  expect(Result.getOrThrow(parseNodeParameters(parameters))).toEqual({
+    mapOptions: "lock_on_read",
+    unmapOptions: "force",
+    mkfsOptions: ["-m0", "-K"],
+  });
+  expect(Result.getOrThrow(parseNodeParameters({}))).toEqual({
+    mapOptions: "",
+    unmapOptions: "",
+    mkfsOptions: undefined,
+  });
+});
