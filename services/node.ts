@@ -41,7 +41,8 @@ import {
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { UnexpectedContent } from "../lib/host/errors.ts";
 import { bindOptions, chooseFilesystem, FILESYSTEMS, mountOptions } from "../lib/host/filesystem.ts";
-import { Host, type MappedDevice } from "../lib/host/host.ts";
+import { Host } from "../lib/host/host.ts";
+import type { MappedDevice } from "../lib/host/mapped-device.ts";
 import { mountsAt } from "../lib/host/mountinfo.ts";
 import { Placement } from "../lib/kube/placement.ts";
 import { guardDevice, proveGrown, sizedAtLeast } from "../lib/node/device.ts";
@@ -145,7 +146,7 @@ const stageVolume = (announcer: Announcer) => (request: NodeStageVolumeRequest) 
         "wait until free",
         shared ? rbd.imageStatus(volume.pool, volume.imageName) : waitUntilFree(volume, own),
       );
-      yield* checkMappable(volume, status, yield* stage("read kernel features", host.krbdFeatures));
+      yield* checkMappable(volume, status, yield* stage("read kernel features", host.mapperFeatures("krbd")));
       if (staged?.kind === "broken") yield* stage("take down", takeDown(wanted, place, now, staged));
       for (const device of own(status)) yield* stage("unmap left-over", unmapLeftOver(place, now, device, context));
       yield* attach(wanted, place, volume, status);
@@ -192,6 +193,7 @@ const attach = (wanted: Wanted, place: string, volume: VolumeImage, status: Imag
       const device = yield* undoable(
         "map",
         host.map({
+          mapper: "krbd",
           ...image,
           monitors,
           user,

@@ -1,10 +1,10 @@
 /**
- * Child processes of a host cell: argument lists, never a shell, and an environment of our own making.
+ * Runs child processes of a host cell: from argument lists, never through a shell, and in an environment made here.
  *
- * Loaded in every host cell: no Effect. Blocks its thread until the child has ended.
+ * Loaded in host cells: no Effect. Blocks its thread until the child has ended.
  *
- * 1. A child gets no variable of ours but those listed here: no secret, no BUN_* switch.
- * 2. Its messages are in English, so that they can be matched and searched for.
+ * 1. A child gets only those of the driver's variables that are listed here: no secret and no BUN_* switch.
+ * 2. A child writes its messages in English, because the driver matches them and people search for them.
  */
 import { Errno } from "../cells/cell.ts";
 
@@ -13,7 +13,7 @@ export interface Finished {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
-  /** It was killed at its limit. */
+  /** It was killed at its time limit. */
   readonly timedOut: boolean;
 }
 
@@ -25,7 +25,7 @@ const environment = (): Record<string, string> => ({
   LC_ALL: "C",
 });
 
-/** Without a limit the child is never killed: the call's own limit puts the cell aside, and the child goes on. */
+/** Runs a child to its end. Without a limit it is never killed: at the call's own limit the cell is put aside, and the child continues. */
 export const run = (argv: readonly string[], limit?: number): Finished => {
   const program = argv[0] ?? "";
   let child: ReturnType<typeof Bun.spawnSync>;
@@ -39,7 +39,11 @@ export const run = (argv: readonly string[], limit?: number): Finished => {
     });
   } catch (error) {
     if ((error as { code?: unknown }).code === "ENOENT") {
-      throw new Errno(program, ENOENT, `the program ${program} is not installed here`);
+      throw new Errno(
+        program,
+        ENOENT,
+        `the program ${program} is not installed here. Install it in the driver's image`,
+      );
     }
     throw error;
   }
@@ -51,19 +55,19 @@ export const run = (argv: readonly string[], limit?: number): Finished => {
   };
 };
 
-/** What a failed child said, on one line. */
-export const said = ({ code, stdout, stderr, timedOut }: Finished): string => {
+/** The output of a child that failed, and how it ended, on one line. */
+export const outputOf = ({ code, stdout, stderr, timedOut }: Finished): string => {
   const text = (stderr.trim() === "" ? stdout : stderr).trim().replaceAll(/\s*\n\s*/g, "; ");
   const killed = timedOut ? "it was killed at its time limit" : "it was killed by a signal";
   const end = code < 0 || timedOut ? killed : `exit status ${code}`;
   return text === "" ? end : `${text.slice(-800)} (${end})`;
 };
 
-/** The failure of a child: one that was killed does not say how far it came. */
+/** The failure of a child. One that was killed does not say how far it came. */
 export const failure = (program: string, finished: Finished): Errno =>
-  new Errno(program, 0, said(finished), finished.code < 0);
+  new Errno(program, 0, outputOf(finished), finished.code < 0);
 
-/** As `run`, for a child that must exit with 0. */
+/** Runs a child that must exit with 0. */
 export const must = (argv: readonly string[]): Finished => {
   const finished = run(argv);
   if (finished.code !== 0) throw failure(argv[0] ?? "", finished);

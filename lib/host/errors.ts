@@ -1,8 +1,9 @@
 /**
- * What a node's kernel and tools answer, as types. Every failure of lib/host is one of these; which gRPC code each
- * becomes is in lib/operations/outcomes.ts, and nowhere else.
+ * The failures of lib/host, as types.
  *
- * 1. A message says what failed and what to do next, and carries no key.
+ * Not here: which gRPC code each becomes (lib/operations/outcomes.ts).
+ *
+ * 1. A message says what failed, on what, and what to do. It never contains a key.
  * 2. `HostStuck`, `HostUnexplained` and `MapTimedOut` leave open whether the call took effect. Every other tag says
  *    that it did not.
  */
@@ -11,11 +12,11 @@ import * as Data from "effect/Data";
 interface About {
   /** The call that failed, as in `mount`. */
   readonly op: string;
-  /** What it was about: a device, a path, an image. */
+  /** The device, path or image that the call was for. */
   readonly subject: string;
 }
 
-/** A command or system call failed; `errno` is 0 where there is none. */
+/** A command or a system call failed. `errno` is 0 if there is none. */
 export class HostFailed extends Data.TaggedError("HostFailed")<
   About & { readonly errno: number; readonly reason: string }
 > {
@@ -23,52 +24,52 @@ export class HostFailed extends Data.TaggedError("HostFailed")<
     return `${this.op} of ${this.subject} failed: ${this.reason}`;
   }
 }
-/** A change failed in a way that does not say what it left: its tool was killed, say. Whether it took effect is unknown. */
+/** A change failed and does not say how far it came, for example because its tool was killed. Its outcome is unknown. */
 export class HostUnexplained extends Data.TaggedError("HostUnexplained")<About & { readonly reason: string }> {
   override get message() {
-    return `${this.op} of ${this.subject} failed and may have taken effect: ${this.reason}; retry, which looks at what is there`;
+    return `${this.op} of ${this.subject} failed and may have taken effect: ${this.reason}. Retry: the retry inspects the real state`;
   }
 }
-/** A call outlived its limit; its thread is put aside. Whether it took effect is unknown. */
+/** A call outlived its limit, and its thread is put aside. Its outcome is unknown. */
 export class HostStuck extends Data.TaggedError("HostStuck")<About & { readonly reason: string }> {
   override get message() {
     return this.reason;
   }
 }
-/** `rbd map` gave up, and whatever it had mapped could not be proven gone. */
+/** A map failed, and it could not be proven that nothing stays mapped. Its outcome is unknown. */
 export class MapTimedOut extends Data.TaggedError("MapTimedOut")<About & { readonly reason: string }> {
   override get message() {
-    return `mapping ${this.subject} timed out: ${this.reason}; check "ceph -s" and the network of this node, then retry`;
+    return `${this.subject} may still be mapped after a failure: ${this.reason}. Check "ceph -s" and the network of this node, then retry`;
   }
 }
-/** The kernel, or the cluster on its behalf, refuses the image for a reason that a retry does not change. */
+/** The mapper or the cluster refuses the image for a reason that a retry does not change. */
 export class MapRefused extends Data.TaggedError("MapRefused")<
   About & { readonly errno: number; readonly reason: string }
 > {
   override get message() {
-    return `the kernel does not map ${this.subject}: ${this.reason}`;
+    return `${this.subject} cannot be mapped: ${this.reason}`;
   }
 }
-/** Something still uses the device; `holders` names it: mount points, other block devices, swap. */
+/** Something still uses the device. `holders` names it: mount points, other block devices, swap. */
 export class DeviceBusy extends Data.TaggedError("DeviceBusy")<About & { readonly holders: readonly string[] }> {
   override get message() {
     const holders = this.holders.length === 0 ? "a process or another mount namespace" : this.holders.join(", ");
-    return `${this.subject} can't be unmapped, it is in use by ${holders}; end that use (see "fuser -vm ${this.subject}"), then retry`;
+    return `${this.subject} cannot be unmapped because it is in use by ${holders}. End that use (see "fuser -vm ${this.subject}"), then retry`;
   }
 }
-/** What is on the device is not what the request says, so it is left as it is. */
+/** The device holds something else than the request says, so it is left as it is. */
 export class UnexpectedContent extends Data.TaggedError("UnexpectedContent")<About & { readonly reason: string }> {
   override get message() {
-    return `${this.subject} is left as it is: ${this.reason}`;
+    return `${this.subject} was left as it is: ${this.reason}`;
   }
 }
-/** fsck found what it must not repair unasked. */
+/** fsck found damage that it must not repair unasked. */
 export class FilesystemDamaged extends Data.TaggedError("FilesystemDamaged")<About & { readonly reason: string }> {
   override get message() {
     return `the filesystem on ${this.subject} needs a repair by hand: ${this.reason}`;
   }
 }
-/** A path is not what it must be before it can be made or removed: not empty, or of another type. */
+/** Something at the path keeps it from being made, mounted or removed: it is not empty, or of another type. */
 export class PathInTheWay extends Data.TaggedError("PathInTheWay")<About & { readonly reason: string }> {
   override get message() {
     return `${this.subject} ${this.reason}`;

@@ -1,19 +1,20 @@
 /**
- * Which filesystem a volume has or gets, and how it is mounted.
+ * Which filesystem a device has or gets, and with which options it is mounted.
  *
- * 1. What is found on a device decides; a request for another filesystem is refused, never carried out over it.
- * 2. Options that belong to the driver are in front of the user's, so that the user's win.
+ * 1. The filesystem that is on a device stays. A request for another one is refused.
+ * 2. The driver's own options precede the user's, so that the user's win.
  */
 import * as Effect from "effect/Effect";
 import { UnexpectedContent } from "./errors.ts";
 import type { Content } from "./host.ts";
 
-/** Those that the driver can make, check and grow. */
+/** Those that the driver makes, checks and grows. */
 export const FILESYSTEMS: readonly string[] = ["ext4", "xfs", "ext3"];
 const DEFAULT_FILESYSTEM = "ext4";
+const NO_FILESYSTEM = "Use it as a raw block volume, or empty it by hand";
 
 const OWN_OPTIONS: Readonly<Record<string, readonly string[]>> = {
-  // a clone and its parent have one UUID, and may be on one node
+  // A clone has the UUID of its parent, and xfs refuses to mount a UUID twice on one node.
   xfs: ["nouuid"],
 };
 
@@ -21,7 +22,7 @@ export const mountOptions = (type: string, flags: readonly string[], readOnly: b
   ...new Set([...(OWN_OPTIONS[type] ?? []), "_netdev", ...flags, ...(readOnly ? ["ro"] : []), "defaults"]),
 ];
 
-/** Flags that a bind mount can have of its own; the others belong to the filesystem as it was staged. */
+/** Flags that each bind mount has for itself. The others belong to the filesystem as it was staged. */
 const PER_MOUNT = new Set(
   ["atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"].concat([
     "dev",
@@ -41,7 +42,7 @@ export const bindOptions = (flags: readonly string[], readOnly: boolean): readon
   ...new Set(["bind", "_netdev", ...flags.filter((flag) => PER_MOUNT.has(flag)), ...(readOnly ? ["ro"] : [])]),
 ];
 
-/** The filesystem that is there, or `blank` with the one to make. "" asks for whichever. */
+/** The type of the filesystem that is there, or, with `blank`, of the one to make. `requested` is "" for any. */
 export const chooseFilesystem = (
   device: string,
   found: Content,
@@ -54,10 +55,12 @@ export const chooseFilesystem = (
     case "filesystem":
       return requested === "" || requested === found.type
         ? Effect.succeed({ type: found.type, blank: false })
-        : refuse(`it holds ${found.type}, and ${requested} is asked for; correct fsType, or empty the volume by hand`);
+        : refuse(
+            `it holds ${found.type}, but the request asks for ${requested}. Correct fsType, or empty the volume by hand`,
+          );
     case "partitions":
-      return refuse(`it holds a partition table (${found.type}), and no filesystem can be mounted from it`);
+      return refuse(`it holds a partition table (${found.type}). ${NO_FILESYSTEM}`);
     case "other":
-      return refuse(`it holds ${found.type}, and no filesystem can be mounted from it`);
+      return refuse(`it holds ${found.type}. ${NO_FILESYSTEM}`);
   }
 };

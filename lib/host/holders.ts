@@ -1,13 +1,14 @@
 /**
- * Who uses a block device: asked when the kernel says that it is busy, so that a person can end that use.
+ * Who uses a block device, for the message that the device is busy: a person reads it and ends that use.
  *
- * Loaded in host cells: no Effect. Best effort: what can't be read is left out, for the answer is only ever shown.
+ * Loaded in host cells: no Effect. Best effort: whatever cannot be read is left out, because the answer is only shown.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { type DeviceNumber, mountsOf, parseMountInfo } from "./mountinfo.ts";
+import { type BlockDevice, mountsOf, parseMountInfo } from "./mountinfo.ts";
 
-/** Namespaces looked at, at most: a machine with more is not helped by a longer answer. */
+/** Mount namespaces that are read at most. A longer answer does not help. */
 const MAX_NAMESPACES = 500;
+const MAX_MOUNTS = 20;
 
 const quietly = <A>(read: () => A): A | undefined => {
   try {
@@ -17,7 +18,7 @@ const quietly = <A>(read: () => A): A | undefined => {
   }
 };
 
-export const holdersOf = (device: DeviceNumber): string[] => {
+export const holdersOf = (device: BlockDevice): string[] => {
   const name = device.path.slice("/dev/".length);
   const stacked = (quietly(() => readdirSync(`/sys/block/${name}/holders`)) ?? []).map((holder) => `/dev/${holder}`);
   const swaps = quietly(() => readFileSync("/proc/swaps", "utf8")) ?? "";
@@ -25,8 +26,8 @@ export const holdersOf = (device: DeviceNumber): string[] => {
   return [...stacked, ...swap, ...mountHolders(device)];
 };
 
-/** Mounts of the device in this mount namespace, and in those of other processes where they can be seen. */
-const mountHolders = (device: DeviceNumber): string[] => {
+/** Mounts of the device in this mount namespace, and in those of other processes that can be read. */
+const mountHolders = (device: BlockDevice): string[] => {
   const own = quietly(() => readlinkSync("/proc/self/ns/mnt"));
   const seen = new Set<string>();
   const found = pointsIn("self", device).map((point) => `mount ${point}`);
@@ -38,10 +39,10 @@ const mountHolders = (device: DeviceNumber): string[] => {
     seen.add(namespace);
     for (const point of pointsIn(pid, device)) found.push(`mount ${point} as process ${pid} sees it`);
   }
-  return found.slice(0, 20);
+  return found.slice(0, MAX_MOUNTS);
 };
 
-const pointsIn = (pid: string, device: DeviceNumber): string[] =>
+const pointsIn = (pid: string, device: BlockDevice): string[] =>
   quietly(() =>
     mountsOf(parseMountInfo(readFileSync(`/proc/${pid}/mountinfo`, "utf8")), device).map(({ point }) => point),
   ) ?? [];

@@ -1,11 +1,11 @@
 /**
- * `Host` over this machine: each method one call in a host cell (./cell.ts), with its limit.
+ * `Host` over this machine: each method is one call in a host cell (./cell.ts), with its limit.
  *
- * Not here: the calls (./krbd.ts, ./block.ts, ./paths.ts).
+ * Not here: the calls (./mapper, ./block.ts, ./paths.ts).
  *
- * 1. Calls that touch no volume (sysfs, /proc, folders of kubelet) have cells of their own, as have those that look
- *    into a mounted volume: a device that never answers can use up neither for the others.
- * 2. While a call of an operation hangs, further changes for the same volume fail at once: see lib/cells/pool.ts 3.
+ * 1. Calls that touch no mounted device (sysfs, /proc, folders) have cells of their own, and so have those that look
+ *    into a mounted filesystem. So a device that never answers cannot use up the cells that the others need.
+ * 2. While a call of an operation hangs, further changes for the same subject fail at once: see lib/cells/pool.ts 3.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -28,17 +28,18 @@ import {
   PathInTheWay,
   UnexpectedContent,
 } from "./errors.ts";
-import { Host, type HostService, imageSpec, type MappedDevice } from "./host.ts";
-import type { MapAnswer } from "./krbd.ts";
+import { Host, type HostService } from "./host.ts";
+import { imageSpec, type MappedDevice } from "./mapped-device.ts";
+import type { MapAnswer } from "./mapper/mapper.ts";
 import { parseMountInfo } from "./mountinfo.ts";
 import type { PathAnswer } from "./paths.ts";
 
 export interface HostOptions {
-  /** Cells for changes; those for looking come on top. */
+  /** Cells for changes. Those that only look come on top. */
   readonly cells: number;
 }
 
-export const HostLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDown> =>
+export const hostLayerLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDown> =>
   Layer.effect(
     Host,
     Effect.gen(function* () {
@@ -60,8 +61,8 @@ interface Pools {
 }
 
 /**
- * Longer than any of these takes on a machine that works, shorter than kubelet's patience of two minutes. What passes
- * its limit goes on in the background and frees its cell, so many hung mounts don't hold up the others for long.
+ * Longer than any of these calls takes on a machine that works, and shorter than the two minutes that kubelet waits. A
+ * call that passes its limit continues in the background and frees its cell, so hung mounts do not hold up the others.
  */
 const LIMIT = {
   look: Duration.seconds(10),
@@ -78,7 +79,7 @@ const ADVICE = 'Check "ceph -s" and the log of the kernel ("dmesg").';
 type Op = keyof HostOperations;
 type Answer<K extends Op> = Awaited<ReturnType<HostOperations[K]>>;
 
-/** `does`: a call that reads leaves nothing behind, however it fails. */
+/** A failed call as an error. A call that only reads leaves nothing behind, however it fails. */
 export const failed =
   (op: string, subject: string, does: "reads" | "changes") =>
   (error: CellError): HostError => {
@@ -92,10 +93,10 @@ export const failed =
   };
 
 const hostService = (pools: Pools): HostService => {
-  /** Reads what no volume can hold up. */
+  /** A read that no device can hold up. */
   const look = <K extends Op>(op: K, arg: unknown, subject: string, limit: Duration.Duration = LIMIT.look) =>
     Effect.mapError(pools.look.call<Answer<K>>(op, arg, { limit, subject }), failed(op, subject, "reads"));
-  /** Looks into a volume that may not answer; while one look hangs, no other follows it. */
+  /** A look into a filesystem that may not answer. While one look hangs, no other follows it. */
   const peer = <K extends Op>(op: K, arg: unknown, subject: string) =>
     Effect.mapError(
       pools.peer.call<Answer<K>>(op, arg, { limit: LIMIT.peer, subject, key: subject }),
@@ -122,14 +123,14 @@ const hostService = (pools: Pools): HostService => {
     );
 
   return {
-    krbdFeatures: look("krbdFeatures", undefined, "the kernel's RBD features", LIMIT.tool),
+    mapperFeatures: (mapper) => look("mapperFeatures", mapper, `image features of ${mapper}`, LIMIT.tool),
     mappedDevices: look("mappedDevices", undefined, "mapped devices"),
 
     map: ({ key, ...request }) =>
       Effect.flatMap(
-        change("map", { ...request, key: Redacted.value(key) }, imageSpec(request), LIMIT.map),
+        change("map", { ...request, key: Redacted.value(key) }, `image ${imageSpec(request)}`, LIMIT.map),
         (answer: MapAnswer): Effect.Effect<MappedDevice, HostError> => {
-          const about = { op: "map", subject: imageSpec(request) };
+          const about = { op: "map", subject: `image ${imageSpec(request)}` };
           switch (answer.kind) {
             case "mapped":
               return Effect.succeed(answer.device);
@@ -155,7 +156,7 @@ const hostService = (pools: Pools): HostService => {
         answer.kind === "made"
           ? Effect.void
           : Effect.fail(
-              new UnexpectedContent({ op: "mkfs", subject: request.device, reason: `it holds ${answer.found}` }),
+              new UnexpectedContent({ op: "mkfs", subject: request.device, reason: `it holds ${answer.found} by now` }),
             ),
       ),
     fsck: (request) =>
@@ -165,10 +166,10 @@ const hostService = (pools: Pools): HostService => {
               new FilesystemDamaged({
                 op: "fsck",
                 subject: request.device,
-                reason: `map the image on one node, run "fsck.${request.type} -y" on the device, unmap it, then retry; fsck says: ${answer.said}`,
+                reason: `map the image on one node, run "fsck.${request.type} -y" on the device, unmap it, then retry. fsck says: ${answer.output}`,
               }),
             )
-          : Effect.succeed(answer.said),
+          : Effect.succeed(answer.output),
       ),
     growFilesystem: (filesystem, point) =>
       change("growFilesystem", { ...filesystem, point }, filesystem.device, LIMIT.tool),

@@ -1,11 +1,12 @@
 /**
- * The kernel's own list of mounts, /proc/self/mountinfo, as data, and the questions that the driver asks of it.
+ * The kernel's list of mounts, /proc/self/mountinfo, as data, and the questions that the driver asks of it.
  *
- * Pure: reading the file is ./paths.ts. Every decision about mounts comes from here and never from stat, which fails
- * on a broken filesystem and may hang on a dead one.
+ * Not here: the read of the file (./paths.ts). All functions are pure.
+ * Every decision about mounts comes from this list and never from stat, which fails on a broken filesystem and may hang
+ * on a dead one.
  *
- * 1. Later lines are mounted over earlier ones: the last entry at a path is the one that is seen there.
- * 2. A line that can't be read is an error, never skipped: "not mounted" has to be proven.
+ * 1. Later lines are mounted over earlier ones: the last entry at a path is the visible one.
+ * 2. A line that cannot be read is an error and is never skipped, because "not mounted" must be proven.
  */
 
 export interface MountEntry {
@@ -16,17 +17,17 @@ export interface MountEntry {
   /** Path inside the mounted filesystem that is seen at the mount point; `/` for all of it. */
   readonly root: string;
   readonly point: string;
-  /** Of this mount alone: `ro`, `noatime`, … */
+  /** Options of this mount alone: `ro`, `noatime`, … */
   readonly options: readonly string[];
   readonly fsType: string;
   readonly source: string;
-  /** Of the filesystem, whatever the mount: `rw`, `nouuid`, … */
+  /** Options of the filesystem, the same for all its mounts: `rw`, `nouuid`, … */
   readonly superOptions: readonly string[];
 }
 
 export type MountTable = readonly MountEntry[];
 
-/** The kernel writes space, tab, newline, backslash and `#` as three octal digits. */
+/** Undoes the kernel's escapes: it writes space, tab, newline, backslash and `#` as three octal digits. */
 const unescape = (text: string): string => {
   if (!text.includes("\\")) return text;
   const bytes: number[] = [];
@@ -43,7 +44,7 @@ const unescape = (text: string): string => {
   return Buffer.from(bytes).toString("utf8");
 };
 
-/** Throws on a line that is no mountinfo line. */
+/** Throws if a line is not one of mountinfo. */
 export const parseMountInfo = (text: string): MountTable =>
   text
     .split("\n")
@@ -52,13 +53,13 @@ export const parseMountInfo = (text: string): MountTable =>
 
 const parseLine = (line: string): MountEntry => {
   const fields = line.split(" ");
-  // any number of optional fields, then a lone "-"
+  // Any number of optional fields, then a lone "-".
   const dash = fields.indexOf("-", 6);
   const [id, parent, device, root, point, options] = fields;
   const [fsType, source, superOptions] = dash < 0 ? [] : fields.slice(dash + 1);
   const [, major, minor] = /^(\d+):(\d+)$/.exec(device ?? "") ?? [];
   if (major === undefined || minor === undefined || point === undefined || fsType === undefined) {
-    throw new Error(`a line of /proc/self/mountinfo can't be read: ${line.slice(0, 200)}`);
+    throw new Error(`/proc/self/mountinfo has a line of an unknown form: ${line.slice(0, 200)}`);
   }
   return {
     id: Number(id),
@@ -74,37 +75,37 @@ const parseLine = (line: string): MountEntry => {
   };
 };
 
-/** What is mounted exactly at a path, the visible one last. The path is absolute and free of symlinks. */
+/** The mounts exactly at a path, the visible one last. The path is absolute and has no symlinks. */
 export const mountsAt = (table: MountTable, path: string): MountTable => table.filter((entry) => entry.point === path);
 
-/** A block device as mounts name it. */
-export interface DeviceNumber {
+/** A block device as the mount table names it. */
+export interface BlockDevice {
   readonly path: string;
   readonly major: number;
   readonly minor: number;
 }
 
-/** A filesystem on the device is mounted here. */
-export const isFilesystemOf = (entry: MountEntry, device: DeviceNumber): boolean =>
+/** Whether this is a mount of the filesystem on the device. */
+export const isFilesystemOf = (entry: MountEntry, device: BlockDevice): boolean =>
   entry.major === device.major && entry.minor === device.minor;
 
-/** The device's node itself is bound here: a raw block volume. The node lives on whatever filesystem /dev is. */
-export const isNodeOf = (entry: MountEntry, device: DeviceNumber): boolean =>
+/** Whether the device's node itself is bound here, as for a raw block volume. The node is on the filesystem of /dev. */
+export const isNodeOf = (entry: MountEntry, device: BlockDevice): boolean =>
   !isFilesystemOf(entry, device) && entry.root === device.path.slice("/dev".length);
 
-export const mountsOf = (table: MountTable, device: DeviceNumber): MountTable =>
+export const mountsOf = (table: MountTable, device: BlockDevice): MountTable =>
   table.filter((entry) => isFilesystemOf(entry, device) || isNodeOf(entry, device));
 
-/** Whether the mount, or the filesystem under it, takes no writes. */
+/** Whether the mount, or the filesystem below it, takes no writes. */
 export const isReadOnly = (entry: MountEntry): boolean =>
   entry.options.includes("ro") || entry.superOptions.includes("ro");
 
-/** Whether the filesystem has given up after errors, as far as the kernel says so. */
+/** Whether the kernel has shut the filesystem down after errors, as far as the mount table shows it. */
 export const isShutDown = (entry: MountEntry): boolean =>
   entry.superOptions.some((option) => option === "shutdown" || option === "emergency_ro");
 
 const RBD_SOURCE = /^\/dev\/(rbd\d+|nbd\d+|mapper\/luks-rbd-.+)(p\d+)?$/;
 const RBD_NODE = /^\/(rbd\d+|nbd\d+|mapper\/luks-rbd-.+|dm-\d+)(\/\/deleted)?$/;
 
-/** Whether the mount is of a kind that this driver, or the one before it, makes for a volume. */
+/** Whether the mount is of a kind that this driver or ceph-csi makes for a volume. */
 export const isVolumeMount = (entry: MountEntry): boolean => RBD_SOURCE.test(entry.source) || RBD_NODE.test(entry.root);

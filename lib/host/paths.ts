@@ -4,8 +4,8 @@
  * Loaded in host cells: no Effect. All functions block.
  *
  * 1. Nothing is removed recursively, and nothing that holds anything.
- * 2. A path that may be a mount point is not touched by looking at it: its parents are resolved, it is not.
- * 3. A file is replaced by rename, after its bytes and before its name are on disk.
+ * 2. A path that may be a mount point is never opened to look at it: its parents are resolved, the path itself is not.
+ * 3. A file is replaced by rename: first its bytes are synced, then it is renamed, then its folder is synced.
  */
 import {
   closeSync,
@@ -25,16 +25,17 @@ import {
 import { basename, dirname, join } from "node:path";
 import { Errno } from "../cells/cell.ts";
 import { failure, must, run } from "./child.ts";
+import { afterChange } from "./errno.ts";
 import type { MountRequest, Usage } from "./host.ts";
 
 export type PathAnswer =
   | { readonly kind: "done"; readonly made: boolean }
   | { readonly kind: "in-the-way"; readonly reason: string };
 
-const MAX_TEXT = 64 * 1024;
+const MAX_TEXT_BYTES = 64 * 1024;
 const code = (error: unknown): string => String((error as { code?: unknown } | undefined)?.code);
 
-/** `undefined` for the named codes. */
+/** The result of `read`; `undefined` if it fails with one of these codes. */
 const unless = <A>(codes: readonly string[], read: () => A): A | undefined => {
   try {
     return read();
@@ -55,7 +56,7 @@ export const mount = ({ source, target, type, options }: MountRequest): void => 
   must(["mount", ...(type === undefined ? [] : ["-t", type]), "-o", options.join(","), source, target]);
 };
 
-/** `-c`: the path is not looked at first, which a broken filesystem would answer with EIO. */
+/** With `-c` umount does not open the path first: a broken filesystem would answer that with EIO. */
 export const unmount = (point: string): void => {
   const done = run(["umount", "-c", point]);
   if (done.code !== 0 && !/not mounted|no mount point specified/.test(done.stderr)) {
@@ -79,7 +80,7 @@ export const makeDirectory = (path: string): PathAnswer => {
   const made = unless(["EEXIST"], () => (mkdirSync(path, { mode: MODE }), true));
   if (made !== undefined) return { kind: "done", made };
   if (pathKind(path) === "directory") return { kind: "done", made: false };
-  return { kind: "in-the-way", reason: "exists, and is no directory" };
+  return { kind: "in-the-way", reason: "is not a directory. Remove it, or use another path" };
 };
 
 export const makeFile = (path: string): PathAnswer => {
@@ -87,7 +88,7 @@ export const makeFile = (path: string): PathAnswer => {
   const made = unless(["EEXIST"], () => (closeSync(openSync(path, "wx", 0o600)), true));
   if (made !== undefined) return { kind: "done", made };
   if (pathKind(path) === "file") return { kind: "done", made: false };
-  return { kind: "in-the-way", reason: "exists, and is no regular file" };
+  return { kind: "in-the-way", reason: "is not a regular file. Remove it, or use another path" };
 };
 
 export const removePath = (path: string): PathAnswer => {
@@ -96,17 +97,23 @@ export const removePath = (path: string): PathAnswer => {
   if (found.isDirectory()) {
     if (unless(["ENOTEMPTY", "EEXIST"], () => (rmdirSync(path), true)) !== undefined)
       return { kind: "done", made: true };
-    return { kind: "in-the-way", reason: "is not empty and stays; look at what is in it, and remove it by hand" };
+    return {
+      kind: "in-the-way",
+      reason: "is not empty and was not removed. Look at what is in it, and remove it by hand",
+    };
   }
   if (!found.isFile() || found.size > 0) {
-    return { kind: "in-the-way", reason: "is neither an empty directory nor an empty file, and stays" };
+    return {
+      kind: "in-the-way",
+      reason: "is neither an empty directory nor an empty file and was not removed. Look at it, and remove it by hand",
+    };
   }
   unlinkSync(path);
   return { kind: "done", made: true };
 };
 
 export const usage = (point: string): Usage => {
-  // statfs alone still answers for a filesystem that was shut down
+  // statfs alone still answers for a filesystem that was shut down; lstat fails.
   lstatSync(point);
   const { bsize, blocks, bfree, bavail, files, ffree } = statfsSync(point, { bigint: true });
   const positive = (value: bigint): bigint => (value < 0n ? 0n : value);
@@ -122,29 +129,22 @@ export const usage = (point: string): Usage => {
 export const readText = (path: string): string | undefined => {
   const found = lookAt(path);
   if (found === undefined) return undefined;
-  if (!found.isFile()) throw new Errno("read", 0, "it is no regular file");
-  if (found.size > MAX_TEXT) throw new Errno("read", 0, `it has ${found.size} bytes, far too many`);
+  if (!found.isFile()) throw new Errno("read", 0, "it is not a regular file");
+  if (found.size > MAX_TEXT_BYTES)
+    throw new Errno("read", 0, `it has ${found.size} bytes, but at most ${MAX_TEXT_BYTES} are read`);
   return unless(["ENOENT"], () => readFileSync(path, "utf8"));
 };
 
-/** After the change itself. */
-const syncFolder = (path: string): void => {
-  try {
-    syncFolderOf(path);
-  } catch (error) {
-    const { errno } = error as { readonly errno?: unknown };
-    throw new Errno("fsync", typeof errno === "number" ? Math.abs(errno) : 0, String(error), true);
-  }
-};
-
-const syncFolderOf = (path: string): void => {
-  const fd = openSync(dirname(path), "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-};
+/** Makes a rename or removal last. */
+const syncFolder = (path: string): void =>
+  afterChange("fsync", () => {
+    const fd = openSync(dirname(path), "r");
+    try {
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+  });
 
 export const writeText = ({ path, text }: { path: string; text: string }): void => {
   const temporary = `${path}.new`;

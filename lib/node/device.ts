@@ -7,7 +7,8 @@ import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import { Precondition } from "../csi/errors.ts";
 import { MIB } from "../csi/size.ts";
-import { type DeviceState, Host, type MappedDevice } from "../host/host.ts";
+import { type DeviceState, Host } from "../host/host.ts";
+import type { MappedDevice } from "../host/mapped-device.ts";
 import { CurrentOperation } from "../operations/operation.ts";
 import type { DomainError } from "../operations/outcomes.ts";
 

@@ -15,7 +15,7 @@ import { featureNames } from "../ceph/features.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
 import { UnexpectedContent } from "../host/errors.ts";
-import type { MappedDevice } from "../host/host.ts";
+import type { MappedDevice } from "../host/mapped-device.ts";
 import { CurrentOperation } from "../operations/operation.ts";
 import type { VolumeImage } from "./volume-context.ts";
 
@@ -28,7 +28,7 @@ export const otherWatchers = (
   { watchers, mirror }: ImageStatus,
   own: readonly MappedDevice[],
 ): readonly string[] => {
-  const others = watchers.filter((watcher) => !own.some(({ client }) => watcher.split("/").includes(client)));
+  const others = watchers.filter((watcher) => !own.some(({ watcherId }) => watcher.split("/").includes(watcherId)));
   return others.length <= (mirror === "primary" ? cluster.mirrorDaemonCount : 0) ? [] : others;
 };
 

@@ -12,7 +12,8 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { DeviceBusy, type HostError, PathInTheWay } from "../host/errors.ts";
-import { Host, type ImageName, imageSpec, type MappedDevice } from "../host/host.ts";
+import { Host } from "../host/host.ts";
+import { type ImageName, imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
 import {
   isFilesystemOf,
   isNodeOf,
@@ -98,11 +99,7 @@ export const deviceOf = (
 export const otherMounts = (table: MountTable, device: MappedDevice, paths: readonly string[]): readonly string[] =>
   mountsOf(table, device).flatMap(({ point }) => (paths.includes(point) ? [] : [point]));
 
-export const sameImage = (device: MappedDevice, image: ImageName): boolean =>
-  device.pool === image.pool &&
-  device.namespace === image.namespace &&
-  device.image === image.image &&
-  device.snapshot === "";
+export const sameImage = isImage;
 
 /** Whether the name of an image is one that the volume's can have: it ends in the handle's UUID, or is the handle. */
 export const mayBeImageOf = (volumeId: string, image: string): boolean => {

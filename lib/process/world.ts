@@ -15,7 +15,7 @@ import type { Flags } from "../config/flags.ts";
 import { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { Host } from "../host/host.ts";
-import { HostLive } from "../host/live.ts";
+import { hostLayerLive } from "../host/live.ts";
 import { Placement } from "../kube/placement.ts";
 import { Locks } from "../operations/locks.ts";
 import { Operations } from "../operations/pipeline.ts";
@@ -47,7 +47,7 @@ export const liveWorld = (flags: Flags): World => ({
     connectTimeout: flags.connectTimeout,
     cephConf: flags.cephConf,
   }),
-  host: HostLive({ cells: flags.hostCells }),
+  host: hostLayerLive({ cells: flags.hostCells }),
   placement: Placement.layer(flags),
 });
 

@@ -13,14 +13,8 @@ import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
 import type { MemoryCluster, MemoryImage } from "./ceph-memory/cluster.ts";
 import { DeviceBusy, HostFailed, type HostError, PathInTheWay, UnexpectedContent } from "../../lib/host/errors.ts";
-import {
-  type Content,
-  Host,
-  type HostService,
-  imageSpec,
-  type MapRequest,
-  type MappedDevice,
-} from "../../lib/host/host.ts";
+import { type Content, Host, type HostService, type MapRequest } from "../../lib/host/host.ts";
+import { imageSpec, type MappedDevice } from "../../lib/host/mapped-device.ts";
 import { type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
 
 /** What an image holds, as a kernel that maps it would find. */
@@ -94,9 +88,10 @@ export class MemoryNode {
 
   add(image: MemoryImage, request: MapRequest): MappedDevice {
     const id = this.#next++;
-    const { pool, namespace, image: name, readOnly } = request;
-    const client = `client.${FIRST_CLIENT + id}`;
+    const { mapper, pool, namespace, image: name, readOnly } = request;
+    const watcherId = `client.${FIRST_CLIENT + id}`;
     const device: MappedDevice = {
+      mapper,
       path: `/dev/rbd${id}`,
       major: MAJOR,
       minor: id * 16,
@@ -106,17 +101,17 @@ export class MemoryNode {
       imageId: image.id,
       snapshot: "",
       fsid: "memory",
-      client,
+      watcherId,
       sizeBytes: image.sizeBytes,
       readOnly,
     };
-    if (!readOnly) image.watchers.add(`10.0.0.1:0/1/${client}`);
+    if (!readOnly) image.watchers.add(`10.0.0.1:0/1/${watcherId}`);
     this.mappings.set(device.path, { device, image, readOnly });
     return device;
   }
 
   drop({ device, image }: Mapping): void {
-    image.watchers.delete(`10.0.0.1:0/1/${device.client}`);
+    image.watchers.delete(`10.0.0.1:0/1/${device.watcherId}`);
     this.mappings.delete(device.path);
   }
 
@@ -176,7 +171,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
   };
 
   return {
-    krbdFeatures: act(() => node.features),
+    mapperFeatures: () => act(() => node.features),
     mappedDevices: act(() => [...node.mappings.values()].map((each) => node.current(each))),
 
     map: (request) =>
@@ -190,7 +185,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     unmap: (device) =>
       act(() => {
         const found = node.mappings.get(device.path);
-        if (found === undefined || found.device.client !== device.client) return;
+        if (found === undefined || found.device.watcherId !== device.watcherId) return;
         const holders = mountsOf(node.mounts, device).map(({ point }) => `mount ${point}`);
         if (holders.length > 0) throw new Refused(new DeviceBusy({ op: "unmap", subject: device.path, holders }));
         node.drop(found);

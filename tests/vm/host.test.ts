@@ -1,4 +1,4 @@
-/** `HostLive` on real block devices, filesystems and mounts; all but krbd itself, for which see ./node.test.ts. */
+/** `hostLayerLive` on real block devices, filesystems and mounts; all but krbd itself, for which see ./node.test.ts. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import * as Effect from "effect/Effect";
@@ -7,12 +7,13 @@ import * as ManagedRuntime from "effect/ManagedRuntime";
 import type { HostError } from "../../lib/host/errors.ts";
 import { mountOptions } from "../../lib/host/filesystem.ts";
 import { Host, type HostService } from "../../lib/host/host.ts";
-import { HostLive } from "../../lib/host/live.ts";
+import { hostLayerLive } from "../../lib/host/live.ts";
+import type { MappedDevice } from "../../lib/host/mapped-device.ts";
 import { isReadOnly, mountsAt } from "../../lib/host/mountinfo.ts";
 import { isMounted, loopDevices, mountTable, tool } from "./loop.ts";
 
 const MIB = 1n << 20n;
-const runtime = ManagedRuntime.make(HostLive({ cells: 2 }));
+const runtime = ManagedRuntime.make(hostLayerLive({ cells: 2 }));
 const loops = loopDevices();
 let host: HostService;
 
@@ -184,7 +185,8 @@ describe("a device", () => {
   });
 
   test("without a mapping of that name is unmapped already", async () => {
-    const gone = {
+    const gone: MappedDevice = {
+      mapper: "krbd",
       path: "/dev/rbd99",
       major: 252,
       minor: 1584,
@@ -194,7 +196,7 @@ describe("a device", () => {
       imageId: "1",
       snapshot: "",
       fsid: "",
-      client: "client.1",
+      watcherId: "client.1",
       sizeBytes: 0n,
       readOnly: false,
     };

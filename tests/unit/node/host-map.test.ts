@@ -3,10 +3,12 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { map, type MapArg } from "../../../lib/host/krbd.ts";
+import { krbd } from "../../../lib/host/mapper/krbd.ts";
+import type { MapArg } from "../../../lib/host/mapper/mapper.ts";
 
 const KEY = "c2VjcmV0IGtleSBvZiBhIHRlc3Q=";
 const REQUEST: MapArg = {
+  mapper: "krbd",
   pool: "rbd",
   namespace: "",
   image: "csi-vol-1",
@@ -48,7 +50,7 @@ afterAll(() => {
 /** One map whose tool ends like this; -> the answer. */
 const mapped = (then: string, more: Partial<MapArg> = {}) => {
   program("rbd", then);
-  return map({ ...REQUEST, ...more });
+  return krbd.map({ ...REQUEST, ...more });
 };
 
 describe("rbd map", () => {

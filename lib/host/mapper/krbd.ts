@@ -1,0 +1,241 @@
+/**
+ * The kernel's RBD client, krbd: what it has mapped is in sysfs, and the rbd tool maps and unmaps.
+ *
+ * Loaded in host cells: no Effect. All functions block.
+ * Not here: the key's way to the tool (./key-file.ts) and who uses a device that is busy (../holders.ts).
+ *
+ * 1. What ./mapper.ts asks of every mapper.
+ * 2. The outcome of a map is read from sysfs, whatever the tool says.
+ */
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { Errno } from "../../cells/cell.ts";
+import { deviceNumber } from "../block.ts";
+import { type Finished, outputOf, run } from "../child.ts";
+import { afterChange } from "../errno.ts";
+import { holdersOf } from "../holders.ts";
+import { lastLogged, loggedSince } from "../kernel-log.ts";
+import { type ImageName, imageSpec, isImage, type MappedDevice } from "../mapped-device.ts";
+import { withKeyFile } from "./key-file.ts";
+import type { MapAnswer, MapArg, Mapper, UnmapAnswer, UnmapArg } from "./mapper.ts";
+
+const BUS = "/sys/bus/rbd";
+/** Below the limit that ../live.ts gives the call, so that there is time to unmap. */
+const MAP_LIMIT_MS = 80_000;
+const UNMAP_LIMIT_MS = 30_000;
+const MODPROBE_LIMIT_MS = 30_000;
+const E = { PERM: 1, NOENT: 2, NXIO: 6, ACCES: 13, BUSY: 16, INVAL: 22, SHUTDOWN: 108, TIMEDOUT: 110 } as const;
+const LOGGED_BY_KRBD = /\b(libceph|rbd\d*):/;
+
+// ------------------------------------------------------------------------------------------------- what is mapped
+
+const attribute = (path: string): string => readFileSync(path, "utf8").trim();
+const isAbsent = (error: unknown): boolean =>
+  ["ENOENT", "ENODEV"].includes(String((error as { readonly code?: unknown }).code));
+
+/** An attribute that older kernels do not have. */
+const optional = (path: string): string => {
+  try {
+    return attribute(path);
+  } catch (error) {
+    if (isAbsent(error)) return "";
+    throw error;
+  }
+};
+
+/** Loads the module if nothing has used it yet. */
+const features = (): bigint | undefined => {
+  const known = supportedFeatures();
+  if (known !== undefined) return known;
+  try {
+    run(["modprobe", "rbd"], MODPROBE_LIMIT_MS);
+  } catch {
+    // There is no modprobe here. The module may be built in or loaded from outside; `rbd map` finds out.
+  }
+  return supportedFeatures();
+};
+
+const supportedFeatures = (): bigint | undefined => {
+  const text = optional(`${BUS}/supported_features`);
+  return /^(0x)?[0-9a-f]+$/i.test(text) ? BigInt(text.startsWith("0x") ? text : `0x${text}`) : undefined;
+};
+
+const mappedDevices = (): readonly MappedDevice[] => {
+  let ids: string[];
+  try {
+    ids = readdirSync(`${BUS}/devices`);
+  } catch (error) {
+    // Without the module nothing can be mapped.
+    if (isAbsent(error)) return [];
+    throw error;
+  }
+  return ids.flatMap((id) => {
+    try {
+      return [readDevice(id)];
+    } catch (error) {
+      // It was unmapped while it was read.
+      if (isAbsent(error)) return [];
+      throw error;
+    }
+  });
+};
+
+const readDevice = (id: string): MappedDevice => {
+  const at = `${BUS}/devices/${id}`;
+  const snapshot = attribute(`${at}/current_snap`);
+  return {
+    mapper: "krbd",
+    path: `/dev/rbd${id}`,
+    major: Number(attribute(`${at}/major`)),
+    minor: Number(optional(`${at}/minor`) || "0"),
+    pool: attribute(`${at}/pool`),
+    namespace: optional(`${at}/pool_ns`),
+    image: attribute(`${at}/name`),
+    imageId: attribute(`${at}/image_id`),
+    snapshot: snapshot === "-" ? "" : snapshot,
+    fsid: optional(`${at}/cluster_fsid`),
+    watcherId: attribute(`${at}/client_id`).replace(/^client(?=\d)/, "client."),
+    sizeBytes: BigInt(attribute(`${at}/size`)),
+    readOnly: optional(`/sys/block/rbd${id}/ro`) === "1",
+  };
+};
+
+// ------------------------------------------------------------------------------------------------------------ map
+
+type Failure = Exclude<MapAnswer, { readonly kind: "mapped" }>;
+
+const map = (request: MapArg): MapAnswer => {
+  const { netNamespace } = request;
+  if (netNamespace !== undefined && statSync(netNamespace, { throwIfNoEntry: false }) === undefined) {
+    const reason = `the network namespace ${netNamespace} of its cluster does not exist. Create it, or correct netNamespaceFilePath in config.json`;
+    return { kind: "refused", errno: E.NOENT, reason };
+  }
+  const before = new Set(mappedDevices().map(({ path }) => path));
+  const since = lastLogged();
+  const done = withKeyFile(request.key, (file) => run(mapArguments(request, file), MAP_LIMIT_MS));
+  return afterChange("map", () => {
+    if (done.code !== 0) return unmapped(before, request, failureOf(done, request, loggedSince(since, LOGGED_BY_KRBD)));
+    const path = done.stdout.trim();
+    const device = mappedDevices().find((each) => each.path === path);
+    if (device === undefined) {
+      return unmapped(before, request, { kind: "failed", errno: 0, reason: `the kernel has no ${path}` });
+    }
+    const fault = faultOf(device, request);
+    if (fault === undefined) return { kind: "mapped", device };
+    return unmapped(before, request, { kind: "failed", errno: 0, reason: fault });
+  });
+};
+
+const mapArguments = (request: MapArg, keyFile: string): string[] => [
+  ...(request.netNamespace === undefined ? [] : ["nsenter", `--net=${request.netNamespace}`, "--"]),
+  "rbd",
+  "--id",
+  request.user,
+  "-m",
+  request.monitors.join(","),
+  `--keyfile=${keyFile}`,
+  "map",
+  imageSpec(request),
+  "--device-type",
+  "krbd",
+  "--options",
+  "noudev",
+  ...(request.options === "" ? [] : ["--options", request.options]),
+  ...(request.readOnly ? ["--read-only"] : []),
+];
+
+/** Why a device that was just mapped must not be used; `undefined`: it may be used. */
+const faultOf = (device: MappedDevice, request: MapArg): string | undefined => {
+  if (!isImage(device, request)) return `${device.path} is ${imageSpec(device)}, not ${imageSpec(request)}`;
+  const node = statSync(device.path, { throwIfNoEntry: false });
+  if (node === undefined) return `${device.path} does not exist here. Mount the host's /dev at /dev`;
+  const number = `${device.major}:${device.minor}`;
+  if (!node.isBlockDevice() || deviceNumber(node.rdev) !== number) {
+    return `${device.path} is not the block device ${number}. Mount the host's /dev at /dev`;
+  }
+  if (device.readOnly !== request.readOnly) return `${device.path} is ${device.readOnly ? "" : "not "}read-only`;
+  return undefined;
+};
+
+/** Unmaps what a failed map has mapped all the same; -> the failure, or "unknown" if something stays mapped. */
+const unmapped = (before: ReadonlySet<string>, image: ImageName, failure: Failure): MapAnswer => {
+  for (const device of mappedDevices().filter((each) => !before.has(each.path) && isImage(each, image))) {
+    const done = run(unmapArguments(device.path, ""), UNMAP_LIMIT_MS);
+    if (done.code !== 0) {
+      return { kind: "unknown", reason: `${failure.reason}; and ${device.path} stays mapped: ${outputOf(done)}` };
+    }
+  }
+  return failure;
+};
+
+/** Why the rbd tool failed, and what to do. Its exit status is the errno, where there is one. */
+const failureOf = (done: Finished, { user }: MapArg, log: string): Failure => {
+  const detail = withLog(outputOf(done), log);
+  const refused = (reason: string): Failure => ({
+    kind: "refused",
+    errno: done.code,
+    reason: `${reason}. rbd map says: ${detail}`,
+  });
+  if (done.timedOut || done.code === E.TIMEDOUT) {
+    return {
+      kind: "failed",
+      errno: E.TIMEDOUT,
+      reason: `rbd map had no answer from the cluster. Check "ceph -s" and the network of this node. rbd map says: ${detail}`,
+    };
+  }
+  if (/secret too big/.test(log)) {
+    return refused(
+      `this node's kernel is too old for the 32-byte key of client.${user}, the type that Ceph 20 makes. Use a newer kernel, or give the client a key of the older type`,
+    );
+  }
+  if (done.code === E.NXIO || /feature set mismatch/.test(done.stderr + log)) {
+    return refused(
+      'this node\'s kernel lacks a feature of the image or of the cluster. Disable it with "rbd feature disable", or use a newer kernel',
+    );
+  }
+  if (done.code === E.ACCES || done.code === E.PERM) {
+    return refused(
+      `Ceph denied client.${user} to map this image. Grant: ceph auth caps client.${user} mon "profile rbd" osd "profile rbd" mgr "profile rbd"`,
+    );
+  }
+  if (done.code === E.SHUTDOWN) {
+    return refused(
+      'this node is blocklisted. Make sure that nothing on it still writes to the volume, then find its address with "ceph osd blocklist ls" and remove it with "ceph osd blocklist rm"',
+    );
+  }
+  if (done.code === E.INVAL && /unknown parameter|bad option|unrecognized/i.test(done.stderr + log)) {
+    return refused("mapOptions names an option that krbd does not have. Correct it in the StorageClass");
+  }
+  return { kind: "failed", errno: done.code, reason: detail };
+};
+
+const withLog = (text: string, log: string): string => (log === "" ? text : `${text}; the kernel's log says: ${log}`);
+
+// ---------------------------------------------------------------------------------------------------------- unmap
+
+const unmap = ({ device, options }: UnmapArg): UnmapAnswer => {
+  if (!isMapped(device)) return { kind: "unmapped" };
+  const done = run(unmapArguments(device.path, options));
+  if (done.code === E.BUSY) return { kind: "busy", holders: holdersOf(device) };
+  if (!afterChange("unmap", () => isMapped(device))) return { kind: "unmapped" };
+  throw new Errno("unmap", done.code, done.code === 0 ? "the kernel still has it mapped" : outputOf(done));
+};
+
+const isMapped = (device: MappedDevice): boolean => {
+  const now = mappedDevices().find(({ path }) => path === device.path);
+  return (
+    now !== undefined && isImage(now, device) && now.imageId === device.imageId && now.watcherId === device.watcherId
+  );
+};
+
+const unmapArguments = (path: string, options: string): string[] => [
+  "rbd",
+  "unmap",
+  path,
+  "--device-type",
+  "krbd",
+  "--options",
+  "noudev",
+  ...(options === "" ? [] : ["--options", options]),
+];
+
+export const krbd: Mapper = { features, mappedDevices, map, unmap };
