@@ -17,7 +17,8 @@
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
-import { type Figure, Metrics } from "../telemetry/metrics.ts";
+import { type Figure, Metrics, Timings } from "../telemetry/metrics.ts";
+import { childSpan } from "../telemetry/tracing.ts";
 import { type Alarm, makeAlarm } from "./alarm.ts";
 import type { CellReply, CellRequest } from "./cell.ts";
 import { type Cell, Crew } from "./crew.ts";
@@ -63,10 +64,11 @@ const DEFAULTS = {
 export const makeCellPool = (options: PoolOptions): Effect.Effect<CellPool, CellDown, Scope.Scope> =>
   Effect.gen(function* () {
     const runFork = Effect.runForkWith(yield* Effect.context());
+    const timings = yield* Timings;
     let cells: Cells | undefined;
     const alarm = yield* makeAlarm((now) => cells?.ring(now));
     const pool = yield* Effect.acquireRelease(
-      Effect.sync(() => new Cells(options, alarm, (line) => void runFork(line))),
+      Effect.sync(() => new Cells(options, alarm, timings, (line) => void runFork(line))),
       (made) => Effect.sync(() => made.stop()),
     );
     cells = pool;
@@ -94,6 +96,7 @@ class Cells implements CellPool {
   constructor(
     options: PoolOptions,
     private readonly alarm: Alarm,
+    private readonly timings: Timings | undefined,
     log: (line: Effect.Effect<void>) => void,
   ) {
     this.options = { maxAside: options.size * 4, ...DEFAULTS, ...options };
@@ -127,6 +130,11 @@ class Cells implements CellPool {
   }
 
   call<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {
+    const about = { cells: this.options.name, subject: options.subject };
+    return childSpan(op, "client", about, this.made<A>(op, arg, options));
+  }
+
+  private made<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {
     return Effect.callback<A, CellError>((resume) => {
       let settled = false;
       let done = () => {};
@@ -137,7 +145,17 @@ class Cells implements CellPool {
       };
       const refusal = this.stuck.refusal(options.key) ?? (this.stopped ? refused(op, STOPPING) : undefined);
       if (refusal !== undefined) return settle(Effect.fail(refusal));
-      const job: Job = { op, arg, options, subject: options.subject, since: undefined, settle };
+      const job: Job = {
+        op,
+        arg,
+        options,
+        subject: options.subject,
+        since: undefined,
+        settle: (result) => {
+          if (job.since !== undefined) this.timings?.call(this.options.name, op, (this.alarm.now() - job.since) / 1000);
+          settle(result);
+        },
+      };
       this.waiting.push(job);
       this.pump();
       return Effect.suspend(() => {

@@ -27,7 +27,7 @@ import type * as Fiber from "effect/Fiber";
 import * as LogLevel from "effect/LogLevel";
 import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
-import { traced } from "../telemetry/tracing.ts";
+import { annotateSpan, rpcSpan } from "../telemetry/tracing.ts";
 import { CallInfo } from "./call.ts";
 import { masked } from "./mask.ts";
 import type { AnyHandler, ServedService } from "./service.ts";
@@ -40,6 +40,8 @@ export interface BridgeOptions {
   /** Bytes of one response message, at most. */
   readonly maxSendBytes: number;
   readonly observe?: Observe | undefined;
+  /** Called when a call has ended and left nothing to do; must not throw. */
+  readonly onEnd?: (() => void) | undefined;
 }
 
 /** The calls of one server. */
@@ -188,19 +190,30 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
     });
     const program = Effect.onExit(body, (exit) => {
       const status = conclude(Exit.isSuccess(exit) ? OK : statusOf(exit.cause, info.id), true);
-      const finished = logFinished(method, status, performance.now() - since);
+      const finished = Effect.andThen(
+        annotateSpan(() => ({ "rpc.grpc.status_code": status.code })),
+        logFinished(method, status, performance.now() - since),
+      );
       if (Exit.isSuccess(exit) || !isDefect(exit.cause)) return finished;
       return Effect.andThen(Effect.logError("defect in a handler", exit.cause), finished);
     });
     calls.add(call);
     fiber = fork(
-      traced(info.rpc, "server", program).pipe(
-        Effect.annotateLogs({ rpc: info.method, call: info.id }),
-        Effect.provideService(CallInfo, info),
-      ),
+      rpcSpan(
+        info.rpc.slice(1),
+        () => info.header("traceparent"),
+        () => ({
+          "rpc.system": "grpc",
+          "rpc.service": method.parent.typeName,
+          "rpc.method": method.name,
+          call: info.id,
+        }),
+        program,
+      ).pipe(Effect.annotateLogs({ rpc: info.method, call: info.id }), Effect.provideService(CallInfo, info)),
     );
     fiber.addObserver(() => {
       calls.delete(call);
+      options.onEnd?.();
       if (calls.size === 0) whenDrained?.();
     });
   };

@@ -31,6 +31,8 @@ export interface ServeOptions<R> {
   /** Bytes of one response message; 16 MiB by default. */
   readonly maxSendBytes?: number | undefined;
   readonly observe?: Observe | undefined;
+  /** See `BridgeOptions`. */
+  readonly onEnd?: (() => void) | undefined;
 }
 
 export interface Serving {
@@ -44,7 +46,11 @@ export const serve = <R>(options: ServeOptions<R>): Effect.Effect<Serving, Liste
   Effect.gen(function* () {
     const endpoint = yield* Effect.fromResult(readEndpoint(options.endpoint));
     const context = yield* Effect.context<R>();
-    const bridge = makeBridge(context, { maxSendBytes: options.maxSendBytes ?? 16 * MIB, observe: options.observe });
+    const bridge = makeBridge(context, {
+      maxSendBytes: options.maxSendBytes ?? 16 * MIB,
+      observe: options.observe,
+      onEnd: options.onEnd,
+    });
     const server = new Server({
       "grpc.max_receive_message_length": options.maxReceiveBytes ?? 4 * MIB,
       // The bridge checks the limit itself, so that a message over it is logged as such.

@@ -17,9 +17,12 @@ import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
+import type * as Tracer from "effect/Tracer";
 import { CallSubject } from "../cells/call-subject.ts";
 import { StillRunning } from "../csi/errors.ts";
-import { traced } from "../telemetry/tracing.ts";
+import { CallInfo } from "../grpc/call.ts";
+import { observedStage } from "../telemetry/stage.ts";
+import { childSpan, currentSpan, linkSpan } from "../telemetry/tracing.ts";
 import { CurrentOperation, describeOperation, type Operation } from "./operation.ts";
 
 /** For a caller that gave no deadline; the CSI sidecars' own default is 10 to 150 s. */
@@ -62,6 +65,7 @@ interface Running {
   readonly fiber: Fiber.Fiber<unknown, unknown>;
   /** Its end, or the answer that it gave earlier. */
   readonly answer: Deferred.Deferred<unknown, unknown>;
+  readonly span: () => Tracer.Span | undefined;
 }
 
 export const makeOperations = (): OperationsService => {
@@ -84,7 +88,10 @@ export const makeOperations = (): OperationsService => {
       };
       const answerEarly: AnswerEarly<A> = (value) =>
         Effect.sync(() => Deferred.doneUnsafe(answer, Exit.succeed(value)));
-      const fiber = yield* body(answerEarly).pipe(
+      let span: Tracer.Span | undefined;
+      const noteSpan = Effect.map(currentSpan, (current) => (span = current));
+      const work = Effect.andThen(noteSpan, body(answerEarly));
+      const fiber = yield* childSpan(`operation ${request.rpc}`, "internal", { subject: request.subject }, work).pipe(
         Effect.provideService(CurrentOperation, operation),
         Effect.provideService(CallSubject, operation.subject),
         Effect.tapCause((cause) =>
@@ -96,7 +103,7 @@ export const makeOperations = (): OperationsService => {
         Effect.forkDetach,
       );
       fiber.addObserver((exit) => Deferred.doneUnsafe(answer, exit));
-      const entry: Running = { operation, fiber, answer };
+      const entry: Running = { operation, fiber, answer, span: () => span };
       // A body without a single pause is over by now, and must not be entered after it has left.
       if (fiber.pollUnsafe() === undefined) running.set(key, entry);
       return entry;
@@ -106,7 +113,9 @@ export const makeOperations = (): OperationsService => {
     Effect.gen(function* () {
       const key = `${request.rpc} ${request.identity}`;
       const now = yield* Clock.currentTimeMillis;
-      const entry = running.get(key) ?? (yield* Effect.uninterruptible(start(key, request, now, body)));
+      const joined = running.get(key);
+      yield* linkSpan(joined?.span());
+      const entry = joined ?? (yield* Effect.uninterruptible(start(key, request, now, body)));
       const { operation, fiber, answer } = entry;
       const patience = request.deadline === undefined ? DEFAULT_PATIENCE : Math.max(0, request.deadline - now);
       const wait = patience - Math.min(ANSWER_AHEAD, patience / 4);
@@ -138,5 +147,5 @@ export const stage = <A, E, R>(name: string, body: Effect.Effect<A, E, R>): Effe
   Effect.withFiber((fiber) => {
     const operation = fiber.getRef(CurrentOperation);
     if (operation !== undefined) operation.stage = name;
-    return traced(name, "internal", body);
+    return observedStage(fiber, operation?.rpc ?? fiber.getRef(CallInfo).method, name, body);
   });

@@ -16,11 +16,13 @@ import * as Option from "effect/Option";
 import { tidyWhenCalm } from "../cells/idle-gc.ts";
 import type { Flags } from "../config/flags.ts";
 import { serve } from "../grpc/server.ts";
+import { codeName } from "../grpc/status.ts";
 import { operationFields } from "../operations/operation.ts";
 import { Operations } from "../operations/pipeline.ts";
-import { logLayer } from "../telemetry/log.ts";
-import { serveMetrics } from "../telemetry/metrics.ts";
+import { rpcObserver } from "../telemetry/metrics.ts";
+import { telemetryLayer } from "../telemetry/telemetry.ts";
 import { type AnyRole, layerOf, type RoleError } from "./role.ts";
+import { VERSION } from "./version.ts";
 
 /**
  * Runs the roles until the scope closes. Where nothing is served it ends with the roles' work, as a command does. It has
@@ -28,8 +30,15 @@ import { type AnyRole, layerOf, type RoleError } from "./role.ts";
  */
 export const compose = (flags: Flags, roles: readonly AnyRole[]): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
+    // Built first, so that it ends last: what happens while the process stops is logged and traced, too.
+    const telemetry = yield* Layer.build(telemetryLayer(flags, VERSION, operationFields));
+    yield* Effect.provideContext(run(flags, roles), telemetry);
+  });
+
+const run = (flags: Flags, roles: readonly AnyRole[]): Effect.Effect<void, RoleError, Scope.Scope> =>
+  Effect.gen(function* () {
     yield* sayIgnored(flags);
-    yield* serveMetrics(flags);
+    const observe = yield* rpcObserver(codeName);
     // Each role was proven to bring what it asks for where it was stated (./role.ts).
     const context = (yield* Layer.build(layerOf(roles))) as Context.Context<unknown>;
     const operations = Context.getOption(context, Operations);
@@ -43,13 +52,14 @@ export const compose = (flags: Flags, roles: readonly AnyRole[]): Effect.Effect<
     for (const [endpoint, sharing] of sockets) {
       const services = sharing.flatMap(({ serves = [] }) => serves);
       const graceSeconds = Duration.toSeconds(flags.gracePeriod);
-      const options = { endpoint, services, graceSeconds, group: flags.socketGroup, observe: tidyWhenCalm() };
+      const onEnd = tidyWhenCalm();
+      const options = { endpoint, services, graceSeconds, group: flags.socketGroup, observe, onEnd };
       yield* Effect.provideContext(serve(options), context);
     }
     const work = roles.flatMap(({ runs }) => (runs === undefined ? [] : [runs]));
     yield* Effect.provideContext(Effect.all(work, { concurrency: "unbounded", discard: true }), context);
     if (sockets.size > 0) return yield* Effect.never;
-  }).pipe(Effect.provide(logLayer(flags.verbosity, operationFields)));
+  });
 
 const sayIgnored = ({ ignored }: Flags): Effect.Effect<void> =>
   ignored.length === 0

@@ -26,6 +26,4 @@ export const logLayer = (verbosity: number, fieldsOf: FieldsOf): Layer.Layer<nev
   Layer.mergeAll(
     Logger.layer([Logger.withConsoleError(lineWith(fieldsOf))]),
     Layer.succeed(References.MinimumLogLevel, levelOf(verbosity)),
-    // nothing exports spans yet
-    Layer.succeed(References.TracerEnabled, false),
   );
