@@ -9,7 +9,7 @@ import * as Result from "effect/Result";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
-import { snapshotFields } from "../lib/csi/messages.ts";
+import { snapshotMessage } from "../lib/csi/messages.ts";
 import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   type ControllerGetVolumeRequest,
@@ -32,7 +32,7 @@ const given = (secrets: Readonly<Record<string, string>>) =>
     ? Effect.succeed(undefined)
     : Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
 
-const pageWanted = (kind: ListKind, request: { readonly maxEntries: number; readonly startingToken: string }) =>
+const pageOfRequest = (kind: ListKind, request: { readonly maxEntries: number; readonly startingToken: string }) =>
   Effect.gen(function* () {
     const { maxEntries, startingToken } = request;
     if (maxEntries < 0) return yield* new InvalidRequest({ field: "max_entries", reason: "is negative" });
@@ -44,26 +44,25 @@ const volumeFields = ({ volumeId, capacityBytes, nodes, condition }: ListedVolum
   status: { publishedNodeIds: [...nodes], volumeCondition: condition },
 });
 
-const volumes = (instanceId: string) => (request: ListVolumesRequest) =>
+const volumes = (request: ListVolumesRequest) =>
   Effect.gen(function* () {
-    const { after, maxEntries } = yield* pageWanted("volumes", request);
-    const { entries, next } = yield* listVolumes(instanceId, after, maxEntries);
+    const { after, maxEntries } = yield* pageOfRequest("volumes", request);
+    const { entries, next } = yield* listVolumes(after, maxEntries);
     return { entries: entries.map(volumeFields), nextToken: next === undefined ? "" : encodeToken("volumes", next) };
   });
 
-const volume = (instanceId: string) => (request: ControllerGetVolumeRequest) =>
+const volume = (request: ControllerGetVolumeRequest) =>
   Effect.gen(function* () {
     const volumeId = yield* Effect.fromResult(requiredText("volume_id", request.volumeId));
-    return volumeFields(yield* volumeStatus(instanceId, volumeId));
+    return volumeFields(yield* volumeStatus(volumeId));
   });
 
-const snapshots = (instanceId: string) => (request: ListSnapshotsRequest) =>
+const snapshots = (request: ListSnapshotsRequest) =>
   Effect.gen(function* () {
-    const { after, maxEntries } = yield* pageWanted("snapshots", request);
-    const credentials = yield* given(request.secrets);
-    const { entries, next } = yield* listSnapshots(instanceId, request, credentials, after, maxEntries);
+    const page = yield* pageOfRequest("snapshots", request);
+    const { entries, next } = yield* listSnapshots(request, yield* given(request.secrets), page);
     return {
-      entries: entries.map((entry) => ({ snapshot: snapshotFields(entry) })),
+      entries: entries.map((entry) => ({ snapshot: snapshotMessage(entry) })),
       nextToken: next === undefined ? "" : encodeToken("snapshots", next),
     };
   });
@@ -71,7 +70,7 @@ const snapshots = (instanceId: string) => (request: ListSnapshotsRequest) =>
 const snapshot = (request: GetSnapshotRequest) =>
   Effect.gen(function* () {
     const snapshotId = yield* Effect.fromResult(requiredText("snapshot_id", request.snapshotId));
-    return { snapshot: snapshotFields(yield* getSnapshot(snapshotId, yield* given(request.secrets))) };
+    return { snapshot: snapshotMessage(yield* getSnapshot(snapshotId, yield* given(request.secrets))) };
   });
 
 const space = ({ volumeCapabilities, parameters, accessibleTopology }: GetCapacityRequest) =>
@@ -86,13 +85,13 @@ const space = ({ volumeCapabilities, parameters, accessibleTopology }: GetCapaci
     };
   });
 
-export const listing = (instanceId: string) => ({
-  listVolumes: reading(volumes(instanceId)),
-  controllerGetVolume: reading(volume(instanceId)),
-  listSnapshots: reading(snapshots(instanceId)),
+export const listing = {
+  listVolumes: reading(volumes),
+  controllerGetVolume: reading(volume),
+  listSnapshots: reading(snapshots),
   getSnapshot: reading(snapshot),
   getCapacity: reading(space),
-});
+};
 
 const WITH_CREDENTIALS = [
   Offered.LIST_VOLUMES,

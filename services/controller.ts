@@ -17,7 +17,7 @@ import { parseCredentials } from "../lib/config/secrets.ts";
 import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
 import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, VolumeNotFound } from "../lib/csi/errors.ts";
-import { snapshotFields, type TakenSnapshot } from "../lib/csi/messages.ts";
+import { type CsiSnapshot, snapshotMessage } from "../lib/csi/messages.ts";
 import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   Controller,
@@ -145,25 +145,24 @@ const validateCapabilities = (request: ValidateVolumeCapabilitiesRequest) =>
 
 // --------------------------------------------------------------------------------------------------- snapshots
 
-type SnapshotMessage = ReturnType<typeof snapshotMessage>;
-const snapshotMessage = (taken: TakenSnapshot) => ({ snapshot: snapshotFields(taken) });
+type SnapshotAnswer = ReturnType<typeof snapshotAnswer>;
+const snapshotAnswer = (snapshot: CsiSnapshot) => ({ snapshot: snapshotMessage(snapshot) });
 
-const takeSnapshot =
-  (options: VolumeOptions) => (request: CreateSnapshotRequest, answerEarly: AnswerEarly<SnapshotMessage>) =>
-    Effect.gen(function* () {
-      const requestName = yield* stage("validate", text("name", request.name));
-      const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
-      const { parameters, secrets } = request;
-      const taken = yield* createSnapshot(options, { requestName, sourceVolumeId, parameters, secrets }, (early) =>
-        answerEarly(snapshotMessage(early)),
-      );
-      return snapshotMessage(taken);
-    });
+const takeSnapshot = (request: CreateSnapshotRequest, answerEarly: AnswerEarly<SnapshotAnswer>) =>
+  Effect.gen(function* () {
+    const requestName = yield* stage("validate", text("name", request.name));
+    const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
+    const { parameters, secrets } = request;
+    const snapshot = yield* createSnapshot({ requestName, sourceVolumeId, parameters, secrets }, (early) =>
+      answerEarly(snapshotAnswer(early)),
+    );
+    return snapshotAnswer(snapshot);
+  });
 
-const removeSnapshot = (options: VolumeOptions) => (request: DeleteSnapshotRequest) =>
+const removeSnapshot = (request: DeleteSnapshotRequest) =>
   Effect.gen(function* () {
     const snapshotId = yield* stage("validate", text("snapshot_id", request.snapshotId));
-    yield* deleteSnapshot(options, snapshotId, yield* stage("validate", credentials(request.secrets, false)));
+    yield* deleteSnapshot(snapshotId, yield* stage("validate", credentials(request.secrets, false)));
     return {};
   });
 
@@ -186,14 +185,14 @@ export const controller = (options: VolumeOptions) =>
     deleteVolume: mutating("DeleteVolume", DeleteVolumeRequestSchema, byVolume, remove),
     controllerExpandVolume: mutating("ControllerExpandVolume", ControllerExpandVolumeRequestSchema, byVolume, expand),
     validateVolumeCapabilities: reading(validateCapabilities),
-    createSnapshot: mutating("CreateSnapshot", CreateSnapshotRequestSchema, byName, takeSnapshot(options)),
+    createSnapshot: mutating("CreateSnapshot", CreateSnapshotRequestSchema, byName, takeSnapshot),
     deleteSnapshot: mutating(
       "DeleteSnapshot",
       DeleteSnapshotRequestSchema,
       ({ snapshotId }) => snapshotId,
-      removeSnapshot(options),
+      removeSnapshot,
     ),
-    ...listing(options.instanceId),
+    ...listing,
     controllerGetCapabilities: () =>
       Effect.map(listingOffered, (more) => ({
         capabilities: [...OFFERED, ...more].map((type) => ({ type: { case: "rpc" as const, value: { type } } })),

@@ -17,7 +17,7 @@ import { snapshotMetadataRole } from "./snapshot-metadata.ts";
 export const driverRoles = (flags: Flags, world: World) => [
   identityRole(flags),
   ...(flags.controllerServer
-    ? [controllerRole(flags, world), groupControllerRole(flags, world), snapshotMetadataRole(world)]
+    ? [controllerRole(flags, world), groupControllerRole(world), snapshotMetadataRole(world)]
     : []),
   ...(flags.nodeServer ? [nodeRole(flags, world)] : []),
 ];

@@ -4,13 +4,10 @@
  *
  * Not here: the recipes' stages, and single snapshots (./controller.ts).
  */
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
-import { snapshotFields, timestamp } from "../lib/csi/messages.ts";
+import { type CsiGroupSnapshot, groupSnapshotMessage } from "../lib/csi/messages.ts";
 import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   type CreateVolumeGroupSnapshotRequest,
@@ -20,9 +17,8 @@ import {
   type GetVolumeGroupSnapshotRequest,
   GroupController,
   GroupControllerServiceCapability_RPC_Type as Offered,
-  type VolumeGroupSnapshotSchema,
 } from "../lib/gen/csi_pb.ts";
-import { createGroupSnapshot, type TakenGroup } from "../lib/group/create.ts";
+import { createGroupSnapshot } from "../lib/group/create.ts";
 import { deleteGroupSnapshot } from "../lib/group/delete.ts";
 import { getGroupSnapshot } from "../lib/group/get.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
@@ -40,31 +36,25 @@ const texts = (field: string, values: readonly string[]) =>
 const credentials = (secrets: Readonly<Record<string, string>>) =>
   Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
 
-type GroupMessage = ReturnType<typeof message>;
-const message = ({ snapshots, createdAt, ready, groupSnapshotId }: TakenGroup) => ({
-  groupSnapshot: {
-    groupSnapshotId,
-    snapshots: snapshots.map(snapshotFields),
-    creationTime: timestamp(createdAt),
-    readyToUse: ready,
-  } satisfies MessageInitShape<typeof VolumeGroupSnapshotSchema>,
-});
+type GroupAnswer = ReturnType<typeof groupAnswer>;
+const groupAnswer = (group: CsiGroupSnapshot) => ({ groupSnapshot: groupSnapshotMessage(group) });
 
-const create =
-  (options: VolumeOptions) => (request: CreateVolumeGroupSnapshotRequest, answerEarly: AnswerEarly<GroupMessage>) =>
-    Effect.gen(function* () {
-      const requestName = yield* stage("validate", text("name", request.name));
-      const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
-      const { parameters, secrets } = request;
-      const wanted = { requestName, sourceVolumeIds, parameters, secrets };
-      return message(yield* createGroupSnapshot(options, wanted, (early) => answerEarly(message(early))));
-    });
+const create = (request: CreateVolumeGroupSnapshotRequest, answerEarly: AnswerEarly<GroupAnswer>) =>
+  Effect.gen(function* () {
+    const requestName = yield* stage("validate", text("name", request.name));
+    const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
+    const { parameters, secrets } = request;
+    const group = yield* createGroupSnapshot({ requestName, sourceVolumeIds, parameters, secrets }, (early) =>
+      answerEarly(groupAnswer(early)),
+    );
+    return groupAnswer(group);
+  });
 
-const remove = (options: VolumeOptions) => (request: DeleteVolumeGroupSnapshotRequest) =>
+const remove = (request: DeleteVolumeGroupSnapshotRequest) =>
   Effect.gen(function* () {
     const groupSnapshotId = yield* stage("validate", text("group_snapshot_id", request.groupSnapshotId));
     const { snapshotIds, secrets } = request;
-    yield* deleteGroupSnapshot(options, groupSnapshotId, snapshotIds, yield* stage("validate", credentials(secrets)));
+    yield* deleteGroupSnapshot(groupSnapshotId, snapshotIds, yield* stage("validate", credentials(secrets)));
     return {};
   });
 
@@ -73,22 +63,22 @@ const get = (request: GetVolumeGroupSnapshotRequest) =>
     const groupSnapshotId = yield* text("group_snapshot_id", request.groupSnapshotId);
     const { snapshotIds, secrets } = request;
     const given = Object.keys(secrets).length === 0 ? undefined : yield* credentials(secrets);
-    return message(yield* getGroupSnapshot(groupSnapshotId, snapshotIds, given));
+    return groupAnswer(yield* getGroupSnapshot(groupSnapshotId, snapshotIds, given));
   });
 
-export const groupController = (options: VolumeOptions) =>
+export const groupController = () =>
   ({
     createVolumeGroupSnapshot: mutating(
       "CreateVolumeGroupSnapshot",
       CreateVolumeGroupSnapshotRequestSchema,
       ({ name }) => name,
-      create(options),
+      create,
     ),
     deleteVolumeGroupSnapshot: mutating(
       "DeleteVolumeGroupSnapshot",
       DeleteVolumeGroupSnapshotRequestSchema,
       ({ groupSnapshotId }) => groupSnapshotId,
-      remove(options),
+      remove,
     ),
     getVolumeGroupSnapshot: reading(get),
     groupControllerGetCapabilities: () =>
@@ -99,9 +89,9 @@ export const groupController = (options: VolumeOptions) =>
       }),
   }) satisfies ServiceImpl<typeof GroupController, unknown>;
 
-export const groupControllerRole = (flags: Flags, world: World) =>
+export const groupControllerRole = (world: World) =>
   role({
     name: "group controller",
     layer: Layer.provideMerge(controllerLayer, volumesLayer(world)),
-    serves: [served(GroupController, groupController(volumeOptions(flags)))],
+    serves: [served(GroupController, groupController())],
   });

@@ -19,6 +19,7 @@ import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, Precondition, VolumeNotFound } from "../lib/csi/errors.ts";
+import { HEALTHY_MESSAGE } from "../lib/csi/messages.ts";
 import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
 import { SizeOutOfRange } from "../lib/csi/size.ts";
 import {
@@ -425,7 +426,7 @@ const expandVolume = (request: NodeExpandVolumeRequest) =>
 
 const condition = (symptom: string | undefined) => ({
   abnormal: symptom !== undefined,
-  message: symptom ?? "volume is in a healthy condition",
+  message: symptom ?? HEALTHY_MESSAGE,
 });
 
 const volumeStats = (request: NodeGetVolumeStatsRequest) =>

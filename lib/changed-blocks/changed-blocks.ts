@@ -14,7 +14,6 @@
  */
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
-import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
@@ -27,7 +26,7 @@ import { InvalidRequest, Precondition, SnapshotNotFound } from "../csi/errors.ts
 import { SizeOutOfRange } from "../csi/size.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
-import { reachOf } from "../listing/cluster-credentials.ts";
+import { credentialsFor } from "../listing/cluster-credentials.ts";
 
 export interface Block {
   readonly offset: bigint;
@@ -62,10 +61,10 @@ interface Ready {
 const readySnapshot = (snapshotId: string, credentials: Credentials | undefined) =>
   Effect.gen(function* () {
     const gone = (reason: string) => new SnapshotNotFound({ snapshotId, reason });
-    const parsed = parseVolumeId(snapshotId);
-    if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
-    const given = credentials ?? (yield* reachOf(parsed.success.clusterId, undefined)).secret.credentials;
-    const found = yield* locateSnapshot(snapshotId, given);
+    const found = yield* locateSnapshot(
+      snapshotId,
+      yield* credentialsFor(parseVolumeId(snapshotId), credentials, gone),
+    );
     if (found.attributes?.source === undefined) return yield* gone("the journal does not know it");
     if (found.attributes.imageId === undefined) {
       return yield* new Precondition({ subject: "", problem: `snapshot ${snapshotId} is not ready yet` });

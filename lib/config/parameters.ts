@@ -12,6 +12,7 @@ import * as z from "zod";
 import { type ImageFeatures, parseImageFeatures } from "../ceph/features.ts";
 import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
 import { InvalidParameter } from "./errors.ts";
+import { readNamePrefix } from "./name-prefix.ts";
 import { parseNodeParameters } from "./node-parameters.ts";
 import { bool, name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
 
@@ -32,16 +33,11 @@ export interface VolumeParameters {
 }
 
 export const DEFAULT_VOLUME_NAME_PREFIX = "csi-vol-";
-const MAX_PREFIX_BYTES = 200;
 /** librbd's own limits for objects: 4 KiB to 32 MiB. */
 const MIN_OBJECT_ORDER = 12;
 const MAX_OBJECT_ORDER = 25;
 const MAX_UINT64 = 2n ** 64n - 1n;
 
-const prefix = name
-  .refine((value) => !/[/@]/.test(value), 'must not hold "/" or "@"')
-  .refine((value) => value.isWellFormed(), "must be valid Unicode")
-  .refine((value) => Buffer.byteLength(value) <= MAX_PREFIX_BYTES, `must have at most ${MAX_PREFIX_BYTES} bytes`);
 
 const clusterId = name
   .refine((value) => value.isWellFormed(), "must be valid Unicode")
@@ -74,7 +70,7 @@ const schema = z.object({
   dataPool: name.optional(),
   // Checked as ceph-csi does, and of no effect: the namespace comes from config.json.
   radosNamespace: name.optional(),
-  volumeNamePrefix: prefix.default(DEFAULT_VOLUME_NAME_PREFIX),
+  volumeNamePrefix: read(readNamePrefix).default(DEFAULT_VOLUME_NAME_PREFIX),
   imageFeatures: read(parseImageFeatures).optional(),
   stripeUnit: uint64.optional(),
   stripeCount: uint64.optional(),

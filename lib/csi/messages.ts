@@ -1,25 +1,50 @@
 /**
- * Snapshots as CSI messages, and the types that recipes answer for them.
+ * Snapshots and group snapshots as recipes answer them, and the CSI messages that the wire makes of them.
+ *
+ * Not here: requests (./request-fields.ts, services/), and how a recipe finds out what it answers.
  */
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { SnapshotSchema } from "../gen/csi_pb.ts";
+import type { SnapshotSchema, VolumeGroupSnapshotSchema } from "../gen/csi_pb.ts";
 
-const MS = 1000;
-
-export const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
-
-export const snapshotFields = ({ createdAt, ready, ...snapshot }: TakenSnapshot) =>
-  ({ ...snapshot, creationTime: timestamp(createdAt), readyToUse: ready }) satisfies MessageInitShape<
-    typeof SnapshotSchema
-  >;
-
-export interface TakenSnapshot {
+/** A snapshot as CSI describes it. */
+export interface CsiSnapshot {
   readonly snapshotId: string;
   readonly sourceVolumeId: string;
   readonly sizeBytes: bigint;
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
+  /** Whether volumes can be restored from it. */
   readonly ready: boolean;
-  /** Of a member of one. */
+  /** Set for a member of a group snapshot. */
   readonly groupSnapshotId?: string;
 }
+
+/** A group snapshot as CSI describes it. */
+export interface CsiGroupSnapshot {
+  readonly groupSnapshotId: string;
+  /** Milliseconds since the epoch. */
+  readonly createdAt: number;
+  /** Whether every member is. */
+  readonly ready: boolean;
+  readonly snapshots: readonly CsiSnapshot[];
+}
+
+/** The message of a VolumeCondition that is not abnormal, from the controller and from the node. */
+export const HEALTHY_MESSAGE = "volume is in a healthy condition";
+
+const MS = 1000;
+
+const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
+
+export const snapshotMessage = ({ createdAt, ready, ...snapshot }: CsiSnapshot) =>
+  ({ ...snapshot, creationTime: timestamp(createdAt), readyToUse: ready }) satisfies MessageInitShape<
+    typeof SnapshotSchema
+  >;
+
+export const groupSnapshotMessage = ({ groupSnapshotId, createdAt, ready, snapshots }: CsiGroupSnapshot) =>
+  ({
+    groupSnapshotId,
+    snapshots: snapshots.map(snapshotMessage),
+    creationTime: timestamp(createdAt),
+    readyToUse: ready,
+  }) satisfies MessageInitShape<typeof VolumeGroupSnapshotSchema>;

@@ -1,56 +1,71 @@
 /**
- * DeleteVolumeGroupSnapshot: its name free, then its members deleted as any snapshot is, then its entry.
+ * DeleteVolumeGroupSnapshot: frees its name, deletes its members as any snapshot is deleted, then removes its entry.
  *
- * 1. The name goes first: who asks for it again gets a new group snapshot, not what is left of this one. The entry goes
- *    last: whatever was cut off is found by the ID and goes on.
- * 2. What does not exist is deleted; "could not tell" is an error.
- * 3. Nothing is touched for an ID that names a group of volumes, or when the caller knows of other members.
+ * Not here: how a member is deleted (lib/snapshot/delete.ts).
+ *
+ * 1. The name goes first: whoever asks for it again gets a new group snapshot, not the rest of this one. The entry goes
+ *    last: a deletion that was cut off is found by the ID and goes on.
+ * 2. Deleting what does not exist succeeds; "could not tell" is an error.
+ * 3. Nothing changes if the ID is that of a group of volumes, or if the caller names other members.
  */
 import * as Effect from "effect/Effect";
+import type { Ceph } from "../ceph/ceph.ts";
 import { Rbd } from "../ceph/rbd.ts";
+import type { Clusters } from "../config/clusters.ts";
 import type { Credentials } from "../config/secrets.ts";
-import type { VolumeOptions } from "../config/settings.ts";
+import { DriverSettings } from "../config/settings.ts";
+import type { GroupSnapshotNotFound, SnapshotNotFound } from "../csi/errors.ts";
+import type { Purge } from "../images/purge.ts";
 import * as journal from "../journal/journal.ts";
-import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
+import { compareMembers, type LocatedGroup, locateGroup, locateMembers } from "../journal/locate-group.ts";
+import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
-import { deleteSnapshot } from "../snapshot/delete.ts";
-import { groupLock } from "./create.ts";
+import { deleteSnapshot, type DeleteSnapshotError } from "../snapshot/delete.ts";
+
+/** `SnapshotNotFound`: the pool of a member is gone. */
+export type DeleteGroupSnapshotError = DeleteSnapshotError | SnapshotNotFound;
+type Needs = Ceph | Clusters | DriverSettings | Purge | Locks;
 
 const { GROUPS } = journal;
 
-export const deleteGroupSnapshot = (
-  options: VolumeOptions,
+export const deleteGroupSnapshot = Effect.fn("group.deleteGroupSnapshot")(function* (
   groupSnapshotId: string,
   snapshotIds: readonly string[],
   credentials: Credentials,
-) =>
-  Effect.gen(function* () {
-    const locks = yield* Locks;
-    const rbd = yield* Rbd;
-    const body = Effect.gen(function* () {
-      const group = yield* stage("find", locateGroup(groupSnapshotId, credentials));
-      yield* stage("compare", compareMembers(group, snapshotIds));
-      yield* stage("find", locateMembers(group, credentials));
-      const { pool, uuid, entry } = group;
-      const { requestName, groupName, members } = entry;
-      const remove = Effect.gen(function* () {
-        const taken = { uuid, entry: uuid, requestName };
-        yield* stage("free name", journal.freeName(GROUPS, pool, options.instanceId, taken));
-        yield* stage(
-          "delete members",
-          settleAll(members, (id) => deleteSnapshot(options, id, credentials, groupSnapshotId)),
-        );
-        yield* stage("remove group", rbd.groupRemove(pool, groupName));
-        yield* stage("forget", journal.forget(GROUPS, pool, uuid));
-      });
-      yield* requestName === undefined
-        ? remove
-        : stage("lock", locks.withLock(groupLock(requestName), "exclusive", remove));
-    });
-    yield* stage("lock", locks.withLock(`group snapshot ${groupSnapshotId}`, "exclusive", body)).pipe(
-      // CSI: what does not exist is deleted.
-      Effect.catchTag("GroupSnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
-    );
-  });
+): Effect.fn.Return<void, DeleteGroupSnapshotError, Needs> {
+  const locks = yield* Locks;
+  const deleted = deleteLocked(groupSnapshotId, snapshotIds, credentials);
+  yield* locks.with([LockKey.groupSnapshot(groupSnapshotId)], deleted).pipe(
+    // CSI: the deletion of what does not exist succeeds.
+    Effect.catchTag("GroupSnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
+  );
+});
+
+const deleteLocked = Effect.fnUntraced(function* (
+  groupSnapshotId: string,
+  snapshotIds: readonly string[],
+  credentials: Credentials,
+): Effect.fn.Return<void, DeleteGroupSnapshotError | GroupSnapshotNotFound, Needs> {
+  const locks = yield* Locks;
+  const group = yield* stage("find group", locateGroup(groupSnapshotId, credentials));
+  yield* stage("compare members", compareMembers(group, snapshotIds));
+  yield* stage("find members", locateMembers(group, credentials));
+  const { requestName } = group.entry;
+  const name = requestName === undefined ? undefined : LockKey.groupSnapshotName(requestName);
+  yield* locks.with([name], remove(group, credentials));
+});
+
+const remove = Effect.fnUntraced(function* (
+  { groupSnapshotId, pool, uuid, entry: { requestName, groupName, members } }: LocatedGroup,
+  credentials: Credentials,
+): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
+  const { instanceId } = yield* DriverSettings;
+  const rbd = yield* Rbd;
+  yield* stage("free name", journal.freeName(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName }));
+  const deletions = settleAll(members, (snapshotId) => deleteSnapshot(snapshotId, credentials, groupSnapshotId));
+  yield* stage("delete members", deletions);
+  yield* stage("remove group", rbd.groupRemove(pool, groupName));
+  yield* stage("forget", journal.forget(GROUPS, pool, uuid));
+});

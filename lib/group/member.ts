@@ -1,18 +1,19 @@
 /**
- * A member of a group snapshot: an ordinary snapshot whose name and UUID follow from the group's and the volume's, so
- * that whoever retries finds it, and whoever knows the volumes knows the members.
+ * A member of a group snapshot: an ordinary snapshot whose name and UUID follow from those of the group and of the
+ * volume. So a retry finds the members of an earlier call.
  *
- * Not here: how it is made (./create.ts) and removed (lib/snapshot/delete.ts).
+ * Not here: how a member is made (./create.ts) and removed (lib/snapshot/delete.ts).
  */
 import { createHash } from "node:crypto";
-import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
 import type { PoolRef } from "../ceph/rados.ts";
-import { InvalidRequest } from "../csi/errors.ts";
-import { encodeVolumeId } from "../csi/volume-id.ts";
+import type { InvalidRequest } from "../csi/errors.ts";
+import { newHandle } from "../csi/new-handle.ts";
 import type { SourceVolume } from "../snapshot/source-volume.ts";
 
 export interface Member {
   readonly source: SourceVolume;
+  /** As the request has it. */
   readonly sourceVolumeId: string;
   readonly pool: PoolRef;
   readonly uuid: string;
@@ -20,29 +21,25 @@ export interface Member {
   readonly snapshotId: string;
 }
 
-/** For handles that are made here: it fails for a clusterID that is too long for one. */
-export const handleOf = (clusterId: string, poolId: bigint, uuid: string) =>
-  Effect.mapError(
-    Effect.fromResult(encodeVolumeId({ clusterId, poolId, uuid })),
-    ({ message }) => new InvalidRequest({ field: "parameters.clusterID", reason: message }),
-  );
+export const memberOf = (
+  groupUuid: string,
+  sourceVolumeId: string,
+  source: SourceVolume,
+): Result.Result<Member, InvalidRequest> => {
+  const { pool, poolId, uuid: volumeUuid } = source.volume;
+  const uuid = derivedUuid(`${groupUuid}/${volumeUuid}`);
+  const requestName = `group-${groupUuid}-${volumeUuid}`;
+  return Result.map(newHandle({ clusterId: source.clusterId, poolId, uuid }), (snapshotId) => ({
+    source,
+    sourceVolumeId,
+    pool,
+    uuid,
+    requestName,
+    snapshotId,
+  }));
+};
 
-export const memberOf = (groupUuid: string, sourceVolumeId: string, source: SourceVolume) =>
-  Effect.gen(function* () {
-    const { pool, poolId, uuid: volumeUuid } = source.found;
-    const uuid = derivedUuid(`${groupUuid}/${volumeUuid}`);
-    const member: Member = {
-      source,
-      sourceVolumeId,
-      pool,
-      uuid,
-      requestName: `group-${groupUuid}-${volumeUuid}`,
-      snapshotId: yield* handleOf(source.clusterId, poolId, uuid),
-    };
-    return member;
-  });
-
-/** Version 8: its other bits are the text's digest. */
+/** A UUID of version 8, whose other bits come from the text's digest. */
 const derivedUuid = (text: string): string => {
   const digest = createHash("sha256").update(text).digest("hex");
   const variant = ((Number.parseInt(digest.slice(16, 17), 16) & 3) | 8).toString(16);

@@ -1,21 +1,24 @@
 /**
- * What a CreateVolumeGroupSnapshot asks for, and what there is of it: its volumes, and the journal's entry of its name.
+ * A CreateVolumeGroupSnapshot request as values, and the group snapshot that it names, as far as the journal has it.
  *
- * Not here: anything that changes something (./create.ts).
+ * Not here: anything that changes something (./point-in-time.ts, ./create.ts).
  *
  * 1. All members are in one cluster and namespace, each once; their pools may differ.
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
-import { Clusters } from "../config/clusters.ts";
-import { parseCredentials } from "../config/secrets.ts";
-import type { VolumeOptions } from "../config/settings.ts";
-import { Conflict, InvalidRequest } from "../csi/errors.ts";
+import { type Cluster, Clusters } from "../config/clusters.ts";
+import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
+import { type Credentials, parseCredentials } from "../config/secrets.ts";
+import { DriverSettings } from "../config/settings.ts";
+import { Conflict, InvalidRequest, type JournalCorrupt } from "../csi/errors.ts";
+import { newHandle } from "../csi/new-handle.ts";
 import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
-import { findSourceVolume, sameCluster, type SourceVolume } from "../snapshot/source-volume.ts";
-import { handleOf, type Member, memberOf } from "./member.ts";
+import { findSourceVolume, sameCluster, type SourceVolume, type SourceVolumeError } from "../snapshot/source-volume.ts";
+import { type Member, memberOf } from "./member.ts";
 import { readGroupParameters } from "./parameters.ts";
 
 export interface GroupRequest {
@@ -25,111 +28,135 @@ export interface GroupRequest {
   readonly secrets: Readonly<Record<string, string>>;
 }
 
+type NonEmpty<A> = readonly [A, ...A[]];
+
+/** A request whose fields are checked. */
+export interface GroupSpec {
+  readonly requestName: string;
+  readonly sourceVolumeIds: NonEmpty<string>;
+  /** As in the request: metadata of the members' images is taken from it. */
+  readonly parameters: Readonly<Record<string, string>>;
+  readonly snapshotPrefix: string;
+  readonly groupPrefix: string;
+  readonly groupPool: string | undefined;
+  readonly cluster: Cluster | undefined;
+  readonly credentials: Credentials;
+}
+
 export interface Group {
   readonly groupSnapshotId: string;
-  /** Of the journal's entry and of the RBD group. */
+  /** The pool of the journal's entry and of the RBD group. */
   readonly pool: PoolRef;
   readonly uuid: string;
   readonly groupName: string;
-  /** `undefined`: the name is free. */
-  readonly known: journal.Reservation | undefined;
-  /** Milliseconds since the epoch. `undefined`: there is no point in time yet. */
+  /** Absent: the name is free. */
+  readonly reservation: journal.Reservation | undefined;
+  /** Milliseconds since the epoch. Absent: there is no point in time yet. */
   readonly createdAt: number | undefined;
   /** In the order of the request. */
-  readonly members: readonly [Member, ...Member[]];
+  readonly members: readonly Member[];
 }
 
+export type FindGroupError = SourceVolumeError | Conflict | JournalCorrupt;
+
 const FIELD = "source_volume_ids";
-const AT_ONCE = 16;
 
-const repeated = (i: number, id: string) =>
-  Effect.fail(new InvalidRequest({ field: `${FIELD}[${i}]`, reason: `names volume ${id} a second time` }));
+const repeated = (i: number, volumeId: string) =>
+  new InvalidRequest({ field: `${FIELD}[${i}]`, reason: `names volume ${volumeId} a second time` });
 
-export const readRequest = (request: GroupRequest) =>
-  Effect.gen(function* () {
-    const [first, ...rest] = request.sourceVolumeIds;
-    if (first === undefined) return yield* new InvalidRequest({ field: FIELD, reason: "is empty" });
-    const sourceVolumeIds: readonly [string, ...string[]] = [first, ...rest];
-    for (const [i, id] of sourceVolumeIds.entries()) {
-      if (sourceVolumeIds.indexOf(id) < i) return yield* repeated(i, id);
-    }
-    const { clusterId, ...parameters } = yield* Effect.fromResult(readGroupParameters(request.parameters));
-    const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: false }));
-    const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
-    return { ...request, ...parameters, groupPool: parameters.pool, sourceVolumeIds, cluster, credentials };
-  });
+export const readGroupSpec = Effect.fn("group.readGroupSpec")(function* ({
+  requestName,
+  sourceVolumeIds: [first, ...rest],
+  parameters,
+  secrets,
+}: GroupRequest): Effect.fn.Return<
+  GroupSpec,
+  ConfigError | InvalidParameter | InvalidSecret | InvalidRequest,
+  Clusters
+> {
+  if (first === undefined) return yield* new InvalidRequest({ field: FIELD, reason: "is empty" });
+  const sourceVolumeIds: NonEmpty<string> = [first, ...rest];
+  for (const [i, id] of sourceVolumeIds.entries()) {
+    if (sourceVolumeIds.indexOf(id) < i) return yield* repeated(i, id);
+  }
+  const { clusterId, pool: groupPool, ...prefixes } = yield* Effect.fromResult(readGroupParameters(parameters));
+  const credentials = yield* Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
+  const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
+  return { requestName, sourceVolumeIds, parameters, ...prefixes, groupPool, cluster, credentials };
+});
 
-export type Wanted = Effect.Success<ReturnType<typeof readRequest>>;
-
-const findSources = ({ sourceVolumeIds, cluster, credentials }: Wanted) =>
-  Effect.forEach(
-    sourceVolumeIds,
-    (sourceVolumeId, i) =>
-      findSourceVolume({ sourceVolumeId, cluster, credentials }).pipe(
-        Effect.catchTag("InvalidRequest", ({ field, reason }) =>
-          Effect.fail(new InvalidRequest({ field: field === "source_volume_id" ? `${FIELD}[${i}]` : field, reason })),
-        ),
-      ),
-    { concurrency: AT_ONCE },
+/** The group snapshot of the request's name and volumes; a Conflict when the name was given to other volumes. */
+export const findGroup = Effect.fn("group.findGroup")(function* (
+  spec: GroupSpec,
+): Effect.fn.Return<Group, FindGroupError, Ceph | Clusters | ClusterMapping | DriverSettings> {
+  const { instanceId } = yield* DriverSettings;
+  const sources = yield* findSources(spec);
+  yield* proveOneCluster(spec, sources);
+  const { pool, poolId, clusterId } = yield* groupPool(spec, sources);
+  const reservation = yield* journal.lookUp(journal.GROUPS, pool, instanceId, spec.requestName);
+  const uuid = reservation?.uuid ?? crypto.randomUUID();
+  const members = yield* Effect.forEach(sources, (source, i) =>
+    Effect.fromResult(memberOf(uuid, spec.sourceVolumeIds[i] ?? source.volume.handle, source)),
   );
+  // While the journal has the name alone, the members are those of the first request that comes back.
+  const entry = reservation?.attributes.requestName === undefined ? undefined : yield* readGroup(pool, uuid);
+  if (entry !== undefined) yield* proveSameMembers(spec, entry, members);
+  return {
+    groupSnapshotId: yield* Effect.fromResult(newHandle({ clusterId, poolId, uuid })),
+    pool,
+    uuid,
+    groupName: reservation?.attributes.imageName ?? spec.groupPrefix + uuid,
+    reservation,
+    createdAt: entry?.createdAt,
+    members,
+  };
+});
 
-const proveOneCluster = (first: SourceVolume, { sourceVolumeIds }: Wanted, sources: readonly SourceVolume[]) =>
-  Effect.gen(function* () {
-    const seen = new Set<string>();
-    for (const [i, { found }] of sources.entries()) {
-      const refuse = (reason: string) => new InvalidRequest({ field: `${FIELD}[${i}]`, reason });
-      const { clusterId } = first.found.cluster;
-      if (!sameCluster(first.found.cluster, found.cluster)) {
-        return yield* refuse(
-          `is in cluster ${found.cluster.clusterId}, others are in cluster ${clusterId}: one point in time is of one cluster and namespace`,
-        );
-      }
-      const subject = imageLabel(found.pool, found.imageName);
-      if (seen.has(subject)) return yield* repeated(i, sourceVolumeIds[i] ?? "");
-      seen.add(subject);
+const findSources = Effect.fnUntraced(function* ({ sourceVolumeIds, cluster, credentials }: GroupSpec) {
+  const { atOnce: concurrency } = yield* DriverSettings;
+  const find = (sourceVolumeId: string, i: number) =>
+    findSourceVolume({ sourceVolumeId, cluster, credentials }).pipe(
+      Effect.catchTag("InvalidRequest", ({ field, reason }) =>
+        Effect.fail(new InvalidRequest({ field: field === "source_volume_id" ? `${FIELD}[${i}]` : field, reason })),
+      ),
+    );
+  return yield* Effect.forEach(sourceVolumeIds, find, { concurrency });
+});
+
+const proveOneCluster = Effect.fnUntraced(function* (
+  { sourceVolumeIds }: GroupSpec,
+  sources: NonEmpty<SourceVolume>,
+): Effect.fn.Return<void, InvalidRequest> {
+  const { cluster } = sources[0].volume;
+  const seen = new Set<string>();
+  for (const [i, { volume }] of sources.entries()) {
+    if (!sameCluster(cluster, volume.cluster)) {
+      const reason = `names a volume in cluster ${volume.cluster.clusterId}, but source_volume_ids[0] names one in cluster ${cluster.clusterId}. A group snapshot is taken in one cluster and namespace`;
+      return yield* new InvalidRequest({ field: `${FIELD}[${i}]`, reason });
     }
-  });
+    const image = imageLabel(volume.pool, volume.imageName);
+    if (seen.has(image)) return yield* repeated(i, sourceVolumeIds[i] ?? "");
+    seen.add(image);
+  }
+});
 
-/** Where the group's entry is: in the pool that is asked for, or in that of the volume whose ID comes first. */
-const home = (wanted: Wanted, sources: readonly [SourceVolume, ...SourceVolume[]]) =>
-  Effect.gen(function* () {
-    const [lowest = ""] = wanted.sourceVolumeIds.toSorted();
-    const { found, clusterId } = sources[wanted.sourceVolumeIds.indexOf(lowest)] ?? sources[0];
-    const { groupPool } = wanted;
-    if (groupPool === undefined) return { pool: found.pool, poolId: found.poolId, clusterId };
-    const pool: PoolRef = { ...found.pool, pool: groupPool };
-    return { pool, poolId: yield* (yield* Rados).poolId(pool.access, groupPool), clusterId };
-  });
+/** The pool of the group's journal entry: the one that the class names, else that of the volume whose ID comes first. */
+const groupPool = Effect.fnUntraced(function* (spec: GroupSpec, sources: NonEmpty<SourceVolume>) {
+  const [lowest = ""] = spec.sourceVolumeIds.toSorted();
+  const { volume, clusterId } = sources[spec.sourceVolumeIds.indexOf(lowest)] ?? sources[0];
+  if (spec.groupPool === undefined) return { pool: volume.pool, poolId: volume.poolId, clusterId };
+  const pool: PoolRef = { ...volume.pool, pool: spec.groupPool };
+  return { pool, poolId: yield* (yield* Rados).poolId(pool.access, spec.groupPool), clusterId };
+});
 
-const proveSameMembers = (requestName: string, entry: GroupEntry, members: readonly Member[]) => {
-  const wanted = members.map(({ snapshotId }) => snapshotId).toSorted();
-  if (wanted.join() === entry.members.join()) return Effect.void;
+const proveSameMembers = ({ requestName }: GroupSpec, entry: GroupEntry, members: readonly Member[]) => {
+  const asked = members.map(({ snapshotId }) => snapshotId).toSorted();
+  if (asked.join() === entry.members.join()) return Effect.void;
   return Effect.fail(
-    new Conflict({ subject: "", problem: `group snapshot ${requestName} exists already, of other volumes` }),
+    new Conflict({
+      subject: `group snapshot ${requestName}`,
+      problem: "exists and is of other volumes than the request asks for",
+      remedy: "Delete that group snapshot, or use another name",
+    }),
   );
 };
-
-export const findGroup = ({ instanceId }: VolumeOptions, wanted: Wanted) =>
-  Effect.gen(function* () {
-    const sources = yield* findSources(wanted);
-    yield* proveOneCluster(sources[0], wanted, sources);
-    const { pool, poolId, clusterId } = yield* home(wanted, sources);
-    const known = yield* journal.lookUp(journal.GROUPS, pool, instanceId, wanted.requestName);
-    const uuid = known?.uuid ?? crypto.randomUUID();
-    const members = yield* Effect.forEach(sources, (source, i) =>
-      memberOf(uuid, wanted.sourceVolumeIds[i] ?? source.found.handle, source),
-    );
-    // Of a name alone, its members are those of the first request that comes back.
-    const entry = known?.attributes.requestName === undefined ? undefined : yield* readGroup(pool, uuid);
-    if (entry !== undefined) yield* proveSameMembers(wanted.requestName, entry, members);
-    const group: Group = {
-      groupSnapshotId: yield* handleOf(clusterId, poolId, uuid),
-      pool,
-      uuid,
-      groupName: known?.attributes.imageName ?? wanted.groupPrefix + uuid,
-      known,
-      createdAt: entry?.createdAt,
-      members,
-    };
-    return group;
-  });

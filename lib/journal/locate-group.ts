@@ -1,14 +1,22 @@
-/** From the ID of a group snapshot to its journal entry, and to its members'. */
+/**
+ * From the ID of a group snapshot to its journal entry, and to the entries of its members.
+ *
+ * Not here: whether the members' images exist, and single snapshots (./locate.ts).
+ */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { GroupSnapshotNotFound, InvalidRequest } from "../csi/errors.ts";
+import { DriverSettings } from "../config/settings.ts";
+import { GroupSnapshotNotFound, InvalidRequest, type SnapshotNotFound } from "../csi/errors.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { type GroupEntry, readGroup } from "./group-snapshots.ts";
 import { readAttributes, VOLUMES } from "./journal.ts";
-import { clusterAccess, locateSnapshot } from "./locate.ts";
+import { clusterAccess, type LocatedVolume, locateSnapshot } from "./locate.ts";
 
 export interface LocatedGroup {
   readonly groupSnapshotId: string;
@@ -17,53 +25,62 @@ export interface LocatedGroup {
   readonly entry: GroupEntry;
 }
 
-/** `GroupSnapshotNotFound`: there is none, or it has no members yet, so that nobody was told of it. */
-export const locateGroup = (groupSnapshotId: string, credentials: Credentials) =>
-  Effect.gen(function* () {
-    const gone = (reason: string) => new GroupSnapshotNotFound({ groupSnapshotId, reason });
-    const parsed = parseVolumeId(groupSnapshotId);
-    if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
-    const { clusterId, poolId, uuid } = parsed.success;
-    const rados = yield* Rados;
-    const cluster = yield* (yield* Clusters).get(clusterId);
-    const access = clusterAccess(cluster, credentials);
-    const name = yield* rados
-      .poolName(access, poolId)
-      .pipe(
-        Effect.catchTag("PoolNotFound", () => Effect.fail(gone(`cluster ${clusterId} has no pool with id ${poolId}`))),
-      );
-    const pool: PoolRef = { access, pool: name, namespace: cluster.radosNamespace };
-    const entry = yield* readGroup(pool, uuid);
-    if (entry === undefined || entry.members.length === 0) return yield* gone("the journal does not know it");
-    const found: LocatedGroup = { groupSnapshotId, pool, uuid, entry };
-    return found;
+/** `GroupSnapshotNotFound`: there is none, or it has no members yet, so no caller knows of it. */
+export const locateGroup = Effect.fn("journal.locateGroup")(function* (
+  groupSnapshotId: string,
+  credentials: Credentials,
+): Effect.fn.Return<LocatedGroup, CephError | ConfigError | GroupSnapshotNotFound, Rados | Clusters> {
+  const gone = (reason: string) => new GroupSnapshotNotFound({ groupSnapshotId, reason });
+  const parsed = parseVolumeId(groupSnapshotId);
+  if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
+  const { clusterId, poolId, uuid } = parsed.success;
+  const cluster = yield* (yield* Clusters).get(clusterId);
+  const access = clusterAccess(cluster, credentials);
+  const poolName = yield* (yield* Rados)
+    .poolName(access, poolId)
+    .pipe(
+      Effect.catchTag("PoolNotFound", () => Effect.fail(gone(`cluster ${clusterId} has no pool with id ${poolId}`))),
+    );
+  const pool: PoolRef = { access, pool: poolName, namespace: cluster.radosNamespace };
+  const entry = yield* readGroup(pool, uuid);
+  if (entry === undefined || entry.members.length === 0) return yield* gone("the journal does not know it");
+  return { groupSnapshotId, pool, uuid, entry };
+});
+
+/** The members' entries; refuses the ID of a volume group, whose members are volumes. */
+export const locateMembers = Effect.fn("journal.locateMembers")(function* (
+  { groupSnapshotId, entry }: LocatedGroup,
+  credentials: Credentials,
+): Effect.fn.Return<
+  readonly LocatedVolume[],
+  CephError | ConfigError | SnapshotNotFound | InvalidRequest,
+  Ceph | Clusters | DriverSettings
+> {
+  const { atOnce: concurrency } = yield* DriverSettings;
+  const locate = (snapshotId: string) =>
+    Effect.tap(locateSnapshot(snapshotId, credentials), ({ pool, uuid, attributes }) =>
+      attributes === undefined ? proveNotVolume(groupSnapshotId, pool, uuid) : Effect.void,
+    );
+  return yield* Effect.forEach(entry.members, locate, { concurrency });
+});
+
+const proveNotVolume = (groupSnapshotId: string, pool: PoolRef, uuid: string) =>
+  Effect.flatMap(readAttributes(VOLUMES, pool, uuid), (volume) => {
+    if (volume === undefined) return Effect.void;
+    const reason = `${groupSnapshotId} names a group of volumes, not a group snapshot`;
+    return Effect.fail(new InvalidRequest({ field: "group_snapshot_id", reason }));
   });
 
-const AT_ONCE = 8;
-
-/** The members' entries. One of a volume group, whose members are volumes, is no group snapshot. */
-export const locateMembers = ({ groupSnapshotId, entry }: LocatedGroup, credentials: Credentials) =>
-  Effect.forEach(
-    entry.members,
-    (id) =>
-      Effect.gen(function* () {
-        const found = yield* locateSnapshot(id, credentials);
-        if (found.attributes !== undefined) return found;
-        if ((yield* readAttributes(VOLUMES, found.pool, found.uuid)) !== undefined) {
-          const reason = `${groupSnapshotId} names a group of volumes, not a group snapshot`;
-          return yield* new InvalidRequest({ field: "group_snapshot_id", reason });
-        }
-        return found;
-      }),
-    { concurrency: AT_ONCE },
-  );
-
-/** Who lists the members has to list all of them, and no other. */
-export const compareMembers = ({ groupSnapshotId, entry }: LocatedGroup, told: readonly string[]) => {
-  const known = new Set(entry.members);
-  const foreign = told.find((id) => !known.has(id));
-  const missing = entry.members.find((id) => !told.includes(id));
-  if (told.length === 0 || (foreign === undefined && missing === undefined)) return Effect.void;
+/** Refuses a list of members that lacks one, or names another. An empty list names none. */
+export const compareMembers = (
+  { groupSnapshotId, entry }: LocatedGroup,
+  snapshotIds: readonly string[],
+): Effect.Effect<void, InvalidRequest> => {
+  if (snapshotIds.length === 0) return Effect.void;
+  const members = new Set(entry.members);
+  const foreign = snapshotIds.find((id) => !members.has(id));
+  const missing = entry.members.find((id) => !snapshotIds.includes(id));
+  if (foreign === undefined && missing === undefined) return Effect.void;
   const reason =
     foreign === undefined
       ? `lacks ${missing}, which is in group snapshot ${groupSnapshotId}`

@@ -1,28 +1,49 @@
 /**
  * GetCapacity: how much can still be written to the pools that a StorageClass leads to.
  *
- * 1. What counts is where data goes: the data pool where there is one, in bytes of clients, so that copies and parts
- *    (erasure coding) are taken into account, and the pool's quota.
- * 2. Pools of one cluster may share its disks: where several could take the volume, the roomiest counts, not the sum.
- * 3. A class that this driver can't make volumes of has no capacity, or is an error; never somebody else's.
+ * Not here: which pools a StorageClass allows where (lib/volume/topology.ts).
+ *
+ * 1. The pool that counts is the one where data goes, the data pool if there is one, in bytes of clients: copies, parts
+ *    (erasure coding) and the pool's quota are taken into account.
+ * 2. Pools of one cluster may share its disks: where several could take the volume, the one with the most space counts,
+ *    not the sum.
+ * 3. A class that this driver cannot make volumes of has no capacity, or is an error; it never has that of another class.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import type { CephError } from "../ceph/errors.ts";
 import { type ClusterAccess, Rados } from "../ceph/rados.ts";
-import { Clusters } from "../config/clusters.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError, InvalidParameter } from "../config/errors.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
 import { parseParameters } from "../config/parameters.ts";
+import type { Precondition, Unplaceable } from "../csi/errors.ts";
 import { GIB, MAX_SIZE, MIB } from "../csi/size.ts";
 import { clusterAccess } from "../journal/locate.ts";
 import { candidatePools, type Segments } from "../volume/topology.ts";
-import { allClusters, type Reach, reachOf } from "./cluster-credentials.ts";
+import { allClusters, type ClusterWithSecret, clusterWithSecret } from "./cluster-credentials.ts";
 
 export interface Capacity {
   readonly availableBytes: bigint;
-  /** The largest volume that can be filled. RBD makes larger ones, and has no room for what is in them. */
+  /** The largest volume that can be filled. RBD makes larger ones, but has no space for their data. */
   readonly maximumBytes: bigint;
   readonly minimumBytes: bigint;
 }
+
+export type CapacityError = CephError | ConfigError | InvalidParameter | Precondition | Unplaceable;
+
+/** `segments`: from where the volume has to be reached; absent: from anywhere. */
+export const capacity = Effect.fn("listing.capacity")(function* (
+  parameters: ParameterMap,
+  segments: Segments | undefined,
+): Effect.fn.Return<Capacity, CapacityError, Rados | Clusters> {
+  const clusterId = parameters["clusterID"];
+  if (clusterId === undefined) return capacityOf(yield* spaceOfAllClusters());
+  if (parameters["pool"] === undefined && !parameters["topologyConstrainedPools"]) {
+    return capacityOf(yield* spaceOfCluster(yield* clusterWithSecret(clusterId, undefined)));
+  }
+  return capacityOf(yield* spaceOfClass(parameters, segments));
+});
 
 export const capacityOf = (availableBytes: bigint): Capacity => {
   const unit = availableBytes < GIB ? MIB : GIB;
@@ -32,49 +53,47 @@ export const capacityOf = (availableBytes: bigint): Capacity => {
 
 const largest = (sizes: readonly bigint[]): bigint => sizes.reduce((a, b) => (b > a ? b : a), 0n);
 
-/** For volumes in `pool` whose data is in `dataPool`. Without room for an image's header there is none for data. */
-const spaceOf = (access: ClusterAccess, pool: string, dataPool: string | undefined) =>
-  Effect.gen(function* () {
-    const rados = yield* Rados;
-    const own = (yield* rados.poolSpace(access, pool)).availableBytes;
-    if (dataPool === undefined || dataPool === pool || own === 0n) return own;
-    return (yield* rados.poolSpace(access, dataPool)).availableBytes;
-  });
+const spaceOfAllClusters = Effect.fnUntraced(function* (): Effect.fn.Return<bigint, CapacityError, Rados | Clusters> {
+  const sizes = yield* Effect.forEach(yield* allClusters(undefined), ({ clusterId }) =>
+    Effect.flatMap(clusterWithSecret(clusterId, undefined), spaceOfCluster),
+  );
+  return sizes.reduce((sum, bytes) => sum + bytes, 0n);
+});
 
-const roomiestOf = ({ cluster, secret }: Reach) =>
-  Effect.gen(function* () {
-    const access = clusterAccess(cluster, secret.credentials);
-    const names = secret.pools ?? (yield* (yield* Rados).pools(access)).map(({ name }) => name);
-    return largest(yield* Effect.forEach(names, (name) => spaceOf(access, name, undefined)));
-  });
+const spaceOfCluster = Effect.fnUntraced(function* ({
+  cluster,
+  secret,
+}: ClusterWithSecret): Effect.fn.Return<bigint, CephError, Rados> {
+  const access = clusterAccess(cluster, secret.credentials);
+  const names = secret.pools ?? (yield* (yield* Rados).pools(access)).map(({ name }) => name);
+  return largest(yield* Effect.forEach(names, (name) => spaceOfPool(access, name, undefined)));
+});
 
-/** `segments`: from where the volume has to be reached; absent, from anywhere. */
-export const capacity = (parameters: ParameterMap, segments: Segments | undefined) =>
-  Effect.gen(function* () {
-    if (parameters["clusterID"] === undefined) {
-      const clusters = yield* allClusters(undefined);
-      const each = yield* Effect.forEach(clusters, ({ clusterId }) =>
-        Effect.flatMap(reachOf(clusterId, undefined), roomiestOf),
-      );
-      return capacityOf(each.reduce((sum, bytes) => sum + bytes, 0n));
-    }
-    if (parameters["pool"] === undefined && !parameters["topologyConstrainedPools"]) {
-      return capacityOf(yield* roomiestOf(yield* reachOf(parameters["clusterID"], undefined)));
-    }
-    const { clusterId, pool, dataPool, topologyConstrainedPools } = yield* Effect.fromResult(
-      parseParameters(parameters),
-    );
-    yield* (yield* Clusters).get(clusterId);
-    const { cluster, secret } = yield* reachOf(clusterId, undefined);
-    const access = clusterAccess(cluster, secret.credentials);
-    if (topologyConstrainedPools !== undefined && segments !== undefined) {
-      const candidates = candidatePools(topologyConstrainedPools, { preferred: [], requisite: [segments] });
-      // No pool is there: no room, and nothing wrong with the class.
-      if (Result.isFailure(candidates) && candidates.failure._tag === "Unplaceable") return capacityOf(0n);
-      const found = (yield* Effect.fromResult(candidates)).candidates;
-      const sizes = yield* Effect.forEach(found, (each) => spaceOf(access, each.pool, each.dataPool));
-      return capacityOf(largest(sizes));
-    }
-    if (pool !== undefined) return capacityOf(yield* spaceOf(access, pool, dataPool));
-    return capacityOf(yield* roomiestOf({ cluster, secret }));
-  });
+const spaceOfClass = Effect.fnUntraced(function* (
+  parameters: ParameterMap,
+  segments: Segments | undefined,
+): Effect.fn.Return<bigint, CapacityError, Rados | Clusters> {
+  const { clusterId, pool, dataPool, topologyConstrainedPools } = yield* Effect.fromResult(parseParameters(parameters));
+  const reached = yield* clusterWithSecret(clusterId, undefined);
+  const access = clusterAccess(reached.cluster, reached.secret.credentials);
+  if (topologyConstrainedPools !== undefined && segments !== undefined) {
+    const choice = candidatePools(topologyConstrainedPools, { preferred: [], requisite: [segments] });
+    // No pool is there: that is no space, and nothing is wrong with the class.
+    if (Result.isFailure(choice) && choice.failure._tag === "Unplaceable") return 0n;
+    const { candidates } = yield* Effect.fromResult(choice);
+    return largest(yield* Effect.forEach(candidates, (each) => spaceOfPool(access, each.pool, each.dataPool)));
+  }
+  return yield* pool === undefined ? spaceOfCluster(reached) : spaceOfPool(access, pool, dataPool);
+});
+
+/** The space for volumes in `pool` whose data is in `dataPool`: without space for headers there is none for data. */
+const spaceOfPool = Effect.fnUntraced(function* (
+  access: ClusterAccess,
+  pool: string,
+  dataPool: string | undefined,
+): Effect.fn.Return<bigint, CephError, Rados> {
+  const rados = yield* Rados;
+  const { availableBytes } = yield* rados.poolSpace(access, pool);
+  if (dataPool === undefined || dataPool === pool || availableBytes === 0n) return availableBytes;
+  return (yield* rados.poolSpace(access, dataPool)).availableBytes;
+});

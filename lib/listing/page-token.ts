@@ -1,12 +1,13 @@
 /**
- * Where a list goes on: a position in the order of clusterIDs, pool ids and request names, as an opaque text.
+ * The token that says where a list goes on: a position in the order of clusterIDs, pool ids and request names, as an
+ * opaque text. Pure.
  *
- * A position names what was listed last, not how much was: what comes or goes between two pages moves nothing else, and
- * the position stays right when the volume that it names is gone. With a name of external-provisioner's and a clusterID
- * of 36 bytes a token keeps within CSI's 128 bytes.
+ * A position names what was listed last and not how much was listed. So what comes or goes between two pages moves
+ * nothing else, and the position stays right when the volume that it names is gone. With a name that external-provisioner
+ * gives and a clusterID of 36 bytes a token keeps within CSI's 128 bytes.
  *
- * 1. What is no token of ours, of this form and for this kind of list, is refused; nothing in it is believed but its
- *    place in an order.
+ * 1. A token that is not of this form and for this kind of list is refused; nothing in a token is trusted but its place
+ *    in the order.
  */
 import * as Result from "effect/Result";
 import * as z from "zod";
@@ -21,7 +22,7 @@ export interface Position {
   readonly requestName: string;
 }
 
-/** Of the form; a token of another is not understood any more. */
+/** Begins every token of the form below; a token that begins with another text is not understood. */
 const FORM: Readonly<Record<ListKind, string>> = { volumes: "v1", snapshots: "s1" };
 const MAX_TOKEN = 1024;
 
@@ -30,18 +31,20 @@ const parts = z.tuple([z.string().min(1), z.string().regex(/^\d{1,19}$/), z.stri
 export const encodeToken = (kind: ListKind, { clusterId, poolId, requestName }: Position): string =>
   FORM[kind] + Buffer.from(JSON.stringify([clusterId, poolId.toString(), requestName])).toString("base64url");
 
-/** "" is the beginning. */
+/** The position after which the list goes on; `undefined` for "", which is the beginning. */
 export const parseToken = (kind: ListKind, token: string): Result.Result<Position | undefined, InvalidToken> => {
   if (token === "") return Result.succeed(undefined);
   const refused = Result.fail(
-    new InvalidToken({ message: `starting_token is none of this driver's for a list of ${kind}: list from the start` }),
+    new InvalidToken({
+      message: `starting_token is not one of this driver for a list of ${kind}. List from the start`,
+    }),
   );
   if (token.length > MAX_TOKEN || !token.startsWith(FORM[kind])) return refused;
   const parsed = parts.safeParse(jsonIn(token.slice(FORM[kind].length)));
   if (!parsed.success) return refused;
   const [clusterId, pool, requestName] = parsed.data;
   const position = { clusterId, poolId: BigInt(pool), requestName };
-  // Only one text stands for a position: whatever else decodes to it was not written here.
+  // A position has exactly one text: another text that decodes to it was not written here.
   return encodeToken(kind, position) === token ? Result.succeed(position) : refused;
 };
 

@@ -1,31 +1,35 @@
 /**
- * One page of a journal's names, over clusters and pools, as what they stand for.
+ * One page of the journal's names, over clusters and pools, described as volumes or snapshots.
  *
- * Not here: what that is (./volumes.ts, ./snapshots.ts).
+ * Not here: how a name is described (./volumes.ts, ./snapshots.ts).
  *
- * 1. What is there from before the first page until after the last is listed exactly once: clusters, pools and names
- *    have one order, in which no change of anything else moves them.
- * 2. Looked into are the pools given to RBD that have a journal of this driver. One that the user may not read is passed
- *    over, unless the administrator has named it, or all are such.
- * 3. The work for a page depends on its size, not on how many there are.
+ * 1. What exists from before the first page until after the last is listed exactly once: clusters, pools and names have
+ *    one order, in which no change of anything else moves them.
+ * 2. A list looks into the pools that are given to RBD and have a journal of this driver. A pool that the user must not
+ *    read is passed over, unless the administrator has named it, or no pool can be read.
+ * 3. The work for a page depends on its size, not on how many volumes there are.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { Ceph } from "../ceph/ceph.ts";
-import { AccessDenied, type CephError, PoolNotFound } from "../ceph/errors.ts";
+import { type AccessDenied, type CephError, PoolNotFound } from "../ceph/errors.ts";
 import { type ClusterAccess, type PoolRef, Rados } from "../ceph/rados.ts";
-import type { Cluster } from "../config/clusters.ts";
-import { type Kind, listNames } from "../journal/journal.ts";
+import type { Cluster, Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { Credentials } from "../config/secrets.ts";
+import { DriverSettings } from "../config/settings.ts";
+import type { Precondition } from "../csi/errors.ts";
+import { type Kind, type ListedName, listNames } from "../journal/journal.ts";
 import { clusterAccess } from "../journal/locate.ts";
-import type { Reach } from "./cluster-credentials.ts";
+import { type ClusterWithSecret, clusterWithSecret } from "./cluster-credentials.ts";
 import type { Position } from "./page-token.ts";
 
 /** The most entries of one page, also when the caller sets no limit: clients take messages of a few MiB only. */
-export const LARGEST_PAGE = 1000;
-/** A page of a few is not worth a question each. */
+const LARGEST_PAGE = 1000;
+/** A page of a few entries does not ask for each of them. */
 const FEWEST_NAMES = 64;
 
-export interface Place {
+/** A pool that has a journal. */
+export interface JournalPool {
   readonly cluster: Cluster;
   readonly pool: PoolRef;
   readonly poolId: bigint;
@@ -33,117 +37,155 @@ export interface Place {
   readonly poolNames: ReadonlyMap<bigint, string>;
 }
 
-/** A name of the journal that leads somewhere. */
-export interface Name {
+/** A name of the journal that has a UUID. */
+export interface JournalName {
   readonly requestName: string;
   readonly uuid: string;
-  /** Of the image, where it is not the journal's. */
+  /** The pool of the image, if it is not that of the journal. */
   readonly imagePoolId: bigint | undefined;
 }
 
 export interface Page<A> {
   readonly entries: readonly A[];
+  /** Absent: this is the last page. */
   readonly next: Position | undefined;
 }
 
-export interface PageRequest<A, E, R> {
+export interface PageSpec<A, E, R> {
   readonly kind: Kind;
-  readonly instanceId: string;
+  readonly clusters: readonly Cluster[];
+  /** Credentials of the request, for clusters that the administrator has given none for. */
+  readonly credentials: Credentials | undefined;
   readonly after: Position | undefined;
-  readonly limit: number;
-  /** What the names stand for, in their order; `undefined` for one that stands for nothing. */
-  readonly describe: (place: Place, names: readonly Name[]) => Effect.Effect<readonly (A | undefined)[], E, R>;
+  /** 0: as many as a page takes. */
+  readonly maxEntries: number;
+  /** What the names stand for, in their order; `undefined` for a name that stands for nothing. */
+  readonly describe: (
+    journal: JournalPool,
+    names: readonly JournalName[],
+  ) => Effect.Effect<readonly (A | undefined)[], E, R>;
 }
 
 /** Entries up to the limit, and the position of the last name that was looked at. */
-class Filling<A> {
+class PageInProgress<A> {
   readonly entries: A[] = [];
-  at: Position | undefined;
+  last: Position | undefined;
 
   constructor(readonly limit: number) {}
 
   get room(): number {
     return this.limit - this.entries.length;
   }
+
+  /** How many names to ask for: one more than fits, because it shows whether there are more. */
+  get namesToAsk(): number {
+    return Math.max(this.room + 1, FEWEST_NAMES);
+  }
 }
 
-export const pageOf = <A, E, R, E2, R2>(
-  clusters: readonly Cluster[],
-  reach: (cluster: Cluster) => Effect.Effect<Reach, E2, R2>,
-  request: PageRequest<A, E, R>,
-): Effect.Effect<Page<A>, E | E2 | CephError, R | R2 | Ceph> =>
-  Effect.gen(function* () {
-    const filling = new Filling<A>(request.limit);
-    for (const cluster of clusters) {
-      const more = yield* fromCluster(yield* reach(cluster), request, filling);
-      if (more) return { entries: filling.entries, next: filling.at };
-    }
-    return { entries: filling.entries, next: undefined };
-  });
+/** Whether the page has no room for names that are left. */
+interface Filled {
+  readonly full: boolean;
+}
 
-/** -> whether there are more names than the page has room for. */
-const fromCluster = <A, E, R>({ cluster, secret }: Reach, request: PageRequest<A, E, R>, filling: Filling<A>) =>
-  Effect.gen(function* () {
-    const access = clusterAccess(cluster, secret.credentials);
-    const after = request.after?.clusterId === cluster.clusterId ? request.after : undefined;
-    const poolNames = yield* poolsOf(access);
-    let denied: AccessDenied | undefined;
-    let looked = after !== undefined;
-    for (const [poolId, name] of yield* chosen(poolNames, secret.pools)) {
-      if (after !== undefined && poolId < after.poolId) continue;
-      const pool: PoolRef = { access, pool: name, namespace: cluster.radosNamespace };
-      const from = after?.poolId === poolId ? after.requestName : "";
-      const found = yield* fromPool({ cluster, pool, poolId, poolNames }, from, request, filling);
-      if (found === true) return true;
-      if (found === false) looked = true;
-      else if (secret.pools !== undefined) return yield* Effect.fail(found);
-      else if (found instanceof AccessDenied) denied ??= found;
-      // Without the namespace, or removed just now.
-      else if (!(found instanceof PoolNotFound)) return yield* Effect.fail(found);
-    }
-    return denied === undefined || looked ? false : yield* denied;
-  });
+export type PageError = CephError | ConfigError | Precondition;
 
-/** By id, in their order. */
-const poolsOf = (access: ClusterAccess) =>
+export const pageOf = Effect.fn("listing.pageOf")(function* <A, E, R>(
+  spec: PageSpec<A, E, R>,
+): Effect.fn.Return<Page<A>, E | PageError, R | Rados | Clusters | DriverSettings> {
+  const limit = spec.maxEntries === 0 ? LARGEST_PAGE : Math.min(spec.maxEntries, LARGEST_PAGE);
+  const page = new PageInProgress<A>(limit);
+  for (const cluster of spec.clusters) {
+    const { full } = yield* fillFromCluster(yield* clusterWithSecret(cluster.clusterId, spec.credentials), spec, page);
+    if (full) return { entries: page.entries, next: page.last };
+  }
+  return { entries: page.entries, next: undefined };
+});
+
+const fillFromCluster = Effect.fnUntraced(function* <A, E, R>(
+  { cluster, secret }: ClusterWithSecret,
+  spec: PageSpec<A, E, R>,
+  page: PageInProgress<A>,
+): Effect.fn.Return<Filled, E | CephError, R | Rados | DriverSettings> {
+  const access = clusterAccess(cluster, secret.credentials);
+  const after = spec.after?.clusterId === cluster.clusterId ? spec.after : undefined;
+  const poolNames = yield* poolsById(access);
+  let denied: AccessDenied | undefined;
+  let anyRead = after !== undefined;
+  for (const [poolId, name] of yield* choosePools(poolNames, secret.pools)) {
+    if (after !== undefined && poolId < after.poolId) continue;
+    const journal = { cluster, pool: { access, pool: name, namespace: cluster.radosNamespace }, poolId, poolNames };
+    const from = after?.poolId === poolId ? after.requestName : "";
+    const first = yield* Effect.result(namesAfter(journal, from, spec.kind, page));
+    if (Result.isSuccess(first)) {
+      anyRead = true;
+      if ((yield* fillFromPool(journal, first.success, spec, page)).full) return { full: true };
+    } else if (secret.pools === undefined && first.failure._tag === "AccessDenied") denied ??= first.failure;
+    // The pool lacks the namespace, or was removed just now.
+    else if (secret.pools !== undefined || first.failure._tag !== "PoolNotFound") return yield* first.failure;
+  }
+  return denied === undefined || anyRead ? { full: false } : yield* denied;
+});
+
+const poolsById = (access: ClusterAccess) =>
   Effect.flatMap(Rados, (rados) =>
     Effect.map(rados.pools(access), (pools) => new Map(pools.map(({ id, name }) => [id, name] as const))),
   );
 
-const chosen = (pools: ReadonlyMap<bigint, string>, only: readonly string[] | undefined) => {
+/** The pools to look into, in the order of their ids. */
+const choosePools = (
+  pools: ReadonlyMap<bigint, string>,
+  only: readonly string[] | undefined,
+): Effect.Effect<readonly (readonly [bigint, string])[], PoolNotFound> => {
   const names = new Set(pools.values());
   const missing = only?.find((name) => !names.has(name));
   if (missing !== undefined) return Effect.fail(new PoolNotFound({ op: "list pools", subject: missing }));
-  const wanted = [...pools].filter(([, name]) => only === undefined || only.includes(name));
-  return Effect.succeed(wanted.toSorted(([a], [b]) => (a < b ? -1 : 1)));
+  const chosen = [...pools].filter(([, name]) => only === undefined || only.includes(name));
+  return Effect.succeed(chosen.toSorted(([a], [b]) => (a < b ? -1 : 1)));
 };
 
-/** -> whether there are more names than the page has room for, or why the pool can't be looked into. */
-const fromPool = <A, E, R>(place: Place, from: string, request: PageRequest<A, E, R>, filling: Filling<A>) =>
-  Effect.gen(function* () {
-    const { kind, instanceId, describe } = request;
-    const { cluster, pool, poolId } = place;
-    // One more than fits tells whether there are more.
-    const asked = () => Math.max(filling.room + 1, FEWEST_NAMES);
-    const list = (after: string, limit: number) => listNames(kind, pool, instanceId, after, limit);
-    let limit = asked();
-    const first = yield* Effect.result(list(from, limit));
-    if (Result.isFailure(first)) return first.failure;
-    let listed = first.success;
-    for (let after = from; listed !== undefined; ) {
-      for (let at = 0; at < listed.length; ) {
-        if (filling.room === 0) return true;
-        const part = listed.slice(at, at + filling.room);
-        const names = part.flatMap(({ requestName, place: to }) => (to === undefined ? [] : [{ requestName, ...to }]));
-        const found = yield* describe(place, names);
-        filling.entries.push(...found.filter((entry) => entry !== undefined));
-        at += part.length;
-        after = part.at(-1)?.requestName ?? after;
-        filling.at = { clusterId: cluster.clusterId, poolId, requestName: after };
-      }
-      if (listed.length < limit) return false;
-      limit = asked();
-      listed = yield* list(after, limit);
-    }
-    return false;
-  });
+interface NamesInOrder {
+  readonly names: readonly ListedName[];
+  /** Whether there may be names after these. */
+  readonly more: boolean;
+}
+
+const namesAfter = <A>({ pool }: JournalPool, requestName: string, kind: Kind, { namesToAsk }: PageInProgress<A>) =>
+  Effect.flatMap(DriverSettings, ({ instanceId }) =>
+    Effect.map(
+      listNames(kind, pool, instanceId, requestName, namesToAsk),
+      (names = []): NamesInOrder => ({ names, more: names.length === namesToAsk }),
+    ),
+  );
+
+const fillFromPool = Effect.fnUntraced(function* <A, E, R>(
+  journal: JournalPool,
+  first: NamesInOrder,
+  spec: PageSpec<A, E, R>,
+  page: PageInProgress<A>,
+): Effect.fn.Return<Filled, E | CephError, R | Rados | DriverSettings> {
+  for (let { names, more } = first; ; ) {
+    if ((yield* fillFromNames(journal, names, spec, page)).full) return { full: true };
+    const last = names.at(-1);
+    if (!more || last === undefined) return { full: false };
+    ({ names, more } = yield* namesAfter(journal, last.requestName, spec.kind, page));
+  }
+});
+
+const fillFromNames = Effect.fnUntraced(function* <A, E, R>(
+  journal: JournalPool,
+  names: readonly ListedName[],
+  { describe }: PageSpec<A, E, R>,
+  page: PageInProgress<A>,
+): Effect.fn.Return<Filled, E, R> {
+  for (let rest = names; rest.length > 0; ) {
+    if (page.room === 0) return { full: true };
+    const part = rest.slice(0, page.room);
+    const named = part.flatMap(({ requestName, place }) => (place === undefined ? [] : [{ requestName, ...place }]));
+    page.entries.push(...(yield* describe(journal, named)).filter((entry) => entry !== undefined));
+    const { requestName = "" } = part.at(-1) ?? {};
+    page.last = { clusterId: journal.cluster.clusterId, poolId: journal.poolId, requestName };
+    rest = rest.slice(part.length);
+  }
+  return { full: false };
+});

@@ -1,28 +1,37 @@
 /**
- * Volumes as the journal lists them (ListVolumes), and one as it is now (ControllerGetVolume).
+ * Volumes as the journal lists them (ListVolumes), and one volume as it is now (ControllerGetVolume).
  *
- * A list opens no image: what a page costs is one read of its images' headers, all at once, and a few calls more. The
- * journal's own entries are read only for the names whose images are not found under their default names. So a list
- * tells whether an image is there and whether its pool is full; that an image is another cluster's mirror, that what it
- * is a copy of is lost, or its data pool full, only `volumeStatus` tells.
+ * A list opens no image: a page costs one read of its images' headers, all at once, and a few calls more. It reads the
+ * journal's own entries only for names whose images do not have their default names. So a list says whether an image
+ * exists and whether its pool is full. Only `volumeStatus` says that an image is a mirror of another cluster's image,
+ * that its parent is lost, or that its data pool is full.
  *
- * 1. A name whose image was never complete is no volume yet, and not listed.
+ * Not here: how a page is filled (./page.ts), and the words for a volume's health (./volume-health.ts).
+ *
+ * 1. A name whose image was never complete is not a volume yet, and is not listed.
  * 2. A volume that was complete and has lost its image is listed, as abnormal.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { type ImageBrief, Rbd } from "../ceph/rbd.ts";
-import { VolumeNotFound } from "../csi/errors.ts";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError, ParentLost } from "../ceph/errors.ts";
+import type { Rados } from "../ceph/rados.ts";
+import { type ImageBrief, type ImageStatus, Rbd, type TrashEntry } from "../ceph/rbd.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
+import { DriverSettings } from "../config/settings.ts";
+import { type Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { encodeVolumeId, parseVolumeId, volumeKind } from "../csi/volume-id.ts";
 import { statusIfThere } from "../images/races.ts";
-import { readManyAttributes, VOLUMES } from "../journal/journal.ts";
-import { locateVolume } from "../journal/locate.ts";
+import { imageNameOf, readManyAttributes, VOLUMES } from "../journal/journal.ts";
+import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
 import { publishedNodes } from "../journal/published-nodes.ts";
-import { allClusters, reachOf } from "./cluster-credentials.ts";
-import { briefsOf, type ImagePlace, imagePoolOf } from "./image-headers.ts";
+import { allClusters, credentialsFor } from "./cluster-credentials.ts";
+import { imageHeaders, imagePoolOf, type NamedImage } from "./image-headers.ts";
 import type { Position } from "./page-token.ts";
-import { LARGEST_PAGE, type Name, type Page, pageOf, type Place } from "./page.ts";
+import { type JournalName, type JournalPool, type Page, type PageError, pageOf } from "./page.ts";
 import {
   abnormal,
   type Condition,
@@ -36,150 +45,178 @@ import {
 
 export interface ListedVolume {
   readonly volumeId: string;
-  /** 0 for one whose image is gone. */
+  /** 0 for a volume whose image is gone. */
   readonly capacityBytes: bigint;
   readonly nodes: readonly string[];
   readonly condition: Condition;
 }
 
-const defaultName = ({ uuid }: Name): string => VOLUMES.defaultImagePrefix + uuid;
-
-/** What a name of the journal leads to. */
-interface Entry extends ImagePlace {
-  readonly name: Name;
-  /** In the journal once the image is complete; not looked for where there is an image. */
-  readonly imageId: string | undefined;
-  readonly image: ImageBrief | undefined;
-}
-
-/** The images with default names first; the journal tells the names of others, and which were complete. */
-const entriesOf = (place: Place, names: readonly Name[]) =>
-  Effect.gen(function* () {
-    const guessed = names.map(
-      (name): Omit<Entry, "image"> => ({
-        name,
-        pool: imagePoolOf(place, name),
-        imageName: defaultName(name),
-        imageId: undefined,
-      }),
-    );
-    const first = yield* briefsOf(guessed);
-    const missing = guessed.filter((entry) => first(entry) === undefined);
-    if (missing.length === 0) return guessed.map((entry): Entry => ({ ...entry, image: first(entry) }));
-    const uuids = missing.map(({ name }) => name.uuid);
-    const read = yield* readManyAttributes(VOLUMES, place.pool, uuids);
-    const known = new Map(uuids.map((uuid, i) => [uuid, read[i]] as const));
-    const told = guessed.map((entry) => {
-      const { imageName = entry.imageName, imageId } = known.get(entry.name.uuid) ?? {};
-      return { ...entry, imageName, imageId };
-    });
-    const second = yield* briefsOf(told.filter(({ name, imageName }) => imageName !== defaultName(name)));
-    return told.map((entry): Entry => ({ ...entry, image: second(entry) ?? first(entry) }));
-  });
-
-/** Those of `names`, by name. */
-const fullPools = (place: Place, names: readonly Name[]) =>
-  Effect.gen(function* () {
-    const pools = new Set(names.map((name) => imagePoolOf(place, name)?.pool));
-    const full = yield* Effect.filter(
-      [...pools],
-      (name) => (name === undefined ? Effect.succeed(false) : isFull(place.pool, name)),
-      { concurrency: "unbounded" },
-    );
-    return new Set(full);
-  });
-
-/** What is in the trash of the pools of complete volumes without images; seldom any. */
-const trashOf = (entries: readonly Entry[]) =>
-  Effect.gen(function* () {
-    const rbd = yield* Rbd;
-    const lost = entries.flatMap(({ pool, image, imageId }) =>
-      pool !== undefined && image === undefined && imageId !== undefined ? [[pool.pool, pool] as const] : [],
-    );
-    const found = yield* Effect.forEach(new Map(lost).values(), (pool) => rbd.trashList(pool));
-    return new Map(found.flat().map((entry) => [entry.id, entry] as const));
-  });
-
-const describe = (instanceId: string) => (place: Place, names: readonly Name[]) =>
-  Effect.gen(function* () {
-    if (names.length === 0) return [];
-    const [entries, nodes, full] = yield* Effect.all(
-      [entriesOf(place, names), publishedNodes(place.pool, instanceId, names), fullPools(place, names)],
-      { concurrency: "unbounded" },
-    );
-    const trash = yield* trashOf(entries);
-    return entries.map(({ name, pool, imageName, imageId, image }, i): ListedVolume | undefined => {
-      if (image === undefined && imageId === undefined) return undefined;
-      const poolId = name.imagePoolId ?? place.poolId;
-      const id = encodeVolumeId({ clusterId: place.cluster.clusterId, poolId, uuid: name.uuid });
-      if (Result.isFailure(id)) return undefined;
-      const condition = () => {
-        if (pool === undefined) return poolGone(poolId);
-        if (image === undefined) return imageGone(pool, imageName, trash.get(imageId ?? ""));
-        return full.has(pool.pool) ? poolFull(pool.pool) : HEALTHY;
-      };
-      return {
-        volumeId: id.success,
-        capacityBytes: image?.sizeBytes ?? 0n,
-        nodes: nodes[i] ?? [],
-        condition: condition(),
-      };
-    });
-  });
+// --------------------------------------------------------------------------------------------------------- a page
 
 /** `maxEntries` 0: as many as a page takes. */
-export const listVolumes = (instanceId: string, after: Position | undefined, maxEntries: number) =>
-  Effect.gen(function* () {
-    const clusters = yield* allClusters(after?.clusterId);
-    const limit = maxEntries === 0 ? LARGEST_PAGE : Math.min(maxEntries, LARGEST_PAGE);
-    const page: Page<ListedVolume> = yield* pageOf(clusters, ({ clusterId }) => reachOf(clusterId, undefined), {
-      kind: VOLUMES,
-      instanceId,
-      after,
-      limit,
-      describe: describe(instanceId),
-    });
-    return page;
-  });
+export const listVolumes = Effect.fn("listing.listVolumes")(function* (
+  after: Position | undefined,
+  maxEntries: number,
+): Effect.fn.Return<Page<ListedVolume>, PageError, Rbd | Rados | Clusters | DriverSettings> {
+  const clusters = yield* allClusters(after?.clusterId);
+  return yield* pageOf({ kind: VOLUMES, clusters, credentials: undefined, after, maxEntries, describe: describeNames });
+});
 
-/** The cluster whose credentials a volume ID asks for. */
-const clusterIn = (volumeId: string): Result.Result<string, VolumeNotFound> => {
-  const parsed: Result.Result<{ readonly clusterId: string }, string> =
-    volumeKind(volumeId) === "migrated"
-      ? parseMigratedId(volumeId)
-      : Result.mapError(parseVolumeId(volumeId), ({ reason }) => reason);
-  return Result.mapBoth(parsed, {
-    onSuccess: ({ clusterId }) => clusterId,
-    onFailure: (reason) => new VolumeNotFound({ volumeId, reason }),
+/** In the order of the names; `undefined` for a name that has no volume. */
+const describeNames = Effect.fnUntraced(function* (
+  journal: JournalPool,
+  names: readonly JournalName[],
+): Effect.fn.Return<readonly (ListedVolume | undefined)[], CephError, Rbd | Rados | DriverSettings> {
+  if (names.length === 0) return [];
+  const { instanceId } = yield* DriverSettings;
+  const [volumes, nodes, full] = yield* Effect.all(
+    [lookUpImages(journal, names), publishedNodes(journal.pool, instanceId, names), fullPools(journal, names)],
+    { concurrency: "unbounded" },
+  );
+  const trash = yield* trashOf(volumes);
+  return volumes.map((volume, i): ListedVolume | undefined => {
+    const { name, header, imageId } = volume;
+    if (header === undefined && imageId === undefined) return undefined;
+    const poolId = name.imagePoolId ?? journal.poolId;
+    const id = encodeVolumeId({ clusterId: journal.cluster.clusterId, poolId, uuid: name.uuid });
+    if (Result.isFailure(id)) return undefined;
+    return {
+      volumeId: id.success,
+      capacityBytes: header?.sizeBytes ?? 0n,
+      nodes: nodes[i] ?? [],
+      condition: listedCondition(volume, poolId, trash, full),
+    };
   });
+});
+
+/** The image that a name of the journal stands for. */
+interface VolumeImage extends NamedImage {
+  readonly name: JournalName;
+  /** As in the journal, which has it once the image is complete; not read for an image that exists. */
+  readonly imageId: string | undefined;
+  /** Absent: the image does not exist. */
+  readonly header: ImageBrief | undefined;
+}
+
+const listedCondition = (
+  { pool, imageName, imageId, header }: VolumeImage,
+  poolId: bigint,
+  trash: ReadonlyMap<string, TrashEntry>,
+  full: ReadonlySet<string>,
+): Condition => {
+  if (pool === undefined) return poolGone(poolId);
+  if (header === undefined) return imageGone(pool, imageName, trash.get(imageId ?? ""));
+  return full.has(pool.pool) ? poolFull(pool.pool) : HEALTHY;
 };
 
-export const volumeStatus = (instanceId: string, volumeId: string) =>
-  Effect.gen(function* () {
-    const rbd = yield* Rbd;
-    const { secret } = yield* reachOf(yield* Effect.fromResult(clusterIn(volumeId)), undefined);
-    const { pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, secret.credentials);
-    const nodesOf = (requestName: string | undefined) =>
-      requestName === undefined
-        ? Effect.succeed([])
-        : Effect.map(publishedNodes(pool, instanceId, [{ requestName, uuid }]), ([nodes = []]) => nodes);
-    const looked = yield* Effect.result(statusIfThere(pool, imageName));
-    if (Result.isFailure(looked)) {
-      if (looked.failure._tag !== "ParentLost") return yield* looked.failure;
-      // It can't be opened, so nobody can say that no node has it.
-      const [brief] = yield* rbd.imageBriefs(pool, [imageName], []);
-      const nodes = yield* nodesOf(attributes?.requestName);
-      const condition = abnormal(looked.failure.message);
-      return { volumeId, capacityBytes: brief?.sizeBytes ?? 0n, nodes, condition } satisfies ListedVolume;
-    }
-    const image = looked.success;
-    if (image === undefined) {
-      const imageId = attributes?.imageId;
-      if (imageId === undefined) return yield* new VolumeNotFound({ volumeId, reason: "it has no image" });
-      const condition = imageGone(pool, imageName, yield* rbd.trashGet(pool, imageId));
-      return { volumeId, capacityBytes: 0n, nodes: [], condition } satisfies ListedVolume;
-    }
-    const nodes = yield* nodesOf(image.watchers.length === 0 ? undefined : attributes?.requestName);
-    const condition = yield* conditionOf(pool, image);
-    return { volumeId, capacityBytes: image.sizeBytes, nodes, condition } satisfies ListedVolume;
+/** Looks for images with default names first; for the others the journal has the name, and whether it was complete. */
+const lookUpImages = Effect.fnUntraced(function* (
+  journal: JournalPool,
+  names: readonly JournalName[],
+): Effect.fn.Return<readonly VolumeImage[], CephError, Rbd | Rados> {
+  const byDefault = names.map((name) => {
+    const imageName = imageNameOf(VOLUMES, name.uuid, undefined);
+    return { name, pool: imagePoolOf(journal, name), imageName, imageId: undefined };
   });
+  const headerOf = yield* imageHeaders(byDefault);
+  const missing = byDefault.filter((image) => headerOf(image) === undefined).map(({ name }) => name.uuid);
+  if (missing.length === 0) return byDefault.map((image) => ({ ...image, header: headerOf(image) }));
+  const read = yield* readManyAttributes(VOLUMES, journal.pool, missing);
+  const attributesOf = new Map(missing.map((uuid, i) => [uuid, read[i]] as const));
+  const images = byDefault.map((image) => {
+    const attributes = attributesOf.get(image.name.uuid);
+    const imageName = imageNameOf(VOLUMES, image.name.uuid, attributes);
+    return { ...image, imageName, imageId: attributes?.imageId };
+  });
+  const renamed = images.filter(({ imageName }, i) => imageName !== byDefault[i]?.imageName);
+  const headerOfRenamed = yield* imageHeaders(renamed);
+  return images.map((image) => ({ ...image, header: headerOfRenamed(image) ?? headerOf(image) }));
+});
+
+/** The pools of these names' images that are full, by name. */
+const fullPools = Effect.fnUntraced(function* (
+  journal: JournalPool,
+  names: readonly JournalName[],
+): Effect.fn.Return<ReadonlySet<string>, CephError, Rados> {
+  const pools = new Set(names.flatMap((name) => imagePoolOf(journal, name)?.pool ?? []));
+  const full = yield* Effect.filter([...pools], (name) => isFull(journal.pool, name), { concurrency: "unbounded" });
+  return new Set(full);
+});
+
+/** By image ID, the trash of the pools in which complete volumes have lost their images; there are seldom any. */
+const trashOf = Effect.fnUntraced(function* (
+  volumes: readonly VolumeImage[],
+): Effect.fn.Return<ReadonlyMap<string, TrashEntry>, CephError, Rbd> {
+  const rbd = yield* Rbd;
+  const lost = volumes.flatMap(({ pool, header, imageId }) =>
+    pool !== undefined && header === undefined && imageId !== undefined ? [[pool.pool, pool] as const] : [],
+  );
+  const entries = yield* Effect.forEach(new Map(lost).values(), (pool) => rbd.trashList(pool));
+  return new Map(entries.flat().map((entry) => [entry.id, entry] as const));
+});
+
+// ------------------------------------------------------------------------------------------------------ one volume
+
+export type VolumeStatusError = CephError | ConfigError | Precondition | VolumeNotFound;
+type StatusNeeds = Ceph | Clusters | ClusterMapping | DriverSettings;
+
+export const volumeStatus = Effect.fn("listing.volumeStatus")(function* (
+  volumeId: string,
+): Effect.fn.Return<ListedVolume, VolumeStatusError, StatusNeeds> {
+  const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
+  const volume = yield* locateVolume(volumeId, yield* credentialsFor(clusterIdIn(volumeId), undefined, gone));
+  return yield* Effect.matchEffect(statusIfThere(volume.pool, volume.imageName), {
+    onSuccess: (image): Described => (image === undefined ? withoutImage(volume) : withImage(volume, image)),
+    onFailure: (error): Described => (error._tag === "ParentLost" ? withoutParent(volume, error) : Effect.fail(error)),
+  });
+});
+
+type Described = Effect.Effect<ListedVolume, VolumeStatusError, StatusNeeds>;
+
+const clusterIdIn = (volumeId: string): Result.Result<{ readonly clusterId: string }, { readonly reason: string }> =>
+  volumeKind(volumeId) === "migrated"
+    ? Result.mapError(parseMigratedId(volumeId), (reason) => ({ reason }))
+    : parseVolumeId(volumeId);
+
+const withImage = Effect.fnUntraced(function* (
+  volume: LocatedVolume,
+  image: ImageStatus,
+): Effect.fn.Return<ListedVolume, CephError, Rados | DriverSettings> {
+  const nodes = image.watchers.length === 0 ? [] : yield* nodesOf(volume);
+  const condition = yield* conditionOf(volume.pool, image);
+  return { volumeId: volume.handle, capacityBytes: image.sizeBytes, nodes, condition };
+});
+
+const withoutImage = Effect.fnUntraced(function* ({
+  handle: volumeId,
+  pool,
+  imageName,
+  attributes,
+}: LocatedVolume): Effect.fn.Return<ListedVolume, CephError | VolumeNotFound, Rbd> {
+  const imageId = attributes?.imageId;
+  if (imageId === undefined) return yield* new VolumeNotFound({ volumeId, reason: "it has no image" });
+  const condition = imageGone(pool, imageName, yield* (yield* Rbd).trashGet(pool, imageId));
+  return { volumeId, capacityBytes: 0n, nodes: [], condition };
+});
+
+/** The image cannot be opened, so nobody can say that no node has it: the nodes are those of the journal. */
+const withoutParent = Effect.fnUntraced(function* (
+  volume: LocatedVolume,
+  { message }: ParentLost,
+): Effect.fn.Return<ListedVolume, CephError, Rbd | Rados | DriverSettings> {
+  const [header] = yield* (yield* Rbd).imageBriefs(volume.pool, [volume.imageName], []);
+  const nodes = yield* nodesOf(volume);
+  return { volumeId: volume.handle, capacityBytes: header?.sizeBytes ?? 0n, nodes, condition: abnormal(message) };
+});
+
+const nodesOf = Effect.fnUntraced(function* ({
+  pool,
+  uuid,
+  attributes,
+}: LocatedVolume): Effect.fn.Return<readonly string[], CephError, Rados | DriverSettings> {
+  const requestName = attributes?.requestName;
+  if (requestName === undefined) return [];
+  const { instanceId } = yield* DriverSettings;
+  const [nodes = []] = yield* publishedNodes(pool, instanceId, [{ requestName, uuid }]);
+  return nodes;
+});

@@ -1,41 +1,57 @@
 /**
- * CreateSnapshot: an image of its own that holds a point in time of a volume, in ceph-csi's layout: `csi-snap-U`, a
- * clone of the source, with a snapshot `csi-snap-U` on it, which restores clone from.
+ * CreateSnapshot: makes an image that holds a point in time of a volume, in ceph-csi's layout: `csi-snap-U`, a clone of
+ * the volume's image, with a snapshot `csi-snap-U` on it that restores clone from.
  *
- * It is quick: making a snapshot waits for the monitors, about a second, and the layout needs two, one after the other.
- * The first fixes the point in time. Once the clone of it exists, the answer goes out with `ready_to_use` false, and
- * the second is made behind it. The caller asks again, as CSI has it, and joins what still runs or finds it done. So an
- * answer costs one wait; nothing is restored from before the second is there.
+ * It answers early, because each of the two snapshots that the layout needs waits about a second for the monitors. The
+ * first one fixes the point in time. Once the clone of it exists, the answer goes out with `ready_to_use` false, and the
+ * second one is made after the answer. The caller asks again, as CSI says, and joins the running call or finds the
+ * snapshot ready. So an answer costs one wait, and nothing is restored from the image before the second snapshot exists.
+ *
+ * Not here: the image after its data is safe (./finish.ts), and which volumes can be the source (./source-volume.ts).
  *
  * 1. A name has at most one snapshot ID, as for volumes; the image ID in the journal is written last, and means ready.
  * 2. A name that was given to a snapshot of another volume is a Conflict.
- * 3. Nothing of the source is kept but its data: the transient snapshot goes as soon as the clone exists.
- * 4. A point in time that a caller may have been told of is never undone, and never taken anew: what fails from then on
- *    is finished by the next call.
+ * 3. The source keeps no trace of the snapshot but its data: the transient snapshot goes as soon as the clone exists.
+ * 4. A point in time that a caller may know of is never undone, and never taken anew: the next call finishes it.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
-import { Clusters } from "../config/clusters.ts";
+import { type Cluster, Clusters } from "../config/clusters.ts";
+import type { InvalidParameter, InvalidSecret } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import type { VolumeOptions } from "../config/settings.ts";
-import { Conflict, InvalidRequest, type VolumeNotFound } from "../csi/errors.ts";
-import type { TakenSnapshot } from "../csi/messages.ts";
-import { encodeVolumeId } from "../csi/volume-id.ts";
+import { DriverSettings } from "../config/settings.ts";
+import {
+  Conflict,
+  type InvalidRequest,
+  type JournalCorrupt,
+  type LockHeld,
+  type NotReadyYet,
+  type TooMany,
+  type VolumeNotFound,
+} from "../csi/errors.ts";
+import type { CsiSnapshot } from "../csi/messages.ts";
+import { newHandle } from "../csi/new-handle.ts";
 import { cloneThrough, resumeClone } from "../images/clone.ts";
+import type { Flatten } from "../images/flatten.ts";
 import { removeLeftOverTemp } from "../images/intermediate.ts";
 import { holderSpec } from "../images/layout.ts";
+import type { Purge } from "../images/purge.ts";
 import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
-import { compensated, undoable } from "../operations/compensation.ts";
+import { compensated, type Compensations, step } from "../operations/compensation.ts";
+import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { makeReady, undoReservation } from "./finish.ts";
+import { makeReady, type SnapshotImage, undoReservation } from "./finish.ts";
 import { readSnapshotParameters } from "./parameters.ts";
-import { findSourceVolume, type SourceVolume } from "./source-volume.ts";
+import { findSourceVolume, type SourceVolume, type SourceVolumeError } from "./source-volume.ts";
 
 export interface SnapshotRequest {
   readonly requestName: string;
@@ -44,153 +60,198 @@ export interface SnapshotRequest {
   readonly secrets: Readonly<Record<string, string>>;
 }
 
-const { SNAPSHOTS } = journal;
+/** A request whose fields are checked. */
+interface SnapshotSpec {
+  readonly requestName: string;
+  readonly sourceVolumeId: string;
+  /** As in the request: metadata of the image is taken from it. */
+  readonly parameters: Readonly<Record<string, string>>;
+  readonly snapshotPrefix: string;
+  readonly cluster: Cluster | undefined;
+  readonly credentials: Credentials;
+}
 
-const readRequest = (request: SnapshotRequest) =>
-  Effect.gen(function* () {
-    const { prefix, clusterId } = yield* Effect.fromResult(readSnapshotParameters(request.parameters));
-    const credentials: Credentials = yield* Effect.fromResult(
-      parseCredentials(request.secrets, { allowMigration: false }),
-    );
-    const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
-    return { ...request, prefix, cluster, credentials };
+export type CreateSnapshotError =
+  | SourceVolumeError
+  | InvalidParameter
+  | InvalidSecret
+  | Conflict
+  | NotReadyYet
+  | TooMany
+  | JournalCorrupt
+  | LockHeld;
+type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Purge | Flatten;
+
+const { SNAPSHOTS, imageNameOf } = journal;
+
+/** `answerEarly` is called once, as soon as the point in time is safe; the recipe ends when the snapshot is ready. */
+export const createSnapshot = Effect.fn("snapshot.createSnapshot")(function* (
+  request: SnapshotRequest,
+  answerEarly: (snapshot: CsiSnapshot) => Effect.Effect<void>,
+): Effect.fn.Return<CsiSnapshot, CreateSnapshotError, Needs | Locks> {
+  const spec = yield* stage("validate", readSpec(request));
+  const locks = yield* Locks;
+  // Others may snapshot and clone the source meanwhile, but not delete it.
+  const held = [shared(LockKey.volume(spec.sourceVolumeId)), LockKey.snapshotName(spec.requestName)];
+  const create = Effect.matchEffect(stage("find source", findSourceVolume(spec)), {
+    onSuccess: (source) => snapshotOf(spec, source, answerEarly),
+    onFailure: (error) => (error._tag === "VolumeNotFound" ? finishWithoutSource(spec, error) : Effect.fail(error)),
   });
+  return yield* locks.with(held, create);
+});
 
-type Wanted = Effect.Success<ReturnType<typeof readRequest>>;
+const readSpec = Effect.fnUntraced(function* ({ secrets, ...request }: SnapshotRequest) {
+  const { clusterId, snapshotPrefix } = yield* Effect.fromResult(readSnapshotParameters(request.parameters));
+  const credentials = yield* Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
+  const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
+  const spec: SnapshotSpec = { ...request, snapshotPrefix, cluster, credentials };
+  return spec;
+});
 
-/** What there is of the name. `reservation` without `image`: it is to be made, or to be finished. */
-const findSnapshot = (
-  { instanceId }: VolumeOptions,
-  { requestName }: Wanted,
-  { found: { pool, imageName } }: SourceVolume,
-) =>
-  Effect.gen(function* () {
-    const reservation = yield* journal.lookUp(SNAPSHOTS, pool, instanceId, requestName);
-    if (reservation === undefined) return { reservation, image: undefined };
-    const { uuid, attributes } = reservation;
-    if (attributes.source !== undefined && attributes.source !== imageName) {
-      const message = `snapshot ${requestName} exists already, of image ${attributes.source}; one of ${imageName} is asked for`;
-      return yield* new Conflict({ subject: "", problem: message });
-    }
-    if (attributes.imageId === undefined) return { reservation, image: undefined };
-    const snapImage = attributes.imageName ?? SNAPSHOTS.defaultImagePrefix + uuid;
-    const image = yield* statusIfThere(pool, snapImage);
-    if (image !== undefined) return { reservation, image };
-    // It was complete and is gone: its deletion was cut off.
-    yield* finishRemoval(pool, snapImage, attributes.imageId);
-    yield* journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName });
-    return { reservation: undefined, image: undefined };
-  });
-
-const reserved = (
-  options: VolumeOptions,
-  wanted: Wanted,
+/** The snapshot of the name: the one that an earlier call completed, or a new one. */
+const snapshotOf = Effect.fnUntraced(function* (
+  spec: SnapshotSpec,
   source: SourceVolume,
-  earlier: journal.Reservation | undefined,
-) => {
-  const { pool, imageName, attributes } = source.found;
-  const { requestName, prefix } = wanted;
-  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName };
-  const reserve = journal.reserve(SNAPSHOTS, pool, options.instanceId, entry, earlier);
-  if (earlier !== undefined) return stage("reserve", reserve);
-  return undoable("reserve", reserve, (made) => undoReservation(options, { ...made, pool }, requestName));
-};
+  answerEarly: (snapshot: CsiSnapshot) => Effect.Effect<void>,
+): Effect.fn.Return<CsiSnapshot, CreateSnapshotError, Needs> {
+  const earlier = yield* stage("recover earlier attempt", recoverEarlierAttempt(spec, source));
+  if (earlier?.image !== undefined) {
+    return yield* describe(spec, source.volume, earlier.reservation.uuid, earlier.image, true);
+  }
+  const { image, ...snapshot } = yield* compensated(holdPointInTime(spec, source, earlier?.reservation));
+  const early = yield* describe(spec, source.volume, snapshot.uuid, image, false);
+  yield* stage("answer", answerEarly(early));
+  // From here on nothing is undone: the caller counts on this point in time.
+  yield* makeReady(snapshot, image.id, spec.parameters);
+  yield* stage("remove left-over copy", removeLeftOverTemp(source.volume, source.image));
+  return { ...early, ready: true };
+});
+
+interface EarlierAttempt {
+  readonly reservation: journal.Reservation;
+  /** Absent: it has to be made, or to be finished. */
+  readonly image: ImageStatus | undefined;
+}
 
 /**
- * The clone that holds the point in time; -> its status. What an earlier call made of it stays: its caller may have been
- * answered. What this one makes is undone when it fails.
+ * How far earlier calls for the name came; absent: the name is free. A snapshot that was complete and is gone is being
+ * deleted: this finishes its deletion and frees the name.
  */
-const hold = ({ found, status }: SourceVolume, image: string, fresh: boolean) =>
-  Effect.gen(function* () {
-    const rbd = yield* Rbd;
-    const { pool, imageName } = found;
-    const transient = { pool, image: imageName, snapshot: image };
-    const target = { pool, image, spec: holderSpec(status), snapshots: [image] };
-    const held = orRaced(rbd.imageStatus(pool, image));
-    if (!fresh && (yield* stage("clear", resumeClone(transient, target)))) return yield* stage("find", held);
-    const made = Effect.exit(Effect.andThen(cloneThrough(transient, target), held));
-    const undo = Effect.andThen(discardUnfinished(pool, image, [image]), rbd.snapshotRemove(pool, imageName, image));
-    return yield* yield* undoable("hold point in time", made, () => undo);
-  });
+const recoverEarlierAttempt = Effect.fnUntraced(function* (
+  { requestName }: SnapshotSpec,
+  { volume: { pool, imageName: source } }: SourceVolume,
+): Effect.fn.Return<EarlierAttempt | undefined, CreateSnapshotError, Needs> {
+  const { instanceId } = yield* DriverSettings;
+  const reservation = yield* journal.lookUp(SNAPSHOTS, pool, instanceId, requestName);
+  if (reservation === undefined) return undefined;
+  const { uuid, attributes } = reservation;
+  if (attributes.source !== undefined && attributes.source !== source) {
+    return yield* new Conflict({
+      subject: `snapshot ${requestName}`,
+      problem: `exists and is of image ${attributes.source}; the request asks for one of image ${source}`,
+      remedy: "Delete that snapshot, or use another name",
+    });
+  }
+  if (attributes.imageId === undefined) return { reservation, image: undefined };
+  const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
+  const image = yield* statusIfThere(pool, imageName);
+  if (image !== undefined) return { reservation, image };
+  yield* finishRemoval(pool, imageName, attributes.imageId);
+  yield* journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName });
+  return undefined;
+});
 
-const taken = (
-  { cluster, sourceVolumeId }: Wanted,
-  found: LocatedVolume,
+/** Reserves the name and clones the source; on failure undoes what this call did, but nothing of earlier calls. */
+const holdPointInTime = Effect.fnUntraced(function* (
+  spec: SnapshotSpec,
+  source: SourceVolume,
+  earlier: journal.Reservation | undefined,
+): Effect.fn.Return<SnapshotImage & { readonly image: ImageStatus }, CreateSnapshotError, Needs | Compensations> {
+  yield* stage("limit snapshots", limitSnapshots(source.volume, source.image));
+  const { uuid, imageName } = yield* reserve(spec, source, earlier);
+  const image = yield* Effect.catchTag(cloneSource(source, imageName, earlier === undefined), "ImageNotFound", asRaced);
+  return { pool: source.volume.pool, uuid, imageName, image };
+});
+
+const reserve = Effect.fnUntraced(function* (
+  { requestName, snapshotPrefix: prefix }: SnapshotSpec,
+  { volume: { pool, imageName, attributes } }: SourceVolume,
+  earlier: journal.Reservation | undefined,
+) {
+  const { instanceId } = yield* DriverSettings;
+  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName };
+  const written = journal.reserve(SNAPSHOTS, pool, instanceId, entry, earlier);
+  if (earlier !== undefined) return yield* stage("reserve", written);
+  return yield* step("reserve", written, { undo: (made) => undoReservation({ ...made, pool }, requestName) });
+});
+
+/**
+ * Makes the clone that holds the point in time, and answers its status. A clone that an earlier call made stays, because
+ * the caller of that call may know of it. A clone that this call makes is undone when the call fails.
+ */
+const cloneSource = Effect.fnUntraced(function* (
+  { volume: { pool, imageName: source }, image }: SourceVolume,
+  imageName: string,
+  isNew: boolean,
+): Effect.fn.Return<ImageStatus, CreateSnapshotError, Needs | Compensations> {
+  const rbd = yield* Rbd;
+  const transient = { pool, image: source, snapshot: imageName };
+  const target = { pool, image: imageName, spec: holderSpec(image), snapshots: [imageName] };
+  const status = orRaced(rbd.imageStatus(pool, imageName));
+  if (!isNew && (yield* stage("resume clone", resumeClone(transient, target)))) {
+    return yield* stage("look at clone", status);
+  }
+  return yield* step("hold point in time", Effect.andThen(cloneThrough(transient, target), status), {
+    when: "started",
+    undo: Effect.andThen(discardUnfinished(pool, imageName, [imageName]), rbd.snapshotRemove(pool, source, imageName)),
+  });
+});
+
+/**
+ * The source is gone. A snapshot whose clone was made before no longer needs it, and is finished; what is left of one
+ * whose clone was not made is removed.
+ */
+const finishWithoutSource = Effect.fnUntraced(function* (
+  spec: SnapshotSpec,
+  gone: VolumeNotFound,
+): Effect.fn.Return<CsiSnapshot, CreateSnapshotError, Needs> {
+  const { requestName, sourceVolumeId, credentials, parameters } = spec;
+  const { instanceId } = yield* DriverSettings;
+  const source = yield* stage("find source", locateVolume(sourceVolumeId, credentials));
+  const { pool } = source;
+  const reservation = yield* stage("look up name", journal.lookUp(SNAPSHOTS, pool, instanceId, requestName));
+  if (reservation === undefined || reservation.attributes.source !== source.imageName) return yield* gone;
+  const { uuid, attributes } = reservation;
+  const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
+  const image = yield* stage("look at clone", statusIfThere(pool, imageName));
+  if (image !== undefined) {
+    const complete = attributes.imageId !== undefined;
+    if (complete || (yield* stage("look at clone", holdsPointInTime(source, imageName, image)))) {
+      if (!complete) yield* makeReady({ pool, uuid, imageName }, image.id, parameters);
+      return yield* describe(spec, source, uuid, image, true);
+    }
+  }
+  yield* stage("remove unfinished snapshot", discardUnfinished(pool, imageName, [imageName]));
+  yield* stage("free name", journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName }));
+  return yield* gone;
+});
+
+/** A clone with neither a parent nor data of its own was cut off at the beginning. */
+const holdsPointInTime = ({ pool }: LocatedVolume, imageName: string, { parent }: ImageStatus) =>
+  parent !== undefined
+    ? Effect.succeed(true)
+    : Effect.flatMap(Rbd, (rbd): Effect.Effect<boolean, CephError> => rbd.imageHasData(pool, imageName, "own"));
+
+const describe = (
+  { cluster, sourceVolumeId }: SnapshotSpec,
+  source: LocatedVolume,
   uuid: string,
   { sizeBytes, createdAt }: ImageStatus,
   ready: boolean,
-) => {
-  const { clusterId } = cluster ?? found.cluster;
-  return Effect.fromResult(encodeVolumeId({ clusterId, poolId: found.poolId, uuid })).pipe(
-    Effect.map((snapshotId): TakenSnapshot => ({ snapshotId, sourceVolumeId, sizeBytes, createdAt, ready })),
-    Effect.mapError(({ message }) => new InvalidRequest({ field: "parameters.clusterID", reason: message })),
+): Effect.Effect<CsiSnapshot, InvalidRequest> => {
+  const { clusterId } = cluster ?? source.cluster;
+  const snapshotId = newHandle({ clusterId, poolId: source.poolId, uuid });
+  return Effect.fromResult(
+    Result.map(snapshotId, (id) => ({ snapshotId: id, sourceVolumeId, sizeBytes, createdAt, ready })),
   );
 };
-
-/**
- * The source is gone. A snapshot that was taken before needs it no more, and is finished; of one that was not, what is
- * left goes.
- */
-const withoutSource = (options: VolumeOptions, wanted: Wanted, gone: VolumeNotFound) =>
-  Effect.gen(function* () {
-    const { requestName, sourceVolumeId, credentials, parameters } = wanted;
-    const found = yield* stage("find", locateVolume(sourceVolumeId, credentials));
-    const { pool } = found;
-    const reservation = yield* stage("find", journal.lookUp(SNAPSHOTS, pool, options.instanceId, requestName));
-    if (reservation === undefined || reservation.attributes.source !== found.imageName) return yield* gone;
-    const { uuid, attributes } = reservation;
-    const imageName = attributes.imageName ?? SNAPSHOTS.defaultImagePrefix + uuid;
-    const image = yield* stage("find", statusIfThere(pool, imageName));
-    if (attributes.imageId !== undefined && image !== undefined) return yield* taken(wanted, found, uuid, image, true);
-    // Neither a parent nor data of its own: its clone was cut off at the beginning.
-    const hasData = (yield* Rbd).imageHasData(pool, imageName, "own");
-    if (image !== undefined && (image.parent !== undefined || (yield* stage("find", hasData)))) {
-      yield* makeReady(options, { pool, uuid, imageName }, image, parameters);
-      return yield* taken(wanted, found, uuid, image, true);
-    }
-    yield* stage("clear", discardUnfinished(pool, imageName, [imageName]));
-    yield* stage("clear", journal.unreserve(SNAPSHOTS, pool, options.instanceId, { ...reservation, requestName }));
-    return yield* gone;
-  });
-
-/** `answer` is called once, as soon as the point in time is safe; the effect ends when the snapshot is ready. */
-export const createSnapshot = (
-  options: VolumeOptions,
-  request: SnapshotRequest,
-  answer: (taken: TakenSnapshot) => Effect.Effect<void>,
-) =>
-  Effect.gen(function* () {
-    const wanted = yield* stage("validate", readRequest(request));
-    const { requestName, sourceVolumeId } = wanted;
-    const locks = yield* Locks;
-    const body = Effect.gen(function* () {
-      const looked = yield* stage("find", Effect.result(findSourceVolume(wanted)));
-      if (Result.isFailure(looked)) {
-        if (looked.failure._tag !== "VolumeNotFound") return yield* looked.failure;
-        return yield* withoutSource(options, wanted, looked.failure);
-      }
-      const source = looked.success;
-      const { pool } = source.found;
-      const known = yield* stage("find", findSnapshot(options, wanted, source));
-      if (known.reservation !== undefined && known.image !== undefined) {
-        return yield* taken(wanted, source.found, known.reservation.uuid, known.image, true);
-      }
-      const { uuid, imageName, image } = yield* compensated(
-        Effect.gen(function* () {
-          yield* stage("limit snapshots", limitSnapshots(source.found, source.status));
-          const reservation = yield* reserved(options, wanted, source, known.reservation);
-          const held = hold(source, reservation.imageName, known.reservation === undefined);
-          return { ...reservation, image: yield* Effect.catchTag(held, "ImageNotFound", asRaced) };
-        }),
-      );
-      yield* stage("answer", Effect.flatMap(taken(wanted, source.found, uuid, image, false), answer));
-      // From here on nothing is undone: the caller counts on this point in time.
-      yield* makeReady(options, { pool, uuid, imageName }, image, request.parameters);
-      yield* stage("remove left-over copy", removeLeftOverTemp(source.found, source.status));
-      return yield* taken(wanted, source.found, uuid, image, true);
-    });
-    const named = stage("lock", locks.withLock(`snapshot name ${requestName}`, "exclusive", body));
-    // The source may be snapshotted and cloned by others meanwhile, but not deleted. IDs before names, as whoever
-    // deletes does: no two wait for each other.
-    return yield* stage("lock", locks.withLock(`volume ${sourceVolumeId}`, "shared", named));
-  });

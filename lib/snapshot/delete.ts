@@ -1,70 +1,90 @@
 /**
- * DeleteSnapshot: the image that holds the point in time goes to the trash, then its name is free again. Volumes made of
- * it stay: their parent waits in the trash until the last of them is deleted or flattened.
+ * DeleteSnapshot: moves the image that holds the point in time to the trash, then frees its name. Volumes that were
+ * restored from it stay: their parent waits in the trash until the last of them is deleted or flattened.
  *
- * 1. What does not exist is deleted; "could not tell" is an error.
- * 2. A restore that runs is waited for.
- * 3. A member of a group snapshot goes with its group (CSI allows to refuse it alone). One whose group is gone is a
- *    snapshot like any other.
+ * Not here: when an image may go, and its way to the trash (lib/images/removal.ts).
+ *
+ * 1. Deleting what does not exist succeeds; "could not tell" is an error.
+ * 2. It waits for a restore from the snapshot that runs.
+ * 3. A member of a group snapshot goes with its group, and its deletion alone is refused, as CSI permits. A member whose group is
+ *    gone is a snapshot like any other.
  */
 import * as Effect from "effect/Effect";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { Rbd } from "../ceph/rbd.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
-import type { VolumeOptions } from "../config/settings.ts";
-import { InvalidRequest } from "../csi/errors.ts";
+import { DriverSettings } from "../config/settings.ts";
+import { InvalidRequest, type LockHeld, type Precondition, type SnapshotNotFound } from "../csi/errors.ts";
+import type { Purge } from "../images/purge.ts";
 import { removeImages } from "../images/removal.ts";
 import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
 import { locateGroup } from "../journal/locate-group.ts";
-import { locateSnapshot } from "../journal/locate.ts";
+import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
+import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 
-const proveAlone = (snapshotId: string, groupId: string, credentials: Credentials) =>
+export type DeleteSnapshotError = CephError | ConfigError | InvalidRequest | Precondition | LockHeld;
+type Needs = Ceph | Clusters | DriverSettings | Purge | Locks;
+
+/** `deletedGroupId`: the group snapshot that is being deleted with this member of it. */
+export const deleteSnapshot = Effect.fn("snapshot.deleteSnapshot")(function* (
+  snapshotId: string,
+  credentials: Credentials,
+  deletedGroupId?: string,
+): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
+  const locks = yield* Locks;
+  yield* locks.with([LockKey.snapshot(snapshotId)], deleteLocked(snapshotId, credentials, deletedGroupId)).pipe(
+    // CSI: the deletion of what does not exist succeeds.
+    Effect.catchTag("SnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
+  );
+});
+
+const deleteLocked = Effect.fnUntraced(function* (
+  snapshotId: string,
+  credentials: Credentials,
+  deletedGroupId: string | undefined,
+): Effect.fn.Return<void, DeleteSnapshotError | SnapshotNotFound, Needs> {
+  const locks = yield* Locks;
+  const snapshot = yield* stage("find snapshot", locateSnapshot(snapshotId, credentials));
+  const { requestName, groupId } = snapshot.attributes ?? {};
+  if (groupId !== undefined && groupId !== deletedGroupId) {
+    yield* stage("find group", proveNotMember(snapshotId, groupId, credentials));
+  }
+  const name = requestName === undefined ? undefined : LockKey.snapshotName(requestName);
+  yield* locks.with([name], remove(snapshot));
+});
+
+const proveNotMember = (snapshotId: string, groupId: string, credentials: Credentials) =>
   locateGroup(groupId, credentials).pipe(
     Effect.flatMap(({ entry }) => {
       if (!entry.members.includes(snapshotId)) return Effect.void;
-      const reason = `is a member of group snapshot ${groupId}: delete that one`;
+      const reason = `is a member of group snapshot ${groupId}. Delete the group snapshot`;
       return Effect.fail(new InvalidRequest({ field: "snapshot_id", reason }));
     }),
     Effect.catchTag("GroupSnapshotNotFound", () => Effect.void),
   );
 
-/** `ofGroup`: the group snapshot that is being deleted. */
-export const deleteSnapshot = (
-  { instanceId }: VolumeOptions,
-  snapshotId: string,
-  credentials: Credentials,
-  ofGroup?: string,
-) =>
-  Effect.gen(function* () {
-    const locks = yield* Locks;
-    const rbd = yield* Rbd;
-    const body = Effect.gen(function* () {
-      const { pool, uuid, imageName, attributes } = yield* stage("find", locateSnapshot(snapshotId, credentials));
-      const requestName = attributes?.requestName;
-      const groupId = attributes?.groupId;
-      if (groupId !== undefined && groupId !== ofGroup) {
-        yield* stage("find", proveAlone(snapshotId, groupId, credentials));
-      }
-      const remove = Effect.gen(function* () {
-        const { imageId, source } = attributes ?? {};
-        if (imageId === undefined && source !== undefined) {
-          // It was never ready: the transient snapshot may still be on its source.
-          yield* stage(
-            "clear source",
-            rbd.snapshotRemove(pool, source, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
-          );
-        }
-        yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));
-        if (attributes === undefined) return;
-        yield* stage("free name", unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName }));
-      });
-      return yield* requestName === undefined
-        ? remove
-        : stage("lock", locks.withLock(`snapshot name ${requestName}`, "exclusive", remove));
-    });
-    yield* stage("lock", locks.withLock(`snapshot ${snapshotId}`, "exclusive", body)).pipe(
-      // CSI: what does not exist is deleted.
-      Effect.catchTag("SnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
+const remove = Effect.fnUntraced(function* ({
+  pool,
+  uuid,
+  imageName,
+  attributes,
+}: LocatedVolume): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
+  const { instanceId } = yield* DriverSettings;
+  const { imageId, source, requestName } = attributes ?? {};
+  if (imageId === undefined && source !== undefined) {
+    // The snapshot was never ready: its source may still have the transient snapshot that the clone was made of.
+    const transient = (yield* Rbd).snapshotRemove(pool, source, imageName);
+    yield* stage(
+      "clear source",
+      Effect.catchTag(transient, "ImageNotFound", () => Effect.void),
     );
-  });
+  }
+  yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));
+  if (attributes === undefined) return;
+  yield* stage("free name", unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName }));
+});

@@ -1,15 +1,15 @@
 /**
- * The image that holds a snapshot, from the moment that its data is safe: made ready for restores and recorded as
- * complete; and its reservation, undone while there is no image.
+ * The image that holds a snapshot, from the moment that its data is safe: makes it ready for restores and records it as
+ * complete. Also the undo of a snapshot's reservation.
  *
- * Not here: how the image comes to its data (./create.ts, lib/group/create.ts), and its removal (./delete.ts).
+ * Not here: how the image gets its data (./create.ts, lib/group/create.ts), and its removal (./delete.ts).
  */
 import * as Effect from "effect/Effect";
 import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import type { PoolRef } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
-import type { VolumeOptions } from "../config/settings.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
+import { DriverSettings } from "../config/settings.ts";
 import { Conflict } from "../csi/errors.ts";
 import { Flatten } from "../images/flatten.ts";
 import { snapshotMetadata } from "../images/metadata.ts";
@@ -17,44 +17,46 @@ import { orRaced } from "../images/races.ts";
 import { SNAPSHOTS, storeImageId, unreserve } from "../journal/journal.ts";
 import { stage } from "../operations/pipeline.ts";
 
-export interface Holder {
+/** The image that holds a snapshot: a clone of the source volume's image. */
+export interface SnapshotImage {
   readonly pool: PoolRef;
   readonly uuid: string;
   readonly imageName: string;
 }
 
-/** The snapshot that restores clone from; then the image's ID in the journal, which is written last and means ready. */
-export const makeReady = (
-  options: VolumeOptions,
-  { pool, uuid, imageName }: Holder,
-  image: ImageStatus,
+/**
+ * Makes the snapshot on the image that restores clone from; then writes the image's ID into the journal, which comes
+ * last because it means "ready".
+ */
+export const makeReady = Effect.fn("snapshot.makeReady")(function* (
+  { pool, uuid, imageName }: SnapshotImage,
+  imageId: string,
   parameters: Readonly<Record<string, string>>,
-) =>
-  Effect.gen(function* () {
-    const rbd = yield* Rbd;
-    // The holder is nobody's but this snapshot's: who takes it away deletes it, or begins anew.
-    const ours = <A, R>(name: string, call: Effect.Effect<A, CephError, R>) => stage(name, orRaced(call));
-    const own = rbd.snapshotCreate(pool, imageName, imageName, "unasked");
-    yield* ours(
-      "make ready",
-      Effect.catchTag(own, "Exists", () => Effect.void),
-    );
-    yield* ours("commit", rbd.imageMetaSet(pool, imageName, snapshotMetadata(options, parameters)));
-    yield* ours("commit", storeImageId(SNAPSHOTS, pool, uuid, image.id));
-    const depth = yield* ours("limit chain", rbd.cloneDepth(pool, imageName));
-    const { softDepth } = options.cloneDepth;
-    if (depth >= Math.max(1, softDepth)) yield* ours("limit chain", (yield* Flatten).request(pool, imageName));
-  });
+): Effect.fn.Return<void, CephError, Rbd | Rados | Flatten | DriverSettings> {
+  const rbd = yield* Rbd;
+  const settings = yield* DriverSettings;
+  // Only this snapshot uses the image: another driver that removes it deletes the snapshot, or begins anew.
+  const own = <A, R>(name: string, call: Effect.Effect<A, CephError, R>) => stage(name, orRaced(call));
+  const snapshot = rbd.snapshotCreate(pool, imageName, imageName, "unasked");
+  yield* own(
+    "make ready",
+    Effect.catchTag(snapshot, "Exists", () => Effect.void),
+  );
+  yield* own("commit", rbd.imageMetaSet(pool, imageName, snapshotMetadata(settings, parameters)));
+  yield* own("commit", storeImageId(SNAPSHOTS, pool, uuid, imageId));
+  const depth = yield* own("limit chain", rbd.cloneDepth(pool, imageName));
+  if (depth < Math.max(1, settings.cloneDepth.softDepth)) return;
+  yield* own("limit chain", (yield* Flatten).request(pool, imageName));
+});
 
-export const undoReservation = (
-  { instanceId }: VolumeOptions,
-  { pool, uuid, imageName }: Holder,
+/** Undoes the reservation of a snapshot whose image does not exist; fails while it does. */
+export const undoReservation = Effect.fn("snapshot.undoReservation")(function* (
+  { pool, uuid, imageName }: SnapshotImage,
   requestName: string,
-) =>
-  Effect.gen(function* () {
-    const left = yield* (yield* Rbd).imageId(pool, imageName);
-    if (left !== undefined) {
-      return yield* new Conflict({ subject: "", problem: `image ${imageLabel(pool, imageName)} is still there` });
-    }
-    yield* unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName });
-  });
+): Effect.fn.Return<void, CephError | Conflict, Rbd | Rados | DriverSettings> {
+  const { instanceId } = yield* DriverSettings;
+  if ((yield* (yield* Rbd).imageId(pool, imageName)) !== undefined) {
+    return yield* new Conflict({ subject: `image ${imageLabel(pool, imageName)}`, problem: "still exists" });
+  }
+  yield* unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName });
+});

@@ -1,30 +1,28 @@
-/** The parameters of a VolumeSnapshotClass. */
+/** The parameters of a VolumeSnapshotClass. Those that other drivers and sidecars read are ignored. */
 import * as Result from "effect/Result";
 import { InvalidParameter } from "../config/errors.ts";
+import { readNamePrefix } from "../config/name-prefix.ts";
 import { SNAPSHOTS } from "../journal/journal.ts";
 import { hasControl } from "../text/printable.ts";
 
 export interface SnapshotParameters {
   /** Absent: the cluster of the source volume. */
   readonly clusterId: string | undefined;
-  readonly prefix: string;
+  /** The first part of the image's name. */
+  readonly snapshotPrefix: string;
 }
-
-const MAX_PREFIX_BYTES = 200;
 
 export const readSnapshotParameters = (
   parameters: Readonly<Record<string, string>>,
 ): Result.Result<SnapshotParameters, InvalidParameter> => {
-  for (const field of ["clusterID", "snapshotNamePrefix", "pool"]) {
+  const refuse = (field: string, reason: string) => Result.fail(new InvalidParameter({ field, reason }));
+  for (const field of ["clusterID", "pool"]) {
     const value = parameters[field];
-    const refuse = (reason: string) => Result.fail(new InvalidParameter({ field, reason }));
-    if (value === "") return refuse("must not be empty");
-    if (value !== undefined && hasControl(value)) return refuse("must not hold control characters");
+    if (value === "") return refuse(field, "must not be empty");
+    if (value !== undefined && hasControl(value)) return refuse(field, "must not hold control characters");
   }
-  const prefix = parameters["snapshotNamePrefix"] ?? SNAPSHOTS.defaultImagePrefix;
-  if (/[/@]/.test(prefix) || Buffer.byteLength(prefix) > MAX_PREFIX_BYTES) {
-    const reason = `must have at most ${MAX_PREFIX_BYTES} bytes, and neither "/" nor "@"`;
-    return Result.fail(new InvalidParameter({ field: "snapshotNamePrefix", reason }));
-  }
-  return Result.succeed({ clusterId: parameters["clusterID"], prefix });
+  const field = "snapshotNamePrefix";
+  const prefix = readNamePrefix(parameters[field] ?? SNAPSHOTS.defaultImagePrefix);
+  if (Result.isFailure(prefix)) return refuse(field, prefix.failure);
+  return Result.succeed({ clusterId: parameters["clusterID"], snapshotPrefix: prefix.success });
 };

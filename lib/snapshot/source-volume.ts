@@ -1,53 +1,67 @@
 /**
- * The volume that a snapshot is taken of, alone or as a member of a group: whether it is fit for one, and how many
- * snapshots it may have.
+ * The volume that a snapshot is taken of, alone or as a member of a group, and whether a snapshot of it can be taken.
  *
- * Not here: how its point in time is taken and held (./create.ts, lib/group).
+ * Not here: how its point in time is taken and held (./create.ts, lib/group), and how many snapshots it may have
+ * (lib/images/snapshot-limit.ts).
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
+import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../ceph/features.ts";
-import { Rbd } from "../ceph/rbd.ts";
-import type { Cluster } from "../config/clusters.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import type { Cluster, Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, Precondition, VolumeNotFound } from "../csi/errors.ts";
-import { locateVolume } from "../journal/locate.ts";
+import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
 
-export interface WantedSource {
+export interface SourceVolumeSpec {
   readonly sourceVolumeId: string;
-  /** As the parameters name it. */
+  /** The cluster that the snapshot class names; absent: that of the volume. */
   readonly cluster: Cluster | undefined;
   readonly credentials: Credentials;
 }
 
-/** The source volume, fit for a snapshot; the cluster by whose ID the snapshot will go. */
-export const findSourceVolume = ({ sourceVolumeId, cluster, credentials }: WantedSource) =>
-  Effect.gen(function* () {
-    const found = yield* locateVolume(sourceVolumeId, credentials);
-    if (cluster !== undefined && !sameCluster(cluster, found.cluster)) {
-      const reason = `is ${cluster.clusterId}, but the volume is in cluster ${found.cluster.clusterId}`;
-      return yield* new InvalidRequest({ field: "parameters.clusterID", reason });
-    }
-    if (found.attributes?.encryptKms !== undefined) {
-      const message = `volume ${sourceVolumeId} is encrypted, and this driver does not know its keys yet; a snapshot could not be read`;
-      return yield* new Precondition({ subject: "", problem: message });
-    }
-    const status = yield* (yield* Rbd)
-      .imageStatus(found.pool, found.imageName)
-      .pipe(
-        Effect.catchTag("ImageNotFound", ({ message }) =>
-          Effect.fail(new VolumeNotFound({ volumeId: sourceVolumeId, reason: message })),
-        ),
-      );
-    if ((status.features & FEATURE_BITS.layering) === 0n) {
-      const reason = `image ${imageLabel(found.pool, found.imageName)} lacks the feature layering, without which it can't be cloned`;
-      return yield* new InvalidRequest({ field: "source_volume_id", reason });
-    }
-    return { found, status, clusterId: (cluster ?? found.cluster).clusterId };
-  });
+export interface SourceVolume {
+  readonly volume: LocatedVolume;
+  readonly image: ImageStatus;
+  /** Part of the snapshot's ID: two entries of config.json may lead to one cluster. */
+  readonly clusterId: string;
+}
 
-export type SourceVolume = Effect.Success<ReturnType<typeof findSourceVolume>>;
+export type SourceVolumeError = CephError | ConfigError | InvalidRequest | Precondition | VolumeNotFound;
 
+/** The source volume, of which a snapshot can be taken. */
+export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function* ({
+  sourceVolumeId,
+  cluster,
+  credentials,
+}: SourceVolumeSpec): Effect.fn.Return<SourceVolume, SourceVolumeError, Ceph | Clusters | ClusterMapping> {
+  const volume = yield* locateVolume(sourceVolumeId, credentials);
+  if (cluster !== undefined && !sameCluster(cluster, volume.cluster)) {
+    const reason = `is ${cluster.clusterId}, but the volume is in cluster ${volume.cluster.clusterId}`;
+    return yield* new InvalidRequest({ field: "parameters.clusterID", reason });
+  }
+  if (volume.attributes?.encryptKms !== undefined) {
+    return yield* new Precondition({
+      subject: `volume ${sourceVolumeId}`,
+      problem: "is encrypted, and this release does not take snapshots of encrypted volumes",
+    });
+  }
+  const gone = ({ message }: CephError) => new VolumeNotFound({ volumeId: sourceVolumeId, reason: message });
+  const image = yield* (yield* Rbd)
+    .imageStatus(volume.pool, volume.imageName)
+    .pipe(Effect.catchTag("ImageNotFound", (error) => Effect.fail(gone(error))));
+  if ((image.features & FEATURE_BITS.layering) === 0n) {
+    const label = imageLabel(volume.pool, volume.imageName);
+    const reason = `names a volume whose image ${label} cannot be cloned, because it lacks the feature layering`;
+    return yield* new InvalidRequest({ field: "source_volume_id", reason });
+  }
+  return { volume, image, clusterId: (cluster ?? volume.cluster).clusterId };
+});
+
+/** Whether two entries of config.json lead to the same images. */
 export const sameCluster = (one: Cluster, other: Cluster): boolean =>
   one.clusterId === other.clusterId ||
   (one.monitors.join() === other.monitors.join() && one.radosNamespace === other.radosNamespace);

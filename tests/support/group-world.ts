@@ -67,7 +67,7 @@ export const groupDriverOn = (cluster: MemoryCluster, settings: Settings = {}) =
   );
   const options = { ...OPTIONS, ...settings.options };
   const single = controller(options);
-  const group = groupController(options);
+  const group = groupController();
   type Needs = ManagedRuntime.ManagedRuntime.Services<typeof runtime>;
   const call =
     <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>

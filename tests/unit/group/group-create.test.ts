@@ -287,7 +287,7 @@ describe("refused, with nothing changed:", () => {
         return grouping([...ids, volume.volumeId], { parameters: {} });
       },
       code: "INVALID_ARGUMENT",
-      names: "source_volume_ids[2] is in cluster west",
+      names: "source_volume_ids[2] names a volume in cluster west",
     },
     {
       what: "a class of another cluster",
