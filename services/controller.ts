@@ -12,9 +12,7 @@ import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import { imageLabel } from "../lib/ceph/ceph.ts";
 import { Rbd } from "../lib/ceph/rbd.ts";
-import type { Flags } from "../lib/config/flags.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { type VolumeOptions, volumeOptions } from "../lib/config/settings.ts";
 import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, VolumeNotFound } from "../lib/csi/errors.ts";
 import { type CsiSnapshot, snapshotMessage } from "../lib/csi/messages.ts";
@@ -179,7 +177,7 @@ const OFFERED = [
 const byName = ({ name }: { readonly name: string }) => name;
 const byVolume = ({ volumeId }: { readonly volumeId: string }) => volumeId;
 
-export const controller = (options: VolumeOptions) =>
+export const controller = () =>
   ({
     createVolume: mutating("CreateVolume", CreateVolumeRequestSchema, byName, create),
     deleteVolume: mutating("DeleteVolume", DeleteVolumeRequestSchema, byVolume, remove),
@@ -202,9 +200,9 @@ export const controller = (options: VolumeOptions) =>
 /** What the recipes need besides Ceph, locks, operations and the configuration. */
 export const controllerLayer = Layer.merge(Purge.layer, Flatten.layer);
 
-export const controllerRole = (flags: Flags, world: World) =>
+export const controllerRole = (world: World) =>
   role({
     name: "controller",
     layer: Layer.provideMerge(controllerLayer, volumesLayer(world)),
-    serves: [served(Controller, controller(volumeOptions(flags)))],
+    serves: [served(Controller, controller())],
   });

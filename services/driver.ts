@@ -16,8 +16,6 @@ import { snapshotMetadataRole } from "./snapshot-metadata.ts";
 
 export const driverRoles = (flags: Flags, world: World) => [
   identityRole(flags),
-  ...(flags.controllerServer
-    ? [controllerRole(flags, world), groupControllerRole(world), snapshotMetadataRole(world)]
-    : []),
+  ...(flags.controllerServer ? [controllerRole(world), groupControllerRole(world), snapshotMetadataRole(world)] : []),
   ...(flags.nodeServer ? [nodeRole(flags, world)] : []),
 ];

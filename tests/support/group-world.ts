@@ -65,8 +65,7 @@ export const groupDriverOn = (cluster: MemoryCluster, settings: Settings = {}) =
       ),
     ),
   );
-  const options = { ...OPTIONS, ...settings.options };
-  const single = controller(options);
+  const single = controller();
   const group = groupController();
   type Needs = ManagedRuntime.ManagedRuntime.Services<typeof runtime>;
   const call =

@@ -71,7 +71,7 @@ export const listerOn = (cluster: MemoryCluster, settings: Settings = {}) => {
   const run = <A>(effect: Effect.Effect<A, RpcError, Needs>): Promise<A> => runtime.runPromise(effect);
   const collect = <A>(stream: Stream.Stream<A, RpcError, Needs>): Promise<readonly A[]> =>
     run(Stream.runCollect(stream));
-  const service = controller({ ...OPTIONS, instanceId: settings.instanceId ?? OPTIONS.instanceId });
+  const service = controller();
   const blocks = snapshotMetadata();
 
   const listVolumes = (init: Fields<typeof ListVolumesRequestSchema> = {}) =>

@@ -184,7 +184,7 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverWays = {}) => {
       ),
     ),
   );
-  const service = controller({ ...OPTIONS, ...settings.options });
+  const service = controller();
   type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Locks | Operations | Purge;
   const call =
     <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>

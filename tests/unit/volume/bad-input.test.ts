@@ -275,7 +275,7 @@ describe("ValidateVolumeCapabilities:", () => {
 });
 
 test("RPCs that are not offered are not there", () => {
-  const service = served(Controller, controller(OPTIONS));
+  const service = served(Controller, controller());
   const there = Controller.methods.filter((method) => service.handler(method) !== undefined).map(({ name }) => name);
   expect(there.toSorted()).toEqual([
     "ControllerExpandVolume",
