@@ -22,7 +22,6 @@ import {
   GIB,
   MOUNT,
   mounted,
-  OPTIONS,
   PARAMETERS,
   SECRETS,
   validation,
