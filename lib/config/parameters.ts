@@ -38,7 +38,6 @@ const MIN_OBJECT_ORDER = 12;
 const MAX_OBJECT_ORDER = 25;
 const MAX_UINT64 = 2n ** 64n - 1n;
 
-
 const clusterId = name
   .refine((value) => value.isWellFormed(), "must be valid Unicode")
   .refine(
