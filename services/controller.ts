@@ -12,11 +12,9 @@ import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import { imageLabel } from "../lib/ceph/ceph.ts";
 import { Rbd } from "../lib/ceph/rbd.ts";
-import { parseCredentials } from "../lib/config/secrets.ts";
 import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, VolumeNotFound } from "../lib/csi/errors.ts";
 import { type CsiSnapshot, snapshotMessage } from "../lib/csi/messages.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   Controller,
   type ControllerExpandVolumeRequest,
@@ -48,10 +46,7 @@ import { createVolume } from "../lib/volume/create.ts";
 import { deleteVolume } from "../lib/volume/delete.ts";
 import { expandVolume } from "../lib/volume/expand.ts";
 import { listing, listingOffered } from "./controller-listing.ts";
-
-const text = (field: string, value: string) => Effect.fromResult(requiredText(field, value));
-const credentials = (secrets: Readonly<Record<string, string>>, allowMigration: boolean) =>
-  Effect.fromResult(parseCredentials(secrets, { allowMigration }));
+import { credentials, text } from "./fields.ts";
 
 // ----------------------------------------------------------------------------------------------------- volumes
 
@@ -103,7 +98,7 @@ const create = (request: CreateVolumeRequest) =>
 const remove = (request: DeleteVolumeRequest) =>
   Effect.gen(function* () {
     const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
-    yield* deleteVolume(volumeId, yield* stage("validate", credentials(request.secrets, true)));
+    yield* deleteVolume(volumeId, yield* stage("validate", credentials(request.secrets, { allowMigration: true })));
     return {};
   });
 
@@ -118,7 +113,7 @@ const expand = (request: ControllerExpandVolumeRequest) =>
         const capability =
           volumeCapability && (yield* Effect.fromResult(readCapability("volume_capability", volumeCapability)));
         const block = capability?.access.kind === "block";
-        return { volumeId, size, block, credentials: yield* credentials(request.secrets, true) };
+        return { volumeId, size, block, credentials: yield* credentials(request.secrets, { allowMigration: true }) };
       }),
     );
     return yield* expandVolume(wanted);
@@ -130,7 +125,10 @@ const validateCapabilities = (request: ValidateVolumeCapabilitiesRequest) =>
     if (request.volumeCapabilities.length === 0) {
       return yield* new InvalidRequest({ field: "volume_capabilities", reason: "is missing" });
     }
-    const { pool, imageName } = yield* locateVolume(volumeId, yield* credentials(request.secrets, true));
+    const { pool, imageName } = yield* locateVolume(
+      volumeId,
+      yield* credentials(request.secrets, { allowMigration: true }),
+    );
     const image = yield* (yield* Rbd).imageId(pool, imageName);
     if (image === undefined) {
       return yield* new VolumeNotFound({ volumeId, reason: `image ${imageLabel(pool, imageName)} is gone` });
@@ -160,7 +158,7 @@ const takeSnapshot = (request: CreateSnapshotRequest, answerEarly: AnswerEarly<S
 const removeSnapshot = (request: DeleteSnapshotRequest) =>
   Effect.gen(function* () {
     const snapshotId = yield* stage("validate", text("snapshot_id", request.snapshotId));
-    yield* deleteSnapshot(snapshotId, yield* stage("validate", credentials(request.secrets, false)));
+    yield* deleteSnapshot(snapshotId, yield* stage("validate", credentials(request.secrets)));
     return {};
   });
 

@@ -1,14 +1,11 @@
 /**
- * The CSI GroupController service: what a request says in protobuf, as the recipes of lib/group take it, and what they
- * answer, back again.
+ * The CSI GroupController service: from protobuf to the values of lib/group, and from its answers to protobuf.
  *
- * Not here: the recipes' stages, and single snapshots (./controller.ts).
+ * Not here: the recipes (lib/group), and single snapshots (./controller.ts).
  */
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { parseCredentials } from "../lib/config/secrets.ts";
 import { type CsiGroupSnapshot, groupSnapshotMessage } from "../lib/csi/messages.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   type CreateVolumeGroupSnapshotRequest,
   CreateVolumeGroupSnapshotRequestSchema,
@@ -27,44 +24,36 @@ import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
 import { controllerLayer } from "./controller.ts";
-
-const text = (field: string, value: string) => Effect.fromResult(requiredText(field, value));
-
-const texts = (field: string, values: readonly string[]) =>
-  Effect.forEach(values, (value, i) => text(`${field}[${i}]`, value));
-
-const credentials = (secrets: Readonly<Record<string, string>>) =>
-  Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
+import { credentials, optionalCredentials, text, texts } from "./fields.ts";
 
 type GroupAnswer = ReturnType<typeof groupAnswer>;
 const groupAnswer = (group: CsiGroupSnapshot) => ({ groupSnapshot: groupSnapshotMessage(group) });
 
-const create = (request: CreateVolumeGroupSnapshotRequest, answerEarly: AnswerEarly<GroupAnswer>) =>
-  Effect.gen(function* () {
-    const requestName = yield* stage("validate", text("name", request.name));
-    const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
-    const { parameters, secrets } = request;
-    const group = yield* createGroupSnapshot({ requestName, sourceVolumeIds, parameters, secrets }, (early) =>
-      answerEarly(groupAnswer(early)),
-    );
-    return groupAnswer(group);
-  });
+const create = Effect.fnUntraced(function* (
+  request: CreateVolumeGroupSnapshotRequest,
+  answerEarly: AnswerEarly<GroupAnswer>,
+) {
+  const requestName = yield* stage("validate", text("name", request.name));
+  const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
+  const { parameters, secrets } = request;
+  const group = yield* createGroupSnapshot({ requestName, sourceVolumeIds, parameters, secrets }, (early) =>
+    answerEarly(groupAnswer(early)),
+  );
+  return groupAnswer(group);
+});
 
-const remove = (request: DeleteVolumeGroupSnapshotRequest) =>
-  Effect.gen(function* () {
-    const groupSnapshotId = yield* stage("validate", text("group_snapshot_id", request.groupSnapshotId));
-    const { snapshotIds, secrets } = request;
-    yield* deleteGroupSnapshot(groupSnapshotId, snapshotIds, yield* stage("validate", credentials(secrets)));
-    return {};
-  });
+const remove = Effect.fnUntraced(function* (request: DeleteVolumeGroupSnapshotRequest) {
+  const groupSnapshotId = yield* stage("validate", text("group_snapshot_id", request.groupSnapshotId));
+  const { snapshotIds, secrets } = request;
+  yield* deleteGroupSnapshot(groupSnapshotId, snapshotIds, yield* stage("validate", credentials(secrets)));
+  return {};
+});
 
-const get = (request: GetVolumeGroupSnapshotRequest) =>
-  Effect.gen(function* () {
-    const groupSnapshotId = yield* text("group_snapshot_id", request.groupSnapshotId);
-    const { snapshotIds, secrets } = request;
-    const given = Object.keys(secrets).length === 0 ? undefined : yield* credentials(secrets);
-    return groupAnswer(yield* getGroupSnapshot(groupSnapshotId, snapshotIds, given));
-  });
+const get = Effect.fnUntraced(function* (request: GetVolumeGroupSnapshotRequest) {
+  const groupSnapshotId = yield* text("group_snapshot_id", request.groupSnapshotId);
+  const { snapshotIds, secrets } = request;
+  return groupAnswer(yield* getGroupSnapshot(groupSnapshotId, snapshotIds, yield* optionalCredentials(secrets)));
+});
 
 export const groupController = () =>
   ({

@@ -11,9 +11,7 @@
 import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";
 import { allocatedBlocks, type Blocks, changedBlocks } from "../lib/changed-blocks/changed-blocks.ts";
-import { parseCredentials } from "../lib/config/secrets.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
 import {
   BlockMetadataType,
   type GetMetadataAllocatedRequest,
@@ -24,16 +22,13 @@ import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { toRpcError } from "../lib/operations/outcomes.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
+import { optionalCredentials, text } from "./fields.ts";
 
 const wanted = ({ secrets, startingOffset, maxResults }: GetMetadataAllocatedRequest | GetMetadataDeltaRequest) =>
   Effect.gen(function* () {
     if (startingOffset < 0n) return yield* new InvalidRequest({ field: "starting_offset", reason: "is negative" });
     if (maxResults < 0) return yield* new InvalidRequest({ field: "max_results", reason: "is negative" });
-    const given = Object.keys(secrets).length > 0;
-    const credentials = given
-      ? yield* Effect.fromResult(parseCredentials(secrets, { allowMigration: false }))
-      : undefined;
-    return { credentials, startingOffset, maxResults };
+    return { credentials: yield* optionalCredentials(secrets), startingOffset, maxResults };
   });
 
 const message = ({ capacityBytes, blocks }: Blocks) => ({
@@ -45,7 +40,7 @@ const message = ({ capacityBytes, blocks }: Blocks) => ({
 const allocated = (request: GetMetadataAllocatedRequest) =>
   Stream.unwrap(
     Effect.gen(function* () {
-      const snapshotId = yield* Effect.fromResult(requiredText("snapshot_id", request.snapshotId));
+      const snapshotId = yield* text("snapshot_id", request.snapshotId);
       return allocatedBlocks(snapshotId, yield* wanted(request));
     }),
   ).pipe(
@@ -56,8 +51,8 @@ const allocated = (request: GetMetadataAllocatedRequest) =>
 const delta = (request: GetMetadataDeltaRequest) =>
   Stream.unwrap(
     Effect.gen(function* () {
-      const base = yield* Effect.fromResult(requiredText("base_snapshot_id", request.baseSnapshotId));
-      const target = yield* Effect.fromResult(requiredText("target_snapshot_id", request.targetSnapshotId));
+      const base = yield* text("base_snapshot_id", request.baseSnapshotId);
+      const target = yield* text("target_snapshot_id", request.targetSnapshotId);
       return changedBlocks(base, target, yield* wanted(request));
     }),
   ).pipe(

@@ -1,7 +1,7 @@
 /**
- * What a volume capability asks for, in the driver's own words, and whether RBD can give it.
+ * Volume capabilities of a request as the driver's own values. Capabilities that RBD does not have are refused. Pure.
  *
- * Not here: what is done with it (services/).
+ * Not here: what a recipe does with a capability (lib/node, lib/volume).
  */
 import * as Result from "effect/Result";
 import { type VolumeCapability, VolumeCapability_AccessMode_Mode as Mode } from "../gen/csi_pb.ts";
@@ -12,9 +12,9 @@ export interface Capability {
     | { readonly kind: "block" }
     | { readonly kind: "filesystem"; readonly type: string; readonly mountFlags: readonly string[] };
   readonly mode: Mode;
-  /** Whether the mode lets nobody write. */
+  /** Whether nobody is permitted to write. */
   readonly readOnly: boolean;
-  /** Whether nodes may hold the volume at the same time. */
+  /** Whether several nodes may have the volume at the same time. */
   readonly multiNode: boolean;
 }
 
@@ -25,7 +25,7 @@ const MULTI_NODE: ReadonlySet<Mode> = new Set([
   Mode.MULTI_NODE_MULTI_WRITER,
 ]);
 
-/** The capability, if it is complete and one that RBD has: an image with a filesystem has one writing node. */
+/** Refuses a capability that is incomplete, or that RBD does not have: a filesystem is written by one node only. */
 export const readCapability = (
   field: string,
   capability: VolumeCapability | undefined,
@@ -33,20 +33,23 @@ export const readCapability = (
   const refuse = (reason: string) => Result.fail(new InvalidRequest({ field, reason }));
   if (capability === undefined) return refuse("is missing");
   const { accessType, accessMode } = capability;
-  if (accessType.case === undefined) return refuse("says neither block nor mount");
+  if (accessType.case === undefined) return refuse("must ask for block or for mount");
   const mode = accessMode?.mode ?? Mode.UNKNOWN;
-  if (mode === Mode.UNKNOWN || Mode[mode] === undefined) return refuse(`has no known access_mode (${mode})`);
+  if (mode === Mode.UNKNOWN || Mode[mode] === undefined)
+    return refuse(`has access_mode ${mode}, which CSI does not define`);
   const multiNode = MULTI_NODE.has(mode);
   const readOnly = READ_ONLY.has(mode);
   if (accessType.case === "block") return Result.succeed({ access: { kind: "block" }, mode, readOnly, multiNode });
   if (multiNode && !readOnly) {
-    return refuse(`asks for ${Mode[mode]} on a filesystem: only volumeMode Block can be written from several nodes`);
+    return refuse(
+      `asks for ${Mode[mode]} on a filesystem, which several nodes cannot write to at the same time. Use volumeMode Block`,
+    );
   }
   const { fsType, mountFlags } = accessType.value;
   return Result.succeed({ access: { kind: "filesystem", type: fsType, mountFlags }, mode, readOnly, multiNode });
 };
 
-/** All capabilities of a request, of which at least one must be there. */
+/** All capabilities of a request; refuses a request without any. */
 export const readCapabilities = (
   field: string,
   capabilities: readonly VolumeCapability[],

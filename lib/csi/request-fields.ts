@@ -1,8 +1,8 @@
 /**
- * Checks that every RPC makes of its request's fields before it does anything. What they refuse is INVALID_ARGUMENT
- * and has changed nothing.
+ * Checks of a request's fields, which every RPC makes before it does anything: a refused request is INVALID_ARGUMENT,
+ * and nothing has changed. Pure.
  *
- * Not here: StorageClass parameters and secrets (lib/config), and capabilities (lib/csi/capability.ts).
+ * Not here: StorageClass parameters and secrets (lib/config), and capabilities (./capability.ts).
  */
 import * as Result from "effect/Result";
 import { hasControl } from "../text/printable.ts";
@@ -14,21 +14,22 @@ const refuse = (field: string, reason: string): Checked => Result.fail(new Inval
 
 /** CSI 1.12: a string has at most 128 bytes unless its field says otherwise. */
 const MAX_TEXT_BYTES = 128;
-/** Linux's PATH_MAX, the NUL included. */
+/** Linux's PATH_MAX without the NUL at the end. */
 const MAX_PATH_BYTES = 4095;
 
 const text = (field: string, value: string, limit: number): Checked => {
   if (value === "") return refuse(field, "is missing");
   const bytes = Buffer.byteLength(value);
-  if (bytes > limit) return refuse(field, `has ${bytes} bytes, at most ${limit} are allowed`);
-  if (!value.isWellFormed() || hasControl(value)) return refuse(field, "holds control characters or broken Unicode");
+  if (bytes > limit) return refuse(field, `has ${bytes} bytes, and at most ${limit} are permitted`);
+  if (!value.isWellFormed() || hasControl(value))
+    return refuse(field, "must not hold control characters or broken Unicode");
   return Result.succeed(value);
 };
 
 /** A required name or ID. */
 export const requiredText = (field: string, value: string): Checked => text(field, value, MAX_TEXT_BYTES);
 
-/** A required path: absolute, and without `..`, so that it means what it says. */
+/** A required path, which is absolute and does not hold `..`. */
 export const absolutePath = (field: string, value: string): Checked => {
   const checked = text(field, value, MAX_PATH_BYTES);
   if (Result.isFailure(checked)) return checked;

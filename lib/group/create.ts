@@ -100,7 +100,7 @@ interface MemberImage {
 const lookAtMembers = (
   spec: GroupSpec,
   { reservation, members }: Group,
-): Effect.Effect<readonly MemberImage[], CephError | Precondition, Ceph> =>
+): Effect.Effect<readonly MemberImage[], CephError | Precondition, Ceph | DriverSettings> =>
   reservation === undefined
     ? Effect.succeed(members.map((member) => ({ member, imageName: memberImageName(spec, member), status: undefined })))
     : settleAll(members, lookAtMember);

@@ -1,20 +1,23 @@
 /**
- * On which nodes a volume is staged: a key beside its name in the journal, which node plugins write.
+ * The nodes on which a volume is staged: a key beside the volume's name in the journal, which node plugins write.
  *
- * There, and not in the image's metadata: one read tells it of a whole page of names, a compare keeps two nodes from
- * losing each other's, it takes no lock of an image that others use, and it goes in the operation that frees the name.
+ * The key is there, and not in the image's metadata, because one read gets it for a whole page of names, a compare keeps
+ * two nodes from losing each other's entry, writing it needs no lock of an image that others use, and it goes in the
+ * operation that frees the name.
  *
- * It may name a node too many, as CSI allows: NodeUnstageVolume brings no credentials, so a node takes its name back
- * only while it knows those of the staging. Who has an image open, librbd knows: ControllerGetVolume asks.
+ * It may name a node too many, as CSI permits: NodeUnstageVolume brings no credentials, so a node removes its entry only
+ * while it knows those of the staging. Who has an image open, librbd knows: ControllerGetVolume asks it.
  *
- * 1. A volume that one node at a time may have has one name at most: the last.
- * 2. What was written for another volume of that name counts for nothing.
- * 3. Nothing depends on it but what listings tell. Callers let a failure pass.
+ * Not here: when a node writes its entry (lib/node).
+ *
+ * 1. A volume that only one node at a time may have has one entry at most: the last.
+ * 2. Entries that were written for another volume of the same name do not count.
+ * 3. Only listings depend on it. Callers let a failure pass.
  */
 import * as Effect from "effect/Effect";
 import * as z from "zod";
 import type { CephError } from "../ceph/errors.ts";
-import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { type OmapWrite, type PoolRef, Rados } from "../ceph/rados.ts";
 import { directoryObject, nodesKey, VOLUMES } from "./journal.ts";
 
 /** A volume in the journal. */
@@ -27,14 +30,14 @@ export interface Volume {
 
 /** A JSON array: the volume's UUID, then the node IDs. */
 const form = z.array(z.string().min(1)).min(1);
-/** Others may be writing; after that many turns the list is left as it is. */
+/** Other nodes may write at the same time; after that many turns the list stays as it is. */
 const TURNS = 5;
 
 const nodesIn = (value: string | undefined, uuid: string): readonly string[] => {
   if (value === undefined || value === "") return [];
   try {
-    const [of, ...nodes] = form.parse(JSON.parse(value));
-    return of === uuid ? nodes : [];
+    const [volumeUuid, ...nodes] = form.parse(JSON.parse(value));
+    return volumeUuid === uuid ? nodes : [];
   } catch {
     return [];
   }
@@ -43,29 +46,33 @@ const nodesIn = (value: string | undefined, uuid: string): readonly string[] => 
 const valueOf = (uuid: string, nodes: readonly string[]): string =>
   nodes.length === 0 ? "" : JSON.stringify([uuid, ...nodes]);
 
-/** In the order of the names; one call. */
-export const publishedNodes = (
+/** The nodes of each volume, in the order of the names; one call. */
+export const publishedNodes = Effect.fn("journal.publishedNodes")(function* (
   pool: PoolRef,
   instanceId: string,
   names: readonly Pick<Volume, "requestName" | "uuid">[],
-): Effect.Effect<readonly (readonly string[])[], CephError, Rados> =>
-  Effect.flatMap(Rados, (rados) =>
-    Effect.map(
-      rados.omapGet(
-        pool,
-        directoryObject(VOLUMES, instanceId),
-        names.map(({ requestName }) => nodesKey(requestName)),
-      ),
-      (omap) => names.map(({ requestName, uuid }) => nodesIn(omap?.get(nodesKey(requestName)), uuid)),
-    ),
-  );
+): Effect.fn.Return<readonly (readonly string[])[], CephError, Rados> {
+  const rados = yield* Rados;
+  const keys = names.map(({ requestName }) => nodesKey(requestName));
+  const values = yield* rados.omapGet(pool, directoryObject(VOLUMES, instanceId), keys);
+  return names.map(({ requestName, uuid }) => nodesIn(values?.get(nodesKey(requestName)), uuid));
+});
 
-const rewrite = (
-  { pool, instanceId, requestName, uuid }: Volume,
-  change: (nodes: readonly string[]) => readonly string[],
-  guess: readonly string[],
-): Effect.Effect<void, CephError, Rados> =>
-  Effect.gen(function* () {
+/** Adds the node; one call if no other node has the volume. `shared`: other nodes may have it too. */
+export const publishNode = (volume: Volume, nodeId: string, shared: boolean): Effect.Effect<void, CephError, Rados> =>
+  rewrite(volume, (nodes) => (shared ? [...new Set([...nodes, nodeId])].toSorted() : [nodeId]), []);
+
+/** Removes the node; one call if no other node has the volume. */
+export const unpublishNode = (volume: Volume, nodeId: string): Effect.Effect<void, CephError, Rados> =>
+  rewrite(volume, (nodes) => nodes.filter((node) => node !== nodeId), [nodeId]);
+
+/** Writes the changed list, at first as if it were `guess` now: a compare shows whether it is. */
+const rewrite = Effect.fn("journal.rewriteNodes")(
+  function* (
+    { pool, instanceId, requestName, uuid }: Volume,
+    change: (nodes: readonly string[]) => readonly string[],
+    guess: readonly string[],
+  ): Effect.fn.Return<void, CephError, Rados> {
     const rados = yield* Rados;
     const directory = directoryObject(VOLUMES, instanceId);
     const key = nodesKey(requestName);
@@ -73,22 +80,26 @@ const rewrite = (
     for (let turn = 0; turn < TURNS; turn += 1) {
       const after = valueOf(uuid, change(nodesIn(before, uuid)));
       if (turn > 0 && after === before) return;
-      const part = after === "" ? { remove: [key] } : { set: { [key]: after } };
-      const raced = yield* rados
-        .omapWrite(pool, directory, { object: "require", compare: { [key]: before }, ...part })
-        .pipe(
-          Effect.as(false),
-          Effect.catchTag("Raced", () => Effect.succeed(true)),
-        );
-      if (!raced) return;
+      if (yield* replaceKey(pool, directory, key, before, after)) return;
       before = (yield* rados.omapGet(pool, directory, [key]))?.get(key) ?? "";
     }
-  }).pipe(Effect.catchTag("ObjectNotFound", () => Effect.void));
+  },
+  Effect.catchTag("ObjectNotFound", () => Effect.void),
+);
 
-/** One call where nobody else has it. `shared`: other nodes may have it too. */
-export const publishNode = (volume: Volume, nodeId: string, shared: boolean) =>
-  rewrite(volume, (nodes) => (shared ? [...new Set([...nodes, nodeId])].toSorted() : [nodeId]), []);
-
-/** One call where nobody else has it. */
-export const unpublishNode = (volume: Volume, nodeId: string) =>
-  rewrite(volume, (nodes) => nodes.filter((node) => node !== nodeId), [nodeId]);
+/** -> whether the value was `before`; "" is an absent key. */
+const replaceKey = (
+  pool: PoolRef,
+  object: string,
+  key: string,
+  before: string,
+  after: string,
+): Effect.Effect<boolean, CephError, Rados> => {
+  const change: Partial<OmapWrite> = after === "" ? { remove: [key] } : { set: { [key]: after } };
+  return Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, object, { object: "require", compare: { [key]: before }, ...change }).pipe(
+      Effect.as(true),
+      Effect.catchTag("Raced", () => Effect.succeed(false)),
+    ),
+  );
+};

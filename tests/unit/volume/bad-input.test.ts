@@ -104,13 +104,13 @@ const badRanges: readonly Row<{ requiredBytes?: bigint; limitBytes?: bigint }>[]
 
 /** No capability may be any of these, wherever one is asked for. */
 const badCapabilities: readonly Row<ReturnType<typeof mounted>>[] = [
-  ["says nothing", {}, "says neither block nor mount"],
-  ["has no access type", { accessMode: { mode: Mode.SINGLE_NODE_WRITER } }, "says neither block nor mount"],
+  ["says nothing", {}, "must ask for block or for mount"],
+  ["has no access type", { accessMode: { mode: Mode.SINGLE_NODE_WRITER } }, "must ask for block or for mount"],
   ["has no access mode", { accessType: { case: "block", value: {} } }, "access_mode"],
   ["has an empty access mode", { accessType: { case: "block", value: {} }, accessMode: {} }, "access_mode"],
   ["has the unknown access mode", mounted(Mode.UNKNOWN), "access_mode"],
-  ["has an access mode that is not there yet", asBlock(LATER_MODE), "access_mode (99)"],
-  ["has a negative access mode", asBlock(NEGATIVE_MODE), "access_mode (-1)"],
+  ["has an access mode that is not there yet", asBlock(LATER_MODE), "access_mode 99"],
+  ["has a negative access mode", asBlock(NEGATIVE_MODE), "access_mode -1"],
   ["has many writers for a filesystem", mounted(Mode.MULTI_NODE_MULTI_WRITER), "MULTI_NODE_MULTI_WRITER"],
   ["has one writer of many nodes for a filesystem", mounted(Mode.MULTI_NODE_SINGLE_WRITER), "MULTI_NODE_SINGLE_WRITER"],
 ];

@@ -199,7 +199,7 @@ describe("ValidateVolumeCapabilities", () => {
       expect(block).toHaveProperty("confirmed");
       const files = await at.driver.validate(validation(at.volumeId, { volumeCapabilities: [mounted(mode)] }));
       if (manyWrite) {
-        const message = `volume_capabilities[0] asks for ${Mode[mode]} on a filesystem: only volumeMode Block can be written from several nodes`;
+        const message = `volume_capabilities[0] asks for ${Mode[mode]} on a filesystem, which several nodes cannot write to at the same time. Use volumeMode Block`;
         expect(files).toEqual({ message });
       } else {
         expect(files).toHaveProperty("confirmed");
