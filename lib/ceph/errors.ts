@@ -49,9 +49,12 @@ export class Raced extends Data.TaggedError("Raced")<About> {
     return `${this.subject} was changed by somebody else at the same time; retry`;
   }
 }
-export class Busy extends Data.TaggedError("Busy")<About> {
+/** `watchers` are the addresses of those who have the image open, if they are known. */
+export class Busy extends Data.TaggedError("Busy")<About & { readonly watchers?: readonly string[] }> {
   override get message() {
-    return `${this.subject} is in use (${this.op}); find its user with "rbd status", then retry`;
+    return this.watchers === undefined
+      ? `${this.subject} is in use (${this.op}). Find its user with "rbd status", end that use, then retry`
+      : `${this.subject} is in use by ${this.watchers.join(", ")}. End that use, then retry. If its node is dead, first blocklist the address with "ceph osd blocklist add"`;
   }
 }
 export class HasSnapshots extends Data.TaggedError("HasSnapshots")<About> {

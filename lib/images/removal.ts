@@ -116,7 +116,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   const rbd = yield* Rbd;
   if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
   const image = yield* orRaced(rbd.imageStatus(pool, imageName));
-  yield* proveUnused(pool, imageName, image, 0);
+  yield* proveUnused(pool, imageName, image, { mirrorDaemons: 0 });
   if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
     return yield* new Precondition({
       subject: `image ${imageLabel(pool, imageName)}`,
@@ -134,8 +134,8 @@ export const clearUnfinished = (
   imageName: string,
   snapshots: readonly string[] = [],
 ): Effect.Effect<void, CephError | NotReadyYet | Precondition, Purge | Rbd> =>
-  Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ op }) => {
+  Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ op, watchers }) => {
     const subject = `image ${imageLabel(pool, imageName)}`;
-    const problem = `is half made and still open (${op}). The client that has it open has probably crashed`;
+    const problem = `is half made and still open (${watchers?.join(", ") ?? op}). The client that has it open has probably crashed`;
     return Effect.fail(new NotReadyYet({ subject, problem, remedy: "Ceph drops it within about 30 s; retry then" }));
   });

@@ -1,57 +1,81 @@
 /**
- * A mapped device itself: its size once the image has grown, and who may write to it.
+ * The device of a staged volume: its size after the image has grown, and who can write to it.
  *
- * Not here: filesystems on it (lib/host/filesystem.ts) and the order of steps (services/node.ts).
+ * Not here: the filesystem on it (./prepare-filesystem.ts), and the order of steps (./publish.ts, ./expand.ts).
  */
-import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import { Precondition } from "../csi/errors.ts";
 import { MIB } from "../csi/size.ts";
+import type { HostError } from "../host/errors.ts";
 import { type DeviceState, Host } from "../host/host.ts";
-import type { MappedDevice } from "../host/mapped-device.ts";
-import { CurrentOperation } from "../operations/operation.ts";
-import type { DomainError } from "../operations/outcomes.ts";
+import { untilDeadline } from "../operations/until-deadline.ts";
+import type { StagedDevice } from "./staged-device.ts";
 
 /**
- * A read-only mount does not keep anybody from writing to the device whose node is mounted, so the device itself is
- * set read-only; which it can't be for one consumer alone.
+ * Sets the device itself read-only, or writable again: a read-only mount of its node does not keep anybody from writing.
+ * One device cannot be both for two consumers on one node.
  */
-export const guardDevice = (device: MappedDevice, readOnly: boolean, elsewhere: readonly string[]) =>
-  Effect.gen(function* () {
-    if (device.readOnly === readOnly) return;
-    if (elsewhere.length > 0) {
-      const state = device.readOnly ? "read-only" : "writable";
-      const message = `${device.path} is published ${state} at ${elsewhere.join(", ")}, and a raw device can't be both on one node`;
-      return yield* new Precondition({ subject: "", problem: message });
-    }
-    yield* (yield* Host).setReadOnly(device.path, readOnly);
+export const guardDevice = Effect.fnUntraced(function* (
+  { top }: StagedDevice,
+  readOnly: boolean,
+  publishedAt: readonly string[],
+): Effect.fn.Return<void, HostError | Precondition, Host> {
+  if (top.readOnly === readOnly) return;
+  if (publishedAt.length > 0) {
+    const [is, asked] = readOnly ? ["writable", "read-only"] : ["read-only", "writable"];
+    return yield* new Precondition({
+      subject: `device ${top.path}`,
+      problem: `is published ${is} at ${publishedAt.join(", ")}, and cannot be ${asked} on the same node`,
+      remedy: "Unpublish it there first",
+      holders: publishedAt,
+    });
+  }
+  yield* (yield* Host).setReadOnly(top.path, readOnly);
+});
+
+/** How long the kernel may take to learn the new size of an image. */
+const SIZE_PATIENCE = "30 seconds";
+
+/** The state of the mapped image as soon as it has that many bytes. */
+export const sizedAtLeast = Effect.fnUntraced(function* (
+  { mapped }: StagedDevice,
+  requiredBytes: bigint,
+): Effect.fn.Return<DeviceState, HostError | Precondition, Host> {
+  const host = yield* Host;
+  const look = host.deviceState(mapped.path).pipe(
+    Effect.filterOrFail(
+      (state): state is DeviceState => state !== undefined && state.sizeBytes >= requiredBytes,
+      (state) =>
+        new Precondition({
+          subject: `device ${mapped.path}`,
+          problem: `has ${state?.sizeBytes ?? 0n} bytes, but the request asks for ${requiredBytes}`,
+          remedy: "The image has to be grown first (ControllerExpandVolume)",
+        }),
+    ),
+  );
+  return yield* untilDeadline(look, {
+    while: ({ _tag }) => _tag === "Precondition",
+    first: "100 millis",
+    factor: 2,
+    longest: "2 seconds",
+    patience: SIZE_PATIENCE,
   });
+});
 
-/** How long the kernel may take to hear of an image's new size. */
-const SIZE_PATIENCE = 30_000;
+/** A filesystem may leave an end of its device unused that is too short for one more of its groups. */
+const slackOf = (sizeBytes: bigint): bigint => (sizeBytes / 100n > 16n * MIB ? sizeBytes / 100n : 16n * MIB);
 
-/** The device once it has that many bytes, as it does when its image has grown. */
-export const sizedAtLeast = (device: MappedDevice, wanted: bigint): Effect.Effect<DeviceState, DomainError, Host> =>
-  Effect.gen(function* () {
-    const host = yield* Host;
-    const until = (yield* Clock.currentTimeMillis) + SIZE_PATIENCE;
-    for (let pause = 100; ; pause = Math.min(pause * 2, 2_000)) {
-      const state = yield* host.deviceState(device.path);
-      if (state !== undefined && state.sizeBytes >= wanted) return state;
-      const operation = yield* CurrentOperation;
-      const left = Math.min(until, operation?.deadline ?? until) - (yield* Clock.currentTimeMillis);
-      if (left <= pause) {
-        const message = `${device.path} has ${state?.sizeBytes ?? 0n} bytes, ${wanted} are asked for: the image has to be grown first`;
-        return yield* new Precondition({ subject: "", problem: message });
-      }
-      yield* Effect.sleep(pause);
-    }
-  });
-
-/** A filesystem may leave an end unused that is too short for one of its groups. */
-export const proveGrown = (device: MappedDevice, filesystem: bigint, sizeBytes: bigint) => {
-  const slack = sizeBytes / 100n > 16n * MIB ? sizeBytes / 100n : 16n * MIB;
-  if (filesystem + slack >= sizeBytes) return Effect.void;
-  const message = `the filesystem on ${device.path} has ${filesystem} bytes after growing, the device ${sizeBytes}`;
-  return Effect.fail(new Precondition({ subject: "", problem: message }));
-};
+export const proveGrown = (
+  { top }: StagedDevice,
+  filesystemBytes: bigint,
+  sizeBytes: bigint,
+): Effect.Effect<void, Precondition> =>
+  filesystemBytes + slackOf(sizeBytes) >= sizeBytes
+    ? Effect.void
+    : Effect.fail(
+        new Precondition({
+          subject: `the filesystem on ${top.path}`,
+          problem: `has ${filesystemBytes} bytes after it was grown, but its device has ${sizeBytes}`,
+          remedy: 'Look at the log of the kernel ("dmesg"), then retry',
+        }),
+      );

@@ -1,29 +1,34 @@
 /**
- * image-meta.json: what is known of a staged volume on its node, in the form of ceph-csi, which reads ours and whose
- * we read. Pure: text in, data out.
+ * image-meta.json, the file beside a staged volume that names its image. ceph-csi has the same: each of the two drivers
+ * reads the other's files. All functions are pure.
  *
- * 1. Written bytes are those that Go writes: all keys, in this order, compact, with Go's escapes.
- * 2. Read as Go reads: keys in any letter case, unknown ones ignored, missing ones empty. A text that names no image
- *    is corrupt, and never a reason to believe that nothing is staged.
+ * Not here: the file on the node (./staged-volume.ts).
+ *
+ * 1. The text is written as Go writes it: all keys, in this order, compact, with Go's escapes.
+ * 2. It is read as Go reads it: keys in any letter case, unknown ones ignored, missing ones empty. A text that names no
+ *    image is corrupt. It never means that nothing is staged.
  */
 import * as Result from "effect/Result";
 import { fieldsOf, isObject } from "../text/go-json.ts";
 
-export interface Stash {
+export interface ImageMeta {
   readonly pool: string;
   readonly namespace: string;
   readonly image: string;
-  /** Of the mounter alone: no `krbd:` in front. */
+  /** The mapper's own options, without `krbd:` in front. */
   readonly unmapOptions: string;
-  /** Mapped with rbd-nbd rather than by the kernel's own client. */
+  /** Whether the image is mapped with rbd-nbd, and not by the kernel's client. */
   readonly nbd: boolean;
-  /** LUKS lies between device and filesystem. */
+  /** Whether LUKS is between device and filesystem. */
   readonly encrypted: boolean;
-  /** These three: rbd-nbd only. */
+  /** This and the next two are for rbd-nbd only. */
   readonly device: string;
   readonly logDir: string;
   readonly logFileStrategy: string;
 }
+
+/** The file's path, from the staging target path. */
+export const imageMetaPath = (stagingPath: string): string => `${stagingPath}/image-meta.json`;
 
 const VERSION = 3;
 const KEYS = [
@@ -38,34 +43,34 @@ const KEYS = [
   "logFileStrategy",
 ];
 
-export const encodeStash = (stash: Stash): string =>
+export const encodeImageMeta = (meta: ImageMeta): string =>
   JSON.stringify({
     Version: VERSION,
-    pool: stash.pool,
-    radosNamespace: stash.namespace,
-    image: stash.image,
-    unmapOptions: stash.unmapOptions,
-    accessType: stash.nbd,
-    encrypted: stash.encrypted,
-    device: stash.device,
-    logDir: stash.logDir,
-    logFileStrategy: stash.logFileStrategy,
+    pool: meta.pool,
+    radosNamespace: meta.namespace,
+    image: meta.image,
+    unmapOptions: meta.unmapOptions,
+    accessType: meta.nbd,
+    encrypted: meta.encrypted,
+    device: meta.device,
+    logDir: meta.logDir,
+    logFileStrategy: meta.logFileStrategy,
   }).replaceAll(/[<>&\u2028\u2029]/g, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
-/** The failure says what is wrong with the text. */
-export const decodeStash = (text: string): Result.Result<Stash, string> => {
+/** The failure is what is wrong with the text. */
+export const decodeImageMeta = (text: string): Result.Result<ImageMeta, string> => {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    return Result.fail("it is no JSON");
+    return Result.fail("it is not JSON");
   }
-  if (!isObject(value)) return Result.fail("it is no JSON object");
+  if (!isObject(value)) return Result.fail("it is not a JSON object");
   const fields = fieldsOf(value, KEYS);
   for (const key of KEYS) {
     const wanted = key === "accessType" || key === "encrypted" ? "boolean" : "string";
     const found = fields[key] ?? undefined;
-    if (found !== undefined && typeof found !== wanted) return Result.fail(`its "${key}" is no ${wanted}`);
+    if (found !== undefined && typeof found !== wanted) return Result.fail(`its "${key}" is not a ${wanted}`);
   }
   const string = (key: string): string => (fields[key] as string | undefined) ?? "";
   const boolean = (key: string): boolean => (fields[key] as boolean | undefined) ?? false;

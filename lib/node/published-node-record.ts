@@ -1,12 +1,13 @@
 /**
- * What a node tells of itself for listings: that it has a volume, from its staging to its unstaging.
+ * The record that this node has a volume, for listings: from its staging to its unstaging.
  *
  * Not here: where it is written (lib/journal/published-nodes.ts).
  *
- * 1. It never fails a call and never holds one up for long: a node whose user may only read is listed nowhere.
- * 2. NodeUnstageVolume brings no credentials: those of the staging are kept, Redacted, until then. After a restart of
- *    the driver there are none, and the node stays in the list until the volume is staged elsewhere or deleted.
+ * 1. It fails no call, and holds none up for long. A node whose user may only read is not listed.
+ * 2. NodeUnstageVolume brings no credentials, so those of the staging are kept until then, Redacted. After a restart of
+ *    the driver there are none: the node stays in the list until the volume is staged elsewhere or deleted.
  */
+import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
@@ -14,8 +15,8 @@ import { publishNode, unpublishNode, type Volume } from "../journal/published-no
 
 const LIMIT = "2 seconds";
 
-export interface Announcer {
-  /** `volume` absent: no journal knows it. */
+export interface PublishedNodeRecordService {
+  /** `volume` is absent if it has no entry in a journal. */
   readonly staged: (
     volumeId: string,
     volume: Omit<Volume, "instanceId"> | undefined,
@@ -24,29 +25,33 @@ export interface Announcer {
   readonly unstaged: (volumeId: string) => Effect.Effect<void, never, Ceph>;
 }
 
-const unharmed = (what: string, write: Effect.Effect<void, CephError, Ceph>): Effect.Effect<void, never, Ceph> =>
-  write.pipe(
-    Effect.timeoutOrElse({ duration: LIMIT, orElse: () => Effect.logDebug(`${what}: no answer within ${LIMIT}`) }),
-    Effect.catch(({ message }) => Effect.logDebug(`${what}: ${message}`)),
-  );
+export class PublishedNodeRecord extends Context.Service<PublishedNodeRecord, PublishedNodeRecordService>()(
+  "csi-rbd/PublishedNodeRecord",
+) {}
 
-/** `instanceId` absent: the node tells nothing. */
-export const makeAnnouncer = (nodeId: string, instanceId: string | undefined): Announcer => {
-  const known = new Map<string, Volume>();
+/** Without an `instanceId` it records nothing. */
+export const makePublishedNodeRecord = (nodeId: string, instanceId: string | undefined): PublishedNodeRecordService => {
+  const staged = new Map<string, Volume>();
   return {
-    staged: (volumeId, volume, shared) =>
+    staged: (volumeId, entry, shared) =>
       Effect.suspend(() => {
-        if (instanceId === undefined || volume === undefined) return Effect.void;
-        const told = { ...volume, instanceId };
-        known.set(volumeId, told);
-        return unharmed(`listing ${volumeId} at ${nodeId}`, publishNode(told, nodeId, shared));
+        if (instanceId === undefined || entry === undefined) return Effect.void;
+        const volume = { ...entry, instanceId };
+        staged.set(volumeId, volume);
+        return harmless(`record that ${nodeId} has volume ${volumeId}`, publishNode(volume, nodeId, shared));
       }),
     unstaged: (volumeId) =>
       Effect.suspend(() => {
-        const told = known.get(volumeId);
-        if (told === undefined) return Effect.void;
-        known.delete(volumeId);
-        return unharmed(`listing ${volumeId} no more at ${nodeId}`, unpublishNode(told, nodeId));
+        const volume = staged.get(volumeId);
+        if (volume === undefined) return Effect.void;
+        staged.delete(volumeId);
+        return harmless(`record that ${nodeId} does not have volume ${volumeId}`, unpublishNode(volume, nodeId));
       }),
   };
 };
+
+const harmless = (what: string, write: Effect.Effect<void, CephError, Ceph>): Effect.Effect<void, never, Ceph> =>
+  write.pipe(
+    Effect.timeoutOrElse({ duration: LIMIT, orElse: () => Effect.logDebug(`cannot ${what}: no answer in ${LIMIT}`) }),
+    Effect.catch(({ message }) => Effect.logDebug(`cannot ${what}: ${message}`)),
+  );

@@ -1,182 +1,203 @@
 /**
- * A volume that is on its node already: whether it is the one that a request means, in the way it means, and sound.
+ * A volume as it is on its node already: its mounts, its mapped devices and its image-meta.json, taken together.
  *
- * Not here: how a node is looked at (lib/node/staging.ts) and the order of steps (services/node.ts).
+ * The layout is ceph-csi's: `<staging_target_path>/<volume_id>` is the mount or, for raw block, a file that the device
+ * is bound over; `<staging_target_path>/image-meta.json` names the image (./image-meta.ts).
  *
- * 1. Nothing that is mounted is trusted for its path alone: its device has to be mapped, and of the volume's image.
- * 2. A filesystem that failed is taken down only when nobody else uses it.
+ * Not here: whether it is as a request asks for (./compare-with-request.ts), and what is done about it (./stage.ts,
+ * ./stale-state.ts, ./unstage.ts).
+ *
+ * 1. The kernel's mount table alone says what is mounted, and the mappers alone say what is mapped. image-meta.json says
+ *    only which image was meant. It may be missing or broken.
+ * 2. A volume's devices are found by its mount, by image-meta.json, or by its UUID. If these disagree, nothing is done.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { Capability } from "../csi/capability.ts";
-import { Conflict, Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
-import { HostStuck, UnexpectedContent } from "../host/errors.ts";
+import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
-import { imageSpec, type MappedDevice } from "../host/mapped-device.ts";
-import { isReadOnly, isShutDown, isVolumeMount, type MountEntry, mountsAt } from "../host/mountinfo.ts";
-import type { DomainError } from "../operations/outcomes.ts";
-import * as staging from "./staging.ts";
-import type { VolumeContext } from "./volume-context.ts";
+import { type ImageName, imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
+import {
+  isReadOnly,
+  isShutDown,
+  isVolumeMount,
+  type MountEntry,
+  type MountTable,
+  mountsAt,
+} from "../host/mountinfo.ts";
+import { decodeImageMeta, encodeImageMeta, type ImageMeta, imageMetaPath } from "./image-meta.ts";
+import { otherMounts, type ShownDevice, shownBy, stackOver, type StagedDevice } from "./staged-device.ts";
 
-/** How a volume is to be staged. */
-export interface Asked {
+export type FoundImageMeta =
+  | { readonly kind: "absent" }
+  | { readonly kind: "corrupt"; readonly reason: string }
+  | { readonly kind: "read"; readonly meta: ImageMeta };
+
+export interface StagedVolume {
   readonly volumeId: string;
-  readonly context: VolumeContext;
-  readonly access: Capability["access"];
-  readonly readOnly: boolean;
+  /** `<staging_target_path>/<volume_id>` without symlinks; `undefined`: the staging target path does not exist. */
+  readonly stagingTarget: string | undefined;
+  /** The mounts at the staging target, the visible one last. */
+  readonly mounts: MountTable;
+  /** All mounts of the node. */
+  readonly mountTable: MountTable;
+  /** All mapped images of the node. */
+  readonly devices: readonly StagedDevice[];
+  readonly imageMeta: FoundImageMeta;
 }
 
-/** A volume that was staged in a way that this driver can't handle yet. */
-export const refuseForeign = (volumeId: string, { stash }: staging.StagedVolume) => {
-  if (stash.kind !== "read" || !(stash.stash.nbd || stash.stash.encrypted)) return Effect.void;
-  const how = stash.stash.encrypted ? "encrypted" : "with rbd-nbd";
-  const message = `volume ${volumeId} was staged ${how}, which this driver can't take over yet; drain the node with the driver that staged it`;
-  return Effect.fail(new Precondition({ subject: "", problem: message }));
+// ------------------------------------------------------------------------------------------------ what is there
+
+export const lookAtStagedVolume = Effect.fnUntraced(function* (
+  volumeId: string,
+  stagingPath: string,
+): Effect.fn.Return<StagedVolume, HostError, Host> {
+  const host = yield* Host;
+  const stagingTarget = yield* host.resolvePath(`${stagingPath}/${volumeId}`);
+  const text = stagingTarget === undefined ? undefined : yield* host.readText(imageMetaPath(stagingPath));
+  const mountTable = yield* host.mountTable;
+  const mapped = yield* host.mappedDevices;
+  return {
+    volumeId,
+    stagingTarget,
+    mounts: stagingTarget === undefined ? [] : mountsAt(mountTable, stagingTarget),
+    mountTable,
+    devices: mapped.map(stackOver),
+    imageMeta: text === undefined ? { kind: "absent" } : readImageMeta(text),
+  };
+});
+
+const readImageMeta = (text: string): FoundImageMeta => {
+  const decoded = decodeImageMeta(text);
+  return Result.isSuccess(decoded)
+    ? { kind: "read", meta: decoded.success }
+    : { kind: "corrupt", reason: decoded.failure };
 };
 
-export type Found =
-  | { readonly kind: "sound"; readonly device: MappedDevice; readonly entry: MountEntry }
-  | { readonly kind: "broken"; readonly why: string; readonly device: MappedDevice | undefined };
-
-/** What is mounted at the staging path already: `undefined`, nothing. Something else than asked for is a conflict. */
-export const inspect = (
-  { volumeId, context, access, readOnly }: Asked,
-  { stack, devices, stash }: staging.StagedVolume,
-): Effect.Effect<Found | undefined, DomainError, Host> =>
-  Effect.gen(function* () {
-    const entry = stack.at(-1);
-    if (entry === undefined) return undefined;
-    const conflict = (what: string) =>
-      new Conflict({ subject: "", problem: `volume ${volumeId} is staged at ${entry.point} already, but ${what}` });
-    if (!isVolumeMount(entry)) return yield* conflict(`it is a mount of ${entry.source}`);
-    const found = staging.deviceOf(devices, entry);
-    if (found === undefined) return { kind: "broken", why: `${entry.source} is mapped no more`, device: undefined };
-    const { device, kind } = found;
-    const expected =
-      (context.fixed === undefined
-        ? staging.mayBeImageOf(volumeId, device.image)
-        : context.fixed.imageName === device.image && context.fixed.pool === device.pool) &&
-      (stash.kind !== "read" || staging.sameImage(device, stash.stash));
-    if (!expected) return yield* conflict(`from image ${imageSpec(device)}`);
-    if (kind !== access.kind) return yield* conflict(`as ${kind}`);
-    if (access.kind === "block") {
-      return readOnly && !device.readOnly ? yield* conflict("writable") : { kind: "sound", device, entry };
-    }
-    if (access.type !== "" && access.type !== entry.fsType) return yield* conflict(`with ${entry.fsType}`);
-    if (entry.options.includes("ro") !== readOnly) return yield* conflict(readOnly ? "writable" : "read-only");
-    if (stack.length > 1) return { kind: "broken", why: "several mounts are stacked there", device };
-    const why = yield* illness(entry);
-    return why === undefined ? { kind: "sound", device, entry } : { kind: "broken", why, device };
-  });
-
-/** What the mount table says is wrong with a filesystem; `undefined`, nothing. */
-export const symptom = (entry: MountEntry): string | undefined => {
-  if (isShutDown(entry)) return "its filesystem was shut down after errors";
-  return isReadOnly(entry) && !entry.options.includes("ro") ? "its filesystem went read-only after errors" : undefined;
+export const writeImageMeta = (
+  stagingPath: string,
+  image: ImageName,
+  unmapOptions: string,
+): Effect.Effect<void, HostError, Host> => {
+  const { pool, namespace, image: imageName } = image;
+  const plain = { nbd: false, encrypted: false, device: "", logDir: "", logFileStrategy: "" };
+  const text = encodeImageMeta({ pool, namespace, image: imageName, unmapOptions, ...plain });
+  return Effect.flatMap(Host, (host) => host.writeText(imageMetaPath(stagingPath), text));
 };
 
-/** As `symptom`, and looks into the filesystem. */
-const illness = (entry: MountEntry) =>
-  Effect.gen(function* () {
-    const seen = symptom(entry);
-    if (seen !== undefined) return seen;
-    return yield* (yield* Host).usage(entry.point).pipe(
-      Effect.as(undefined),
-      Effect.catch(({ message }) => Effect.succeed(message)),
-    );
-  });
+export const removeImageMeta = (stagingPath: string): Effect.Effect<void, HostError, Host> =>
+  Effect.flatMap(Host, (host) => host.removeText(imageMetaPath(stagingPath)));
 
-export const takeDown = (
-  { volumeId }: Asked,
-  place: string,
-  { table }: staging.StagedVolume,
-  staged: Found & { kind: "broken" },
-) =>
-  Effect.gen(function* () {
-    const users = staged.device === undefined ? [] : staging.otherMounts(table, staged.device, [place]);
-    if (users.length > 0) {
-      const message = `volume ${volumeId} is staged, but ${staged.why}; end the pods that use it (${users.join(", ")}), then it is staged again`;
-      return yield* new Precondition({ subject: "", problem: message });
-    }
-    yield* Effect.logWarning(`staging ${volumeId} again: ${staged.why}`);
-    yield* staging.unmountAll(place);
-  });
-
-/** A mapping that no mount uses is from a stage that was cut off: its options may be others than are asked for. */
-export const unmapLeftOver = (
-  place: string,
-  { table }: staging.StagedVolume,
-  device: MappedDevice,
-  context: VolumeContext,
-) =>
-  Effect.gen(function* () {
-    const users = staging.otherMounts(table, device, [place]);
-    if (users.length > 0) {
-      const message = `image ${imageSpec(device)} is mapped as ${device.path} already, and in use at ${users.join(", ")}`;
-      return yield* new Precondition({ subject: "", problem: message });
-    }
-    yield* (yield* Host).unmap(device, context.unmapOptions);
-  });
-
-/** mount(8) mounts read-only, with a warning, what it can't mount writable. */
-export const proveMounted = (point: string, device: MappedDevice, readOnly: boolean) =>
-  Effect.gen(function* () {
-    const entry = mountsAt(yield* (yield* Host).mountTable, point).at(-1);
-    if (entry === undefined || staging.deviceOf([device], entry) === undefined) {
-      return yield* new UnexpectedContent({
-        op: "mount",
-        subject: point,
-        reason: `${device.path} is not mounted there`,
-      });
-    }
-    if (entry.options.includes("ro") === readOnly && (readOnly || !isReadOnly(entry))) return;
-    const reason = readOnly
-      ? "its mount is writable, and it has to be read-only"
-      : "its mount is read-only, and it has to be writable";
-    return yield* new UnexpectedContent({ op: "mount", subject: point, reason });
-  });
-
-export const provePublished = (device: MappedDevice, entry: MountEntry, readOnly: boolean) => {
-  const conflict = (what: string) =>
-    Effect.fail(new Conflict({ subject: "", problem: `${entry.point} is a mount already, but ${what}` }));
-  const found = staging.deviceOf([device], entry);
-  if (found === undefined) return conflict(`of ${entry.source}`);
-  if (found.kind === "filesystem" && entry.options.includes("ro") !== readOnly) {
-    return conflict(readOnly ? "writable" : "read-only");
-  }
-  if (found.kind === "block" && readOnly !== device.readOnly) return conflict(readOnly ? "writable" : "read-only");
-  return Effect.succeed({});
+/** Fails if the volume was staged in a way that this release cannot undo. */
+export const proveSupported = ({ volumeId, imageMeta }: StagedVolume): Effect.Effect<void, Precondition> => {
+  if (imageMeta.kind !== "read" || !(imageMeta.meta.nbd || imageMeta.meta.encrypted)) return Effect.void;
+  return Effect.fail(
+    new Precondition({
+      subject: `volume ${volumeId}`,
+      problem: `was staged ${imageMeta.meta.encrypted ? "encrypted" : "with rbd-nbd"}, which this release does not support`,
+      remedy: "Drain the node with the driver that staged the volume",
+    }),
+  );
 };
 
-export const notThere = (volumeId: string, path: string): VolumeNotFound =>
-  new VolumeNotFound({ volumeId, reason: `it is not mounted at ${path}` });
+// ------------------------------------------------------------------------------------------- which devices are its
 
-/** The volume's mount at a path, and its device if that is mapped still. */
-export const volumeAt = (volumeId: string, path: string) =>
-  Effect.gen(function* () {
-    const host = yield* Host;
-    const point = yield* host.resolvePath(path);
-    const entry = point === undefined ? undefined : mountsAt(yield* host.mountTable, point).at(-1);
-    if (entry === undefined || !isVolumeMount(entry)) return yield* notThere(volumeId, path);
-    const found = staging.deviceOf(yield* host.mappedDevices, entry);
-    if (
-      found !== undefined &&
-      Result.isSuccess(parseVolumeId(volumeId)) &&
-      !staging.mayBeImageOf(volumeId, found.device.image)
-    ) {
-      return yield* notThere(volumeId, path);
-    }
-    return { entry, found };
-  });
+/** Whether an image can be the volume's, by its name: it ends in the UUID of the volume ID, or is the volume ID. */
+export const canBeImageOf = (volumeId: string, image: string): boolean => {
+  const uuid = /[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.exec(volumeId)?.[0];
+  return image === volumeId || (uuid !== undefined && image.endsWith(uuid));
+};
 
 /**
- * A failure after which something stays on the node, for the undoing failed too or would harm. kubelet takes a
- * definite error for "nothing is staged" and then never unstages, so this one is not definite.
+ * The devices of the volume: the mounted one, and others of the same image. The image is the one that image-meta.json
+ * names, or else any that has the volume's UUID in its name.
  */
-export const halfStaged = (volumeId: string, error: DomainError): HostStuck =>
-  new HostStuck({
-    op: "stage",
-    subject: volumeId,
-    reason: `${error.message}; the volume is half-staged, and a retry or NodeUnstageVolume goes on from there`,
-  });
+export const devicesOfVolume = (now: StagedVolume): Effect.Effect<readonly StagedDevice[], Precondition> => {
+  const { volumeId, mounts, devices, imageMeta, stagingTarget } = now;
+  const mounted = mounts.flatMap((entry) => shownBy(entry, devices)?.device ?? []);
+  const meta = imageMeta.kind === "read" ? imageMeta.meta : undefined;
+  const stranger = meta && mounted.find(({ mapped }) => !isImage(mapped, meta));
+  if (stranger !== undefined) {
+    return Effect.fail(
+      new Precondition({
+        subject: `staging target ${stagingTarget ?? volumeId}`,
+        problem: `is a mount of image ${imageSpec(stranger.mapped)}, but the image-meta.json beside it names another image`,
+        remedy: "Find out which of the two is wrong, and remove it by hand",
+      }),
+    );
+  }
+  const isNamed = ({ mapped }: StagedDevice) =>
+    meta === undefined ? mapped.snapshot === "" && canBeImageOf(volumeId, mapped.image) : isImage(mapped, meta);
+  const [first] = mounted;
+  const same = devices.filter(
+    (device) => isNamed(device) && (first === undefined || isTwin(device.mapped, first.mapped)),
+  );
+  const ours = [...new Set([...mounted, ...same])];
+  if (ours.every((device) => isTwin(device.mapped, ours[0]!.mapped))) return Effect.succeed(ours);
+  return Effect.fail(
+    new Precondition({
+      subject: `volume ${volumeId}`,
+      problem: `is not mounted, and several images can be its: ${ours.map(describeDevice).join(", ")}`,
+      remedy: 'Unmap those of other volumes with "rbd device unmap", then retry',
+      holders: ours.map(({ mapped }) => mapped.path),
+    }),
+  );
+};
+
+const describeDevice = ({ mapped }: StagedDevice): string =>
+  `${mapped.path} (image ${imageSpec(mapped)} of cluster ${mapped.fsid})`;
+
+const isTwin = (a: MappedDevice, b: MappedDevice): boolean =>
+  a.fsid === b.fsid && a.imageId === b.imageId && isImage(a, b);
+
+/** Fails if a device is mounted anywhere but at the staging target. */
+export const proveUnpublished = (
+  { volumeId, mountTable, stagingTarget }: StagedVolume,
+  devices: readonly StagedDevice[],
+): Effect.Effect<void, Precondition> => {
+  const users = devices.flatMap((device) => otherMounts(mountTable, device, [stagingTarget]));
+  if (users.length === 0) return Effect.void;
+  return Effect.fail(
+    new Precondition({
+      subject: `volume ${volumeId}`,
+      problem: `is still mounted at ${users.join(", ")}`,
+      remedy: "Unpublish it there, then retry",
+      holders: users,
+    }),
+  );
+};
+
+// ---------------------------------------------------------------------------------------------- at any of its paths
+
+/** A mount of the volume, and its device; the device is absent if it is not mapped any more. */
+export interface MountedVolume {
+  readonly entry: MountEntry;
+  readonly shown: ShownDevice | undefined;
+}
+
+/** The volume as it is mounted at a path, be it its staging target or where it is published. */
+export const findMountedVolume = Effect.fnUntraced(function* (
+  volumeId: string,
+  path: string,
+): Effect.fn.Return<MountedVolume, HostError | VolumeNotFound, Host> {
+  const host = yield* Host;
+  const point = yield* host.resolvePath(path);
+  const entry = point === undefined ? undefined : mountsAt(yield* host.mountTable, point).at(-1);
+  if (entry === undefined || !isVolumeMount(entry)) return yield* notMountedAt(volumeId, path);
+  const shown = shownBy(entry, (yield* host.mappedDevices).map(stackOver));
+  const isDynamic = Result.isSuccess(parseVolumeId(volumeId));
+  if (shown !== undefined && isDynamic && !canBeImageOf(volumeId, shown.device.mapped.image)) {
+    return yield* notMountedAt(volumeId, path);
+  }
+  return { entry, shown };
+});
+
+export const notMountedAt = (volumeId: string, path: string): VolumeNotFound =>
+  new VolumeNotFound({ volumeId, reason: `it is not mounted at ${path}` });
+
+/** What the mount table shows to be wrong with a filesystem; `undefined`: nothing. */
+export const visibleFault = (entry: MountEntry): string | undefined => {
+  if (isShutDown(entry)) return "the kernel shut its filesystem down after errors";
+  return isReadOnly(entry) && !entry.options.includes("ro") ? "its filesystem went read-only after errors" : undefined;
+};

@@ -1,11 +1,12 @@
 /**
- * What NodeStageVolume reads from volume_context (a copy of the StorageClass's parameters, or what a person wrote into
- * a static PersistentVolume), and the image that volume_id and context name together.
+ * The volume_context of NodeStageVolume, and the image that it and volume_id name together. The context is a copy of the
+ * StorageClass's parameters, or is written by hand in a static PersistentVolume.
  *
- * Not here: whether the image exists, and what is done with it (services/node.ts).
+ * Not here: whether the image exists (./mappable.ts), and the parameters that CreateVolume reads as well
+ * (lib/config/node-parameters.ts).
  *
- * 1. What a node acts on is read as CreateVolume reads it (lib/config/node-parameters.ts).
- * 2. A dynamic volume's image comes from its journal; of a static one the context has to name pool and cluster.
+ * 1. The image of a dynamic volume is found in its journal. For a static one the context must name pool and cluster.
+ * 2. An encrypted volume is refused. It is never staged as a plain one.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -18,14 +19,23 @@ import { ClusterMapping } from "../config/mapping.ts";
 import { type NodeParameters, parseNodeParameters } from "../config/node-parameters.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, Precondition, type VolumeNotFound } from "../csi/errors.ts";
+import type { ImageName, MapperName } from "../host/mapped-device.ts";
 import { clusterAccess, locateVolume } from "../journal/locate.ts";
 import { goBool } from "../text/go-values.ts";
 import { hasControl, oneLine } from "../text/printable.ts";
 
+export interface StaticImage {
+  readonly clusterId: string;
+  readonly pool: string;
+  readonly imageName: string;
+}
+
 export interface VolumeContext extends NodeParameters {
   readonly volumeId: string;
-  /** A static volume's own image, which the driver never formats; `undefined`: the journal knows it. */
-  readonly fixed: { readonly clusterId: string; readonly pool: string; readonly imageName: string } | undefined;
+  /** The image of a static volume, which is never formatted; `undefined`: the volume is in a journal. */
+  readonly fixed: StaticImage | undefined;
+  /** The one that `mapOptions` and `unmapOptions` are for. */
+  readonly mapper: MapperName;
 }
 
 export interface VolumeImage {
@@ -36,84 +46,94 @@ export interface VolumeImage {
   readonly journal: { readonly pool: PoolRef; readonly uuid: string; readonly requestName: string } | undefined;
 }
 
-type Context = Readonly<Record<string, string>>;
+// ------------------------------------------------------------------------------------------------------ the context
+
+type ContextMap = Readonly<Record<string, string>>;
 
 const refuse = (key: string, reason: string) =>
   Result.fail(new InvalidRequest({ field: `volume_context.${key}`, reason }));
 
-export const readVolumeContext = (volumeId: string, context: Context): Result.Result<VolumeContext, InvalidRequest> =>
+const valueOf = (context: ContextMap, key: string): string => (Object.hasOwn(context, key) ? (context[key] ?? "") : "");
+
+export const readVolumeContext = (
+  volumeId: string,
+  context: ContextMap,
+): Result.Result<VolumeContext, InvalidRequest> =>
   Result.gen(function* () {
-    const value = (key: string): string => (Object.hasOwn(context, key) ? (context[key] ?? "") : "");
-    const flag = (key: string) => {
-      const text = value(key);
-      const parsed = text === "" ? false : goBool(text);
-      return parsed === undefined ? refuse(key, `is ${oneLine(text)}: write true or false`) : Result.succeed(parsed);
-    };
     const parameters = yield* Result.mapError(
       parseNodeParameters(context),
       ({ field, reason }) => new InvalidRequest({ field: `volume_context.${field}`, reason }),
     );
-    const fixed = (yield* flag("staticVolume"))
-      ? yield* fixedImage(volumeId, value("migration") === "true" ? value("imageName") : volumeId, value)
-      : undefined;
-    return { volumeId, fixed, ...parameters };
+    const written = valueOf(context, "staticVolume");
+    const isStatic = written === "" ? false : goBool(written);
+    if (isStatic === undefined)
+      return yield* refuse("staticVolume", `must be true or false, and not ${oneLine(written)}`);
+    const fixed = isStatic ? yield* staticImage(volumeId, context) : undefined;
+    return { volumeId, fixed, mapper: "krbd", ...parameters };
   });
 
-const fixedImage = (volumeId: string, imageName: string, value: (key: string) => string) => {
+/** The image of a static volume has the volume ID as its name, unless the volume was migrated from the in-tree plugin. */
+const staticImage = (volumeId: string, context: ContextMap): Result.Result<StaticImage, InvalidRequest> => {
   for (const key of ["pool", "clusterID"]) {
-    if (value(key) === "") return refuse(key, `is missing: a static volume (${oneLine(volumeId)}) needs it`);
-    if (hasControl(value(key)) || value(key).includes("/")) return refuse(key, "is no name that Ceph takes");
+    const value = valueOf(context, key);
+    if (value === "") return refuse(key, `is missing, and the static volume ${oneLine(volumeId)} needs it`);
+    if (hasControl(value) || value.includes("/")) {
+      return refuse(key, 'must not contain "/" or control characters');
+    }
   }
+  const isMigrated = valueOf(context, "migration") === "true";
+  const imageName = isMigrated ? valueOf(context, "imageName") : volumeId;
   if (imageName === "" || /[/@]/.test(imageName)) {
-    return refuse("imageName", `names no image: ${oneLine(imageName)}`);
+    return refuse("imageName", `must be the name of an image, and not ${oneLine(imageName)}`);
   }
-  return Result.succeed({ clusterId: value("clusterID"), pool: value("pool"), imageName });
+  return Result.succeed({ clusterId: valueOf(context, "clusterID"), pool: valueOf(context, "pool"), imageName });
 };
 
-export const resolveImage = (
-  context: VolumeContext,
-  credentials: Credentials,
-): Effect.Effect<
-  VolumeImage,
-  VolumeNotFound | CephError | ConfigError | Precondition,
-  Ceph | Clusters | ClusterMapping
-> =>
-  Effect.gen(function* () {
-    const { volumeId, fixed } = context;
-    if (fixed !== undefined) {
-      const cluster = yield* staticCluster(fixed.clusterId);
-      const access = clusterAccess(cluster, credentials);
-      return {
-        cluster,
-        pool: { access, pool: fixed.pool, namespace: cluster.radosNamespace },
-        imageName: fixed.imageName,
-        journal: undefined,
-      };
-    }
-    const { cluster, pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, credentials);
-    if (attributes?.encryptKms !== undefined) {
-      const message = `volume ${volumeId} is encrypted, and this driver does not decrypt yet; it never stages such a volume plain`;
-      return yield* new Precondition({ subject: "", problem: message });
-    }
-    const requestName = attributes?.requestName;
-    return { cluster, pool, imageName, journal: requestName === undefined ? undefined : { pool, uuid, requestName } };
-  });
+// -------------------------------------------------------------------------------------------------------- the image
 
-/** A static volume's cluster, or after a failover the first one configured that stands in for it. */
-const staticCluster = (clusterId: string) =>
-  Effect.gen(function* () {
-    const clusters = yield* Clusters;
-    const mapping = yield* ClusterMapping;
-    return yield* clusters
-      .get(clusterId)
-      .pipe(
-        Effect.catchTag("ConfigMissing", (missing) =>
-          Effect.flatMap(mapping.mappedClusters(clusterId), (others) =>
-            others.reduce(
-              (found, other) => Effect.catchTag(found, "ConfigMissing", () => clusters.get(other)),
-              Effect.fail(missing) as Effect.Effect<Cluster, ConfigError>,
-            ),
-          ),
-        ),
-      );
-  });
+/** An image as the host names it. */
+export const toImageName = ({ pool: { pool, namespace }, imageName }: VolumeImage): ImageName => ({
+  pool,
+  namespace,
+  image: imageName,
+});
+
+export type LocateImageError = CephError | ConfigError | Precondition | VolumeNotFound;
+
+export const locateImage = Effect.fnUntraced(function* (
+  { volumeId, fixed }: VolumeContext,
+  credentials: Credentials,
+): Effect.fn.Return<VolumeImage, LocateImageError, Ceph | Clusters | ClusterMapping> {
+  if (fixed !== undefined) {
+    const cluster = yield* staticCluster(fixed.clusterId);
+    const access = clusterAccess(cluster, credentials);
+    const pool = { access, pool: fixed.pool, namespace: cluster.radosNamespace };
+    return { cluster, pool, imageName: fixed.imageName, journal: undefined };
+  }
+  const { cluster, pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, credentials);
+  if (attributes?.encryptKms !== undefined) {
+    return yield* new Precondition({
+      subject: `volume ${volumeId}`,
+      problem: "is encrypted, which this release does not support. It was not staged",
+      remedy: "Use it with the driver that made it",
+    });
+  }
+  const requestName = attributes?.requestName;
+  return { cluster, pool, imageName, journal: requestName === undefined ? undefined : { pool, uuid, requestName } };
+});
+
+/** The cluster of a static volume. After a failover it is the first configured one that stands in for it. */
+const staticCluster = Effect.fnUntraced(function* (
+  clusterId: string,
+): Effect.fn.Return<Cluster, ConfigError, Clusters | ClusterMapping> {
+  const clusters = yield* Clusters;
+  const own = yield* Effect.result(clusters.get(clusterId));
+  if (Result.isSuccess(own)) return own.success;
+  if (own.failure._tag !== "ConfigMissing") return yield* own.failure;
+  for (const other of yield* (yield* ClusterMapping).mappedClusters(clusterId)) {
+    const found = yield* Effect.result(clusters.get(other));
+    if (Result.isSuccess(found)) return found.success;
+    if (found.failure._tag !== "ConfigMissing") return yield* found.failure;
+  }
+  return yield* own.failure;
+});

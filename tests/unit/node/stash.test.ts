@@ -2,9 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import * as Result from "effect/Result";
-import { decodeStash, encodeStash, type Stash } from "../../../lib/node/image-meta.ts";
+import { decodeImageMeta, encodeImageMeta, type ImageMeta } from "../../../lib/node/image-meta.ts";
 
-const STASH: Stash = {
+const STASH: ImageMeta = {
   pool: "rbd",
   namespace: "",
   image: "csi-vol-1",
@@ -15,17 +15,19 @@ const STASH: Stash = {
   logDir: "",
   logFileStrategy: "",
 };
-const read = (text: string) => Result.getOrUndefined(decodeStash(text));
+const read = (text: string) => Result.getOrUndefined(decodeImageMeta(text));
 
 describe("a stash", () => {
   test("has all keys, in their order, without a space or a newline", () => {
-    expect(encodeStash(STASH)).toBe(
+    expect(encodeImageMeta(STASH)).toBe(
       '{"Version":3,"pool":"rbd","radosNamespace":"","image":"csi-vol-1","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}',
     );
   });
 
   test("escapes what Go escapes", () => {
-    expect(encodeStash({ ...STASH, unmapOptions: "a<b>&\u2028" })).toContain(String.raw`"a\u003cb\u003e\u0026\u2028"`);
+    expect(encodeImageMeta({ ...STASH, unmapOptions: "a<b>&\u2028" })).toContain(
+      String.raw`"a\u003cb\u003e\u0026\u2028"`,
+    );
   });
 
   test("of any content is read back as it was", () => {
@@ -42,7 +44,7 @@ describe("a stash", () => {
       logDir: text,
       logFileStrategy: text,
     });
-    fc.assert(fc.property(record, (stash) => expect(read(encodeStash(stash))).toEqual(stash)));
+    fc.assert(fc.property(record, (stash) => expect(read(encodeImageMeta(stash))).toEqual(stash)));
   });
 
   test("of an old version lacks keys", () => {
@@ -62,17 +64,17 @@ describe("a stash", () => {
 
   for (const [what, text] of [
     ["empty", ""],
-    ["cut off", encodeStash(STASH).slice(0, 40)],
+    ["cut off", encodeImageMeta(STASH).slice(0, 40)],
     ["no object", "[]"],
     ["without an image", '{"pool":"rbd"}'],
     ["without a pool", '{"image":"csi-vol-1"}'],
     ["of other types", '{"pool":"rbd","image":7}'],
     ["with a word for a boolean", '{"pool":"rbd","image":"x","encrypted":"false"}'],
   ] as const) {
-    test(`that is ${what} is corrupt`, () => expect(Result.isFailure(decodeStash(text))).toBe(true));
+    test(`that is ${what} is corrupt`, () => expect(Result.isFailure(decodeImageMeta(text))).toBe(true));
   }
 
   test("of any text is read or refused, and never thrown", () => {
-    fc.assert(fc.property(fc.oneof(fc.string(), fc.json()), (text) => void decodeStash(text)));
+    fc.assert(fc.property(fc.oneof(fc.string(), fc.json()), (text) => void decodeImageMeta(text)));
   });
 });

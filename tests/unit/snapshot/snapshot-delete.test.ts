@@ -107,7 +107,7 @@ describe("a snapshot", () => {
     const before = cluster.dump();
     const close = cluster.watch("rbd", holderOf(snapshotId));
     const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId)));
-    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("watched by") });
+    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("in use by") });
     expect(cluster.dump()).toEqual(before);
     close();
     await driver.deleteSnapshot(snapshotDeletion(snapshotId));

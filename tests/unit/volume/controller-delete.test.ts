@@ -174,7 +174,7 @@ describe("an image that is in use stays, and all that leads to it:", () => {
     const close = cluster.watch("rbd", IMAGE);
     const failure = await failureOf(driver.deleteVolume(deletion(ID)));
     expect(failure?.code).toBe("FAILED_PRECONDITION");
-    expect(failure?.message).toContain(`image rbd/${IMAGE} is in use (watched by 127.0.0.1:0/`);
+    expect(failure?.message).toContain(`image rbd/${IMAGE} is in use by 127.0.0.1:0/`);
     expect(failure?.message).toContain('(DeleteVolume, stage "remove image")');
     expect(cluster.dump()).toEqual(before);
     expect((await driver.createVolume(creation())).volume.volumeId).toBe(ID);

@@ -1,0 +1,71 @@
+/**
+ * The steps on mounts that several Node RPCs take.
+ *
+ * 1. Only mounts of volumes are unmounted.
+ * 2. A mount counts as made when the kernel's table shows it, with the device and the access that were asked for.
+ */
+import * as Effect from "effect/Effect";
+import { Conflict, Precondition } from "../csi/errors.ts";
+import { type HostError, PathInTheWay } from "../host/errors.ts";
+import { Host } from "../host/host.ts";
+import { imageSpec } from "../host/mapped-device.ts";
+import { isReadOnly, isVolumeMount, type MountEntry, mountsAt } from "../host/mountinfo.ts";
+import { shownBy, type StagedDevice } from "./staged-device.ts";
+
+/** More mounts than these on one path mean that something mounts it again and again. */
+const MAX_STACKED = 64;
+
+/** Unmounts all mounts at a path, the visible one first. Fails at one that is not a volume's. */
+export const unmountAll = Effect.fnUntraced(function* (point: string): Effect.fn.Return<void, HostError, Host> {
+  const host = yield* Host;
+  for (let layer = 0; layer < MAX_STACKED; layer += 1) {
+    const visible = mountsAt(yield* host.mountTable, point).at(-1);
+    if (visible === undefined) return;
+    if (!isVolumeMount(visible)) {
+      const reason = `is a mount of ${visible.source} (${visible.fsType}), which is not a volume of this driver. Unmount it by hand`;
+      return yield* new PathInTheWay({ op: "unmount", subject: point, reason });
+    }
+    yield* host.unmount(point);
+  }
+  const reason = `is still a mount point after ${MAX_STACKED} unmounts. Find out what mounts it again, and stop it`;
+  return yield* new PathInTheWay({ op: "unmount", subject: point, reason });
+});
+
+/** Fails unless the device is mounted at the path as asked for: mount(8) mounts read-only what it cannot mount writable. */
+export const proveMounted = Effect.fnUntraced(function* (
+  point: string,
+  device: StagedDevice,
+  readOnly: boolean,
+): Effect.fn.Return<void, HostError | Precondition, Host> {
+  const entry = mountsAt(yield* (yield* Host).mountTable, point).at(-1);
+  const subject = `the mount at ${point}`;
+  const remedy = 'Look at the log of the kernel ("dmesg"), then retry';
+  if (entry === undefined || shownBy(entry, [device]) === undefined) {
+    return yield* new Precondition({ subject, problem: `is not of ${device.top.path}`, remedy });
+  }
+  if (entry.options.includes("ro") === readOnly && (readOnly || !isReadOnly(entry))) return;
+  const problem = readOnly ? "is writable, but must be read-only" : "is read-only, but must be writable";
+  return yield* new Precondition({ subject, problem, remedy });
+});
+
+/** Fails unless the mount at a target path is of this device, with this access: then the volume is published already. */
+export const provePublished = (
+  { mapped, top }: StagedDevice,
+  entry: MountEntry,
+  readOnly: boolean,
+): Effect.Effect<void, Conflict> => {
+  const conflict = (problem: string) =>
+    Effect.fail(
+      new Conflict({
+        subject: `target path ${entry.point}`,
+        problem,
+        remedy: "Unpublish it there, or use another target path",
+      }),
+    );
+  const shown = shownBy(entry, [{ mapped, top }]);
+  if (shown === undefined) return conflict(`is already a mount of ${entry.source}, not of image ${imageSpec(mapped)}`);
+  const takesNoWrites = shown.kind === "filesystem" ? entry.options.includes("ro") : top.readOnly;
+  if (takesNoWrites === readOnly) return Effect.void;
+  const [is, asked] = readOnly ? ["writable", "read-only"] : ["read-only", "writable"];
+  return conflict(`is already published ${is}; the request asks for ${asked}`);
+};

@@ -1,0 +1,66 @@
+/**
+ * The filesystem of a volume before it is mounted: checked if there is one, made if there is none.
+ *
+ * 1. A device is formatted only if blkid finds nothing on it, its first bytes are zeros, and librbd says that no extent
+ *    of the image is allocated. Before that it was mapped here, and proven to have no other user (./mappable.ts).
+ * 2. The image of a static volume is never formatted, and nothing is formatted for readers.
+ */
+import * as Effect from "effect/Effect";
+import type { CephError } from "../ceph/errors.ts";
+import { Rbd } from "../ceph/rbd.ts";
+import { type HostError, UnexpectedContent } from "../host/errors.ts";
+import { chooseFilesystem } from "../host/filesystem.ts";
+import { Host } from "../host/host.ts";
+import { stage } from "../operations/pipeline.ts";
+import type { StagedDevice } from "./staged-device.ts";
+import type { VolumeContext, VolumeImage } from "./volume-context.ts";
+
+export interface FilesystemWanted {
+  /** "" for the one that is there, or the default. */
+  readonly type: string;
+  readonly readOnly: boolean;
+  readonly context: Pick<VolumeContext, "fixed" | "mkfsOptions">;
+}
+
+/** -> the type of the filesystem, which is on the device then. */
+export const prepareFilesystem = Effect.fnUntraced(function* (
+  { type: requested, readOnly, context }: FilesystemWanted,
+  image: VolumeImage,
+  { top }: StagedDevice,
+): Effect.fn.Return<string, CephError | HostError, Host | Rbd> {
+  const host = yield* Host;
+  const found = yield* stage("probe", host.probe(top.path));
+  const { type, blank } = yield* chooseFilesystem(top.path, found, requested);
+  if (!blank) {
+    if (!readOnly) yield* checkFilesystem(top.path, type);
+    return type;
+  }
+  const refuse = (reason: string) => new UnexpectedContent({ op: "format", subject: top.path, reason });
+  if (context.fixed !== undefined) {
+    return yield* refuse(
+      "it is blank, and the image of a static volume is never formatted. Make its filesystem by hand",
+    );
+  }
+  if (readOnly) {
+    return yield* refuse(
+      "it is blank, and the volume is staged read-only. Write to it before you stage it for readers",
+    );
+  }
+  const zeroed = found.kind === "blank" && found.zeroed;
+  const hasData = (yield* Rbd).imageHasData(image.pool, image.imageName, "any");
+  if (!zeroed || (yield* stage("prove empty", hasData))) {
+    return yield* refuse(
+      'it has no filesystem, but the image holds data. Look at it with "rbd export" before you format it by hand',
+    );
+  }
+  yield* stage("format", host.mkfs({ device: top.path, type, options: context.mkfsOptions }));
+  return type;
+});
+
+const checkFilesystem = Effect.fnUntraced(function* (
+  device: string,
+  type: string,
+): Effect.fn.Return<void, HostError, Host> {
+  const output = yield* stage("check filesystem", (yield* Host).fsck({ device, type }));
+  if (output !== "") yield* Effect.logWarning(`fsck.${type} of ${device}: ${output}`);
+});

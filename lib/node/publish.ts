@@ -1,0 +1,100 @@
+/**
+ * NodePublishVolume: binds a staged volume at a target path.
+ *
+ * Not here: staging (./stage.ts) and the guard of raw devices (./device.ts).
+ *
+ * 1. A target path that is in use in another way than the request asks for is left as it is, with an error.
+ */
+import * as Effect from "effect/Effect";
+import type { Capability } from "../csi/capability.ts";
+import { type Conflict, type LockHeld, Precondition } from "../csi/errors.ts";
+import type { HostError } from "../host/errors.ts";
+import { bindOptions } from "../host/filesystem.ts";
+import { Host } from "../host/host.ts";
+import { mountsAt } from "../host/mountinfo.ts";
+import { compensated, type Compensations, step } from "../operations/compensation.ts";
+import { LockKey } from "../operations/lock-keys.ts";
+import { Locks } from "../operations/locks.ts";
+import { stage } from "../operations/pipeline.ts";
+import { guardDevice } from "./device.ts";
+import { proveMounted, provePublished, unmountAll } from "./mounts.ts";
+import { otherMounts, type ShownDevice, shownBy } from "./staged-device.ts";
+import { lookAtStagedVolume, type StagedVolume } from "./staged-volume.ts";
+
+export interface PublishSpec {
+  readonly volumeId: string;
+  /** The request's staging_target_path. */
+  readonly stagingPath: string;
+  /** The request's target_path. */
+  readonly targetPath: string;
+  readonly access: Capability["access"];
+  readonly readOnly: boolean;
+  /** Whether the volume may be published at one target path only. */
+  readonly once: boolean;
+}
+
+export type PublishError = Conflict | HostError | LockHeld | Precondition;
+
+export const publishVolume = Effect.fn("node.publishVolume")(function* (
+  spec: PublishSpec,
+): Effect.fn.Return<void, PublishError, Host | Locks> {
+  const keys = [LockKey.volume(spec.volumeId), LockKey.targetPath(spec.targetPath)];
+  yield* (yield* Locks).with(keys, publishLocked(spec));
+});
+
+const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn.Return<void, PublishError, Host> {
+  const { once, readOnly, targetPath } = spec;
+  const host = yield* Host;
+  const now = yield* stage("look at node", lookAtStagedVolume(spec.volumeId, spec.stagingPath));
+  const { device, kind, point } = yield* stagedAs(spec, now);
+  const resolved = yield* host.resolvePath(targetPath);
+  const existing = resolved === undefined ? undefined : mountsAt(now.mountTable, resolved).at(-1);
+  if (existing !== undefined) return yield* provePublished(device, existing, readOnly);
+  const publishedAt = otherMounts(now.mountTable, device, [point]);
+  if (once && publishedAt.length > 0) return yield* publishedElsewhere(spec, publishedAt);
+  if (kind === "block") yield* stage("guard device", guardDevice(device, readOnly, publishedAt));
+  yield* compensated(bindTarget(spec, { device, kind, point }));
+});
+
+interface StagedHere extends ShownDevice {
+  /** Where it is mounted or bound. */
+  readonly point: string;
+}
+
+/** The staged device, if it is staged as the request says. */
+const stagedAs = (
+  { volumeId, stagingPath, access }: PublishSpec,
+  { devices, mounts }: StagedVolume,
+): Effect.Effect<StagedHere, Precondition> => {
+  const subject = `volume ${volumeId}`;
+  const entry = mounts.at(-1);
+  const shown = entry && shownBy(entry, devices);
+  if (entry === undefined || shown === undefined) {
+    const problem = `is not staged at ${stagingPath}`;
+    return Effect.fail(new Precondition({ subject, problem, remedy: "Stage it first (NodeStageVolume)" }));
+  }
+  if (shown.kind === access.kind) return Effect.succeed({ ...shown, point: entry.point });
+  const problem = `is staged as ${shown.kind}; the request asks for ${access.kind}`;
+  return Effect.fail(new Precondition({ subject, problem, remedy: "Unstage it, and stage it as the request asks" }));
+};
+
+const publishedElsewhere = ({ volumeId }: PublishSpec, publishedAt: readonly string[]): Precondition =>
+  new Precondition({
+    subject: `volume ${volumeId}`,
+    problem: `has access mode SINGLE_NODE_SINGLE_WRITER, and is already published at ${publishedAt.join(", ")}`,
+    remedy: "Unpublish it there first",
+    holders: publishedAt,
+  });
+
+const bindTarget = Effect.fnUntraced(function* (
+  { access, readOnly, targetPath }: PublishSpec,
+  { device, kind, point }: StagedHere,
+): Effect.fn.Return<void, HostError | Precondition, Compensations | Host> {
+  const host = yield* Host;
+  const make = kind === "block" ? host.makeFile(targetPath) : host.makeDirectory(targetPath);
+  yield* step("make target", make, { undo: (made) => (made ? host.removePath(targetPath) : Effect.void) });
+  const target = (yield* host.resolvePath(targetPath)) ?? targetPath;
+  const options = bindOptions(access.kind === "filesystem" ? access.mountFlags : [], readOnly);
+  yield* step("bind", host.mount({ source: point, target, options }), { undo: () => unmountAll(target) });
+  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly));
+});
