@@ -1,8 +1,9 @@
 /**
- * What a node's labels mean to the driver: its topology (`--domainlabels`) and its place in the CRUSH map
+ * Reads the labels of a node: its topology (`--domainlabels`), and its place in the CRUSH map
  * (`--crush-location-labels`).
  *
- * 1. A label that a flag names and the node lacks is an error at the start, not a volume in the wrong place later.
+ * 1. If the node lacks a label of `--domainlabels`, the driver does not start. Otherwise its volumes would be placed
+ *    where it cannot reach them.
  */
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
@@ -22,16 +23,17 @@ export const nodeLabels = (access: KubeAccess, node: string): Effect.Effect<Labe
     const parsed = nodeObject.safeParse(json);
     return parsed.success
       ? Effect.succeed(parsed.data.metadata.labels)
-      : Effect.fail(new KubeFailed({ path, reason: "its answer is no Node" }));
+      : Effect.fail(new KubeFailed({ path, reason: "the answer is not a Node" }));
   });
 };
 
-/** What follows the last part of a label's prefix: `zone` of `topology.kubernetes.io/zone`. */
+/** A label's name without its prefix: `zone` of `topology.kubernetes.io/zone`. */
 const nameOf = (label: string): string => label.slice(label.indexOf("/") + 1);
 
+/** Kubernetes' limit for the prefix of a label. */
 const MAX_PREFIX = 63;
 
-/** Segments `topology.<driver>/<name>` for each label that the flag names. */
+/** A segment `topology.<driver name>/<label name>` for each label that the flag names. */
 export const topologySegments = (
   labels: Labels,
   domainLabels: readonly string[],
@@ -40,20 +42,26 @@ export const topologySegments = (
   const refuse = (message: string) => Result.fail(new NodeLabelWrong({ message }));
   const prefix = `topology.${driverName.toLowerCase()}`;
   if (prefix.length > MAX_PREFIX) {
-    return refuse(`--drivername is too long for topology: ${prefix} has more than ${MAX_PREFIX} characters`);
+    return refuse(
+      `--drivername is too long for --domainlabels: ${prefix} has more than ${MAX_PREFIX} characters. Use a shorter name`,
+    );
   }
   const segments: Record<string, string> = {};
   for (const label of domainLabels) {
     const value = labels[label];
     const key = `${prefix}/${nameOf(label)}`;
-    if (value === undefined) return refuse(`--domainlabels names ${label}, and this node has no such label`);
-    if (Object.hasOwn(segments, key)) return refuse(`--domainlabels names two labels that end in ${nameOf(label)}`);
+    if (value === undefined)
+      return refuse(
+        `--domainlabels names the label ${label}, which this node does not have. Label the node, or correct the flag`,
+      );
+    if (Object.hasOwn(segments, key))
+      return refuse(`--domainlabels names two labels that end in ${nameOf(label)}. Leave one of them out`);
     segments[key] = value;
   }
   return Result.succeed(segments);
 };
 
-/** krbd's `crush_location`: `type:value` pairs, joined by `|`; "" when no label has a value. */
+/** krbd's option `crush_location`: pairs `type:value`, joined by `|`; "" if no label has a value. */
 export const crushLocation = (labels: Labels, crushLabels: readonly string[]): string =>
   crushLabels
     .flatMap((label) => {

@@ -1,9 +1,9 @@
 /**
- * Where this node is, for the CO's scheduling and for reads from near OSDs.
+ * Where this node is: its topology, for the scheduling of volumes, and its place near OSDs, for reads.
  *
- * 1. A wrong `--domainlabels` ends the start with a line that says so: a node without its topology would get volumes
- *    that it can't reach.
- * 2. Read affinity is a matter of speed: where the labels can't be had, a volume is mapped without it.
+ * 1. A driver whose `--domainlabels` are wrong does not start. Without its topology the node would get volumes that it
+ *    cannot reach.
+ * 2. Read affinity only makes reads faster. If the labels cannot be read, a volume is mapped without it.
  */
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -16,44 +16,55 @@ import { crushLocation, type Labels, type NodeLabelWrong, nodeLabels, topologySe
 export class Placement extends Context.Service<
   Placement,
   {
-    /** Segments of this node's topology; none without `--domainlabels`. */
+    /** The segments of this node's topology; none without `--domainlabels`. */
     readonly segments: Labels;
-    /** Options of `rbd map` that make reads near, as far as the cluster's entry in config.json asks for them. */
+    /** Map options for reads from near OSDs; "" if the cluster's entry in config.json does not ask for them. */
     readonly mapOptions: (cluster: Cluster) => Effect.Effect<string>;
   }
 >()("csi-rbd/Placement") {
-  /** Nothing is known of the node, and nothing needed. */
+  /** For a node without topology and read affinity. */
   static readonly none = Layer.succeed(Placement, Placement.of({ segments: {}, mapOptions: () => Effect.succeed("") }));
 
   static readonly layer = (
-    flags: Pick<Flags, "nodeId" | "driverName" | "domainLabels" | "crushLocationLabels">,
+    flags: PlacementFlags,
     access: KubeAccess | undefined = kubeAccess(process.env),
-  ): Layer.Layer<Placement, KubeFailed | NodeLabelWrong> =>
-    Layer.effect(
-      Placement,
-      Effect.gen(function* () {
-        const ask =
-          access === undefined
-            ? Effect.fail(new KubeFailed({ path: `node ${flags.nodeId}`, reason: "this process is in no pod" }))
-            : nodeLabels(access, flags.nodeId);
-        const labels = yield* Effect.cached(ask);
-        const segments =
-          flags.domainLabels.length === 0
-            ? {}
-            : yield* Effect.fromResult(topologySegments(yield* labels, flags.domainLabels, flags.driverName));
-        const mapOptions = ({ readAffinity }: Cluster) => {
-          const wanted =
-            readAffinity.crushLocationLabels.length > 0 ? readAffinity.crushLocationLabels : flags.crushLocationLabels;
-          if (!readAffinity.enabled || wanted.length === 0) return Effect.succeed("");
-          return labels.pipe(
-            Effect.map((all) => crushLocation(all, wanted)),
-            Effect.map((location) => (location === "" ? "" : `read_from_replica=localize,crush_location=${location}`)),
-            Effect.catch(({ message }) =>
-              Effect.as(Effect.logWarning(`mapping without read affinity: ${message}`), ""),
-            ),
-          );
-        };
-        return Placement.of({ segments, mapOptions });
-      }),
-    );
+  ): Layer.Layer<Placement, KubeFailed | NodeLabelWrong> => Layer.effect(Placement, makePlacement(flags, access));
 }
+
+type PlacementFlags = Pick<Flags, "nodeId" | "driverName" | "domainLabels" | "crushLocationLabels">;
+
+const makePlacement = Effect.fnUntraced(function* (
+  { nodeId, driverName, domainLabels, crushLocationLabels }: PlacementFlags,
+  access: KubeAccess | undefined,
+): Effect.fn.Return<Placement["Service"], KubeFailed | NodeLabelWrong> {
+  const read =
+    access === undefined
+      ? Effect.fail(new KubeFailed({ path: `node ${nodeId}`, reason: "this process does not run in a pod" }))
+      : nodeLabels(access, nodeId);
+  const labels = yield* Effect.cached(read);
+  const segments =
+    domainLabels.length === 0
+      ? {}
+      : yield* Effect.fromResult(topologySegments(yield* labels, domainLabels, driverName));
+  return Placement.of({
+    segments,
+    mapOptions: ({ readAffinity }) => {
+      const own = readAffinity.crushLocationLabels;
+      return readAffinity.enabled ? nearReads(labels, own.length > 0 ? own : crushLocationLabels) : Effect.succeed("");
+    },
+  });
+});
+
+const nearReads = (
+  labels: Effect.Effect<Labels, KubeFailed>,
+  crushLabels: readonly string[],
+): Effect.Effect<string> => {
+  if (crushLabels.length === 0) return Effect.succeed("");
+  return labels.pipe(
+    Effect.map((all) => crushLocation(all, crushLabels)),
+    Effect.map((location) => (location === "" ? "" : `read_from_replica=localize,crush_location=${location}`)),
+    Effect.catch(({ message }) =>
+      Effect.as(Effect.logWarning(`a volume is mapped without read affinity: ${message}`), ""),
+    ),
+  );
+};

@@ -85,11 +85,11 @@ describe("topology", () => {
   });
 
   const wrong: readonly (readonly [string, readonly string[], object, string])[] = [
-    ["a label that the node lacks", ["rack"], {}, "--domainlabels names rack, and this node has no such label"],
+    ["a label that the node lacks", ["rack"], {}, "--domainlabels names the label rack, which this node does not have"],
     ["two labels of one name", ["topology.kubernetes.io/zone", "other/zone"], {}, "two labels that end in zone"],
     ["a name too long for a label", ["other/zone"], { driverName: "d".repeat(60) }, "--drivername is too long"],
     ["a node that is not there", ["other/zone"], { nodeId: "node-2" }, "HTTP 404"],
-    ["an account without the right", ["other/zone"], { nodeId: "forbidden" }, "needs the verb get"],
+    ["an account without the right", ["other/zone"], { nodeId: "forbidden" }, 'the verb "get"'],
   ];
   for (const [what, labels, more, said] of wrong) {
     test(`ends the start with ${what}`, async () => {
