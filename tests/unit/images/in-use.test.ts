@@ -1,0 +1,67 @@
+/** Who counts as a user of an image, for mapping it and for removing it. */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import type { PoolRef } from "../../../lib/ceph/rados.ts";
+import type { ImageStatus } from "../../../lib/ceph/rbd.ts";
+import { otherWatchers, provePrimary, proveUnused } from "../../../lib/images/in-use.ts";
+import { memoryAccess } from "../../support/ceph-memory/memory.ts";
+
+const OURS = "10.0.0.1:0/123/client.4123";
+const THEIRS = "10.0.0.2:0/456/client.41234";
+const DAEMON = "10.0.0.3:0/789/client.9";
+
+const watched = (watchers: readonly string[], mirror: ImageStatus["mirror"] = "disabled") => ({ watchers, mirror });
+
+describe("the other watchers of an image", () => {
+  for (const [what, image, options, expected] of [
+    ["are all, if none is the caller's own", watched([OURS, THEIRS]), {}, [OURS, THEIRS]],
+    ["are without the caller's own", watched([OURS, THEIRS]), { own: ["client.4123"] }, [THEIRS]],
+    ["are not known by the beginning of a client ID", watched([THEIRS]), { own: ["client.4123"] }, [THEIRS]],
+    [
+      "are none of a primary that as many have open as there are mirror daemons",
+      watched([DAEMON], "primary"),
+      { mirrorDaemons: 1 },
+      [],
+    ],
+    [
+      "are all of a primary that one more has open",
+      watched([DAEMON, THEIRS], "primary"),
+      { mirrorDaemons: 1 },
+      [DAEMON, THEIRS],
+    ],
+    [
+      "are none of a primary that mirror daemon and caller have open",
+      watched([DAEMON, OURS], "primary"),
+      { mirrorDaemons: 1, own: ["client.4123"] },
+      [],
+    ],
+    [
+      "are all of an image that is not mirrored, whatever the daemons",
+      watched([DAEMON]),
+      { mirrorDaemons: 1 },
+      [DAEMON],
+    ],
+  ] as const) {
+    test(what, () => expect(otherWatchers(image, { mirrorDaemons: 0, ...options })).toEqual([...expected]));
+  }
+});
+
+describe("the proof that an image is unused", () => {
+  const pool: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
+  const prove = (image: Pick<ImageStatus, "watchers" | "mirror">) =>
+    Effect.runPromise(Effect.flip(proveUnused(pool, "csi-vol-1", image as ImageStatus, { mirrorDaemons: 0 })));
+
+  test("names the addresses of the users, and what to do", async () => {
+    const failure = await prove(watched([THEIRS]));
+    expect(failure).toMatchObject({ _tag: "Busy", watchers: [THEIRS] });
+    expect(failure.message).toStartWith(`image rbd/csi-vol-1 is in use by ${THEIRS}. End that use`);
+    expect(failure.message).toContain("ceph osd blocklist add");
+  });
+
+  test("fails for a mirror of another cluster's image as mapping does, whoever has it open", async () => {
+    const failure = await prove(watched([THEIRS], "non-primary"));
+    const mapping = await Effect.runPromise(Effect.flip(provePrimary(pool, "csi-vol-1", { mirror: "non-primary" })));
+    expect([failure._tag, failure.message]).toEqual(["Precondition", mapping.message]);
+    expect(failure.message).toContain("promote this image first");
+  });
+});
