@@ -1,5 +1,5 @@
 /**
- * The filesystem of a volume before it is mounted: checked if there is one, made if there is none.
+ * The filesystem of a volume before it is mounted: repaired by fsck if there is one, made if there is none.
  *
  * 1. A device is formatted only if blkid finds nothing on it, its first bytes are zeros, and librbd says that no extent
  *    of the image is allocated. Before that it was mapped here, and proven to have no other user (./mappable.ts).
@@ -32,7 +32,7 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   const found = yield* stage("probe", host.probe(top.path));
   const { type, blank } = yield* chooseFilesystem(top.path, found, requested);
   if (!blank) {
-    if (!readOnly) yield* checkFilesystem(top.path, type);
+    if (!readOnly) yield* repairFilesystem(top.path, type);
     return type;
   }
   const refuse = (reason: string) => new UnexpectedContent({ op: "format", subject: top.path, reason });
@@ -57,10 +57,10 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   return type;
 });
 
-const checkFilesystem = Effect.fnUntraced(function* (
+const repairFilesystem = Effect.fnUntraced(function* (
   device: string,
   type: string,
 ): Effect.fn.Return<void, HostError, Host> {
-  const output = yield* stage("check filesystem", (yield* Host).fsck({ device, type }));
+  const output = yield* stage("repair filesystem", (yield* Host).fsck({ device, type }));
   if (output !== "") yield* Effect.logWarning(`fsck.${type} of ${device}: ${output}`);
 });

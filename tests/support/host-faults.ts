@@ -1,7 +1,7 @@
 /**
- * A Host whose calls are watched, cut off, failing, or never answered: a wrapper over any `HostService`. For tests.
+ * Wraps any `HostService` so that a test can watch, delay, fail or cut off its calls.
  *
- * 1. Every call goes through `around`, which decides whether it is made; calls are told when they begin to run.
+ * 1. Every call goes through `around` when it begins to run, and `around` decides whether it is made.
  */
 import * as Effect from "effect/Effect";
 import type { HostError } from "../../lib/host/errors.ts";
@@ -9,7 +9,7 @@ import type { HostService } from "../../lib/host/host.ts";
 
 export interface HostCall {
   readonly method: keyof HostService;
-  /** What it is about, as far as the first argument tells. */
+  /** The path, device or image in its first argument; "" if it has none. */
   readonly subject: string;
 }
 
@@ -23,11 +23,11 @@ const subjectOf = (argument: unknown): string => {
   return [target, path, device, image].find((each) => typeof each === "string") ?? "";
 };
 
-/** Every call of `inner`, put through `around`. */
+/** `inner`, with every call put through `around`. */
 export const interceptedHost = (inner: HostService, around: AroundHost): HostService => {
   const wrapped = Object.entries(inner).map(([name, member]: [string, unknown]) => {
     const method = name as keyof HostService;
-    // suspended: an effect that is made but not run is no call
+    // Suspended, because an effect that is made and not run is not a call.
     if (typeof member !== "function")
       return [method, Effect.suspend(() => around({ method, subject: "" }, member as Act))];
     const call = (...args: readonly unknown[]) =>

@@ -1,23 +1,21 @@
 /**
- * `HostMemory`: the contract of lib/host/host.ts over a node that exists in memory, with a memory cluster behind its devices.
- * For tests.
+ * A model of lib/host/host.ts: a node in memory, whose devices are images of a cluster in memory.
  *
- * Not a second truth: what is here, the VM tests see on a real kernel. Not modelled: processes, time, other mount
- * namespaces, slow or lost answers (for those see ./host-faults.ts).
+ * The tests in tests/vm check the same behaviour on a real kernel. Not here: processes, time, other mount namespaces,
+ * and answers that are slow or lost (./host-faults.ts).
  *
- * 1. Each call yields before it acts and after it; the act itself is one synchronous step.
- * 2. The node outlives the driver: a new `hostMemoryService` over one `MemoryNode` is a driver that was restarted.
+ * 1. Each call yields before it acts and after it. The act itself is one synchronous step.
+ * 2. The node outlives the driver: a new `hostMemoryService` over the same `MemoryNode` is a restarted driver.
  */
 import * as Effect from "effect/Effect";
-import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
 import type { MemoryCluster, MemoryImage } from "./ceph-memory/cluster.ts";
 import { DeviceBusy, HostFailed, type HostError, PathInTheWay, UnexpectedContent } from "../../lib/host/errors.ts";
-import { type Content, Host, type HostService, type MapRequest } from "../../lib/host/host.ts";
+import type { Content, HostService, MapRequest } from "../../lib/host/host.ts";
 import { imageSpec, type MappedDevice } from "../../lib/host/mapped-device.ts";
 import { type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
 
-/** What an image holds, as a kernel that maps it would find. */
+/** The content of an image, as a kernel that maps it finds it. */
 export type Disk =
   | { readonly kind: "blank" }
   | {
@@ -25,7 +23,7 @@ export type Disk =
       readonly type: string;
       sizeBytes: bigint;
       readonly files: Map<string, string>;
-      /** fsck can't repair it. */
+      /** Whether fsck does not repair it unasked. */
       damaged?: boolean;
     }
   | { readonly kind: "other"; readonly type: string };
@@ -33,13 +31,13 @@ export type Disk =
 interface Mapping {
   readonly device: MappedDevice;
   readonly image: MemoryImage;
-  /** Set by `blockdev`, on top of how it was mapped. */
+  /** As `blockdev` has set it since it was mapped. */
   readOnly: boolean;
 }
 
 const disks = new WeakMap<MemoryImage, Disk>();
 
-/** The content of an image, whichever node looks. */
+/** The content of an image. It is the same for all nodes. */
 export const diskOf = (image: MemoryImage): Disk => disks.get(image) ?? { kind: "blank" };
 export const setDisk = (image: MemoryImage, disk: Disk): void => void disks.set(image, disk);
 
@@ -49,14 +47,14 @@ const FIRST_CLIENT = 9_000;
 export class MemoryNode {
   readonly mappings = new Map<string, Mapping>();
   readonly mounts: MountEntry[] = [];
-  /** "directory", or a file's text. */
+  /** Folders and files by path. */
   readonly tree = new Map<string, { readonly kind: "directory" } | { readonly kind: "file"; text: string }>([
     ["/", { kind: "directory" }],
   ]);
   features: bigint | undefined = 0x1bfn;
   /** Filesystems that answer with EIO, by mount point. */
   readonly broken = new Set<string>();
-  /** How often each call was made that changes a device for good. */
+  /** The filesystems that were made, in order: `<type> <image ID>`. */
   readonly formatted: string[] = [];
   #next = 0;
 
@@ -66,7 +64,7 @@ export class MemoryNode {
     for (let at = path; at !== "/"; at = parentOf(at)) this.tree.set(at, { kind: "directory" });
   }
 
-  /** Everything that outlives a driver: what a test compares. */
+  /** Everything that outlives a driver, for comparison. */
   dump() {
     return {
       mapped: [...this.mappings.values()]
@@ -77,7 +75,7 @@ export class MemoryNode {
     };
   }
 
-  /** The files that are seen at a mount point. */
+  /** The files that are visible at a mount point. */
   files(point: string): Map<string, string> {
     const entry = mountsAt(this.mounts, point).at(-1);
     const mapping = entry && [...this.mappings.values()].find(({ device }) => mountsOf([entry], device).length > 0);
@@ -248,7 +246,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         }
         const disk = diskOf(image);
         if (disk.kind !== "filesystem" || disk.type !== type) return fail("mount", target, "wrong fs type", 32);
-        // as mount(8): what can't be mounted writable is mounted read-only
+        // As mount(8), which mounts read-only what it cannot mount writable.
         const state = readOnly ? ["ro"] : own;
         const { major, minor } = device;
         node.mount({
@@ -293,7 +291,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     readText: (path) =>
       act(() => {
         const there = node.tree.get(path);
-        if (there?.kind === "directory") fail("read", path, "it is no regular file");
+        if (there?.kind === "directory") fail("read", path, "it is not a regular file");
         return there?.kind === "file" ? there.text : undefined;
       }),
     writeText: (path, text) =>
@@ -304,5 +302,3 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     removeText: (path) => act(() => void node.tree.delete(path)),
   };
 };
-
-export const HostMemory = (node: MemoryNode): Layer.Layer<Host> => Layer.succeed(Host, hostMemoryService(node));

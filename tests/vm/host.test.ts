@@ -1,4 +1,4 @@
-/** `hostLayerLive` on real block devices, filesystems and mounts; all but krbd itself, for which see ./node.test.ts. */
+/** `hostLayerLive` on real block devices, filesystems and mounts. Not here: krbd (./node.test.ts). */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import * as Effect from "effect/Effect";
@@ -39,7 +39,7 @@ const folder = (): string => {
 };
 
 describe("probe", () => {
-  test("tells blank, zeroed or not", async () => {
+  test("probe finds a device blank, and whether it is zeroed", async () => {
     const { device, file } = loops.make(16);
     expect(await run(host.probe(device))).toEqual({ kind: "blank", zeroed: true });
     writeFileSync(file, "unknown data", { flag: "r+" });
@@ -47,7 +47,7 @@ describe("probe", () => {
     expect(await run(host.probe(device))).toEqual({ kind: "blank", zeroed: false });
   });
 
-  test("names partitions and what is no filesystem", async () => {
+  test("probe names partition tables and signatures that are not filesystems", async () => {
     const table = loops.make(16);
     const sector = Buffer.alloc(512);
     Buffer.from([0, 32, 33, 0, 0x83, 10, 0, 1, 0, 8, 0, 0, 0, 16, 0, 0]).copy(sector, 446);
@@ -59,7 +59,7 @@ describe("probe", () => {
     expect(await run(host.probe(swap.device))).toEqual({ kind: "other", type: "swap" });
   });
 
-  test("never says blank of a device that is absent, empty or no device", async () => {
+  test("probe never finds a device blank that is absent, empty, or not a block device", async () => {
     const empty = loops.make(0);
     for (const device of ["/dev/rbd-absent", empty.device, empty.file, "/dev/null"]) {
       expect((await errorOf(host.probe(device)))._tag).toBe("HostFailed");
@@ -72,7 +72,7 @@ describe("mkfs", () => {
     ["ext4", 64],
     ["xfs", 320],
   ] as const) {
-    test(`makes ${type} once, and never over anything`, async () => {
+    test(`mkfs makes ${type} once, and never over anything`, async () => {
       const { device } = loops.make(mebibytes);
       await run(host.mkfs({ device, type, options: undefined }));
       expect(await run(host.probe(device))).toEqual({ kind: "filesystem", type });
@@ -83,7 +83,7 @@ describe("mkfs", () => {
     }, 60_000);
   }
 
-  test("takes other arguments in place of its own, and says what the tool said", async () => {
+  test("mkfs takes other arguments in place of its own, and fails with the words of the tool", async () => {
     const { device } = loops.make(64);
     const wrong = await errorOf(host.mkfs({ device, type: "ext4", options: ["-E", "nonsense"] }));
     expect(wrong).toMatchObject({ _tag: "HostFailed", message: expect.stringContaining("nonsense") });
@@ -100,7 +100,7 @@ describe("a filesystem", () => {
     ["ext4", 64, 128],
     ["xfs", 320, 448],
   ] as const) {
-    test(`of ${type} is mounted, grows with its device, tells its usage, and is unmounted`, async () => {
+    test(`a filesystem of ${type} is mounted, grows with its device, has its usage, and is unmounted`, async () => {
       const disk = loops.make(before);
       const { device } = disk;
       const point = folder();
@@ -126,7 +126,7 @@ describe("a filesystem", () => {
     }, 60_000);
   }
 
-  test("bound read-only is so in one step, beside its writable mount", async () => {
+  test("a filesystem is bound read-only in one step, beside its writable mount", async () => {
     const { device } = loops.make(64);
     const [point, bound] = [folder(), folder()];
     await run(host.mkfs({ device, type: "ext4", options: undefined }));
@@ -143,7 +143,7 @@ describe("a filesystem", () => {
     await run(host.unmount(point));
   });
 
-  test("that was shut down answers with an error, and is unmounted all the same", async () => {
+  test("a filesystem that was shut down answers with an error, and is unmounted all the same", async () => {
     const { device } = loops.make(320);
     const point = folder();
     await run(host.mkfs({ device, type: "xfs", options: undefined }));
@@ -156,7 +156,7 @@ describe("a filesystem", () => {
     expect(isMounted(point)).toBe(false);
   }, 60_000);
 
-  test("that fsck can't repair unasked is damaged, and the message says what to do", async () => {
+  test("a filesystem that fsck does not repair unasked is damaged, and the message says what to do", async () => {
     const { device } = loops.make(64);
     await run(host.mkfs({ device, type: "ext4", options: undefined }));
     // as after errors: without it, fsck trusts a filesystem that was unmounted cleanly
@@ -170,7 +170,7 @@ describe("a filesystem", () => {
 });
 
 describe("a device", () => {
-  test("set read-only refuses writers, and takes them again", async () => {
+  test("a device that is set read-only refuses writers until it is set writable", async () => {
     const { device } = loops.make(16);
     await run(host.setReadOnly(device, true));
     expect(await run(host.deviceState(device))).toMatchObject({ readOnly: true });
@@ -179,12 +179,12 @@ describe("a device", () => {
     writeFileSync(device, "x", { flag: "r+" });
   });
 
-  test("that is not there has no state", async () => {
+  test("a device that does not exist has no state", async () => {
     expect(await run(host.deviceState("/dev/rbd-absent"))).toBeUndefined();
     expect((await errorOf(host.deviceState("/dev/null")))._tag).toBe("HostFailed");
   });
 
-  test("without a mapping of that name is unmapped already", async () => {
+  test("a device that is not mapped is unmapped already", async () => {
     const gone: MappedDevice = {
       mapper: "krbd",
       path: "/dev/rbd99",
@@ -205,7 +205,7 @@ describe("a device", () => {
 });
 
 describe("a path", () => {
-  test("has its parents resolved, and is itself not looked at", async () => {
+  test("a path has its parents resolved, and is itself not opened", async () => {
     const real = folder();
     symlinkSync(real, `${loops.dir}/link`);
     symlinkSync("/nowhere", `${real}/dangling`);
@@ -214,7 +214,7 @@ describe("a path", () => {
     expect(await run(host.resolvePath(`${loops.dir}/disk-0/x/y`))).toBeUndefined();
   });
 
-  test("is made with its parents, private, and told apart from one that was there", async () => {
+  test("a path is made with its parents, private, and known to be new", async () => {
     const path = `${folder()}/a/b/mount`;
     expect([await run(host.makeDirectory(path)), await run(host.makeDirectory(path))]).toEqual([true, false]);
     expect(statSync(path).mode & 0o777).toBe(0o750);
@@ -225,7 +225,7 @@ describe("a path", () => {
     expect(await run(host.pathKind(file))).toBe("file");
   });
 
-  test("is removed when it is empty, and never with anything in it", async () => {
+  test("a path is removed when it is empty, and never with anything in it", async () => {
     const path = folder();
     writeFileSync(`${path}/data`, "precious");
     symlinkSync(path, `${path}/link`);
@@ -239,7 +239,7 @@ describe("a path", () => {
     expect(await run(host.pathKind(empty))).toBe("absent");
   });
 
-  test("that is a mount point is not removed", async () => {
+  test("a path that is a mount point is not removed", async () => {
     const point = folder();
     tool("mount", "-t", "tmpfs", "none", point);
     expect((await errorOf(host.removePath(point)))._tag).toBe("HostFailed");
@@ -248,7 +248,7 @@ describe("a path", () => {
 });
 
 describe("a small file", () => {
-  test("is written whole, private, and read back; a half-written one of a crash is replaced", async () => {
+  test("a small file is written whole, private, and read back; one that a crash left half-written is replaced", async () => {
     const path = `${folder()}/image-meta.json`;
     expect(await run(host.readText(path))).toBeUndefined();
     writeFileSync(`${path}.new`, "half");
@@ -261,7 +261,7 @@ describe("a small file", () => {
     expect(await run(host.readText(path))).toBeUndefined();
   });
 
-  test("that is huge, or a folder, is refused", async () => {
+  test("a small file that is huge, or a folder, is refused", async () => {
     const path = folder();
     writeFileSync(`${path}/huge`, "x".repeat(100_000));
     for (const wrong of [path, `${path}/huge`]) expect((await errorOf(host.readText(wrong)))._tag).toBe("HostFailed");

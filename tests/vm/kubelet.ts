@@ -1,8 +1,9 @@
 /**
- * What kubelet and the sidecars do with a driver, for tests on a real kernel: volumes made, staged, published, looked
- * into; and the kernel's own account of what is mapped and mounted.
+ * The calls of kubelet and the sidecars to a driver, for tests on a real kernel, and the kernel's own lists of what is
+ * mapped and mounted.
  *
- * 1. Only the driver changes what a test is about; what is checked is read from the kernel or from Ceph's tools.
+ * 1. Only the driver changes the state that a test is about. What a test checks it reads from the kernel or from Ceph's
+ *    tools.
  */
 import { createHash, randomBytes } from "node:crypto";
 import {
@@ -40,7 +41,7 @@ export const capabilityOf = (
     ? { accessType: { case: "block", value: {} }, accessMode: { mode } }
     : { accessType: { case: "mount", value: { fsType: kind } }, accessMode: { mode } };
 
-/** Code and text of a call's failure; `undefined` when it succeeds. */
+/** The code and message of a call's failure; `undefined`: the call succeeds. */
 export const failureOf = async (call: Promise<unknown>): Promise<{ code: string; message: string } | undefined> => {
   try {
     await call;
@@ -52,14 +53,14 @@ export const failureOf = async (call: Promise<unknown>): Promise<{ code: string;
   }
 };
 
-/** Images that the kernel has mapped, `pool/image`. */
+/** The images that the kernel has mapped, as `pool/image`. */
 export const mapped = (): string[] => {
   const bus = "/sys/bus/rbd/devices";
   const read = (id: string, name: string) => readFileSync(join(bus, id, name), "utf8").trim();
   return existsSync(bus) ? readdirSync(bus).map((id) => `${read(id, "pool")}/${read(id, "name")}`) : [];
 };
 
-/** Writes random bytes so that they are on the disk; -> their checksum. */
+/** Writes random bytes and syncs them; -> their checksum. */
 export const writeData = (path: string, mebibytes: number, flag = "w"): string => {
   const data = randomBytes(mebibytes << 20);
   const fd = openSync(path, flag);
@@ -87,7 +88,7 @@ export const checksum = (path: string, mebibytes: number): string => {
   return createHash("sha256").update(data).digest("hex");
 };
 
-/** A cluster's pool, and a driver that serves all of CSI on this node. */
+/** A new pool, and a driver that serves all of CSI on this node. */
 export const makeWorld = async (prefix: string) => {
   const dir = testFolder(prefix);
   const pool = await makePool(prefix);
@@ -96,7 +97,7 @@ export const makeWorld = async (prefix: string) => {
   let driver: Driver = await start();
   let count = 0;
 
-  /** A new volume of 1 GiB, and the calls that kubelet would make for it. */
+  /** A new volume of 1 GiB, and the calls that kubelet makes for it. */
   const makeVolume = async (kind: Kind, parameters: Readonly<Record<string, string>> = {}) => {
     const name = `${prefix}-${count++}`;
     const { volume } = await driver.controller.createVolume(
@@ -126,7 +127,7 @@ export const makeWorld = async (prefix: string) => {
       image,
       spec: `${pool.name}/${image}`,
       staging,
-      place: join(staging, volumeId),
+      stagingTarget: join(staging, volumeId),
       target: join(pods, "0"),
       pods,
       stage: (limit = LIMIT, mode = Mode.SINGLE_NODE_WRITER) =>
@@ -180,7 +181,7 @@ export const makeWorld = async (prefix: string) => {
     tool,
     driver: () => driver,
     makeVolume,
-    /** Ends the driver, by default as a crash would, and starts another one. */
+    /** Ends the driver, by default as a crash does, and starts another one. */
     restart: async (signal: "SIGTERM" | "SIGKILL" = "SIGKILL") => {
       await driver.end(signal);
       driver = await start();

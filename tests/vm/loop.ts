@@ -1,7 +1,7 @@
 /**
  * Block devices for tests that need a kernel but no cluster: sparse files behind loop devices.
  *
- * 1. What was attached here is detached at the end, mounts on it first; nothing else is touched.
+ * 1. At the end its own mounts and loop devices go, and nothing else.
  */
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

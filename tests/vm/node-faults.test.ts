@@ -1,4 +1,4 @@
-/** A real kernel, and things that go wrong on it: killed drivers, hung devices, broken filesystems, other users. */
+/** Failures on a real kernel: killed drivers, hung devices, broken filesystems, images that others use. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { closeSync, openSync, readdirSync, writeFileSync } from "node:fs";
 import { frozen } from "../ceph/hands.ts";
@@ -19,7 +19,7 @@ const MINUTES = 240_000;
 const rbd = (...command: string[]): string => tool("rbd", "-c", rig().conf, ...command);
 const left = (volume: TestVolume) => [mapped().filter((spec) => spec === volume.spec), readdirSync(volume.staging)];
 
-/** Milliseconds until the driver has answered what every liveness probe and kubelet asks. */
+/** The milliseconds that the driver takes to answer what a liveness probe and kubelet ask. */
 const answered = async (): Promise<number> => {
   const since = performance.now();
   await world.driver().identity.probe({}, { timeoutMs: 5_000 });
@@ -29,16 +29,16 @@ const answered = async (): Promise<number> => {
 /** How long that may take while something hangs, on a machine that is as slow as this one is now. */
 const prompt = async (): Promise<number> => 5 * (await answered()) + 1_000;
 
-/** The caller's deadline is here, and the operation goes on: from the driver, or where it is too slow from the client. */
+/** The codes for a deadline past which the operation continues: the driver's, or the client's own if the driver is slow. */
 const GOES_ON = /^(ABORTED|DEADLINE_EXCEEDED)$/;
 
 describe("a driver that is killed while it stages", () => {
   test(
-    "is succeeded by one that finishes, with the data as it was",
+    "a driver that is killed while it stages is succeeded by one that finishes, and the data is as it was",
     async () => {
       const volume = await world.makeVolume("ext4");
       await volume.stage();
-      const sum = writeData(`${volume.place}/data`, 1);
+      const sum = writeData(`${volume.stagingTarget}/data`, 1);
       await volume.unstage();
       for (const wait of [400, 1_500]) {
         const cut = volume.stage().catch(() => undefined);
@@ -46,7 +46,7 @@ describe("a driver that is killed while it stages", () => {
         await world.restart("SIGKILL");
         await cut;
         await volume.stage();
-        expect([mapped().filter((spec) => spec === volume.spec), checksum(`${volume.place}/data`, 1)]).toEqual([
+        expect([mapped().filter((spec) => spec === volume.spec), checksum(`${volume.stagingTarget}/data`, 1)]).toEqual([
           [volume.spec],
           sum,
         ]);
@@ -58,7 +58,7 @@ describe("a driver that is killed while it stages", () => {
   );
 
   test(
-    "for the first time leaves a volume that unstages clean",
+    "a driver that is killed in the first stage of a volume leaves one that unstages clean",
     async () => {
       const volume = await world.makeVolume("ext4");
       const cut = volume.stage().catch(() => undefined);
@@ -97,7 +97,7 @@ describe("proof before harm", () => {
     "an image that another client uses is waited for, and its user is named",
     async () => {
       const volume = await world.makeVolume("ext4");
-      // it ends with its input
+      // It ends when its input ends.
       const user = Bun.spawn(["rbd", "-c", rig().conf, "watch", volume.spec], {
         stdin: "pipe",
         stdout: "ignore",
@@ -122,7 +122,7 @@ describe("proof before harm", () => {
   );
 
   test(
-    "an image with a feature that the kernel lacks is refused by the feature's name",
+    "an image with a feature that the kernel lacks is refused, and the feature is named",
     async () => {
       const volume = await world.makeVolume("ext4");
       rbd("feature", "enable", volume.spec, "journaling");
@@ -138,15 +138,15 @@ describe("proof before harm", () => {
 
 describe("a device that does not answer", () => {
   test(
-    "holds up neither Probe nor another volume, and goes on when it can",
+    "a device that does not answer holds up neither Probe nor another volume, and its call continues later",
     async () => {
       const [hung, other] = [await world.makeVolume("ext4"), await world.makeVolume("ext4")];
       await hung.stage();
       await hung.publish();
       await hung.grow(2n * GIB);
-      // resize2fs sleeps in the kernel until the filesystem is thawed: nothing can end it
+      // resize2fs sleeps in the kernel until the filesystem is thawed. Nothing can end it before.
       const limit = await prompt();
-      tool("fsfreeze", "-f", hung.place);
+      tool("fsfreeze", "-f", hung.stagingTarget);
       try {
         const failure = await failureOf(hung.expand(2n * GIB, { timeoutMs: 4_000 }));
         expect(failure?.code).toMatch(GOES_ON);
@@ -158,7 +158,7 @@ describe("a device that does not answer", () => {
         await other.unstage();
         expect(await answered()).toBeLessThan(limit);
       } finally {
-        tool("fsfreeze", "-u", hung.place);
+        tool("fsfreeze", "-u", hung.stagingTarget);
       }
       expect((await hung.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
       await hung.unpublish();
@@ -172,13 +172,13 @@ describe("a device that does not answer", () => {
   );
 
   test(
-    "because its OSD hangs leaves the driver answering, and unstages once the OSD is back",
+    "a device whose OSD hangs leaves the driver answering, and is unstaged once the OSD is back",
     async () => {
       const volume = await world.makeVolume("ext4");
       await volume.stage();
       await volume.publish();
       const limit = await prompt();
-      // before, for a writer may have to read first; unmounting will write
+      // Written before the freeze, because a write may have to read first. The unmount writes it back.
       writeFileSync(`${volume.target}/dirty`, Buffer.alloc(1 << 20));
       await frozen(rig(), "osd.0", async () => {
         await volume.unpublish();
@@ -189,7 +189,7 @@ describe("a device that does not answer", () => {
       await volume.unstage();
       expect(left(volume)).toEqual([[], []]);
       await volume.stage();
-      expect(readdirSync(volume.place)).toContain("dirty");
+      expect(readdirSync(volume.stagingTarget)).toContain("dirty");
       await volume.unstage();
     },
     MINUTES,
@@ -198,19 +198,19 @@ describe("a device that does not answer", () => {
 
 describe("a filesystem that was shut down", () => {
   test(
-    "is told as abnormal, can be unpublished, and is staged anew",
+    "a filesystem that was shut down is abnormal, can be unpublished, and is staged anew",
     async () => {
       const volume = await world.makeVolume("xfs");
       await volume.stage();
       await volume.publish();
       const sum = writeData(`${volume.target}/data`, 1);
-      tool("xfs_io", "-x", "-c", "shutdown", volume.place);
+      tool("xfs_io", "-x", "-c", "shutdown", volume.stagingTarget);
       expect((await volume.stats()).volumeCondition?.abnormal).toBe(true);
       const refused = await failureOf(volume.stage());
       expect(refused).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(volume.target) });
       await volume.unpublish();
       await volume.stage();
-      expect(checksum(`${volume.place}/data`, 1)).toBe(sum);
+      expect(checksum(`${volume.stagingTarget}/data`, 1)).toBe(sum);
       await volume.unstage();
       expect(left(volume)).toEqual([[], []]);
     },
@@ -220,11 +220,11 @@ describe("a filesystem that was shut down", () => {
 
 describe("a device that somebody holds open", () => {
   test(
-    "is not unmapped, its stash stays, and the next unstage finishes",
+    "a device that somebody holds open is not unmapped, image-meta.json stays, and the next unstage finishes",
     async () => {
       const volume = await world.makeVolume("ext4");
       await volume.stage();
-      const node = mountTable().find(({ point }) => point === volume.place)?.source ?? "";
+      const node = mountTable().find(({ point }) => point === volume.stagingTarget)?.source ?? "";
       const fd = openSync(node, "r");
       const failure = await failureOf(volume.unstage());
       expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(node) });
@@ -237,12 +237,13 @@ describe("a device that somebody holds open", () => {
   );
 
   test(
-    "in another mount namespace is told with the process that has it",
+    "a device in use in another mount namespace is reported with the process that uses it",
     async () => {
       const volume = await world.makeVolume("ext4");
       await volume.stage();
-      // its own mount of the volume: the staging path's goes with the folder, in all namespaces; it ends with its input
-      const script = `mount --make-rprivate / && mount --bind "${volume.place}" /mnt && echo ready && read -r end`;
+      // It mounts the volume at a path of its own, because the staging target's mount goes with its folder in all
+      // namespaces. It ends when its input ends.
+      const script = `mount --make-rprivate / && mount --bind "${volume.stagingTarget}" /mnt && echo ready && read -r end`;
       const holder = Bun.spawn(["unshare", "-m", "sh", "-c", script], { stdin: "pipe", stdout: "pipe" });
       try {
         await holder.stdout.getReader().read();

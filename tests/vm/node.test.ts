@@ -1,4 +1,4 @@
-/** The life of volumes on a real kernel: ext4, xfs and raw block, with the driver killed between steps. */
+/** Volumes on a real kernel from stage to unstage: ext4, xfs and raw block, with the driver killed between calls. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { VolumeUsage_Unit as Unit } from "../../lib/gen/csi_pb.ts";
@@ -15,7 +15,7 @@ afterAll(async () => {
   await world?.end();
 }, 60_000);
 afterEach(() => {
-  // whatever a test did, it has to end with nothing mapped: the next one can't tell otherwise
+  // Every test must end with nothing mapped, because the next one checks all mappings.
   if (mapped().length > 0) console.log(world.driver().log().slice(-4000));
 });
 
@@ -24,7 +24,7 @@ const MINUTES = 240_000;
 describe("a filesystem", () => {
   for (const kind of ["ext4", "xfs"] as const) {
     test(
-      `of ${kind} keeps its data through publish, growth, a killed driver, and staging again`,
+      `a filesystem of ${kind} keeps its data through publish, growth, a killed driver, and another stage`,
       async () => {
         const volume = await world.makeVolume(kind);
         await volume.stage();
@@ -58,7 +58,7 @@ describe("a filesystem", () => {
         expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
 
         await volume.stage();
-        expect(checksum(`${volume.place}/data`, 4)).toBe(sum);
+        expect(checksum(`${volume.stagingTarget}/data`, 4)).toBe(sum);
         await volume.unstage();
         await volume.unstage();
         expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
@@ -68,14 +68,14 @@ describe("a filesystem", () => {
   }
 
   test(
-    "that was staged by ceph-csi is published and unstaged",
+    "a filesystem that ceph-csi has staged is published and unstaged",
     async () => {
       const volume = await world.makeVolume("ext4");
       const device = tool("rbd", "-c", rig().conf, "map", "-o", "noudev", volume.spec);
       tool("mkfs.ext4", "-q", device);
-      mkdirSync(volume.place);
-      tool("mount", "-o", "_netdev", device, volume.place);
-      const sum = writeData(`${volume.place}/data`, 1);
+      mkdirSync(volume.stagingTarget);
+      tool("mount", "-o", "_netdev", device, volume.stagingTarget);
+      const sum = writeData(`${volume.stagingTarget}/data`, 1);
       writeFileSync(
         `${volume.staging}/image-meta.json`,
         `{"Version":3,"pool":"${world.pool.name}","radosNamespace":"","image":"${volume.image}","accessType":false,"encrypted":false}`,
@@ -93,7 +93,7 @@ describe("a filesystem", () => {
 
 describe("a raw volume", () => {
   test(
-    "keeps its data, grows, and can be read-only",
+    "a raw volume keeps its data, grows, and can be read-only",
     async () => {
       const volume = await world.makeVolume("block");
       await volume.stage();
@@ -127,7 +127,7 @@ describe("a raw volume", () => {
 });
 
 describe("afterwards", () => {
-  test("no mount, no mapping, no key is left, and the log has no key", () => {
+  test("after all tests no mount, no mapping and no key file is left, and the log contains no key", () => {
     expect(mapped()).toEqual([]);
     expect(mountTable().filter(({ point }) => point.startsWith(world.dir))).toEqual([]);
     expect(isMounted(world.dir)).toBe(false);
