@@ -6,7 +6,7 @@
  *   npm run bench -- --quick                 fewer rounds and volumes
  *   npm run bench -- --strict                exit status 1 when a target is missed
  *
- * The cluster is one of its own, with the monitors' usual second between proposals, its data in memory.
+ * The cluster is one of its own, with the monitors' usual second between proposals.
  */
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";

@@ -3,8 +3,8 @@
  *
  * 1. A daemon that was stopped goes on when its test ends, whatever the test did.
  */
-import { readFileSync } from "node:fs";
 import type { Rig } from "../rig/cluster.ts";
+import { signalDaemon } from "../rig/control.ts";
 
 export const timed = async <A>(work: Promise<A>): Promise<{ readonly value: A; readonly ms: number }> => {
   const since = performance.now();
@@ -18,12 +18,11 @@ export const frozen = async (
   daemon: "mon.a" | "osd.0" | "mgr.x",
   during: () => Promise<void>,
 ): Promise<void> => {
-  const pid = Number(readFileSync(`${dir}/run/${daemon}.pid`, "utf8"));
-  process.kill(pid, "SIGSTOP");
+  await signalDaemon(dir, daemon, "SIGSTOP");
   try {
     await during();
   } finally {
-    process.kill(pid, "SIGCONT");
+    await signalDaemon(dir, daemon, "SIGCONT");
   }
 };
 

@@ -5,16 +5,16 @@
  */
 import { randomBytes } from "node:crypto";
 import { rig } from "../rig/cluster.ts";
-import { must, type Place, run } from "../rig/place.ts";
-
-const place = (): Place => ({ env: { CEPH_CONF: rig().conf } });
+import { runTool } from "../rig/control.ts";
+import { outputOf } from "../rig/place.ts";
 
 /** Runs ceph, rbd or rados; rejects unless it exits with 0. */
-export const tool = (...command: readonly string[]): Promise<string> => must(place(), command);
+export const tool = async (...command: readonly string[]): Promise<string> =>
+  outputOf(command, await runTool(rig().conf, command));
 
 /** As `tool`, but a failure is `undefined`. */
 export const tryTool = async (...command: readonly string[]): Promise<string | undefined> => {
-  const done = await run(place(), command);
+  const done = await runTool(rig().conf, command);
   return done.code === 0 ? done.stdout : undefined;
 };
 

@@ -7,13 +7,13 @@
  *   npm run test:matrix -- --long      with the lives and crowds that take ten minutes more per release
  *   npm run test:matrix -- 20 -t=live  other flags go on to `bun test`
  */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { startCeph } from "./ceph.ts";
+import { temporaryFolder } from "./folder.ts";
 import { parseRelease, rootFor, type CephRelease } from "./roots.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
-import { checkout, close, hasTests, runSuite, type Outcome } from "./suite.ts";
+import { checkout, close, failedRun, hasTests, runSuite, type Outcome } from "./suite.ts";
 
 const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-") && arg !== "--long");
 const long = process.argv.includes("--long");
@@ -21,9 +21,9 @@ const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 const releases: ReadonlyArray<CephRelease> = chosen.length === 0 ? [16, 18, 20] : chosen.map(parseRelease);
 const withoutSanity = await sanityLacks();
 const sanity = withoutSanity === undefined ? await sanityBinary() : undefined;
-const all = ["tests/contract", "tests/ceph", ...(sanity === undefined ? [] : ["tests/conformance"])];
-const folders = all.filter(hasTests);
-const work = mkdtempSync(join(tmpdir(), "csi-rbd-matrix-"));
+const all = ["contract", "ceph", ...(sanity === undefined ? [] : ["conformance"])];
+const suites = all.filter((suite) => hasTests(`tests/${suite}`));
+const work = temporaryFolder("csi-rbd-matrix-");
 
 // The usual runs are `npm test`'s; here they show that each release takes part in them.
 const lengths = long
@@ -32,17 +32,23 @@ const lengths = long
 
 const outcomes: Array<Outcome> = [];
 const leftOut = [
-  ...all.filter((folder) => !hasTests(folder)).map((folder) => `${folder}: no tests`),
+  ...all.filter((suite) => !suites.includes(suite)).map((suite) => `tests/${suite}: no tests`),
   ...(withoutSanity === undefined ? [] : [`tests/conformance: ${withoutSanity}`]),
 ];
-for (const release of folders.length === 0 ? [] : releases) {
+for (const release of suites.length === 0 ? [] : releases) {
   const name = `ceph-${release}`;
   const dir = join(work, name);
   const started = Date.now();
   console.log(`\n== Ceph ${release}`);
   try {
     const root = await rootFor(release);
-    const ceph = await startCeph({ dir, root, paxosInterval: 0.05 });
+    const death = new AbortController();
+    const ceph = await startCeph({
+      dir,
+      root,
+      paxosInterval: 0.05,
+      onDeath: (words) => death.abort(new Error(words)),
+    });
     try {
       if (ceph.release !== release) throw new Error(`wanted Ceph ${release}, found ${ceph.release}`);
       const binds = [
@@ -51,23 +57,26 @@ for (const release of folders.length === 0 ? [] : releases) {
         ...(sanity === undefined ? [] : [{ path: dirname(sanity), readOnly: true }]),
       ];
       const env = { ...lengths, CSI_RBD_RIG: ceph.rigFile, CSI_RBD_SANITY: sanity ?? "" };
-      outcomes.push(
-        await runSuite({
-          name,
-          folders,
-          place: { root, binds, env },
-          reports: dir,
-          limitMs: (long ? 60 : 14) * 60_000,
-          testLimitMs: 30_000,
-          flags,
-        }),
-      );
+      for (const suite of suites) {
+        outcomes.push(
+          await runSuite({
+            name: `${name}-${suite}`,
+            folders: [`tests/${suite}`],
+            place: { root, binds, env },
+            reports: dir,
+            limitMs: (long ? 60 : 14) * 60_000,
+            testLimitMs: 30_000,
+            flags,
+            secondAttempt: suite === "ceph",
+            needs: death.signal,
+          }),
+        );
+      }
     } finally {
       await ceph.stop();
     }
   } catch (error) {
-    console.error(`${name}: ${error instanceof Error ? error.message : String(error)}`);
-    outcomes.push({ name, passed: 0, failed: 1, skipped: [], seconds: (Date.now() - started) / 1000 });
+    outcomes.push(failedRun(name, error, started));
   }
 }
 if (outcomes.some((outcome) => outcome.failed > 0)) console.error(`\nthe clusters' logs and the reports: ${work}`);

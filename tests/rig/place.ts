@@ -99,15 +99,15 @@ export const run = async (
   return { code, stdout, stderr };
 };
 
+/** The output of a command that exited with 0; throws, with the end of what it said, where it did not. */
+export const outputOf = (command: ReadonlyArray<string>, { code, stdout, stderr }: Finished): string => {
+  if (code !== 0) throw new Error(`${command.slice(0, 4).join(" ")}: exit status ${code}\n${stderr.slice(-2000)}`);
+  return stdout;
+};
+
 /** As `run`, but an exit status other than 0 rejects, with the end of what the command said. */
 export const must = async (
   place: Place,
   command: ReadonlyArray<string>,
   options: { readonly timeoutMs?: number; readonly input?: string } = {},
-): Promise<string> => {
-  const done = await run(place, command, options);
-  if (done.code !== 0) {
-    throw new Error(`${command.slice(0, 4).join(" ")}: exit status ${done.code}\n${done.stderr.slice(-2000)}`);
-  }
-  return done.stdout;
-};
+): Promise<string> => outputOf(command, await run(place, command, options));

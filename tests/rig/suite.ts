@@ -4,7 +4,7 @@
  * Invariants:
  * 1. A run that ends without a report, by its limit or by a crash counts as a failure, never as nothing.
  * 2. A test that was skipped is named: it counts neither as passed nor as failed.
- * 3. Past its limit a run is killed with everything that it started in its process group.
+ * 3. Past its limit, or when what it needs is gone, a run is killed with everything in its process group.
  */
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -25,6 +25,10 @@ export interface SuiteRun {
   readonly testLimitMs: number;
   /** Further arguments of `bun test`. */
   readonly flags?: ReadonlyArray<string>;
+  /** A test that fails is tried once more; the log shows which. For suites that depend on the machine's pace. */
+  readonly secondAttempt?: boolean;
+  /** Aborted, with the reason, when what the run needs is gone: the cluster, in most cases. */
+  readonly needs?: AbortSignal;
 }
 
 export interface Outcome {
@@ -33,7 +37,29 @@ export interface Outcome {
   readonly failed: number;
   readonly skipped: ReadonlyArray<string>;
   readonly seconds: number;
+  /** Why the run did not come to its end. */
+  readonly cutShort?: string;
 }
+
+const messageOf = (reason: unknown): string => (reason instanceof Error ? reason.message : String(reason));
+
+/** A run that failed as a whole; its reason is printed here, and its first line once more at the end. */
+export const failedRun = (name: string, reason: unknown, started = Date.now()): Outcome => {
+  const text = messageOf(reason);
+  console.error(`\n${name}: ${text}`);
+  return {
+    name,
+    passed: 0,
+    failed: 1,
+    skipped: [],
+    seconds: (Date.now() - started) / 1000,
+    cutShort: text.split("\n")[0] ?? "",
+  };
+};
+
+/** As `failedRun`, of a run that is not begun: its reason was printed in full when it arose. */
+export const notBegun = (name: string, reason: unknown): Outcome =>
+  failedRun(name, `not begun: ${messageOf(reason).split("\n")[0]}`);
 
 /** Whether a folder of the checkout holds test files. */
 export const hasTests = (folder: string): boolean =>
@@ -74,23 +100,28 @@ export const judge = (name: string, report: string, exitCode: number, started: n
   return { name, passed, failed, skipped: found.skipped, seconds };
 };
 
+type Tests = Pick<SuiteRun, "folders" | "testLimitMs" | "flags" | "secondAttempt">;
+
+/** The command that runs the tests of some folders and writes its report. */
+export const bunTest = (tests: Tests, report: string): Array<string> => [
+  process.execPath,
+  "test",
+  `--timeout=${tests.testLimitMs}`,
+  ...(tests.secondAttempt === true ? ["--retry=1"] : []),
+  "--reporter=junit",
+  `--reporter-outfile=${report}`,
+  ...(tests.flags ?? []),
+  ...tests.folders.map((folder) => `./${folder}/`),
+];
+
 export const runSuite = async (suite: SuiteRun): Promise<Outcome> => {
   const started = Date.now();
+  const reasonToStop = (): unknown => (suite.needs?.aborted === true ? suite.needs.reason : undefined);
+  if (reasonToStop() !== undefined) return notBegun(suite.name, reasonToStop());
   const report = join(suite.reports, `${suite.name}.xml`);
   rmSync(report, { force: true });
   const place: Place = { ...suite.place, cwd: checkout };
-  const bunTest = [
-    process.execPath,
-    "test",
-    `--timeout=${suite.testLimitMs}`,
-    // A busy machine fails what is about time now and then; the log shows who needed a second attempt.
-    "--retry=1",
-    "--reporter=junit",
-    `--reporter-outfile=${report}`,
-    ...(suite.flags ?? []),
-    ...suite.folders.map((folder) => `./${folder}/`),
-  ];
-  const child = Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...argvAt(place, bunTest)], {
+  const child = Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...argvAt(place, bunTest(suite, report))], {
     cwd: checkout,
     env: envAt(place),
     stdio: ["ignore", "inherit", "inherit"],
@@ -112,10 +143,13 @@ export const runSuite = async (suite: SuiteRun): Promise<Outcome> => {
     process.exit(130);
   };
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupted);
+  suite.needs?.addEventListener("abort", endGroup);
   const exitCode = await child.exited;
+  suite.needs?.removeEventListener("abort", endGroup);
   clearTimeout(timer);
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, interrupted);
   endGroup();
+  if (reasonToStop() !== undefined) return failedRun(suite.name, reasonToStop(), started);
   const outcome = judge(suite.name, report, exitCode, started);
   // who asks for some tests by name need not be told of all others
   const byName = suite.flags?.some((flag) => /^(-t|--test-name-pattern)\b/.test(flag)) === true;
@@ -130,8 +164,9 @@ export const close = (outcomes: ReadonlyArray<Outcome>, leftOut: ReadonlyArray<s
   const skipped = outcomes.flatMap((outcome) => outcome.skipped.map((test) => `${outcome.name}: ${test}`));
   const missing = [...leftOut, ...skipped];
   console.log("");
-  for (const { name, passed, failed, seconds } of outcomes) {
-    console.log(`${name.padEnd(14)} ${passed} passed, ${failed} failed, ${seconds.toFixed(0)} s`);
+  for (const { name, passed, failed, seconds, cutShort } of outcomes) {
+    const reason = cutShort === undefined ? "" : `: ${cutShort}`;
+    console.log(`${name.padEnd(20)} ${passed} passed, ${failed} failed, ${seconds.toFixed(0)} s${reason}`);
   }
   for (const part of missing) console.log(`left out: ${part}`);
   const passed = outcomes.reduce((sum, outcome) => sum + outcome.passed, 0);

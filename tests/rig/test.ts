@@ -5,21 +5,27 @@
  *   npm test -- unit contract        some
  *   npm test -- ceph -t=expand       flags go on to `bun test`
  *
- * Invariant: a suite that cannot run here is named with the reason; with CI=true that is a failure.
+ * Invariants:
+ * 1. A suite that cannot run here is named with the reason; with CI=true that is a failure.
+ * 2. When a daemon of the cluster dies, the suite that runs ends at once as a failure, and so does each later one that
+ *    needs the cluster.
  */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { clusterAddress } from "./address.ts";
 import { type CephCluster, startCeph } from "./ceph.ts";
+import { serveControl } from "./control.ts";
+import { temporaryFolder } from "./folder.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
-import { checkout, close, hasTests, judge, runSuite, type Outcome } from "./suite.ts";
-import { runInVm, vmLacks } from "./vm.ts";
+import { bunTest, checkout, close, failedRun, hasTests, judge, notBegun, runSuite, type Outcome } from "./suite.ts";
+import { OUT, runInVm, vmLacks } from "./vm.ts";
 
 interface Part {
   readonly folder: string;
   /** Further folders that run with it. */
   readonly also?: ReadonlyArray<string>;
   readonly minutes: number;
+  readonly secondAttempt?: boolean;
   /** Why this machine cannot run it. */
   readonly lacks: () => Promise<string | undefined> | string | undefined;
   readonly run: (name: string, part: Part) => Promise<Outcome>;
@@ -27,7 +33,7 @@ interface Part {
 
 const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-"));
 const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
-const work = mkdtempSync(join(tmpdir(), "csi-rbd-test-"));
+const work = temporaryFolder("csi-rbd-test-");
 
 const cephLacks = (): string | undefined => {
   if (process.getuid?.() !== 0) return "not root";
@@ -36,10 +42,16 @@ const cephLacks = (): string | undefined => {
 };
 
 let starting: Promise<CephCluster> | undefined;
-const cluster = (): Promise<CephCluster> => (starting ??= startCeph({ dir: join(work, "ceph"), paxosInterval: 0.05 }));
+const death = new AbortController();
+const cluster = (): Promise<CephCluster> =>
+  (starting ??= startCeph({
+    dir: join(work, "ceph"),
+    paxosInterval: 0.05,
+    onDeath: (words) => death.abort(new Error(words)),
+  }));
 
 const onHost =
-  (env: () => Promise<Record<string, string>>) =>
+  (env: () => Promise<Record<string, string>>, needs?: AbortSignal) =>
   async (name: string, part: Part): Promise<Outcome> =>
     runSuite({
       name,
@@ -49,20 +61,33 @@ const onHost =
       limitMs: part.minutes * 60_000,
       testLimitMs: 30_000,
       flags,
+      secondAttempt: part.secondAttempt === true,
+      ...(needs === undefined ? {} : { needs }),
     });
-const onCeph = onHost(async () => ({ CSI_RBD_RIG: (await cluster()).rigFile }));
+const onCeph = onHost(async () => ({ CSI_RBD_RIG: (await cluster()).rigFile }), death.signal);
 
 const inVm = async (name: string, part: Part): Promise<Outcome> => {
   const started = Date.now();
   const sanity = (await sanityLacks()) === undefined ? { CSI_RBD_SANITY: await sanityBinary() } : {};
+  const { dir, rigFile } = await cluster();
+  if (death.signal.aborted) return notBegun(name, death.signal.reason);
   const out = join(work, "vm");
+  const tests = {
+    folders: [part.folder],
+    testLimitMs: 120_000,
+    secondAttempt: part.secondAttempt === true,
+    flags,
+  };
+  const control = serveControl(dir);
   const exitCode = await runInVm({
-    command: [process.execPath, "tests/rig/guest.ts", part.folder, ...flags],
+    command: bunTest(tests, join(OUT, "guest.xml")),
     out,
     cwd: checkout,
-    env: { ...sanity, CI: process.env["CI"] ?? "" },
+    env: { ...sanity, CSI_RBD_RIG: rigFile, CSI_RBD_CONTROL: control.url, CI: process.env["CI"] ?? "" },
+    loopback: clusterAddress,
+    needs: death.signal,
     limitMs: part.minutes * 60_000,
-  });
+  }).finally(control.end);
   return judge(name, join(out, "guest.xml"), exitCode, started);
 };
 
@@ -75,14 +100,17 @@ const parts: Record<string, Part> = {
     run: onHost(() => Promise.resolve({})),
   },
   contract: { folder: "tests/contract", minutes: 5, lacks: cephLacks, run: onCeph },
-  ceph: { folder: "tests/ceph", minutes: 18, lacks: cephLacks, run: onCeph },
+  ceph: { folder: "tests/ceph", minutes: 30, secondAttempt: true, lacks: cephLacks, run: onCeph },
   conformance: {
     folder: "tests/conformance",
     minutes: 6,
     lacks: async () => cephLacks() ?? (await sanityLacks()),
-    run: onHost(async () => ({ CSI_RBD_RIG: (await cluster()).rigFile, CSI_RBD_SANITY: await sanityBinary() })),
+    run: onHost(
+      async () => ({ CSI_RBD_RIG: (await cluster()).rigFile, CSI_RBD_SANITY: await sanityBinary() }),
+      death.signal,
+    ),
   },
-  vm: { folder: "tests/vm", minutes: 22, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
+  vm: { folder: "tests/vm", minutes: 22, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 
 const unknown = chosen.find((name) => !(name in parts));
@@ -105,8 +133,7 @@ for (const [name, part] of Object.entries(parts)) {
   try {
     outcomes.push(await part.run(name, part));
   } catch (error) {
-    console.error(`${name}: ${error instanceof Error ? error.message : String(error)}`);
-    outcomes.push({ name, passed: 0, failed: 1, skipped: [], seconds: (Date.now() - started) / 1000 });
+    outcomes.push(failedRun(name, error, started));
   }
 }
 await starting?.then((ceph) => ceph.stop()).catch(() => undefined);

@@ -27,17 +27,25 @@ export interface VmOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Working directory in the guest. */
   readonly cwd?: string;
+  /** An address of this machine's loopback other than 127.0.0.1: what listens there is reached in the guest, too. */
+  readonly loopback?: string;
+  /** Modules of the guest's kernel to load; by default all that a volume's life may need, as a node's host has them. */
+  readonly modules?: ReadonlyArray<string>;
+  /** Aborted, with the reason, when what the command needs is gone: the guest ends at once, and so does the promise. */
+  readonly needs?: AbortSignal;
   readonly memMiB?: number;
   readonly limitMs?: number;
   /** Gets each line of the console; printed by default. */
   readonly line?: (text: string) => void;
 }
 
-/** Modules of the guest kernel that a volume's life needs; loaded at boot, as a node's host would have them. */
-const loaded = "rbd nbd dm-crypt xfs ext4 loop";
+/** Where the guest sees the folder `out`. */
+export const OUT = "/mnt/out";
+
+const allModules = ["rbd", "nbd", "dm-crypt", "xfs", "ext4", "loop"];
 const initModules = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 const words = (text: string): Array<string> => text.split(" ");
-const shellWord = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;
+export const shellWord = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;
 
 const initScript = (shares: ReadonlyArray<string>) => `#!/bin/busybox sh
 B=/bin/busybox
@@ -58,18 +66,29 @@ for d in dev proc sys; do $B mount --move /$d /newroot/$d; done
 exec $B switch_root /newroot /bin/bash /mnt/out/.guest
 `;
 
+/**
+ * The guest's way to an address of this machine's loopback: QEMU's user network connects to it from here. Its kernel
+ * would keep all of 127.0.0.0/8 to itself; the longer route, in the table that is asked first, takes one address out.
+ */
+const routeToLoopback = (address: string) => `
+modprobe virtio_net
+ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
+echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet
+ip route add ${address}/32 via 10.0.2.2 dev eth0 table local`;
+
 const guestScript = (options: VmOptions) => `
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root OUT=/mnt/out LC_ALL=C.UTF-8
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root OUT=${OUT} LC_ALL=C.UTF-8
 mount -t tmpfs run /run; mkdir -p /dev/shm /dev/pts
 mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
 ip link set lo up; hostname rig-vm
-for m in ${loaded}; do modprobe $m || echo "vm: no module $m"; done
+${options.loopback === undefined ? "" : routeToLoopback(options.loopback)}
+for m in ${(options.modules ?? allModules).join(" ")}; do modprobe $m || echo "vm: no module $m"; done
 ${Object.entries(options.env ?? {})
   .map(([name, value]) => `export ${name}=${shellWord(value)}`)
   .join("\n")}
 cd ${shellWord(options.cwd ?? process.cwd())} || cd /
 ${options.command.map(shellWord).join(" ")} </dev/null
-echo $? > /mnt/out/.rc
+echo $? > ${OUT}/.rc
 sync; echo o > /proc/sysrq-trigger; sleep 60
 `;
 
@@ -137,7 +156,8 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
       [
         ...words("setpriv --pdeathsig KILL -- qemu-system-x86_64 -accel tcg,thread=multi -cpu max"),
         ...words(`-smp ${Math.min(cpus().length, 4)} -m ${memMiB} -display none -vga none -monitor none`),
-        ...words("-serial stdio -no-reboot -nic none"),
+        ...words("-serial stdio -no-reboot"),
+        ...words(options.loopback === undefined ? "-nic none" : "-nic user,model=virtio-net-pci"),
         "-kernel",
         kernel.image,
         "-initrd",
@@ -157,8 +177,13 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
       late = true;
       machine.kill("SIGKILL");
     }, limitMs);
+    const end = () => machine.kill("SIGKILL");
+    options.needs?.addEventListener("abort", end);
+    if (options.needs?.aborted === true) end();
     await Promise.all([eachLine(machine.stdout, options.line ?? console.log), machine.exited]);
+    options.needs?.removeEventListener("abort", end);
     clearTimeout(timer);
+    options.needs?.throwIfAborted();
     if (late) throw new Error(`the virtual machine did not end within ${limitMs / 1000} s`);
     if (!existsSync(status)) throw new Error("the virtual machine ended without an exit status: see its console above");
     return Number(await Bun.file(status).text());
