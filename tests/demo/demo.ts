@@ -3,21 +3,23 @@
  *
  * Not a test: it tells a person what happens. The story itself is ./story.ts.
  *
- * 1. Where this kernel has krbd it runs on the spot, else in a throwaway VM, with the cluster inside.
+ * 1. Where this kernel has krbd it runs on the spot; else driver and kernel are in a throwaway VM, the cluster is here,
+ *    and both start side by side.
  * 2. Whatever it starts it ends, unless `--keep` asks for it; then it says how to end it.
  */
-import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Identity } from "../../lib/gen/csi_pb.ts";
-import { client } from "../support/grpc-client.ts";
-import { startSettings } from "../ceph/driver.ts";
-import { type CephCluster, startCeph } from "../rig/ceph.ts";
+import { clusterAddress } from "../rig/address.ts";
+import { freePort, startCeph } from "../rig/ceph.ts";
+import { rig } from "../rig/cluster.ts";
+import { runTool, serveControl } from "../rig/control.ts";
+import { temporaryFolder } from "../rig/folder.ts";
+import { outputOf } from "../rig/place.ts";
 import { checkout } from "../rig/suite.ts";
-import { runInVm } from "../rig/vm.ts";
+import { OUT, runInVm, shellWord } from "../rig/vm.ts";
+import { type DriverPlace, driverCommand, endpointOf, lastLines, logOf, startDriver, whenReady } from "./driver.ts";
 import { output } from "./steps.ts";
-import { CLUSTER_ID, clusterConfig, story } from "./story.ts";
+import { CLUSTER_ID, clusterConfig, type ShownCluster, story } from "./story.ts";
 
 const keep = process.argv.includes("--keep");
 const inside = process.argv.includes("--inside");
@@ -32,111 +34,130 @@ const hasKrbd = (): boolean => {
   return existsSync("/sys/bus/rbd");
 };
 
-interface Driver {
-  readonly endpoint: string;
-  readonly pid: number;
-  readonly log: string;
-  readonly stop: () => Promise<void>;
-}
+const seconds = (since: number) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 
-const startDriver = async (dir: string, ceph: CephCluster, detached: boolean): Promise<Driver> => {
+/** A change of the monitors takes a twentieth of a second, not their usual one: nobody else writes there. */
+const paxosInterval = 0.05;
+
+const placeIn = (dir: string, monitors: ReadonlyArray<string>): DriverPlace => {
   const config = join(dir, "config");
   mkdirSync(config, { recursive: true });
-  writeFileSync(join(config, "config.json"), clusterConfig(ceph));
-  const endpoint = `unix://${join(dir, "csi.sock")}`;
-  const log = join(dir, "driver.log");
-  const out = openSync(log, "w");
-  const flags = ["--type=rbd", "--nodeid=demo", "--v=4", `--endpoint=${endpoint}`, `--config-dir=${config}`];
-  const child = spawn(process.execPath, [join(checkout, "services/main.ts"), ...flags], {
-    cwd: checkout,
-    env: { ...process.env, ...startSettings() },
-    detached,
-    stdio: ["ignore", out, out],
-  });
-  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
-  const probe = client(Identity, endpoint);
-  const until = Date.now() + 90_000;
-  for (;;) {
-    if (child.exitCode !== null || child.pid === undefined)
-      throw new Error(`the driver ended: ${readFileSync(log, "utf8")}`);
-    const answered = await probe.probe({}, { timeoutMs: 2000 }).then(
-      () => true,
-      () => false,
-    );
-    if (answered) break;
-    if (Date.now() > until) throw new Error(`the driver does not answer; its log:\n${readFileSync(log, "utf8")}`);
-    await Bun.sleep(50);
-  }
-  probe.close();
-  if (detached) child.unref();
-  return {
-    endpoint,
-    pid: child.pid,
-    log,
-    stop: async () => {
-      child.kill("SIGTERM");
-      await ended;
-    },
-  };
+  writeFileSync(join(config, "config.json"), clusterConfig(monitors));
+  return { dir, config };
 };
 
-const seconds = (since: number) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+const tellOfCluster = ({ release, monitors }: ShownCluster, started: number): void => {
+  console.log(
+    `    a Ceph ${release} of one node is up after ${seconds(started)}: monitor ${monitors.join(",")}, pool rbd`,
+  );
+};
+
+const tell = async (ceph: ShownCluster, place: DriverPlace): Promise<void> => {
+  try {
+    await story({ ceph, endpoint: endpointOf(place), dir: place.dir });
+  } catch (error) {
+    console.log(lastLines(place));
+    throw error;
+  }
+};
 
 /** Cluster, driver and story, here. */
 const here = async (): Promise<void> => {
-  const dir = mkdtempSync(join(tmpdir(), "csi-rbd-demo-"));
+  const dir = temporaryFolder("csi-rbd-demo-");
   let started = performance.now();
-  const ceph = await startCeph({ dir: join(dir, "ceph") });
-  console.log(
-    `    a Ceph ${ceph.release} of one node is up after ${seconds(started)}: monitor ${ceph.monitors.join(",")}, pool rbd`,
-  );
+  const ceph = await startCeph({ dir: join(dir, "ceph"), paxosInterval });
+  tellOfCluster(ceph, started);
   try {
     started = performance.now();
-    const driver = await startDriver(dir, ceph, false);
+    const place = placeIn(dir, ceph.monitors);
+    const driver = await startDriver(place, false);
     console.log(`    the driver is up after ${seconds(started)}: process ${driver.pid}\n`);
-    try {
-      await story({ ceph, endpoint: driver.endpoint, dir });
-    } catch (error) {
-      console.log(readFileSync(driver.log, "utf8").split("\n").slice(-25).join("\n"));
-      throw error;
-    } finally {
-      await driver.stop();
-    }
+    await tell(ceph, place).finally(driver.stop);
   } finally {
     await ceph.stop();
     rmSync(dir, { recursive: true, force: true });
   }
 };
 
+/** What the guest waits for: the path of the cluster's rig.json, once the cluster is up. */
+const UP = "cluster-is-up";
+
 const inVm = async (): Promise<void> => {
   console.log(
-    "    this kernel has no krbd: the demo runs in a throwaway VM (software emulation, so times are about tenfold)",
+    "    this kernel has no krbd: driver and kernel run in a throwaway VM (software emulation, so times are about tenfold)",
   );
-  const out = mkdtempSync(join(tmpdir(), "csi-rbd-demo-vm-"));
+  const dir = temporaryFolder("csi-rbd-demo-");
+  const out = join(dir, "out");
+  const port = await freePort();
+  placeIn(out, [`${clusterAddress}:${port}`]);
+  const broken = new AbortController();
+  const started = performance.now();
+  const starting = startCeph({
+    dir: join(dir, "ceph"),
+    port,
+    paxosInterval,
+    onDeath: (words) => broken.abort(new Error(words)),
+  });
+  starting.then(
+    (ceph) => {
+      tellOfCluster(ceph, started);
+      writeFileSync(join(out, `${UP}.new`), ceph.rigFile);
+      renameSync(join(out, `${UP}.new`), join(out, UP));
+    },
+    (error: unknown) => broken.abort(error),
+  );
+  const { env, argv } = driverCommand(insidePlace);
+  const driver = [...Object.entries(env).map(([name, value]) => `${name}=${value}`), ...argv].map(shellWord).join(" ");
+  const demo = [process.execPath, join(checkout, "tests/demo/demo.ts"), "--inside"].map(shellWord).join(" ");
   try {
+    const control = serveControl(join(dir, "ceph"));
     const status = await runInVm({
-      command: [process.execPath, join(checkout, "tests/demo/demo.ts"), "--inside"],
+      // side by side: half a minute of emulation goes into starting the two
+      command: ["sh", "-c", `mkdir ${insidePlace.dir}; env ${driver} > ${logOf(insidePlace)} 2>&1 & exec ${demo}`],
       out,
       cwd: checkout,
+      env: { CSI_RBD_CONTROL: control.url },
+      loopback: clusterAddress,
+      modules: ["rbd", "ext4"],
+      needs: broken.signal,
       limitMs: 10 * 60_000,
       line: (text) => {
         if (!/^\[ *\d+\.\d+\]/.test(text)) console.log(text);
       },
-    });
+    }).finally(control.end);
     if (status !== 0) throw new Error(`the demo in the VM failed with status ${status}`);
   } finally {
-    rmSync(out, { recursive: true, force: true });
+    await starting.then(({ stop }) => stop()).catch(() => undefined);
+    rmSync(dir, { recursive: true, force: true });
   }
+};
+
+const insidePlace: DriverPlace = { dir: "/run/csi-rbd-demo", config: join(OUT, "config") };
+
+/** The guest's part: the driver starts beside this process, the cluster is outside. */
+const insideVm = async (): Promise<void> => {
+  const started = performance.now();
+  const up = join(OUT, UP);
+  for (const until = Date.now() + 120_000; !existsSync(up); await Bun.sleep(100)) {
+    if (Date.now() > until) throw new Error("the cluster outside the VM did not come up within 120 s");
+  }
+  process.env["CSI_RBD_RIG"] = readFileSync(up, "utf8");
+  const { conf, monitors, key, release } = rig();
+  const exec = async (...command: Array<string>) => outputOf(command, await runTool(conf, command));
+  await whenReady(insidePlace);
+  console.log(`    the driver answers after ${seconds(started)} more\n`);
+  await tell({ conf, monitors, adminKey: key, release, exec }, insidePlace);
 };
 
 /** A cluster and a driver that stay, for trying calls by hand. */
 const leaveRunning = async (): Promise<void> => {
-  const dir = mkdtempSync(join(tmpdir(), "csi-rbd-keep-"));
+  const dir = temporaryFolder("csi-rbd-keep-");
   const ceph = await startCeph({ dir: join(dir, "ceph"), detached: true });
-  const driver = await startDriver(dir, ceph, true);
+  const place = placeIn(dir, ceph.monitors);
+  const driver = await startDriver(place, true);
   const secrets = join(dir, "secrets.json");
   writeFileSync(secrets, JSON.stringify({ userID: "admin", userKey: ceph.adminKey }), { mode: 0o600 });
-  const call = `node_modules/.bin/bun tests/demo/call.ts ${driver.endpoint}`;
+  const call = `node_modules/.bin/bun tests/demo/call.ts ${endpointOf(place)}`;
   const request = {
     name: "pvc-by-hand",
     capacity_range: { required_bytes: 1 << 30 },
@@ -145,9 +166,9 @@ const leaveRunning = async (): Promise<void> => {
   };
   console.log(`
 cluster and driver stay:
-  socket   ${driver.endpoint}
+  socket   ${endpointOf(place)}
   cluster  ceph -c ${ceph.conf} -s
-  log      ${driver.log}
+  log      ${logOf(place)}
 call it:
   ${call} Identity/GetPluginInfo
   ${call} Controller/CreateVolume '${JSON.stringify(request)}' --secrets=${secrets}
@@ -157,9 +178,9 @@ end them:
 
 const main = async (): Promise<void> => {
   const started = performance.now();
-  if (inside || hasKrbd()) await here();
+  if (inside) return insideVm();
+  if (hasKrbd()) await here();
   else await inVm();
-  if (inside) return;
   console.log(`\nall of it worked, in ${seconds(started)}.`);
   if (keep) return leaveRunning();
   console.log(`Try it by hand: npm run demo -- --keep leaves a cluster and a driver running and prints how to call it.
