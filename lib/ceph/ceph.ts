@@ -26,31 +26,3 @@ export const cephLayer = (calls: CephCalls): Layer.Layer<Ceph> =>
 /** `pool/image`, or `pool/namespace/image`: how messages and keys name an image. */
 export const imageLabel = (pool: PoolRef, image: string): string =>
   pool.namespace === "" ? `${pool.pool}/${image}` : `${pool.pool}/${pool.namespace}/${image}`;
-
-export type ListingCalls = Pick<CephCalls, "pools" | "poolSpace" | "omapList" | "omapGetMany" | "imageBriefs">;
-export type GroupCalls = Pick<
-  CephCalls,
-  | "groupCreate"
-  | "groupRemove"
-  | "groupImages"
-  | "groupAdd"
-  | "groupDrop"
-  | "groupSnapshotCreate"
-  | "groupSnapshotRemove"
-  | "groupSnapshots"
-  | "groupSnapshotMembers"
->;
-export type SnapshotCalls = Pick<
-  CephCalls,
-  | "snapshotCreate"
-  | "snapshotRemove"
-  | "snapshots"
-  | "imageClone"
-  | "cloneDepth"
-  | "imageMetaList"
-  | "imageFlatten"
-  | "managerFlatten"
-  | "managerTasks"
-  | "diff"
->;
-export type CoreCalls = Omit<CephCalls, keyof ListingCalls | keyof GroupCalls | keyof SnapshotCalls>;

@@ -107,7 +107,8 @@ export interface TrashEntry {
   readonly source: "user" | "mirroring" | "migration" | "other";
 }
 
-export interface RbdCalls {
+/** Images that have a name, and those in the trash. */
+export interface ImageCalls {
   /** `Exists` when the name is taken. */
   readonly imageCreate: (pool: PoolRef, image: string, spec: ImageSpec) => Effect.Effect<void, CephError>;
   /** -> internal id, or `undefined` when no image has that name. One keyed read; the image is not opened. */
@@ -124,7 +125,6 @@ export interface RbdCalls {
   readonly imageMend: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
   /** Whether any extent is allocated: of the image itself (`own`), or of it or any parent of it (`any`). */
   readonly imageHasData: (pool: PoolRef, image: string, whose: "own" | "any") => Effect.Effect<boolean, CephError>;
-  readonly imageMetaGet: (pool: PoolRef, image: string, key: string) => Effect.Effect<string | undefined, CephError>;
   /** All keys in one opening of the image, if any has to change; `undefined` removes. */
   readonly imageMetaSet: (
     pool: PoolRef,
@@ -140,6 +140,16 @@ export interface RbdCalls {
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
   /** Frees the image's space. Long: as long as the image is big. For the purge queue only, never inside an RPC. */
   readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+  /** Briefs of images by name in one call, all under way at once; `undefined` for one that does not exist. */
+  readonly imageBriefs: (
+    pool: PoolRef,
+    images: readonly string[],
+    metadata: readonly string[],
+  ) => Effect.Effect<readonly (ImageBrief | undefined)[], CephError>;
+}
+
+/** Snapshots of images, clones of them, and what they differ in. */
+export interface SnapshotCalls {
   /**
    * `Exists` when the image has one of that name; of callers side by side more than one may be told that it made it.
    * Waits for the monitors: up to a second on a default cluster.
@@ -169,7 +179,6 @@ export interface RbdCalls {
   ) => Effect.Effect<void, CephError>;
   /** How many parents are behind the image, without opening any. `ImageNotFound` when it is not there. */
   readonly cloneDepth: (pool: PoolRef, image: string) => Effect.Effect<number, CephError>;
-  readonly imageMetaList: (pool: PoolRef, image: string) => Effect.Effect<ReadonlyMap<string, string>, CephError>;
   /** Copies what the image has from its parents into it. Long; for the background only. No parent: nothing to do. */
   readonly imageFlatten: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
   /**
@@ -186,42 +195,22 @@ export interface RbdCalls {
     offset: bigint,
     limit: number,
   ) => Effect.Effect<{ readonly extents: readonly Extent[]; readonly sizeBytes: bigint }, CephError>;
-  /** Briefs of images by name in one call, all under way at once; `undefined` for one that does not exist. */
-  readonly imageBriefs: (
-    pool: PoolRef,
-    images: readonly string[],
-    metadata: readonly string[],
-  ) => Effect.Effect<readonly (ImageBrief | undefined)[], CephError>;
+}
+
+/** Groups of images and their snapshots. */
+export interface GroupCalls {
   /** `Exists` when there is one. */
   readonly groupCreate: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
   /** One that is not there is removed. */
   readonly groupRemove: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
-  /** -> `undefined`: no such group. */
-  readonly groupImages: (
-    pool: PoolRef,
-    group: string,
-  ) => Effect.Effect<
-    readonly { readonly pool: string; readonly namespace: string; readonly image: string }[] | undefined,
-    CephError
-  >;
   /** An image that is in the group already is added; `Busy` when it is in another. */
   readonly groupAdd: (
     pool: PoolRef,
     group: string,
     image: { readonly pool: PoolRef; readonly image: string },
   ) => Effect.Effect<void, CephError>;
-  /** One that is not in the group is dropped; `ImageNotFound` when there is no such image. */
-  readonly groupDrop: (
-    pool: PoolRef,
-    group: string,
-    image: { readonly pool: PoolRef; readonly image: string },
-  ) => Effect.Effect<void, CephError>;
   /** `Exists` when there is one of that name. */
   readonly groupSnapshotCreate: (pool: PoolRef, group: string, snapshot: string) => Effect.Effect<void, CephError>;
-  /** One that is not there is removed. */
-  readonly groupSnapshotRemove: (pool: PoolRef, group: string, snapshot: string) => Effect.Effect<void, CephError>;
-  /** Names of complete ones; `undefined`: no such group. */
-  readonly groupSnapshots: (pool: PoolRef, group: string) => Effect.Effect<readonly string[] | undefined, CephError>;
   /** The member's snapshots that a complete one is made of. `undefined`: no such group, or no such snapshot of it. */
   readonly groupSnapshotMembers: (
     pool: PoolRef,
@@ -238,5 +227,7 @@ export interface RbdCalls {
     CephError
   >;
 }
+
+export interface RbdCalls extends ImageCalls, SnapshotCalls, GroupCalls {}
 
 export class Rbd extends Context.Service<Rbd, RbdCalls>()("csi-rbd/Rbd") {}

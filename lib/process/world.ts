@@ -8,7 +8,7 @@
  */
 import * as Layer from "effect/Layer";
 import type { Ceph } from "../ceph/ceph.ts";
-import { CephLive } from "../ceph/live/live.ts";
+import { cephLayerLive } from "../ceph/live/live.ts";
 import { clusterSecretsLayer } from "../config/cluster-secrets.ts";
 import { Clusters } from "../config/clusters.ts";
 import type { Flags } from "../config/flags.ts";
@@ -40,7 +40,7 @@ export const liveWorld = (flags: Flags): World => ({
     clusterSecretsLayer(flags.secretsDir),
     DriverSettings.layer(flags),
   ),
-  ceph: CephLive({
+  ceph: cephLayerLive({
     cells: flags.cells,
     osdTimeout: flags.osdTimeout,
     monTimeout: flags.monTimeout,

@@ -343,7 +343,7 @@ const floorTurns = async (ceph: CephCalls, pool: PoolRef): Promise<Turns> => {
       ),
       after: recipe((i) =>
         Effect.gen(function* () {
-          yield* ceph.groupSnapshotRemove(pool, group(i), group(i));
+          // its snapshots go with it
           yield* ceph.groupRemove(pool, group(i));
           for (const member of members) yield* kept(member, memberHolder(i, member));
         }),

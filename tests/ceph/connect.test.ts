@@ -7,7 +7,7 @@ import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
 import type { Ceph, CephCalls } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import { CephLive } from "../../lib/ceph/live/live.ts";
+import { cephLayerLive } from "../../lib/ceph/live/live.ts";
 import { Manager } from "../../lib/ceph/manager.ts";
 import { type ClusterAccess, Rados } from "../../lib/ceph/rados.ts";
 import { hasRig, rig, type Rig } from "../rig/cluster.ts";
@@ -39,7 +39,12 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     access = { monitors: cluster.monitors, user: cluster.user, key: Redacted.make(cluster.key) };
     const cephConf = `${cluster.dir}/absent.conf`;
     runtime = ManagedRuntime.make(
-      CephLive({ cells: 4, connectTimeout: Duration.millis(CONNECT_MS), osdTimeout: Duration.millis(3_000), cephConf }),
+      cephLayerLive({
+        cells: 4,
+        connectTimeout: Duration.millis(CONNECT_MS),
+        osdTimeout: Duration.millis(3_000),
+        cephConf,
+      }),
     );
     await runtime.context();
   }, LIMIT);
@@ -222,7 +227,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     "a manager's answer that comes too late harms nobody, and the next is asked as soon as it answers",
     async () => {
       const pool = { access, pool: cluster.pool, namespace: "" };
-      const own = ManagedRuntime.make(CephLive({ cells: 2, monTimeout: Duration.millis(1_500), cephConf: "" }));
+      const own = ManagedRuntime.make(cephLayerLive({ cells: 2, monTimeout: Duration.millis(1_500), cephConf: "" }));
       const remove = () =>
         own.runPromise(
           Effect.flatMap(Manager, (manager) =>
@@ -255,7 +260,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     "an idle connection is closed, and made again when needed",
     async () => {
       const { key } = await tool.userOf(cluster, "idle", ["mon", "profile rbd", "osd", "profile rbd"]);
-      const own = ManagedRuntime.make(CephLive({ cells: 1, idle: Duration.millis(2_000), cephConf: "" }));
+      const own = ManagedRuntime.make(cephLayerLive({ cells: 1, idle: Duration.millis(2_000), cephConf: "" }));
       const idle = { ...access, user: "idle", key: Redacted.make(key) };
       const askIdle = () => own.runPromise(Effect.flatMap(Rados, (rados) => rados.poolId(idle, cluster.pool)));
       try {

@@ -6,7 +6,7 @@ import * as Fiber from "effect/Fiber";
 import * as Schedule from "effect/Schedule";
 import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import { CephLive, type CephLiveOptions } from "../../lib/ceph/live/live.ts";
+import { cephLayerLive, type CephLiveOptions } from "../../lib/ceph/live/live.ts";
 import { LONG_LIMIT, MIB } from "../contract/harness.ts";
 import { wholeCeph } from "../support/whole-ceph.ts";
 import { frozen, timed } from "./hands.ts";
@@ -17,7 +17,7 @@ primitives("slow calls", ({ session: at, rig }) => {
     Effect.runPromise(
       Effect.flatMap(wholeCeph, act).pipe(
         Effect.provide(
-          CephLive({ cephConf: `${rig.dir}/absent.conf`, connectTimeout: Duration.millis(5_000), ...options }),
+          cephLayerLive({ cephConf: `${rig.dir}/absent.conf`, connectTimeout: Duration.millis(5_000), ...options }),
         ),
         Effect.orDie,
       ),

@@ -1,10 +1,10 @@
 /**
- * A world on the rig's cluster for tests of `CephLive` that need more than the contract suite can ask of any cluster:
+ * A world on the rig's cluster for tests of `cephLayerLive` that need more than the contract suite can ask of any cluster:
  * the bytes of images, erasure-coded pools, times.
  */
 import * as Duration from "effect/Duration";
 import { afterAll, beforeAll, describe, test } from "bun:test";
-import { CephLive } from "../../lib/ceph/live/live.ts";
+import { cephLayerLive } from "../../lib/ceph/live/live.ts";
 import { session, type Session } from "../contract/harness.ts";
 import { liveWorld } from "../contract/live-world.ts";
 import { hasRig, rig, type Rig } from "../rig/cluster.ts";
@@ -28,7 +28,7 @@ export const primitives = (name: string, suite: (at: Primitives) => void): void 
       connectTimeout: Duration.millis(5_000),
       monTimeout: Duration.millis(6_000),
     };
-    const at = session(() => liveWorld(facts, CephLive(options)));
+    const at = session(() => liveWorld(facts, cephLayerLive(options)));
     let bytes: Bytes | undefined;
     beforeAll(() => {
       bytes = bytesOf(facts);

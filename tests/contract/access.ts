@@ -75,7 +75,6 @@ export const accessContract = (at: () => Session): void => {
         await fails((ceph) => ceph.snapshotRemove(outside, "absent", "s")),
         await fails((ceph) => ceph.snapshots(outside, "absent")),
         await fails((ceph) => ceph.cloneDepth(outside, "absent")),
-        await fails((ceph) => ceph.imageMetaList(outside, "absent")),
         await fails((ceph) => ceph.imageFlatten(outside, "absent")),
         await fails((ceph) => ceph.diff({ pool: outside, image: "absent", snapshot: "s" }, undefined, 0n, 1)),
         await fails((ceph) => ceph.imageClone({ pool: outside, image: "absent", snapshot: "s" }, inside, "never", {})),
@@ -85,9 +84,7 @@ export const accessContract = (at: () => Session): void => {
         await fails((ceph) => ceph.imageBriefs(outside, ["absent"], [])),
         await fails((ceph) => ceph.groupCreate(outside, "absent")),
         await fails((ceph) => ceph.groupRemove(outside, "absent")),
-        await fails((ceph) => ceph.groupImages(outside, "absent")),
         await fails((ceph) => ceph.groupSnapshotCreate(outside, "absent", "s")),
-        await fails((ceph) => ceph.groupSnapshots(outside, "absent")),
         await fails((ceph) => ceph.groupSnapshotMembers(outside, "absent", "s")),
       ];
       expect(errors.map((error) => error._tag)).toEqual(errors.map(() => "AccessDenied"));

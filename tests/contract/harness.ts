@@ -55,10 +55,28 @@ export interface World {
   ) => Promise<void>;
   /** Leaves of a group's whole snapshot what a client leaves that dies while it makes it. */
   readonly cutGroupSnapshotShort: (pool: PoolRef, group: string, snapshot: string) => Promise<void>;
+  /** Groups as another client sees and changes them. */
+  readonly groups: GroupHands;
+  /** The image's metadata as another client reads it. */
+  readonly metadata: (pool: PoolRef, image: string) => Promise<Readonly<Record<string, string>>>;
   readonly hasObjectMap: (pool: PoolRef, image: string) => Promise<boolean>;
   readonly stopManager: () => Promise<void>;
   readonly startManager: () => Promise<void>;
   readonly remove: () => Promise<void>;
+}
+
+/** What the driver never does with a group, and tests need. */
+export interface GroupHands {
+  /** As `pool/namespace/image`, in order; `undefined`: no such group. */
+  readonly members: (pool: PoolRef, group: string) => Promise<readonly string[] | undefined>;
+  readonly drop: (
+    pool: PoolRef,
+    group: string,
+    member: { readonly pool: PoolRef; readonly image: string },
+  ) => Promise<void>;
+  /** Names of the complete ones, in order. */
+  readonly snapshots: (pool: PoolRef, group: string) => Promise<readonly string[]>;
+  readonly removeSnapshot: (pool: PoolRef, group: string, snapshot: string) => Promise<void>;
 }
 
 /** In bytes. */

@@ -13,6 +13,7 @@ import type { ClusterAccess, PoolRef } from "../../lib/ceph/rados.ts";
 import type { Rig } from "../rig/cluster.ts";
 import type { CloneCutShort, MoveCutShort } from "../support/ceph-memory/cluster.ts";
 import type { World } from "./harness.ts";
+import { liveGroups } from "./live-groups.ts";
 
 const inPool = ({ pool, namespace }: PoolRef, image: string): string =>
   namespace === "" ? `${pool}/${image}` : `${pool}/${namespace}/${image}`;
@@ -53,11 +54,14 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
   };
 
   const pools: string[] = [];
+  const poolNames = new Map<bigint, string>();
   const addPool = async (name: string): Promise<bigint> => {
     await tool("ceph", "osd", "pool", "create", name, "8");
     pools.push(name);
     await tool("rbd", "pool", "init", name);
-    return poolIdOf(name);
+    const id = await poolIdOf(name);
+    poolNames.set(id, name);
+    return id;
   };
   const mark = crypto.randomUUID().slice(0, 8);
   const pool = `contract-${mark}`;
@@ -120,10 +124,7 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     const [parent, clone] = [`${inPool(ref, source.image)}@${source.snapshot}`, inPool(ref, image)];
     if (how === "parent") await tool("rbd", "create", "--size=16M", clone);
     else await tool("rbd", "clone", "--rbd-default-clone-format=2", parent, clone);
-    // nothing at all where there is none
-    const listed = await tool("rbd", "image-meta", "ls", clone, "--format=json");
-    const metadata = JSON.parse(listed === "" ? "{}" : listed) as Record<string, string>;
-    for (const key of Object.keys(metadata)) await tool("rbd", "image-meta", "remove", clone, key);
+    for (const key of Object.keys(await metadata(ref, image))) await tool("rbd", "image-meta", "remove", clone, key);
     if (how !== "child") return;
     for (const key of (await keys()).filter(isOfClones)) {
       const value = before.get(key);
@@ -147,6 +148,11 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
       return;
     }
     throw new Error(`no snapshot ${snapshot} of group ${group}`);
+  };
+  /** Nothing at all is printed where there is none. */
+  const metadata = async (ref: PoolRef, image: string): Promise<Record<string, string>> => {
+    const listed = await tool("rbd", "image-meta", "ls", inPool(ref, image), "--format=json");
+    return JSON.parse(listed === "" ? "{}" : listed) as Record<string, string>;
   };
   let writes = 0;
   const signalManager = (signal: "SIGSTOP" | "SIGCONT"): void => {
@@ -187,6 +193,8 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     },
     cutCloneShort,
     cutGroupSnapshotShort,
+    groups: liveGroups({ tool, rados, omapValue, poolName: (id) => poolNames.get(id) ?? `#${id}` }),
+    metadata,
     watch: async (ref, image) => {
       const child = Bun.spawn(["rbd", "watch", inPool(ref, image)], { env, stdin: "pipe", stdout: "pipe" });
       // it says "press enter to exit" once it watches

@@ -1,18 +1,18 @@
 /** The contract on a real cluster. */
 import * as Duration from "effect/Duration";
 import { test } from "bun:test";
-import { CephLive } from "../../lib/ceph/live/live.ts";
+import { cephLayerLive } from "../../lib/ceph/live/live.ts";
 import { hasRig, rig } from "../rig/cluster.ts";
 import { liveWorld } from "./live-world.ts";
 import { contract } from "./suite.ts";
 
 if (hasRig()) {
-  contract("CephLive", async () => {
+  contract("librados and librbd", async () => {
     const facts = rig();
     // no configuration file: what the access says must be enough
     return liveWorld(
       facts,
-      CephLive({
+      cephLayerLive({
         cephConf: `${facts.dir}/absent.conf`,
         connectTimeout: Duration.millis(5_000),
         monTimeout: Duration.millis(6_000),
@@ -20,5 +20,5 @@ if (hasRig()) {
     );
   });
 } else {
-  test.skip("CephLive: no cluster for this run", () => {});
+  test.skip("librados and librbd: no cluster for this run", () => {});
 }

@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import { showContent } from "../support/ceph-memory/content.ts";
 import {
-  CephMemory,
+  cephLayerMemory,
   cephMemoryService,
   MEMORY_KEY,
   memoryAccess,
@@ -29,7 +29,7 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
   });
   cluster.diffsFromIds = diffsFromIds;
   return {
-    layer: CephMemory(cluster),
+    layer: cephLayerMemory(cluster),
     access: memoryAccess,
     pool: "contract",
     dataPool: "contract-data",
@@ -63,6 +63,14 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
     },
     cutGroupSnapshotShort: async (ref, group, snapshot) =>
       cluster.cutGroupSnapshotShort(ref.pool, group, snapshot, ref.namespace),
+    groups: {
+      members: async (ref, group) => cluster.members(ref.pool, group, ref.namespace),
+      drop: async (_ref, _group, { pool, image }) => cluster.leaveGroup(pool.pool, image, pool.namespace),
+      snapshots: async (ref, group) => cluster.groupSnapshots(ref.pool, group, ref.namespace),
+      removeSnapshot: async (ref, group, snapshot) =>
+        cluster.removeGroupSnapshot(ref.pool, group, snapshot, ref.namespace),
+    },
+    metadata: async (ref, image) => Object.fromEntries(cluster.image(ref.pool, image, ref.namespace).meta),
     cutShort: async (what, ref, image) => cluster.cutShort(what, ref.pool, image, ref.namespace),
     hasObjectMap: async (ref, image) => cluster.image(ref.pool, image, ref.namespace).objectMap === "whole",
     stopManager: async () => {
@@ -75,9 +83,9 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
   };
 };
 
-contract("CephMemory", () => memoryWorld({}));
+contract("the cluster in memory", () => memoryWorld({}));
 
-describe("CephMemory like an older release", () => {
+describe("the cluster in memory, like an older release", () => {
   const at = session(() => memoryWorld({ trashesMembers: true }, false));
   describe("differences", () => diffContract(at));
   describe("groups", () => groupContract(at));

@@ -45,7 +45,6 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.imageGrow(nowhere, "image", 4096n)),
         fails((ceph) => ceph.imageMend(nowhere, "image")),
         fails((ceph) => ceph.imageHasData(nowhere, "image", "any")),
-        fails((ceph) => ceph.imageMetaGet(nowhere, "image", "k")),
         fails((ceph) => ceph.imageMetaSet(nowhere, "image", { k: "v" })),
         fails((ceph) => ceph.trashMove(nowhere, "image")),
         fails((ceph) => ceph.trashGet(nowhere, "abc")),
@@ -56,7 +55,6 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.snapshotRemove(nowhere, "image", "s")),
         fails((ceph) => ceph.snapshots(nowhere, "image")),
         fails((ceph) => ceph.cloneDepth(nowhere, "image")),
-        fails((ceph) => ceph.imageMetaList(nowhere, "image")),
         fails((ceph) => ceph.imageFlatten(nowhere, "image")),
         fails((ceph) => ceph.managerFlatten(nowhere, "image")),
         fails((ceph) => ceph.diff({ pool: nowhere, image: "image", snapshot: "s" }, undefined, 0n, 1)),
@@ -67,12 +65,8 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.imageBriefs(nowhere, ["image"], [])),
         fails((ceph) => ceph.groupCreate(nowhere, "group")),
         fails((ceph) => ceph.groupRemove(nowhere, "group")),
-        fails((ceph) => ceph.groupImages(nowhere, "group")),
         fails((ceph) => ceph.groupAdd(nowhere, "group", { pool: nowhere, image: "image" })),
-        fails((ceph) => ceph.groupDrop(nowhere, "group", { pool: nowhere, image: "image" })),
         fails((ceph) => ceph.groupSnapshotCreate(nowhere, "group", "s")),
-        fails((ceph) => ceph.groupSnapshotRemove(nowhere, "group", "s")),
-        fails((ceph) => ceph.groupSnapshots(nowhere, "group")),
         fails((ceph) => ceph.groupSnapshotMembers(nowhere, "group", "s")),
       ]);
       expect(failures.map((error) => error._tag)).toEqual(failures.map(() => "PoolNotFound"));

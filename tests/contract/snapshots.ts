@@ -17,7 +17,6 @@ export const snapshotContract = (at: () => Session): void => {
         await fails((ceph) => ceph.snapshots(pool, image)),
         await fails((ceph) => ceph.diff({ pool, image, snapshot: "s" }, undefined, 0n, 10)),
         await fails((ceph) => ceph.cloneDepth(pool, image)),
-        await fails((ceph) => ceph.imageMetaList(pool, image)),
         await fails((ceph) => ceph.imageFlatten(pool, image)),
         await fails((ceph) => ceph.managerFlatten(pool, image)),
       ];

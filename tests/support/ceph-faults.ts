@@ -9,7 +9,8 @@
 import * as Effect from "effect/Effect";
 import { type CephCalls, imageLabel } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import type { PoolRef } from "../../lib/ceph/rados.ts";
+import type { ClusterAccess, PoolRef } from "../../lib/ceph/rados.ts";
+import type { SnapshotRef } from "../../lib/ceph/rbd.ts";
 
 export type CephMethod = keyof CephCalls;
 
@@ -27,74 +28,36 @@ export type Around = <A>(call: CephCall, act: Effect.Effect<A, CephError>) => Ef
 /** Where in a call something happens to the driver: before Ceph has heard of it, or after Ceph has done it. */
 export type Moment = "before" | "after";
 
+/** A pool and what is in it, a snapshot, or something of the whole cluster: by the kind of the first arguments. */
+const subjectOf = (args: readonly unknown[]): string => {
+  const at = args.findIndex(isPool);
+  const [pool, name] = args.slice(at);
+  if (at >= 0 && isPool(pool)) {
+    if (typeof name === "string") return imageLabel(pool, name);
+    return Array.isArray(name) ? `${name.length} of ${pool.pool}` : pool.pool;
+  }
+  const [first, second] = args as readonly [SnapshotRef | ClusterAccess, string | bigint | undefined];
+  if ("snapshot" in first) return `${imageLabel(first.pool, first.image)}@${first.snapshot}`;
+  if (second === undefined) return first.monitors.join(",");
+  return typeof second === "bigint" ? `#${second}` : second;
+};
+
+const isPool = (value: unknown): value is PoolRef =>
+  typeof value === "object" && value !== null && "access" in value && "pool" in value;
+
+type Act = (...args: readonly unknown[]) => Effect.Effect<unknown, CephError>;
+
 /** Every call of `inner`, put through `around`. */
 export const intercepted = (inner: CephCalls, around: Around): CephCalls => {
   let begun = 0;
-  // suspended: an effect that is made but not run is no call
-  const one = <A>(method: CephMethod, subject: string, act: () => Effect.Effect<A, CephError>) =>
-    Effect.suspend(() => around({ method, subject, n: ++begun }, act()));
-  const named =
-    <Rest extends readonly unknown[], A>(
-      method: CephMethod,
-      run: (pool: PoolRef, name: string, ...rest: Rest) => Effect.Effect<A, CephError>,
-    ) =>
-    (pool: PoolRef, name: string, ...rest: Rest) =>
-      one(method, imageLabel(pool, name), () => run(pool, name, ...rest));
-  const many = (pool: PoolRef, wanted: readonly unknown[]) => `${wanted.length} of ${pool.pool}`;
-
-  return {
-    poolId: (access, pool) => one("poolId", pool, () => inner.poolId(access, pool)),
-    poolName: (access, id) => one("poolName", `#${id}`, () => inner.poolName(access, id)),
-    omapGet: named("omapGet", inner.omapGet),
-    omapFollow: named("omapFollow", inner.omapFollow),
-    omapWrite: named("omapWrite", inner.omapWrite),
-    objectRemove: named("objectRemove", inner.objectRemove),
-    imageCreate: named("imageCreate", inner.imageCreate),
-    imageId: named("imageId", inner.imageId),
-    imageStatus: named("imageStatus", inner.imageStatus),
-    imageGrow: named("imageGrow", inner.imageGrow),
-    imageMend: named("imageMend", inner.imageMend),
-    imageHasData: named("imageHasData", inner.imageHasData),
-    imageMetaGet: named("imageMetaGet", inner.imageMetaGet),
-    imageMetaSet: named("imageMetaSet", inner.imageMetaSet),
-    trashMove: named("trashMove", inner.trashMove),
-    trashGet: named("trashGet", inner.trashGet),
-    trashList: (pool) => one("trashList", pool.pool, () => inner.trashList(pool)),
-    trashRemove: named("trashRemove", inner.trashRemove),
-    managerTrashRemove: named("managerTrashRemove", inner.managerTrashRemove),
-
-    snapshotCreate: named("snapshotCreate", inner.snapshotCreate),
-    snapshotRemove: named("snapshotRemove", inner.snapshotRemove),
-    snapshots: named("snapshots", inner.snapshots),
-    imageClone: (source, pool, image, spec) =>
-      one("imageClone", imageLabel(pool, image), () => inner.imageClone(source, pool, image, spec)),
-    cloneDepth: named("cloneDepth", inner.cloneDepth),
-    imageMetaList: named("imageMetaList", inner.imageMetaList),
-    imageFlatten: named("imageFlatten", inner.imageFlatten),
-    managerFlatten: named("managerFlatten", inner.managerFlatten),
-    managerTasks: (access) => one("managerTasks", access.monitors.join(","), () => inner.managerTasks(access)),
-    diff: (source, from, offset, limit) =>
-      one("diff", `${imageLabel(source.pool, source.image)}@${source.snapshot}`, () =>
-        inner.diff(source, from, offset, limit),
-      ),
-
-    pools: (access) => one("pools", access.monitors.join(","), () => inner.pools(access)),
-    poolSpace: (access, pool) => one("poolSpace", pool, () => inner.poolSpace(access, pool)),
-    omapList: named("omapList", inner.omapList),
-    omapGetMany: (pool, wanted) => one("omapGetMany", many(pool, wanted), () => inner.omapGetMany(pool, wanted)),
-    imageBriefs: (pool, images, metadata) =>
-      one("imageBriefs", many(pool, images), () => inner.imageBriefs(pool, images, metadata)),
-
-    groupCreate: named("groupCreate", inner.groupCreate),
-    groupRemove: named("groupRemove", inner.groupRemove),
-    groupImages: named("groupImages", inner.groupImages),
-    groupAdd: named("groupAdd", inner.groupAdd),
-    groupDrop: named("groupDrop", inner.groupDrop),
-    groupSnapshotCreate: named("groupSnapshotCreate", inner.groupSnapshotCreate),
-    groupSnapshotRemove: named("groupSnapshotRemove", inner.groupSnapshotRemove),
-    groupSnapshots: named("groupSnapshots", inner.groupSnapshots),
-    groupSnapshotMembers: named("groupSnapshotMembers", inner.groupSnapshotMembers),
-  };
+  const wrapped = Object.entries(inner).map(([name, act]: [string, Act]) => {
+    const method = name as CephMethod;
+    // suspended: an effect that is made but not run is no call
+    const call: Act = (...args) =>
+      Effect.suspend(() => around({ method, subject: subjectOf(args), n: ++begun }, act(...args)));
+    return [method, call];
+  });
+  return Object.fromEntries(wrapped) as CephCalls;
 };
 
 /** Tells `onCall` of each call before it is made. */

@@ -17,7 +17,7 @@ import type { Target } from "./clones.ts";
 import { encode, type Field } from "./encoder.ts";
 import { EINVAL, ENOENT } from "./ffi.ts";
 import { execute, poolId, type PoolArg } from "./rados.ts";
-import { create, existing, id as idOf, type LayoutArg, metaSet } from "./rbd.ts";
+import { create, existing, id as idOf, metaSet } from "./rbd.ts";
 import { status } from "./status.ts";
 import { move, remove } from "./trash.ts";
 
@@ -35,15 +35,16 @@ export interface Source {
   readonly sizeBytes: bigint;
 }
 
-export const cloneById = (source: Source, { where, io, image, layout }: Target): void => {
+export const cloneById = (source: Source, { where, io, image, spec }: Target): void => {
   const parent = status(source.where, source.io, source.image);
-  const features = layout.features ?? parent.features & ~NOT_INHERITED;
+  const features = spec.features ?? parent.features & ~NOT_INHERITED;
   if ((parent.features & features & LAYERING) === 0n) throw new Errno("rbd_clone", EINVAL);
+  const { objectSize, stripeUnit, stripeCount } = spec;
   const striping =
-    layout.order === undefined && layout.stripeUnit === undefined && layout.stripeCount === undefined
-      ? { order: orderOf(parent.objectSize), stripeUnit: parent.stripeUnit, stripeCount: parent.stripeCount }
+    objectSize === undefined && stripeUnit === undefined && stripeCount === undefined
+      ? { objectSize: parent.objectSize, stripeUnit: parent.stripeUnit, stripeCount: parent.stripeCount }
       : {};
-  create(where, io, image, { ...striping, ...defined(layout), features, sizeBytes: source.sizeBytes });
+  create(where, io, image, { ...striping, ...spec, features, sizeBytes: source.sizeBytes });
   midway(
     () => {
       const child = existing(idOf(io, image));
@@ -56,7 +57,7 @@ export const cloneById = (source: Source, { where, io, image, layout }: Target):
         throw error;
       }
       const metadata = metadataOf(source.io, parent.id) ?? new Map<string, string>();
-      if (metadata.size > 0) metaSet(io, image, [...metadata]);
+      if (metadata.size > 0) metaSet(io, image, Object.fromEntries(metadata));
     },
     // of `adopt`: the snapshot is gone, and so is what was made of the clone
     ({ op }) => op === SNAPSHOT_GONE,
@@ -99,8 +100,3 @@ const adopt = (source: Source, parentId: string, where: PoolArg, child: string):
 const must = (io: bigint, id: string, method: string, input: Uint8Array): void => {
   if (execute(io, `rbd_header.${id}`, method, input) === undefined) throw new Errno("rbd_clone", ENOENT);
 };
-
-const orderOf = (objectSize: bigint): bigint => BigInt(objectSize.toString(2).length - 1);
-
-const defined = (layout: LayoutArg): LayoutArg =>
-  Object.fromEntries(Object.entries(layout).filter(([, value]) => value !== undefined));

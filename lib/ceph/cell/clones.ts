@@ -8,10 +8,11 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
+import type { CloneSpec } from "../rbd.ts";
 import { cloneById } from "./clone-by-id.ts";
 import { check, EINVAL, ENOENT, optional, plain } from "./ffi.ts";
 import { type PoolArg, withPool } from "./rados.ts";
-import { explaining, explainMissing, id as idOf, type LayoutArg, whileThere, withImage, withOptions } from "./rbd.ts";
+import { explaining, explainMissing, id as idOf, whileThere, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 import { parentOf } from "./status.ts";
 
@@ -40,7 +41,7 @@ export interface Target {
   readonly where: PoolArg;
   readonly io: bigint;
   readonly image: string;
-  readonly layout: LayoutArg;
+  readonly spec: CloneSpec;
 }
 
 export const clone = (source: SourceArg, target: Target): void => {
@@ -70,16 +71,16 @@ export const clone = (source: SourceArg, target: Target): void => {
 const byLibrbd = (
   parentIo: bigint,
   source: SourceArg,
-  { where, io, image, layout }: Target,
+  { where, io, image, spec }: Target,
   make: (io: bigint, image: string, options: bigint) => number,
 ): void =>
-  withOptions(layout, (options, set) => {
+  withOptions(spec, (options, set) => {
     set(CLONE_FORMAT_OPTION, 2n);
     const attempt = () => {
       const made = make(io, plain(image), options);
       if (made === -ENOENT) {
         explaining(() => {
-          explainMissing(where, layout.dataPool);
+          explainMissing(where, spec.dataPool);
           find(parentIo, source);
         });
       }

@@ -13,16 +13,14 @@ import { Errno } from "../../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
 import { check, ENOENT, plain } from "./ffi.ts";
 import { list, readMany } from "./omaps.ts";
-import { poolId, type PoolArg, poolName, withPool, withPoolId } from "./rados.ts";
+import { type PoolArg, poolName, withPool, withPoolId } from "./rados.ts";
 import { id as imageIdOf } from "./rbd.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_group_create: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_group_remove: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_group_image_add: { args: [T.u64, T.cstring, T.u64, T.cstring], returns: T.i32 },
-  rbd_group_image_remove: { args: [T.u64, T.cstring, T.u64, T.cstring], returns: T.i32 },
   rbd_group_snap_create: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
-  rbd_group_snap_remove: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
 });
 
 const EEXIST = 17;
@@ -61,39 +59,14 @@ export const add = (where: PoolArg, io: bigint, group: string, member: MemberArg
     check("rbd_group_image_add", result);
   });
 
-export const drop = (where: PoolArg, io: bigint, group: string, member: MemberArg): void =>
-  withMember(where, member, (imageIo) => {
-    const image = imageIdOf(imageIo, member.image);
-    if (image === undefined) throw new Errno("rbd_open of the member", ENOENT);
-    const pool = poolId(where.cluster, member.pool);
-    if (!entered(io, group)?.some((found) => found.pool === pool && found.id === image)) return;
-    const result = rbd.rbd_group_image_remove(io, plain(group), imageIo, plain(member.image));
-    if (result !== -ENOENT) check("rbd_group_image_remove", result);
-  });
-
 const withMember = (where: PoolArg, { pool, namespace }: MemberArg, use: (io: bigint) => void): void =>
   withPool({ cluster: where.cluster, pool, namespace }, use, "rados_ioctx_create of the member");
-
-/** Those whose addition came to its end and that still have a name. */
-export const images = (where: PoolArg, io: bigint, group: string): readonly MemberArg[] | undefined => {
-  const attached = entered(io, group)?.filter((member) => member.attached);
-  return attached && named(where, attached).map(({ member }) => member);
-};
 
 export const snapshotCreate = (io: bigint, group: string, snapshot: string): void => {
   const result = rbd.rbd_group_snap_create(io, plain(group), plain(snapshot));
   if (result === -ENOENT && groupId(io, group) === undefined) throw missing();
   check("rbd_group_snap_create", result);
 };
-
-export const snapshotRemove = (io: bigint, group: string, snapshot: string): void => {
-  const result = rbd.rbd_group_snap_remove(io, plain(group), plain(snapshot));
-  if (result !== -ENOENT) check("rbd_group_snap_remove", result);
-};
-
-/** Those that every member has its part of. */
-export const snapshots = (io: bigint, group: string): readonly string[] | undefined =>
-  taken(io, group)?.flatMap(({ name, complete }) => (complete ? [name] : []));
 
 /** undefined: no such group, or no such snapshot of it that is complete. */
 export const snapshotMembers = (
@@ -127,16 +100,6 @@ interface ImageId {
   readonly pool: bigint;
   readonly id: string;
 }
-
-const ATTACHED = 0;
-
-/** What the group's header says of its images. Keys: the pool's id (16 hexadecimal digits), `_`, the image's id. */
-const entered = (io: bigint, group: string): readonly (ImageId & { readonly attached: boolean })[] | undefined =>
-  headerEntries(io, group, "image_")?.map(([key, state]) => ({
-    pool: BigInt(`0x${key.slice(0, 16)}`),
-    id: key.slice(17),
-    attached: state[0] === ATTACHED,
-  }));
 
 interface Taken {
   readonly name: string;

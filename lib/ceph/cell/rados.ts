@@ -10,7 +10,7 @@ import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { dlopen, FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import type { OmapLink } from "../rados.ts";
+import type { OmapLink, OmapWrite } from "../rados.ts";
 import {
   check,
   counted,
@@ -197,35 +197,29 @@ const entries = (iterator: bigint): [string, string][] => {
   }
 };
 
-export interface OmapChange {
-  readonly object: "exclusive" | "ensure" | "require";
-  readonly compare: readonly (readonly [string, string])[];
-  readonly set: readonly (readonly [string, string])[];
-  readonly remove: readonly string[];
-}
-
 const CMP_EQ = 1;
 
 /** One atomic operation on the OSD; its parts are carried out in this order, all or none. */
-export const omapWrite = (io: bigint, object: string, change: OmapChange): void => {
+export const omapWrite = (io: bigint, object: string, write: OmapWrite): void => {
   const op = rados.rados_create_write_op();
+  const { compare = {}, set = {}, remove = [] } = write;
   try {
-    if (change.object === "require") rados.rados_write_op_assert_exists(op);
-    else rados.rados_write_op_create(op, change.object === "exclusive" ? 1 : 0, null);
-    for (const [key, value] of change.compare) {
+    if (write.object === "require") rados.rados_write_op_assert_exists(op);
+    else rados.rados_write_op_create(op, write.object === "exclusive" ? 1 : 0, null);
+    for (const [key, value] of Object.entries(compare)) {
       const [k, v] = [counted([key]), counted([value])];
       rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, v.bytes, valueOf(k.lengths), valueOf(v.lengths), null);
       held(k, v);
     }
-    if (change.set.length > 0) {
-      const keys = counted(change.set.map(([key]) => key));
-      const values = counted(change.set.map(([, value]) => value));
+    if (Object.keys(set).length > 0) {
+      const keys = counted(Object.keys(set));
+      const values = counted(Object.values(set));
       const { addresses, lengths, count } = keys;
       rados.rados_write_op_omap_set2(op, addresses, values.addresses, lengths, values.lengths, count);
       held(keys, values);
     }
-    if (change.remove.length > 0) {
-      const keys = counted(change.remove);
+    if (remove.length > 0) {
+      const keys = counted(remove);
       rados.rados_write_op_omap_rm_keys2(op, keys.addresses, keys.lengths, keys.count);
       held(keys);
     }

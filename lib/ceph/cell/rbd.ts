@@ -8,10 +8,11 @@
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
+import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { PARENT, whileParentsGo } from "./ancestry.ts";
 import { metadataOf } from "./image-headers.ts";
 import { Decoder } from "./decoder.ts";
-import { check, EINVAL, ENOENT, ERANGE, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import { check, EINVAL, ENOENT, plain, slot, valueOf, zeroed } from "./ffi.ts";
 import { execute, exists, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
@@ -30,7 +31,6 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_update_features: { args: [T.u64, T.u64, T.u8], returns: T.i32 },
   rbd_rebuild_object_map: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },
-  rbd_metadata_get: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_metadata_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
   rbd_metadata_remove: { args: [T.u64, T.cstring], returns: T.i32 },
 });
@@ -45,22 +45,16 @@ export const noProgress = Number(
 
 const OPTION = { features: 1, order: 2, stripeUnit: 3, stripeCount: 4, dataPool: 10 } as const;
 
-export interface LayoutArg {
-  readonly features?: bigint | undefined;
-  readonly dataPool?: string | undefined;
-  readonly stripeUnit?: bigint | undefined;
-  readonly stripeCount?: bigint | undefined;
-  /** log2 of the object size. */
-  readonly order?: bigint | undefined;
-}
-
-export interface CreateArg extends LayoutArg {
-  readonly sizeBytes: bigint;
-}
+/** librbd takes the size of objects as a power of two. */
+const orderOf = (objectSize: bigint): bigint => {
+  const order = BigInt(objectSize.toString(2).length - 1);
+  if (1n << order !== objectSize) throw new Errno("rbd_image_options_set_uint64", EINVAL);
+  return order;
+};
 
 /** Image options for the time of `use`. */
 export const withOptions = <A>(
-  layout: LayoutArg,
+  spec: CloneSpec,
   use: (options: bigint, set: (option: number, value: bigint) => void) => A,
 ): A => {
   const place = slot();
@@ -71,12 +65,12 @@ export const withOptions = <A>(
     check("rbd_image_options_set_uint64", rbd.rbd_image_options_set_uint64(options, option, value));
   };
   try {
-    set(OPTION.features, layout.features);
-    set(OPTION.order, layout.order);
-    set(OPTION.stripeUnit, layout.stripeUnit);
-    set(OPTION.stripeCount, layout.stripeCount);
-    if (layout.dataPool !== undefined) {
-      const result = rbd.rbd_image_options_set_string(options, OPTION.dataPool, plain(layout.dataPool));
+    set(OPTION.features, spec.features);
+    set(OPTION.order, spec.objectSize === undefined ? undefined : orderOf(spec.objectSize));
+    set(OPTION.stripeUnit, spec.stripeUnit);
+    set(OPTION.stripeCount, spec.stripeCount);
+    if (spec.dataPool !== undefined) {
+      const result = rbd.rbd_image_options_set_string(options, OPTION.dataPool, plain(spec.dataPool));
       check("rbd_image_options_set_string", result);
     }
     return use(options, set);
@@ -85,7 +79,7 @@ export const withOptions = <A>(
   }
 };
 
-export const create = (where: PoolArg, io: bigint, image: string, spec: CreateArg): void =>
+export const create = (where: PoolArg, io: bigint, image: string, spec: ImageSpec): void =>
   withOptions(spec, (options) => {
     const result = rbd.rbd_create4(io, plain(image), spec.sizeBytes, options);
     if (result === -ENOENT) explaining(() => explainMissing(where, spec.dataPool));
@@ -235,34 +229,16 @@ export const hasData = (io: bigint, image: string, whose: "own" | "any"): boolea
     return false;
   });
 
-export const metaGet = (io: bigint, image: string, key: string): string | undefined =>
-  withImage(io, image, "read", (handle) => {
-    for (let size = 4096; ; ) {
-      const value = zeroed(size);
-      const length = slot(BigInt(size));
-      const result = rbd.rbd_metadata_get(handle, plain(key), value, length);
-      if (result === -ENOENT) return undefined;
-      if (result === -ERANGE) {
-        size = Number(valueOf(length)) + 1;
-        continue;
-      }
-      check("rbd_metadata_get", result);
-      return textIn(value);
-    }
-  });
-
 /** All of it, without opening the image. */
-export const metaList = (io: bigint, image: string): Map<string, string> =>
-  existing(metadataOf(io, existing(id(io, image))));
+const metaList = (io: bigint, image: string): Map<string, string> => existing(metadataOf(io, existing(id(io, image))));
+
+/** Image metadata to be set; `undefined` removes. */
+export type Metadata = Readonly<Record<string, string | undefined>>;
 
 /** The image is opened only for what is not as it should be already: a copy mostly has nothing to get rid of. */
-export const metaSet = (
-  io: bigint,
-  image: string,
-  entries: readonly (readonly [string, string | undefined])[],
-): void => {
+export const metaSet = (io: bigint, image: string, entries: Metadata): void => {
   const now = metaList(io, image);
-  const changes = entries.filter(([key, value]) => now.get(key) !== value);
+  const changes = Object.entries(entries).filter(([key, value]) => now.get(key) !== value);
   if (changes.length === 0) return;
   withImage(io, image, "write", (handle) => {
     const apply = ([key, value]: readonly [string, string | undefined]) => {

@@ -28,7 +28,7 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
 
 const SKIP_QUIESCE = 1;
 
-export const create = (io: bigint, image: string, snapshot: string, clients: "asked" | "unasked"): void =>
+export const create = (io: bigint, image: string, snapshot: string, clients: "asked" | "unasked" = "asked"): void =>
   withImage(io, image, "write", (handle) => {
     const result =
       clients === "asked"

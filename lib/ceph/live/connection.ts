@@ -16,7 +16,7 @@ import * as Redacted from "effect/Redacted";
 import type * as Scope from "effect/Scope";
 import type { CellErrno, CellError } from "../../cells/errors.ts";
 import type { CellPool } from "../../cells/pool.ts";
-import type { CephCalls } from "../cell/cell.ts";
+import type { CellCalls } from "../cell/cell.ts";
 import { AccessDenied, CallStuck, type CephError, CephFailed, Unreachable } from "../errors.ts";
 import type { ClusterAccess } from "../rados.ts";
 import { kindOfKey } from "./cephx-key.ts";
@@ -164,7 +164,7 @@ const connect = (
     const kind = kindOfKey(key);
     if (kind === "malformed") return yield* denied("rados_connect, for its key is not one that Ceph makes,");
     const host = yield* monHost(monitors, GREETING_LIMIT);
-    const arg: Parameters<CephCalls["connect"]>[0] = {
+    const arg: Parameters<CellCalls["connect"]>[0] = {
       user,
       confFile: options.cephConf,
       settings: settings(host, Redacted.value(key).trim(), options),

@@ -1,24 +1,25 @@
 /**
- * `CephLive`: the contract of lib/ceph/ceph.ts over librados and librbd.
+ * `Rados`, `Rbd` and `Manager` over librados and librbd.
  *
- * Not here: the methods (./core.ts and its siblings), how each becomes a call in a cell (./call.ts), connections
- * (./connection.ts), the blocking calls themselves (lib/ceph/cell/cell.ts and below).
+ * Not here: the methods (./rados.ts, ./images.ts, ./snapshots.ts, ./groups.ts, ./manager.ts), how each becomes a call in
+ * a cell (./call.ts), connections (./connection.ts), the blocking calls themselves (lib/ceph/cell/cell.ts and below).
  *
  * 1. No blocking call runs on this thread. Each method is one call in a cell, and has a limit.
  */
-import * as Clock from "effect/Clock";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
+import type * as Scope from "effect/Scope";
 import type { CellDown } from "../../cells/errors.ts";
-import { makeCellPool } from "../../cells/pool.ts";
+import { type CellPool, makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
 import { type Ceph, type CephCalls, cephLayer } from "../ceph.ts";
-import { ADVICE, makeAsking } from "./call.ts";
+import { ADVICE, makeCalls } from "./call.ts";
 import { makeConnections } from "./connection.ts";
-import { coreCalls } from "./core.ts";
 import { groupCalls } from "./groups.ts";
-import { listingCalls } from "./listing.ts";
+import { imageCalls } from "./images.ts";
+import { managerCalls } from "./manager.ts";
+import { radosCalls } from "./rados.ts";
 import { snapshotCalls } from "./snapshots.ts";
 
 export interface CephLiveOptions {
@@ -53,27 +54,33 @@ const DEFAULTS: Required<CephLiveOptions> = {
   flattenLimit: Duration.hours(6),
 };
 
-export const makeCephLive = (given: CephLiveOptions) =>
-  Effect.gen(function* () {
-    const options = { ...DEFAULTS, ...given };
-    const url = cellUrl("lib/ceph/cell/cell.ts");
-    const cells = yield* Effect.all(
-      {
-        quick: makeCellPool({ name: "Ceph", url, size: options.cells, advice: ADVICE }),
-        slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0, advice: ADVICE }),
-      },
-      { concurrency: "unbounded" },
-    );
-    const state = () => ({ quick: cells.quick.state(), slow: cells.slow.state() });
-    const asking = makeAsking(cells, yield* makeConnections(cells.quick, options), options, yield* Clock.Clock);
-    const service: CephCalls = {
-      ...coreCalls(asking, options.trashRemoveLimit),
-      ...snapshotCalls(asking, options.flattenLimit),
-      ...listingCalls(asking),
-      ...groupCalls(asking),
-    };
-    return { service, state };
-  });
+export interface LiveCeph {
+  readonly service: CephCalls;
+  readonly state: () => Readonly<Record<"quick" | "slow", ReturnType<CellPool["state"]>>>;
+}
 
-export const CephLive = (options: CephLiveOptions): Layer.Layer<Ceph, CellDown> =>
+export const makeCephLive = Effect.fn("ceph.live")(function* (
+  given: CephLiveOptions,
+): Effect.fn.Return<LiveCeph, CellDown, Scope.Scope> {
+  const options = { ...DEFAULTS, ...given };
+  const url = cellUrl("lib/ceph/cell/cell.ts");
+  const cells = yield* Effect.all(
+    {
+      quick: makeCellPool({ name: "Ceph", url, size: options.cells, advice: ADVICE }),
+      slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0, advice: ADVICE }),
+    },
+    { concurrency: "unbounded" },
+  );
+  const calls = yield* makeCalls(cells, yield* makeConnections(cells.quick, options), options);
+  const service: CephCalls = {
+    ...(yield* radosCalls(calls)),
+    ...imageCalls(calls, options.trashRemoveLimit),
+    ...snapshotCalls(calls, options.flattenLimit),
+    ...groupCalls(calls),
+    ...managerCalls(calls),
+  };
+  return { service, state: () => ({ quick: cells.quick.state(), slow: cells.slow.state() }) };
+});
+
+export const cephLayerLive = (options: CephLiveOptions): Layer.Layer<Ceph, CellDown> =>
   Layer.unwrap(Effect.map(makeCephLive(options), ({ service }) => cephLayer(service)));

@@ -1,79 +1,56 @@
 /**
- * The methods of `Ceph` on snapshots, clones and what they differ in, each one call in a cell (lib/ceph/cell/cell.ts).
+ * The methods of `Rbd` on snapshots, clones and differences, each one call in a cell.
  *
- * Not here: groups of images (./groups.ts).
+ * Not here: groups of images (./groups.ts), the calls themselves (lib/ceph/cell/snapshots.ts, clones.ts, diff.ts).
  *
- * 1. What waits for the monitors or takes as long as an image is big is slow, and says so.
+ * 1. Calls that wait for the monitors or take as long as an image is big are slow, and say so.
  */
 import type * as Duration from "effect/Duration";
-import * as Effect from "effect/Effect";
-import { imageLabel, type SnapshotCalls } from "../ceph.ts";
-import type { SnapshotRef } from "../rbd.ts";
-import { type Asking, clusterAsk, MANAGER, MANAGER_LIMIT, managerUnavailable, orderOf } from "./call.ts";
+import { imageLabel } from "../ceph.ts";
+import type { PoolRef } from "../rados.ts";
+import type { SnapshotCalls, SnapshotRef } from "../rbd.ts";
+import type { About, Calls } from "./call.ts";
 
-export const snapshotCalls = (
-  { ask, inPool, change, monitorLimit }: Asking,
-  longLimit: Duration.Duration,
-): SnapshotCalls => ({
-  snapshotCreate: (ref, image, snapshot, clients = "asked") =>
-    change(ref, "snapshotCreate", image, (where) => ({ ...where, image, snapshot, clients }), {
-      subject: `${imageLabel(ref, image)}@${snapshot}`,
-      pace: "slow",
-    }),
-  snapshotRemove: (ref, image, snapshot) =>
-    change(ref, "snapshotRemove", image, (where) => ({ ...where, image, snapshot }), {
-      subject: `${imageLabel(ref, image)}@${snapshot}`,
-      pace: "slow",
-    }),
-  snapshots: (ref, image) => inPool(ref, "snapshots", image, (where) => ({ ...where, image })),
-  imageClone: (source, ref, image, { objectSize, ...spec }) =>
-    Effect.flatMap(orderOf("rbd_clone", imageLabel(ref, image), objectSize), (order) =>
-      change(
-        ref,
-        "imageClone",
-        image,
-        (where) => ({ ...where, image, source: sourceOf(source), layout: { ...spec, order } }),
-        { dataPool: spec.dataPool, sourcePool: source.pool.pool, snapshot: snapshotSubject(source) },
-      ),
-    ),
-  cloneDepth: (ref, image) => inPool(ref, "cloneDepth", image, (where) => ({ ...where, image })),
-  imageMetaList: (ref, image) => inPool(ref, "imageMetaList", image, (where) => ({ ...where, image })),
-  imageFlatten: (ref, image) =>
-    change(ref, "imageFlatten", image, (where) => ({ ...where, image }), { limit: longLimit, pace: "slow" }),
-  managerFlatten: (ref, image) =>
-    managerUnavailable(
-      inPool(ref, "managerFlatten", image, (where) => ({ ...where, image }), {
-        limit: MANAGER_LIMIT,
-        key: MANAGER,
+export const snapshotCalls = ({ call, change, inPool }: Calls, longLimit: Duration.Duration): SnapshotCalls => ({
+  snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], slowly),
+  snapshotRemove: change("snapshotRemove", ["image", "snapshot"], slowly),
+  snapshots: call("snapshots", ["image"]),
+  imageClone: (source, pool, image, spec) =>
+    inPool(
+      pool,
+      "imageClone",
+      image,
+      { image, source: { ...source, pool: source.pool.pool, namespace: source.pool.namespace }, spec },
+      {
+        key: `image ${imageLabel(pool, image)}`,
         changes: true,
-      }),
+        dataPool: spec.dataPool,
+        sourcePool: source.pool.pool,
+        snapshot: snapshotLabel(source),
+      },
     ),
-  managerTasks: (access) =>
-    managerUnavailable(
-      ask(access, "managerTasks", (cluster) => ({ cluster }), clusterAsk(access, "", MANAGER, monitorLimit)),
-    ),
+  cloneDepth: call("cloneDepth", ["image"]),
+  imageFlatten: change("imageFlatten", ["image"], { limit: longLimit, pace: "slow" }),
   diff: (source, from, offset, limit) =>
     inPool(
       source.pool,
       "diff",
       source.image,
-      (where) => ({ ...where, image: source.image, to: source.snapshot, from, offset, limit }),
+      { image: source.image, to: source.snapshot, from, offset, limit },
       {
         key: undefined,
         limit: longLimit,
         pace: "slow",
-        snapshot: snapshotSubject(source),
-        start: from === undefined ? undefined : snapshotSubject({ ...source, snapshot: from }),
+        snapshot: snapshotLabel(source),
+        start: from === undefined ? undefined : snapshotLabel({ ...source, snapshot: from }),
       },
     ),
 });
 
-const sourceOf = ({ pool, image, snapshot }: SnapshotRef) => ({
-  pool: pool.pool,
-  namespace: pool.namespace,
-  image,
-  snapshot,
+const slowly = (pool: PoolRef, image: string, snapshot: string): Partial<About> => ({
+  subject: `${imageLabel(pool, image)}@${snapshot}`,
+  pace: "slow",
 });
 
-const snapshotSubject = ({ pool, image, snapshot }: SnapshotRef): string =>
+const snapshotLabel = ({ pool, image, snapshot }: SnapshotRef): string =>
   `${imageLabel(pool, image)}@${typeof snapshot === "bigint" ? `#${snapshot}` : snapshot}`;

@@ -11,7 +11,6 @@ import {
   AccessDenied,
   type CephError,
   ImageNotFound,
-  ManagerUnavailable,
   ParentLost,
   PoolNotFound,
   Unreachable,
@@ -42,6 +41,9 @@ export const call = <A>(act: () => A): Effect.Effect<A, CephError> =>
     Effect.tap(() => Effect.yieldNow),
   );
 
+/** Linux. */
+export const EINVAL = 22;
+
 export const admit = (cluster: MemoryCluster, access: ClusterAccess, op: string): void => {
   const subject = access.monitors.join(",");
   const known = cluster.monitors === undefined || access.monitors.some((at) => cluster.monitors?.includes(at));
@@ -68,11 +70,4 @@ export const open = (cluster: MemoryCluster, ref: PoolRef, image: string, op: st
   if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
   if (found.lostParent) throw refuse(new ParentLost({ op, subject }));
   return found;
-};
-
-export const askManager = (cluster: MemoryCluster, user: string, op: string, subject: string): void => {
-  if (!cluster.managerUp) throw refuse(new ManagerUnavailable({ op, subject, reason: "no manager answers" }));
-  if (cluster.users.get(user)?.manager !== true) {
-    throw refuse(new ManagerUnavailable({ op, subject, reason: `client.${user} has no mgr caps` }));
-  }
 };

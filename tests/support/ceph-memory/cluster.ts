@@ -11,9 +11,9 @@ import type { ManagerTask } from "../../../lib/ceph/manager.ts";
 import type { TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { bytesOf } from "./content.ts";
 import { type ClusterDump, dumpPools } from "./dump.ts";
-import type { MemoryGroup } from "./group.ts";
+import { dropGroupSnapshot, leaveGroup, type MemoryGroup } from "./group.ts";
 import { type Birth, DEFAULT_FEATURES, type MemoryImage, toSnapshotTrash } from "./image.ts";
-import { MemoryManager } from "./manager.ts";
+import { TaskQueue } from "./task-queue.ts";
 
 export type { ClusterDump } from "./dump.ts";
 export type { MemoryImage } from "./image.ts";
@@ -95,7 +95,7 @@ export class MemoryCluster {
   /** Milliseconds since the epoch. */
   now: () => number;
 
-  readonly #manager = new MemoryManager((task) => {
+  readonly #manager = new TaskQueue((task) => {
     const content = this.namespace(task.pool, task.namespace);
     if (task.action === "flatten") content?.images.get(task.image)?.flatten();
     else if (content !== undefined) return this.removeTrashed(content, task.image);
@@ -201,6 +201,28 @@ export class MemoryCluster {
     found.complete = false;
     const last = found.members.pop();
     last?.image.dropSnapshot(last);
+  }
+
+  /** Those that have a name, as `pool/namespace/image`, in order; `undefined`: no such group. */
+  members(pool: string, group: string, namespace = ""): readonly string[] | undefined {
+    const images = this.namespace(pool, namespace)?.groups.get(group)?.images;
+    const named = images && [...images].filter((image) => this.isNamed(image));
+    return named?.map(({ place }) => `${place.pool}/${place.namespace}/${place.name}`).toSorted();
+  }
+
+  leaveGroup(pool: string, image: string, namespace = ""): void {
+    leaveGroup(this.image(pool, image, namespace));
+  }
+
+  /** Names of the complete ones, in order. */
+  groupSnapshots(pool: string, group: string, namespace = ""): readonly string[] {
+    const snapshots = this.namespace(pool, namespace)?.groups.get(group)?.snapshots ?? [];
+    return [...snapshots].flatMap(([name, { complete }]) => (complete ? [name] : [])).toSorted();
+  }
+
+  removeGroupSnapshot(pool: string, group: string, snapshot: string, namespace = ""): void {
+    const found = this.namespace(pool, namespace)?.groups.get(group);
+    if (found !== undefined) dropGroupSnapshot(found, snapshot);
   }
 
   /** Opens the image for use as another client would; -> closes it again. */

@@ -1,12 +1,11 @@
 /** Calls on groups of images on a cluster in memory. */
-import { type GroupCalls, imageLabel } from "../../../lib/ceph/ceph.ts";
+import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import { Busy, Exists, InvalidCall, ObjectNotFound } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
-import { call, enter, open, refuse } from "./call.ts";
+import type { GroupCalls } from "../../../lib/ceph/rbd.ts";
+import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";
 import { dropGroupSnapshot, leaveGroup, type MemoryGroup } from "./group.ts";
-
-const EINVAL = 22;
 
 export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
   const groupOf = (ref: PoolRef, group: string, op: string): MemoryGroup => {
@@ -34,13 +33,6 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
         groups.delete(group);
       }),
 
-    groupImages: (ref, group) =>
-      call(() => {
-        const found = enter(cluster, ref, "rbd_group_image_list").groups.get(group);
-        const named = found && [...found.images].filter((image) => cluster.isNamed(image));
-        return named?.map(({ place: { pool, namespace, name } }) => ({ pool, namespace, image: name }));
-      }),
-
     groupAdd: (ref, group, { pool, image }) =>
       call(() => {
         const op = "rbd_group_image_add";
@@ -56,14 +48,6 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
         member.group = found;
       }),
 
-    groupDrop: (ref, group, { pool, image }) =>
-      call(() => {
-        const op = "rbd_group_image_remove";
-        const found = enter(cluster, ref, op).groups.get(group);
-        const member = open(cluster, pool, image, op);
-        if (found !== undefined && member.group === found) leaveGroup(member);
-      }),
-
     groupSnapshotCreate: (ref, group, snapshot) =>
       call(() => {
         const op = "rbd_group_snap_create";
@@ -77,18 +61,6 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
           image.takeSnapshot(cluster.freshSnapshotId(), name, "group", at),
         );
         found.snapshots.set(snapshot, { complete: true, members });
-      }),
-
-    groupSnapshotRemove: (ref, group, snapshot) =>
-      call(() => {
-        const found = enter(cluster, ref, "rbd_group_snap_remove").groups.get(group);
-        if (found !== undefined) dropGroupSnapshot(found, snapshot);
-      }),
-
-    groupSnapshots: (ref, group) =>
-      call(() => {
-        const found = enter(cluster, ref, "rbd_group_snap_list").groups.get(group);
-        return found && [...found.snapshots].flatMap(([name, { complete }]) => (complete ? [name] : []));
       }),
 
     groupSnapshotMembers: (ref, group, snapshot) =>

@@ -1,67 +1,49 @@
 /**
- * The queue of the manager of a cluster in memory.
+ * The calls of `Manager` on a cluster in memory.
  *
- * Not here: who may ask for a task, and what there is to do (./memory.ts, ./snapshots.ts).
- *
- * 1. Tasks are worked in order, never in the middle of a call; one that fails stays queued, with its failure.
- * 2. A task that is there already stays the only one.
+ * Not here: the queue of tasks (./task-queue.ts) and what a task does (./cluster.ts).
  */
-import type { ManagerTask } from "../../../lib/ceph/manager.ts";
+import { imageLabel } from "../../../lib/ceph/ceph.ts";
+import { ImageNotFound, ManagerUnavailable, ParentLost } from "../../../lib/ceph/errors.ts";
+import type { ManagerCalls } from "../../../lib/ceph/manager.ts";
+import { admit, call, enter, refuse } from "./call.ts";
+import type { MemoryCluster } from "./cluster.ts";
 
-interface Wanted {
-  readonly action: "flatten" | "trash remove";
-  readonly pool: string;
-  readonly namespace: string;
-  readonly image: string;
-}
-
-interface Task extends Wanted {
-  readonly id: string;
-  progress: number | undefined;
-  failure: string | undefined;
-}
-
-const isSame = (a: Wanted, b: Wanted): boolean =>
-  a.action === b.action && a.pool === b.pool && a.namespace === b.namespace && a.image === b.image;
-
-export class MemoryManager {
-  /** Down: it takes no tasks, shows none and does none. */
-  up = true;
-  /** Held: it takes tasks and does none until `run`. */
-  held = false;
-  #tasks: Task[] = [];
-  #next = 1;
-
-  /** @param work does a task -> why it could not, or `undefined` when there is nothing more to do. */
-  constructor(private readonly work: (task: Wanted) => string | undefined) {}
-
-  queue(wanted: Wanted): void {
-    if (!this.#tasks.some((task) => isSame(task, wanted))) {
-      const id = `00000000-0000-4000-9000-${String(this.#next++).padStart(12, "0")}`;
-      this.#tasks.push({ ...wanted, id, progress: undefined, failure: undefined });
-    }
-    // a microtask: after the call that queued it, whatever clock the test runs on
-    if (!this.held) queueMicrotask(() => this.run());
+const askManager = (cluster: MemoryCluster, user: string, op: string, subject: string): void => {
+  if (!cluster.managerUp) throw refuse(new ManagerUnavailable({ op, subject, reason: "no manager answers" }));
+  if (cluster.users.get(user)?.manager !== true) {
+    throw refuse(new ManagerUnavailable({ op, subject, reason: `client.${user} has no mgr caps` }));
   }
+};
 
-  tasks(): readonly ManagerTask[] {
-    return this.#tasks.map((task) => ({ ...task }));
-  }
+export const managerCalls = (cluster: MemoryCluster): ManagerCalls => ({
+  managerTrashRemove: (ref, id) =>
+    call(() => {
+      const op = "rbd task add trash remove";
+      const subject = imageLabel(ref, id);
+      const { trash } = enter(cluster, ref, op);
+      askManager(cluster, ref.access.user, op, subject);
+      if (!trash.has(id)) throw refuse(new ImageNotFound({ op, subject }));
+      cluster.queueTask("trash remove", ref.pool, ref.namespace, id);
+    }),
 
-  /** Says of a task that is held that it is at work, from 0 to 1, or (`undefined`) that it waits. */
-  progress(image: string, progress: number | undefined): void {
-    for (const task of this.#tasks) if (task.image === image) task.progress = progress;
-  }
+  managerFlatten: (ref, image) =>
+    call(() => {
+      const op = "rbd task add flatten";
+      const subject = imageLabel(ref, image);
+      const { images } = enter(cluster, ref, op);
+      askManager(cluster, ref.access.user, op, subject);
+      const found = images.get(image);
+      if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
+      if (found.lostParent) throw refuse(new ParentLost({ op, subject }));
+      if (found.parent !== undefined) cluster.queueTask("flatten", ref.pool, ref.namespace, image);
+    }),
 
-  /** -> how many tasks are done with. */
-  run(): number {
-    if (!this.up) return 0;
-    const before = this.#tasks.length;
-    this.#tasks = this.#tasks.filter((task) => {
-      task.progress = undefined;
-      task.failure = this.work(task);
-      return task.failure !== undefined;
-    });
-    return before - this.#tasks.length;
-  }
-}
+  managerTasks: (access) =>
+    call(() => {
+      const op = "rbd task list";
+      admit(cluster, access, op);
+      askManager(cluster, access.user, op, access.monitors.join(","));
+      return cluster.tasks();
+    }),
+});

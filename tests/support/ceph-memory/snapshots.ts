@@ -4,7 +4,7 @@
  * Not here: the ties between images and snapshots (./image.ts).
  */
 import * as Effect from "effect/Effect";
-import { imageLabel, type SnapshotCalls } from "../../../lib/ceph/ceph.ts";
+import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import {
   Exists,
   ImageNotFound,
@@ -14,12 +14,11 @@ import {
   ImageSnapshotNotFound,
 } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
-import { admit, askManager, call, enter, open, refuse } from "./call.ts";
+import type { SnapshotCalls } from "../../../lib/ceph/rbd.ts";
+import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";
 import { difference } from "./content.ts";
 import { makeClone, type MemoryImage, type MemorySnapshot } from "./image.ts";
-
-const EINVAL = 22;
 
 export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
   /** `trashed`: by id, also one in the snapshots' trash, which can be read but not cloned. */
@@ -107,29 +106,7 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         return depth;
       }),
 
-    imageMetaList: (ref, image) => call(() => new Map(open(cluster, ref, image, "rbd_metadata_list").meta)),
-
     imageFlatten: (ref, image) => call(() => open(cluster, ref, image, "rbd_flatten").flatten()),
-
-    managerFlatten: (ref, image) =>
-      call(() => {
-        const op = "rbd task add flatten";
-        const subject = imageLabel(ref, image);
-        const { images } = enter(cluster, ref, op);
-        askManager(cluster, ref.access.user, op, subject);
-        const found = images.get(image);
-        if (found === undefined) throw refuse(new ImageNotFound({ op, subject }));
-        if (found.lostParent) throw refuse(new ParentLost({ op, subject }));
-        if (found.parent !== undefined) cluster.queueTask("flatten", ref.pool, ref.namespace, image);
-      }),
-
-    managerTasks: (access) =>
-      call(() => {
-        const op = "rbd task list";
-        admit(cluster, access, op);
-        askManager(cluster, access.user, op, access.monitors.join(","));
-        return cluster.tasks();
-      }),
 
     diff: (source, from, offset, limit) =>
       call(() => {

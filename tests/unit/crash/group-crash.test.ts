@@ -284,7 +284,7 @@ test("nothing is undone that another driver has recorded meanwhile", async () =>
   const groupName = () => `csi-vol-group-${poolDump(cluster).objects[DIRECTORY]?.["csi.volume.group.group-1"]}`;
   await using driver = groupDriverOn(cluster, { ...SETTINGS, ceph: late });
   expect(await codeOf(create(driver))).toBe("ABORTED");
-  expect(await Effect.runPromise(cephMemoryService(cluster).groupSnapshots(POOL, groupName()))).toHaveLength(1);
+  expect(cluster.groupSnapshots(POOL.pool, groupName())).toHaveLength(1);
   const { readyToUse } = await createdWholly(other);
   expect(readyToUse).toBe(true);
 });

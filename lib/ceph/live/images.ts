@@ -1,0 +1,31 @@
+/**
+ * The methods of `Rbd` on images and their trash, each one call in a cell.
+ *
+ * Not here: snapshots and clones (./snapshots.ts), the calls themselves (lib/ceph/cell/rbd.ts, status.ts, trash.ts).
+ */
+import * as Duration from "effect/Duration";
+import type { ImageCalls } from "../rbd.ts";
+import { type Calls, poolLabel } from "./call.ts";
+
+/** A rebuild of the object map looks at the objects one by one. */
+const REBUILD_LIMIT = Duration.minutes(10);
+
+export const imageCalls = ({ call, change }: Calls, trashRemoveLimit: Duration.Duration): ImageCalls => ({
+  imageCreate: change("imageCreate", ["image", "spec"], (_pool, _image, { dataPool }) => ({ dataPool })),
+  imageId: call("imageId", ["image"]),
+  imageStatus: call("imageStatus", ["image"]),
+  imageGrow: change("imageGrow", ["image", "sizeBytes"]),
+  imageMend: change("imageMend", ["image"], { limit: REBUILD_LIMIT }),
+  imageHasData: call("imageHasData", ["image", "whose"]),
+  imageMetaSet: change("imageMetaSet", ["image", "entries"]),
+  // without a key of its own: it only reads, and two of them are seldom for the same images
+  imageBriefs: call("imageBriefs", ["images", "metadata"], (pool, images) => ({
+    subject: `${images.length} images in ${poolLabel(pool)}`,
+    key: undefined,
+  })),
+
+  trashMove: change("trashMove", ["image"]),
+  trashGet: call("trashGet", ["id"]),
+  trashList: call("trashList", [], (pool) => ({ subject: `the trash of ${poolLabel(pool)}` })),
+  trashRemove: change("trashRemove", ["id"], { limit: trashRemoveLimit, pace: "slow" }),
+});

@@ -1,0 +1,37 @@
+/**
+ * The methods of `Manager`, each one call in a cell.
+ *
+ * Not here: the calls themselves (lib/ceph/cell/tasks.ts).
+ *
+ * 1. A manager that does not answer is `ManagerUnavailable`, like one that is down: the driver then does the work itself.
+ */
+import * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import { type CephError, ManagerUnavailable } from "../errors.ts";
+import type { ManagerCalls } from "../manager.ts";
+import type { About, Calls } from "./call.ts";
+
+/** One key for all: a manager that hangs holds one cell, not one for each image. */
+const KEY = "manager";
+
+/**
+ * For handing the manager a task, which it answers in a few milliseconds. Short: whoever deletes a volume must not wait
+ * for a manager that is away, and a task that it takes after all is harmless next to the driver doing it itself. While
+ * such a call hangs, the next ones fail at once.
+ */
+const TASK: Partial<About> = { limit: Duration.millis(800), key: KEY, changes: true };
+
+export const managerCalls = ({ call, inCluster }: Calls): ManagerCalls => {
+  const trashRemove = call("managerTrashRemove", ["id"], TASK);
+  const flatten = call("managerFlatten", ["image"], TASK);
+  return {
+    managerTrashRemove: (pool, id) => unavailable(trashRemove(pool, id)),
+    managerFlatten: (pool, image) => unavailable(flatten(pool, image)),
+    managerTasks: (access) => unavailable(inCluster(access, "managerTasks", {}, { key: KEY })),
+  };
+};
+
+const unavailable = <A>(call: Effect.Effect<A, CephError>): Effect.Effect<A, CephError> =>
+  Effect.catchTag(call, "CallStuck", ({ op, subject, reason }) =>
+    Effect.fail(new ManagerUnavailable({ op, subject, reason })),
+  );

@@ -1,0 +1,165 @@
+/**
+ * The calls of `Rbd` on images and their trash, on a cluster in memory.
+ *
+ * Not here: what an image is (./image.ts), snapshots and clones (./snapshots.ts).
+ */
+import { imageLabel } from "../../../lib/ceph/ceph.ts";
+import {
+  Busy,
+  type CephError,
+  CephFailed,
+  Exists,
+  HasSnapshots,
+  ImageNotFound,
+  InvalidCall,
+  PoolNotFound,
+} from "../../../lib/ceph/errors.ts";
+import type { ImageCalls } from "../../../lib/ceph/rbd.ts";
+import { call, EINVAL, enter, open, refuse } from "./call.ts";
+import type { MemoryCluster, Obstacle } from "./cluster.ts";
+import { bytesOf } from "./content.ts";
+import { bareImage, makeImage, type MemorySnapshot } from "./image.ts";
+import { only } from "./omap.ts";
+
+const EUCLEAN = 117;
+
+const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly subject: string }): CephError => {
+  switch (obstacle) {
+    case "moving":
+      return new CephFailed({ ...about, errno: EUCLEAN, reason: "its move to the trash was not finished" });
+    case "snapshots":
+      return new HasSnapshots(about);
+    case "watchers":
+    case "group":
+      return new Busy(about);
+  }
+};
+
+const parentOf = ({ image, name }: MemorySnapshot, cluster: MemoryCluster) => {
+  const { pool, namespace, name: imageName } = image.place;
+  const inTrash = !cluster.isNamed(image);
+  return { pool, namespace, image: imageName, imageId: image.id, snapshot: name, inTrash };
+};
+
+export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
+  imageCreate: (ref, image, spec) =>
+    call(() => {
+      const op = "rbd_create4";
+      const subject = imageLabel(ref, image);
+      const { images, bareNames } = enter(cluster, ref, op);
+      if (spec.dataPool !== undefined && !cluster.pools.has(spec.dataPool)) {
+        throw refuse(new PoolNotFound({ op, subject: spec.dataPool }));
+      }
+      const made = makeImage(cluster.birth(ref.pool, ref.namespace, image), spec, cluster.defaultFeatures);
+      if (made === undefined) throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
+      if (images.has(image) || bareNames.has(image)) throw refuse(new Exists({ op, subject }));
+      images.set(image, made);
+    }),
+
+  imageId: (ref, image) =>
+    call(() => {
+      const { images, bareNames } = enter(cluster, ref, "rados_exec");
+      return images.get(image)?.id ?? bareNames.get(image);
+    }),
+
+  imageStatus: (ref, image) =>
+    call(() => {
+      const found = open(cluster, ref, image, "rbd_open");
+      const { id, sizeBytes, features, objectSize, stripeUnit, stripeCount, dataPool, mirror, createdAt } = found;
+      return {
+        id,
+        sizeBytes,
+        features,
+        objectSize,
+        stripeUnit,
+        stripeCount,
+        dataPool,
+        mirror,
+        createdAt,
+        watchers: [...found.watchers],
+        parent: found.parent && parentOf(found.parent, cluster),
+        snapshotCount: found.snapshots.length,
+      };
+    }),
+
+  imageGrow: (ref, image, sizeBytes) =>
+    call(() => {
+      const found = open(cluster, ref, image, "rbd_resize");
+      if (found.sizeBytes < sizeBytes) found.sizeBytes = sizeBytes;
+      return found.sizeBytes;
+    }),
+
+  imageMend: (ref, image) =>
+    call(() => {
+      const { images, bareNames } = enter(cluster, ref, "rbd_open");
+      bareNames.delete(image);
+      const found = images.get(image);
+      if (found?.objectMap === "lost") found.objectMap = "whole";
+      return found !== undefined;
+    }),
+
+  imageHasData: (ref, image, whose) =>
+    call(() => {
+      const found = open(cluster, ref, image, "rbd_diff_iterate2");
+      return whose === "own" ? bytesOf(found.content) > 0n : found.hasData;
+    }),
+
+  imageMetaSet: (ref, image, entries) =>
+    call(() => {
+      const { meta } = open(cluster, ref, image, "rbd_metadata_set");
+      for (const [key, value] of Object.entries(entries)) {
+        if (value === undefined) meta.delete(key);
+        else meta.set(key, value);
+      }
+    }),
+
+  imageBriefs: (ref, names, metadata) =>
+    call(() => {
+      const { images } = enter(cluster, ref, "rados_exec");
+      return names.map((name) => {
+        const image = images.get(name);
+        if (image === undefined) return undefined;
+        const { id, sizeBytes, createdAt, meta } = image;
+        return { id, sizeBytes, createdAt, metadata: only(meta, metadata) };
+      });
+    }),
+
+  // watchers are no obstacle to Ceph here, only to the removal
+  trashMove: (ref, image) =>
+    call(() => {
+      const op = "rbd_trash_move";
+      const { images, bareNames, trash } = enter(cluster, ref, op);
+      const begun = [...trash.values()].find(({ name, moving }) => moving && name === image);
+      const bare = bareNames.get(image);
+      const found =
+        images.get(image) ??
+        begun?.image ??
+        (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
+      if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
+      if (found.group !== undefined && !cluster.trashesMembers) {
+        throw refuse(new Busy({ op, subject: imageLabel(ref, image) }));
+      }
+      images.delete(image);
+      bareNames.delete(image);
+      trash.set(found.id, { name: image, source: "user", moving: false, image: found });
+    }),
+
+  trashGet: (ref, id) =>
+    call(() => {
+      const found = enter(cluster, ref, "rbd_trash_get").trash.get(id);
+      return found && { id, name: found.name, source: found.source };
+    }),
+
+  trashList: (ref) =>
+    call(() => {
+      const { trash } = enter(cluster, ref, "rbd_trash_list");
+      return [...trash].map(([id, { name, source }]) => ({ id, name, source }));
+    }),
+
+  trashRemove: (ref, id) =>
+    call(() => {
+      const op = "rbd_trash_remove";
+      const obstacle = cluster.removeTrashed(enter(cluster, ref, op), id);
+      if (obstacle !== undefined) throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }));
+    }),
+});

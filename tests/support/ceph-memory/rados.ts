@@ -1,0 +1,95 @@
+/**
+ * The calls of `Rados` on a cluster in memory.
+ *
+ * Not here: images (./images.ts) and the order of keys (./omap.ts).
+ */
+import { imageLabel } from "../../../lib/ceph/ceph.ts";
+import { Exists, ObjectNotFound, PoolNotFound, Raced } from "../../../lib/ceph/errors.ts";
+import type { RadosCalls } from "../../../lib/ceph/rados.ts";
+import { admit, call, enter, refuse } from "./call.ts";
+import type { MemoryCluster } from "./cluster.ts";
+import { asOmap, only } from "./omap.ts";
+
+export const radosCalls = (cluster: MemoryCluster): RadosCalls => ({
+  poolId: (access, pool) =>
+    call(() => {
+      admit(cluster, access, "rados_pool_lookup");
+      const found = cluster.pools.get(pool);
+      if (found === undefined) throw refuse(new PoolNotFound({ op: "rados_pool_lookup", subject: pool }));
+      return found.id;
+    }),
+
+  poolName: (access, id) =>
+    call(() => {
+      admit(cluster, access, "rados_pool_reverse_lookup");
+      for (const [name, pool] of cluster.pools) if (pool.id === id) return name;
+      throw refuse(new PoolNotFound({ op: "rados_pool_reverse_lookup", subject: `#${id}` }));
+    }),
+
+  pools: (access) =>
+    call(() => {
+      admit(cluster, access, "rados_pool_list");
+      return Array.from(cluster.pools, ([name, { id }]) => ({ id, name }));
+    }),
+
+  poolSpace: (access, pool) =>
+    call(() => {
+      const op = "df";
+      admit(cluster, access, op);
+      const found = cluster.pools.get(pool);
+      if (found === undefined) throw refuse(new PoolNotFound({ op, subject: pool }));
+      const { quotaBytes, maxAvailableBytes } = found;
+      if (quotaBytes === 0n) return { availableBytes: maxAvailableBytes };
+      const left = quotaBytes - cluster.storedBytes(pool);
+      return { availableBytes: left < 0n ? 0n : left < maxAvailableBytes ? left : maxAvailableBytes };
+    }),
+
+  omapGet: (ref, object, keys) =>
+    call(() => {
+      const omap = enter(cluster, ref, "rados_read_op_omap_get_vals_by_keys2").objects.get(object);
+      return omap && only(omap, keys);
+    }),
+
+  omapFollow: (ref, object, key, { prefix, tail, keys }) =>
+    call(() => {
+      const { objects } = enter(cluster, ref, "rados_read_op_omap_get_vals_by_keys2");
+      const value = objects.get(object)?.get(key);
+      if (value === undefined) return undefined;
+      const omap = objects.get(prefix + value.slice(-tail));
+      return { value, found: omap && only(omap, keys) };
+    }),
+
+  omapList: (ref, object, { prefix, after, limit }) =>
+    call(() => {
+      const omap = enter(cluster, ref, "rados_read_op_omap_get_vals2").objects.get(object);
+      return omap && asOmap(omap).page(prefix, after, limit);
+    }),
+
+  omapGetMany: (ref, wanted) =>
+    call(() => {
+      const { objects } = enter(cluster, ref, "rados_read_op_omap_get_vals_by_keys2");
+      return wanted.map(({ object, keys }) => {
+        const omap = objects.get(object);
+        return omap && only(omap, keys);
+      });
+    }),
+
+  omapWrite: (ref, object, write) =>
+    call(() => {
+      const op = "rados_write_op_operate";
+      const subject = imageLabel(ref, object);
+      const { objects } = enter(cluster, ref, op);
+      const before = objects.get(object);
+      if (write.object === "exclusive" && before !== undefined) throw refuse(new Exists({ op, subject }));
+      if (write.object === "require" && before === undefined) throw refuse(new ObjectNotFound({ op, subject }));
+      for (const [key, value] of Object.entries(write.compare ?? {})) {
+        if ((before?.get(key) ?? "") !== value) throw refuse(new Raced({ op, subject }));
+      }
+      const after = asOmap(before ?? new Map());
+      for (const [key, value] of Object.entries(write.set ?? {})) after.set(key, value);
+      for (const key of write.remove ?? []) after.delete(key);
+      objects.set(object, after);
+    }),
+
+  objectRemove: (ref, object) => call(() => void enter(cluster, ref, "rados_remove").objects.delete(object)),
+});
