@@ -4,7 +4,7 @@
  * Loaded in host cells: no Effect. All functions block. The tools are called by their own names (fsck.ext4) and not
  * through a wrapper, so that a call that is put aside still waits for the process that does the work.
  *
- * 1. A device is "blank" only if it was opened, has a size, and could be read. blkid's exit status 2 alone proves nothing.
+ * 1. A device is "blank" only if it was opened, has a size, and could be read. blkid's exit status 2 alone is no proof.
  * 2. mkfs probes in the same call, and makes nothing if it finds anything.
  * 3. A filesystem only grows.
  */
@@ -70,7 +70,7 @@ const DEFAULTS: Readonly<Record<string, readonly string[]>> = {
   xfs: ["-K"],
 };
 
-/** The kernel of another node that mounts the volume may be older than this mkfs.xfs, and may not know reflinks. */
+/** The kernel of another node that mounts the filesystem may be older than this mkfs.xfs, and may not know reflinks. */
 let reflinkOff: readonly string[] | undefined;
 const xfsAdditions = (): readonly string[] => {
   if (reflinkOff === undefined) {

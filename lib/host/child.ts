@@ -25,7 +25,10 @@ const environment = (): Record<string, string> => ({
   LC_ALL: "C",
 });
 
-/** Runs a child to its end. Without a limit it is never killed: at the call's own limit the cell is put aside, and the child continues. */
+/**
+ * Runs a child to its end. Without a limit it is never killed: at the call's own limit its cell is put aside, and the
+ * child continues.
+ */
 export const run = (argv: readonly string[], limit?: number): Finished => {
   const program = argv[0] ?? "";
   let child: ReturnType<typeof Bun.spawnSync>;

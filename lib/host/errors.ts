@@ -24,7 +24,7 @@ export class HostFailed extends Data.TaggedError("HostFailed")<
     return `${this.op} of ${this.subject} failed: ${this.reason}`;
   }
 }
-/** A change failed and does not say how far it came, for example because its tool was killed. Its outcome is unknown. */
+/** A change failed and does not say how far it came, as when its tool was killed. Its outcome is unknown. */
 export class HostUnexplained extends Data.TaggedError("HostUnexplained")<About & { readonly reason: string }> {
   override get message() {
     return `${this.op} of ${this.subject} failed and may have taken effect: ${this.reason}. Retry: the retry inspects the real state`;

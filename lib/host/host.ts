@@ -70,7 +70,7 @@ export interface Usage {
 }
 
 export interface HostService {
-  /** The bits of the image features that a mapper supports; `undefined`: it does not say. Loads its module if needed. */
+  /** The bits of the image features that a mapper supports; `undefined`: unknown. Loads its module if needed. */
   readonly mapperFeatures: (mapper: MapperName) => Effect.Effect<bigint | undefined, HostError>;
   /** The devices of all mappers. */
   readonly mappedDevices: Effect.Effect<readonly MappedDevice[], HostError>;
@@ -80,7 +80,7 @@ export interface HostService {
   readonly unmap: (device: MappedDevice, options: string) => Effect.Effect<void, HostError>;
 
   readonly probe: (device: string) => Effect.Effect<Content, HostError>;
-  /** Makes a filesystem. Probes once more right before, and fails on a device that is not blank (`UnexpectedContent`). */
+  /** Makes a filesystem. Probes right before, and fails on a device that is not blank (`UnexpectedContent`). */
   readonly mkfs: (request: MkfsRequest) => Effect.Effect<void, HostError>;
   /** Repairs what is safe to repair; -> fsck's output, "" if it found nothing. `FilesystemDamaged` for the rest. */
   readonly fsck: (filesystem: FilesystemOn) => Effect.Effect<string, HostError>;

@@ -89,7 +89,7 @@ export interface BlockDevice {
 export const isFilesystemOf = (entry: MountEntry, device: BlockDevice): boolean =>
   entry.major === device.major && entry.minor === device.minor;
 
-/** Whether the device's node itself is bound here, as for a raw block volume. The node is on the filesystem of /dev. */
+/** Whether the device's node itself is bound here. The node is on the filesystem of /dev. */
 export const isNodeOf = (entry: MountEntry, device: BlockDevice): boolean =>
   !isFilesystemOf(entry, device) && entry.root === device.path.slice("/dev".length);
 
@@ -107,5 +107,5 @@ export const isShutDown = (entry: MountEntry): boolean =>
 const RBD_SOURCE = /^\/dev\/(rbd\d+|nbd\d+|mapper\/luks-rbd-.+)(p\d+)?$/;
 const RBD_NODE = /^\/(rbd\d+|nbd\d+|mapper\/luks-rbd-.+|dm-\d+)(\/\/deleted)?$/;
 
-/** Whether the mount is of a kind that this driver or ceph-csi makes for a volume. */
-export const isVolumeMount = (entry: MountEntry): boolean => RBD_SOURCE.test(entry.source) || RBD_NODE.test(entry.root);
+/** Whether the mount is of an image: mapped by krbd or rbd-nbd, or through LUKS as ceph-csi names such a device. */
+export const isRbdMount = (entry: MountEntry): boolean => RBD_SOURCE.test(entry.source) || RBD_NODE.test(entry.root);

@@ -3,7 +3,7 @@
  *
  * Not here: who the watchers are (lib/ceph reads them from librbd).
  *
- * 1. Whoever has an image open uses it. The caller's own watchers are exempt, and of a primary image the mirror daemons.
+ * 1. Whoever has an image open uses it, except for the caller itself and, of a primary image, the mirror daemons.
  */
 import * as Effect from "effect/Effect";
 import { imageLabel } from "../ceph/ceph.ts";
@@ -63,8 +63,8 @@ export const proveUnused = (
 };
 
 /**
- * The image as soon as nobody uses it; `undefined`: it does not exist. Whoever purges a child of it, such as the manager,
- * has it open for a moment. So a removal waits a little before it sends its caller away.
+ * The image as soon as nobody uses it; `undefined`: it does not exist. Whoever purges a child of it, such as the
+ * manager, has it open for a moment. So a removal waits a little before it sends its caller away.
  */
 export const provenUnused = Effect.fn("images.provenUnused")(function* (
   pool: PoolRef,

@@ -11,7 +11,7 @@ import type { Capability } from "../csi/capability.ts";
 import { Conflict } from "../csi/errors.ts";
 import { Host } from "../host/host.ts";
 import { imageSpec, isImage } from "../host/mapped-device.ts";
-import { isVolumeMount, type MountEntry } from "../host/mountinfo.ts";
+import { isRbdMount, type MountEntry } from "../host/mountinfo.ts";
 import { type ShownDevice, shownBy, type StagedDevice } from "./staged-device.ts";
 import { canBeImageOf, type StagedVolume, visibleFault } from "./staged-volume.ts";
 import type { VolumeContext } from "./volume-context.ts";
@@ -37,7 +37,7 @@ export const compareWithRequest = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Comparison, Conflict, Host> {
   const entry = now.mounts.at(-1);
   if (entry === undefined) return { state: "not staged" };
-  if (!isVolumeMount(entry)) {
+  if (!isRbdMount(entry)) {
     return yield* new Conflict({
       subject: `staging target ${entry.point}`,
       problem: `is a mount of ${entry.source}, which is not a volume of this driver`,

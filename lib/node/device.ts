@@ -12,8 +12,8 @@ import { untilDeadline } from "../operations/until-deadline.ts";
 import type { StagedDevice } from "./staged-device.ts";
 
 /**
- * Sets the device itself read-only, or writable again: a read-only mount of its node does not keep anybody from writing.
- * One device cannot be both for two consumers on one node.
+ * Sets the device itself read-only, or writable again, because a read-only mount of its node keeps nobody from writing.
+ * One device cannot be both for two users on one node.
  */
 export const guardDevice = Effect.fnUntraced(function* (
   { top }: StagedDevice,

@@ -82,7 +82,7 @@ const proveFeatures = (
   );
 };
 
-/** Fails unless the device is this very image of this very cluster, and nobody else began to use it at the same time. */
+/** Fails unless the device is this very image of this cluster, and nobody else began to use it at the same time. */
 export const proveOurs = Effect.fnUntraced(function* (
   image: VolumeImage,
   shared: boolean,

@@ -9,7 +9,7 @@ import { Conflict, Precondition } from "../csi/errors.ts";
 import { type HostError, PathInTheWay } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { imageSpec } from "../host/mapped-device.ts";
-import { isReadOnly, isVolumeMount, type MountEntry, mountsAt } from "../host/mountinfo.ts";
+import { isReadOnly, isRbdMount, type MountEntry, mountsAt } from "../host/mountinfo.ts";
 import { shownBy, type StagedDevice } from "./staged-device.ts";
 
 /** More mounts than these on one path mean that something mounts it again and again. */
@@ -21,7 +21,7 @@ export const unmountAll = Effect.fnUntraced(function* (point: string): Effect.fn
   for (let layer = 0; layer < MAX_STACKED; layer += 1) {
     const visible = mountsAt(yield* host.mountTable, point).at(-1);
     if (visible === undefined) return;
-    if (!isVolumeMount(visible)) {
+    if (!isRbdMount(visible)) {
       const reason = `is a mount of ${visible.source} (${visible.fsType}), which is not a volume of this driver. Unmount it by hand`;
       return yield* new PathInTheWay({ op: "unmount", subject: point, reason });
     }
@@ -31,7 +31,7 @@ export const unmountAll = Effect.fnUntraced(function* (point: string): Effect.fn
   return yield* new PathInTheWay({ op: "unmount", subject: point, reason });
 });
 
-/** Fails unless the device is mounted at the path as asked for: mount(8) mounts read-only what it cannot mount writable. */
+/** Fails unless the device is mounted as asked for: mount(8) mounts read-only what it cannot mount writable. */
 export const proveMounted = Effect.fnUntraced(function* (
   point: string,
   device: StagedDevice,
@@ -48,7 +48,7 @@ export const proveMounted = Effect.fnUntraced(function* (
   return yield* new Precondition({ subject, problem, remedy });
 });
 
-/** Fails unless the mount at a target path is of this device, with this access: then the volume is published already. */
+/** Fails unless the mount at a target path is of this device and with this access, so that nothing is left to do. */
 export const provePublished = (
   { mapped, top }: StagedDevice,
   entry: MountEntry,

@@ -2,8 +2,8 @@
  * NodeStageVolume: maps a volume's image on this node, and makes it a filesystem or a raw block device at the staging
  * target. A later call repairs and completes what an earlier one left.
  *
- * Not here: what is on the node already (./staged-volume.ts, ./compare-with-request.ts), whether the image may be mapped (./mappable.ts), and when
- * a device is formatted (./prepare-filesystem.ts).
+ * Not here: what is on the node already (./staged-volume.ts, ./compare-with-request.ts), whether the image may be
+ * mapped (./mappable.ts), and when a device is formatted (./prepare-filesystem.ts).
  *
  * 1. image-meta.json is written before the image is mapped, and removed after it is proven unmapped. So the next call
  *    always finds what a stage left on the node.

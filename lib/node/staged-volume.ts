@@ -7,8 +7,8 @@
  * Not here: whether it is as a request asks for (./compare-with-request.ts), and what is done about it (./stage.ts,
  * ./stale-state.ts, ./unstage.ts).
  *
- * 1. The kernel's mount table alone says what is mounted, and the mappers alone say what is mapped. image-meta.json says
- *    only which image was meant. It may be missing or broken.
+ * 1. The kernel's mount table alone says what is mounted, and the mappers alone say what is mapped. image-meta.json
+ *    only says which image was meant, and may be missing or broken.
  * 2. A volume's devices are found by its mount, by image-meta.json, or by its UUID. If these disagree, nothing is done.
  */
 import * as Effect from "effect/Effect";
@@ -18,14 +18,7 @@ import { parseVolumeId } from "../csi/volume-id.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { type ImageName, imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
-import {
-  isReadOnly,
-  isShutDown,
-  isVolumeMount,
-  type MountEntry,
-  type MountTable,
-  mountsAt,
-} from "../host/mountinfo.ts";
+import { isReadOnly, isShutDown, isRbdMount, type MountEntry, type MountTable, mountsAt } from "../host/mountinfo.ts";
 import { decodeImageMeta, encodeImageMeta, type ImageMeta, imageMetaPath } from "./image-meta.ts";
 import { otherMounts, type ShownDevice, shownBy, stackOver, type StagedDevice } from "./staged-device.ts";
 
@@ -184,7 +177,7 @@ export const findMountedVolume = Effect.fnUntraced(function* (
   const host = yield* Host;
   const point = yield* host.resolvePath(path);
   const entry = point === undefined ? undefined : mountsAt(yield* host.mountTable, point).at(-1);
-  if (entry === undefined || !isVolumeMount(entry)) return yield* notMountedAt(volumeId, path);
+  if (entry === undefined || !isRbdMount(entry)) return yield* notMountedAt(volumeId, path);
   const shown = shownBy(entry, (yield* host.mappedDevices).map(stackOver));
   const isDynamic = Result.isSuccess(parseVolumeId(volumeId));
   if (shown !== undefined && isDynamic && !canBeImageOf(volumeId, shown.device.mapped.image)) {

@@ -1,5 +1,5 @@
 /**
- * Clears what an earlier staging left on the node before the volume is staged anew: a filesystem that failed, and mapped
+ * Clears what an earlier stage left on the node, before the volume is staged anew: a filesystem that failed, and mapped
  * devices that are not mounted.
  *
  * 1. Nothing is cleared that somebody else on the node still uses.

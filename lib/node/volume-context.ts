@@ -1,6 +1,6 @@
 /**
- * The volume_context of NodeStageVolume, and the image that it and volume_id name together. The context is a copy of the
- * StorageClass's parameters, or is written by hand in a static PersistentVolume.
+ * The volume_context of NodeStageVolume, and the image that it and volume_id name together. The context is a copy of
+ * the StorageClass's parameters, or is written by hand in a static PersistentVolume.
  *
  * Not here: whether the image exists (./mappable.ts), and the parameters that CreateVolume reads as well
  * (lib/config/node-parameters.ts).
@@ -72,7 +72,7 @@ export const readVolumeContext = (
     return { volumeId, fixed, mapper: "krbd", ...parameters };
   });
 
-/** The image of a static volume has the volume ID as its name, unless the volume was migrated from the in-tree plugin. */
+/** The name of a static volume's image is the volume ID, unless it was migrated from the in-tree plugin. */
 const staticImage = (volumeId: string, context: ContextMap): Result.Result<StaticImage, InvalidRequest> => {
   for (const key of ["pool", "clusterID"]) {
     const value = valueOf(context, key);

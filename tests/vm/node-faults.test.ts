@@ -29,7 +29,7 @@ const answered = async (): Promise<number> => {
 /** How long that may take while something hangs, on a machine that is as slow as this one is now. */
 const prompt = async (): Promise<number> => 5 * (await answered()) + 1_000;
 
-/** The codes for a deadline past which the operation continues: the driver's, or the client's own if the driver is slow. */
+/** The codes at a deadline past which the operation continues: the driver's, or the client's own. */
 const GOES_ON = /^(ABORTED|DEADLINE_EXCEEDED)$/;
 
 describe("a driver that is killed while it stages", () => {

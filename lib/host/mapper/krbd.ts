@@ -199,7 +199,7 @@ const failureOf = (done: Finished, { user }: MapArg, log: string): Failure => {
   }
   if (done.code === E.SHUTDOWN) {
     return refused(
-      'this node is blocklisted. Make sure that nothing on it still writes to the volume, then find its address with "ceph osd blocklist ls" and remove it with "ceph osd blocklist rm"',
+      'this node is blocklisted. Make sure that nothing on it still writes to the image, then find its address with "ceph osd blocklist ls" and remove it with "ceph osd blocklist rm"',
     );
   }
   if (done.code === E.INVAL && /unknown parameter|bad option|unrecognized/i.test(done.stderr + log)) {

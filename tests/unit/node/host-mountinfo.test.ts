@@ -4,7 +4,7 @@ import * as fc from "fast-check";
 import {
   isReadOnly,
   isShutDown,
-  isVolumeMount,
+  isRbdMount,
   type MountEntry,
   mountsAt,
   mountsOf,
@@ -90,12 +90,12 @@ describe("a mount", () => {
 
   test("is a volume's by what is mounted, not by where", () => {
     for (const source of ["/dev/rbd0", "/dev/nbd12", "/dev/mapper/luks-rbd-0001-0004-x"]) {
-      expect(isVolumeMount(entry({ source }))).toBe(true);
+      expect(isRbdMount(entry({ source }))).toBe(true);
     }
-    expect(isVolumeMount(entry({ fsType: "devtmpfs", source: "udev", root: "/rbd3" }))).toBe(true);
-    expect(isVolumeMount(entry({ fsType: "devtmpfs", source: "udev", root: "/rbd3//deleted" }))).toBe(true);
+    expect(isRbdMount(entry({ fsType: "devtmpfs", source: "udev", root: "/rbd3" }))).toBe(true);
+    expect(isRbdMount(entry({ fsType: "devtmpfs", source: "udev", root: "/rbd3//deleted" }))).toBe(true);
     for (const source of ["/dev/sda1", "overlay", "/dev/rbdx", "tmpfs"]) {
-      expect(isVolumeMount(entry({ source }))).toBe(false);
+      expect(isRbdMount(entry({ source }))).toBe(false);
     }
   });
 });
