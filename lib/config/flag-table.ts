@@ -111,7 +111,7 @@ const OWN = {
   "osd-timeout": flag("osdTimeout", duration(), "30s", "limit of one operation on OSDs"),
   "mon-timeout": flag("monTimeout", duration(), "30s", "limit of one question to the monitors"),
   "connect-timeout": flag("connectTimeout", duration(), "15s", "limit of connecting to a cluster"),
-  "grace-period": flag("gracePeriod", duration(), "20s", "how long running operations may go on after SIGTERM"),
+  "grace-period": flag("gracePeriod", duration(), "25s", "from SIGTERM to the end; operations have all but 2s of it"),
   "socket-group": flag("socketGroup", text(), "", "group that may use the socket, by name or number"),
 };
 

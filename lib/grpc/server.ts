@@ -3,13 +3,12 @@
  *
  * Not here: what is served (services/), how a call runs (./bridge.ts), and signals (lib/process/launch.ts).
  *
- * 1. Stopping: the socket file goes, new calls are answered UNAVAILABLE, running ones have `graceSeconds` to finish;
- *    what is left is answered UNAVAILABLE "driver is stopping, retry" and interrupted, then connections are cut.
- * 2. Stopping takes at most the grace period and a second.
+ * 1. Stopping: the socket file goes, new calls are answered UNAVAILABLE, running ones may finish until `drainBy`; what is
+ *    left is answered UNAVAILABLE "driver is stopping, retry" and interrupted. At `closeBy` connections are cut.
  */
 import { Server, ServerCredentials } from "@grpc/grpc-js";
+import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
-import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
 import { type Endpoint, formatEndpoint } from "./endpoint.ts";
 import { type Bridge, type BridgedMethod, makeBridge, type Observe } from "./bridge.ts";
@@ -24,8 +23,8 @@ export interface ServeOptions<R> {
   readonly services: readonly ServedService<R>[];
   /** Name or number of the group that may connect to the unix socket (mode 0660); absent or empty: the owner alone (0600). */
   readonly group?: string | undefined;
-  /** How long running calls may go on when the server stops; 10 by default. */
-  readonly graceSeconds?: number | undefined;
+  /** Asked for when the server stops; by default it drains for 10 s and closes in 1 s more. */
+  readonly stop?: Effect.Effect<StopBy> | undefined;
   /** Bytes of one request message; 4 MiB by default, as in Go. */
   readonly maxReceiveBytes?: number | undefined;
   /** Bytes of one response message; 16 MiB by default. */
@@ -34,6 +33,14 @@ export interface ServeOptions<R> {
   /** See `BridgeOptions`. */
   readonly onEnd?: (() => void) | undefined;
 }
+
+/** Milliseconds since the epoch. */
+export interface StopBy {
+  readonly drainBy: number;
+  readonly closeBy: number;
+}
+
+const DEFAULT_STOP = Effect.map(Clock.currentTimeMillis, (now) => ({ drainBy: now + 10_000, closeBy: now + 11_000 }));
 
 export interface Serving {
   /** As given, but with the port that was bound. */
@@ -58,14 +65,11 @@ export const serve = <R>(options: ServeOptions<R>): Effect.Effect<Serving, Liste
     });
     for (const service of options.services) for (const method of bridge.methods(service)) register(server, method);
     const { bound } = yield* Effect.acquireRelease(listen(server, endpoint, options.group ?? ""), ({ release }) =>
-      stop(server, bridge, release, options.graceSeconds ?? 10),
+      stop(server, bridge, release, options.stop ?? DEFAULT_STOP),
     );
     yield* Effect.logInfo(`listening on ${bound}`);
     return { endpoint: bound, running: bridge.running };
   });
-
-export const layer = <R>(options: ServeOptions<R>): Layer.Layer<never, ListenError, Exclude<R, Scope.Scope>> =>
-  Layer.effectDiscard(serve(options));
 
 const register = (server: Server, method: BridgedMethod): void => {
   const added = server.register(
@@ -111,19 +115,31 @@ const bind = (server: Server, address: string): Effect.Effect<number, ListenErro
     });
   });
 
-const LAST_WORDS = 1000;
+const leftUntil = (moment: number) => Effect.map(Clock.currentTimeMillis, (now) => Math.max(0, moment - now));
 
-const stop = <R>(server: Server, bridge: Bridge<R>, release: () => void, graceSeconds: number): Effect.Effect<void> =>
+const stop = <R>(
+  server: Server,
+  bridge: Bridge<R>,
+  release: () => void,
+  stopBy: Effect.Effect<StopBy>,
+): Effect.Effect<void> =>
   Effect.gen(function* () {
     release();
     // Both begin now; the first ends with the last call, the second when the last answer is written, too.
     const drained = new Promise<void>((resolve) => bridge.refuse(resolve));
     const closed = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+    const { drainBy, closeBy } = yield* stopBy;
     const running = bridge.running();
-    if (running > 0) yield* Effect.logInfo(`stopping; ${running} running calls have ${graceSeconds} s to finish`);
-    yield* Effect.promise(() => drained).pipe(Effect.timeoutOption(graceSeconds * 1000));
+    const left = yield* leftUntil(drainBy);
+    if (running > 0) {
+      yield* Effect.logInfo(`stopping; ${running} running calls have ${(left / 1000).toFixed(1)} s to finish`);
+    }
+    yield* Effect.promise(() => drained).pipe(Effect.timeoutOption(left));
     bridge.abandon();
     yield* Effect.promise(() => closed).pipe(
-      Effect.timeoutOrElse({ duration: LAST_WORDS, orElse: () => Effect.sync(() => server.forceShutdown()) }),
+      Effect.timeoutOrElse({
+        duration: yield* leftUntil(closeBy),
+        orElse: () => Effect.sync(() => server.forceShutdown()),
+      }),
     );
   });

@@ -7,13 +7,13 @@
  * 1. What is wrong on the command line is one line on stderr that says what to write, and nothing was started.
  */
 import * as Data from "effect/Data";
-import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { type Flags, parseFlags } from "../config/flags.ts";
 import { closest } from "../text/closest.ts";
 import { oneLine } from "../text/printable.ts";
 import { compose } from "./compose.ts";
+import { makeGrace } from "./grace.ts";
 import { launch } from "./launch.ts";
 import type { AnyRole } from "./role.ts";
 import { VERSION } from "./version.ts";
@@ -58,6 +58,6 @@ export const runRoles =
     const flags = parsed.success;
     if (flags.help) return console.log(help());
     if (flags.version) return console.log(VERSION);
-    // The server, then operations that outlive their callers: each has the grace period.
-    return launch(compose(flags, rolesOf(flags)), 2 * Duration.toSeconds(flags.gracePeriod) + 5);
+    const grace = makeGrace(flags.gracePeriod);
+    return launch(compose(flags, rolesOf(flags), grace), grace);
   };

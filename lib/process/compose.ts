@@ -5,10 +5,10 @@
  *
  * 1. Nothing listens before every layer is built, and nothing runs before every socket listens.
  * 2. At the end the roles' work stops first, then the servers, then operations that outlive their callers; then what
- *    all of them need goes.
+ *    all of them need goes. They share one grace budget (./grace.ts).
  */
+import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
-import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
@@ -17,10 +17,11 @@ import { tidyWhenCalm } from "../cells/idle-gc.ts";
 import type { Flags } from "../config/flags.ts";
 import { serve } from "../grpc/server.ts";
 import { codeName } from "../grpc/status.ts";
-import { operationFields } from "../operations/operation.ts";
-import { Operations } from "../operations/pipeline.ts";
+import { describeOperation, operationFields } from "../operations/operation.ts";
+import { Operations, type OperationsService } from "../operations/pipeline.ts";
 import { rpcObserver } from "../telemetry/metrics.ts";
 import { telemetryLayer } from "../telemetry/telemetry.ts";
+import { type Grace, makeGrace } from "./grace.ts";
 import { type AnyRole, layerOf, type RoleError } from "./role.ts";
 import { VERSION } from "./version.ts";
 
@@ -28,37 +29,51 @@ import { VERSION } from "./version.ts";
  * Runs the roles until the scope closes. Where nothing is served it ends with the roles' work, as a command does. It has
  * no span: that would be the parent of every call.
  */
-export const compose = (flags: Flags, roles: readonly AnyRole[]): Effect.Effect<void, RoleError, Scope.Scope> =>
+export const compose = (
+  flags: Flags,
+  roles: readonly AnyRole[],
+  grace: Grace = makeGrace(flags.gracePeriod),
+): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
     // Built first, so that it ends last: what happens while the process stops is logged and traced, too.
     const telemetry = yield* Layer.build(telemetryLayer(flags, VERSION, operationFields));
-    yield* Effect.provideContext(run(flags, roles), telemetry);
+    yield* Effect.provideContext(run(flags, roles, grace), telemetry);
   });
 
-const run = (flags: Flags, roles: readonly AnyRole[]): Effect.Effect<void, RoleError, Scope.Scope> =>
+const run = (flags: Flags, roles: readonly AnyRole[], grace: Grace): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
     yield* sayIgnored(flags);
     const observe = yield* rpcObserver(codeName);
     // Each role was proven to bring what it asks for where it was stated (./role.ts).
     const context = (yield* Layer.build(layerOf(roles))) as Context.Context<unknown>;
     const operations = Context.getOption(context, Operations);
-    if (Option.isSome(operations)) {
-      yield* Effect.addFinalizer(() => operations.value.drain(Duration.toMillis(flags.gracePeriod)));
-    }
+    if (Option.isSome(operations)) yield* Effect.addFinalizer(() => drain(operations.value, grace));
     const sockets = Map.groupBy(
       roles.filter(({ serves }) => serves !== undefined),
       ({ endpoint }) => endpoint ?? flags.endpoint,
     );
     for (const [endpoint, sharing] of sockets) {
       const services = sharing.flatMap(({ serves = [] }) => serves);
-      const graceSeconds = Duration.toSeconds(flags.gracePeriod);
       const onEnd = tidyWhenCalm();
-      const options = { endpoint, services, graceSeconds, group: flags.socketGroup, observe, onEnd };
+      const options = { endpoint, services, stop: grace.begin, group: flags.socketGroup, observe, onEnd };
       yield* Effect.provideContext(serve(options), context);
     }
     const work = roles.flatMap(({ runs }) => (runs === undefined ? [] : [runs]));
     yield* Effect.provideContext(Effect.all(work, { concurrency: "unbounded", discard: true }), context);
     if (sockets.size > 0) return yield* Effect.never;
+  });
+
+/** Lets operations end that outlived their callers. What is left is as after a crash: the next call finishes or undoes it. */
+const drain = (operations: OperationsService, grace: Grace): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    const { drainBy } = yield* grace.begin;
+    const now = yield* Clock.currentTimeMillis;
+    const running = operations.running().map((operation) => describeOperation(operation, now));
+    const left = Math.max(0, drainBy - now);
+    if (running.length > 0) {
+      yield* Effect.logInfo(`stopping; operations have ${(left / 1000).toFixed(1)} s to end: ${running.join("; ")}`);
+    }
+    yield* operations.drain(left);
   });
 
 const sayIgnored = ({ ignored }: Flags): Effect.Effect<void> =>

@@ -4,26 +4,30 @@
  * Not here: what runs (services/). No top-level await in entry files: Bun spins on one that nothing can settle.
  *
  * 1. SIGTERM and SIGINT close the scope, so that servers stop gracefully; the process then exits with 0.
- * 2. It exits for certain: after `limitSeconds`, or at the second signal, whatever still hangs (a thread stuck in C).
+ * 2. It exits for certain: at the end of its grace budget, or at the second signal, whatever still hangs (a thread stuck
+ *    in C), with 1.
  * 3. A failure to start is one line on stderr and exit code 1; a defect shows its cause.
  */
 import * as Cause from "effect/Cause";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Option from "effect/Option";
 import type * as Scope from "effect/Scope";
+import { type Grace, makeGrace } from "./grace.ts";
 
-/** `main` sets everything up and returns; what it put into its scope goes on until the end. */
+/** Runs `main` to its end, or until a signal closes its scope. */
 export const launch = (
-  main: Effect.Effect<unknown, { readonly message: string }, Scope.Scope>,
-  limitSeconds = 30,
+  main: Effect.Effect<void, { readonly message: string }, Scope.Scope>,
+  grace: Grace = makeGrace(Duration.seconds(25)),
 ): void => {
-  const fiber = Effect.runFork(Effect.scoped(Effect.andThen(main, Effect.never)));
+  const fiber = Effect.runFork(Effect.scoped(main));
   let stopping = false;
   const stop = () => {
     if (stopping) process.exit(1);
     stopping = true;
-    setTimeout(() => process.exit(1), limitSeconds * 1000).unref();
+    const { exitBy } = Effect.runSync(grace.begin);
+    setTimeout(() => process.exit(1), exitBy - Date.now());
     fiber.interruptUnsafe();
   };
   process.on("SIGTERM", stop);

@@ -10,16 +10,22 @@ import { join } from "node:path";
 
 const MAIN = join(import.meta.dir, "../../services/main.ts");
 
-/** Starts an entry file, the product's own unless another is named. */
-export const startProcess = (argv: readonly string[], entry = MAIN) =>
+export interface ProcessOptions {
+  /** The entry file, the product's own by default. */
+  readonly entry?: string;
+  readonly environment?: Readonly<Record<string, string>>;
+}
+
+const startProcess = (argv: readonly string[], { entry = MAIN, environment = {} }: ProcessOptions = {}) =>
   Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", process.execPath, entry, ...argv], {
+    env: { ...process.env, ...environment },
     stdio: ["ignore", "pipe", "pipe"],
   });
 
 /** A controller plugin at that socket, with no cluster configured; returns when it listens. */
-export const startController = async (path: string, more: readonly string[] = [], entry = MAIN) => {
+export const startController = async (path: string, more: readonly string[] = [], options: ProcessOptions = {}) => {
   const flags = ["--type=rbd", "--nodeid=n", "--controllerserver", `--endpoint=unix://${path}`, "--cells=1", ...more];
-  const child = startProcess(flags, entry);
+  const child = startProcess(flags, options);
   const limit = Date.now() + 10_000;
   while (!existsSync(path)) {
     if (child.exitCode !== null || Date.now() > limit) {
@@ -32,8 +38,8 @@ export const startController = async (path: string, more: readonly string[] = []
 };
 
 /** Runs it to its end. */
-export const runProcess = async (argv: readonly string[], entry = MAIN) => {
-  const child = startProcess(argv, entry);
+export const runProcess = async (argv: readonly string[]) => {
+  const child = startProcess(argv);
   const [stdout, stderr, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),

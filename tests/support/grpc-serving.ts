@@ -74,6 +74,10 @@ export const serving = async (
   };
 };
 
+/** Drains for that long, and closes in a second more. */
+export const grace = (seconds: number) =>
+  Effect.sync(() => ({ drainBy: Date.now() + seconds * 1000, closeBy: Date.now() + seconds * 1000 + 1000 }));
+
 /** The error that a call ends with; throws when it succeeds. */
 export const failure = async (call: Promise<unknown>): Promise<ServiceError> => {
   try {

@@ -137,7 +137,7 @@ describe("defaults", () => {
     });
     const { logSlowOpInterval, pollTime, timeout, osdTimeout, monTimeout, connectTimeout, gracePeriod } = ok();
     const durations = [logSlowOpInterval, pollTime, timeout, osdTimeout, monTimeout, connectTimeout, gracePeriod];
-    expect(durations.map(Duration.toSeconds)).toEqual([30, 60, 3, 30, 30, 15, 20]);
+    expect(durations.map(Duration.toSeconds)).toEqual([30, 60, 3, 30, 30, 15, 25]);
   });
 
   test("neither server asked for means both", () => {

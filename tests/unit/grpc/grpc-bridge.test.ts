@@ -11,7 +11,7 @@ import { CallInfo } from "../../../lib/grpc/call.ts";
 import { type CallSettings, client } from "../../support/grpc-client.ts";
 import { type ServiceImpl, served } from "../../../lib/grpc/service.ts";
 import { Code, codeName, detailsOf, RpcError } from "../../../lib/grpc/status.ts";
-import { eventually, failure, type Served, serving } from "../../support/grpc-serving.ts";
+import { eventually, failure, type Served, grace, serving } from "../../support/grpc-serving.ts";
 
 const cleanup: (() => Promise<void> | void)[] = [];
 afterEach(async () => {
@@ -19,7 +19,7 @@ afterEach(async () => {
 });
 
 const start = async (...args: Parameters<typeof serving>): Promise<Served> => {
-  const server = await serving({ graceSeconds: 1, ...args[0] });
+  const server = await serving({ stop: grace(1), ...args[0] });
   cleanup.push(server.stop);
   return server;
 };

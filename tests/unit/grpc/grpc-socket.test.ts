@@ -23,7 +23,7 @@ import { serve } from "../../../lib/grpc/server.ts";
 import { served } from "../../../lib/grpc/service.ts";
 import { grpcAddress, readEndpoint } from "../../../lib/grpc/socket.ts";
 import * as Result from "effect/Result";
-import { type Served, serving, temporaryDirectory } from "../../support/grpc-serving.ts";
+import { type Served, serving, temporaryDirectory, grace } from "../../support/grpc-serving.ts";
 
 let directory: string;
 let path: string;
@@ -40,7 +40,7 @@ afterEach(async () => {
 const services = [served(Identity, { probe: () => Effect.succeed({ ready: true }) })];
 
 const start = async (options: { readonly group?: string } = {}): Promise<Served> => {
-  const server = await serving({ services, path, graceSeconds: 0, ...options });
+  const server = await serving({ services, path, stop: grace(0), ...options });
   running.push(server);
   return server;
 };
@@ -213,7 +213,7 @@ describe("a place that can't be", () => {
 describe("TCP", () => {
   test("serves on a free port for 0, and says which", async () => {
     const identityOverTcp = Effect.gen(function* () {
-      const { endpoint } = yield* serve({ endpoint: "tcp://127.0.0.1:0", services, graceSeconds: 0 });
+      const { endpoint } = yield* serve({ endpoint: "tcp://127.0.0.1:0", services, stop: grace(0) });
       expect(endpoint).toMatch(/^tcp:\/\/127\.0\.0\.1:[1-9]\d+$/);
       expect(yield* Effect.promise(() => probe(endpoint))).toBe(true);
       expect(yield* Effect.promise(() => refusal(endpoint))).toContain("cannot listen on 127.0.0.1:");

@@ -9,7 +9,7 @@ import { Controller, SnapshotMetadata } from "../../../lib/gen/csi_pb.ts";
 import { client } from "../../support/grpc-client.ts";
 import { type ServiceImpl, served } from "../../../lib/grpc/service.ts";
 import { Code } from "../../../lib/grpc/status.ts";
-import { eventually, failure, type Served, serving } from "../../support/grpc-serving.ts";
+import { eventually, failure, type Served, serving, grace } from "../../support/grpc-serving.ts";
 
 const closes: (() => void)[] = [];
 afterEach(() => {
@@ -33,7 +33,7 @@ const setUp = async (graceSeconds: number) => {
   Object.assign(fate, { started: 0, ended: 0, interrupted: 0 });
   const endless = Stream.forever(Stream.fromEffect(Effect.as(Effect.sleep(10), { volumeCapacityBytes: 1n })));
   const server = await serving({
-    graceSeconds,
+    stop: grace(graceSeconds),
     services: [served(Controller, impl), served(SnapshotMetadata, { getMetadataAllocated: () => endless })],
   });
   const controller = client(Controller, server.endpoint);
