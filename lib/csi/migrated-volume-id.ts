@@ -32,6 +32,6 @@ export const parseMigratedId = (text: string): Result.Result<MigratedId, string>
   const clusterId = mons.slice("mons-".length);
   const uuid = image.slice("image-".length);
   if (clusterId === "" || uuid === "" || /[/@]/.test(uuid))
-    return Result.fail("its cluster or image is empty or no name");
+    return Result.fail("its cluster or image is empty, or its image is not a name");
   return Result.succeed({ clusterId, pool: poolName, imageName: IMAGE_PREFIX + uuid });
 };

@@ -1,8 +1,8 @@
 /**
- * How many bytes a volume gets for what was asked: rounding, the default, and the limits. Pure; it knows neither
- * images nor pools.
+ * The size of a volume for a capacity range: rounding, the default, and the limits. Pure.
  *
- * Invariants:
+ * Not here: images, pools and the space in them.
+ *
  * 1. A chosen size is a multiple of 1 MiB, at least 1 MiB, at least required_bytes and at most limit_bytes.
  * 2. Without a limit in its way it is the size ceph-csi would have chosen.
  */
@@ -11,12 +11,12 @@ import * as Result from "effect/Result";
 
 export const MIB = 1n << 20n;
 export const GIB = 1n << 30n;
-/** What a volume gets when nothing was asked. */
+/** The size of a volume when the request does not ask for one. */
 export const DEFAULT_SIZE = GIB;
 /** 1 EiB. Far above what an image can usefully be, far below where int64 arithmetic ends. */
 export const MAX_SIZE = 1n << 60n;
 
-/** CSI's CapacityRange. Absent and 0 both mean "not said". */
+/** CSI's CapacityRange. A bound that is absent or 0 does not apply. */
 export interface SizeRequest {
   readonly requiredBytes?: bigint | undefined;
   readonly limitBytes?: bigint | undefined;
@@ -29,7 +29,7 @@ export class InvalidSize extends Data.TaggedError("InvalidSize")<{ readonly reas
   }
 }
 
-/** The request is clear, but no size we can make lies within it. */
+/** No size that this driver can make lies within the range. */
 export class SizeOutOfRange extends Data.TaggedError("SizeOutOfRange")<{ readonly reason: string }> {
   override get message(): string {
     return `capacity out of range: ${this.reason}`;

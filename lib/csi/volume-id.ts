@@ -1,6 +1,6 @@
 /**
- * The CSI handle of volumes, snapshots and groups as a pure codec: text in, data out. It reads no cluster and no
- * config, and cannot tell the three kinds of object apart, for the text does not say.
+ * The CSI handle of volumes, snapshots and groups, as a pure codec. It asks no cluster and reads no configuration, and
+ * cannot tell the three kinds of object apart, because their handles have the same form.
  *
  *   0001-0009-rook-ceph-0000000000000002-b0285c97-a0ce-11eb-8c66-0242ac110002
  *   │    │    │         │                └ uuid, 36 characters, names the journal object
@@ -9,11 +9,12 @@
  *   │    └ its length in bytes, 4 hex digits
  *   └ version, 4 hex digits, written 0001, any value read
  *
- * Invariants:
+ * Not here: the handles of volumes that the in-tree plugin made (./migrated-volume-id.ts).
+ *
  * 1. No text makes a function here throw.
- * 2. What encodeVolumeId wrote, parseVolumeId reads back to the same values.
- * 3. Every handle ceph-csi has written parses. What it never wrote, but would read (other separators, a uuid of
- *    other characters, a negative pool, more than 128 bytes), is refused: such a handle names no volume.
+ * 2. parseVolumeId reads a handle that encodeVolumeId wrote back to the same values.
+ * 3. Every handle that ceph-csi has written parses. Handles that it never wrote, but would read (other separators, a
+ *    uuid of other characters, a negative pool, more than 128 bytes), are refused: such a handle names no volume.
  */
 import * as Data from "effect/Data";
 import * as Result from "effect/Result";
@@ -26,7 +27,7 @@ export interface VolumeId {
   readonly uuid: string;
 }
 
-/** The text is no handle of ours, or the parts make none. `reason` is fit for the caller. */
+/** The text is not a handle of this driver, or a handle cannot be made of the parts. The caller reads the `reason`. */
 export class InvalidVolumeId extends Data.TaggedError("InvalidVolumeId")<{ readonly reason: string }> {
   override get message(): string {
     return `invalid volume ID: ${this.reason}`;
@@ -53,16 +54,16 @@ export const UUID_LENGTH = 36;
 /** Whether the text is a uuid in its canonical 8-4-4-4-12 form, in any letter case. */
 export const isUuid = (text: string): boolean => UUID.test(text);
 
-/** Writes a handle. Fails when the clusterID has no place in one, or pool or uuid are none. */
+/** Writes a handle. Fails if the clusterID does not fit into one, or if the pool id or the uuid is not valid. */
 export const encodeVolumeId = (id: VolumeId): Result.Result<string, InvalidVolumeId> => {
   const length = Buffer.byteLength(id.clusterId, "utf8");
   if (length === 0) return refuse("the clusterID is empty");
   if (!id.clusterId.isWellFormed()) return refuse("the clusterID is not valid Unicode");
   if (length > MAX_CLUSTER_ID_BYTES) {
-    return refuse(`the clusterID has ${length} bytes, a volume ID has room for ${MAX_CLUSTER_ID_BYTES}`);
+    return refuse(`the clusterID has ${length} bytes, and a volume ID has room for ${MAX_CLUSTER_ID_BYTES}`);
   }
-  if (id.poolId < 0n || id.poolId > MAX_POOL_ID) return refuse(`${id.poolId} is no pool id`);
-  if (!isUuid(id.uuid)) return refuse("the object id is no uuid");
+  if (id.poolId < 0n || id.poolId > MAX_POOL_ID) return refuse(`${id.poolId} is not a pool id`);
+  if (!isUuid(id.uuid)) return refuse("the object id is not a uuid");
   const lengthField = length.toString(16).padStart(4, "0");
   const poolField = id.poolId.toString(16).padStart(16, "0");
   return Result.succeed(`0001-${lengthField}-${id.clusterId}-${poolField}-${id.uuid}`);
@@ -70,13 +71,13 @@ export const encodeVolumeId = (id: VolumeId): Result.Result<string, InvalidVolum
 
 /** Reads a handle. Offsets count bytes, as the length field does. */
 export const parseVolumeId = (text: string): Result.Result<VolumeId, InvalidVolumeId> => {
-  // Before anything is copied: no UTF-8 form is shorter than its text.
+  // Comes before anything is copied, because no UTF-8 form is shorter than its text.
   if (text.length > MAX_VOLUME_ID_BYTES) return refuse(`longer than ${MAX_VOLUME_ID_BYTES} bytes`);
   if (!text.isWellFormed()) return refuse("not valid Unicode");
   const bytes = Buffer.from(text, "utf8");
   if (bytes.length > MAX_VOLUME_ID_BYTES) return refuse(`longer than ${MAX_VOLUME_ID_BYTES} bytes`);
   if (bytes.length < FIXED_BYTES) return refuse(`shorter than ${FIXED_BYTES} bytes`);
-  // latin1 keeps one character per byte, so that no slice can fall into the middle of one.
+  // latin1 has one character for each byte, so no slice cuts a character in two.
   const ascii = (from: number, to: number) => bytes.toString("latin1", from, to);
   if (!HEX_4.test(ascii(0, 4))) return refuse("the version is not 4 hex digits");
   if (!HEX_4.test(ascii(5, 9))) return refuse("the length of the clusterID is not 4 hex digits");
@@ -88,7 +89,7 @@ export const parseVolumeId = (text: string): Result.Result<VolumeId, InvalidVolu
   if ([4, 9, poolAt - 1, uuidAt - 1].some((at) => ascii(at, at + 1) !== "-")) {
     return refuse('its parts are not separated by "-"');
   }
-  // With "-" on both sides no character of the clusterID is cut in two.
+  // The clusterID has "-" on both sides, so none of its characters is cut in two.
   const clusterId = bytes.toString("utf8", CLUSTER_AT, CLUSTER_AT + length);
   if (!HEX_16.test(ascii(poolAt, poolAt + 16))) return refuse("the pool id is not 16 hex digits");
   const poolId = BigInt(`0x${ascii(poolAt, poolAt + 16)}`);
@@ -98,13 +99,13 @@ export const parseVolumeId = (text: string): Result.Result<VolumeId, InvalidVolu
   return Result.succeed({ clusterId, poolId, uuid });
 };
 
-/** What a handle is by its looks alone: `other` is a static volume's image name, or nonsense. */
+/** The kind of a handle by its form alone: `other` is the image name of a static volume, or not a handle. */
 export type VolumeKind = "dynamic" | "migrated" | "other";
 
 /**
- * Recognises a handle. A migrated in-tree volume has `mig`, `image-` and `mons-` somewhere in its handle. A whole
- * handle of our own is never taken for one, even if its clusterID holds these words: no migration handle begins
- * with hex digits.
+ * Recognises a handle. That of a migrated in-tree volume has `mig`, `image-` and `mons-` somewhere. A handle of this
+ * driver is never mistaken for one, even if its clusterID holds these words, because no migration handle begins with hex
+ * digits.
  */
 export const volumeKind = (text: string): VolumeKind => {
   if (Result.isSuccess(parseVolumeId(text))) return "dynamic";
