@@ -34,7 +34,7 @@ type NonEmpty<A> = readonly [A, ...A[]];
 export interface GroupSpec {
   readonly requestName: string;
   readonly sourceVolumeIds: NonEmpty<string>;
-  /** As in the request: metadata of the members' images is taken from it. */
+  /** Those of the request: the metadata of the members' images comes from them. */
   readonly parameters: Readonly<Record<string, string>>;
   readonly snapshotPrefix: string;
   readonly groupPrefix: string;

@@ -21,7 +21,7 @@ import { type OmapWrite, type PoolRef, Rados } from "../ceph/rados.ts";
 import { directoryObject, nodesKey, VOLUMES } from "./journal.ts";
 
 /** A volume in the journal. */
-export interface Volume {
+export interface JournalVolume {
   readonly pool: PoolRef;
   readonly instanceId: string;
   readonly requestName: string;
@@ -50,7 +50,7 @@ const valueOf = (uuid: string, nodes: readonly string[]): string =>
 export const publishedNodes = Effect.fn("journal.publishedNodes")(function* (
   pool: PoolRef,
   instanceId: string,
-  names: readonly Pick<Volume, "requestName" | "uuid">[],
+  names: readonly Pick<JournalVolume, "requestName" | "uuid">[],
 ): Effect.fn.Return<readonly (readonly string[])[], CephError, Rados> {
   const rados = yield* Rados;
   const keys = names.map(({ requestName }) => nodesKey(requestName));
@@ -59,17 +59,21 @@ export const publishedNodes = Effect.fn("journal.publishedNodes")(function* (
 });
 
 /** Adds the node; one call if no other node has the volume. `shared`: other nodes may have it too. */
-export const publishNode = (volume: Volume, nodeId: string, shared: boolean): Effect.Effect<void, CephError, Rados> =>
+export const publishNode = (
+  volume: JournalVolume,
+  nodeId: string,
+  shared: boolean,
+): Effect.Effect<void, CephError, Rados> =>
   rewrite(volume, (nodes) => (shared ? [...new Set([...nodes, nodeId])].toSorted() : [nodeId]), []);
 
 /** Removes the node; one call if no other node has the volume. */
-export const unpublishNode = (volume: Volume, nodeId: string): Effect.Effect<void, CephError, Rados> =>
+export const unpublishNode = (volume: JournalVolume, nodeId: string): Effect.Effect<void, CephError, Rados> =>
   rewrite(volume, (nodes) => nodes.filter((node) => node !== nodeId), [nodeId]);
 
 /** Writes the changed list, at first as if it were `guess` now: a compare shows whether it is. */
 const rewrite = Effect.fn("journal.rewriteNodes")(
   function* (
-    { pool, instanceId, requestName, uuid }: Volume,
+    { pool, instanceId, requestName, uuid }: JournalVolume,
     change: (nodes: readonly string[]) => readonly string[],
     guess: readonly string[],
   ): Effect.fn.Return<void, CephError, Rados> {

@@ -25,7 +25,7 @@ import type { Position } from "./page-token.ts";
 
 /** The most entries of one page, also when the caller sets no limit: clients take messages of a few MiB only. */
 const LARGEST_PAGE = 1000;
-/** A page of a few entries does not ask for each of them. */
+/** The fewest names to ask for at once: a page of a few entries does not need a call for each of them. */
 const FEWEST_NAMES = 64;
 
 /** A pool that has a journal. */
@@ -117,12 +117,16 @@ const fillFromCluster = Effect.fnUntraced(function* <A, E, R>(
     const journal = { cluster, pool: { access, pool: name, namespace: cluster.radosNamespace }, poolId, poolNames };
     const from = after?.poolId === poolId ? after.requestName : "";
     const first = yield* Effect.result(namesAfter(journal, from, spec.kind, page));
-    if (Result.isSuccess(first)) {
-      anyRead = true;
-      if ((yield* fillFromPool(journal, first.success, spec, page)).full) return { full: true };
-    } else if (secret.pools === undefined && first.failure._tag === "AccessDenied") denied ??= first.failure;
-    // The pool lacks the namespace, or was removed just now.
-    else if (secret.pools !== undefined || first.failure._tag !== "PoolNotFound") return yield* first.failure;
+    if (Result.isFailure(first)) {
+      const error = first.failure;
+      const unreadable = error._tag === "AccessDenied" || error._tag === "PoolNotFound";
+      if (secret.pools !== undefined || !unreadable) return yield* error;
+      // Passed over: the user must not read the pool, or the pool lacks the namespace, or was removed just now.
+      if (error._tag === "AccessDenied") denied ??= error;
+      continue;
+    }
+    anyRead = true;
+    if ((yield* fillFromPool(journal, first.success, spec, page)).full) return { full: true };
   }
   return denied === undefined || anyRead ? { full: false } : yield* denied;
 });

@@ -11,7 +11,7 @@ import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { publishNode, unpublishNode, type Volume } from "../journal/published-nodes.ts";
+import { publishNode, unpublishNode, type JournalVolume } from "../journal/published-nodes.ts";
 
 const LIMIT = "2 seconds";
 
@@ -19,7 +19,7 @@ export interface PublishedNodeRecordService {
   /** `volume` is absent if it has no entry in a journal. */
   readonly staged: (
     volumeId: string,
-    volume: Omit<Volume, "instanceId"> | undefined,
+    volume: Omit<JournalVolume, "instanceId"> | undefined,
     shared: boolean,
   ) => Effect.Effect<void, never, Ceph>;
   readonly unstaged: (volumeId: string) => Effect.Effect<void, never, Ceph>;
@@ -31,7 +31,7 @@ export class PublishedNodeRecord extends Context.Service<PublishedNodeRecord, Pu
 
 /** Without an `instanceId` it records nothing. */
 export const makePublishedNodeRecord = (nodeId: string, instanceId: string | undefined): PublishedNodeRecordService => {
-  const staged = new Map<string, Volume>();
+  const staged = new Map<string, JournalVolume>();
   return {
     staged: (volumeId, entry, shared) =>
       Effect.suspend(() => {

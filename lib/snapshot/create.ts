@@ -64,7 +64,7 @@ export interface SnapshotRequest {
 interface SnapshotSpec {
   readonly requestName: string;
   readonly sourceVolumeId: string;
-  /** As in the request: metadata of the image is taken from it. */
+  /** Those of the request: the metadata of the image comes from them. */
   readonly parameters: Readonly<Record<string, string>>;
   readonly snapshotPrefix: string;
   readonly cluster: Cluster | undefined;

@@ -8,7 +8,6 @@
  * 2. A repeated request that asks for something else than exists is a Conflict and changes nothing.
  */
 import * as Effect from "effect/Effect";
-import * as Result from "effect/Result";
 import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
@@ -19,7 +18,6 @@ import { volumeContext } from "../config/parameters.ts";
 import { DriverSettings } from "../config/settings.ts";
 import {
   Conflict,
-  InvalidRequest,
   type JournalCorrupt,
   type LockHeld,
   type NotReadyYet,
@@ -28,7 +26,8 @@ import {
   type TooMany,
   type VolumeNotFound,
 } from "../csi/errors.ts";
-import { encodeVolumeId, UUID_LENGTH } from "../csi/volume-id.ts";
+import { newHandle } from "../csi/new-handle.ts";
+import { UUID_LENGTH } from "../csi/volume-id.ts";
 import type { Flatten } from "../images/flatten.ts";
 import { tempImage } from "../images/intermediate.ts";
 import { difference, imageSpec } from "../images/layout.ts";
@@ -209,10 +208,9 @@ const describeCreated = Effect.fnUntraced(function* (
   poolId: bigint,
   existing: ImageStatus | undefined,
 ) {
-  const handle = encodeVolumeId({ clusterId: parameters.clusterId, poolId: imagePoolId ?? poolId, uuid });
-  const refused = ({ message }: Error) => new InvalidRequest({ field: "parameters.clusterID", reason: message });
+  const handle = newHandle({ clusterId: parameters.clusterId, poolId: imagePoolId ?? poolId, uuid });
   const volume: CreatedVolume = {
-    volumeId: yield* Effect.fromResult(Result.mapError(handle, refused)),
+    volumeId: yield* Effect.fromResult(handle),
     capacityBytes: existing?.sizeBytes ?? size.sizeBytes,
     volumeContext: volumeContext(requestParameters, {
       pool: imagePool.pool,

@@ -5,7 +5,7 @@ import { type Ceph, type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts"
 import { TimedOut } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
-import { publishNode, unpublishNode, type Volume } from "../../../lib/journal/published-nodes.ts";
+import { publishNode, unpublishNode, type JournalVolume } from "../../../lib/journal/published-nodes.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { listerOn } from "../../support/listing-world.ts";
@@ -19,7 +19,7 @@ const stage = async () => {
   const cluster = aCluster();
   const lister = listerOn(cluster);
   const { volume: made } = await lister.createVolume(creation());
-  const volume: Volume = { pool, instanceId: "default", requestName: "pvc-1", uuid: uuidOf(made.volumeId) };
+  const volume: JournalVolume = { pool, instanceId: "default", requestName: "pvc-1", uuid: uuidOf(made.volumeId) };
   const close = () => lister[Symbol.asyncDispose]();
   return { cluster, lister, volume, volumeId: made.volumeId, [Symbol.asyncDispose]: close };
 };
@@ -28,8 +28,8 @@ const stage = async () => {
 const at = (cluster: MemoryCluster, ceph: CephCalls = cephMemoryService(cluster)) => {
   const run = <E>(effect: Effect.Effect<void, E, Ceph>) => Effect.runPromise(Effect.provide(effect, cephLayer(ceph)));
   return {
-    publish: (volume: Volume, node: string, shared = false) => run(publishNode(volume, node, shared)),
-    unpublish: (volume: Volume, node: string) => run(unpublishNode(volume, node)),
+    publish: (volume: JournalVolume, node: string, shared = false) => run(publishNode(volume, node, shared)),
+    unpublish: (volume: JournalVolume, node: string) => run(unpublishNode(volume, node)),
   };
 };
 
