@@ -41,6 +41,9 @@ export const LockKey = {
 /** Held by several operations at once, but not beside an exclusive holder. */
 export const shared = (held: LockKey): LockKey => ({ ...held, mode: "shared" });
 
-/** In the order in which they are taken. */
-export const inOrder = (keys: readonly LockKey[]): readonly LockKey[] =>
-  keys.toSorted((a, b) => a.rank - b.rank || (a.text < b.text ? -1 : 1));
+/** Each key once, the exclusive one before the shared, in the order in which they are taken. */
+export const inOrder = (keys: readonly LockKey[]): readonly LockKey[] => {
+  const once = new Map<string, LockKey>();
+  for (const wanted of keys) if (once.get(wanted.text)?.mode !== "exclusive") once.set(wanted.text, wanted);
+  return [...once.values()].toSorted((a, b) => a.rank - b.rank || (a.text < b.text ? -1 : 1));
+};

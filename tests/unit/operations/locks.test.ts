@@ -286,6 +286,11 @@ describe("several locks", () => {
     ]);
   });
 
+  test("that name one thing twice are one lock, and exclusive if one of them is", () => {
+    const volume = LockKey.volume("a");
+    expect(inOrder([shared(volume), volume, shared(volume)])).toEqual([volume]);
+  });
+
   virtual("are all held while the work runs, and all free afterwards", (locks) =>
     Effect.gen(function* () {
       yield* locks.with(
