@@ -31,7 +31,7 @@ import { CallInfo } from "../../lib/grpc/call.ts";
 import { codeName, RpcError } from "../../lib/grpc/status.ts";
 import type { Flatten } from "../../lib/images/flatten.ts";
 import { Purge } from "../../lib/images/purge.ts";
-import { Locks } from "../../lib/operations/locks.ts";
+import { type LockRow, Locks } from "../../lib/operations/locks.ts";
 import { Operations } from "../../lib/operations/pipeline.ts";
 import { controller, controllerLayer } from "../../services/controller.ts";
 import {
@@ -238,4 +238,14 @@ export const eventually = async (condition: () => boolean, what: string): Promis
     if (Date.now() > limit) throw new Error(`not within ten seconds: ${what}`);
     await Bun.sleep(1);
   }
+};
+
+/** The line in front of a lock, once somebody waits in it: what shows that a call has come, and does not go on yet. */
+export const waitsFor = async (driver: Driver, key: string): Promise<LockRow> => {
+  const locks = await driver.locks();
+  const line = () => locks.table().find((row) => row.key === key && row.waiting > 0);
+  await eventually(() => line() !== undefined, `somebody waits for ${key}`);
+  const found = line();
+  if (found === undefined) throw new Error(`nobody waits for ${key} any more`);
+  return found;
 };

@@ -1,8 +1,11 @@
 /** When a thread tidies up: after much work, once it has nothing to do. */
-import { expect, test } from "bun:test";
+import { afterEach, beforeEach, expect, jest, test } from "bun:test";
 import { tidyWhenCalm } from "../../../lib/cells/idle-gc.ts";
 
 const QUIET = 60;
+
+beforeEach(() => void jest.useFakeTimers());
+afterEach(() => void jest.useRealTimers());
 
 const counted = (worth: number) => {
   let times = 0;
@@ -10,33 +13,33 @@ const counted = (worth: number) => {
   return { worked, times: () => times };
 };
 
-test("it tidies once, when the work is over", async () => {
+test("it tidies once, when the work is over", () => {
   const { worked, times } = counted(3);
   for (let i = 0; i < 10; i++) worked();
   expect(times()).toBe(0);
-  await Bun.sleep(QUIET * 3);
+  jest.advanceTimersByTime(QUIET * 3);
   expect(times()).toBe(1);
-  await Bun.sleep(QUIET * 3);
+  jest.advanceTimersByTime(QUIET * 3);
   expect(times()).toBe(1);
 });
 
-test("little work is not worth it, and is counted with what follows", async () => {
+test("little work is not worth it, and is counted with what follows", () => {
   const { worked, times } = counted(3);
   worked();
   worked();
-  await Bun.sleep(QUIET * 3);
+  jest.advanceTimersByTime(QUIET * 3);
   expect(times()).toBe(0);
   worked();
-  await Bun.sleep(QUIET * 3);
+  jest.advanceTimersByTime(QUIET * 3);
   expect(times()).toBe(1);
 });
 
-test("not while there is work", async () => {
+test("not while there is work", () => {
   const { worked, times } = counted(1);
   for (let i = 0; i < 10; i++) {
     worked();
     // longer in all than what is quiet, each pause shorter
-    await Bun.sleep(QUIET / 6);
+    jest.advanceTimersByTime(QUIET / 6);
   }
   expect(times()).toBe(0);
 });

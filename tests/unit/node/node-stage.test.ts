@@ -1,7 +1,7 @@
 /** NodeStageVolume where nothing crashes: what is made, what is recognised, and what is left alone. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { recorded } from "../../support/ceph-faults.ts";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { interceptedHost } from "../../support/host-faults.ts";
@@ -215,10 +215,12 @@ describe("an image in use elsewhere", () => {
   test("is staged as soon as it is free", async () => {
     const { host, cluster } = await aNode();
     const leave = cluster.watch("rbd", IMAGE);
-    await using driver = nodeOn(host);
-    const done = driver.stage(staging(), Date.now() + 10_000);
-    setTimeout(leave, 300);
-    await done;
+    // The first look finds the image in use, the second finds it free.
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "imageStatus" ? Effect.tap(act, () => Effect.sync(leave)) : act,
+    );
+    await using driver = nodeOn(host, { ceph });
+    await driver.stage(staging(), Date.now() + 10_000);
     expect(host.mounts).toHaveLength(1);
   }, 10_000);
 

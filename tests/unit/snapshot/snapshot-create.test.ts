@@ -24,6 +24,7 @@ import {
   driverOn,
   EAST,
   eventually,
+  waitsFor,
   failureOf,
   GIB,
   poolDump,
@@ -177,7 +178,6 @@ describe("the answer", () => {
     image.write(0n, MIB_4);
     now += 60_000;
     const joined = driver.createSnapshot(snapshotOf(id));
-    await Bun.sleep(5);
     letGo();
     const ready = { snapshot: { ...early, readyToUse: true } };
     expect(await joined).toEqual(ready);
@@ -338,7 +338,7 @@ test("DeleteVolume waits for a snapshot of it that is being taken", async () => 
   const id = await aVolume(driver, cluster);
   const { snapshot } = await driver.createSnapshot(snapshotOf(id));
   const deleted = driver.deleteVolume(deletion(id));
-  await Bun.sleep(5);
+  await waitsFor(driver, `volume ${id}`);
   expect(Object.keys(poolDump(cluster).images)).toContain(imageOf(id));
   letGo();
   await deleted;

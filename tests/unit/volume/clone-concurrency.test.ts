@@ -24,6 +24,7 @@ import {
   type Driver,
   driverOn,
   eventually,
+  waitsFor,
   failureOf,
   poolDump,
 } from "../../support/world.ts";
@@ -59,14 +60,10 @@ describe("one driver", () => {
     const names = ["a", "b", "c"];
     const restores = names.map((name) => driver.createVolume(restoreOf(snapshotId, { name })));
     await eventually(() => waiting() === 3, "three restores at work");
-    let gone = false;
-    const deleted = driver.deleteSnapshot(snapshotDeletion(snapshotId)).then(() => (gone = true));
-    await Bun.sleep(20);
-    expect(gone).toBe(false);
-    expect((await driver.locks()).table().find(({ key }) => key === `snapshot ${snapshotId}`)).toMatchObject({
-      holders: { length: 3 },
-      waiting: 1,
-    });
+    const deleted = driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    const line = await waitsFor(driver, `snapshot ${snapshotId}`);
+    expect(line.holders).toHaveLength(3);
+    expect(Object.keys(poolDump(cluster).images)).toContain(holderOf(snapshotId));
     letGo();
     await deleted;
     for (const { volume } of await Promise.all(restores)) {
@@ -97,7 +94,7 @@ describe("one driver", () => {
     const cloned = driver.createVolume(cloneOf(volumeId));
     await eventually(() => waiting() === 1, "a clone at work");
     const deleted = driver.deleteVolume(deletion(volumeId));
-    await Bun.sleep(20);
+    await waitsFor(driver, `volume ${volumeId}`);
     expect(Object.keys(poolDump(cluster).images)).toContain(imageOf(volumeId));
     letGo();
     await deleted;
