@@ -67,7 +67,11 @@ const readySnapshot = (snapshotId: string, credentials: Credentials | undefined)
     );
     if (found.attributes?.source === undefined) return yield* gone("the journal does not know it");
     if (found.attributes.imageId === undefined) {
-      return yield* new Precondition({ subject: "", problem: `snapshot ${snapshotId} is not ready yet` });
+      return yield* new Precondition({
+        subject: `snapshot ${snapshotId}`,
+        problem: "is not ready yet",
+        remedy: "Retry later",
+      });
     }
     const image = yield* (yield* Rbd)
       .imageStatus(found.pool, found.imageName)

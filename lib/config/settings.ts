@@ -50,7 +50,3 @@ export class DriverSettings extends Context.Service<DriverSettings, Settings>()(
   static readonly layerOf = (settings: Settings): Layer.Layer<DriverSettings> =>
     Layer.succeed(DriverSettings, DriverSettings.of(settings));
 }
-
-/** Old spelling; it goes with its last user. */
-export type VolumeOptions = Settings;
-export const volumeOptions = settingsOf;

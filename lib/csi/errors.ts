@@ -54,7 +54,7 @@ export interface Problem {
 }
 
 const messageOf = ({ subject, problem, remedy }: Problem): string =>
-  `${subject} ${problem}${remedy === undefined ? "" : `. ${remedy}`}`.trimStart();
+  `${subject} ${problem}${remedy === undefined ? "" : `. ${remedy}`}`;
 
 /** The name or path is taken by something that differs from what the request asks for. */
 export class Conflict extends Data.TaggedError("Conflict")<Problem> {

@@ -111,10 +111,3 @@ const undoAll = (compensations: readonly Compensation[]): Effect.Effect<void> =>
       ),
     { discard: true },
   ).pipe(Effect.ignore);
-
-/** Old spelling; it goes with its last user. */
-export const undoable = <A, E, R, E2, R2>(
-  name: string,
-  body: Effect.Effect<A, E, R>,
-  undo: (made: A) => Effect.Effect<unknown, E2, R2>,
-): Effect.Effect<A, E, R | R2 | Compensations> => step(name, body, { undo });

@@ -44,12 +44,6 @@ export interface LocksService {
     keys: readonly (LockKey | undefined)[],
     use: Effect.Effect<A, E, R>,
   ) => Effect.Effect<A, E | LockHeld, R>;
-  /** Old spelling; it goes with its last user. */
-  readonly withLock: <A, E, R>(
-    key: string,
-    mode: LockMode,
-    use: Effect.Effect<A, E, R>,
-  ) => Effect.Effect<A, E | LockHeld, R>;
   /** What is held and waited for now. */
   readonly table: () => readonly LockRow[];
 }
@@ -134,8 +128,6 @@ export const makeLocks = (): LocksService => {
           >,
         );
       }),
-    withLock: (text, mode, use) =>
-      Effect.flatMap(CurrentOperation, (owner) => hold({ text, mode, rank: 0 }, owner, use)),
     table: () =>
       [...lines].map(([key, line]) => ({
         key,

@@ -123,7 +123,3 @@ export const toRpcError = (error: DomainError, operation?: Operation): RpcError 
     message:
       operation === undefined ? error.message : `${error.message} (${operation.rpc}, stage "${operation.stage}")`,
   });
-
-/** Old spelling; it goes with its last user. */
-export const isDefinite = (error: DomainError): boolean => outcomeOf(error) === "none";
-export const mayUndo = isDefinite;

@@ -14,7 +14,7 @@ import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
-import { DriverSettings, type VolumeOptions } from "../../lib/config/settings.ts";
+import { DriverSettings, type Settings as ProductSettings } from "../../lib/config/settings.ts";
 import {
   CreateVolumeGroupSnapshotRequestSchema,
   DeleteSnapshotRequestSchema,
@@ -40,7 +40,7 @@ export const BLOCK = 4n << 20n;
 export interface Settings {
   readonly ceph?: CephCalls;
   readonly clusters?: readonly Cluster[];
-  readonly options?: Partial<VolumeOptions>;
+  readonly options?: Partial<ProductSettings>;
   /** Whether the administrator has given credentials for `east`. */
   readonly secrets?: boolean;
 }

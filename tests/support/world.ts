@@ -17,7 +17,7 @@ import * as Result from "effect/Result";
 import { type Ceph, type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/mapping.ts";
-import { DriverSettings, type VolumeOptions } from "../../lib/config/settings.ts";
+import { DriverSettings, type Settings } from "../../lib/config/settings.ts";
 import { parseVolumeId } from "../../lib/csi/volume-id.ts";
 import {
   ControllerExpandVolumeRequestSchema,
@@ -146,7 +146,7 @@ export const uuidOf = (volumeId: string): string => Result.getOrThrow(parseVolum
 
 // --------------------------------------------------------------------------------------------------- drivers
 
-export const OPTIONS: VolumeOptions = {
+export const OPTIONS: Settings = {
   instanceId: "default",
   setMetadata: false,
   clusterName: "",
@@ -160,7 +160,7 @@ export const OPTIONS: VolumeOptions = {
 export interface DriverWays {
   /** Its way to the cluster; the memory's own service when absent. */
   readonly ceph?: CephCalls;
-  readonly options?: Partial<VolumeOptions>;
+  readonly options?: Partial<Settings>;
   readonly clusters?: readonly Cluster[];
   readonly mapping?: MappingTable;
 }
