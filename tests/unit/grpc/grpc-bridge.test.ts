@@ -282,16 +282,14 @@ describe("callers who leave", () => {
       server.endpoint,
     ]);
     try {
-      const limit = Date.now() + 5000;
-      while (fate.started === 0 && Date.now() < limit) await Bun.sleep(10);
-      expect(fate.started).toBe(1);
+      await eventually(() => fate.started === 1, "the call has arrived");
     } finally {
       child.kill("SIGKILL");
       await child.exited;
     }
     await eventually(() => fate.interrupted === 1, "the fiber is interrupted");
     controller.close();
-  }, 10_000);
+  }, 30_000);
 });
 
 describe("limits", () => {
@@ -390,7 +388,7 @@ describe("server streams", () => {
     let early = -1;
     for (let looks = 0; looks < 50 && made !== early; looks++) {
       early = made;
-      await Bun.sleep(300);
+      await Bun.sleep(500);
     }
     expect(made).toBe(early);
     // About 36 kB each: what the connection's windows and buffers hold, and no more.
@@ -398,7 +396,7 @@ describe("server streams", () => {
     for (let i = 0; i < 600; i++) await reader.next();
     expect(made).toBeGreaterThan(600);
     await reader.return?.();
-    await Effect.runPromise(Deferred.await(stopped).pipe(Effect.timeout("1 second")));
+    await Effect.runPromise(Deferred.await(stopped).pipe(Effect.timeout("20 seconds")));
   });
 });
 
