@@ -7,22 +7,20 @@
  *    and both start side by side.
  * 2. Whatever it starts it ends, unless `--keep` asks for it; then it says how to end it.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { clusterAddress } from "../rig/address.ts";
+import { bundleDriver, bundleProgram } from "../rig/bundle.ts";
 import { freePort, startCeph } from "../rig/ceph.ts";
-import { rig } from "../rig/cluster.ts";
-import { runTool, serveControl } from "../rig/control.ts";
+import { serveControl } from "../rig/control.ts";
 import { temporaryFolder } from "../rig/folder.ts";
-import { outputOf } from "../rig/place.ts";
 import { checkout } from "../rig/suite.ts";
-import { OUT, runInVm, shellWord } from "../rig/vm.ts";
-import { type DriverPlace, driverCommand, endpointOf, lastLines, logOf, startDriver, whenReady } from "./driver.ts";
+import { runInVm, shellWord } from "../rig/vm.ts";
+import { type DriverPlace, driverCommand, endpointOf, insidePlace, logOf, startDriver, UP } from "./driver.ts";
 import { output } from "./steps.ts";
-import { CLUSTER_ID, clusterConfig, type ShownCluster, story } from "./story.ts";
+import { CLUSTER_ID, clusterConfig, type ShownCluster, tellStory } from "./story.ts";
 
 const keep = process.argv.includes("--keep");
-const inside = process.argv.includes("--inside");
 
 const hasKrbd = (): boolean => {
   if (existsSync("/sys/bus/rbd")) return true;
@@ -52,15 +50,6 @@ const tellOfCluster = ({ release, monitors }: ShownCluster, started: number): vo
   );
 };
 
-const tell = async (ceph: ShownCluster, place: DriverPlace): Promise<void> => {
-  try {
-    await story({ ceph, endpoint: endpointOf(place), dir: place.dir });
-  } catch (error) {
-    console.log(lastLines(place));
-    throw error;
-  }
-};
-
 /** Cluster, driver and story, here. */
 const here = async (): Promise<void> => {
   const dir = temporaryFolder("csi-rbd-demo-");
@@ -72,15 +61,12 @@ const here = async (): Promise<void> => {
     const place = placeIn(dir, ceph.monitors);
     const driver = await startDriver(place, false);
     console.log(`    the driver is up after ${seconds(started)}: process ${driver.pid}\n`);
-    await tell(ceph, place).finally(driver.stop);
+    await tellStory(ceph, place).finally(driver.stop);
   } finally {
     await ceph.stop();
     rmSync(dir, { recursive: true, force: true });
   }
 };
-
-/** What the guest waits for: the path of the cluster's rig.json, once the cluster is up. */
-const UP = "cluster-is-up";
 
 const inVm = async (): Promise<void> => {
   console.log(
@@ -106,14 +92,21 @@ const inVm = async (): Promise<void> => {
     },
     (error: unknown) => broken.abort(error),
   );
-  const { env, argv } = driverCommand(insidePlace);
-  const driver = [...Object.entries(env).map(([name, value]) => `${name}=${value}`), ...argv].map(shellWord).join(" ");
-  const demo = [process.execPath, join(checkout, "tests/demo/demo.ts"), "--inside"].map(shellWord).join(" ");
+  const commandLine = async (): Promise<string> => {
+    const main = await bundleDriver(join(dir, "bundle"));
+    const inside = await bundleProgram("tests/demo/inside.ts", join(dir, "bundle"));
+    const { env, argv } = driverCommand(insidePlace, main);
+    const driver = [...Object.entries(env).map(([name, value]) => `${name}=${value}`), ...argv]
+      .map(shellWord)
+      .join(" ");
+    const rest = [process.execPath, inside].map(shellWord).join(" ");
+    // side by side: most of the time goes into starting the two
+    return `mkdir ${insidePlace.dir}; env ${driver} > ${logOf(insidePlace)} 2>&1 & exec ${rest}`;
+  };
   try {
     const control = serveControl(join(dir, "ceph"));
     const status = await runInVm({
-      // side by side: half a minute of emulation goes into starting the two
-      command: ["sh", "-c", `mkdir ${insidePlace.dir}; env ${driver} > ${logOf(insidePlace)} 2>&1 & exec ${demo}`],
+      command: ["sh", "-c", await commandLine()],
       out,
       cwd: checkout,
       env: { CSI_RBD_CONTROL: control.url },
@@ -130,23 +123,6 @@ const inVm = async (): Promise<void> => {
     await starting.then(({ stop }) => stop()).catch(() => undefined);
     rmSync(dir, { recursive: true, force: true });
   }
-};
-
-const insidePlace: DriverPlace = { dir: "/run/csi-rbd-demo", config: join(OUT, "config") };
-
-/** The guest's part: the driver starts beside this process, the cluster is outside. */
-const insideVm = async (): Promise<void> => {
-  const started = performance.now();
-  const up = join(OUT, UP);
-  for (const until = Date.now() + 120_000; !existsSync(up); await Bun.sleep(100)) {
-    if (Date.now() > until) throw new Error("the cluster outside the VM did not come up within 120 s");
-  }
-  process.env["CSI_RBD_RIG"] = readFileSync(up, "utf8");
-  const { conf, monitors, key, release } = rig();
-  const exec = async (...command: Array<string>) => outputOf(command, await runTool(conf, command));
-  await whenReady(insidePlace);
-  console.log(`    the driver answers after ${seconds(started)} more\n`);
-  await tell({ conf, monitors, adminKey: key, release, exec }, insidePlace);
 };
 
 /** A cluster and a driver that stay, for trying calls by hand. */
@@ -178,7 +154,6 @@ end them:
 
 const main = async (): Promise<void> => {
   const started = performance.now();
-  if (inside) return insideVm();
   if (hasKrbd()) await here();
   else await inVm();
   console.log(`\nall of it worked, in ${seconds(started)}.`);

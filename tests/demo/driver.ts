@@ -10,6 +10,7 @@ import { Identity } from "../../lib/gen/csi_pb.ts";
 import { client } from "../support/grpc-client.ts";
 import { startSettings } from "../ceph/driver.ts";
 import { checkout } from "../rig/suite.ts";
+import { OUT } from "../rig/vm.ts";
 
 export interface DriverPlace {
   /** For its socket and its log. */
@@ -18,17 +19,24 @@ export interface DriverPlace {
   readonly config: string;
 }
 
+/** In the virtual machine: beside the files of this machine that it sees. */
+export const insidePlace: DriverPlace = { dir: "/run/csi-rbd-demo", config: `${OUT}/config` };
+
+/** What the guest waits for below OUT: the path of the cluster's rig.json, once the cluster is up. */
+export const UP = "cluster-is-up";
+
 export const endpointOf = ({ dir }: DriverPlace): string => `unix://${join(dir, "csi.sock")}`;
 export const logOf = ({ dir }: DriverPlace): string => join(dir, "driver.log");
 
-/** Variables and words of the command that runs the driver as `npm start` does. */
+/** Variables and words of the command that runs the driver as `npm start` does; `main` is the file to run. */
 export const driverCommand = (
   place: DriverPlace,
+  main = join(checkout, "services/main.ts"),
 ): { readonly env: Record<string, string>; readonly argv: string[] } => ({
   env: startSettings(),
   argv: [
     process.execPath,
-    join(checkout, "services/main.ts"),
+    main,
     "--type=rbd",
     "--nodeid=demo",
     "--v=4",

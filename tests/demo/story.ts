@@ -15,6 +15,7 @@ import {
 } from "../../lib/gen/csi_pb.ts";
 import { client } from "../support/grpc-client.ts";
 import type { CephCluster } from "../rig/ceph.ts";
+import { type DriverPlace, endpointOf, lastLines } from "./driver.ts";
 import { expectEqual, makeStep, output } from "./steps.ts";
 
 const GIB = 1n << 30n;
@@ -23,19 +24,22 @@ const LIMIT = { timeoutMs: 60_000 };
 /** What the story needs of the cluster, which may be on another machine. */
 export type ShownCluster = Pick<CephCluster, "conf" | "monitors" | "adminKey" | "release" | "exec">;
 
-export interface Stage {
-  readonly ceph: ShownCluster;
-  readonly endpoint: string;
-  readonly dir: string;
-}
-
 export const CLUSTER_ID = "demo";
 
 /** config.json for the demo's driver. */
 export const clusterConfig = (monitors: ReadonlyArray<string>): string =>
   JSON.stringify([{ clusterID: CLUSTER_ID, monitors }]);
 
-export const story = async ({ ceph, endpoint, dir }: Stage): Promise<void> => {
+export const tellStory = async (ceph: ShownCluster, place: DriverPlace): Promise<void> => {
+  try {
+    await story(ceph, endpointOf(place), place.dir);
+  } catch (error) {
+    console.log(lastLines(place));
+    throw error;
+  }
+};
+
+const story = async (ceph: ShownCluster, endpoint: string, dir: string): Promise<void> => {
   const step = makeStep();
   const identity = client(Identity, endpoint);
   const controller = client(Controller, endpoint);
