@@ -6,7 +6,7 @@
  */
 import * as Layer from "effect/Layer";
 import { Manager, type ManagerCalls } from "./manager.ts";
-import { type PoolRef, Rados, type RadosCalls } from "./rados.ts";
+import { Rados, type RadosCalls } from "./rados.ts";
 import { Rbd, type RbdCalls } from "./rbd.ts";
 
 /** All three services: the requirement of a recipe that uses them together. */
@@ -23,6 +23,4 @@ export const cephLayer = (calls: CephCalls): Layer.Layer<Ceph> =>
     Layer.succeed(Manager, Manager.of(calls)),
   );
 
-/** `pool/image`, or `pool/namespace/image`: how messages and keys name an image. */
-export const imageLabel = (pool: PoolRef, image: string): string =>
-  pool.namespace === "" ? `${pool.pool}/${image}` : `${pool.pool}/${pool.namespace}/${image}`;
+export { imageLabel } from "./label.ts";

@@ -1,25 +1,15 @@
 /**
- * RBD image features by name and bit, and the `imageFeatures` parameter. Pure; what a kernel or a cluster supports is
+ * RBD image features by name and mask, and the `imageFeatures` parameter. Pure; what a kernel or a cluster supports is
  * not known here.
  *
  * Invariant: a mask from parseImageFeatures holds every feature that another of its features needs.
  */
 import * as Result from "effect/Result";
 import { oneLine } from "../text/printable.ts";
+import { FEATURE_BITS } from "./feature-bits.ts";
 
-/** Names and bits as librbd and the kernel have them. */
-export const FEATURE_BITS = {
-  layering: 1n,
-  striping: 2n,
-  "exclusive-lock": 4n,
-  "object-map": 8n,
-  "fast-diff": 16n,
-  "deep-flatten": 32n,
-  journaling: 64n,
-  "data-pool": 128n,
-  operations: 256n,
-  migrating: 512n,
-} as const;
+export { FEATURE_BITS } from "./feature-bits.ts";
+
 export type FeatureName = keyof typeof FEATURE_BITS;
 
 const isFeatureName = (text: string): text is FeatureName => Object.hasOwn(FEATURE_BITS, text);

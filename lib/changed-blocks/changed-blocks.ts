@@ -18,6 +18,7 @@ import * as Stream from "effect/Stream";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
+import { before, byOffset, endOf, joined, type Range } from "../ceph/ranges.ts";
 import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
@@ -28,10 +29,7 @@ import { parseVolumeId } from "../csi/volume-id.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
 import { credentialsFor } from "../listing/cluster-credentials.ts";
 
-export interface Block {
-  readonly offset: bigint;
-  readonly length: bigint;
-}
+export type Block = Range;
 
 /** One message's worth. */
 export interface Blocks {
@@ -90,8 +88,6 @@ interface Page {
 
 type Pages = (offset: bigint) => Effect.Effect<Page, CephError, Ceph>;
 
-const endOf = ({ offset, length }: Block): bigint => offset + length;
-
 /** `zeroed`: with the ranges that were written before and are discarded now. */
 const diffPages =
   (to: SnapshotRef, from: bigint | undefined, zeroed: boolean): Pages =>
@@ -111,29 +107,9 @@ const unionPages =
       const pages = yield* Effect.all([one(offset), other(offset)], { concurrency: 2 });
       const ends = pages.flatMap(({ next }) => (next === undefined ? [] : [next]));
       const next = ends.length === 0 ? undefined : ends.reduce((a, b) => (b < a ? b : a));
-      const both = pages.flatMap(({ blocks }) => blocks).toSorted((a, b) => (a.offset < b.offset ? -1 : 1));
-      return { blocks: within(next, joined(both)), next };
+      const both = pages.flatMap(({ blocks }) => blocks).toSorted(byOffset);
+      return { blocks: before(next, joined(both)), next };
     });
-
-const joined = (sorted: readonly Block[]): readonly Block[] => {
-  const result: Block[] = [];
-  for (const block of sorted) {
-    const last = result.at(-1);
-    if (last === undefined || endOf(last) < block.offset) result.push(block);
-    else if (endOf(last) < endOf(block)) {
-      result[result.length - 1] = { offset: last.offset, length: endOf(block) - last.offset };
-    }
-  }
-  return result;
-};
-
-const within = (end: bigint | undefined, blocks: readonly Block[]): readonly Block[] =>
-  end === undefined
-    ? blocks
-    : blocks.flatMap((block) => {
-        if (block.offset >= end) return [];
-        return [endOf(block) <= end ? block : { offset: block.offset, length: end - block.offset }];
-      });
 
 /** The exact pages until they can't go on, then those of the other. */
 const orElse = (exact: Pages, other: Pages): Pages => {
@@ -167,7 +143,7 @@ const messages = (
   const size = maxResults === 0 ? PAGE : Math.min(maxResults, PAGE);
   return Stream.paginate(startingOffset, (offset) =>
     Effect.map(pages(offset), ({ blocks, next }) => {
-      const kept = within(capacityBytes, blocks);
+      const kept = before(capacityBytes, blocks);
       const parts = Array.from({ length: Math.ceil(kept.length / size) }, (_, i) =>
         kept.slice(i * size, (i + 1) * size),
       );

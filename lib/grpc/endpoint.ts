@@ -11,7 +11,7 @@ export type Endpoint =
   | { readonly kind: "tcp"; readonly host: string; readonly port: number };
 
 /** Room for a path in `sockaddr_un`, without its final NUL. */
-const MAX_SOCKET_PATH = 107;
+export const MAX_SOCKET_PATH = 107;
 export const ENDPOINT_FORM = `unix:///path (at most ${MAX_SOCKET_PATH} bytes) or tcp://host:port`;
 
 /** The failure is what to write instead. */

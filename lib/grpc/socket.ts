@@ -14,13 +14,11 @@ import { dirname, join } from "node:path";
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { ENDPOINT_FORM, type Endpoint, parseEndpoint } from "./endpoint.ts";
+import { ENDPOINT_FORM, type Endpoint, MAX_SOCKET_PATH, parseEndpoint } from "./endpoint.ts";
 
 /** `message` says what to do about it; the endpoint is part of it. */
 export class ListenError extends Data.TaggedError("ListenError")<{ readonly message: string }> {}
 
-/** sockaddr_un holds 108 bytes, one of which ends the text. */
-const MAX_PATH = 107;
 const PROBE_LIMIT = 1000;
 
 /** The form of `--endpoint`, or an absolute path alone. */
@@ -87,7 +85,8 @@ export const prepareSocket = (path: string, group: string): Effect.Effect<Socket
 
 const checkPath = (path: string, bindPath: string): void => {
   const longest = Math.max(Buffer.byteLength(path), Buffer.byteLength(bindPath));
-  if (longest > MAX_PATH) refuse(`socket path ${path} needs ${longest} bytes; the system allows ${MAX_PATH}`);
+  if (longest > MAX_SOCKET_PATH)
+    refuse(`socket path ${path} needs ${longest} bytes; the system allows ${MAX_SOCKET_PATH}`);
   const parent = statSync(dirname(path), { throwIfNoEntry: false });
   if (parent === undefined) refuse(`directory ${dirname(path)} of the socket does not exist; create it first`);
   if (parent?.isDirectory() === false) refuse(`${dirname(path)}, which is to hold the socket, is not a directory`);

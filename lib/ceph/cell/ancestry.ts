@@ -7,13 +7,11 @@
  */
 import { Errno } from "../../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
-import { ENOENT } from "./ffi.ts";
+import { ENOENT, ENOEXEC } from "./ffi.ts";
 import { execute, type PoolArg, withPoolId } from "./rados.ts";
 
 /** More than the kernel follows, and than any chain that is not a circle. */
 const DEEPEST = 1024;
-/** What the object class answers for an image that was made without layering. */
-const ENOEXEC = 8;
 const NONE = -1n;
 
 /** Once is nearly always enough: each try reads anew which parent there is. */
@@ -61,6 +59,7 @@ const parentIn = (io: bigint, id: string): Link | undefined | "no header" => {
     const answer = execute(io, `rbd_header.${id}`, "parent_get");
     return answer === undefined ? "no header" : decodeLink(answer);
   } catch (error) {
+    // the object class answers so for an image that was made without layering
     if (error instanceof Errno && error.errno === ENOEXEC) return undefined;
     throw error;
   }

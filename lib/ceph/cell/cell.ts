@@ -12,7 +12,7 @@ import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
 import { briefs } from "./image-headers.ts";
-import { list, type Page, readMany, texts, type Wanted } from "./omaps.ts";
+import * as omaps from "./omaps.ts";
 import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
 import * as rbd from "./rbd.ts";
@@ -63,17 +63,19 @@ const calls = {
     availableBytes: pools.availableBytes(cluster, pool),
   }),
   omapGet: pooled((io, { object, keys }: ObjectArg & { readonly keys: readonly string[] }) =>
-    rados.omapGet(io, object, keys),
+    omaps.omapGet(io, object, keys),
   ),
   omapFollow: pooled((io, { object, key, to }: ObjectArg & { readonly key: string; readonly to: OmapLink }) =>
-    rados.omapFollow(io, object, key, to),
+    omaps.omapFollow(io, object, key, to),
   ),
-  omapList: pooled((io, { object, page }: ObjectArg & { readonly page: Page }) => texts(list(io, object, page))),
-  omapGetMany: pooled((io, { wanted }: PoolArg & { readonly wanted: readonly Wanted[] }) =>
-    readMany(io, wanted).map(texts),
+  omapList: pooled((io, { object, page }: ObjectArg & { readonly page: omaps.Page }) =>
+    omaps.texts(omaps.list(io, object, page)),
+  ),
+  omapGetMany: pooled((io, { wanted }: PoolArg & { readonly wanted: readonly omaps.Wanted[] }) =>
+    omaps.readMany(io, wanted).map(omaps.texts),
   ),
   omapWrite: pooled((io, { object, write }: ObjectArg & { readonly write: OmapWrite }) =>
-    rados.omapWrite(io, object, write),
+    omaps.omapWrite(io, object, write),
   ),
   objectRemove: pooled((io, { object }: ObjectArg) => rados.objectRemove(io, object)),
 

@@ -12,6 +12,7 @@
  *    fails.
  */
 import { Errno, midway } from "../../cells/cell.ts";
+import { FEATURE_BITS } from "../feature-bits.ts";
 import { metadataOf } from "./image-headers.ts";
 import type { Target } from "./clones.ts";
 import { encode, type Field } from "./encoder.ts";
@@ -21,9 +22,9 @@ import { create, existing, id as idOf, metaSet } from "./rbd.ts";
 import { status } from "./status.ts";
 import { move, remove } from "./trash.ts";
 
-const LAYERING = 1n;
-/** Striping and data pool, which come with the layout; operations and migrating, which librbd sets itself. */
-const NOT_INHERITED = 2n | 128n | 256n | 512n;
+const { layering, striping: STRIPING, "data-pool": DATA_POOL, operations, migrating } = FEATURE_BITS;
+/** The first two come with the layout, and librbd sets the others itself. */
+const NOT_INHERITED = STRIPING | DATA_POOL | operations | migrating;
 /** `RBD_OPERATION_FEATURE_CLONE_CHILD`. */
 const CLONE_CHILD = 2n;
 
@@ -38,7 +39,7 @@ export interface Source {
 export const cloneById = (source: Source, { where, io, image, spec }: Target): void => {
   const parent = status(source.where, source.io, source.image);
   const features = spec.features ?? parent.features & ~NOT_INHERITED;
-  if ((parent.features & features & LAYERING) === 0n) throw new Errno("rbd_clone", EINVAL);
+  if ((parent.features & features & layering) === 0n) throw new Errno("rbd_clone", EINVAL);
   const { objectSize, stripeUnit, stripeCount } = spec;
   const striping =
     objectSize === undefined && stripeUnit === undefined && stripeCount === undefined

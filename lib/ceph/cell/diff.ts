@@ -15,19 +15,18 @@
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
+import { append, byOffset } from "../ranges.ts";
 import type { Extent } from "../rbd.ts";
 import { united } from "./diff-without-start.ts";
-import { check, cString, EINVAL, ENOENT, held, optional, plain, slot, valueOf } from "./ffi.ts";
+import { check, cString, EINVAL, ENOENT, held, optional, plain } from "./ffi.ts";
 import type { PoolArg } from "./rados.ts";
-import { withImage } from "./rbd.ts";
+import { sizeOf, STOP, withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
+import { stat, stripeCount } from "./status.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_set: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_snap_set_by_id: { args: [T.u64, T.u64], returns: T.i32 },
-  rbd_get_size: { args: [T.u64, T.ptr], returns: T.i32 },
-  rbd_get_stripe_count: { args: [T.u64, T.ptr], returns: T.i32 },
-  rbd_stat: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
   rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },
 });
 
@@ -44,7 +43,6 @@ export interface DiffArg extends PoolArg {
   readonly limit: number;
 }
 
-const STOP = -125;
 const INCLUDE_PARENT = 1;
 
 /** Extents of one round of objects, and those of the rounds before. */
@@ -70,14 +68,7 @@ class Collected {
   }
 
   close(): void {
-    for (const extent of this.round.toSorted((a, b) => (a.offset < b.offset ? -1 : 1))) {
-      const last = this.extents.at(-1);
-      if (last !== undefined && last.exists === extent.exists && last.offset + last.length === extent.offset) {
-        this.extents[this.extents.length - 1] = { ...last, length: last.length + extent.length };
-      } else {
-        this.extents.push(extent);
-      }
-    }
+    for (const extent of this.round.toSorted(byOffset)) append(this.extents, extent);
     this.round = [];
   }
 }
@@ -110,9 +101,9 @@ const read = (io: bigint, { image, to, offset, limit }: Omit<DiffArg, "from">, s
   withImage(io, image, "read", (handle) => {
     const set = typeof to === "bigint" ? rbd.rbd_snap_set_by_id(handle, to) : rbd.rbd_snap_set(handle, plain(to));
     check("rbd_snap_set", set);
-    const sizeBytes = number(handle, "rbd_get_size");
+    const sizeBytes = sizeOf(handle);
     if (offset >= sizeBytes) return { extents: [], sizeBytes };
-    const found = new Collected(objectSize(handle) * number(handle, "rbd_get_stripe_count"), limit);
+    const found = new Collected(stat(handle).objectSize * stripeCount(handle), limit);
     iterate(handle, start, offset, sizeBytes - offset, found);
     found.close();
     return { extents: found.extents.slice(0, limit), sizeBytes };
@@ -159,19 +150,4 @@ const find = (handle: bigint, snapshot: string | bigint, op: string): Start => {
     .find(({ id, name }) => (typeof snapshot === "bigint" ? id === snapshot : name === snapshot));
   if (found === undefined) throw new Errno(op, ENOENT);
   return found;
-};
-
-const number = (handle: bigint, op: "rbd_get_size" | "rbd_get_stripe_count"): bigint => {
-  const place = slot();
-  check(op, rbd[op](handle, place));
-  return valueOf(place);
-};
-
-// rbd_image_info_t: size at 0, object size at 8; 160 bytes in all.
-const INFO_BYTES = 160;
-
-const objectSize = (handle: bigint): bigint => {
-  const info = new BigUint64Array(new ArrayBuffer(INFO_BYTES));
-  check("rbd_stat", rbd.rbd_stat(handle, info, BigInt(INFO_BYTES)));
-  return info[1] ?? 0n;
 };

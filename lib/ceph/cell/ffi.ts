@@ -10,12 +10,11 @@
  * 3. What C returns is copied before anything of C's is freed.
  * 4. A text with a NUL inside is refused: C would silently read less of it.
  */
+import { constants } from "node:os";
 import { CString, dlopen, type FFIFunction, FFIType as T, ptr, toArrayBuffer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 
-export const ENOENT = 2;
-export const EINVAL = 22;
-export const ERANGE = 34;
+export const { EBUSY, EEXIST, EINVAL, ENOENT, ENOEXEC, ERANGE } = constants.errno;
 
 /** Functions that not every release of the library has. */
 export const optional = <Fns extends Record<string, FFIFunction>>(library: string, functions: Fns) => {
@@ -42,6 +41,13 @@ export const slot = (initial = 0n): BigUint64Array => {
   const place = new BigUint64Array(new ArrayBuffer(8));
   place[0] = initial;
   return place;
+};
+
+/** The number that a call writes to the place that it is given. */
+export const written = (op: string, call: (place: BigUint64Array) => number): bigint => {
+  const place = slot();
+  check(op, call(place));
+  return valueOf(place);
 };
 
 export const valueOf = (place: BigUint64Array): bigint => place[0] ?? 0n;

@@ -11,7 +11,7 @@
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
-import { check, ENOENT, plain } from "./ffi.ts";
+import { check, EBUSY, EEXIST, ENOENT, plain } from "./ffi.ts";
 import { list, readMany } from "./omaps.ts";
 import { type PoolArg, poolName, withPool, withPoolId } from "./rados.ts";
 import { id as imageIdOf } from "./rbd.ts";
@@ -22,9 +22,6 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_group_image_add: { args: [T.u64, T.cstring, T.u64, T.cstring], returns: T.i32 },
   rbd_group_snap_create: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
 });
-
-const EEXIST = 17;
-const EBUSY = 16;
 
 /** An image, and the pool that it is in. */
 export interface MemberArg {

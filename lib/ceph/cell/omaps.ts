@@ -1,14 +1,14 @@
 /**
- * Reads of omaps that are more than one object's or more than a few keys: pages, and many objects at once. Loaded in
- * cells only.
+ * Reads and writes of omaps: a few keys, pages, many objects at once. Loaded in cells only.
  *
- * Not here: the keyed read and the write of one object (./rados.ts).
+ * Not here: objects as such, and pools (./rados.ts).
  *
  * 1. `readMany` has a bounded number of reads under way, started and awaited by this thread: librados calls no
  *    JavaScript.
  * 2. Where C writes answers stays in place until every read has come back, also when one of them failed.
  */
 import { dlopen, FFIType as T, type Pointer, ptr } from "bun:ffi";
+import type { OmapLink, OmapWrite } from "../rados.ts";
 import { bytesAt, check, counted, ENOENT, held, plain, slot, textAt, valueOf, zeroed } from "./ffi.ts";
 
 const { symbols: rados } = dlopen("librados.so.2", {
@@ -27,6 +27,14 @@ const { symbols: rados } = dlopen("librados.so.2", {
   rados_aio_release: { args: [T.u64], returns: T.void },
   rados_omap_get_next2: { args: [T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
   rados_omap_get_end: { args: [T.u64], returns: T.void },
+  rados_create_write_op: { args: [], returns: T.u64 },
+  rados_release_write_op: { args: [T.u64], returns: T.void },
+  rados_write_op_create: { args: [T.u64, T.i32, T.ptr], returns: T.void },
+  rados_write_op_assert_exists: { args: [T.u64], returns: T.void },
+  rados_write_op_omap_cmp2: { args: [T.u64, T.ptr, T.u8, T.ptr, T.u64, T.u64, T.ptr], returns: T.void },
+  rados_write_op_omap_set2: { args: [T.u64, T.ptr, T.ptr, T.ptr, T.ptr, T.u64], returns: T.void },
+  rados_write_op_omap_rm_keys2: { args: [T.u64, T.ptr, T.ptr, T.u64], returns: T.void },
+  rados_write_op_operate: { args: [T.u64, T.u64, T.cstring, T.ptr, T.i32], returns: T.i32 },
 });
 
 export interface Page {
@@ -41,29 +49,69 @@ export const list = (io: bigint, object: string, page: Page): Map<string, Uint8A
   for (let after = page.after; ; ) {
     const part = listOnce(io, object, { ...page, after, limit: Math.max(1, page.limit - found.size) });
     if (part === undefined) return undefined;
-    for (const [key, value] of part.entries) {
+    for (const [key, value] of part.found) {
       if (found.size < page.limit) found.set(key, value);
       after = key;
     }
-    if (!part.more || part.entries.length === 0 || found.size >= page.limit) return found;
+    if (!part.more || part.found.size === 0 || found.size >= page.limit) return found;
   }
 };
 
 interface Part {
-  readonly entries: readonly Entry[];
+  readonly found: Map<string, Uint8Array>;
   readonly more: boolean;
 }
 
 const listOnce = (io: bigint, object: string, { prefix, after, limit }: Page): Part | undefined => {
-  const op = rados.rados_create_read_op();
-  const [iterator, status, more] = [slot(), slot(), zeroed(1)];
-  try {
+  const more = zeroed(1);
+  const found = readOnce(io, object, (op, iterator, status) => {
     rados.rados_read_op_omap_get_vals2(op, plain(after), plain(prefix), BigInt(limit), iterator, more, status);
+  });
+  held(more);
+  return found && { found, more: more[0] !== 0 };
+};
+
+/** The values of those keys that are there; undefined when the object is not. */
+export const omapGet = (io: bigint, object: string, keys: readonly string[]): Map<string, string> | undefined => {
+  const wanted = counted(keys);
+  const found = readOnce(io, object, (op, iterator, status) => {
+    rados.rados_read_op_omap_get_vals_by_keys2(op, wanted.addresses, wanted.count, wanted.lengths, iterator, status);
+  });
+  held(wanted);
+  return texts(found);
+};
+
+export const exists = (io: bigint, object: string): boolean => omapGet(io, object, []) !== undefined;
+
+/** Two reads, one after the other: the second one's object is in the first one's answer. */
+export const omapFollow = (
+  io: bigint,
+  object: string,
+  key: string,
+  { prefix, tail, keys }: OmapLink,
+): { readonly value: string; readonly found: Map<string, string> | undefined } | undefined => {
+  const value = omapGet(io, object, [key])?.get(key);
+  if (value === undefined) return undefined;
+  const next = prefix + value.slice(-tail);
+  // no object has such a name: whoever asked has to say what is wrong with the value
+  return { value, found: next.includes("\0") ? undefined : omapGet(io, next, keys) };
+};
+
+/** One operation on the OSD that answers entries; undefined: no such object. */
+const readOnce = (
+  io: bigint,
+  object: string,
+  prepare: (op: bigint, iterator: BigUint64Array, status: BigUint64Array) => void,
+): Map<string, Uint8Array> | undefined => {
+  const op = rados.rados_create_read_op();
+  const [iterator, status] = [slot(), slot()];
+  try {
+    prepare(op, iterator, status);
     const result = rados.rados_read_op_operate(op, io, plain(object), 0);
-    held(iterator, status, more);
+    held(iterator, status);
     if (result === -ENOENT) return undefined;
     check("rados_read_op_operate", result);
-    return { entries: [...entries(valueOf(iterator))], more: more[0] !== 0 };
+    return new Map(entries(valueOf(iterator)));
   } finally {
     if (valueOf(iterator) !== 0n) rados.rados_omap_get_end(valueOf(iterator));
     rados.rados_release_read_op(op);
@@ -165,3 +213,35 @@ const utf8 = new TextDecoder();
 
 export const texts = (entries: ReadonlyMap<string, Uint8Array> | undefined): Map<string, string> | undefined =>
   entries && new Map([...entries].map(([key, value]) => [key, utf8.decode(value)]));
+
+const CMP_EQ = 1;
+
+/** One atomic operation on the OSD; its parts are carried out in this order, all or none. */
+export const omapWrite = (io: bigint, object: string, write: OmapWrite): void => {
+  const op = rados.rados_create_write_op();
+  const { compare = {}, set = {}, remove = [] } = write;
+  try {
+    if (write.object === "require") rados.rados_write_op_assert_exists(op);
+    else rados.rados_write_op_create(op, write.object === "exclusive" ? 1 : 0, null);
+    for (const [key, value] of Object.entries(compare)) {
+      const [k, v] = [counted([key]), counted([value])];
+      rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, v.bytes, valueOf(k.lengths), valueOf(v.lengths), null);
+      held(k, v);
+    }
+    if (Object.keys(set).length > 0) {
+      const keys = counted(Object.keys(set));
+      const values = counted(Object.values(set));
+      const { addresses, lengths, count } = keys;
+      rados.rados_write_op_omap_set2(op, addresses, values.addresses, lengths, values.lengths, count);
+      held(keys, values);
+    }
+    if (remove.length > 0) {
+      const keys = counted(remove);
+      rados.rados_write_op_omap_rm_keys2(op, keys.addresses, keys.lengths, keys.count);
+      held(keys);
+    }
+    check("rados_write_op_operate", rados.rados_write_op_operate(op, io, plain(object), null, 0));
+  } finally {
+    rados.rados_release_write_op(op);
+  }
+};

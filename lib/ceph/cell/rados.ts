@@ -1,21 +1,19 @@
 /**
- * The calls of librados that the driver makes: connection, pools, omap, objects. Loaded in cells only.
+ * The calls of librados on connections, pools, objects and commands. Loaded in cells only.
  *
- * Not here: images (./rbd.ts), what an errno means (lib/ceph/live/errno.ts), how long a call may take (lib/ceph/live/live.ts).
+ * Not here: omaps (./omaps.ts), images (./rbd.ts), what an errno means (lib/ceph/live/errno.ts), how long a call may take (lib/ceph/live/live.ts).
  *
  * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
  * 2. An ioctx lives for one call, and so does everything made from it.
  */
 import { existsSync } from "node:fs";
-import { constants } from "node:os";
 import { dlopen, FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import type { OmapLink, OmapWrite } from "../rados.ts";
 import {
   check,
-  counted,
   cString,
   cStringAt,
+  EBUSY,
   ENOENT,
   ERANGE,
   held,
@@ -43,20 +41,6 @@ const { symbols: rados } = dlopen("librados.so.2", {
   rados_ioctx_destroy: { args: [T.u64], returns: T.void },
   rados_lock_exclusive: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.cstring, T.ptr, T.u8], returns: T.i32 },
   rados_unlock: { args: [T.u64, T.cstring, T.cstring, T.cstring], returns: T.i32 },
-  rados_create_write_op: { args: [], returns: T.u64 },
-  rados_release_write_op: { args: [T.u64], returns: T.void },
-  rados_write_op_create: { args: [T.u64, T.i32, T.ptr], returns: T.void },
-  rados_write_op_assert_exists: { args: [T.u64], returns: T.void },
-  rados_write_op_omap_cmp2: { args: [T.u64, T.ptr, T.u8, T.ptr, T.u64, T.u64, T.ptr], returns: T.void },
-  rados_write_op_omap_set2: { args: [T.u64, T.ptr, T.ptr, T.ptr, T.ptr, T.u64], returns: T.void },
-  rados_write_op_omap_rm_keys2: { args: [T.u64, T.ptr, T.ptr, T.u64], returns: T.void },
-  rados_write_op_operate: { args: [T.u64, T.u64, T.cstring, T.ptr, T.i32], returns: T.i32 },
-  rados_create_read_op: { args: [], returns: T.u64 },
-  rados_release_read_op: { args: [T.u64], returns: T.void },
-  rados_read_op_omap_get_vals_by_keys2: { args: [T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr], returns: T.void },
-  rados_read_op_operate: { args: [T.u64, T.u64, T.cstring, T.i32], returns: T.i32 },
-  rados_omap_get_next2: { args: [T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
-  rados_omap_get_end: { args: [T.u64], returns: T.void },
   rados_exec: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.ptr, T.u64, T.ptr, T.u64], returns: T.i32 },
   rados_remove: { args: [T.u64, T.cstring], returns: T.i32 },
   rados_mgr_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
@@ -149,86 +133,6 @@ const withIo = <A>(io: bigint, namespace: string, use: (io: bigint) => A): A => 
   }
 };
 
-/** Two reads, one after the other: the second one's object is in the first one's answer. */
-export const omapFollow = (
-  io: bigint,
-  object: string,
-  key: string,
-  { prefix, tail, keys }: OmapLink,
-): { readonly value: string; readonly found: Map<string, string> | undefined } | undefined => {
-  const value = omapGet(io, object, [key])?.get(key);
-  if (value === undefined) return undefined;
-  const next = prefix + value.slice(-tail);
-  // no object has such a name: whoever asked has to say what is wrong with the value
-  return { value, found: next.includes("\0") ? undefined : omapGet(io, next, keys) };
-};
-
-export const exists = (io: bigint, object: string): boolean => omapGet(io, object, []) !== undefined;
-
-/** The values of those keys that are there; undefined when the object is not. */
-export const omapGet = (io: bigint, object: string, keys: readonly string[]): Map<string, string> | undefined => {
-  const op = rados.rados_create_read_op();
-  const wanted = counted(keys);
-  const iterator = slot();
-  const status = slot();
-  try {
-    rados.rados_read_op_omap_get_vals_by_keys2(op, wanted.addresses, wanted.count, wanted.lengths, iterator, status);
-    const result = rados.rados_read_op_operate(op, io, plain(object), 0);
-    held(wanted, iterator, status);
-    if (result === -ENOENT) return undefined;
-    check("rados_read_op_operate", result);
-    return new Map(entries(valueOf(iterator)));
-  } finally {
-    if (valueOf(iterator) !== 0n) rados.rados_omap_get_end(valueOf(iterator));
-    rados.rados_release_read_op(op);
-  }
-};
-
-const entries = (iterator: bigint): [string, string][] => {
-  const found: [string, string][] = [];
-  const [key, value, keyLength, valueLength] = [slot(), slot(), slot(), slot()];
-  for (;;) {
-    check("rados_omap_get_next2", rados.rados_omap_get_next2(iterator, key, value, keyLength, valueLength));
-    if (valueOf(key) === 0n) return found;
-    found.push([
-      textAt(valueOf(key), Number(valueOf(keyLength))),
-      textAt(valueOf(value), Number(valueOf(valueLength))),
-    ]);
-  }
-};
-
-const CMP_EQ = 1;
-
-/** One atomic operation on the OSD; its parts are carried out in this order, all or none. */
-export const omapWrite = (io: bigint, object: string, write: OmapWrite): void => {
-  const op = rados.rados_create_write_op();
-  const { compare = {}, set = {}, remove = [] } = write;
-  try {
-    if (write.object === "require") rados.rados_write_op_assert_exists(op);
-    else rados.rados_write_op_create(op, write.object === "exclusive" ? 1 : 0, null);
-    for (const [key, value] of Object.entries(compare)) {
-      const [k, v] = [counted([key]), counted([value])];
-      rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, v.bytes, valueOf(k.lengths), valueOf(v.lengths), null);
-      held(k, v);
-    }
-    if (Object.keys(set).length > 0) {
-      const keys = counted(Object.keys(set));
-      const values = counted(Object.values(set));
-      const { addresses, lengths, count } = keys;
-      rados.rados_write_op_omap_set2(op, addresses, values.addresses, lengths, values.lengths, count);
-      held(keys, values);
-    }
-    if (remove.length > 0) {
-      const keys = counted(remove);
-      rados.rados_write_op_omap_rm_keys2(op, keys.addresses, keys.lengths, keys.count);
-      held(keys);
-    }
-    check("rados_write_op_operate", rados.rados_write_op_operate(op, io, plain(object), null, 0));
-  } finally {
-    rados.rados_release_write_op(op);
-  }
-};
-
 export const objectRemove = (io: bigint, object: string): void => {
   const result = rados.rados_remove(io, plain(object));
   if (result !== -ENOENT) check("rados_remove", result);
@@ -287,8 +191,6 @@ const commanded = (command: string, send: Send): Said => {
   for (const buffer of [out, status]) if (valueOf(buffer) !== 0n) rados.rados_buffer_free(valueOf(buffer));
   return { result, said, output };
 };
-
-const { EBUSY } = constants.errno;
 
 /** How long a lock outlives a driver that died with it. */
 const LOCK_SECONDS = 30n;

@@ -12,8 +12,9 @@ import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { PARENT, whileParentsGo } from "./ancestry.ts";
 import { metadataOf } from "./image-headers.ts";
 import { Decoder } from "./decoder.ts";
-import { check, EINVAL, ENOENT, plain, slot, valueOf, zeroed } from "./ffi.ts";
-import { execute, exists, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
+import { check, EINVAL, ENOENT, plain, slot, valueOf, written, zeroed } from "./ffi.ts";
+import { exists } from "./omaps.ts";
+import { execute, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_image_options_create: { args: [T.ptr], returns: T.void },
@@ -157,17 +158,10 @@ export const withImage = <A>(
   }
 };
 
-export const features = (handle: bigint): bigint => {
-  const place = slot();
-  check("rbd_get_features", rbd.rbd_get_features(handle, place));
-  return valueOf(place);
-};
+export const features = (handle: bigint): bigint =>
+  written("rbd_get_features", (place) => rbd.rbd_get_features(handle, place));
 
-const sizeOf = (handle: bigint): bigint => {
-  const place = slot();
-  check("rbd_get_size", rbd.rbd_get_size(handle, place));
-  return valueOf(place);
-};
+export const sizeOf = (handle: bigint): bigint => written("rbd_get_size", (place) => rbd.rbd_get_size(handle, place));
 
 /**
  * Makes anew what says which objects the image has, from the objects. Long: as long as the image is big.
@@ -204,7 +198,8 @@ export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint => {
   );
 };
 
-const STOP = -125;
+/** A callback answers this to end an iteration, which then answers it, too. */
+export const STOP = -125;
 let extentFound = false;
 // Made once and never closed: librbd calls it on the thread that iterates, which is this one.
 const extent = new JSCallback(

@@ -11,13 +11,15 @@
  * 2. The directory's entry goes first and the name last, so that a mending that is cut off can be done again.
  */
 import { midway } from "../../cells/cell.ts";
+import { FEATURE_BITS } from "../feature-bits.ts";
 import { Decoder } from "./decoder.ts";
-import { execute, exists, objectRemove } from "./rados.ts";
+import { encode } from "./encoder.ts";
+import { exists } from "./omaps.ts";
+import { execute, objectRemove } from "./rados.ts";
 import { features, hasHeader, id as idOf, renewObjectMap, withImage } from "./rbd.ts";
 import { get as trashGet } from "./trash.ts";
 
-const OBJECT_MAP = 8n;
-const FAST_DIFF = 16n;
+const { "object-map": OBJECT_MAP, "fast-diff": FAST_DIFF } = FEATURE_BITS;
 const SETTLE_MS = 1000;
 
 /** -> whether an image of that name is there in the end. */
@@ -49,24 +51,12 @@ const mendObjectMap = (io: bigint, image: string, id: string): void => {
 
 /** The directory may still name an image that is in the trash: its name could not be used again. */
 const dropStaleEntry = (io: bigint, image: string): void => {
-  const answer = execute(io, "rbd_directory", "dir_get_id", encodeTexts(image));
+  const answer = execute(io, "rbd_directory", "dir_get_id", encode({ text: image }));
   if (answer === undefined) return;
   const id = new Decoder(answer).text();
   if (trashGet(io, id) !== undefined || !hasHeader(io, id)) dropEntry(io, image, id);
 };
 
 const dropEntry = (io: bigint, image: string, id: string): void => {
-  execute(io, "rbd_directory", "dir_remove_image", encodeTexts(image, id));
-};
-
-/** Texts as object classes take them: each its length (32 bits, little-endian), then its bytes. */
-const encodeTexts = (...texts: readonly string[]): Uint8Array => {
-  const parts = texts.map((text) => Buffer.from(text));
-  const bytes = Buffer.from(new ArrayBuffer(parts.reduce((sum, part) => sum + 4 + part.length, 0)));
-  let at = 0;
-  for (const part of parts) {
-    at = bytes.writeUInt32LE(part.length, at);
-    at += part.copy(bytes, at);
-  }
-  return bytes;
+  execute(io, "rbd_directory", "dir_remove_image", encode({ text: image }, { text: id }));
 };

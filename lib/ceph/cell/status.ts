@@ -7,7 +7,7 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import type { ImageStatus, Parent } from "../rbd.ts";
-import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, written, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
 
@@ -28,24 +28,30 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
 });
 
-// rbd_image_info_t: size at 0, object size at 8, then what other calls tell better; 160 bytes in all.
+// rbd_image_info_t: size at 0, object size at 8, then what other calls answer better; 160 bytes in all.
 const INFO_BYTES = 160;
+
+export const stat = (handle: bigint): { readonly sizeBytes: bigint; readonly objectSize: bigint } => {
+  const info = new BigUint64Array(new ArrayBuffer(INFO_BYTES));
+  check("rbd_stat", rbd.rbd_stat(handle, info, BigInt(INFO_BYTES)));
+  return { sizeBytes: info[0] ?? 0n, objectSize: info[1] ?? 0n };
+};
+
+export const stripeCount = (handle: bigint): bigint =>
+  written("rbd_get_stripe_count", (place) => rbd.rbd_get_stripe_count(handle, place));
 
 export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =>
   withImage(io, image, "read", (handle) => {
-    const info = new BigUint64Array(new ArrayBuffer(INFO_BYTES));
-    check("rbd_stat", rbd.rbd_stat(handle, info, BigInt(INFO_BYTES)));
     const name = zeroed(256);
     check("rbd_get_id", rbd.rbd_get_id(handle, name, BigInt(name.length)));
     // without a data pool of its own the image answers with the pool that it is in
     const dataPool = poolName(where.cluster, rbd.rbd_get_data_pool_id(handle));
     return {
       id: textIn(name),
-      sizeBytes: info[0] ?? 0n,
-      objectSize: info[1] ?? 0n,
+      ...stat(handle),
       features: features(handle),
-      stripeUnit: number(handle, "rbd_get_stripe_unit"),
-      stripeCount: number(handle, "rbd_get_stripe_count"),
+      stripeUnit: written("rbd_get_stripe_unit", (place) => rbd.rbd_get_stripe_unit(handle, place)),
+      stripeCount: stripeCount(handle),
       dataPool: dataPool === where.pool ? undefined : dataPool,
       watchers: watchers(handle, instanceId(where.cluster)),
       mirror: mirror(handle),
@@ -54,12 +60,6 @@ export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =
       createdAt: createdAt(handle),
     };
   });
-
-const number = (handle: bigint, op: "rbd_get_stripe_unit" | "rbd_get_stripe_count"): bigint => {
-  const place = slot();
-  check(op, rbd[op](handle, place));
-  return valueOf(place);
-};
 
 // rbd_image_watcher_t: address of the text, client's number, cookie.
 const WATCHER_WORDS = 3;

@@ -4,9 +4,11 @@
  * Not here: the same things done by this process (./clones.ts, ./trash.ts).
  */
 import { Errno } from "../../cells/cell.ts";
+import { imageLabel } from "../label.ts";
 import type { ManagerTask } from "../manager.ts";
 import { PARENT } from "./ancestry.ts";
 import { ENOENT } from "./ffi.ts";
+import { type Fields, listIn } from "./json.ts";
 import { managerCommand, type PoolArg, withPool } from "./rados.ts";
 import { isThere } from "./rbd.ts";
 
@@ -17,16 +19,13 @@ const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string
   return output;
 };
 
-const specOf = ({ pool, namespace }: PoolArg, name: string): string =>
-  namespace === "" ? `${pool}/${name}` : `${pool}/${namespace}/${name}`;
-
 export const addTrashRemove = (where: PoolArg, id: string): void => {
-  ask(where.cluster, { prefix: "rbd task add trash remove", image_id_spec: specOf(where, id) });
+  ask(where.cluster, { prefix: "rbd task add trash remove", image_id_spec: imageLabel(where, id) });
 };
 
 export const addFlatten = (where: PoolArg, image: string): void => {
   try {
-    ask(where.cluster, { prefix: "rbd task add flatten", image_spec: specOf(where, image) });
+    ask(where.cluster, { prefix: "rbd task add flatten", image_spec: imageLabel(where, image) });
   } catch (error) {
     // the manager names the image its own way, and releases differ in it
     if (error instanceof Errno && error.message.includes("does not have a parent")) return;
@@ -37,32 +36,25 @@ export const addFlatten = (where: PoolArg, image: string): void => {
   }
 };
 
-interface Task {
-  readonly id: string;
-  readonly refs?: {
-    readonly action?: string;
-    readonly pool_name?: string;
-    readonly pool_namespace?: string;
-    readonly image_name?: string;
-    readonly image_id?: string;
-  };
-  readonly in_progress?: boolean;
-  readonly progress?: number;
-  readonly retry_message?: string;
-}
+export const list = (cluster: bigint): readonly ManagerTask[] => {
+  const prefix = "rbd task list";
+  return listIn(prefix, ask(cluster, { prefix })).map(described);
+};
 
-export const list = (cluster: bigint): readonly ManagerTask[] =>
-  (JSON.parse(ask(cluster, { prefix: "rbd task list" })) as readonly Task[]).map(describe);
-
-const describe = ({ id, refs, in_progress: running, progress, retry_message: failure }: Task): ManagerTask => {
-  const action = refs?.action === "flatten" || refs?.action === "trash remove" ? refs.action : "other";
+/** A task of another kind may lack whatever is particular of these two. */
+const described = (task: Fields): ManagerTask => {
+  const refs = task.has("refs") ? task.object("refs") : undefined;
+  const ref = (name: string): string => refs?.text(name, "") ?? "";
+  const named = ref("action");
+  const action = named === "flatten" || named === "trash remove" ? named : "other";
+  const failure = task.text("retry_message", "");
   return {
-    id,
+    id: task.text("id"),
     action,
-    pool: refs?.pool_name ?? "",
-    namespace: refs?.pool_namespace ?? "",
-    image: (action === "trash remove" ? refs?.image_id : refs?.image_name) ?? "",
-    progress: running === true ? (progress ?? 0) : undefined,
-    failure: failure === undefined || failure === "" ? undefined : failure,
+    pool: ref("pool_name"),
+    namespace: ref("pool_namespace"),
+    image: ref(action === "trash remove" ? "image_id" : "image_name"),
+    progress: task.flag("in_progress") ? task.number("progress", 0) : undefined,
+    failure: failure === "" ? undefined : failure,
   };
 };

@@ -15,7 +15,7 @@ import * as Effect from "effect/Effect";
 import { CellStuck } from "../../cells/errors.ts";
 import type { CellPool } from "../../cells/pool.ts";
 import type { CellCalls } from "../cell/cell.ts";
-import { imageLabel } from "../ceph.ts";
+import { imageLabel } from "../label.ts";
 import type { CephError } from "../errors.ts";
 import type { ClusterAccess, PoolRef } from "../rados.ts";
 import type { Connection, Connections } from "./connection.ts";
@@ -189,6 +189,3 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
       });
     });
 };
-
-/** `pool`, or `pool/namespace`. */
-export const poolLabel = ({ pool, namespace }: PoolRef): string => (namespace === "" ? pool : `${pool}/${namespace}`);

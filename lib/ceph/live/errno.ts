@@ -38,7 +38,7 @@ export const { EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT } = E;
 /** Linux: the OSDs refuse this client's address. */
 const EBLOCKLISTED = 108;
 /** Linux: of an entry in the trash whose move there was cut off. */
-const EUCLEAN = 117;
+export const EUCLEAN = 117;
 
 /** What a call was about, to name it in an error. */
 export interface CallContext {

@@ -6,7 +6,7 @@
  * 1. While a call that changes a group hangs, no other that does is made. It does not keep calls off the members: it
  *    changes no more of them than that they belong to it, or have one more snapshot.
  */
-import { imageLabel } from "../ceph.ts";
+import { imageLabel } from "../label.ts";
 import type { PoolRef } from "../rados.ts";
 import type { GroupCalls } from "../rbd.ts";
 import type { About, Calls } from "./call.ts";

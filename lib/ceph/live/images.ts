@@ -4,8 +4,9 @@
  * Not here: snapshots and clones (./snapshots.ts), the calls themselves (lib/ceph/cell/rbd.ts, status.ts, trash.ts).
  */
 import * as Duration from "effect/Duration";
+import { poolLabel } from "../label.ts";
 import type { ImageCalls } from "../rbd.ts";
-import { type Calls, poolLabel } from "./call.ts";
+import type { Calls } from "./call.ts";
 
 /** A rebuild of the object map looks at the objects one by one. */
 const REBUILD_LIMIT = Duration.minutes(10);

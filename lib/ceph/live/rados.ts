@@ -4,9 +4,9 @@
  * Not here: the calls themselves (lib/ceph/cell/rados.ts, omaps.ts, pools.ts).
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph.ts";
+import { imageLabel, poolLabel } from "../label.ts";
 import type { ClusterAccess, OmapWrite, RadosCalls } from "../rados.ts";
-import { type Calls, poolLabel } from "./call.ts";
+import type { Calls } from "./call.ts";
 import { keptForAMoment } from "./recent.ts";
 
 export const radosCalls = ({ call, inCluster }: Calls): Effect.Effect<RadosCalls> =>

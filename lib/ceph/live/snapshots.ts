@@ -6,7 +6,7 @@
  * 1. Calls that wait for the monitors or take as long as an image is big are slow, and say so.
  */
 import type * as Duration from "effect/Duration";
-import { imageLabel } from "../ceph.ts";
+import { imageLabel } from "../label.ts";
 import type { PoolRef } from "../rados.ts";
 import type { SnapshotCalls, SnapshotRef } from "../rbd.ts";
 import type { About, Calls } from "./call.ts";

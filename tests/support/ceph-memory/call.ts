@@ -4,6 +4,7 @@
  * 1. Each call yields before it acts and after it: fibers interleave as they do around real calls.
  * 2. The act itself is one synchronous step: it happens entirely or not at all, also when the caller is interrupted.
  */
+import { constants } from "node:os";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import { imageLabel } from "../../../lib/ceph/ceph.ts";
@@ -41,8 +42,7 @@ export const call = <A>(act: () => A): Effect.Effect<A, CephError> =>
     Effect.tap(() => Effect.yieldNow),
   );
 
-/** Linux. */
-export const EINVAL = 22;
+export const { EINVAL } = constants.errno;
 
 export const admit = (cluster: MemoryCluster, access: ClusterAccess, op: string): void => {
   const subject = access.monitors.join(",");

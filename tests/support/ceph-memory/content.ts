@@ -5,6 +5,7 @@
  * 1. Ranges are disjoint, not empty, and in the order of their offsets; a content is never changed, only replaced.
  * 2. A range without a stamp was discarded: it hides what a parent has there.
  */
+import { append } from "../../../lib/ceph/ranges.ts";
 import type { Extent } from "../../../lib/ceph/rbd.ts";
 
 export interface Range {
@@ -55,11 +56,7 @@ export const difference = (from: Content, to: Content, offset: bigint): readonly
     const end = points[i + 1];
     const stamp = after(at);
     if (before(at) === stamp || end === undefined) continue;
-    const last = extents.at(-1);
-    const exists = stamp !== "";
-    if (last !== undefined && last.exists === exists && last.offset + last.length === at) {
-      extents[extents.length - 1] = { ...last, length: end - last.offset };
-    } else extents.push({ offset: at, length: end - at, exists });
+    append(extents, { offset: at, length: end - at, exists: stamp !== "" });
   }
   return extents;
 };

@@ -9,28 +9,17 @@
  * 3. A clone whose parent does not know it (its maker died on the way) loses its parent with the snapshot, and can't be
  *    opened from then on.
  */
+import { FEATURE_BITS } from "../../../lib/ceph/feature-bits.ts";
 import type { CloneSpec, ImageSpec, ImageStatus, Snapshot } from "../../../lib/ceph/rbd.ts";
 import { type Content, overlay, put } from "./content.ts";
 import type { MemoryGroup } from "./group.ts";
-
-export const FEATURE = {
-  layering: 1n,
-  striping: 2n,
-  exclusiveLock: 4n,
-  objectMap: 8n,
-  fastDiff: 16n,
-  deepFlatten: 32n,
-  journaling: 64n,
-  dataPool: 128n,
-  /** Of an image that is a clone, has clones or is in a group. */
-  operations: 256n,
-} as const;
 
 /** What Ceph's own default of `rbd_default_features` comes to: layering to deep-flatten. */
 export const DEFAULT_FEATURES = 61n;
 
 /** Those that Ceph sets by itself; a clone does not inherit them. */
-const IMPLICIT = FEATURE.striping | FEATURE.dataPool | FEATURE.fastDiff | FEATURE.operations;
+const IMPLICIT =
+  FEATURE_BITS.striping | FEATURE_BITS["data-pool"] | FEATURE_BITS["fast-diff"] | FEATURE_BITS.operations;
 
 /** Image metadata that a clone does not get from its parent begins so. */
 const UNINHERITED = ".rbd";
@@ -121,7 +110,7 @@ export class MemoryImage {
     this.stripeUnit = layout.stripeUnit;
     this.stripeCount = layout.stripeCount;
     this.dataPool = layout.dataPool;
-    this.objectMap = (layout.features & FEATURE.objectMap) === 0n ? "none" : "whole";
+    this.objectMap = (layout.features & FEATURE_BITS["object-map"]) === 0n ? "none" : "whole";
   }
 
   get place(): Place {
@@ -134,7 +123,7 @@ export class MemoryImage {
       this.parents().size > 0 ||
       this.group !== undefined ||
       this.snapshots.some(({ kind, children }) => kind === "trash" || children.size > 0);
-    return operations ? this.bornFeatures | FEATURE.operations : this.bornFeatures;
+    return operations ? this.bornFeatures | FEATURE_BITS.operations : this.bornFeatures;
   }
 
   /** What one reads from it. */
@@ -206,7 +195,7 @@ export class MemoryImage {
 
   /** Its snapshots keep their parents unless the image has `deep-flatten`. */
   flatten(): void {
-    const deep = (this.bornFeatures & FEATURE.deepFlatten) !== 0n;
+    const deep = (this.bornFeatures & FEATURE_BITS["deep-flatten"]) !== 0n;
     const before = this.parents();
     for (const held of deep ? [this, ...this.snapshots] : [this]) {
       held.content = held.holds();
@@ -255,16 +244,16 @@ export const makeImage = (born: Birth, spec: ImageSpec, defaultFeatures: bigint)
     objectSize > 33_554_432n ||
     (stripeUnit === 0n) !== (stripeCount === 0n) ||
     (striped && (objectSize % stripeUnit !== 0n || stripeUnit > objectSize)) ||
-    (has(features, FEATURE.objectMap) && !has(features, FEATURE.exclusiveLock)) ||
-    (has(features, FEATURE.journaling) && !has(features, FEATURE.exclusiveLock))
+    (has(features, FEATURE_BITS["object-map"]) && !has(features, FEATURE_BITS["exclusive-lock"])) ||
+    (has(features, FEATURE_BITS.journaling) && !has(features, FEATURE_BITS["exclusive-lock"]))
   ) {
     return undefined;
   }
   // neither is asked about: fast-diff comes with object-map, and goes without it
-  if (has(features, FEATURE.objectMap)) features |= FEATURE.fastDiff;
-  else features &= ~FEATURE.fastDiff;
-  if (striped) features |= FEATURE.striping;
-  if (spec.dataPool !== undefined) features |= FEATURE.dataPool;
+  if (has(features, FEATURE_BITS["object-map"])) features |= FEATURE_BITS["fast-diff"];
+  else features &= ~FEATURE_BITS["fast-diff"];
+  if (striped) features |= FEATURE_BITS.striping;
+  if (spec.dataPool !== undefined) features |= FEATURE_BITS["data-pool"];
   return new MemoryImage(born, spec.sizeBytes, {
     features,
     objectSize,
@@ -278,7 +267,7 @@ export const makeImage = (born: Birth, spec: ImageSpec, defaultFeatures: bigint)
 export const makeClone = (born: Birth, spec: CloneSpec, parent: MemorySnapshot): MemoryImage | undefined => {
   const { bornFeatures, objectSize, stripeUnit, stripeCount, meta } = parent.image;
   const features = spec.features ?? bornFeatures & ~IMPLICIT;
-  if (!has(features, FEATURE.layering) || !has(bornFeatures, FEATURE.layering)) return undefined;
+  if (!has(features, FEATURE_BITS.layering) || !has(bornFeatures, FEATURE_BITS.layering)) return undefined;
   const inherited = { sizeBytes: parent.sizeBytes, objectSize, stripeUnit, stripeCount };
   const made = makeImage(born, { ...inherited, ...spec, features }, features);
   made?.adopt(parent);

@@ -15,13 +15,12 @@ import {
   PoolNotFound,
 } from "../../../lib/ceph/errors.ts";
 import type { ImageCalls } from "../../../lib/ceph/rbd.ts";
+import { EUCLEAN } from "../../../lib/ceph/live/errno.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster, Obstacle } from "./cluster.ts";
 import { bytesOf } from "./content.ts";
 import { bareImage, makeImage, type MemorySnapshot } from "./image.ts";
 import { only } from "./omap.ts";
-
-const EUCLEAN = 117;
 
 const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly subject: string }): CephError => {
   switch (obstacle) {
