@@ -130,8 +130,8 @@ class Cells implements CellPool {
   }
 
   call<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {
-    const about = { cells: this.options.name, subject: options.subject };
-    return childSpan(op, "client", about, this.made<A>(op, arg, options));
+    const about = { name: op, attributes: { cells: this.options.name, subject: options.subject } };
+    return childSpan("client", about, this.made<A>(op, arg, options));
   }
 
   private made<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {

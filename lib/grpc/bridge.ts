@@ -27,7 +27,7 @@ import type * as Fiber from "effect/Fiber";
 import * as LogLevel from "effect/LogLevel";
 import * as Result from "effect/Result";
 import * as Stream from "effect/Stream";
-import { annotateSpan, rpcSpan } from "../telemetry/tracing.ts";
+import { rpcSpan } from "../telemetry/tracing.ts";
 import { CallInfo } from "./call.ts";
 import { masked } from "./mask.ts";
 import type { AnyHandler, ServedService } from "./service.ts";
@@ -190,26 +190,26 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
     });
     const program = Effect.onExit(body, (exit) => {
       const status = conclude(Exit.isSuccess(exit) ? OK : statusOf(exit.cause, info.id), true);
-      const finished = Effect.andThen(
-        annotateSpan(() => ({ "rpc.grpc.status_code": status.code })),
-        logFinished(method, status, performance.now() - since),
-      );
+      const finished = logFinished(method, status, performance.now() - since);
       if (Exit.isSuccess(exit) || !isDefect(exit.cause)) return finished;
       return Effect.andThen(Effect.logError("defect in a handler", exit.cause), finished);
     });
+    const about = {
+      name: `${method.parent.typeName}/${method.name}`,
+      attributes: {
+        "rpc.system": "grpc",
+        "rpc.service": method.parent.typeName,
+        "rpc.method": method.name,
+        call: info.id,
+      },
+      lastAttributes: () => ({ "rpc.grpc.status_code": sent?.code ?? Code.UNKNOWN }),
+    };
     calls.add(call);
     fiber = fork(
-      rpcSpan(
-        info.rpc.slice(1),
-        () => info.header("traceparent"),
-        () => ({
-          "rpc.system": "grpc",
-          "rpc.service": method.parent.typeName,
-          "rpc.method": method.name,
-          call: info.id,
-        }),
-        program,
-      ).pipe(Effect.annotateLogs({ rpc: info.method, call: info.id }), Effect.provideService(CallInfo, info)),
+      rpcSpan(() => info.header("traceparent"), about, program).pipe(
+        Effect.annotateLogs({ rpc: info.method, call: info.id }),
+        Effect.provideService(CallInfo, info),
+      ),
     );
     fiber.addObserver(() => {
       calls.delete(call);

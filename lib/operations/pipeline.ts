@@ -22,7 +22,7 @@ import { CallSubject } from "../cells/call-subject.ts";
 import { StillRunning } from "../csi/errors.ts";
 import { CallInfo } from "../grpc/call.ts";
 import { observedStage } from "../telemetry/stage.ts";
-import { childSpan, currentSpan, linkSpan } from "../telemetry/tracing.ts";
+import { childSpan, linkSpan } from "../telemetry/tracing.ts";
 import { CurrentOperation, describeOperation, type Operation } from "./operation.ts";
 
 /** For a caller that gave no deadline; the CSI sidecars' own default is 10 to 150 s. */
@@ -89,9 +89,12 @@ export const makeOperations = (): OperationsService => {
       const answerEarly: AnswerEarly<A> = (value) =>
         Effect.sync(() => Deferred.doneUnsafe(answer, Exit.succeed(value)));
       let span: Tracer.Span | undefined;
-      const noteSpan = Effect.map(currentSpan, (current) => (span = current));
-      const work = Effect.andThen(noteSpan, body(answerEarly));
-      const fiber = yield* childSpan(`operation ${request.rpc}`, "internal", { subject: request.subject }, work).pipe(
+      const about = {
+        name: `operation ${request.rpc}`,
+        attributes: { subject: request.subject },
+        started: (made: Tracer.Span) => void (span = made),
+      };
+      const fiber = yield* childSpan("internal", about, body(answerEarly)).pipe(
         Effect.provideService(CurrentOperation, operation),
         Effect.provideService(CallSubject, operation.subject),
         Effect.tapCause((cause) =>
@@ -114,7 +117,7 @@ export const makeOperations = (): OperationsService => {
       const key = `${request.rpc} ${request.identity}`;
       const now = yield* Clock.currentTimeMillis;
       const joined = running.get(key);
-      yield* linkSpan(joined?.span());
+      if (joined !== undefined) yield* linkSpan(joined.span());
       const entry = joined ?? (yield* Effect.uninterruptible(start(key, request, now, body)));
       const { operation, fiber, answer } = entry;
       const patience = request.deadline === undefined ? DEFAULT_PATIENCE : Math.max(0, request.deadline - now);

@@ -16,6 +16,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Metric from "effect/Metric";
 import type * as Scope from "effect/Scope";
+import { arm } from "./armed.ts";
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -139,6 +140,7 @@ export const metricsLayer = ({
     Timings,
     Effect.gen(function* () {
       const metrics = yield* Metrics;
+      yield* arm;
       yield* serve(process.env["POD_IP"] || "0.0.0.0", metricsPort, metricsPath, metrics);
       return metrics.timings;
     }),

@@ -6,7 +6,7 @@
  *
  * 1. Nobody waits for the collector. Spans that it does not take are dropped, and one line of the log says so.
  * 2. What waits for the collector is bounded, in bytes by the number of requests and in time by their limit.
- * 3. When the process stops, the last spans are sent within FLUSH_LIMIT.
+ * 3. When the process stops, the last spans have a second to leave.
  */
 import * as ConfigProvider from "effect/ConfigProvider";
 import * as Context from "effect/Context";
@@ -27,8 +27,9 @@ import * as OtlpTracer from "effect/observability/OtlpTracer";
 import type { OtelSettings, Sampler } from "./otel-environment.ts";
 import type { Collector } from "./tracing.ts";
 
-/** Short: it is part of the time that a stopping driver has. */
-const FLUSH_LIMIT = Duration.seconds(1);
+/** Short: both are part of the time that a stopping driver has. */
+const FLUSH_LIMIT = Duration.millis(700);
+const LAST_ANSWER_LIMIT = Duration.millis(300);
 /** Requests of up to 1000 spans each; one more drops what is collected by then. */
 const MAX_REQUESTS = 4;
 
@@ -40,7 +41,7 @@ export const collectSpans = (settings: OtelSettings, version: string): Effect.Ef
       headers,
       resource: { ...resource, serviceVersion: version },
       exportInterval: Duration.millis(delayMs),
-      shutdownTimeout: FLUSH_LIMIT,
+      shutdownTimeout: LAST_ANSWER_LIMIT,
     }).pipe(
       Layer.provide(protocol === "http/json" ? OtlpSerialization.layerJson : OtlpSerialization.layerProtobuf),
       Layer.provide(boundedClient(settings)),

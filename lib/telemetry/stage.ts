@@ -5,6 +5,7 @@
  */
 import * as Effect from "effect/Effect";
 import type * as Fiber from "effect/Fiber";
+import { isArmed } from "./armed.ts";
 import { Timings } from "./metrics.ts";
 import { childSpanIn } from "./tracing.ts";
 
@@ -15,9 +16,13 @@ export const observedStage = <A, E, R>(
   stage: string,
   body: Effect.Effect<A, E, R>,
 ): Effect.Effect<A, E, R> => {
-  const spanned = childSpanIn(fiber, stage, "internal", {}, body);
+  if (!isArmed()) return body;
+  const spanned = childSpanIn(fiber, "internal", { name: stage }, body);
   const timings = fiber.getRef(Timings);
   if (timings === undefined) return spanned;
   const since = performance.now();
-  return Effect.onExit(spanned, () => Effect.sync(() => timings.stage(rpc, stage, (performance.now() - since) / 1000)));
+  return Effect.onExit(spanned, () => {
+    timings.stage(rpc, stage, (performance.now() - since) / 1000);
+    return Effect.void;
+  });
 };

@@ -4,6 +4,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
+import { arm } from "./armed.ts";
 import { readOtelEnvironment } from "./otel-environment.ts";
 import { onlyOwnSpans, SpanCollector } from "./tracing.ts";
 
@@ -21,6 +22,7 @@ export const tracesLayer = (
         return undefined;
       }
       if (settings.success === undefined) return undefined;
+      yield* arm;
       const { collectSpans } = yield* Effect.promise(() => import("./otlp.ts"));
       return yield* collectSpans(settings.success, version);
     }),

@@ -6,7 +6,7 @@
  *
  * 1. Only an RPC begins a trace. Work that belongs to none, such as the purge queue, makes no spans.
  * 2. A span shows names, subjects, codes and messages of typed errors, never a request, its secrets or a defect's text.
- * 3. Where nobody collects spans, a place that could make one costs a look into the fiber.
+ * 3. Where nobody collects spans, a place that could make one costs next to nothing (./armed.ts).
  * 4. Functions that are named with `Effect.fn` make no spans: Effect's own tracing stays off.
  */
 import * as Cause from "effect/Cause";
@@ -19,6 +19,7 @@ import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as References from "effect/References";
 import type * as Tracer from "effect/Tracer";
+import { isArmed } from "./armed.ts";
 
 /** Where spans go. */
 export interface Collector {
@@ -47,26 +48,45 @@ const OpenSpan = Context.Reference<Open | undefined>("csi-rbd/OpenSpan", { defau
 
 export type SpanAttributes = Readonly<Record<string, string | number>>;
 
+export interface SpanAbout {
+  readonly name: string;
+  readonly attributes?: SpanAttributes;
+  /** Asked when the span ends. */
+  readonly lastAttributes?: () => SpanAttributes;
+  /** Gets the span at its start. */
+  readonly started?: (span: Tracer.Span) => void;
+}
+
+const annotate = (span: Tracer.Span, attributes: SpanAttributes = {}): void => {
+  for (const [name, value] of Object.entries(attributes)) span.attribute(name, value);
+};
+
 const within = <A, E, R>(
   collector: Collector,
-  about: Pick<Parameters<Tracer.Tracer["span"]>[0], "name" | "kind" | "sampled">,
+  options: Pick<Parameters<Tracer.Tracer["span"]>[0], "kind" | "sampled">,
   parent: Tracer.AnySpan | undefined,
-  attributes: SpanAttributes,
+  { name, attributes, lastAttributes, started }: SpanAbout,
   body: Effect.Effect<A, E, R>,
 ): Effect.Effect<A, E, R> =>
   Effect.flatMap(Clock.Clock, (clock) => {
     const span = collector.tracer.span({
-      ...about,
+      ...options,
+      name,
       parent: Option.fromUndefinedOr(parent),
       root: parent === undefined,
       annotations: Context.empty(),
       links: [],
       startTime: clock.currentTimeNanosUnsafe(),
     });
-    for (const [name, value] of Object.entries(attributes)) span.attribute(name, value);
+    annotate(span, attributes);
+    started?.(span);
     return body.pipe(
       Effect.provideService(OpenSpan, { collector, span }),
-      Effect.onExit((exit) => Effect.sync(() => end(span, clock.currentTimeNanosUnsafe(), exit))),
+      Effect.onExit((exit) => {
+        annotate(span, lastAttributes?.());
+        end(span, clock.currentTimeNanosUnsafe(), exit);
+        return Effect.void;
+      }),
     );
   });
 
@@ -97,50 +117,39 @@ const shownError = (cause: Cause.Cause<unknown>): Shown => {
 
 /** Begins a trace, or continues the caller's, where spans are collected. */
 export const rpcSpan = <A, E, R>(
-  name: string,
   traceparent: () => string | undefined,
-  attributes: () => SpanAttributes,
+  about: SpanAbout,
   body: Effect.Effect<A, E, R>,
 ): Effect.Effect<A, E, R> =>
-  Effect.withFiber((fiber) => {
-    const collector = fiber.getRef(SpanCollector);
-    if (collector === undefined) return body;
-    const header = traceparent();
-    const parent = header === undefined ? undefined : collector.parent(header);
-    return within(collector, { name, kind: "server", sampled: collector.sampled(parent) }, parent, attributes(), body);
-  });
+  isArmed()
+    ? Effect.withFiber((fiber) => {
+        const collector = fiber.getRef(SpanCollector);
+        if (collector === undefined) return body;
+        const header = traceparent();
+        const parent = header === undefined ? undefined : collector.parent(header);
+        return within(collector, { kind: "server", sampled: collector.sampled(parent) }, parent, about, body);
+      })
+    : body;
 
-/** A span below the current one; none outside of a trace. */
+/** A span below the current one; none outside of a trace. `client`: the work is done elsewhere, and waited for here. */
 export const childSpan = <A, E, R>(
-  name: string,
   kind: "internal" | "client",
-  attributes: SpanAttributes,
+  about: SpanAbout,
   body: Effect.Effect<A, E, R>,
-): Effect.Effect<A, E, R> => Effect.withFiber((fiber) => childSpanIn(fiber, name, kind, attributes, body));
+): Effect.Effect<A, E, R> => (isArmed() ? Effect.withFiber((fiber) => childSpanIn(fiber, kind, about, body)) : body);
 
 /** `childSpan`, for callers that have the fiber that will run `body`. */
 export const childSpanIn = <A, E, R>(
   fiber: Fiber.Fiber<unknown, unknown>,
-  name: string,
   kind: "internal" | "client",
-  attributes: SpanAttributes,
+  about: SpanAbout,
   body: Effect.Effect<A, E, R>,
 ): Effect.Effect<A, E, R> => {
   const open = fiber.getRef(OpenSpan);
   if (open === undefined) return body;
   const { collector, span } = open;
-  return within(collector, { name, kind, sampled: span.sampled }, span, attributes, body);
+  return within(collector, { kind, sampled: span.sampled }, span, about, body);
 };
-
-/** Adds to the current span, if there is one. */
-export const annotateSpan = (attributes: () => SpanAttributes): Effect.Effect<void> =>
-  Effect.map(OpenSpan, (open) => {
-    if (open === undefined) return;
-    for (const [name, value] of Object.entries(attributes())) open.span.attribute(name, value);
-  });
-
-/** The current span, for others to refer to. */
-export const currentSpan: Effect.Effect<Tracer.Span | undefined> = Effect.map(OpenSpan, (open) => open?.span);
 
 /** Says that the current span waits for the work of another one, which may be part of another trace. */
 export const linkSpan = (other: Tracer.Span | undefined): Effect.Effect<void> =>

@@ -23,6 +23,7 @@ import { copies } from "./copies.ts";
 import { pages, pagesInMemory } from "./lists.ts";
 import type { Line } from "./report.ts";
 import { floorCeph } from "./sides.ts";
+import { telemetry } from "./telemetry.ts";
 import { memory, volumes } from "./volumes.ts";
 
 const QUICK = process.argv.includes("--quick");
@@ -51,6 +52,7 @@ const parts: Readonly<Record<string, (place: Place) => Promise<readonly Line[]>>
     ...(await pagesInMemory(20_000)),
   ],
   memory: ({ driver, pool }) => memory(driver, pool.pool, QUICK ? 1000 : 5000),
+  telemetry: () => telemetry(QUICK ? 50 : 300),
 };
 
 const asked = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));

@@ -16,7 +16,7 @@ export interface ProcessOptions {
   readonly environment?: Readonly<Record<string, string>>;
 }
 
-const startProcess = (argv: readonly string[], { entry = MAIN, environment = {} }: ProcessOptions = {}) =>
+export const startProcess = (argv: readonly string[], { entry = MAIN, environment = {} }: ProcessOptions = {}) =>
   Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", process.execPath, entry, ...argv], {
     env: { ...process.env, ...environment },
     stdio: ["ignore", "pipe", "pipe"],

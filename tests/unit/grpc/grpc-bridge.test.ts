@@ -192,6 +192,21 @@ describe("unary calls", () => {
     ]);
   });
 
+  test("every end is reported for housekeeping, when the call has left nothing to do", async () => {
+    let ends = 0;
+    const { server, controller } = await controllerWith(
+      {
+        createVolume: () => Effect.succeed({}),
+        deleteVolume: () => Effect.fail(new RpcError({ code: Code.ABORTED, message: "no" })),
+      },
+      { onEnd: () => (ends += 1) },
+    );
+    await controller.createVolume({}, settings());
+    await failure(controller.deleteVolume({}, settings()));
+    await eventually(() => ends === 2, "both calls have ended");
+    expect(server.finished().length).toBe(2);
+  });
+
   test("run side by side", async () => {
     let most = 0;
     let now = 0;
@@ -382,7 +397,7 @@ describe("server streams", () => {
           Stream.ensuring(Deferred.succeed(stopped, undefined)),
         ),
     });
-    const reader = metadata.getMetadataAllocated({}, settings())[Symbol.asyncIterator]();
+    const reader = metadata.getMetadataAllocated({}, settings({ timeoutMs: 25_000 }))[Symbol.asyncIterator]();
     await reader.next();
     // A busy machine fills the buffers slowly; full they are when nothing comes for a while.
     let early = -1;
@@ -397,7 +412,7 @@ describe("server streams", () => {
     expect(made).toBeGreaterThan(600);
     await reader.return?.();
     await Effect.runPromise(Deferred.await(stopped).pipe(Effect.timeout("20 seconds")));
-  });
+  }, 30_000);
 });
 
 describe("the log", () => {

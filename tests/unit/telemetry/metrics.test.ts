@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { makeCellPool } from "../../../lib/cells/pool.ts";
 import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
+import { arm } from "../../../lib/telemetry/armed.ts";
 import { makeMetrics, Metrics, metricsLayer, Timings } from "../../../lib/telemetry/metrics.ts";
 
 const figure = (image: string, value: number) => ({ name: "a_gauge", help: "Its help.", labels: { image }, value });
@@ -59,7 +60,11 @@ describe("histograms", () => {
   const counted = async (body: Effect.Effect<unknown, unknown>) => {
     const metrics = makeMetrics();
     await Effect.runPromise(
-      Effect.exit(body).pipe(Effect.provideService(Metrics, metrics), Effect.provideService(Timings, metrics.timings)),
+      Effect.andThen(arm, Effect.exit(body)).pipe(
+        Effect.scoped,
+        Effect.provideService(Metrics, metrics),
+        Effect.provideService(Timings, metrics.timings),
+      ),
     );
     const text = await Effect.runPromise(metrics.text);
     return text.split("\n").filter((line) => line.includes("_seconds_count{"));
