@@ -96,7 +96,7 @@ export const failure = async (call: Promise<unknown>): Promise<ServiceError> => 
 export const eventually = async (condition: () => boolean, what: string): Promise<void> => {
   const limit = Date.now() + 10_000;
   while (!condition()) {
-    if (Date.now() > limit) throw new Error(`not within a second: ${what}`);
+    if (Date.now() > limit) throw new Error(`not within ten seconds: ${what}`);
     await Bun.sleep(5);
   }
 };
