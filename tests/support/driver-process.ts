@@ -10,6 +10,9 @@ import { join } from "node:path";
 
 const MAIN = join(import.meta.dir, "../../services/main.ts");
 
+/** A driver starts in a second; a busy machine takes longer. */
+const START_LIMIT = 60_000;
+
 export interface ProcessOptions {
   /** The entry file, the product's own by default. */
   readonly entry?: string;
@@ -26,7 +29,7 @@ export const startProcess = (argv: readonly string[], { entry = MAIN, environmen
 export const startController = async (path: string, more: readonly string[] = [], options: ProcessOptions = {}) => {
   const flags = ["--type=rbd", "--nodeid=n", "--controllerserver", `--endpoint=unix://${path}`, "--cells=1", ...more];
   const child = startProcess(flags, options);
-  const limit = Date.now() + 10_000;
+  const limit = Date.now() + START_LIMIT;
   while (!existsSync(path)) {
     if (child.exitCode !== null || Date.now() > limit) {
       child.kill("SIGKILL");

@@ -143,7 +143,7 @@ describe("a path that is taken", () => {
     expect(lstatSync(path).isSocket()).toBe(true);
     await start();
     expect(await probe()).toBe(true);
-  }, 10_000);
+  }, 90_000);
 
   test("by a living server is refused, and the other goes on", async () => {
     await start();

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { runProcess } from "../../support/driver-process.ts";
 
-const LIMIT = 20_000;
+const LIMIT = 60_000;
 
 describe("the command line", () => {
   test.each([

@@ -13,6 +13,8 @@ import { client } from "../../support/grpc-client.ts";
 import { failure, temporaryDirectory } from "../../support/grpc-serving.ts";
 import { creation } from "../../support/world.ts";
 
+const LIMIT = 90_000;
+
 const ends: (() => void)[] = [];
 afterEach(() => {
   for (const end of ends.splice(0)) end();
@@ -42,47 +44,63 @@ const stuck = async (gracePeriod: string, callerWaits: number, environment: Reco
   return { child, call, stop };
 };
 
-/** A busy machine is given a second. */
+/** A busy machine is given two seconds. */
 const between = (seconds: number, from: number, to: number) => {
   expect(seconds).toBeGreaterThan(from - 0.05);
-  expect(seconds).toBeLessThan(to + 1);
+  expect(seconds).toBeLessThan(to + 2);
 };
 
 describe("a process that is asked to end while an operation does not", () => {
-  test("interrupts it before its budget is over, and answers its caller UNAVAILABLE", async () => {
-    const { call, stop } = await stuck("2s", 20_000);
-    const { code, seconds, log } = await stop();
-    expect(code).toBe(0);
-    between(seconds, 1.5, 2);
-    expect(await call).toMatchObject({ code: Code.UNAVAILABLE, details: "driver is stopping, retry" });
-    expect(log).toMatch(/1 running calls have 1\.\d s to finish/);
-  }, 20_000);
+  test(
+    "interrupts it before its budget is over, and answers its caller UNAVAILABLE",
+    async () => {
+      const { call, stop } = await stuck("4s", 60_000);
+      const { code, seconds, log } = await stop();
+      expect(code).toBe(0);
+      between(seconds, 3, 4);
+      expect(await call).toMatchObject({ code: Code.UNAVAILABLE, details: "driver is stopping, retry" });
+      expect(log).toMatch(/1 running calls have [23]\.\d s to finish/);
+    },
+    LIMIT,
+  );
 
-  test("gives it no time on top when its caller has left", async () => {
-    const { call, stop } = await stuck("2s", 300);
-    await call;
-    const { code, seconds, log } = await stop();
-    expect(code).toBe(0);
-    between(seconds, 1.5, 2);
-    expect(log).toMatch(/operations have 1\.\d s to end: CreateVolume of pvc-1/);
-  }, 20_000);
+  test(
+    "gives it no time on top when its caller has left",
+    async () => {
+      const { call, stop } = await stuck("2s", 300);
+      await call;
+      const { code, seconds, log } = await stop();
+      expect(code).toBe(0);
+      between(seconds, 1.5, 2);
+      expect(log).toMatch(/operations have 1\.\d s to end: CreateVolume of pvc-1/);
+    },
+    LIMIT,
+  );
 
-  test("ends with its budget and code 1 when it can't even be interrupted", async () => {
-    const { stop } = await stuck("2s", 20_000, { STUCK: "uninterruptible" });
-    const { code, seconds } = await stop();
-    expect(code).toBe(1);
-    between(seconds, 2, 2);
-  }, 20_000);
+  test(
+    "ends with its budget and code 1 when it can't even be interrupted",
+    async () => {
+      const { stop } = await stuck("2s", 60_000, { STUCK: "uninterruptible" });
+      const { code, seconds } = await stop();
+      expect(code).toBe(1);
+      between(seconds, 2, 2);
+    },
+    LIMIT,
+  );
 
-  test("ends at once at the second SIGTERM", async () => {
-    const { child, stop } = await stuck("30s", 20_000);
-    const stopped = stop();
-    await Bun.sleep(200);
-    child.kill("SIGTERM");
-    const { code, seconds } = await stopped;
-    expect(code).toBe(1);
-    between(seconds, 0.2, 0.2);
-  }, 20_000);
+  test(
+    "ends at once at the second SIGTERM",
+    async () => {
+      const { child, stop } = await stuck("30s", 60_000);
+      const stopped = stop();
+      await Bun.sleep(200);
+      child.kill("SIGTERM");
+      const { code, seconds } = await stopped;
+      expect(code).toBe(1);
+      between(seconds, 0.2, 0.2);
+    },
+    LIMIT,
+  );
 });
 
 describe("the grace budget", () => {
