@@ -4,9 +4,10 @@
  * Not here: what a verb does. A verb is a line below; a role is a file beside this one (lib/process/role.ts).
  */
 import { runCommandLine, runRoles, type Verb } from "../lib/process/command-line.ts";
-import { usage } from "../lib/config/flags.ts";
+import { type Flags, usage } from "../lib/config/flags.ts";
+import type { AnyRole } from "../lib/process/role.ts";
 import { VERSION } from "../lib/process/version.ts";
-import { liveWorld } from "../lib/process/world.ts";
+import { liveWorld, type World } from "../lib/process/world.ts";
 import { driverRoles } from "./driver.ts";
 
 const help = (): string => {
@@ -14,9 +15,16 @@ const help = (): string => {
   return ["csi-rbd [verb] [argument …]", "", "Verbs:", ...lines, "", usage()].join("\n");
 };
 
+/** What each `--type` runs. */
+const ROLES: Readonly<Record<Flags["type"], (flags: Flags, world: World) => readonly AnyRole[]>> = {
+  rbd: driverRoles,
+};
+
+export const rolesOf = (flags: Flags, world: World = liveWorld(flags)) => ROLES[flags.type](flags, world);
+
 const driver: Verb = {
   help: "serves CSI as the flags below say; this verb may be left out",
-  run: runRoles((flags) => driverRoles(flags, liveWorld(flags)), help),
+  run: runRoles((flags) => rolesOf(flags), help),
 };
 
 const verbs: Readonly<Record<string, Verb>> = {

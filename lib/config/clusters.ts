@@ -61,7 +61,7 @@ const entryShape = {
     mirrorDaemonCount: z.int("must be a whole number").min(0, "must not be negative").default(0),
   }).prefault({}),
   readAffinity: section({
-    enabled: flag.default(false),
+    enabled: flag.optional(),
     crushLocationLabels: z.array(nonEmpty, "must be an array of strings").default([]),
   }).prefault({}),
 };
@@ -91,13 +91,19 @@ const notesOn = (fields: Record<string, unknown>, cluster: Cluster): ReadonlyArr
   return notes;
 };
 
+/** What the flags say for entries that do not. */
+export interface ClusterDefaults {
+  readonly readAffinity: boolean;
+}
+const NO_DEFAULTS: ClusterDefaults = { readAffinity: false };
+
 interface Entry {
   readonly name: string | number;
   readonly cluster?: Cluster;
   readonly remarks: ReadonlyArray<string>;
 }
 
-const parseEntry = (value: unknown, index: number): Entry => {
+const parseEntry = (value: unknown, index: number, defaults: ClusterDefaults): Entry => {
   if (!isObject(value)) return { name: index, remarks: ["the entry must be an object"] };
   const fields = fieldsOf(value, ENTRY_FIELDS);
   const id = entryShape.clusterID.safeParse(fields["clusterID"]);
@@ -106,18 +112,29 @@ const parseEntry = (value: unknown, index: number): Entry => {
   if (!parsed.success) return { name, remarks: parsed.error.issues.slice(0, 5).map(issueText) };
   const { clusterID, monitors, rbd, readAffinity } = parsed.data;
   const mirrorDaemonCount = rbd.mirrorDaemonCount || 1;
-  const cluster: Cluster = { clusterId: clusterID, monitors, ...rbd, mirrorDaemonCount, readAffinity };
+  const { enabled = defaults.readAffinity, crushLocationLabels } = readAffinity;
+  const cluster: Cluster = {
+    clusterId: clusterID,
+    monitors,
+    ...rbd,
+    mirrorDaemonCount,
+    readAffinity: { enabled, crushLocationLabels },
+  };
   return { name, cluster, remarks: notesOn(fields, cluster) };
 };
 
 /** Reads the text of a config.json. Fails only when there are no entries to speak of. */
-export const parseClusters = (text: string, path = "config.json"): Result.Result<ClusterTable, ConfigInvalid> =>
+export const parseClusters = (
+  text: string,
+  path = "config.json",
+  defaults = NO_DEFAULTS,
+): Result.Result<ClusterTable, ConfigInvalid> =>
   Result.map(parseArray(path, text), (values) => {
     const clusters = new Map<string, Cluster>();
     const remarks = new Map<string | number, ReadonlyArray<string>>();
     const claimed = new Set<string | number>();
     for (const [index, value] of values.entries()) {
-      const entry = parseEntry(value, index);
+      const entry = parseEntry(value, index, defaults);
       const before = remarks.get(entry.name) ?? [];
       if (claimed.has(entry.name)) {
         remarks.set(entry.name, [...before, `entry ${index} repeats this clusterID and has no effect`]);
@@ -163,14 +180,14 @@ export class Clusters extends Context.Service<
   }
 >()("csi-rbd/config/Clusters") {
   /** From `<configDir>/config.json`, read again whenever it changes. */
-  static readonly layer = (configDir: string): Layer.Layer<Clusters> =>
+  static readonly layer = (configDir: string, defaults = NO_DEFAULTS): Layer.Layer<Clusters> =>
     Layer.sync(Clusters, () => {
       const path = `${configDir}/config.json`;
       const reason = "there is no such file: mount the ConfigMap with config.json there, or set --config-dir";
       const table = reread<ClusterTable>({
         path,
         trustedMs: MOMENT_MS,
-        parse: (text) => parseClusters(text, path),
+        parse: (text) => parseClusters(text, path, defaults),
         missing: Result.fail(new ConfigInvalid({ kind: "file-missing", path, reason })),
         onRead: warn(path),
       });

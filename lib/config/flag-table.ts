@@ -1,14 +1,15 @@
 /**
- * Every flag the driver takes, one line each: ceph-csi's (so that its manifests work unchanged, those without
- * meaning for RBD included) and our own. Data only; reading an argument list is flags.ts.
+ * Every flag that the driver accepts, one line each: ceph-csi's, so that its manifests work unchanged, and our own. Data
+ * only; flags.ts reads an argument list.
  *
  * Invariants:
- * 1. A flag's default is a text its own kind reads; "required" is checked across flags, in flags.ts.
- * 2. A flag without a `key` has no effect: it is read, checked as Go would, and named as ignored.
+ * 1. A flag's default is a text that its own kind reads; "required" is checked across flags, in flags.ts.
+ * 2. A flag of FLAGS is read by the code that it is for (tests/unit/config/flag-readers.test.ts proves it). One that has
+ *    no effect stands in WITHOUT_EFFECT with the reason: it is checked as Go would, and named in the log if it is given.
  */
 import * as Result from "effect/Result";
 import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "../grpc/endpoint.ts";
-import { bool, duration, type FlagKind, int, list, oneOf, path, shaped, text } from "./flag-kinds.ts";
+import { bool, duration, type FlagKind, int, list, oneOf, path, refined, shaped, text } from "./flag-kinds.ts";
 
 export interface Flag<K extends string, T> extends FlagKind<T> {
   /** Name in the typed result. */
@@ -43,6 +44,15 @@ const unixEndpoint = shaped("unix:///path (at most 107 bytes)", (value) => {
   return Result.isSuccess(parsed) && parsed.success.kind === "unix" ? formatEndpoint(parsed.success) : undefined;
 });
 
+/** ceph-csi's further types, and why each is refused. */
+export const OTHER_TYPES: Readonly<Record<string, string>> = {
+  liveness: "this release has no liveness probe: leave out the container that runs it",
+  controller: "this release does not rebuild journals: leave out the container that runs it",
+  cephfs: "this driver serves RBD only",
+  nfs: "this driver serves RBD only",
+  nvmeof: "this driver serves RBD only",
+};
+
 /** Longest node_id that CSI 1.12 allows. */
 const MAX_NODE_ID_BYTES = 256;
 const nodeId = shaped(`the node's name (at most ${MAX_NODE_ID_BYTES} bytes)`, (value) =>
@@ -53,14 +63,12 @@ const nodeId = shaped(`the node's name (at most ${MAX_NODE_ID_BYTES} bytes)`, (v
 const instanceId = shaped("text without control characters", (value) => value || "default");
 const metricsPath = shaped("a path such as /metrics", (value) => (value.startsWith("/") ? value : `/${value}`));
 
-/** ceph-csi's flags that RBD heeds. */
+/** ceph-csi's flags that have an effect here. */
 const CEPH_CSI = {
-  type: flag("type", oneOf(["rbd", "liveness", "controller"]), "rbd", "what to run: rbd, liveness or controller"),
-  endpoint: flag("endpoint", endpoint, "unix:///tmp/csi.sock", "where CSI is served (liveness: what is probed)"),
-  "csi-addons-endpoint": flag("csiAddonsEndpoint", unixEndpoint, "unix:///tmp/csi-addons.sock", "CSI-Addons socket"),
+  type: flag("type", oneOf(["rbd"]), "rbd", "what to run; required, and rbd is all that this release has"),
+  endpoint: flag("endpoint", endpoint, "unix:///tmp/csi.sock", "where CSI is served"),
   drivername: flag("driverName", driverName, DEFAULT_DRIVER_NAME, "name of the driver"),
-  drivernamespace: flag("driverNamespace", text(), "default", "namespace that the driver runs in"),
-  nodeid: flag("nodeId", nodeId, "", "name of this node, required with type rbd"),
+  nodeid: flag("nodeId", nodeId, "", "name of this node; required"),
   instanceid: flag("instanceId", instanceId, "default", "tells apart drivers that share a pool's journal"),
   controllerserver: flag("controllerServer", bool(), "false", "serve the controller; both, if neither is asked for"),
   nodeserver: flag("nodeServer", bool(), "false", "serve the node; both, if neither is asked for"),
@@ -70,28 +78,23 @@ const CEPH_CSI = {
   rbdsoftmaxclonedepth: flag("rbdSoftMaxCloneDepth", int(0, 14), "4", "clones deeper than this are flattened later"),
   maxsnapshotsonimage: flag("maxSnapshotsOnImage", int(1, 500), "450", "no new snapshot above this many"),
   minsnapshotsonimage: flag("minSnapshotsOnImage", int(0, 500), "250", "flattening begins above this many"),
-  skipforceflatten: flag("skipForceFlatten", bool(), "false", "never flatten to suit an old kernel"),
   domainlabels: flag("domainLabels", list(), "", "node labels that make up its topology"),
   "enable-read-affinity": flag(
     "enableReadAffinity",
     bool(),
     "false",
-    "read from near OSDs where a cluster asks for it",
+    "read from near OSDs, for clusters whose entry in config.json does not say",
   ),
   "crush-location-labels": flag("crushLocationLabels", list(), "", "node labels that give its CRUSH location"),
-  stagingpath: flag(
-    "stagingPath",
-    path(),
-    "/var/lib/kubelet/plugins/kubernetes.io/csi/",
-    "where kubelet stages volumes",
+  logslowopinterval: flag(
+    "logSlowOpInterval",
+    duration(),
+    "30s",
+    "how often an operation that runs for longer is logged",
   ),
-  pidlimit: flag("pidLimit", int(-1, 2 ** 31 - 1), "0", "limit of processes in the cgroup: 0 as is, -1 most"),
-  logslowopinterval: flag("logSlowOpInterval", duration(), "30s", "how often a call past its deadline is logged"),
-  enableprofiling: flag("enableProfiling", bool(), "false", "serve metrics and profiles from the driver"),
+  enableprofiling: flag("enableProfiling", bool(), "false", "serve metrics over HTTP"),
   metricsport: flag("metricsPort", int(1, 65_535), "8080", "port of the metrics"),
   metricspath: flag("metricsPath", metricsPath, "/metrics", "path of the metrics"),
-  polltime: flag("pollTime", duration(), "60s", "time between two probes (liveness)"),
-  timeout: flag("timeout", duration(), "3s", "time limit of a probe (liveness)"),
   version: flag("version", bool(), "false", "print the version and end"),
   v: flag("verbosity", int(0, 2 ** 31 - 1), "0", "log level: 1 default, 5 trace"),
 };
@@ -117,28 +120,54 @@ const OWN = {
 
 export const FLAGS = { ...CEPH_CSI, ...OWN };
 
-/** Flags that are taken and have no effect. The kind matters: a boolean one does not take the next argument. */
-export const IGNORED_FLAGS: Readonly<Record<string, FlagKind<unknown>>> = {
-  // CephFS and NFS
-  pluginpath: text(),
-  forcecephkernelclient: bool(),
-  kernelmountoptions: text(),
-  fusemountoptions: text(),
-  radosnamespacecephfs: text(),
-  // ceph-csi 3.8 and before
-  enablegrpcmetrics: bool(),
-  histogramoption: text(),
-  // Go's logger; all our lines go to stderr
-  logtostderr: bool(),
-  alsologtostderr: bool(),
-  stderrthreshold: text(),
-  vmodule: text(),
-  log_dir: text(),
-  log_file: text(),
-  log_file_max_size: text(),
-  log_backtrace_at: text(),
-  skip_headers: bool(),
-  skip_log_headers: bool(),
-  add_dir_header: bool(),
-  one_output: bool(),
+export interface WithoutEffect {
+  /** The kind matters: a boolean flag does not take the next argument. */
+  readonly kind: FlagKind<unknown>;
+  readonly reason: string;
+}
+
+const because = (reason: string, kinds: Readonly<Record<string, FlagKind<unknown>>>) =>
+  Object.fromEntries(Object.entries(kinds).map(([name, kind]) => [name, { kind, reason }]));
+
+/** Flags of ceph-csi that are accepted and change nothing. */
+export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
+  ...because("for CephFS and NFS", {
+    pluginpath: text(),
+    forcecephkernelclient: bool(),
+    kernelmountoptions: text(),
+    fusemountoptions: text(),
+    radosnamespacecephfs: text(),
+  }),
+  ...because("ceph-csi 3.8 dropped it", { enablegrpcmetrics: bool(), histogramoption: text() }),
+  ...because("this release does not serve CSI-Addons", { "csi-addons-endpoint": unixEndpoint }),
+  ...because("for --type=liveness, which this release does not have", { polltime: duration(), timeout: duration() }),
+  ...because("for --type=controller, which this release does not have", { drivernamespace: text() }),
+  ...because("a node never flattens an image to suit its kernel", { skipforceflatten: bool() }),
+  ...because("for rbd-nbd, which this release does not have; kubelet names the path in each request", {
+    stagingpath: path(),
+  }),
+  ...because("the pod's own limit of processes stays as it is", {
+    pidlimit: int(-1, 2 ** 31 - 1),
+  }),
+  ...because("no feature gate of ceph-csi changes this driver", { "feature-gates": text() }),
+  ...because("this release does not fence; false is all that it accepts", {
+    "enable-fencing": refined(bool(), "false", (fencing) => !fencing),
+  }),
+  ...because("images go at once; 0 is all that this release accepts", {
+    rbdtrashmaxdelay: shaped("0", (delay) => (/^0[a-z]*$/.test(delay) ? delay : undefined)),
+  }),
+  ...because("for Go's logger; all lines go to stderr", {
+    logtostderr: bool(),
+    alsologtostderr: bool(),
+    stderrthreshold: text(),
+    vmodule: text(),
+    log_dir: text(),
+    log_file: text(),
+    log_file_max_size: text(),
+    log_backtrace_at: text(),
+    skip_headers: bool(),
+    skip_log_headers: bool(),
+    add_dir_header: bool(),
+    one_output: bool(),
+  }),
 };

@@ -4,13 +4,13 @@
  *
  * Invariants:
  * 1. No argument list makes parseFlags throw; each gives Flags or one line that says what to write.
- * 2. A flag that has no effect is named in `ignored`; nothing else is dropped silently.
+ * 2. A flag that has no effect is named in `withoutEffect`; nothing else is dropped silently.
  */
 import * as Result from "effect/Result";
 import { closest } from "../text/closest.ts";
 import { oneLine } from "../text/printable.ts";
 import type { FlagKind } from "./flag-kinds.ts";
-import { type Flag, FLAGS, IGNORED_FLAGS } from "./flag-table.ts";
+import { type Flag, FLAGS, OTHER_TYPES, WITHOUT_EFFECT } from "./flag-table.ts";
 
 type Table = typeof FLAGS;
 type Values = {
@@ -18,17 +18,19 @@ type Values = {
 };
 
 /**
- * All values, defaults filled in. With `type` rbd, `controllerServer` and `nodeServer` say what to serve: both are
- * true when neither flag was given. With `help` or `version` nothing else has been checked across flags.
+ * All values, defaults filled in. `controllerServer` and `nodeServer` say what to serve: both are true when neither flag
+ * was given. With `help` or `version` nothing else has been checked across flags.
  */
-export type Flags = Values & { readonly ignored: ReadonlyArray<string> };
+export type Flags = Values & {
+  /** What was given and has no effect, as it was written, with the reason. */
+  readonly withoutEffect: ReadonlyArray<string>;
+};
 
-const known: ReadonlyMap<string, FlagKind<unknown>> = new Map([
+const known: ReadonlyMap<string, FlagKind<unknown>> = new Map<string, FlagKind<unknown>>([
   ...Object.entries(FLAGS),
-  ...Object.entries(IGNORED_FLAGS),
+  ...Object.entries(WITHOUT_EFFECT).map(([name, { kind }]) => [name, kind] as const),
 ]);
 const keys: ReadonlyMap<string, string> = new Map(Object.entries(FLAGS).map(([name, flag]) => [name, flag.key]));
-const OTHER_TYPES = ["cephfs", "nfs"];
 
 const unknownFlag = (name: string): string => {
   const near = closest(name, [...known.keys()]);
@@ -39,8 +41,8 @@ const unknownFlag = (name: string): string => {
 const plainName = (name: string): string => (/^[\w.-]{1,60}$/.test(name) ? name : oneLine(name));
 
 const wrongValue = (name: string, value: string, reason: string): string =>
-  name === "type" && OTHER_TYPES.includes(value)
-    ? `--type=${value}: this driver serves RBD only: write rbd, liveness or controller`
+  name === "type" && Object.hasOwn(OTHER_TYPES, value)
+    ? `--type=${value}: ${OTHER_TYPES[value]}`
     : `--${name}=${value === "" ? "" : oneLine(value)}: ${reason}`;
 
 /** Go's `-h` and `--help` are flags of their own. */
@@ -102,8 +104,8 @@ const read = (texts: ReadonlyMap<string, string>): Result.Result<Map<string, unk
 
 /** What no single flag can tell. */
 const across = (flags: Flags, given: ReadonlyMap<string, string>): string | undefined => {
-  if (!given.has("type")) return "--type is missing: write --type=rbd, --type=liveness or --type=controller";
-  if (flags.type === "rbd" && flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
+  if (!given.has("type")) return "--type is missing: write --type=rbd";
+  if (flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
   const pairs = [
     ["rbdsoftmaxclonedepth", flags.rbdSoftMaxCloneDepth, "rbdhardmaxclonedepth", flags.rbdHardMaxCloneDepth],
     ["minsnapshotsonimage", flags.minSnapshotsOnImage, "maxsnapshotsonimage", flags.maxSnapshotsOnImage],
@@ -119,10 +121,16 @@ export const parseFlags = (argv: ReadonlyArray<string>): Result.Result<Flags, st
   Result.gen(function* () {
     const { texts, rest } = yield* split(argv);
     const values = yield* read(texts);
-    const ignored = [...texts.keys()].filter((name) => Object.hasOwn(IGNORED_FLAGS, name));
+    const withoutEffect = [
+      ...[...texts.keys()].flatMap((name) => {
+        const reason = Object.hasOwn(WITHOUT_EFFECT, name) ? WITHOUT_EFFECT[name]?.reason : undefined;
+        return reason === undefined ? [] : [`--${name} (${reason})`];
+      }),
+      ...rest.map((word) => `${oneLine(word)} (after --)`),
+    ];
     // Every key of the table has been set above, each with a value of its own kind.
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a loop over the table cannot be typed per key
-    const flags = { ...Object.fromEntries(values), ignored: [...ignored, ...rest] } as unknown as Flags;
+    const flags = { ...Object.fromEntries(values), withoutEffect } as unknown as Flags;
     if (flags.help || flags.version) return flags;
     const wrong = across(flags, texts);
     if (wrong !== undefined) return yield* Result.fail(wrong);
@@ -130,21 +138,23 @@ export const parseFlags = (argv: ReadonlyArray<string>): Result.Result<Flags, st
     return neither ? { ...flags, controllerServer: true, nodeServer: true } : flags;
   });
 
-/** What `--help` prints: one line per flag, with its default. */
+/** What `--help` prints: a line per flag with its default, then the flags that have no effect, with the reasons. */
 export const usage = (): string => {
-  const rows = Object.entries(FLAGS).map(([name, flag]) => ({
-    left: flag.isBool ? `--${name}` : `--${name}=${name === "type" ? "TYPE" : flag.fallback}`,
-    help: flag.help,
-  }));
-  const width = Math.max(...rows.map((row) => row.left.length));
-  const lines = rows
-    .toSorted((a, b) => a.left.localeCompare(b.left))
-    .map((row) => `  ${row.left.padEnd(width)}  ${row.help}`);
-  const ignored = Object.keys(IGNORED_FLAGS).map((name) => `--${name}`);
+  const rows = Object.entries(FLAGS).map(
+    ([name, flag]) => [flag.isBool ? `--${name}` : `--${name}=${flag.fallback}`, flag.help] as const,
+  );
+  const unused = Object.entries(WITHOUT_EFFECT).map(([name, { reason }]) => [`--${name}`, reason] as const);
   return [
     "Flags, each with its default (-flag and --flag, =value or a space before the value):",
-    ...lines,
-    `Taken for compatibility, without effect: ${ignored.join(" ")}`,
+    ...columns(rows),
+    "",
+    "Flags of ceph-csi that are accepted without effect, and why:",
+    ...columns(unused),
     "",
   ].join("\n");
+};
+
+const columns = (rows: ReadonlyArray<readonly [left: string, right: string]>): ReadonlyArray<string> => {
+  const width = Math.max(...rows.map(([left]) => left.length));
+  return rows.toSorted(([a], [b]) => a.localeCompare(b)).map(([left, right]) => `  ${left.padEnd(width)}  ${right}`);
 };

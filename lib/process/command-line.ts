@@ -9,13 +9,14 @@
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import type * as Scope from "effect/Scope";
 import { type Flags, parseFlags } from "../config/flags.ts";
 import { closest } from "../text/closest.ts";
 import { oneLine } from "../text/printable.ts";
 import { compose } from "./compose.ts";
-import { makeGrace } from "./grace.ts";
+import { type Grace, makeGrace } from "./grace.ts";
 import { launch } from "./launch.ts";
-import type { AnyRole } from "./role.ts";
+import type { AnyRole, RoleError } from "./role.ts";
 import { VERSION } from "./version.ts";
 
 class WrongCommand extends Data.TaggedError("WrongCommand")<{ readonly message: string }> {}
@@ -55,9 +56,18 @@ export const runRoles =
   (argv: readonly string[]): void => {
     const parsed = parseFlags(argv);
     if (Result.isFailure(parsed)) return refuse(parsed.failure);
-    const flags = parsed.success;
-    if (flags.help) return console.log(help());
-    if (flags.version) return console.log(VERSION);
-    const grace = makeGrace(flags.gracePeriod);
-    return launch(compose(flags, rolesOf(flags), grace), grace);
+    const asked = whatFlagsAsk(parsed.success, rolesOf, help);
+    return "text" in asked ? console.log(asked.text) : launch(asked.run, asked.grace);
   };
+
+/** A text to print, or what to run with how long it has for its end. */
+export const whatFlagsAsk = (
+  flags: Flags,
+  rolesOf: (flags: Flags) => readonly AnyRole[],
+  help: () => string,
+): { readonly text: string } | { readonly run: Effect.Effect<void, RoleError, Scope.Scope>; readonly grace: Grace } => {
+  if (flags.help) return { text: help() };
+  if (flags.version) return { text: VERSION };
+  const grace = makeGrace(flags.gracePeriod);
+  return { run: compose(flags, rolesOf(flags), grace), grace };
+};

@@ -19,6 +19,7 @@ import { serve } from "../grpc/server.ts";
 import { codeName } from "../grpc/status.ts";
 import { describeOperation, operationFields } from "../operations/operation.ts";
 import { Operations, type OperationsService } from "../operations/pipeline.ts";
+import { logSlowOperations } from "../operations/slow.ts";
 import { rpcObserver } from "../telemetry/metrics.ts";
 import { telemetryLayer } from "../telemetry/telemetry.ts";
 import { type Grace, makeGrace } from "./grace.ts";
@@ -42,12 +43,15 @@ export const compose = (
 
 const run = (flags: Flags, roles: readonly AnyRole[], grace: Grace): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
-    yield* sayIgnored(flags);
+    yield* sayWithoutEffect(flags);
     const observe = yield* rpcObserver(codeName);
     // Each role was proven to bring what it asks for where it was stated (./role.ts).
     const context = (yield* Layer.build(layerOf(roles))) as Context.Context<unknown>;
     const operations = Context.getOption(context, Operations);
-    if (Option.isSome(operations)) yield* Effect.addFinalizer(() => drain(operations.value, grace));
+    if (Option.isSome(operations)) {
+      yield* Effect.addFinalizer(() => drain(operations.value, grace));
+      yield* Effect.forkScoped(logSlowOperations(operations.value, flags.logSlowOpInterval));
+    }
     const sockets = Map.groupBy(
       roles.filter(({ serves }) => serves !== undefined),
       ({ endpoint }) => endpoint ?? flags.endpoint,
@@ -76,7 +80,5 @@ const drain = (operations: OperationsService, grace: Grace): Effect.Effect<void>
     yield* operations.drain(left);
   });
 
-const sayIgnored = ({ ignored }: Flags): Effect.Effect<void> =>
-  ignored.length === 0
-    ? Effect.void
-    : Effect.logInfo(`without meaning for RBD, and ignored: ${ignored.map((name) => `--${name}`).join(" ")}`);
+const sayWithoutEffect = ({ withoutEffect }: Flags): Effect.Effect<void> =>
+  withoutEffect.length === 0 ? Effect.void : Effect.logInfo(`accepted without effect: ${withoutEffect.join(", ")}`);

@@ -35,7 +35,7 @@ export interface World {
 /** The real one, as the flags say. */
 export const liveWorld = (flags: Flags): World => ({
   configuration: Layer.mergeAll(
-    Clusters.layer(flags.configDir),
+    Clusters.layer(flags.configDir, { readAffinity: flags.enableReadAffinity }),
     ClusterMapping.layer(flags.configDir),
     clusterSecretsLayer(flags.secretsDir),
     DriverSettings.layer(flags),

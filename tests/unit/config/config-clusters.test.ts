@@ -14,6 +14,19 @@ const messageOf = (id: string): string => {
   return Result.isFailure(found) ? `${found.failure._tag}: ${found.failure.message}` : "(found)";
 };
 
+test("read affinity is the flags' to say where an entry does not", () => {
+  const entry = { clusterID: "a", monitors: ["m"] };
+  const enabled = (more: object, readAffinity: boolean) => {
+    const parsed = parseClusters(JSON.stringify([{ ...entry, ...more }]), "config.json", { readAffinity });
+    return Result.getOrThrow(parsed).clusters.get("a")?.readAffinity.enabled;
+  };
+  expect(enabled({}, true)).toBe(true);
+  expect(enabled({ readAffinity: { crushLocationLabels: ["zone"] } }, true)).toBe(true);
+  expect(enabled({ readAffinity: { enabled: false } }, true)).toBe(false);
+  expect(enabled({ readAffinity: { enabled: true } }, false)).toBe(true);
+  expect(enabled({}, false)).toBe(false);
+});
+
 describe("golden config.json", () => {
   test("a full entry", () => {
     expect(Result.getOrThrow(find("east"))).toEqual({

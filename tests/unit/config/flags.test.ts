@@ -4,7 +4,7 @@ import * as Duration from "effect/Duration";
 import * as Result from "effect/Result";
 import * as fc from "fast-check";
 import { type Flags, parseFlags, usage } from "../../../lib/config/flags.ts";
-import { FLAGS, IGNORED_FLAGS } from "../../../lib/config/flag-table.ts";
+import { FLAGS, OTHER_TYPES, WITHOUT_EFFECT } from "../../../lib/config/flag-table.ts";
 import { goBool, goDuration, goInteger } from "../../../lib/text/go-values.ts";
 
 const RBD = ["--type=rbd", "--nodeid=n1"];
@@ -41,8 +41,8 @@ describe("Go's syntax", () => {
   });
 
   test("-- ends the flags; what follows is named", () => {
-    expect(ok("--", "--nonsense")).toMatchObject({ ignored: ["--nonsense"] });
-    expect(ok("--").ignored).toEqual([]);
+    expect(ok("--", "--nonsense")).toMatchObject({ withoutEffect: ['"--nonsense" (after --)'] });
+    expect(ok("--").withoutEffect).toEqual([]);
   });
 
   test.each([
@@ -106,9 +106,7 @@ describe("defaults", () => {
     expect(ok()).toMatchObject({
       type: "rbd",
       endpoint: "unix:///tmp/csi.sock",
-      csiAddonsEndpoint: "unix:///tmp/csi-addons.sock",
       driverName: "rbd.csi.ceph.com",
-      driverNamespace: "default",
       instanceId: "default",
       clusterName: "",
       setMetadata: false,
@@ -116,12 +114,9 @@ describe("defaults", () => {
       rbdSoftMaxCloneDepth: 4,
       maxSnapshotsOnImage: 450,
       minSnapshotsOnImage: 250,
-      skipForceFlatten: false,
       domainLabels: [],
       enableReadAffinity: false,
       crushLocationLabels: [],
-      stagingPath: "/var/lib/kubelet/plugins/kubernetes.io/csi/",
-      pidLimit: 0,
       enableProfiling: false,
       metricsPort: 8080,
       metricsPath: "/metrics",
@@ -133,11 +128,11 @@ describe("defaults", () => {
       cells: 8,
       hostCells: 8,
       socketGroup: "",
-      ignored: [],
+      withoutEffect: [],
     });
-    const { logSlowOpInterval, pollTime, timeout, osdTimeout, monTimeout, connectTimeout, gracePeriod } = ok();
-    const durations = [logSlowOpInterval, pollTime, timeout, osdTimeout, monTimeout, connectTimeout, gracePeriod];
-    expect(durations.map(Duration.toSeconds)).toEqual([30, 60, 3, 30, 30, 15, 25]);
+    const { logSlowOpInterval, osdTimeout, monTimeout, connectTimeout, gracePeriod } = ok();
+    const durations = [logSlowOpInterval, osdTimeout, monTimeout, connectTimeout, gracePeriod];
+    expect(durations.map(Duration.toSeconds)).toEqual([30, 30, 30, 15, 25]);
   });
 
   test("neither server asked for means both", () => {
@@ -151,7 +146,7 @@ describe("defaults", () => {
   test("every key of the table is there", () => {
     const keys = Object.values(FLAGS).map((flag) => flag.key);
     expect(new Set(keys).size).toBe(keys.length);
-    expect(Object.keys(ok()).toSorted()).toEqual([...keys, "ignored"].toSorted());
+    expect(Object.keys(ok()).toSorted()).toEqual([...keys, "withoutEffect"].toSorted());
   });
 });
 
@@ -167,22 +162,30 @@ describe("ceph-csi's own manifests", () => {
       nodeServer: true,
       controllerServer: false,
       verbosity: 5,
-      pidLimit: -1,
     });
-    expect(flags.ignored).toEqual(["pluginpath"]);
+    expect(flags.withoutEffect.map((text) => text.split(" ", 1)[0])).toEqual([
+      "--pluginpath",
+      "--stagingpath",
+      "--csi-addons-endpoint",
+      "--pidlimit",
+    ]);
   });
 
-  test("an old provisioner with every flag that means nothing to RBD", () => {
-    const argv = Object.entries(IGNORED_FLAGS).map(([name, flag]) => (flag.isBool ? `--${name}` : `--${name}=1`));
-    expect(ok(...argv).ignored).toEqual(Object.keys(IGNORED_FLAGS));
-  });
-
-  test("liveness and controller need no node id", () => {
-    const liveness = parseFlags(
-      "--type=liveness --endpoint=unix:///csi/csi.sock --metricsport=8680 --polltime=60s".split(" "),
+  test("every flag without effect, with ceph-csi's default, and the reason of each", () => {
+    const values: Readonly<Record<string, string>> = {
+      "csi-addons-endpoint": "unix:///tmp/csi-addons.sock",
+      stagingpath: "/var/lib/kubelet/plugins/kubernetes.io/csi/",
+      polltime: "60s",
+      timeout: "3s",
+      rbdtrashmaxdelay: "0s",
+      "feature-gates": "SlowGRPCRestart=true",
+    };
+    const argv = Object.entries(WITHOUT_EFFECT).map(
+      ([name, { kind }]) => `--${name}=${values[name] ?? (kind.isBool ? "false" : "1")}`,
     );
-    expect(Result.getOrThrow(liveness)).toMatchObject({ type: "liveness", metricsPort: 8680 });
-    expect(Result.getOrThrow(parseFlags(["--type=controller", "--drivernamespace=ceph"])).driverNamespace).toBe("ceph");
+    expect(ok(...argv).withoutEffect).toEqual(
+      Object.entries(WITHOUT_EFFECT).map(([name, { reason }]) => `--${name} (${reason})`),
+    );
   });
 });
 
@@ -205,12 +208,17 @@ describe("values are brought into one form", () => {
 
 describe("a refusal is one line that says what to write", () => {
   test.each<[ReadonlyArray<string>, string]>([
-    [[], "--type is missing: write --type=rbd, --type=liveness or --type=controller"],
+    [[], "--type is missing: write --type=rbd"],
     [["--type=rbd"], "--nodeid is missing: write --nodeid=NAME, this node's name"],
     [["--type=rbd", "--nodeserver", "--nodeid="], "--nodeid is missing: write --nodeid=NAME, this node's name"],
-    [["--type=cephfs"], "--type=cephfs: this driver serves RBD only: write rbd, liveness or controller"],
-    [["--type=nfs"], "--type=nfs: this driver serves RBD only: write rbd, liveness or controller"],
-    [["--type=RBD"], '--type="RBD": write rbd, liveness, controller'],
+    [["--type=cephfs"], "--type=cephfs: this driver serves RBD only"],
+    [["--type=nfs"], "--type=nfs: this driver serves RBD only"],
+    [["--type=liveness"], "--type=liveness: this release has no liveness probe: leave out the container that runs it"],
+    [["--type=controller"], "--type=controller: this release does not rebuild journals"],
+    [["--type=RBD"], '--type="RBD": write rbd'],
+    [["--type=constructor"], '--type="constructor": write rbd'],
+    [["--enable-fencing"], '--enable-fencing="true": write false'],
+    [["--rbdtrashmaxdelay=24h"], '--rbdtrashmaxdelay="24h": write 0'],
     [["--nodeservr"], "unknown flag --nodeservr: did you mean --nodeserver?"],
     [["--node-id=x"], "unknown flag --node-id: did you mean --nodeid?"],
     [["--zzzzzzzzzzzz"], "unknown flag --zzzzzzzzzzzz: --help lists all flags"],
@@ -263,11 +271,15 @@ test("help and version need nothing else", () => {
   expect(Result.getOrThrow(parseFlags(["--version"])).version).toBe(true);
   for (const help of ["-h", "-help", "--help"]) expect(Result.getOrThrow(parseFlags([help])).help).toBe(true);
   const text = usage();
-  for (const name of [...Object.keys(FLAGS), ...Object.keys(IGNORED_FLAGS)]) expect(text).toContain(`--${name}`);
+  for (const name of [...Object.keys(FLAGS), ...Object.keys(WITHOUT_EFFECT)]) expect(text).toContain(`--${name}`);
+  expect(text).toMatch(
+    /Flags of ceph-csi that are accepted without effect, and why:[^]*--pidlimit +the pod's own limit/,
+  );
+  for (const other of Object.keys(OTHER_TYPES)) expect(text).not.toContain(`--type=${other} `);
 });
 
 test("fuzz: no argument list throws, a refusal is one line", () => {
-  const names = fc.constantFrom(...Object.keys(FLAGS), ...Object.keys(IGNORED_FLAGS), "__proto__", "constructor");
+  const names = fc.constantFrom(...Object.keys(FLAGS), ...Object.keys(WITHOUT_EFFECT), "__proto__", "constructor");
   const value = fc.oneof(fc.string({ unit: "binary", maxLength: 20 }), fc.constantFrom("true", "1", "30s", "/a", ""));
   const argument = fc.oneof(
     fc.tuple(fc.constantFrom("-", "--"), names, value).map(([dash, name, text]) => `${dash}${name}=${text}`),

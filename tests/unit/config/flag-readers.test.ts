@@ -1,0 +1,80 @@
+/** Every flag that `--help` shows as working is read by the code that it is for; the others are listed as such. */
+import { expect, test } from "bun:test";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
+import * as Layer from "effect/Layer";
+import * as Result from "effect/Result";
+import { cephLayer } from "../../../lib/ceph/ceph.ts";
+import { FLAGS, WITHOUT_EFFECT } from "../../../lib/config/flag-table.ts";
+import { type Flags, parseFlags } from "../../../lib/config/flags.ts";
+import { Host } from "../../../lib/host/host.ts";
+import { whatFlagsAsk } from "../../../lib/process/command-line.ts";
+import { role } from "../../../lib/process/role.ts";
+import { liveWorld, type World } from "../../../lib/process/world.ts";
+import { rolesOf } from "../../../services/main.ts";
+import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import { temporaryDirectory } from "../../support/grpc-serving.ts";
+import { hostMemoryService, MemoryNode } from "../../support/host-memory.ts";
+import { aCluster } from "../../support/world.ts";
+
+/** The real world is described, which reads its flags; Ceph and the host are in memory, so that nothing is touched. */
+const worldOf = (flags: Flags): World => {
+  const cluster = aCluster();
+  return {
+    ...liveWorld(flags),
+    ceph: cephLayer(cephMemoryService(cluster)),
+    host: Layer.succeed(Host, hostMemoryService(new MemoryNode(cluster))),
+  };
+};
+
+const freePort = async (): Promise<number | undefined> => {
+  const probe = Bun.serve({ port: 0, fetch: () => new Response() });
+  const { port } = probe;
+  await probe.stop(true);
+  return port;
+};
+
+test("each flag of the table is read when all roles start with everything on", async () => {
+  const directory = temporaryDirectory();
+  const argv = [
+    "--type=rbd",
+    "--nodeid=n",
+    "--controllerserver",
+    "--nodeserver",
+    "--enableprofiling",
+    `--metricsport=${await freePort()}`,
+    `--endpoint=unix://${join(directory, "csi.sock")}`,
+    "--grace-period=1s",
+  ];
+  const read = new Set<string>();
+  const flags = new Proxy(Result.getOrThrow(parseFlags(argv)), {
+    get: (target, key, receiver): unknown => {
+      read.add(String(key));
+      return Reflect.get(target, key, receiver);
+    },
+    // A copy of all flags would read each of them, and use none.
+    ownKeys: () => {
+      throw new Error("the flags are copied");
+    },
+  });
+  let started: () => void = () => {};
+  const start = new Promise<void>((resolve) => (started = resolve));
+  const ready = role({ name: "ready", layer: Layer.empty, runs: Effect.sync(() => started()) });
+  const asked = whatFlagsAsk(flags, (given) => [...rolesOf(given, worldOf(given)), ready], String);
+  if ("text" in asked) throw new Error("the driver starts");
+  const fiber = Effect.runFork(Effect.scoped(asked.run));
+  await Promise.race([start, Effect.runPromise(Fiber.join(fiber))]);
+  await Effect.runPromise(Fiber.interrupt(fiber));
+  rmSync(directory, { recursive: true });
+  const unread = Object.entries(FLAGS).filter(([, { key }]) => !read.has(key));
+  expect(unread.map(([name]) => `--${name}`)).toEqual([]);
+});
+
+test("no flag is in both lists, and each without effect has a reason", () => {
+  for (const [name, { reason }] of Object.entries(WITHOUT_EFFECT)) {
+    expect(Object.keys(FLAGS)).not.toContain(name);
+    expect(reason).not.toBe("");
+  }
+});

@@ -1,0 +1,31 @@
+/** Slow operations in the log, in virtual time. */
+import { expect, test } from "bun:test";
+import * as Deferred from "effect/Deferred";
+import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
+import * as Logger from "effect/Logger";
+import * as TestClock from "effect/testing/TestClock";
+import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
+import { logSlowOperations } from "../../../lib/operations/slow.ts";
+
+test("an operation is named once per interval for as long as it runs past it", async () => {
+  const lines: string[] = [];
+  const recorder = Logger.make<unknown, void>(({ message }) => void lines.push([message].flat().join(" ")));
+  await Effect.gen(function* () {
+    const operations = makeOperations();
+    yield* Effect.forkChild(logSlowOperations(operations, "30 seconds"));
+    const end = Deferred.makeUnsafe<void>();
+    const request = { rpc: "CreateVolume", subject: "pvc-1", identity: "1", deadline: undefined };
+    const call = yield* Effect.forkChild(operations.run(request, () => stage("clone", Deferred.await(end))));
+    yield* TestClock.adjust("29 seconds");
+    expect(lines).toEqual([]);
+    yield* TestClock.adjust("31 seconds");
+    yield* Deferred.succeed(end, undefined);
+    yield* Fiber.join(call);
+    yield* TestClock.adjust("2 minutes");
+  }).pipe(Effect.provide([TestClock.layer(), Logger.layer([recorder])]), Effect.runPromise);
+  expect(lines).toEqual([
+    'slow: CreateVolume of pvc-1 has been running for 30.0 s (stage "clone")',
+    'slow: CreateVolume of pvc-1 has been running for 60.0 s (stage "clone")',
+  ]);
+});
