@@ -1,10 +1,10 @@
 /**
- * One timer for all the deadlines of a pool. A call costs a comparison, not a timer of its own: nearly every call ends
- * long before its limit.
+ * One timer for all the deadlines of a pool. A call costs a comparison, not a timer of its own, because nearly every call
+ * ends long before its limit.
  *
- * Time is Effect's Clock, so that tests move it. It is the monotonic one: a wall clock that is set must not end a call.
+ * The time is the monotonic time of Effect's Clock: tests can move it, and a change of the wall clock does not end a call.
  *
- * 1. `ring` runs at each time that the alarm was set for, or soon after. It may run with nothing due.
+ * 1. `ring` runs at each time for which the alarm was set, or soon after. It may run when nothing is due.
  */
 import * as Clock from "effect/Clock";
 import * as Duration from "effect/Duration";
@@ -13,13 +13,13 @@ import type * as Fiber from "effect/Fiber";
 import type * as Scope from "effect/Scope";
 
 export interface Alarm {
-  /** Milliseconds, from an origin that means nothing. */
+  /** Milliseconds from an arbitrary origin. */
   readonly now: () => number;
-  /** Rings at `at`, too. */
+  /** Makes the alarm ring at `at`, besides other times. */
   readonly set: (at: number) => void;
 }
 
-/** `ring` answers when it has to run next, if it knows. */
+/** `ring` gives the time at which it has to run next, if any. */
 export const makeAlarm = (ring: (now: number) => number | undefined): Effect.Effect<Alarm, never, Scope.Scope> =>
   Effect.gen(function* () {
     const clock = yield* Clock.Clock;

@@ -1,6 +1,6 @@
 /**
- * What the calls of a fiber are made for, such as a volume: while one of them hangs, changes for the same subject fail
- * at once instead of hanging, too.
+ * The subject of the calls of a fiber, such as a volume: while one of them hangs, changes for the same subject fail at once
+ * and do not hang, too.
  */
 import * as Context from "effect/Context";
 

@@ -1,29 +1,29 @@
 /**
  * The inside of a cell: a Bun worker that makes blocking calls, one at a time, and answers plain data.
  *
- * Not here: which calls there are (lib/ceph/cell/cell.ts, lib/host/cell.ts) and who waits for them (./pool.ts).
- * This file is loaded in every worker: it imports next to nothing, so that a cell costs about 2 MiB.
+ * Not here: the calls themselves (lib/ceph/cell/cell.ts, lib/host/cell.ts) and the queue in front of them (./pool.ts).
+ * Every worker loads this file: it imports next to nothing, so that a cell costs about 2 MiB.
  *
- * 1. A cell says "ready" last, when its handlers are in place: a message sent earlier would be lost.
- * 2. Whatever a handler throws becomes a reply; no call stays without one while the thread lives.
+ * 1. A cell sends "ready" last, when its handlers are in place, because a message that comes earlier would be lost.
+ * 2. Everything that a handler throws becomes a reply; every call gets one while the thread lives.
  */
 
 import { tidyWhenCalm } from "./idle-gc.ts";
 
-/** A failed blocking call: the errno that it returned (positive), and what it was about. */
+/** A failed blocking call: its name and the errno that it returned (positive). */
 export class Errno extends Error {
   constructor(
     readonly op: string,
     readonly errno: number,
     message = `${op}: errno ${errno}`,
-    /** The handler had changed something, or may have: the errno does not say what it left. */
+    /** The handler has changed something by then, or may have. */
     readonly midway = false,
   ) {
     super(message);
   }
 }
 
-/** Marks each failure of `body`, because the handler has changed something before. `unless`: those that it leaves. */
+/** Marks each failure of `body` as midway because the handler has changed something before; except those of `unless`. */
 export const midway = <A>(body: () => A, unless: (error: Errno) => boolean = () => false): A => {
   try {
     return body();
@@ -54,7 +54,7 @@ export const CELL_READY = "ready";
 
 type Handlers = Readonly<Record<string, (arg: never) => unknown>>;
 
-/** `collect`: how this cell gives memory back when it falls quiet, if in another way than others. */
+/** `collect`: frees memory when the cell has been quiet for a while; garbage collection if absent. */
 export const serveCell = (handlers: Handlers, collect?: () => void): void => {
   const scope = globalThis as unknown as {
     onmessage: (event: MessageEvent<CellRequest>) => void;
@@ -67,7 +67,7 @@ export const serveCell = (handlers: Handlers, collect?: () => void): void => {
       if (handler === undefined) throw new Errno(op, 38, `this cell has no operation ${op}`);
       scope.postMessage({ id, ok: handler(arg as never) });
     } catch (error) {
-      // how far a handler came that threw anything else, nobody knows
+      // any other throw leaves open how far the handler came
       const failed: CellFailure =
         error instanceof Errno
           ? { op: error.op, errno: error.errno, message: error.message, midway: error.midway }

@@ -13,7 +13,7 @@ import { startWorker } from "./worker.ts";
 export interface Cell {
   readonly worker: Worker;
   job: Job | undefined;
-  /** When its start or its call is overdue, or its rest has been long enough. */
+  /** The time at which its start or its call is overdue, or its rest ends. */
   deadline: number;
 }
 
@@ -31,7 +31,7 @@ const READY_LIMIT_MS = 60_000;
 export class Crew {
   private readonly starting = new Map<Cell, (reason: string) => void>();
   private readonly live = new Set<Cell>();
-  /** In the order in which they came to rest. */
+  /** The cell that has rested longest comes first. */
   private readonly idle: Cell[] = [];
 
   constructor(
@@ -39,7 +39,7 @@ export class Crew {
     private readonly alarm: Alarm,
   ) {}
 
-  /** Those that start included. */
+  /** Includes the cells that are starting. */
   get size(): number {
     return this.live.size + this.starting.size;
   }
@@ -61,7 +61,7 @@ export class Crew {
     return this.live.has(cell);
   }
 
-  /** A cell that rests, until `rest`. */
+  /** Takes a resting cell, which `rest` returns. */
   take(): Cell | undefined {
     return this.idle.pop();
   }
@@ -73,14 +73,14 @@ export class Crew {
     if (this.mayEnd()) this.alarm.set(cell.deadline);
   }
 
-  /** -> whether it was there. */
+  /** Gives whether the cell was here. */
   remove(cell: Cell): boolean {
     const at = this.idle.indexOf(cell);
     if (at >= 0) this.idle.splice(at, 1);
     return this.live.delete(cell);
   }
 
-  /** Starts one more; `failed` is why it did not come to rest here. */
+  /** Starts one more cell. `failed` says why it did not start; `undefined`: it rests here now. */
   start(done: (failed: string | undefined) => void): void {
     const end = (reason: string) => {
       if (!this.starting.delete(cell)) return this.options.onEnd(cell, reason);
@@ -99,7 +99,7 @@ export class Crew {
     this.alarm.set(cell.deadline);
   }
 
-  /** Ends what has started or rested for too long -> the calls that are overdue. */
+  /** Ends cells that start or rest for too long; gives those whose calls are overdue. */
   overdue(now: number): readonly Cell[] {
     for (const [cell, end] of this.starting) if (cell.deadline <= now) end("it was not ready in time");
     for (let cell = this.idle[0]; cell !== undefined && cell.deadline <= now && this.mayEnd(); cell = this.idle[0]) {
@@ -109,7 +109,7 @@ export class Crew {
     return this.started().filter((cell) => cell.job !== undefined && cell.deadline <= now);
   }
 
-  /** The next moment at which `overdue` has something to do. */
+  /** The time at which `overdue` has something to do next. */
   nextDeadline(): number | undefined {
     const ending = this.mayEnd();
     const watched = [...this.starting.keys(), ...this.started().filter(({ job }) => job !== undefined || ending)];

@@ -1,6 +1,7 @@
 /**
- * How a call in a cell fails. What such a failure means for Ceph or for the host is decided there
- * (lib/ceph/live/errno.ts, lib/host/live.ts).
+ * The failures of a call in a cell.
+ *
+ * Not here: what they mean for Ceph (lib/ceph/live/errno.ts) or for the host (lib/host/live.ts).
  */
 import * as Data from "effect/Data";
 import type { CellFailure } from "./cell.ts";
@@ -11,12 +12,12 @@ import type { CellFailure } from "./cell.ts";
  */
 export class CellErrno extends Data.TaggedError("CellErrno")<CellFailure> {}
 
-/** A blocking call did not return within its limit, or an earlier one with the same key still has not. */
+/** A blocking call did not return within its limit, or an earlier call with the same key still has not returned. */
 export class CellStuck extends Data.TaggedError("CellStuck")<{
   readonly op: string;
   readonly subject: string;
   readonly seconds: number;
-  /** A sentence that says what to look at. */
+  /** A sentence that says what to check. */
   readonly advice: string;
 }> {
   override get message() {

@@ -1,13 +1,13 @@
 /**
- * Gives memory back when a thread has had much to do and then nothing for a while. The engine collects garbage by what
- * is allocated, not by time: without this a driver at rest keeps the heap of its busiest minute.
+ * Collects garbage when a thread was busy and then idle for a while. The engine collects by allocation, not by time:
+ * without this an idle driver keeps the heap of its busiest minute.
  *
- * Cells load this file too: it imports nothing.
+ * Cells load this file, too: it imports nothing.
  */
 
-/** Long enough that a thread that pauses between two calls is not held up. */
+/** Longer than the pauses of a busy thread between two calls. */
 const QUIET_MS = 1_000;
-/** Less work leaves no garbage that matters: with a probe every few seconds this is once in many minutes. */
+/** Less work leaves little garbage. With a probe every few seconds this is once in many minutes. */
 const WORTH = 100;
 
 export interface Calm {
@@ -16,7 +16,7 @@ export interface Calm {
   readonly collect?: () => void;
 }
 
-/** -> to be called at the end of each piece of work. */
+/** Gives a function to call at the end of each piece of work. */
 export const tidyWhenCalm = ({
   quietMs = QUIET_MS,
   worth = WORTH,

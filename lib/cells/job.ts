@@ -4,15 +4,15 @@ import type * as Effect from "effect/Effect";
 import type { CellError } from "./errors.ts";
 
 export interface CallOptions {
-  /** How long the call may take once a cell has taken it up. */
+  /** Begins when a cell takes the call up. */
   readonly limit: Duration.Duration;
-  /** What the call is about, for messages: an image, a device, a path. */
+  /** The image, device or path that the call is for, for messages. */
   readonly subject: string;
-  /** Calls with one key never overlap a stuck one. Without a key the call is harmless when repeated. */
+  /** A call does not run while another one with its key is stuck. A call without a key can be repeated without harm. */
   readonly key?: string | undefined;
   /** The call has passed its limit, and its thread still uses what it was given. */
   readonly onAside?: (() => void) | undefined;
-  /** The thread of such a call has come back, or ended. */
+  /** The thread of such a call has returned, or ended. */
   readonly onBack?: (() => void) | undefined;
 }
 
@@ -45,7 +45,7 @@ export class Waiting {
     return this.jobs.shift();
   }
 
-  /** For a caller that no longer waits. */
+  /** Removes a job whose caller no longer waits. */
   withdraw(job: Job): void {
     const at = this.jobs.indexOf(job);
     if (at >= 0) this.jobs.splice(at, 1);

@@ -3,16 +3,16 @@
  * is known at once; the others when a call would have to wait, and they end when no call has needed them for ten
  * seconds.
  *
- * Not here: what the cells do. A pool knows calls by name, limit and key only.
+ * Not here: the calls themselves. A pool knows only their name, limit and key.
  *
- * 1. No call waits for ever: each has a limit, counted from the moment a cell takes it up.
+ * 1. No call runs for ever: each has a limit, which begins when a cell takes the call up.
  * 2. A cell that passes its limit is put aside and replaced; its call fails with `CellStuck`. Other calls go on.
- * 3. The thread of such a call may still act. While it does, further calls with the same key fail at once with
+ * 3. The thread of such a call may still act. Until it ends, further calls with the same key fail at once with
  *    `CellStuck`: nothing runs twice on one image or device.
  * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` is false.
  * 5. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
- * 6. Every call is answered, whatever becomes of its cell or of the pool; and only once the pool is as it will be:
- *    whoever gets the answer may call again at that very moment.
+ * 6. Every call is answered, whatever happens to its cell or to the pool. The state of the pool changes before the answer,
+ *    so that a caller can make the next call at once.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -28,11 +28,11 @@ import { Quarantine } from "./quarantine.ts";
 
 export interface CellPool {
   readonly call: <A>(op: string, arg: unknown, options: CallOptions) => Effect.Effect<A, CellError>;
-  /** What runs, waits and hangs just now, for metrics and for whoever asks why. */
+  /** The calls that run, wait and hang at this moment. */
   readonly state: () => {
     readonly running: readonly CellCall[];
     readonly waiting: number;
-    /** How many there are now, busy or idle; those that hang are not among them. */
+    /** Cells that are busy or idle, without those that hang. */
     readonly cells: number;
     readonly stuck: readonly CellCall[];
     readonly healthy: boolean;
@@ -45,11 +45,11 @@ export interface PoolOptions {
   readonly url: string | URL;
   readonly size: number;
   readonly maxAside?: number;
-  /** How many cells stay whether or not there are calls: the first (1, the default), or none before the first call. */
+  /** Number of cells that stay when there are no calls. With 0 none starts before the first call. */
   readonly kept?: 0 | 1;
-  /** Without a call for that long, one of the others ends. */
+  /** Another cell ends after that long without a call. */
   readonly idle?: Duration.Duration;
-  /** A sentence that says what to look at when calls hang. */
+  /** A sentence that says what to check when calls hang. */
   readonly advice?: string;
 }
 
@@ -60,7 +60,7 @@ const DEFAULTS = {
   advice: "Look in the log for the calls that hang.",
 } as const;
 
-/** Starts the first cell, if it is to be kept, and fails when it can't start. Closing the scope ends them all. */
+/** Starts the first cell, if one is kept, and fails if it cannot start. All cells end when the scope closes. */
 export const makeCellPool = (options: PoolOptions): Effect.Effect<CellPool, CellDown, Scope.Scope> =>
   Effect.gen(function* () {
     const runFork = Effect.runForkWith(yield* Effect.context());
@@ -169,7 +169,7 @@ class Cells implements CellPool {
     });
   }
 
-  /** Ends what is overdue -> when it has to look again. */
+  /** Puts aside and ends what is overdue; gives the time of the next deadline. */
   ring(now: number): number | undefined {
     for (const cell of this.crew.overdue(now)) this.putAside(cell);
     return this.crew.nextDeadline();
@@ -199,7 +199,7 @@ class Cells implements CellPool {
     this.crew.start((failed) => {
       const { name } = this.options;
       const reason = `No worker thread for ${name} calls can start: ${failed}`;
-      // with no cell left to serve them, calls fail now; the next one tries again
+      // no cell is left to serve them: calls fail now, and the next call starts a cell again
       if (failed !== undefined && this.crew.size === 0) this.refuseAll(reason);
       done(failed === undefined ? undefined : refused(`start of a ${name} cell`, reason));
       if (this.stopped) this.stop();
@@ -242,7 +242,7 @@ class Cells implements CellPool {
     this.stuck.put(cell, job);
     const failure = Effect.fail(this.stuck.describe(job));
     job.settle(failure);
-    // calls that wait for a cell and have the same key need not wait
+    // calls with the same key that wait for a cell fail, too
     for (const other of this.waiting.takeAllOf(job.options.key)) other.settle(failure);
     this.pump();
   }

@@ -1,8 +1,8 @@
 /**
- * The cells that are put aside: each has a call that passed its limit, and a thread that still runs it.
+ * The cells that are put aside: the call of each passed its limit, and its thread still runs.
  *
- * 1. While a thread still acts, every further call with its key is refused: nothing runs twice on one image or device.
- * 2. Each cell that is put aside, and each that comes back, is logged with its call, subject and age.
+ * 1. Until the thread ends, every further call with its key is refused: nothing runs twice on one image or device.
+ * 2. Each cell that is put aside, and each whose call ends later, is logged with its call, subject and age.
  */
 import * as Effect from "effect/Effect";
 import type { Cell } from "./crew.ts";
@@ -40,7 +40,7 @@ export class Quarantine {
     job.options.onAside?.();
   }
 
-  /** For a thread that has come back or ended; does nothing for a cell that was not put aside. */
+  /** Forgets a cell whose call has returned or whose thread has ended; does nothing if the cell was not put aside. */
   release(cell: Cell): void {
     const job = this.jobs.get(cell);
     if (job === undefined) return;
@@ -49,7 +49,7 @@ export class Quarantine {
     job.options.onBack?.();
   }
 
-  /** Why a call with that key must not run now; `undefined`: it may. */
+  /** The reason not to run a call with this key now; `undefined`: it can run. */
   refusal(key: string | undefined): CellStuck | undefined {
     if (key === undefined || this.jobs.size === 0) return undefined;
     for (const job of this.jobs.values()) if (job.options.key === key) return this.describe(job);
@@ -61,7 +61,7 @@ export class Quarantine {
     return new CellStuck({ op, subject, seconds: this.seconds(job), advice: this.options.advice });
   }
 
-  /** Why no call can run, while cells hang and no more of them are replaced. */
+  /** The reason why no call can run when too many cells hang. */
   allStuck(cells: number): string {
     const [oldest] = this.all().toSorted((a, b) => this.seconds(b) - this.seconds(a));
     const example =

@@ -1,6 +1,6 @@
 /**
- * Where a cell's code is: beside this file in a checkout, inside the executable once compiled.
- * In a compiled binary `import.meta.url` is the binary's root, so a path relative to a module would not do.
+ * Finds the code of a cell: in the checkout, or inside the compiled executable. There `import.meta.url` is the root of the
+ * executable, so that a path relative to a module does not work.
  */
 const root = Bun.main.startsWith("/$bunfs/") ? new URL("./", `file://${Bun.main}`) : new URL("../../", import.meta.url);
 

@@ -1,6 +1,6 @@
 /**
- * The driver's whole way to a Ceph cluster: three Effect services with two implementations of one contract
- * (tests/contract): ./live/live.ts over librados and librbd, tests/support/ceph-memory for tests.
+ * All access to a Ceph cluster: three Effect services with two implementations. ./live/live.ts uses librados and librbd;
+ * tests/support/ceph-memory is the model for tests. tests/contract checks that both behave alike.
  *
  * Not here: anything of CSI.
  */

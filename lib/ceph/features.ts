@@ -1,6 +1,7 @@
 /**
- * RBD image features by name and mask, and the `imageFeatures` parameter. Pure; what a kernel or a cluster supports is
- * not known here.
+ * RBD image features by name and mask, and the `imageFeatures` parameter. Pure.
+ *
+ * Not here: the features that a kernel or a cluster supports.
  *
  * Invariant: a mask from parseImageFeatures holds every feature that another of its features needs.
  */
@@ -15,7 +16,7 @@ export type FeatureName = keyof typeof FEATURE_BITS;
 const isFeatureName = (text: string): text is FeatureName => Object.hasOwn(FEATURE_BITS, text);
 const FEATURE_NAMES = Object.keys(FEATURE_BITS).filter(isFeatureName);
 
-/** What may be asked for; striping and data-pool follow from other parameters, the rest from what is done. */
+/** Features that a request can name. Striping and data-pool follow from other parameters; Ceph sets the rest. */
 const REQUESTABLE = [
   "layering",
   "exclusive-lock",
@@ -36,13 +37,13 @@ const isRequestable = (token: string): token is Requestable => REQUESTABLE.some(
 
 export interface ImageFeatures {
   readonly names: ReadonlyArray<FeatureName>;
-  /** Exactly these features' bits. */
+  /** The bits of exactly these features. */
   readonly mask: bigint;
-  /** The kernel driver maps none of these: the volume needs `mounter: rbd-nbd`. */
+  /** The kernel does not map an image with one of these features: the volume needs `mounter: rbd-nbd`. */
   readonly needsNbd: boolean;
 }
 
-/** Reads the comma list. The failure says what to write. */
+/** Reads a comma-separated list. The failure says what to write. */
 export const parseImageFeatures = (text: string): Result.Result<ImageFeatures, string> => {
   if (text === "") return Result.fail(`is empty: leave it out, or write some of ${REQUESTABLE.join(",")}`);
   const names: Array<Requestable> = [];
@@ -62,7 +63,7 @@ export const parseImageFeatures = (text: string): Result.Result<ImageFeatures, s
   return Result.succeed({ names, mask, needsNbd: names.includes("journaling") });
 };
 
-/** The names of a mask's bits, and what is left of it. */
+/** Splits a mask into the names of its bits and the bits without a name. */
 export const featureNames = (
   mask: bigint,
 ): { readonly names: ReadonlyArray<FeatureName>; readonly unknown: bigint } => {

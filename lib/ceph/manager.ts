@@ -1,6 +1,6 @@
 /**
  * `Manager`: long work on images that the Ceph manager does in its own time (its module rbd_support), as an Effect
- * service. The manager may be away (`ManagerUnavailable`): then the driver does the work itself (lib/images).
+ * service. If the manager does not answer (`ManagerUnavailable`), the driver does the work itself (lib/images).
  */
 import * as Context from "effect/Context";
 import type * as Effect from "effect/Effect";
@@ -12,18 +12,18 @@ export interface ManagerTask {
   readonly action: "flatten" | "trash remove" | "other";
   readonly pool: string;
   readonly namespace: string;
-  /** Image name of a flatten, image id of a removal. */
+  /** The name of the image for a flatten, its id for a removal. */
   readonly image: string;
-  /** 0 to 1; `undefined` while it waits. */
+  /** 0 to 1; `undefined` while the task waits. */
   readonly progress: number | undefined;
-  /** The last failure's text, if it failed and will be tried again. */
+  /** The text of the last failure, if the task failed and will be tried again. */
   readonly failure: string | undefined;
 }
 
 export interface ManagerCalls {
-  /** Has the manager do `trashRemove` in its own time. Done when the manager has taken it. */
+  /** Queues `trashRemove` at the manager. Ends when the manager has taken the task. */
   readonly managerTrashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
-  /** Has the manager do `imageFlatten`. Done when the manager has taken it, or when there is no parent. */
+  /** Queues `imageFlatten` at the manager. Ends when the manager has taken the task, or if there is no parent. */
   readonly managerFlatten: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
   readonly managerTasks: (access: ClusterAccess) => Effect.Effect<readonly ManagerTask[], CephError>;
 }

@@ -5,7 +5,7 @@
  * that tests use.
  *
  * 1. Every method is one blocking call in a cell and counts as one in the call budget of an RPC.
- * 2. Absence is a value (`undefined`) or a typed error. No other failure is ever read as absence.
+ * 2. Absence is a value (`undefined`) or a typed error. No other failure is read as absence.
  */
 import * as Context from "effect/Context";
 import type * as Effect from "effect/Effect";
@@ -27,17 +27,17 @@ export interface PoolRef {
   readonly namespace: string;
 }
 
-/** One atomic write on one object's omap. The parts apply in this order; if one fails, nothing is written. */
+/** One atomic write on the omap of one object. The parts apply in this order; if one fails, nothing is written. */
 export interface OmapWrite {
-  /** `exclusive`: fail with `Exists` if the object is there. `ensure`: make it if need be. `require`: `ObjectNotFound` if absent. */
+  /** `exclusive`: `Exists` if the object exists. `ensure`: creates it if it does not. `require`: `ObjectNotFound` if not. */
   readonly object: "exclusive" | "ensure" | "require";
-  /** Values that must hold now, else `Raced`. `""` holds for an absent key too. */
+  /** Values that must be there now, else `Raced`. `""` stands for an absent key, too. */
   readonly compare?: Readonly<Record<string, string>>;
   readonly set?: Readonly<Record<string, string>>;
   readonly remove?: readonly string[];
 }
 
-/** How a value names another object: `prefix`, and the value's last `tail` characters. `keys`: what is read of it. */
+/** How a value names another object: `prefix`, then the last `tail` characters of the value. `keys` are read of it. */
 export interface OmapLink {
   readonly prefix: string;
   readonly tail: number;
@@ -45,23 +45,23 @@ export interface OmapLink {
 }
 
 export interface PoolSpace {
-  /** Bytes that clients can still write, replication or erasure coding and the pool's quota taken into account. */
+  /** Bytes that clients can still write. Replication, erasure coding and the quota of the pool are taken into account. */
   readonly availableBytes: bigint;
 }
 
 export interface RadosCalls {
-  /** -> pool id. `PoolNotFound` when there is none of that name. */
+  /** Gives the id of a pool; `PoolNotFound` if no pool has that name. */
   readonly poolId: (access: ClusterAccess, pool: string) => Effect.Effect<bigint, CephError>;
   readonly poolName: (access: ClusterAccess, id: bigint) => Effect.Effect<string, CephError>;
-  /** Keyed read. `undefined`: the object does not exist. Keys that are absent are absent in the answer. */
+  /** Reads some keys. `undefined`: the object does not exist. An absent key is absent in the answer. */
   readonly omapGet: (
     pool: PoolRef,
     object: string,
     keys: readonly string[],
   ) => Effect.Effect<ReadonlyMap<string, string> | undefined, CephError>;
   /**
-   * The value of one key, and, in the same call, what the object says that it leads to. `undefined`: no such object, or
-   * no such key; `found` is `undefined` where it leads nowhere.
+   * Reads one key and, in the same call, the object that its value names. `undefined`: the first object, or the key, does
+   * not exist. `found` is `undefined` if the second object does not exist.
    */
   readonly omapFollow: (
     pool: PoolRef,
@@ -73,21 +73,21 @@ export interface RadosCalls {
     CephError
   >;
   readonly omapWrite: (pool: PoolRef, object: string, write: OmapWrite) => Effect.Effect<void, CephError>;
-  /** Removing what is not there succeeds. */
+  /** Succeeds if the object does not exist. */
   readonly objectRemove: (pool: PoolRef, object: string) => Effect.Effect<void, CephError>;
-  /** Those that an administrator has given to RBD. */
+  /** Lists the pools that an administrator has given to RBD. */
   readonly pools: (
     access: ClusterAccess,
   ) => Effect.Effect<readonly { readonly id: bigint; readonly name: string }[], CephError>;
-  /** From what the monitors know, some seconds old; nothing is known of a pool as new as that: 0. */
+  /** Reads what the monitors know, which is some seconds old; 0 for a pool that is newer than that. */
   readonly poolSpace: (access: ClusterAccess, pool: string) => Effect.Effect<PoolSpace, CephError>;
-  /** Keys that begin with `prefix` and come after `after` in byte order, at most `limit`. `undefined`: no such object. */
+  /** Lists keys that begin with `prefix` and follow `after` in byte order, at most `limit`. `undefined`: no such object. */
   readonly omapList: (
     pool: PoolRef,
     object: string,
     page: { readonly prefix: string; readonly after: string; readonly limit: number },
   ) => Effect.Effect<ReadonlyMap<string, string> | undefined, CephError>;
-  /** `omapGet` for many objects in one call, all under way at once; in the order asked for. */
+  /** Does `omapGet` for many objects at once, in one call. The answers are in the order of `wanted`. */
   readonly omapGetMany: (
     pool: PoolRef,
     wanted: readonly { readonly object: string; readonly keys: readonly string[] }[],

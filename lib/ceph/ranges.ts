@@ -12,7 +12,7 @@ export const endOf = ({ offset, length }: Range): bigint => offset + length;
 
 export const byOffset = (a: Range, b: Range): number => (a.offset < b.offset ? -1 : 1);
 
-/** The parts of the ranges that lie before `end`; all of them without one. */
+/** Cuts ranges at `end`, if there is one. */
 export const before = <R extends Range>(end: bigint | undefined, ranges: readonly R[]): readonly R[] =>
   end === undefined
     ? ranges
@@ -21,7 +21,7 @@ export const before = <R extends Range>(end: bigint | undefined, ranges: readonl
         return [endOf(range) <= end ? range : { ...range, length: end - range.offset }];
       });
 
-/** Ranges that may overlap, in the order of their offsets, as ranges that do not even touch. */
+/** Joins ranges that touch or overlap; they come in the order of their offsets. */
 export const joined = (sorted: readonly Range[]): readonly Range[] => {
   const all: Range[] = [];
   for (const { offset, length } of sorted) {
@@ -33,7 +33,7 @@ export const joined = (sorted: readonly Range[]): readonly Range[] => {
   return all;
 };
 
-/** Adds an extent behind the others; one that continues the last becomes part of it. */
+/** Adds an extent at the end; joins it with the last one if that ends there and both exist or both do not. */
 export const append = (all: Extent[], extent: Extent): void => {
   const last = all.at(-1);
   if (last !== undefined && last.exists === extent.exists && endOf(last) === extent.offset) {
@@ -43,7 +43,7 @@ export const append = (all: Extent[], extent: Extent): void => {
   }
 };
 
-/** The parts of the ranges that lie outside of all others. */
+/** Cuts the others out of the ranges. */
 export const without = (ranges: readonly Range[], others: readonly Range[]): readonly Range[] => {
   const left: Range[] = [];
   const add = (offset: bigint, end: bigint): void => {

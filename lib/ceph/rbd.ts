@@ -4,11 +4,11 @@
  * Not here: pools and objects (./rados.ts); work that the manager does (./manager.ts). Names are RBD's.
  *
  * 1. Every method is one blocking call in a cell and counts as one in the call budget of an RPC.
- * 2. Absence is a value (`undefined`) or a typed error. No other failure is ever read as absence.
+ * 2. Absence is a value (`undefined`) or a typed error. No other failure is read as absence.
  * 3. No image shrinks: there is `imageGrow` and no resize.
- * 4. An image is removed through the trash only.
- * 5. A clone is of format 2: its parent's snapshot needs no protection and may be "removed", which moves it to the
- *    snapshots' own trash until the last clone is gone or flattened.
+ * 4. An image is removed by way of the trash only.
+ * 5. A clone has format 2: the snapshot of its parent needs no protection. Removing that snapshot moves it to the trash
+ *    of snapshots until the last clone is removed or flattened.
  */
 import * as Context from "effect/Context";
 import type * as Effect from "effect/Effect";
@@ -34,27 +34,27 @@ export interface ImageStatus {
   readonly objectSize: bigint;
   readonly stripeUnit: bigint;
   readonly stripeCount: bigint;
-  /** The pool that holds the data when it is not the image's own. */
+  /** The pool that holds the data; `undefined`: the pool of the image itself. */
   readonly dataPool: string | undefined;
-  /** Clients that have the image open for use, this call's own handle not counted: `address/client.N`. */
+  /** Clients that have the image open for use, without this driver's own handles: `address/client.N`. */
   readonly watchers: readonly string[];
   readonly mirror: "disabled" | "primary" | "non-primary";
   readonly parent: Parent | undefined;
-  /** Of every kind, those in the snapshots' trash included. */
+  /** Snapshots of every kind, those in the trash of snapshots included. */
   readonly snapshotCount: number;
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
 }
 
-/** Where the data that an image does not have itself comes from. */
+/** The snapshot from which an image reads the data that it does not hold itself. */
 export interface Parent {
   readonly pool: string;
   readonly namespace: string;
   readonly image: string;
   readonly imageId: string;
-  /** The snapshot's name; of one in the snapshots' trash the name that librbd gave it there. */
+  /** The name of the snapshot; in the trash of snapshots the name that librbd gave it there. */
   readonly snapshot: string;
-  /** Whether the parent itself, not its snapshot alone, is in the trash. */
+  /** The parent image itself is in the trash, not only its snapshot. */
   readonly inTrash: boolean;
 }
 
@@ -64,83 +64,83 @@ export interface Snapshot {
   readonly sizeBytes: bigint;
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
-  /** `user`: made by name. `group`: a member of a group's. `trash`: removed, but it has clones. */
+  /** `user`: created by name. `group`: part of the snapshot of a group. `trash`: removed, and still has clones. */
   readonly kind: "user" | "group" | "trash" | "other";
-  /** In the trash: the name that it had. */
+  /** The name that a snapshot in the trash had before. */
   readonly originalName: string | undefined;
 }
 
 export interface SnapshotRef {
   readonly pool: PoolRef;
   readonly image: string;
-  /** By name, or by id: a group's snapshot has no name that can be opened. */
+  /** A name, or an id: a snapshot of kind `group` has no name by which it can be opened. */
   readonly snapshot: string | bigint;
 }
 
 /**
- * As for a new image, but the size is the snapshot's. Absent: features, object size and striping of the parent, though
- * not its data pool. A smaller object size than the parent's stripe unit needs striping that fits it.
+ * The layout of a clone; its size is that of the snapshot. Features, object size and striping that are absent are those
+ * of the parent; the data pool is not. An object size below the stripe unit of the parent needs striping that fits it.
  */
 export type CloneSpec = Omit<ImageSpec, "sizeBytes">;
 
-/** What can be told of an image without opening it. */
+/** What the header of an image says, which is read without opening the image. */
 export interface ImageBrief {
   readonly id: string;
   readonly sizeBytes: bigint;
-  /** Milliseconds since the epoch; 0 for an image that is older than such times (before Ceph 13). */
+  /** Milliseconds since the epoch; 0 for an image that was created before Ceph 13. */
   readonly createdAt: number;
-  /** The image metadata that was asked for, by key; those that are absent are absent. */
+  /** The requested image metadata by key, without the keys that the image does not have. */
   readonly metadata: ReadonlyMap<string, string>;
 }
 
 export interface Extent {
   readonly offset: bigint;
   readonly length: bigint;
-  /** False: the range was written before and is discarded now. */
+  /** `false`: the range was written before and is discarded now. */
   readonly exists: boolean;
 }
 
 export interface TrashEntry {
   readonly id: string;
   readonly name: string;
-  /** Who put it there; only `user` entries are ever ours to remove. */
+  /** Who put it there. The driver removes only `user` entries. */
   readonly source: "user" | "mirroring" | "migration" | "other";
 }
 
 /** Images that have a name, and those in the trash. */
 export interface ImageCalls {
-  /** `Exists` when the name is taken. */
+  /** Creates an image; `Exists` if the name is taken. */
   readonly imageCreate: (pool: PoolRef, image: string, spec: ImageSpec) => Effect.Effect<void, CephError>;
-  /** -> internal id, or `undefined` when no image has that name. One keyed read; the image is not opened. */
+  /** Gives the internal id; `undefined`: no image has that name. One keyed read; the image is not opened. */
   readonly imageId: (pool: PoolRef, image: string) => Effect.Effect<string | undefined, CephError>;
   readonly imageStatus: (pool: PoolRef, image: string) => Effect.Effect<ImageStatus, CephError>;
-  /** Grows to `sizeBytes` if the image is smaller; -> the size that it has then. Never shrinks. */
+  /** Grows a smaller image to `sizeBytes` and gives the size that it has then. Never shrinks. */
   readonly imageGrow: (pool: PoolRef, image: string, sizeBytes: bigint) => Effect.Effect<bigint, CephError>;
   /**
-   * For an image whose creation or move to the trash may have been cut off by a crash of the client: rebuilds a missing
-   * object map (the kernel would not map the image), and takes away a name (`rbd_id.<name>`, the entry in
-   * `rbd_directory`) that leads to no header, so that the name can be created again. Touches no image that is whole,
-   * and no data. -> whether an image of that name is there now.
+   * Repairs what a client leaves that crashes while it creates an image or moves it to the trash: rebuilds a missing
+   * object map, without which the kernel does not map the image, and removes a name (`rbd_id.<name>`, the entry in
+   * `rbd_directory`) without a header, so that the name can be used again. Changes no image that is whole, and no data.
+   * Gives whether an image of that name exists now.
    */
   readonly imageMend: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
-  /** Whether any extent is allocated: of the image itself (`own`), or of it or any parent of it (`any`). */
+  /** Whether the image itself (`own`), or it or one of its parents (`any`), has an allocated extent. */
   readonly imageHasData: (pool: PoolRef, image: string, whose: "own" | "any") => Effect.Effect<boolean, CephError>;
-  /** All keys in one opening of the image, if any has to change; `undefined` removes. */
+  /** Sets image metadata; `undefined` removes a key. The image is opened once, and only if a key has to change. */
   readonly imageMetaSet: (
     pool: PoolRef,
     image: string,
     entries: Readonly<Record<string, string | undefined>>,
   ) => Effect.Effect<void, CephError>;
   /**
-   * Also of an image that is watched: who may not be there, the caller asks before. Finishes a move that was cut off.
-   * `Busy` for an image in a group from Ceph 20 on; until then it is moved, and is no member any more.
+   * Moves an image to the trash, also one that is watched: the caller asks about watchers before. Finishes a move that
+   * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group.
    */
   readonly trashMove: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
-  /** Frees the image's space. Long: as long as the image is big. For the purge queue only, never inside an RPC. */
+  /** Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. */
   readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
-  /** Briefs of images by name in one call, all under way at once; `undefined` for one that does not exist. */
+  /** Reads the headers of many images at once, in one call; `undefined` for an image that does not exist. */
   readonly imageBriefs: (
     pool: PoolRef,
     images: readonly string[],
@@ -151,25 +151,25 @@ export interface ImageCalls {
 /** Snapshots of images, clones of them, and what they differ in. */
 export interface SnapshotCalls {
   /**
-   * `Exists` when the image has one of that name; of callers side by side more than one may be told that it made it.
-   * Waits for the monitors: up to a second on a default cluster.
+   * Takes a snapshot; `Exists` if the image has one of that name. If several callers do so at once, more than one may
+   * succeed. Waits for the monitors, up to a second on a default cluster.
    */
   readonly snapshotCreate: (
     pool: PoolRef,
     image: string,
     snapshot: string,
-    /** `unasked`: of an image that nobody maps, so that a client that died with it open holds nothing up. */
+    /** `unasked`: does not ask clients to be quiet first; for an image that nobody maps. A crashed client then delays nothing. */
     clients?: "asked" | "unasked",
   ) => Effect.Effect<void, CephError>;
-  /** One that is not there is removed. With clones it goes to the snapshots' trash. */
+  /** Succeeds if there is no such snapshot. One that has clones moves to the trash of snapshots. */
   readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
-  /** Of every kind, in the order of their making. */
+  /** Lists the snapshots of every kind, oldest first. */
   readonly snapshots: (pool: PoolRef, image: string) => Effect.Effect<readonly Snapshot[], CephError>;
   /**
-   * `Exists` when the name is taken; `SnapshotNotFound` when the source is not there. The clone begins with the image
-   * metadata that the parent has by then, but for keys that begin with `.rbd`. Cut off on its way it leaves an image
-   * that looks whole: one without a parent, which reads as empty; or one that its parent does not know, which can't be
-   * opened once the snapshot is removed (`ParentLost`); or one without metadata.
+   * Clones a snapshot; `Exists` if the name is taken, `ImageSnapshotNotFound` if the source does not exist. The clone
+   * gets the image metadata of the parent except keys that begin with `.rbd`. A crash on the way leaves an image that
+   * looks whole: one without a parent, which reads as empty; or one that its parent does not know, which cannot be opened
+   * after the snapshot is removed (`ParentLost`); or one without metadata.
    */
   readonly imageClone: (
     source: SnapshotRef,
@@ -177,17 +177,17 @@ export interface SnapshotCalls {
     image: string,
     spec: CloneSpec,
   ) => Effect.Effect<void, CephError>;
-  /** How many parents are behind the image, without opening any. `ImageNotFound` when it is not there. */
+  /** Counts the parents behind the image without opening any; `ImageNotFound` if it does not exist. */
   readonly cloneDepth: (pool: PoolRef, image: string) => Effect.Effect<number, CephError>;
-  /** Copies what the image has from its parents into it. Long; for the background only. No parent: nothing to do. */
+  /** Copies the data of the parents into the image. Long; only for the background. Without a parent it does nothing. */
   readonly imageFlatten: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
   /**
-   * What differs between two snapshots of an image, or what `to` has (`from` absent), from `offset` on, at most `limit`
-   * extents in the order of their offsets, neighbours joined. Opens the image read-only. An object that `from` does
-   * not have is told as a whole, from its beginning to its last byte: more than was written, never less. Asks the OSDs
-   * for each object behind `offset` until `limit` is reached: some ten seconds for a TiB with nothing in it.
-   * Where librbd takes the start by name only (before Ceph 17.2.8 and 18.2.5) and it has none, all that either snapshot
-   * has is told as a difference. `InvalidCall` when `from` is the later one.
+   * Lists what differs between two snapshots of an image, or what the one snapshot holds if `from` is absent: at most
+   * `limit` extents behind `offset`, in the order of their offsets, neighbours joined. Opens the image read-only. An
+   * object that `from` does not have is listed from its beginning to its last byte: more than was written, never less.
+   * Asks the OSDs for each object until `limit` is reached, which takes some ten seconds for an empty TiB. If librbd
+   * takes the start by name only (before Ceph 17.2.8 and 18.2.5) and it has no name, everything that either snapshot
+   * holds is listed. `InvalidCall` if `from` is the later one.
    */
   readonly diff: (
     source: SnapshotRef,
@@ -199,19 +199,19 @@ export interface SnapshotCalls {
 
 /** Groups of images and their snapshots. */
 export interface GroupCalls {
-  /** `Exists` when there is one. */
+  /** Creates a group; `Exists` if the name is taken. */
   readonly groupCreate: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
-  /** One that is not there is removed. */
+  /** Removes a group with its snapshots; its images stay. Succeeds if there is no such group. */
   readonly groupRemove: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
-  /** An image that is in the group already is added; `Busy` when it is in another. */
+  /** Adds an image; succeeds if it is in the group already, `Busy` if it is in another. */
   readonly groupAdd: (
     pool: PoolRef,
     group: string,
     image: { readonly pool: PoolRef; readonly image: string },
   ) => Effect.Effect<void, CephError>;
-  /** `Exists` when there is one of that name. */
+  /** Takes a snapshot of all members; `Exists` if the group has one of that name. */
   readonly groupSnapshotCreate: (pool: PoolRef, group: string, snapshot: string) => Effect.Effect<void, CephError>;
-  /** The member's snapshots that a complete one is made of. `undefined`: no such group, or no such snapshot of it. */
+  /** Lists the snapshots of the members; `undefined`: the group has no complete snapshot of that name, or does not exist. */
   readonly groupSnapshotMembers: (
     pool: PoolRef,
     group: string,

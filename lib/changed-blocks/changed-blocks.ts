@@ -1,16 +1,18 @@
 /**
- * Which bytes a snapshot has, and which differ between two snapshots of a volume, page by page from librbd's diff.
+ * Lists the ranges that a snapshot holds, or in which two snapshots of a volume differ, page by page from librbd's diff.
  *
- * A CSI snapshot is an image of its own (`csi-snap-U`), a clone of a snapshot of the volume's image that went to the
- * snapshots' trash when the clone was made. What two of them differ in, the volume's image knows: between the two
- * snapshots there that they are clones of, told apart by ids, for one in the trash has no name that can be opened.
- * That ends where the image is deleted, or a snapshot's image flattened. Then every range that either snapshot has is
- * told, as lib/ceph itself does where librbd is too old to start at an id (before 17.2.8, 18.2.5, 19.2.1): more than
- * changed, never less, so that whoever copies these ranges of the newer snapshot over the older one has the newer one.
+ * A CSI snapshot is an image of its own (`csi-snap-U`): a clone of an RBD snapshot of the image of the volume, which moved
+ * to the trash of snapshots when the clone was made. The image of the volume knows what differs between two such RBD
+ * snapshots. They are named by id, because one in the trash has no name by which it can be opened.
  *
- * 1. Images are opened read-only, one call for a page of ranges; nothing is kept between pages but where they go on.
- * 2. No range is left out: where the exact way ends in the middle, the other goes on from the same offset.
- * 3. Ranges ascend and don't overlap, and lie within the newer snapshot's size.
+ * The difference is lost when the image of the volume is deleted, or the image of a snapshot is flattened. Then every range
+ * that either snapshot holds is listed, as lib/ceph does itself if librbd cannot start at an id (before 17.2.8, 18.2.5,
+ * 19.2.1). That is more than changed, never less: a copy of these ranges of the newer snapshot over the older one gives the
+ * newer one.
+ *
+ * 1. Images are opened read-only, with one call for each page of ranges. Only the offset of the next page is kept.
+ * 2. No range is left out: if the exact list ends in the middle, the rough one continues from the same offset.
+ * 3. Ranges ascend, do not overlap, and lie within the size of the newer snapshot.
  */
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
@@ -31,14 +33,14 @@ import { credentialsFor } from "../listing/cluster-credentials.ts";
 
 export type Block = Range;
 
-/** One message's worth. */
+/** The content of one message. */
 export interface Blocks {
   readonly capacityBytes: bigint;
   readonly blocks: readonly Block[];
 }
 
 export interface BlockRequest {
-  /** Of the request; absent, the administrator's. */
+  /** Those of the request; `undefined`: those of the administrator. */
   readonly credentials: Credentials | undefined;
   readonly startingOffset: bigint;
   /** Ranges per message at most; 0: as many as a page has. */
@@ -77,12 +79,12 @@ const readySnapshot = (snapshotId: string, credentials: Credentials | undefined)
     return { found, image } satisfies Ready;
   });
 
-/** What the image of a snapshot holds for it: the snapshot of its own name. */
+/** The RBD snapshot that a CSI snapshot stands for: it has the name of its image. */
 const holderOf = ({ pool, imageName }: LocatedVolume): SnapshotRef => ({ pool, image: imageName, snapshot: imageName });
 
 interface Page {
   readonly blocks: readonly Block[];
-  /** From where the next page goes on; absent after the last. */
+  /** The offset of the next page; `undefined` after the last. */
   readonly next: bigint | undefined;
 }
 
@@ -99,7 +101,7 @@ const diffPages =
       return { blocks: extents.filter(({ exists }) => exists || zeroed), next };
     });
 
-/** All that either has, as far as both are told. */
+/** Joins the ranges of both, up to the offset to which both are known. */
 const unionPages =
   (one: Pages, other: Pages): Pages =>
   (offset) =>
@@ -120,7 +122,9 @@ const orElse = (exact: Pages, other: Pages): Pages => {
       : exact(offset).pipe(
           Effect.catchIf(endsExact, (error) =>
             Effect.andThen(
-              Effect.logInfo(`changed blocks are told roughly from offset ${offset} on: ${error.message}`),
+              Effect.logInfo(
+                `changed blocks are listed roughly from offset ${offset} on because an image is gone: ${error.message}`,
+              ),
               Effect.suspend(() => ((ended = true), other(offset))),
             ),
           ),
@@ -147,9 +151,9 @@ const messages = (
       const parts = Array.from({ length: Math.ceil(kept.length / size) }, (_, i) =>
         kept.slice(i * size, (i + 1) * size),
       );
-      // The first message tells the capacity, also when there is nothing else to tell.
-      const told = parts.length === 0 && offset === startingOffset ? [[]] : parts;
-      return [told.map((part): Blocks => ({ capacityBytes, blocks: part })), Option.fromUndefinedOr(next)] as const;
+      // The first message contains the capacity, also if there are no blocks.
+      const sent = parts.length === 0 && offset === startingOffset ? [[]] : parts;
+      return [sent.map((part): Blocks => ({ capacityBytes, blocks: part })), Option.fromUndefinedOr(next)] as const;
     }),
   );
 };
@@ -167,7 +171,7 @@ export const allocatedBlocks = (
 const samePlace = (a: PoolRef, b: PoolRef): boolean =>
   a.access.monitors.join() === b.access.monitors.join() && a.pool === b.pool && a.namespace === b.namespace;
 
-/** The snapshots of the volume's image that both are clones of, older one first; `undefined`: it can't tell. */
+/** Finds the snapshots of the image of the volume from which both were cloned; `undefined`: they are not known any more. */
 const parentsOf = (base: Ready, target: Ready) =>
   Effect.gen(function* () {
     const [one, two] = [base.image.parent, target.image.parent];
@@ -179,7 +183,7 @@ const parentsOf = (base: Ready, target: Ready) =>
     const idOf = (name: string) => there.find((snapshot) => snapshot.name === name)?.id;
     const [from, to] = [idOf(one.snapshot), idOf(two.snapshot)];
     if (from === undefined || to === undefined) return undefined;
-    // What differs, differs in both directions.
+    // A difference is the same in both directions.
     const [older, newer] = from < to ? [from, to] : [to, from];
     return { older, newer: { pool, image: two.image, snapshot: newer } satisfies SnapshotRef };
   });

@@ -65,7 +65,7 @@ export interface World {
   readonly remove: () => Promise<void>;
 }
 
-/** What the driver never does with a group, and tests need. */
+/** Reads and changes of groups that tests need and the driver does not make. */
 export interface GroupHands {
   /** As `pool/namespace/image`, in order; `undefined`: no such group. */
   readonly members: (pool: PoolRef, group: string) => Promise<readonly string[] | undefined>;

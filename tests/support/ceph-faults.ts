@@ -1,10 +1,10 @@
 /**
- * A Ceph whose calls are watched, late, failing or cut off by the driver's death: wrappers over any `CephCalls`.
+ * Wrappers over any `CephCalls` that record, delay or fail calls, or crash the driver in one.
  *
- * For tests only. Not a model of Ceph (that is tests/support/ceph-memory/memory.ts): the inner service acts, or it is not asked.
+ * Not here: a model of Ceph (tests/support/ceph-memory/memory.ts).
  *
  * 1. Calls are numbered from 1 in the order in which they begin to run, retries included.
- * 2. After a crash no call of that driver acts again: undo steps that still run in the process change nothing.
+ * 2. After a crash no call of that driver acts: undo steps that still run in the process change nothing.
  */
 import * as Effect from "effect/Effect";
 import { type CephCalls, imageLabel } from "../../lib/ceph/ceph.ts";
@@ -16,7 +16,7 @@ export type CephMethod = keyof CephCalls;
 
 export interface CephCall {
   readonly method: CephMethod;
-  /** What it is about: a pool, or `pool/object` and the like. */
+  /** The pool, `pool/object` or the like that the call is for. */
   readonly subject: string;
   /** Its number, from 1. */
   readonly n: number;
@@ -25,7 +25,7 @@ export interface CephCall {
 /** Runs in place of a call; `act` is the call itself. */
 export type Around = <A>(call: CephCall, act: Effect.Effect<A, CephError>) => Effect.Effect<A, CephError>;
 
-/** Where in a call something happens to the driver: before Ceph has heard of it, or after Ceph has done it. */
+/** The moment of a fault: before Ceph gets the call, or after Ceph has done it. */
 export type Moment = "before" | "after";
 
 /** A pool and what is in it, a snapshot, or something of the whole cluster: by the kind of the first arguments. */
@@ -52,7 +52,7 @@ export const intercepted = (inner: CephCalls, around: Around): CephCalls => {
   let begun = 0;
   const wrapped = Object.entries(inner).map(([name, act]: [string, Act]) => {
     const method = name as CephMethod;
-    // suspended: an effect that is made but not run is no call
+    // suspended: an effect that is made but not run is not a call
     const call: Act = (...args) =>
       Effect.suspend(() => around({ method, subject: subjectOf(args), n: ++begun }, act(...args)));
     return [method, call];
@@ -60,13 +60,13 @@ export const intercepted = (inner: CephCalls, around: Around): CephCalls => {
   return Object.fromEntries(wrapped) as CephCalls;
 };
 
-/** Tells `onCall` of each call before it is made. */
+/** Does `onCall` before each call. */
 export const observed = (
   inner: CephCalls,
   onCall: (method: CephMethod, subject: string, n: number) => Effect.Effect<void>,
 ): CephCalls => intercepted(inner, (call, act) => Effect.andThen(onCall(call.method, call.subject, call.n), act));
 
-/** Keeps a record of the calls that began, for call budgets. */
+/** Records the calls that began, for call budgets. */
 export const recorded = (
   inner: CephCalls,
 ): {
@@ -83,7 +83,7 @@ export const recorded = (
   return { service, calls: () => [...calls], forget: () => void (calls = []) };
 };
 
-/** The defect of every call that a dead driver would have made. */
+/** The defect of every call of a crashed driver. */
 export class Crash extends Error {
   constructor(readonly call: CephCall) {
     super(`the driver died at call ${call.n}, ${call.method} ${call.subject}`);
@@ -92,8 +92,8 @@ export class Crash extends Error {
 }
 
 /**
- * A driver that dies at its k-th call: before Ceph has heard of it, or after Ceph has done it and before the driver
- * knows. That call and all later ones die with the defect `Crash`; `crashed` says whether there was a k-th call.
+ * Crashes the driver at its k-th call: before Ceph gets it, or after Ceph has done it and before the driver knows. That call
+ * and all later ones die with the defect `Crash`; `crashed` says whether there was a k-th call.
  */
 export const crashAt = (
   inner: CephCalls,
@@ -104,7 +104,7 @@ export const crashAt = (
   const service = intercepted(inner, (call, act) => {
     if (crash !== undefined) return Effect.die(crash);
     if (call.n !== k) {
-      // of calls side by side with the k-th, a dead driver hears nothing either
+      // calls that run beside the k-th do not answer either
       return Effect.flatMap(Effect.exit(act), (exit) => (crash === undefined ? exit : Effect.die(crash)));
     }
     crash = new Crash(call);
@@ -115,8 +115,8 @@ export const crashAt = (
 };
 
 /**
- * Fails the k-th call with `error`: without making it, or after Ceph has done it, which the caller can't tell (give a
- * `TimedOut` or another error of unknown outcome).
+ * Fails the k-th call with `error`: without making it, or after Ceph has done it, which the caller cannot know. The error
+ * then has to be one of unknown outcome, such as `TimedOut`.
  */
 export const failAt = (inner: CephCalls, k: number, error: CephError, moment: Moment): CephCalls =>
   intercepted(inner, (call, act) => {

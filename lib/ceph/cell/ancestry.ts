@@ -1,7 +1,7 @@
 /**
- * How many parents are behind an image, from the headers alone. Loaded in cells only.
+ * Counts the parents behind an image from the headers alone. Loaded in cells only.
  *
- * Not here: who the parent is (./status.ts), making clones and ending them (./clones.ts).
+ * Not here: which image is the parent (./status.ts), making and flattening clones (./clones.ts).
  *
  * 1. `depth` opens no image: one operation for the name, and one for each header of the chain.
  */
@@ -10,18 +10,18 @@ import { Decoder } from "./decoder.ts";
 import { ENOENT, ENOEXEC } from "./ffi.ts";
 import { execute, type PoolArg, withPoolId } from "./rados.ts";
 
-/** More than the kernel follows, and than any chain that is not a circle. */
+/** More levels than the kernel follows: a longer chain is a circle. */
 const DEEPEST = 1024;
 const NONE = -1n;
 
-/** Once is nearly always enough: each try reads anew which parent there is. */
+/** One try is nearly always enough, because each reads anew which image is the parent. */
 const TRIES = 5;
 const TRY_AGAIN_MS = 20;
 export const PARENT = "rbd_open of a parent";
 
 /**
- * A parent goes at the very moment that the image is flattened, between one look at it and the next: an attempt that
- * does not find one answers `undefined`, and is made again.
+ * Repeats an attempt that answers `undefined` because it did not find a parent: a flatten may have ended between the
+ * moment when the attempt read the name of the parent and the moment when it looked for it.
  */
 export const whileParentsGo = <A>(attempt: () => A | undefined, op = PARENT): A => {
   for (let tries = 1; ; tries++) {
@@ -32,10 +32,10 @@ export const whileParentsGo = <A>(attempt: () => A | undefined, op = PARENT): A 
   }
 };
 
-/** `id`: of the image whose ancestors are counted. */
+/** `id` names the image whose ancestors are counted. */
 export const depth = (where: PoolArg, io: bigint, id: string): number => whileParentsGo(() => walked(where, io, id));
 
-/** `undefined`: a parent is gone. */
+/** `undefined`: a parent does not exist any more. */
 const walked = ({ cluster }: PoolArg, io: bigint, id: string): number | undefined => {
   let next: Link | "no header" | undefined = parentIn(io, id);
   if (next === "no header") throw new Errno("rbd_open", ENOENT);

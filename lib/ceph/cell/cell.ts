@@ -1,7 +1,8 @@
 /**
- * What a Ceph cell does: one blocking call of librados or librbd per request. This file is the worker's entry.
+ * A Ceph cell: makes one blocking call of librados or librbd for each request. This file is the entry of the worker.
  *
- * Not here: who calls, when, and for how long (lib/ceph/live/live.ts). Nothing here or below imports Effect: a cell stays small.
+ * Not here: which call is made when, and its limit (lib/ceph/live). Nothing here or below imports Effect, because a cell
+ * has to stay small.
  */
 import { serveCell } from "../../cells/cell.ts";
 import type { OmapLink, OmapWrite } from "../rados.ts";
@@ -45,7 +46,7 @@ interface GroupSnapshotArg extends GroupArg {
   readonly snapshot: string;
 }
 
-/** A call in a pool, which is open for the time of the call. */
+/** A call in a pool. The pool is opened for the call and closed after it. */
 const pooled =
   <A extends PoolArg, B>(act: (io: bigint, arg: A) => B) =>
   (arg: A): B =>

@@ -1,14 +1,13 @@
 /**
- * A clone of a snapshot that librbd can't be asked to clone: until Ceph 19 it takes a name only, and a group's snapshot
- * has none that it can be opened by. The headers know parents by ids, so that what librbd does after it has found the
- * snapshot can be done without it. Loaded in cells only.
+ * Clones a snapshot by its id, for a librbd that clones by name only (until Ceph 19): the snapshot of a group has no name
+ * by which it can be opened. Headers name parents by ids, so that the rest of a clone needs no name. Loaded in cells only.
  *
- * Not here: clones of snapshots with a name, and all clones where librbd takes an id (./clones.ts).
+ * Not here: clones of snapshots with a name, and all clones if librbd takes an id (./clones.ts).
  *
- * 1. What is written is what librbd writes, by the same methods of the OSDs' object class (stable from Ceph 14 on) and
- *    in the same order: the image, its link to the snapshot, the snapshot's link to it, the metadata. Whatever is left
- *    when the driver dies on the way is what librbd would have left.
- * 2. The snapshot's link proves that the snapshot is there. Without one there is no clone: it is removed, and the call
+ * 1. It writes what librbd writes, by the same methods of the object class (stable from Ceph 14 on) and in the same order:
+ *    the image, its link to the snapshot, the link of the snapshot to it, the metadata. A crash on the way leaves what a
+ *    crash of librbd would leave.
+ * 2. The link of the snapshot proves that the snapshot exists. If it cannot be written, the clone is removed and the call
  *    fails.
  */
 import { Errno, midway } from "../../cells/cell.ts";
@@ -60,14 +59,14 @@ export const cloneById = (source: Source, { where, io, image, spec }: Target): v
       const metadata = metadataOf(source.io, parent.id) ?? new Map<string, string>();
       if (metadata.size > 0) metaSet(io, image, Object.fromEntries(metadata));
     },
-    // of `adopt`: the snapshot is gone, and so is what was made of the clone
+    // `adopt` found no snapshot, and the clone is removed
     ({ op }) => op === SNAPSHOT_GONE,
   );
 };
 
 const SNAPSHOT_GONE = "rbd_snap_set";
 
-/** The child's link to its parent. */
+/** Links the child to its parent. */
 const link = (source: Source, parentId: string, io: bigint, child: string): void => {
   const parent: Field = {
     version: 1,
@@ -83,7 +82,7 @@ const link = (source: Source, parentId: string, io: bigint, child: string): void
   must(io, child, "op_features_set", encode({ u64: CLONE_CHILD }, { u64: CLONE_CHILD }));
 };
 
-/** The snapshot's link to its child. */
+/** Links the snapshot to its child. */
 const adopt = (source: Source, parentId: string, where: PoolArg, child: string): void => {
   const image: Field = {
     version: 2,

@@ -1,10 +1,10 @@
 /**
- * The calls of librbd that make a clone and end its being one. Loaded in cells only.
+ * The calls of librbd that make a clone and that flatten it. Loaded in cells only.
  *
- * Not here: how deep a chain of clones is (./ancestry.ts), the manager's queue (./tasks.ts), how a snapshot without a
- * name is cloned where librbd takes names only (./clone-by-id.ts).
+ * Not here: the depth of a chain of clones (./ancestry.ts), the queue of the manager (./tasks.ts), clones by id for a librbd
+ * that takes names only (./clone-by-id.ts).
  *
- * 1. Every clone is of format 2: its snapshot is not protected, and may be removed while there are clones.
+ * 1. Every clone has format 2: its snapshot is not protected, and can be removed while it has clones.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
@@ -36,7 +36,7 @@ export interface SourceArg {
 const CLONE_FORMAT_OPTION = 12;
 const SOURCE_PARENT = "rbd_open of a parent of the source";
 
-/** What is to be made. */
+/** The clone to make. */
 export interface Target {
   readonly where: PoolArg;
   readonly io: bigint;
@@ -63,7 +63,7 @@ export const clone = (source: SourceArg, target: Target): void => {
       const { id, sizeBytes } = find(parentIo, source);
       return cloneById({ where: from, io: parentIo, image, snapshotId: id, sizeBytes }, target);
     },
-    // a missing pool must not be taken for the clone's
+    // a missing pool must not be taken for the pool of the clone
     "rados_ioctx_create of the source",
   );
 };
@@ -89,7 +89,7 @@ const byLibrbd = (
     check("rbd_clone", whileThere(parentIo, source.image, attempt, SOURCE_PARENT));
   });
 
-/** Proves that the snapshot is there: what is in the snapshots' trash is not, whatever its id. */
+/** Proves that the snapshot exists. One in the trash of snapshots does not, whatever its id. */
 const find = (io: bigint, { image, snapshot }: SourceArg): { readonly id: bigint; readonly sizeBytes: bigint } => {
   if (idOf(io, image) === undefined) throw new Errno("rbd_snap_set", ENOENT);
   return withImage(
@@ -109,11 +109,11 @@ const find = (io: bigint, { image, snapshot }: SourceArg): { readonly id: bigint
   );
 };
 
-/** Long: as long as the parent's data is big. */
+/** Takes as long as the data of the parent is big. */
 export const flatten = (io: bigint, image: string): void =>
   withImage(io, image, "write", (handle) => {
     const result = rbd.rbd_flatten(handle);
-    // so it answers when there is no parent; somebody else may just have ended it
+    // librbd answers so if there is no parent; another client may have just flattened the image
     if (result === -EINVAL && parentOf(handle) === undefined) return;
     check("rbd_flatten", result);
   });

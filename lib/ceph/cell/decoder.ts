@@ -1,6 +1,6 @@
 /**
- * Ceph's own encoding, as far as it is read here: little-endian numbers, and texts with their length (32 bits) before
- * them. A codec: bytes in, data out.
+ * Decodes what the driver reads of Ceph's encoding: little-endian numbers, and texts with their length (32 bits) before
+ * them.
  */
 const utf8 = new TextDecoder();
 
@@ -12,7 +12,7 @@ export class Decoder {
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   }
 
-  /** Passes over the head of a structure: its version, the oldest that can read it, and its length. */
+  /** Skips the head of a structure: its version, the oldest version that can read it, and its length. */
   version(): void {
     this.at += 6;
   }

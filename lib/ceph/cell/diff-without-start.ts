@@ -1,16 +1,16 @@
 /**
- * What may differ between two snapshots, from what each of them has: all of it. For a librbd that can't be told which
- * snapshot to start from, because it has no name. Pure but for the two lists, which it asks for piece by piece.
+ * Lists everything that either of two snapshots holds as their difference, for a librbd that cannot start at a snapshot
+ * without a name. Pure except that it reads the two lists piece by piece.
  *
- * 1. Never less than what differs: where neither snapshot has anything, both read as zeros.
- * 2. What the later one has exists; what the earlier one alone had does not any more.
- * 3. Fewer extents than the limit are all that there are.
+ * 1. It never lists less than what differs: where neither snapshot holds anything, both read as zeros.
+ * 2. What the later snapshot holds exists; what only the earlier one held does not exist any more.
+ * 3. An answer with fewer extents than the limit is complete.
  */
 import { append, before, byOffset, endOf, without } from "../ranges.ts";
 import type { Extent } from "../rbd.ts";
 import type { DiffAnswer } from "./diff.ts";
 
-/** What a snapshot (the later one: undefined) has from an offset on, at most `limit` extents. */
+/** Lists what a snapshot (the later one: undefined) holds from an offset on, at most `limit` extents. */
 type Read = (snapshot: bigint | undefined, offset: bigint) => DiffAnswer;
 
 export const united = (
@@ -22,7 +22,7 @@ export const united = (
   for (let at = offset; ; ) {
     const later = read(undefined, at);
     const had = read(earlier, at);
-    // a full list says nothing of what is behind its last extent
+    // a full list leaves open what is behind its last extent
     const ends = [later, had].flatMap(({ extents }) => {
       const last = extents.length < limit ? undefined : extents.at(-1);
       return last === undefined ? [] : [endOf(last)];

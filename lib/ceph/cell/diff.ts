@@ -1,17 +1,17 @@
 /**
- * What differs between two snapshots of an image, or what one has. Loaded in cells only.
+ * Lists what differs between two snapshots of an image, or what one snapshot holds. Loaded in cells only.
  *
  * Not here: the bytes themselves.
  *
- * 1. The image is opened read-only: that takes no lock, and nobody who uses it notices.
- * 2. Exact to the byte as far as the OSDs know, not whole objects; and with what comes from parents, when it is asked
- *    what one snapshot has. librbd reads an object's history for each object of the image: the object map is not asked,
- *    for its answer to this question has been wrong in more than one release.
- * 3. The memory that it takes depends on `limit` and on one round of objects, not on the image: it stops there.
- * 4. Where librbd is told the start by name only, and it has none, everything that either snapshot has is a difference
- *    (./diff-without-start.ts): more than need be, never less.
- * 5. Extents are in the order of their offsets and do not touch, however the image is striped: librbd goes from one
- *    round of objects to the next, and inside one as the objects have it.
+ * 1. The image is opened read-only, which takes no lock and disturbs no user of the image.
+ * 2. Extents are exact to the byte as far as the OSDs know, not whole objects. If one snapshot is listed, they contain what
+ *    comes from parents. librbd reads the history of each object; it does not ask the object map, because the answer of
+ *    the object map has been wrong in more than one release.
+ * 3. The memory that a call needs depends on `limit` and on one round of objects, not on the image.
+ * 4. If librbd takes the start by name only, and it has no name, everything that either snapshot holds is a difference
+ *    (./diff-without-start.ts): more than necessary, never less.
+ * 5. Extents ascend and do not touch, however the image is striped: librbd goes from one round of objects to the next, and
+ *    within a round in the order of the objects.
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
@@ -30,7 +30,7 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },
 });
 
-/** By the id of the snapshot to start from. From Ceph 17.2.8, 18.2.5 and 19.2.1 on. */
+/** Takes the id of the snapshot to start from; exists from Ceph 17.2.8, 18.2.5 and 19.2.1 on. */
 const newer = optional("librbd.so.1", {
   rbd_diff_iterate3: { args: [T.u64, T.u64, T.u64, T.u64, T.u32, T.function, T.ptr], returns: T.i32 },
 });
@@ -56,7 +56,7 @@ class Collected {
     private readonly limit: number,
   ) {}
 
-  /** -> whether more is wanted. */
+  /** Gives whether the iteration goes on. */
   add(extent: Extent): boolean {
     if (extent.offset >= this.end) {
       this.close();
@@ -139,11 +139,11 @@ const byName = (
 
 interface Start {
   readonly id: bigint;
-  /** undefined: it has none that librbd takes. */
+  /** undefined: the snapshot has no name by which librbd opens it. */
   readonly name: string | undefined;
 }
 
-/** Proves that the snapshot is there. */
+/** Proves that the snapshot exists. */
 const find = (handle: bigint, snapshot: string | bigint, op: string): Start => {
   const found = listed(handle)
     .map(({ id, name }) => ({ id, name: kindOf(handle, id) === "user" ? name : undefined }))

@@ -1,6 +1,6 @@
 /**
- * Ceph's own encoding, as far as it is written here: little-endian numbers, and texts with their length (32 bits)
- * before them. A codec: data in, bytes out.
+ * Encodes what the driver writes in Ceph's encoding: little-endian numbers, and texts with their length (32 bits) before
+ * them.
  */
 export type Field =
   | { readonly u8: number }
@@ -15,7 +15,7 @@ const bytesOf = (field: Field): Buffer => {
   if ("u8" in field) return Buffer.from([field.u8]);
   if ("text" in field) return withLength(Buffer.from(field.text));
   if ("version" in field) {
-    // the oldest reader that can make sense of it has been the first for all that is written here
+    // version 1 of every structure here can be read by readers of version 1
     return Buffer.concat([Buffer.from([field.version, 1]), withLength(Buffer.from(encode(...field.of)))]);
   }
   const number = Buffer.alloc(8);

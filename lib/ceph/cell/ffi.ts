@@ -1,14 +1,14 @@
 /**
- * Memory between JavaScript and C, for the calls of ./rados.ts, ./rbd.ts and ./trash.ts. Loaded in cells only.
+ * Memory between JavaScript and C. Loaded in cells only.
  *
  * Not here: any call of Ceph.
  *
- * 1. Every buffer lies over an explicit ArrayBuffer: a small typed array made otherwise may move when its `.buffer`
- *    is first touched, and C would write to where it was.
- * 2. A buffer whose address C keeps beyond one call is named once more after its last use (`held`), so that it
- *    is not collected before.
- * 3. What C returns is copied before anything of C's is freed.
- * 4. A text with a NUL inside is refused: C would silently read less of it.
+ * 1. Every buffer lies over an explicit ArrayBuffer, because another small typed array may move when its `.buffer` is first
+ *    touched, and C would write to the old place.
+ * 2. A buffer whose address C keeps beyond one call is named once more after its last use (`held`), so that it is not
+ *    collected before.
+ * 3. What C returns is copied before memory of C is freed.
+ * 4. A text that contains a NUL is refused, because C would read only its beginning.
  */
 import { constants } from "node:os";
 import { CString, dlopen, type FFIFunction, FFIType as T, ptr, toArrayBuffer } from "bun:ffi";
@@ -16,7 +16,7 @@ import { Errno } from "../../cells/cell.ts";
 
 export const { EBUSY, EEXIST, EINVAL, ENOENT, ENOEXEC, ERANGE } = constants.errno;
 
-/** Functions that not every release of the library has. */
+/** Binds functions that not every release of the library has. */
 export const optional = <Fns extends Record<string, FFIFunction>>(library: string, functions: Fns) => {
   try {
     return dlopen(library, functions).symbols;
@@ -27,7 +27,7 @@ export const optional = <Fns extends Record<string, FFIFunction>>(library: strin
 
 const libc = optional("libc.so.6", { malloc_trim: { args: [T.u64], returns: T.i32 } });
 
-/** Gives back what C has freed: each thread leaves some behind in an arena of its own. */
+/** Returns memory that C has freed to the system; each thread keeps some in an arena of its own. */
 export const trim = (): void => void libc?.malloc_trim(0n);
 
 /** Throws when C answered `-errno`. */
@@ -36,7 +36,7 @@ export const check = (op: string, result: number): number => {
   return result;
 };
 
-/** One 8-byte place for C to write a handle, a pointer or a size to. */
+/** Makes one 8-byte place to which C writes a handle, a pointer or a size. */
 export const slot = (initial = 0n): BigUint64Array => {
   const place = new BigUint64Array(new ArrayBuffer(8));
   place[0] = initial;
@@ -96,7 +96,7 @@ export const counted = (texts: readonly string[]): Counted => {
 };
 
 const keep: { buffers: readonly unknown[] } = { buffers: [] };
-/** Keeps its arguments alive up to here. */
+/** Keeps its arguments alive until this call. */
 export const held = (...buffers: readonly unknown[]): void => {
   keep.buffers = buffers;
 };

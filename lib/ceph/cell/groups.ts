@@ -1,12 +1,11 @@
 /**
  * Groups of images and their snapshots: changed by librbd, read from their objects. Loaded in cells only.
  *
- * Not here: the snapshots that a group's snapshot is made of, one in each member (./snapshots.ts).
+ * Not here: the snapshot of each member (./snapshots.ts).
  *
- * 1. A group and its images are in one namespace, as librbd wants it; their pools may differ.
- * 2. librbd lists a group that is not there, and one that a member has left by way of the trash, as empty (Ceph 16):
- *    here the first is undefined, and the second has the members that are left.
- * 3. librbd asked to drop an image that is another group's enters it, half, into this one: `drop` looks before.
+ * 1. A group and its images are in one namespace, as librbd requires; their pools may differ.
+ * 2. Groups are read from their objects, because librbd lists one that does not exist as empty (Ceph 16): here it is
+ *    undefined.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
@@ -40,7 +39,7 @@ export const create = (io: bigint, group: string): void => {
   check("rbd_group_create", rbd.rbd_group_create(io, plain(group)));
 };
 
-/** Its snapshots go with it; its images stay. */
+/** Removes the group and its snapshots; its images stay. */
 export const remove = (io: bigint, group: string): void => {
   const result = rbd.rbd_group_remove(io, plain(group));
   if (result !== -ENOENT) check("rbd_group_remove", result);
@@ -65,7 +64,7 @@ export const snapshotCreate = (io: bigint, group: string, snapshot: string): voi
   check("rbd_group_snap_create", result);
 };
 
-/** undefined: no such group, or no such snapshot of it that is complete. */
+/** undefined: the group has no complete snapshot of that name, or does not exist. */
 export const snapshotMembers = (
   where: PoolArg,
   io: bigint,
@@ -122,7 +121,7 @@ const decodeSnapshot = (bytes: Decoder): Taken => {
   return { name, complete, parts };
 };
 
-/** Names of images by their ids; those that have none any more are left out. */
+/** Finds the names of images by their ids, and leaves out images that have none any more. */
 const named = <A extends ImageId>(
   { cluster, namespace }: PoolArg,
   wanted: readonly A[],

@@ -1,9 +1,9 @@
 /**
- * What the pool's directory and the images' headers tell of images that are not opened. Loaded in cells only.
+ * Reads images without opening them, from the directory of the pool and the headers. Loaded in cells only.
  *
- * Not here: what librbd tells of an open image (./status.ts).
+ * Not here: the status of an open image (./status.ts).
  *
- * 1. Two rounds for any number of images: their ids from the directory, then their headers, all at once.
+ * 1. Any number of images takes two rounds: the ids from the directory, then the headers, all at once.
  */
 import type { ImageBrief } from "../rbd.ts";
 import { Decoder } from "./decoder.ts";
@@ -11,7 +11,7 @@ import { list, readMany } from "./omaps.ts";
 
 const METADATA = "metadata_";
 const CREATED = "create_timestamp";
-/** How many names one read of the directory asks for. */
+/** Number of names in one read of the directory. */
 const NAMES = 1000;
 
 const utf8 = new TextDecoder();
@@ -65,7 +65,7 @@ const metadataIn = (entries: ReadonlyMap<string, Uint8Array>): Map<string, strin
     ),
   );
 
-/** All image metadata, by the header of that id; undefined: there is no such header. */
+/** Reads all image metadata from the header with this id; undefined: there is no such header. */
 export const metadataOf = (io: bigint, id: string): Map<string, string> | undefined => {
   const entries = list(io, `rbd_header.${id}`, { prefix: METADATA, after: "", limit: Number.MAX_SAFE_INTEGER });
   return entries && metadataIn(entries);

@@ -3,9 +3,8 @@
  *
  * Not here: objects as such, and pools (./rados.ts).
  *
- * 1. `readMany` has a bounded number of reads under way, started and awaited by this thread: librados calls no
- *    JavaScript.
- * 2. Where C writes answers stays in place until every read has come back, also when one of them failed.
+ * 1. `readMany` has a bounded number of reads under way. This thread starts and awaits them: librados calls no JavaScript.
+ * 2. The memory to which C writes answers stays in place until every read has ended, also if one of them failed.
  */
 import { dlopen, FFIType as T, type Pointer, ptr } from "bun:ffi";
 import type { OmapLink, OmapWrite } from "../rados.ts";
@@ -43,7 +42,7 @@ export interface Page {
   readonly limit: number;
 }
 
-/** undefined: no such object. An OSD may answer less than asked for: it is asked until there is no more. */
+/** Lists a page; undefined: no such object. Asks again if an OSD answers less than requested, until there is no more. */
 export const list = (io: bigint, object: string, page: Page): Map<string, Uint8Array> | undefined => {
   const found = new Map<string, Uint8Array>();
   for (let after = page.after; ; ) {
@@ -71,7 +70,7 @@ const listOnce = (io: bigint, object: string, { prefix, after, limit }: Page): P
   return found && { found, more: more[0] !== 0 };
 };
 
-/** The values of those keys that are there; undefined when the object is not. */
+/** Reads some keys of an object; undefined: no such object. */
 export const omapGet = (io: bigint, object: string, keys: readonly string[]): Map<string, string> | undefined => {
   const wanted = counted(keys);
   const found = readOnce(io, object, (op, iterator, status) => {
@@ -83,7 +82,7 @@ export const omapGet = (io: bigint, object: string, keys: readonly string[]): Ma
 
 export const exists = (io: bigint, object: string): boolean => omapGet(io, object, []) !== undefined;
 
-/** Two reads, one after the other: the second one's object is in the first one's answer. */
+/** Reads a key of an object, then the object that the value names. */
 export const omapFollow = (
   io: bigint,
   object: string,
@@ -93,11 +92,11 @@ export const omapFollow = (
   const value = omapGet(io, object, [key])?.get(key);
   if (value === undefined) return undefined;
   const next = prefix + value.slice(-tail);
-  // no object has such a name: whoever asked has to say what is wrong with the value
+  // no object has such a name; the caller reports what is wrong with the value
   return { value, found: next.includes("\0") ? undefined : omapGet(io, next, keys) };
 };
 
-/** One operation on the OSD that answers entries; undefined: no such object. */
+/** Makes one operation on the OSD that answers entries; undefined: no such object. */
 const readOnce = (
   io: bigint,
   object: string,
@@ -134,12 +133,12 @@ export interface Wanted {
   readonly keys: readonly string[];
 }
 
-/** Enough to hide the way to the OSDs, and few enough not to be throttled by librados (1024 operations). */
+/** Enough to hide the latency of the OSDs, and fewer than the 1024 operations at which librados throttles. */
 const UNDER_WAY = 256;
 
-/** The keyed reads of many objects, in the order asked for; undefined where there is no such object. */
+/** Reads keys of many objects. The answers are in the order of `wanted`; undefined: no such object. */
 export const readMany = (io: bigint, wanted: readonly Wanted[]): (Map<string, Uint8Array> | undefined)[] => {
-  // per read: where the iterator and the status of the operation go
+  // two words for each read: its iterator and its status
   const places = new BigUint64Array(new ArrayBuffer(16 * (wanted.length + 1)));
   const base = ptr(places);
   const reads: Read[] = [];
@@ -216,7 +215,7 @@ export const texts = (entries: ReadonlyMap<string, Uint8Array> | undefined): Map
 
 const CMP_EQ = 1;
 
-/** One atomic operation on the OSD; its parts are carried out in this order, all or none. */
+/** Makes one atomic operation on the OSD. Its parts take effect in this order, all or none. */
 export const omapWrite = (io: bigint, object: string, write: OmapWrite): void => {
   const op = rados.rados_create_write_op();
   const { compare = {}, set = {}, remove = [] } = write;

@@ -1,21 +1,21 @@
 /**
- * Which pools a cluster has for RBD, and how much can still be written to one. Loaded in cells only.
+ * Lists the pools that a cluster has for RBD, and reads how much can still be written to one. Loaded in cells only.
  *
- * Not here: what is in a pool. Names and ids one at a time are in ./rados.ts, without asking anybody.
+ * Not here: the id or name of one pool (./rados.ts), the content of a pool.
  *
- * 1. The monitors answer both, from what they have: no manager is needed, and the numbers may be some seconds old.
+ * 1. The monitors answer both from what they know: no manager is needed, and the numbers may be some seconds old.
  */
 import { Errno } from "../../cells/cell.ts";
 import { listIn, objectIn } from "./json.ts";
 import { monitorCommand, poolId } from "./rados.ts";
 
 const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string => {
-  const { result, said, output } = monitorCommand(cluster, JSON.stringify({ ...command, format: "json" }));
-  if (result !== 0) throw new Errno("rados_mon_command", Math.abs(result), said);
+  const { result, status, output } = monitorCommand(cluster, JSON.stringify({ ...command, format: "json" }));
+  if (result !== 0) throw new Errno("rados_mon_command", Math.abs(result), status);
   return output;
 };
 
-/** Those that an administrator has given to RBD. */
+/** Lists the pools that an administrator has given to RBD. */
 export const pools = (cluster: bigint): readonly { readonly id: bigint; readonly name: string }[] => {
   const prefix = "osd pool ls";
   return listIn(prefix, ask(cluster, { prefix, detail: "detail" }))

@@ -1,7 +1,7 @@
 /**
  * The calls of librados on connections, pools, objects and commands. Loaded in cells only.
  *
- * Not here: omaps (./omaps.ts), images (./rbd.ts), what an errno means (lib/ceph/live/errno.ts), how long a call may take (lib/ceph/live/live.ts).
+ * Not here: omaps (./omaps.ts), images (./rbd.ts), what an errno means (lib/ceph/live/errno.ts), limits (lib/ceph/live).
  *
  * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
  * 2. An ioctx lives for one call, and so does everything made from it.
@@ -62,7 +62,7 @@ export interface ConnectArg {
   readonly settings: readonly (readonly [string, string])[];
 }
 
-/** -> the handle of a connected cluster. Nothing stays behind when it fails. */
+/** Gives the handle of a connected cluster. A failure leaves nothing behind. */
 export const connect = ({ user, confFile, settings }: ConnectArg): bigint => {
   const place = slot();
   check("rados_create2", rados.rados_create2(place, "ceph", plain(`client.${user}`), 0n));
@@ -84,7 +84,7 @@ export const shutdown = (cluster: bigint): void => rados.rados_shutdown(cluster)
 
 export const instanceId = (cluster: bigint): bigint => rados.rados_get_instance_id(cluster);
 
-/** As `16.2.15`; undefined where the library does not tell. The public interface has only its own number, 3.0.0. */
+/** The release of the library, such as `16.2.15`; undefined: unknown. The public interface has only its own number, 3.0.0. */
 export const release = (): string | undefined => {
   const library = optional("libceph-common.so.2", { _Z19ceph_version_to_strv: { args: [], returns: T.u64 } });
   const address = library?._Z19ceph_version_to_strv() ?? 0n;
@@ -107,7 +107,7 @@ export const poolName = (cluster: bigint, id: bigint): string => {
   }
 };
 
-/** Opens the pool for the time of `use`. */
+/** Opens a pool, does `use`, and closes the pool. */
 export const withPool = <A>(
   { cluster, pool, namespace }: PoolArg,
   use: (io: bigint) => A,
@@ -138,7 +138,7 @@ export const objectRemove = (io: bigint, object: string): void => {
   if (result !== -ENOENT) check("rados_remove", result);
 };
 
-/** What a method of an object class on the OSD answers; undefined when it, or the object, is not there. */
+/** Calls a method of the object class "rbd" on an object; undefined: what it reads, or the object, does not exist. */
 export const execute = (
   io: bigint,
   object: string,
@@ -153,19 +153,19 @@ export const execute = (
   return answer.slice(0, check(`rados_exec ${method}`, result));
 };
 
-export interface Said {
+export interface CommandAnswer {
   readonly result: number;
-  /** What it says of the outcome, in words. */
-  readonly said: string;
+  /** The outcome in words. */
+  readonly status: string;
   readonly output: string;
 }
 
 /** Sends a command (JSON) to the active manager and waits for its answer. */
-export const managerCommand = (cluster: bigint, command: string): Said =>
+export const managerCommand = (cluster: bigint, command: string): CommandAnswer =>
   commanded(command, (...args) => rados.rados_mgr_command(cluster, ...args));
 
 /** Sends a command (JSON) to a monitor and waits for its answer. */
-export const monitorCommand = (cluster: bigint, command: string): Said =>
+export const monitorCommand = (cluster: bigint, command: string): CommandAnswer =>
   commanded(command, (...args) => rados.rados_mon_command(cluster, ...args));
 
 type Place = BigUint64Array;
@@ -180,24 +180,24 @@ type Send = (
   statusLength: Place,
 ) => number;
 
-const commanded = (command: string, send: Send): Said => {
+const commanded = (command: string, send: Send): CommandAnswer => {
   const text = cString(command);
   const argv = slot(BigInt(ptr(text)));
   const [out, outLength, status, statusLength] = [slot(), slot(), slot(), slot()];
   const result = send(argv, 1n, null, 0n, out, outLength, status, statusLength);
   held(text, argv);
-  const said = textAt(valueOf(status), Number(valueOf(statusLength)));
+  const words = textAt(valueOf(status), Number(valueOf(statusLength)));
   const output = textAt(valueOf(out), Number(valueOf(outLength)));
   for (const buffer of [out, status]) if (valueOf(buffer) !== 0n) rados.rados_buffer_free(valueOf(buffer));
-  return { result, said, output };
+  return { result, status: words, output };
 };
 
-/** How long a lock outlives a driver that died with it. */
+/** A lock outlives a crashed driver by this time. */
 const LOCK_SECONDS = 30n;
 const LOCK_WAIT_MS = 10_000;
 const LOCK_AGAIN_MS = 20;
 
-/** Keeps other drivers out of what has the lock `name` on that object; waits for one that is in it. */
+/** Does `body` while no other driver has the lock `name` on the object; waits for one that has it. */
 export const withLock = <A>(io: bigint, object: string, name: string, body: () => A): A => {
   const cookie = crypto.randomUUID();
   const duration = new BigInt64Array(new ArrayBuffer(16));
@@ -212,7 +212,7 @@ export const withLock = <A>(io: bigint, object: string, name: string, body: () =
   try {
     return body();
   } finally {
-    // One that is not released ends by itself.
+    // a lock that is not released ends by itself
     rados.rados_unlock(io, object, name, cookie);
   }
 };

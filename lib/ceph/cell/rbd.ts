@@ -1,10 +1,11 @@
 /**
  * The calls of librbd on images that have a name. Loaded in cells only.
  *
- * Not here: what an image is like (./status.ts), images in the trash (./trash.ts), what an errno means (lib/ceph/live/errno.ts).
+ * Not here: the status of an image (./status.ts), images in the trash (./trash.ts), what an errno means
+ * (lib/ceph/live/errno.ts).
  *
- * 1. An image that was opened is closed, whatever comes between.
- * 2. Sizes only grow: `rbd_resize2` is told to refuse a shrink, and is not called for one.
+ * 1. An image that was opened is closed, whatever happens between.
+ * 2. Sizes only grow: `rbd_resize2` refuses a shrink, and is not called for one.
  */
 import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
@@ -37,8 +38,8 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
 });
 
 /**
- * librbd calls a progress function without asking whether there is one, on threads of its own, where no JavaScript
- * can be called. This one is C, takes whatever it is given, does nothing and answers 0.
+ * A progress function for librbd, which calls it without a check, on threads of its own, where no JavaScript can run. This
+ * one is C, ignores its arguments and answers 0.
  */
 export const noProgress = Number(
   dlopen("libc.so.6", { dlsym: { args: [T.u64, T.cstring], returns: T.u64 } }).symbols.dlsym(0n, "sched_yield"),
@@ -53,7 +54,7 @@ const orderOf = (objectSize: bigint): bigint => {
   return order;
 };
 
-/** Image options for the time of `use`. */
+/** Makes image options, does `use`, and frees them. */
 export const withOptions = <A>(
   spec: CloneSpec,
   use: (options: bigint, set: (option: number, value: bigint) => void) => A,
@@ -88,12 +89,12 @@ export const create = (where: PoolArg, io: bigint, image: string, spec: ImageSpe
   });
 
 /**
- * For look-ups after a call that changes something has answered ENOENT: they throw what was missing. A look-up that
- * fails in another way explains nothing of the call.
+ * Does look-ups after a change has answered ENOENT. They throw ENOENT of what is missing, and the change did nothing. A
+ * look-up that fails in another way explains nothing.
  */
 export const explaining = (lookUp: () => void): void => midway(lookUp, ({ errno }) => errno === ENOENT);
 
-/** To `rbd_create` and `rbd_clone` a missing namespace and a missing data pool are one and the same errno. */
+/** Looks for the data pool and the namespace, because `rbd_create` and `rbd_clone` answer one errno for both. */
 export const explainMissing = (where: PoolArg, dataPool: string | undefined): void => {
   if (dataPool !== undefined) poolId(where.cluster, dataPool);
   if (where.namespace === "" || withPool({ ...where, namespace: "" }, (io) => namespaceExists(io, where.namespace)))
@@ -107,21 +108,21 @@ const namespaceExists = (io: bigint, namespace: string): boolean => {
   return answer[0] === 1;
 };
 
-/** From the image's name object alone. */
+/** Reads the id from the name object of the image alone. */
 export const id = (io: bigint, image: string): string | undefined => {
   const answer = execute(io, `rbd_id.${image}`, "get_id");
   return answer && new Decoder(answer).text();
 };
 
-/** For what is read of an image without opening it. */
+/** Fails as `rbd_open` does if something was not found that is read without opening the image. */
 export const existing = <A>(answer: A | undefined): A => {
   if (answer === undefined) throw new Errno("rbd_open", ENOENT);
   return answer;
 };
 
 /**
- * For calls that open the image, and with it its parents. ENOENT may be a parent's then. So it is tried again while the
- * image itself is there, and never becomes "no such image".
+ * Repeats an attempt that opens the image, and with it its parents, while it answers ENOENT and the image exists: then a
+ * parent is missing. So ENOENT of a parent never becomes "no such image".
  */
 export const whileThere = (io: bigint, image: string, attempt: () => number, op = PARENT): number =>
   whileParentsGo(() => {
@@ -131,7 +132,7 @@ export const whileThere = (io: bigint, image: string, attempt: () => number, op 
 
 export const hasHeader = (io: bigint, id: string): boolean => exists(io, `rbd_header.${id}`);
 
-/** A name that leads to no header is what a creation or a removal has left that was cut off. */
+/** A name without a header is the rest of an interrupted creation or removal. */
 export const isThere = (io: bigint, image: string): boolean => {
   const found = id(io, image);
   return found !== undefined && hasHeader(io, found);
@@ -164,9 +165,9 @@ export const features = (handle: bigint): bigint =>
 export const sizeOf = (handle: bigint): bigint => written("rbd_get_size", (place) => rbd.rbd_get_size(handle, place));
 
 /**
- * Makes anew what says which objects the image has, from the objects. Long: as long as the image is big.
- * Off and on first: where the map is missing altogether, a rebuild alone leaves one that says "all of them" (Ceph 16).
- * In between the map is marked invalid, and nobody trusts it.
+ * Rebuilds the object map from the objects, which takes as long as the image is big. The feature is switched off and on
+ * first, because a rebuild of a map that does not exist leaves one that lists all objects (Ceph 16). In between the map is
+ * marked invalid, and no client trusts it.
  */
 export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
   check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 0));
@@ -177,20 +178,19 @@ export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
 };
 
 /**
- * -> the size that the image has in the end.
- * Under a lock between drivers: librbd refuses a shrink by the size that it knew before, so that of two growers at once
- * the one with the smaller size could undo the other.
+ * Grows an image and gives its size at the end. A lock keeps other drivers out: librbd checks for a shrink against the
+ * size that it has read before, so that of two growers at once the one with the smaller size could undo the other.
  */
 export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint => {
   const found = existing(id(io, image));
-  // A lock makes the object that it is on: a name that leads nowhere must go on to do so.
+  // a lock creates its object, and a name without a header must not get one
   if (!hasHeader(io, found)) throw new Errno("rbd_open", ENOENT);
   return withLock(io, `rbd_header.${found}`, "csi-rbd.grow", () =>
     withImage(io, image, "write", (handle) => {
       const size = sizeOf(handle);
       if (size >= sizeBytes) return size;
       const result = rbd.rbd_resize2(handle, sizeBytes, 0, noProgress, null);
-      // refused as a shrink, for somebody else has made the image bigger meanwhile
+      // refused as a shrink because another client has grown the image meanwhile
       if (result === -EINVAL && sizeOf(handle) >= sizeBytes) return sizeOf(handle);
       check("rbd_resize", result);
       return sizeBytes;
@@ -211,7 +211,7 @@ const extent = new JSCallback(
   { args: [T.u64, T.u64, T.i32, T.ptr], returns: T.i32 },
 );
 
-/** Ends at the first extent: an image in use answers as quickly as an empty one with an object map. */
+/** Ends at the first extent, so that an image with data answers as quickly as an empty one with an object map. */
 export const hasData = (io: bigint, image: string, whose: "own" | "any"): boolean =>
   withImage(io, image, "read", (handle) => {
     extentFound = false;
@@ -224,13 +224,13 @@ export const hasData = (io: bigint, image: string, whose: "own" | "any"): boolea
     return false;
   });
 
-/** All of it, without opening the image. */
+/** Reads all metadata without opening the image. */
 const metaList = (io: bigint, image: string): Map<string, string> => existing(metadataOf(io, existing(id(io, image))));
 
 /** Image metadata to be set; `undefined` removes. */
 export type Metadata = Readonly<Record<string, string | undefined>>;
 
-/** The image is opened only for what is not as it should be already: a copy mostly has nothing to get rid of. */
+/** Opens the image only if a key has to change: a copy usually has nothing to remove. */
 export const metaSet = (io: bigint, image: string, entries: Metadata): void => {
   const now = metaList(io, image);
   const changes = Object.entries(entries).filter(([key, value]) => now.get(key) !== value);

@@ -1,14 +1,14 @@
 /**
- * Images whose creation or move to the trash was cut off by the death of the client that was at it. Cells only.
+ * Repairs images whose creation or move to the trash was interrupted by a crash of the client. Loaded in cells only.
  *
- * Not a repair of data: it touches names that lead nowhere and object maps that are not there.
+ * Not here: data. A repair changes names without a header, and object maps that do not exist.
  *
- * How librbd goes about it, one RADOS operation each: a creation makes the name (`rbd_id.<name>`), the entry in
- * `rbd_directory`, the header, the object map; a move to the trash adds the trash's entry, then takes away the name,
+ * librbd makes one RADOS operation for each of these steps. A creation writes the name (`rbd_id.<name>`), the entry in
+ * `rbd_directory`, the header, the object map. A move to the trash writes the entry in the trash, then removes the name,
  * then the entry in the directory.
  *
- * 1. A name is taken away only when, a second later, it still leads to no header: somebody else may be creating it.
- * 2. The directory's entry goes first and the name last, so that a mending that is cut off can be done again.
+ * 1. A name is removed only if it still has no header a second later, because another client may be creating the image.
+ * 2. The entry in the directory is removed first and the name last, so that an interrupted repair can be repeated.
  */
 import { midway } from "../../cells/cell.ts";
 import { FEATURE_BITS } from "../feature-bits.ts";
@@ -22,7 +22,7 @@ import { get as trashGet } from "./trash.ts";
 const { "object-map": OBJECT_MAP, "fast-diff": FAST_DIFF } = FEATURE_BITS;
 const SETTLE_MS = 1000;
 
-/** -> whether an image of that name is there in the end. */
+/** Gives whether an image of that name exists at the end. */
 export const mend = (io: bigint, image: string): boolean => {
   const id = idOf(io, image);
   if (id === undefined) {
@@ -49,7 +49,7 @@ const mendObjectMap = (io: bigint, image: string, id: string): void => {
   });
 };
 
-/** The directory may still name an image that is in the trash: its name could not be used again. */
+/** Removes the directory entry of an image that is in the trash, because its name could not be used again. */
 const dropStaleEntry = (io: bigint, image: string): void => {
   const answer = execute(io, "rbd_directory", "dir_get_id", encode({ text: image }));
   if (answer === undefined) return;

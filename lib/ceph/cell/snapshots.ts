@@ -1,14 +1,14 @@
 /**
  * The calls of librbd on the snapshots of an image. Loaded in cells only.
  *
- * Not here: clones of them (./clones.ts), what they differ in (./diff.ts), those of groups (./groups.ts).
+ * Not here: clones of them (./clones.ts), their differences (./diff.ts), snapshots of groups (./groups.ts).
  *
- * 1. `create` asks whoever has mapped the image to be quiet first, as far as `rbd_default_snapshot_quiesce_mode` says:
- *    only `rbd-nbd map --quiesce` does anything about that, the kernel's driver says at once that it does not. A client
- *    that has just died holds a snapshot up until the cluster has given it up, half a minute at most; without the
- *    question it would be five seconds, and a file system that its user wants frozen would not be. `unasked` leaves the
- *    question out, for images that nobody maps.
- * 2. What `list` tells of each snapshot, librbd has read with the header: no operation per snapshot.
+ * 1. `create` asks clients that have mapped the image to be quiet first, as `rbd_default_snapshot_quiesce_mode` says. Only
+ *    `rbd-nbd map --quiesce` does so; the kernel answers at once that it does not. A client that has just crashed delays
+ *    the snapshot until the cluster drops it, half a minute at most. Without the question the delay would be five seconds,
+ *    and a file system that its user wants frozen would not be. `unasked` leaves the question out, for images that nobody
+ *    maps.
+ * 2. `list` makes no operation for each snapshot: librbd reads all of them with the header.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import type { Snapshot } from "../rbd.ts";
@@ -59,7 +59,7 @@ interface Listed {
 // rbd_snap_info_t: id, size, address of the name; a last one without a name ends the list.
 const WORDS = 3;
 
-/** In the order of their making: ids only grow. */
+/** Oldest first: ids only grow. */
 export const listed = (handle: bigint): readonly Listed[] => {
   for (let room = 64; ; ) {
     const infos = new BigUint64Array(new ArrayBuffer(room * WORDS * 8));
@@ -67,7 +67,7 @@ export const listed = (handle: bigint): readonly Listed[] => {
     count[0] = room;
     const result = rbd.rbd_snap_list(handle, infos, count);
     if (result === -ERANGE) {
-      // somebody may make more before the next try
+      // another client may make more before the next try
       room = (count[0] ?? 0) + 64;
       continue;
     }
@@ -85,7 +85,7 @@ export const listed = (handle: bigint): readonly Listed[] => {
 const KINDS = ["user", "group", "trash"] as const;
 const LONGEST_NAME = 4096;
 
-/** undefined: it was removed meanwhile. */
+/** undefined: the snapshot was removed meanwhile. */
 const describe = (handle: bigint, { id, name, sizeBytes }: Listed): Snapshot | undefined => {
   const kind = kindOf(handle, id);
   const created = new BigInt64Array(new ArrayBuffer(16));

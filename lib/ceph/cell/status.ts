@@ -1,7 +1,7 @@
 /**
- * What librbd tells of one image that is opened to be looked at. Loaded in cells only.
+ * Reads the status of one image. Loaded in cells only.
  *
- * Not here: what changes an image (./rbd.ts), what an errno means (lib/ceph/live/errno.ts).
+ * Not here: changes of an image (./rbd.ts), what an errno means (lib/ceph/live/errno.ts).
  *
  * 1. The image is opened read-only: that registers no watcher and takes no lock.
  */
@@ -44,7 +44,7 @@ export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =
   withImage(io, image, "read", (handle) => {
     const name = zeroed(256);
     check("rbd_get_id", rbd.rbd_get_id(handle, name, BigInt(name.length)));
-    // without a data pool of its own the image answers with the pool that it is in
+    // an image without a data pool answers with its own pool
     const dataPool = poolName(where.cluster, rbd.rbd_get_data_pool_id(handle));
     return {
       id: textIn(name),
@@ -64,7 +64,7 @@ export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =
 // rbd_image_watcher_t: address of the text, client's number, cookie.
 const WATCHER_WORDS = 3;
 
-/** Watchers of this process's own connection are its own short calls in other cells: they use nothing. */
+/** Leaves out the watchers of this connection: they are short calls in other cells and do not use the image. */
 const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
   for (let room = 16; ; ) {
     const list = new BigUint64Array(new ArrayBuffer(room * WATCHER_WORDS * 8));
@@ -124,7 +124,7 @@ export const parentOf = (handle: bigint): Parent | undefined => {
   return answer;
 };
 
-/** librbd says how much room a list needs, with one entry for its end, before it writes any of it. */
+/** Asks librbd how much room the list needs, with one entry for its end, and reads no list. */
 const snapshotCount = (handle: bigint): number => {
   const room = new Int32Array(new ArrayBuffer(4));
   const result = rbd.rbd_snap_list(handle, null, room);

@@ -1,7 +1,7 @@
 /**
- * What the manager does for its clients in its own time: its queue of tasks. Loaded in cells only.
+ * The queue of tasks of the manager. Loaded in cells only.
  *
- * Not here: the same things done by this process (./clones.ts, ./trash.ts).
+ * Not here: the same work done by this process (./clones.ts, ./trash.ts).
  */
 import { Errno } from "../../cells/cell.ts";
 import { imageLabel } from "../label.ts";
@@ -13,9 +13,9 @@ import { managerCommand, type PoolArg, withPool } from "./rados.ts";
 import { isThere } from "./rbd.ts";
 
 const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string => {
-  const { result, said, output } = managerCommand(cluster, JSON.stringify({ ...command, format: "json" }));
-  // librados answers a time-out of its own with a positive errno
-  if (result !== 0) throw new Errno("rados_mgr_command", Math.abs(result), said);
+  const { result, status, output } = managerCommand(cluster, JSON.stringify({ ...command, format: "json" }));
+  // librados reports a time-out of its own as a positive errno
+  if (result !== 0) throw new Errno("rados_mgr_command", Math.abs(result), status);
   return output;
 };
 
@@ -27,9 +27,9 @@ export const addFlatten = (where: PoolArg, image: string): void => {
   try {
     ask(where.cluster, { prefix: "rbd task add flatten", image_spec: imageLabel(where, image) });
   } catch (error) {
-    // the manager names the image its own way, and releases differ in it
+    // releases differ in how the manager names the image
     if (error instanceof Errno && error.message.includes("does not have a parent")) return;
-    // so it says also of one that it can't open, for its parent is away
+    // the manager says so, too, if it cannot open the parent
     const gone = error instanceof Errno && error.message.includes("does not exist");
     if (gone && withPool(where, (io) => isThere(io, image))) throw new Errno(PARENT, ENOENT);
     throw error;
@@ -41,7 +41,7 @@ export const list = (cluster: bigint): readonly ManagerTask[] => {
   return listIn(prefix, ask(cluster, { prefix })).map(described);
 };
 
-/** A task of another kind may lack whatever is particular of these two. */
+/** A task of another kind may lack the fields of these two. */
 const described = (task: Fields): ManagerTask => {
   const refs = task.has("refs") ? task.object("refs") : undefined;
   const ref = (name: string): string => refs?.text(name, "") ?? "";

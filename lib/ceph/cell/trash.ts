@@ -1,10 +1,11 @@
 /**
  * The calls of librbd around the trash. Loaded in cells only.
  *
- * Not here: images that have a name (./rbd.ts), the manager's task that empties it (./tasks.ts), what an errno means (lib/ceph/live/errno.ts).
+ * Not here: images that have a name (./rbd.ts), tasks of the manager (./tasks.ts), what an errno means
+ * (lib/ceph/live/errno.ts).
  *
- * 1. What is removed here was moved to the trash before: there is no direct removal of an image.
- * 2. `remove` is not forced: an entry whose time has not come stays.
+ * 1. Only an image that was moved to the trash before is removed.
+ * 2. `remove` does not force: an entry that is protected until a later time stays.
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
@@ -32,10 +33,10 @@ const entryAt = (view: DataView, at: number): TrashEntry => ({
   source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
 });
 
-/** Watchers are no obstacle to librbd here, only to `remove`; who must not be there, the caller asks before. */
+/** librbd moves an image also if it has watchers, and refuses to `remove` it then. The caller asks about them before. */
 export const move = (io: bigint, image: string): void => {
   const result = rbd.rbd_trash_move(io, plain(image), 0n);
-  // it opens no parent: then the image's entry in `rbd_directory` is not there, which is no absence
+  // it opens no parent, so the entry of the image in `rbd_directory` is missing: that is not absence of the image
   if (result === -ENOENT && isThere(io, image)) throw new Errno("rbd_trash_move of an image that is there", ENOENT);
   check("rbd_trash_move", result);
 };
@@ -56,7 +57,7 @@ export const list = (io: bigint): readonly TrashEntry[] => {
     const count = slot(BigInt(room));
     const result = rbd.rbd_trash_list(io, infos, count);
     if (result === -ERANGE) {
-      // somebody may add more before the next try
+      // another client may add more before the next try
       room = Number(valueOf(count)) + 64;
       continue;
     }
@@ -70,7 +71,7 @@ export const list = (io: bigint): readonly TrashEntry[] => {
 
 export const remove = (io: bigint, id: string): void => {
   const result = rbd.rbd_trash_remove(io, plain(id), 0);
-  // of something that it is made of; only one that is in the trash no more is removed
+  // ENOENT may be of a part of the image: it is removed only if the trash has no such entry
   if (result === -ENOENT && get(io, id) === undefined) return;
   check("rbd_trash_remove", result);
 };

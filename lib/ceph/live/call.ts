@@ -45,13 +45,13 @@ type Values<K extends Op, Names extends readonly (keyof Arg<K>)[]> = {
   readonly [I in keyof Names]: Arg<K>[Names[I]];
 };
 
-/** `unknown`, which is no method, where a name of the cell's argument is forgotten. */
+/** `unknown`, which is not a method, if a field of the argument is missing: then the service does not compile. */
 type Method<K extends Op, Names extends readonly (keyof Arg<K>)[]> =
   Exclude<keyof Arg<K>, keyof Where | Names[number]> extends never
     ? (pool: PoolRef, ...values: Values<K, Names>) => Answer<K>
     : unknown;
 
-/** What differs from other calls of the kind: always the same, or by the arguments. */
+/** The properties in which a call differs from others of its kind; fixed, or computed from the arguments. */
 type Particular<K extends Op, Names extends readonly (keyof Arg<K>)[]> =
   | Partial<About>
   | ((pool: PoolRef, ...values: Values<K, Names>) => Partial<About>);
@@ -67,7 +67,7 @@ export interface Calls {
   readonly call: MethodOf;
   /** Likewise, for one that changes the image that comes first: while it hangs, no other that does is made. */
   readonly change: MethodOf;
-  /** One call in a pool, about `name`. */
+  /** Makes one call in a pool. `name` stands for it in messages. */
   readonly inPool: <K extends Op>(
     pool: PoolRef,
     op: K,
@@ -75,7 +75,7 @@ export interface Calls {
     arg: Omit<Arg<K>, keyof Where>,
     particular?: Partial<About>,
   ) => Answer<K>;
-  /** One call that the monitors or the manager answer. */
+  /** Makes one call that the monitors or the manager answer. */
   readonly inCluster: <K extends Op>(
     access: ClusterAccess,
     op: K,
@@ -88,7 +88,7 @@ export interface Calls {
 const OPERATIONS_LATE = 3;
 const MARGIN = Duration.seconds(10);
 
-/** For messages about calls that hang. */
+/** Ends the message about a call that hangs. */
 export const ADVICE = 'Check "ceph -s".';
 
 export interface Cells {
@@ -152,10 +152,10 @@ export const makeCalls = (cells: Cells, connections: Connections, limits: Limits
 
 type One = <K extends Op>(access: ClusterAccess, op: K, arg: (cluster: bigint) => unknown, about: About) => Answer<K>;
 
-/** One call in a cell, over a connection, while none of its key hangs. */
+/** Makes one call in a cell, over a connection, unless another call with its key hangs. */
 const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One => {
   const seconds = () => Number(clock.monotonicTimeNanosUnsafe() / 1_000_000_000n);
-  /** What hangs, by key: each pool of cells knows of its own only. */
+  /** The calls that hang, by key. Each pool of cells knows only its own. */
   const hanging = new Map<string, { readonly op: string; readonly subject: string; readonly since: number }>();
 
   return (access, op, arg, { limit, key: name, pace, ...context }) =>

@@ -1,6 +1,6 @@
 /**
- * What a cephx key says of itself: base64 of a type (16 bits), a time (2 x 32), a length (16) and the secret,
- * all little-endian. Only to tell why a client library refuses one; no secret leaves this file.
+ * Reads the type of a cephx key, to explain why a client library refuses it. A key is base64 of a type (16 bits), a time
+ * (2 x 32), a length (16) and the secret, all little-endian. No secret leaves this file.
  */
 import type * as Redacted from "effect/Redacted";
 import * as RedactedModule from "effect/Redacted";

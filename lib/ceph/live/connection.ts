@@ -1,12 +1,12 @@
 /**
- * Connections to clusters: one per (monitors, user, key), made in a cell when first needed, used by all cells,
- * shut down when idle.
+ * Connections to clusters: one for each (monitors, user, key). A cell makes it when it is first needed, all cells use it,
+ * and it is shut down when it is idle.
  *
  * Not here: the calls made over one (./live.ts).
  *
  * 1. A connection that could not be made is not remembered: the next call tries again.
- * 2. A connection is never shut down while a call that was put aside still uses it, nor after a cell died in a call:
- *    librados would be torn down under that thread. It is shut down when the last such call comes back, else left.
+ * 2. A connection is never shut down while a call that was put aside still uses it, nor after a cell died in a call,
+ *    because librados would be torn down under that thread. It is shut down when the last such call returns, or stays.
  * 3. No key is in a message, a log line or an argument list.
  */
 import * as Duration from "effect/Duration";
@@ -28,18 +28,18 @@ export interface ConnectionOptions {
   readonly osdTimeout: Duration.Duration;
   /** Read first, if it is there; what this driver has to set is set after it. */
   readonly cephConf: string;
-  /** A connection that nobody used for that long is closed. */
+  /** A connection that no call used for that long is closed. */
   readonly idle: Duration.Duration;
 }
 
-/** A connected `rados_t`, and what stands in the way of shutting it down. */
+/** A connected `rados_t`, and the reasons not to shut it down. */
 export interface Connection {
   readonly handle: bigint;
-  /** Calls over it that were put aside and have not come back. */
+  /** Calls over it that were put aside and have not returned. */
   aside: number;
   /** A cell died in a call over it. */
   damaged: boolean;
-  /** Nobody will be given it any more. */
+  /** No further call gets it. */
   retired: boolean;
 }
 
@@ -49,7 +49,7 @@ interface Identity {
   readonly key: Redacted.Redacted;
 }
 
-/** What `RcMap` tells connections apart by: a text, which is hashed and compared at each call. */
+/** The key of a connection in `RcMap`: a text, because it is hashed and compared at each call. */
 const toText = ({ monitors, user, key }: ClusterAccess): string =>
   JSON.stringify([monitors.join(","), user, Redacted.value(key)]);
 
@@ -63,32 +63,31 @@ export interface Connections {
     access: ClusterAccess,
     call: (connection: Connection) => Effect.Effect<A, CephError>,
   ) => Effect.Effect<A, CephError>;
-  /** For a call that was put aside and has come back: shuts the connection down if only that stood in the way. */
+  /** Counts a call that was put aside as returned, and shuts the connection down if only that call kept it. */
   readonly back: (connection: Connection) => void;
 }
 
 const SHUTDOWN_LIMIT = Duration.seconds(15);
-/** librados does not end a login on the dot: its own limit comes first. */
+/** librados ends a login later than its own limit, which must come first. */
 const CONNECT_MARGIN = Duration.seconds(10);
-/** From this release on, librados answers EOPNOTSUPP to a type of key that it can't read, and EINVAL before. */
+/** From this release on, librados answers EOPNOTSUPP for a type of key that it cannot read; before, EINVAL. */
 const FIRST_WITH_NEWER_KEYS = 20;
 const GREETING_LIMIT = Duration.seconds(1);
 
-/** Names as librados has them; the last word over whatever the configuration file says. */
+/** Options of librados. They override the configuration file. */
 const settings = (host: string, key: string, options: ConnectionOptions): readonly (readonly [string, string])[] => [
   ["mon_host", host],
   ["key", key],
-  // else a keyring of the node is read first, and complained about
+  // otherwise librados reads a keyring of the node first and complains about it
   ["keyring", ""],
   ["client_mount_timeout", seconds(options.connectTimeout)],
-  // a login that got lost is taken up again after this: several times within the limit, not at its end
+  // a lost login is tried again after this time: several times within the limit, not at its end
   ["mon_client_hunt_interval", `${Math.min(3, Duration.toSeconds(options.connectTimeout) / 3)}`],
   ["rados_osd_op_timeout", seconds(options.osdTimeout)],
-  // Not a time limit here: past one, rados_mgr_command leaves its answer's place behind, and the late answer is
-  // written into freed memory (seen: SIGSEGV of the process). Calls that ask the monitor or the manager end by the
-  // limit of their cell instead.
+  // No limit here: after one, rados_mgr_command frees the place of its answer, and the late answer is written into
+  // freed memory (seen: SIGSEGV of the process). Calls to the monitors or the manager end by the limit of their cell.
   ["rados_mon_op_timeout", "0"],
-  // no image data goes through here
+  // the driver reads and writes no image data
   ["rbd_cache", "false"],
   ["log_file", ""],
   ["log_to_stderr", "false"],
@@ -111,7 +110,9 @@ export const makeConnections = (
         .call("shutdown", { cluster: connection.handle }, { limit: SHUTDOWN_LIMIT, subject: "a connection" })
         .pipe(
           Effect.catch((error) =>
-            Effect.logWarning(`a connection to Ceph was not shut down cleanly: ${error.message}`),
+            Effect.logWarning(
+              `a connection to Ceph was not shut down cleanly: ${error.message}. It stays open until the driver ends`,
+            ),
           ),
         );
 
@@ -119,7 +120,7 @@ export const makeConnections = (
       Effect.suspend(() => {
         connection.retired = true;
         if (connection.aside === 0 && !connection.damaged) return shutdown(connection);
-        return Effect.logWarning("a connection to Ceph stays open: a call over it has not come back");
+        return Effect.logWarning("a connection to Ceph stays open because a call over it has not returned");
       });
 
     const connections = yield* RcMap.make({
@@ -134,7 +135,7 @@ export const makeConnections = (
           const forget = () => RcMap.invalidate(connections, identity);
           return Effect.flatMap(Effect.tapError(RcMap.get(connections, identity), forget), (connection) =>
             Effect.tapError(call(connection), (error) => {
-              // only the first to notice: later ones would take away the new connection
+              // only the first failure does this: later ones would retire the new connection
               if (connection.retired || !(connection.damaged || endsConnection(error))) return Effect.void;
               connection.retired = true;
               return forget();
@@ -162,7 +163,7 @@ const connect = (
     const denied = (op: string) => new AccessDenied({ op, subject, user });
     if (subject === "") return yield* new Unreachable({ op: "rados_connect", subject, reason: "none is configured" });
     const kind = kindOfKey(key);
-    if (kind === "malformed") return yield* denied("rados_connect, for its key is not one that Ceph makes,");
+    if (kind === "malformed") return yield* denied("rados_connect because its key is malformed,");
     const host = yield* monHost(monitors, GREETING_LIMIT);
     const arg: Parameters<CellCalls["connect"]>[0] = {
       user,
@@ -208,7 +209,7 @@ const explain = (
       return Effect.succeed(denied(op));
     case EINVAL:
     case EOPNOTSUPP: {
-      // a key that it can't read, or a monitor list, or a name in that
+      // librados cannot read the key, the list of monitors, or a name in it
       if (kind === "usual" && errno === EINVAL) return silence;
       const what =
         kind === "newer" ? `the key of client.${identity.user} is of a newer type` : "it asks for a newer login";

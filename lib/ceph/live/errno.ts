@@ -1,7 +1,7 @@
 /**
  * The one place where an errno of librados or librbd becomes an error of lib/ceph/errors.ts.
  *
- * Not here: gRPC codes, and whether to try again.
+ * Not here: gRPC codes, and retries.
  *
  * 1. An errno means absence only for the call that proves it: ENOENT of `rbd_open` is a missing image, ENOENT of
  *    `rados_ioctx_create` a missing pool, and ENOENT of anything not listed proves nothing.
@@ -35,18 +35,18 @@ import {
 
 const { errno: E } = constants;
 export const { EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT } = E;
-/** Linux: the OSDs refuse this client's address. */
+/** Linux. The OSDs refuse the address of this client. */
 const EBLOCKLISTED = 108;
-/** Linux: of an entry in the trash whose move there was cut off. */
+/** Linux. Ceph answers it for an image whose move to the trash was interrupted. */
 export const EUCLEAN = 117;
 
-/** What a call was about, to name it in an error. */
+/** The subject of a call and the names around it, for errors. */
 export interface CallContext {
   readonly subject: string;
   /** The call changes something in the cluster. */
   readonly changes: boolean;
   readonly user: string;
-  /** As in messages: a name, or `#id`. */
+  /** A name, or `#id`. */
   readonly pool: string;
   readonly namespace?: string | undefined;
   readonly dataPool?: string | undefined;
@@ -54,9 +54,9 @@ export interface CallContext {
   readonly sourcePool?: string | undefined;
   /** `pool/image@snapshot`. */
   readonly snapshot?: string | undefined;
-  /** The snapshot that a difference starts from, likewise. */
+  /** The snapshot from which a difference starts, likewise. */
   readonly start?: string | undefined;
-  /** `pool/image` of what is put into a group or taken out of it, and its pool. */
+  /** `pool/image` of the image that is put into a group, and its pool. */
   readonly member?: string | undefined;
   readonly memberPool?: string | undefined;
 }
@@ -64,7 +64,7 @@ export interface CallContext {
 const POOL_CALLS: readonly string[] = ["rados_ioctx_create", "rados_pool_lookup", "rados_pool_reverse_lookup"];
 const IMAGE_CALLS: readonly string[] = ["rbd_open", "rbd_trash_move"];
 
-/** Functions that come before whatever a cell's call changes, and change nothing themselves. */
+/** Functions that a call of a cell makes before it changes anything, and that change nothing themselves. */
 const PREPARATIONS: readonly string[] = [
   "rados_ioctx_create",
   "rados_ioctx_create of the source",
@@ -99,7 +99,7 @@ const absent = (op: string, context: CallContext): CephError | undefined => {
   return undefined;
 };
 
-/** The manager answers in words; an errno alone does not tell a missing image from a missing pool. */
+/** Reads the words of the manager, because its errno is the same for a missing image and a missing pool. */
 const managerFailure = ({ op, errno, message }: CellErrno, context: CallContext): CephError => {
   if (errno === E.ENOENT && message.includes("image from trash"))
     return new ImageNotFound({ op, subject: context.subject });
@@ -110,7 +110,7 @@ const managerFailure = ({ op, errno, message }: CellErrno, context: CallContext)
   return new ManagerUnavailable({ op, subject: context.subject, reason });
 };
 
-/** The error that the errno stands for, which says that the call changed nothing; `undefined`: it does not say so. */
+/** The error for an errno after which the call has certainly changed nothing; `undefined`: the errno leaves that open. */
 const explained = (error: CellErrno, context: CallContext): CephError | undefined => {
   const { op, errno } = error;
   const about = { op, subject: context.subject };
@@ -124,7 +124,7 @@ const explained = (error: CellErrno, context: CallContext): CephError | undefine
     case E.EEXIST:
       return new Exists(about);
     case E.EBUSY:
-    // it is in a group
+    // the image is in a group
     case E.EMLINK:
       return new Busy({
         op,
@@ -154,18 +154,22 @@ const explained = (error: CellErrno, context: CallContext): CephError | undefine
         ...about,
         errno,
         reason:
-          "the image can't be written from here: it is a mirror's non-primary copy, or another client keeps its lock",
+          "the image cannot be written from here because it is the non-primary copy of a mirror, or another client keeps its lock",
       });
     case EUCLEAN:
       return op === "rbd_trash_remove"
-        ? new CephFailed({ ...about, errno, reason: "its move to the trash was not finished; move it once more" })
+        ? new CephFailed({
+            ...about,
+            errno,
+            reason: "its move to the trash was interrupted; move it to the trash once more",
+          })
         : undefined;
     default:
       return undefined;
   }
 };
 
-/** Errnos that belong to the connection, or to no call: they explain nothing, whichever call they end. */
+/** Errnos of the connection, or of no call at all. They say nothing about the call. */
 const NO_REASON: ReadonlySet<number> = new Set([0, EBLOCKLISTED, E.ENOTCONN]);
 
 const reasonOf = ({ op, errno, message }: CellErrno): string => {
@@ -173,11 +177,11 @@ const reasonOf = ({ op, errno, message }: CellErrno): string => {
     case 0:
       return message;
     case EBLOCKLISTED:
-      return `the cluster has put this client on its blocklist ("ceph osd blocklist ls"); the next call connects anew`;
+      return `the cluster has this client on its blocklist ("ceph osd blocklist ls"); the next call connects anew`;
     case E.ENOTCONN:
       return "the connection was shut down; the next call connects anew";
     case E.ENOENT:
-      return `${nameOf(errno)}, which ${op} does not explain`;
+      return `${nameOf(errno)}, and it is unknown what ${op} means by it`;
     default:
       return nameOf(errno);
   }
@@ -200,7 +204,7 @@ export const toCephError = (error: CellError, context: CallContext): CephError =
   return context.changes ? new CephUnexplained({ ...about, errno: 0 }) : new CephFailed({ ...about, errno: 0 });
 };
 
-/** Whether every further call on that connection would fail alike. */
+/** Whether every further call on the same connection would fail for the same reason. */
 export const endsConnection = (error: CephError): boolean =>
   (error._tag === "CephFailed" || error._tag === "CephUnexplained") &&
   (error.errno === EBLOCKLISTED || error.errno === E.ENOTCONN);
@@ -210,7 +214,7 @@ export const tooOld = (subject: string, release: string | undefined, what: strin
     op: "rados_connect",
     subject,
     reason:
-      `${what}, which librados of Ceph ${release ?? "(release unknown)"} can't take. ` +
-      `Install the client packages of the cluster's release. Where that can't be, the cluster has to allow the older ` +
+      `${what}, which librados of Ceph ${release ?? "(release unknown)"} cannot read. ` +
+      `Install the client packages of the cluster's release. If that is not possible, the cluster has to allow the older ` +
       `type ("auth_allowed_ciphers" in "ceph mon dump") and the user needs such a key ("ceph auth rotate --key_type aes")`,
   });

@@ -19,7 +19,7 @@ export const imageCalls = ({ call, change }: Calls, trashRemoveLimit: Duration.D
   imageMend: change("imageMend", ["image"], { limit: REBUILD_LIMIT }),
   imageHasData: call("imageHasData", ["image", "whose"]),
   imageMetaSet: change("imageMetaSet", ["image", "entries"]),
-  // without a key of its own: it only reads, and two of them are seldom for the same images
+  // has no key: it only reads, and two of these calls are seldom for the same images
   imageBriefs: call("imageBriefs", ["images", "metadata"], (pool, images) => ({
     subject: `${images.length} images in ${poolLabel(pool)}`,
     key: undefined,

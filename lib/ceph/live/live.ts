@@ -23,22 +23,22 @@ import { radosCalls } from "./rados.ts";
 import { snapshotCalls } from "./snapshots.ts";
 
 export interface CephLiveOptions {
-  /** How many blocking calls run at once. */
+  /** Number of blocking calls that run at once. */
   readonly cells?: number;
-  /** And how many more that are slow by nature: those that wait for the monitors, or for much data. */
+  /** Further calls that are slow by nature: those that wait for the monitors, or for much data. */
   readonly slowCells?: number;
-  /** An OSD that does not answer one operation for that long has failed it. */
+  /** An operation fails if an OSD does not answer it for that long. */
   readonly osdTimeout?: Duration.Duration;
-  /** For calls that ask the monitors or the manager. */
+  /** Limit of a call that the monitors or the manager answer. */
   readonly monTimeout?: Duration.Duration;
   readonly connectTimeout?: Duration.Duration;
-  /** A configuration file of Ceph, read if it is there. */
+  /** A configuration file of Ceph; it may be absent. */
   readonly cephConf?: string;
-  /** A connection that nobody used for that long is closed. */
+  /** A connection that no call used for that long is closed. */
   readonly idle?: Duration.Duration;
-  /** Emptying the trash takes as long as an image is big. */
+  /** Limit of a removal from the trash, which takes as long as the image is big. */
   readonly trashRemoveLimit?: Duration.Duration;
-  /** And so does flattening. */
+  /** Limit of a flatten, and of reading a difference. */
   readonly flattenLimit?: Duration.Duration;
 }
 

@@ -3,7 +3,7 @@
  *
  * Not here: the calls themselves (lib/ceph/cell/tasks.ts).
  *
- * 1. A manager that does not answer is `ManagerUnavailable`, like one that is down: the driver then does the work itself.
+ * 1. A manager that does not answer is `ManagerUnavailable`, as is one that is down. The driver then does the work itself.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -11,13 +11,13 @@ import { type CephError, ManagerUnavailable } from "../errors.ts";
 import type { ManagerCalls } from "../manager.ts";
 import type { About, Calls } from "./call.ts";
 
-/** One key for all: a manager that hangs holds one cell, not one for each image. */
+/** All calls share one key, so that a manager that hangs occupies one cell, not one for each image. */
 const KEY = "manager";
 
 /**
- * For handing the manager a task, which it answers in a few milliseconds. Short: whoever deletes a volume must not wait
- * for a manager that is away, and a task that it takes after all is harmless next to the driver doing it itself. While
- * such a call hangs, the next ones fail at once.
+ * Queueing a task takes a few milliseconds. The limit is short because DeleteVolume must not wait for a manager that does
+ * not answer. A task that the manager takes after the limit is harmless, also if the driver does the same work itself.
+ * While such a call hangs, the next ones fail at once.
  */
 const TASK: Partial<About> = { limit: Duration.millis(800), key: KEY, changes: true };
 

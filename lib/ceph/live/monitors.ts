@@ -1,17 +1,18 @@
 /**
- * Monitors as addresses: which protocol they speak, and why none of them answered.
+ * Finds out which protocol a monitor speaks, and why no monitor answers. It opens a TCP connection, reads the greeting that
+ * a monitor sends first, and closes the connection.
  *
- * Not a connection to Ceph: it opens a TCP connection, reads the greeting that a monitor sends first, and hangs up.
+ * Not here: connections to Ceph (./connection.ts).
  *
- * 1. It never makes a connection fail: what it could not find out, librados finds out.
- * 2. Why it is here: librados tries an address with an unusual port and no `v1:` or `v2:` before it as both kinds of
- *    monitor at once. The wrong kind never answers, and so a wrong key looks like a monitor that doesn't.
+ * 1. A failure here never fails a connection: librados finds out the rest.
+ * 2. It is needed because librados tries an address with an unusual port and without `v1:` or `v2:` as both kinds at once.
+ *    The wrong kind never answers, so that a wrong key looks like a monitor that does not answer.
  */
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { connect } from "node:net";
 
-/** Ports that say by themselves which protocol is spoken there. */
+/** Ports whose protocol is fixed. */
 const USUAL_PORTS: readonly number[] = [3300, 6789];
 const GREETING = { v1: "ceph v0", v2: "ceph v2" } as const;
 const LONGEST_GREETING = 9;
@@ -64,7 +65,7 @@ const hasUnusualPort = (text: string): boolean => {
   return port !== undefined && !USUAL_PORTS.includes(Number(port));
 };
 
-/** The list for `mon_host`, each address with its protocol where that can't be told from it. */
+/** Makes the list for `mon_host`: adds the protocol to each address that leaves it open. */
 export const monHost = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
   Effect.forEach(
     monitors.flatMap((entry) => (entry.includes("[v") ? [entry] : entry.split(","))).map((entry) => entry.trim()),
@@ -78,24 +79,24 @@ export const monHost = (monitors: readonly string[], limit: Duration.Duration): 
     { concurrency: "unbounded" },
   ).pipe(Effect.map((list) => list.join(",")));
 
-const TELLS: Record<Finding, string> = {
+const STATES: Record<Finding, string> = {
   v1: "is there, but did not finish the login",
   v2: "is there, but did not finish the login",
-  refuses: "refuses connections: nothing listens there",
-  silent: "takes connections and says nothing: its process hangs",
+  refuses: "refuses connections because nothing listens there",
+  silent: "takes connections and sends nothing, so its process hangs",
   unreachable: "does not answer",
-  "unknown name": "has a name that can't be resolved",
+  "unknown name": "has a name that cannot be resolved",
   stranger: "is not a Ceph monitor",
 };
 
-/** One clause per monitor, for an error message. */
+/** Describes each monitor in one clause, for an error message. */
 export const diagnose = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
   Effect.forEach(
     monitors.flatMap((entry) => entry.replaceAll(/\[(?=v[12]:)|\]$/g, "").split(",")),
     (entry) => {
       const address = addressIn(entry);
       if (address === undefined) return Effect.succeed(`"${entry}" is not an address`);
-      return greet(address, limit).pipe(Effect.map((found) => `${entry} ${TELLS[found]}`));
+      return greet(address, limit).pipe(Effect.map((found) => `${entry} ${STATES[found]}`));
     },
     { concurrency: "unbounded" },
   ).pipe(Effect.map((clauses) => clauses.join("; ")));

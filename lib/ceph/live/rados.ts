@@ -33,7 +33,7 @@ export const radosCalls = ({ call, inCluster }: Calls): Effect.Effect<RadosCalls
       omapList: call("omapList", ["object", "page"], (pool, object, { prefix, after }) => ({
         key: `omapList ${imageLabel(pool, object)} ${prefix} ${after}`,
       })),
-      // without a key of its own: it only reads, and two of them are seldom for the same objects
+      // has no key: it only reads, and two of these calls are seldom for the same objects
       omapGetMany: call("omapGetMany", ["wanted"], (pool, wanted) => ({
         subject: `${wanted.length} objects in ${poolLabel(pool)}`,
         key: undefined,

@@ -1,8 +1,7 @@
 /**
- * Answers that hold for a moment: what a cluster's map says of its pools is asked by every call of the driver, and
- * changes once in a year.
+ * Keeps the ids and names of pools for a second. Every RPC of the driver asks for them, and they change once in a year.
  *
- * Not a cache of objects or images: what one driver writes, another must see at once.
+ * Not here: objects and images, because every driver must see at once what another one writes.
  *
  * 1. An answer is kept for a second. librados itself answers from a copy of the map that is about as old.
  * 2. Only answers are kept: a failure, "no such pool" among them, is asked for again each time.
@@ -20,7 +19,7 @@ const KEPT = Duration.seconds(1);
 /** Far more than a driver has pools. */
 const CAPACITY = 1_000;
 
-/** A question, which is the same for every key of a user: whoever has a wrong one learns that by the next call. */
+/** A question. It is the same with another key of the same user: the next call refuses a wrong key. */
 class Asked<Name extends string | bigint> implements Equal.Equal {
   readonly #text: string;
 
@@ -40,7 +39,7 @@ class Asked<Name extends string | bigint> implements Equal.Equal {
   }
 }
 
-/** `ask`, or the answer that it gave for the same just before. */
+/** Does `ask`, or repeats the answer to the same question of a moment ago. */
 export const keptForAMoment = <Name extends string | bigint, A>(
   ask: (access: ClusterAccess, name: Name) => Effect.Effect<A, CephError>,
 ): Effect.Effect<typeof ask> =>

@@ -1,8 +1,8 @@
 /**
- * How a call on a cluster in memory runs: its interleaving, its refusals, and who is let in.
+ * Runs a call on a cluster in memory: interleaving, failures, and access checks.
  *
- * 1. Each call yields before it acts and after it: fibers interleave as they do around real calls.
- * 2. The act itself is one synchronous step: it happens entirely or not at all, also when the caller is interrupted.
+ * 1. Each call yields before it acts and after it, so that fibers interleave as they do around real calls.
+ * 2. The act itself is one synchronous step: it happens entirely or not at all, also if the caller is interrupted.
  */
 import { constants } from "node:os";
 import * as Effect from "effect/Effect";
@@ -20,7 +20,7 @@ import type { ClusterAccess, PoolRef } from "../../../lib/ceph/rados.ts";
 import type { MemoryCluster, MemoryNamespace } from "./cluster.ts";
 import type { MemoryImage } from "./image.ts";
 
-/** Carries a typed error out of a synchronous act; anything else that is thrown there is a bug, and a defect. */
+/** Carries a typed error out of a synchronous act. Anything else that is thrown there is a bug, and becomes a defect. */
 class Refused {
   constructor(readonly error: CephError) {}
 }

@@ -1,11 +1,11 @@
 /**
- * The state of a Ceph cluster that exists in memory only, and the switches that tests turn on it.
+ * The state of a Ceph cluster in memory, and the switches by which tests change its behaviour.
  *
- * Not here: the calls of the driver (./memory.ts). A driver may crash and start again over the same `MemoryCluster`,
- * as it would over a real one.
+ * Not here: the calls of the driver (./memory.ts). A driver can crash and start again over the same `MemoryCluster`, as
+ * over a real cluster.
  *
- * 1. Every change is synchronous, so a call made of one change is atomic as in RADOS.
- * 2. `dump` shows everything that outlives a driver and nothing else: watchers, caps and switches are not in it.
+ * 1. Every change is synchronous, so that a call with one change is atomic as in RADOS.
+ * 2. `dump` shows everything that outlives a driver and nothing else: no watchers, caps or switches.
  */
 import type { ManagerTask } from "../../../lib/ceph/manager.ts";
 import type { TrashEntry } from "../../../lib/ceph/rbd.ts";
@@ -21,25 +21,25 @@ export type { MemoryImage } from "./image.ts";
 export interface MemoryTrashed {
   readonly name: string;
   readonly source: TrashEntry["source"];
-  /** Its move was cut short: Ceph removes it only after a second move has finished the first. */
+  /** Its move was interrupted: Ceph removes it only after a second move has finished the first. */
   moving: boolean;
   readonly image: MemoryImage;
 }
 
-/** What a driver leaves that dies while it makes an image (all but the header, or no object map) or a clone, or moves one to the trash. */
+/** The state that a driver leaves that crashes while it creates an image (no header, or no object map), clones or moves one. */
 export type CutShort = "header" | "object-map" | CloneCutShort | MoveCutShort;
 /**
- * How far the making of a clone had come: an image without a parent, which no clone reads from; one that its parent
- * does not know, whose data goes with the snapshot; one without some of the parent's metadata.
+ * How far the clone had come: an image without a parent; one that its parent does not know, whose data is lost with the
+ * snapshot; one without some of the metadata of the parent.
  */
 export type CloneCutShort = "parent" | "child" | "metadata";
-/** How far the move had come: the entry in the trash is made; the name is gone; its entry in the directory too. */
+/** How far the move had come: the entry in the trash exists; the name is gone; the entry in the directory is gone. */
 export type MoveCutShort = "trash-entered" | "name-gone" | "entry-gone";
 
 export interface MemoryNamespace {
   readonly objects: Map<string, Map<string, string>>;
   readonly images: Map<string, MemoryImage>;
-  /** Names that are taken and lead to no image, with the id that they lead to, if to any. */
+  /** Names without an image, with the id that they name, if any. */
   readonly bareNames: Map<string, string | undefined>;
   readonly trash: Map<string, MemoryTrashed>;
   readonly groups: Map<string, MemoryGroup>;
@@ -48,20 +48,20 @@ export interface MemoryNamespace {
 export interface MemoryPool {
   readonly id: bigint;
   readonly namespaces: Map<string, MemoryNamespace>;
-  /** What could be written if there were no quota. */
+  /** Bytes that could be written without a quota. */
   maxAvailableBytes: bigint;
   /** 0: none. */
   quotaBytes: bigint;
 }
 
-/** Why an image in the trash can't be removed. */
+/** The reason why an image in the trash cannot be removed. */
 export type Obstacle = "moving" | "snapshots" | "watchers" | "group";
 
 export interface MemoryUser {
   readonly key: string;
-  /** Whether it has mgr caps. */
+  /** The user has mgr caps. */
   readonly manager: boolean;
-  /** The pools that its osd caps name; all when absent. */
+  /** The pools in its osd caps; all if absent. */
   readonly pools?: readonly string[];
 }
 
@@ -88,9 +88,9 @@ export class MemoryCluster {
   readonly monitors: readonly string[] | undefined;
   readonly defaultFeatures: bigint;
   readonly trashesMembers: boolean;
-  /** Down: no monitor answers anybody. */
+  /** `false`: no monitor answers. */
   reachable = true;
-  /** Not so: its clients are old (before Ceph 17.2.8, 18.2.5), and since a snapshot without a name all may have changed. */
+  /** `false`: as with old clients (before Ceph 17.2.8, 18.2.5), a difference cannot start at a snapshot without a name. */
   diffsFromIds = true;
   /** Milliseconds since the epoch. */
   now: () => number;
@@ -121,7 +121,7 @@ export class MemoryCluster {
     return id;
   }
 
-  /** Pool ids are never used again, as in Ceph. */
+  /** The id is never used again, as in Ceph. */
   removePool(name: string): void {
     this.pools.delete(name);
   }
@@ -143,7 +143,7 @@ export class MemoryCluster {
     return made;
   }
 
-  /** An image that a test expects to be there. */
+  /** Gives an image; throws if it does not exist. */
   image(pool: string, image: string, namespace = ""): MemoryImage {
     const found = this.namespace(pool, namespace)?.images.get(image);
     if (found === undefined) throw new Error(`no image ${image} in ${pool}`);
@@ -160,7 +160,7 @@ export class MemoryCluster {
     return this.namespace(pool, namespace)?.images.get(image)?.snapshotNamed(snapshot) !== undefined;
   }
 
-  /** Leaves of a whole image what a dying driver leaves. */
+  /** Changes a whole image into what a crashed driver leaves. */
   cutShort(what: CutShort, pool: string, image: string, namespace = ""): void {
     const found = this.image(pool, image, namespace);
     const content = this.namespace(pool, namespace);
@@ -187,14 +187,14 @@ export class MemoryCluster {
     if (what === "name-gone") content?.bareNames.set(image, undefined);
   }
 
-  /** Leaves of a snapshot what a driver leaves that dies while it removes it: its name is free, it is in their trash. */
+  /** Changes a snapshot into what a driver leaves that crashes while it removes it: the name is free, it is in the trash. */
   cutSnapshotRemovalShort(pool: string, image: string, snapshot: string, namespace = ""): void {
     const found = this.image(pool, image, namespace).snapshotNamed(snapshot);
     if (found === undefined) throw new Error(`no snapshot ${snapshot} of ${image}`);
     toSnapshotTrash(found);
   }
 
-  /** Leaves of a group's snapshot what a driver leaves that dies while it makes it: some members have none. */
+  /** Changes the snapshot of a group into what a driver leaves that crashes while it takes it: a member has none. */
   cutGroupSnapshotShort(pool: string, group: string, snapshot: string, namespace = ""): void {
     const found = this.namespace(pool, namespace)?.groups.get(group)?.snapshots.get(snapshot);
     if (found === undefined) throw new Error(`no snapshot ${snapshot} of group ${group}`);
@@ -225,7 +225,7 @@ export class MemoryCluster {
     if (found !== undefined) dropGroupSnapshot(found, snapshot);
   }
 
-  /** Opens the image for use as another client would; -> closes it again. */
+  /** Opens the image as another client does; gives a function that closes it. */
   watch(pool: string, image: string, namespace = ""): () => void {
     const { watchers } = this.image(pool, image, namespace);
     const watcher = `127.0.0.1:0/${this.#nextWatcher}/client.${this.#nextWatcher++}`;
@@ -245,7 +245,7 @@ export class MemoryCluster {
     return { pool, namespace, name, id: this.freshId(), createdAt: this.now() };
   }
 
-  /** The bytes that its images hold there: what counts against a quota. */
+  /** The bytes of images in the pool, which count against the quota. */
   storedBytes(pool: string): bigint {
     let sum = 0n;
     for (const [name, { namespaces }] of this.pools) {
@@ -258,7 +258,7 @@ export class MemoryCluster {
     return sum;
   }
 
-  /** -> what is in the way, and then nothing is done; what is not there is removed. */
+  /** Gives the obstacle, if any, and then removes nothing. Succeeds if there is no such entry. */
   removeTrashed({ trash }: MemoryNamespace, id: string): Obstacle | undefined {
     const entry = trash.get(id);
     if (entry === undefined) return undefined;
@@ -272,7 +272,7 @@ export class MemoryCluster {
     return undefined;
   }
 
-  /** Down: no manager takes or does tasks. */
+  /** `false`: no manager takes or does tasks. */
   get managerUp(): boolean {
     return this.#manager.up;
   }
@@ -288,7 +288,7 @@ export class MemoryCluster {
     this.#manager.held = held;
   }
 
-  /** Puts a task in the manager's queue; one that is there already stays the only one. */
+  /** Queues a task, unless the same task is queued. */
   queueTask(action: "flatten" | "trash remove", pool: string, namespace: string, image: string): void {
     this.#manager.queue({ action, pool, namespace, image });
   }
@@ -297,7 +297,7 @@ export class MemoryCluster {
     return this.#manager.tasks();
   }
 
-  /** Says of the task of an image (by name, in the trash by id) how far the manager has come with it. */
+  /** Sets the progress of the task of an image, which is named by its id in the trash. */
   setProgress(image: string, progress: number | undefined): void {
     this.#manager.progress(image, progress);
   }
@@ -307,7 +307,7 @@ export class MemoryCluster {
     return this.tasks().flatMap(({ action, image }) => (action === "trash remove" ? [image] : []));
   }
 
-  /** Lets the manager do its queue now; what fails stays queued. -> how many it did. */
+  /** Does the queue now; gives the number of tasks done. A task that fails stays queued. */
   runManager(): number {
     return this.#manager.run();
   }

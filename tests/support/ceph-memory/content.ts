@@ -1,6 +1,6 @@
 /**
- * What an image in memory holds: not bytes, but which write made which range. Two places hold the same bytes exactly
- * when the same write made them, so that a test sees whose data a clone has, and a diff needs no data.
+ * The content of an image in memory: for each range, the write that made it, in place of bytes. Two ranges hold the same
+ * bytes exactly if the same write made them. So a test sees whose data a clone has, and a diff needs no data.
  *
  * 1. Ranges are disjoint, not empty, and in the order of their offsets; a content is never changed, only replaced.
  * 2. A range without a stamp was discarded: it hides what a parent has there.
@@ -17,7 +17,7 @@ export interface Range {
 
 export type Content = readonly Range[];
 
-/** All but what lies from `offset` to `end`. */
+/** Cuts `offset` to `end` out of the content. */
 const without = (content: Content, offset: bigint, end: bigint): Content =>
   content.flatMap((range) => {
     if (range.end <= offset || range.offset >= end) return [range];
@@ -30,13 +30,12 @@ export const put = (content: Content, range: Range): Content =>
     ? content
     : [...without(content, range.offset, range.end), range].toSorted((a, b) => (a.offset < b.offset ? -1 : 1));
 
-/** `lower`, seen through `upper`, without what was discarded. */
+/** The content that is read through `upper` from `lower`, without discarded ranges. */
 export const overlay = (upper: Content, lower: Content): Content =>
   (lower.length === 0 ? upper : upper.reduce(put, lower)).filter(({ stamp }) => stamp !== "");
 
 /**
- * Where `to` differs from `from` (all that `to` has, where that is absent), from `offset` on, neighbours joined.
- * Both without discarded ranges.
+ * Lists where `to` differs from `from`, from `offset` on, neighbours joined. Both have no discarded ranges.
  */
 export const difference = (from: Content, to: Content, offset: bigint): readonly Extent[] => {
   const ends = [...from, ...to].flatMap((range) => [range.offset, range.end]);

@@ -2,8 +2,8 @@
  * The state of a cluster in memory as plain JSON, for tests that compare what is left.
  *
  * 1. Plain JSON with sorted keys: two equal states give equal text. Namespaces that hold nothing are left out.
- * 2. What two runs that come to the same may differ in is not shown: times, ids of snapshots, names in the snapshots'
- *    trash.
+ * 2. It leaves out what differs between two runs with the same result: times, ids of snapshots, names in the trash of
+ *    snapshots.
  */
 import type { MemoryNamespace, MemoryPool, MemoryTrashed } from "./cluster.ts";
 import { showContent } from "./content.ts";

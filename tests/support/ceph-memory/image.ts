@@ -5,9 +5,9 @@
  * Not here: where images are and what is done with them (./cluster.ts, ./memory.ts).
  *
  * 1. A snapshot knows each image whose head, or a snapshot of whose head, it is the parent of: those are its children.
- * 2. A snapshot in the snapshots' trash goes with its last child.
- * 3. A clone whose parent does not know it (its maker died on the way) loses its parent with the snapshot, and can't be
- *    opened from then on.
+ * 2. A snapshot in the trash of snapshots is removed with its last child.
+ * 3. A clone whose parent does not know it, because its client crashed on the way, loses its parent with the snapshot and
+ *    cannot be opened from then on.
  */
 import { FEATURE_BITS } from "../../../lib/ceph/feature-bits.ts";
 import type { CloneSpec, ImageSpec, ImageStatus, Snapshot } from "../../../lib/ceph/rbd.ts";
@@ -21,7 +21,7 @@ export const DEFAULT_FEATURES = 61n;
 const IMPLICIT =
   FEATURE_BITS.striping | FEATURE_BITS["data-pool"] | FEATURE_BITS["fast-diff"] | FEATURE_BITS.operations;
 
-/** Image metadata that a clone does not get from its parent begins so. */
+/** Prefix of image metadata that a clone does not get from its parent. */
 const UNINHERITED = ".rbd";
 
 /** Where an image is, or was when it went to the trash. */
@@ -31,7 +31,7 @@ export interface Place {
   readonly name: string;
 }
 
-/** Who is born where and when. */
+/** The place, id and time of a new image. */
 export interface Birth extends Place {
   readonly id: string;
   readonly createdAt: number;

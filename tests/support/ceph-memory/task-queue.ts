@@ -1,10 +1,10 @@
 /**
  * The queue of the manager of a cluster in memory.
  *
- * Not here: who may ask for a task, and what there is to do (./manager.ts, ./cluster.ts).
+ * Not here: access checks (./manager.ts) and the work itself (./cluster.ts).
  *
- * 1. Tasks are worked in order, never in the middle of a call; one that fails stays queued, with its failure.
- * 2. A task that is there already stays the only one.
+ * 1. Tasks run in order, never in the middle of a call. A task that fails stays queued with its failure.
+ * 2. A task that is queued already is not queued twice.
  */
 import type { ManagerTask } from "../../../lib/ceph/manager.ts";
 

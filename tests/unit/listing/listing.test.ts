@@ -346,7 +346,7 @@ describe("the condition of a volume", () => {
     expect(found.capacityBytes).toBe(GIB);
     expect(status.volumeCondition).toMatchObject({
       abnormal: true,
-      message: expect.stringContaining("can't be opened"),
+      message: expect.stringContaining("its parent image cannot be opened"),
     });
     // an error of the whole list would hide all others
     expect((await lister.listVolumes()).entries.map((entry) => entry.volume.volumeId)).toContain(volume.volumeId);
