@@ -25,9 +25,9 @@ const toySuite = (dir: string): string => {
 
 const deaths: ReadonlyArray<readonly [Daemon, NodeJS.Signals, RegExp]> = [
   // a daemon catches it and reports the crash itself
-  ["osd.0", "SIGSEGV", /osd\.0 ended with signal SIGSEGV.*its last words:[^]*Caught signal \(Segmentation fault\)/],
-  ["mgr.x", "SIGKILL", /mgr\.x ended with signal SIGKILL.*its last words:\n {4}\S/],
-  ["mon.a", "SIGTERM", /mon\.a ended with (signal SIGTERM|exit status 0).*its last words:\n {4}\S/],
+  ["osd.0", "SIGSEGV", /osd\.0 ended with signal SIGSEGV.*\nIts last words:[^]*Caught signal \(Segmentation fault\)/],
+  ["mgr.x", "SIGKILL", /mgr\.x ended with signal SIGKILL.*\nIts last words:\n {4}\S/],
+  ["mon.a", "SIGTERM", /mon\.a ended with (signal SIGTERM|exit status 0).*\nIts last words:\n {4}\S/],
 ];
 
 test.each(deaths)(

@@ -26,7 +26,8 @@ export const lastWords = (dir: string, name: Daemon, end: string | number | null
   const words = (dump === -1 ? lines : lines.slice(0, dump)).slice(-LINES);
   const how = typeof end === "string" ? `signal ${end}` : `exit status ${end}`;
   return [
-    `${name} ended with ${how}, though nobody stopped it; its last words:`,
+    `${name} ended with ${how}, though nobody stopped it`,
+    "Its last words:",
     ...words.map((line) => `    ${line}`),
   ].join("\n");
 };

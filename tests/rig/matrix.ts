@@ -4,6 +4,7 @@
  *
  *   npm run test:matrix                all of 16, 18, 20
  *   npm run test:matrix -- 20          some
+ *   npm run test:matrix -- --others    all but the one of this machine's own packages, which `npm test` is about
  *   npm run test:matrix -- --long      with the lives and crowds that take ten minutes more per release
  *   npm run test:matrix -- 20 -t=live  other flags go on to `bun test`
  */
@@ -11,14 +12,16 @@ import { rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { startCeph } from "./ceph.ts";
 import { temporaryFolder } from "./folder.ts";
-import { parseRelease, rootFor, type CephRelease } from "./roots.ts";
+import { hostRelease, parseRelease, releases, rootFor, type CephRelease } from "./roots.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { checkout, close, failedRun, hasTests, runSuite, type Outcome } from "./suite.ts";
 
-const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-") && arg !== "--long");
+const own = ["--long", "--others"];
+const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-") && !own.includes(arg));
 const long = process.argv.includes("--long");
+const covered = process.argv.includes("--others") ? await hostRelease() : undefined;
 const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
-const releases: ReadonlyArray<CephRelease> = chosen.length === 0 ? [16, 18, 20] : chosen.map(parseRelease);
+const wanted: ReadonlyArray<CephRelease> = chosen.length === 0 ? releases : chosen.map(parseRelease);
 const withoutSanity = await sanityLacks();
 const sanity = withoutSanity === undefined ? await sanityBinary() : undefined;
 const all = ["contract", "ceph", ...(sanity === undefined ? [] : ["conformance"])];
@@ -35,7 +38,7 @@ const leftOut = [
   ...all.filter((suite) => !suites.includes(suite)).map((suite) => `tests/${suite}: no tests`),
   ...(withoutSanity === undefined ? [] : [`tests/conformance: ${withoutSanity}`]),
 ];
-for (const release of suites.length === 0 ? [] : releases) {
+for (const release of wanted.filter((each) => suites.length > 0 && each !== covered)) {
   const name = `ceph-${release}`;
   const dir = join(work, name);
   const started = Date.now();

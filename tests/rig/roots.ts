@@ -15,8 +15,11 @@ import { must } from "./place.ts";
 const codenames = { 16: "bookworm", 18: "trixie", 20: "forky" } as const;
 export type CephRelease = keyof typeof codenames;
 
+/** All that are supported. */
+export const releases: ReadonlyArray<CephRelease> = [16, 18, 20];
+
 export const parseRelease = (text: string): CephRelease => {
-  const release = ([16, 18, 20] as const).find((known) => String(known) === text);
+  const release = releases.find((known) => String(known) === text);
   if (release === undefined) throw new Error(`Ceph release ${text}: write 16, 18 or 20`);
   return release;
 };
@@ -38,6 +41,12 @@ export const cacheFolder = (...parts: ReadonlyArray<string>): string => {
 export const hostCodename = async (): Promise<string> => {
   const release = await Bun.file("/etc/os-release").text();
   return /^ID=debian$/m.test(release) ? (/^VERSION_CODENAME=(\w+)$/m.exec(release)?.[1] ?? "") : "";
+};
+
+/** The release that this machine's own packages are of, if it is one of those. */
+export const hostRelease = async (): Promise<CephRelease | undefined> => {
+  const codename = await hostCodename();
+  return releases.find((release) => codenames[release] === codename);
 };
 
 /** The Debian mirror that this machine's apt sources name. */
@@ -64,8 +73,8 @@ export const rootFor = async (
   release: CephRelease,
   say: (line: string) => void = console.log,
 ): Promise<string | undefined> => {
+  if (release === (await hostRelease())) return undefined;
   const codename = codenames[release];
-  if (codename === (await hostCodename())) return undefined;
   const root = join(cacheFolder("roots"), codename);
   if (existsSync(root)) return root;
   say(`making a Debian ${codename} root with Ceph ${release}: ${root}`);
