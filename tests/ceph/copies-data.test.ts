@@ -158,7 +158,7 @@ const patiently = async <A>(call: () => Promise<A>): Promise<A> => {
     try {
       return await call();
     } catch (error) {
-      if (Date.now() > deadline || !/retry later|is in use/.test(String(error))) throw error;
+      if (Date.now() > deadline || !/retry later|is in use/i.test(String(error))) throw error;
       await Bun.sleep(200);
     }
   }
