@@ -1,19 +1,17 @@
 /**
- * The CSI Controller service: what a request says in protobuf, as the recipes of lib/volume and lib/snapshot take it,
- * and what they answer, back again.
+ * The CSI Controller service: from a protobuf request to the values that the recipes of lib/volume and lib/snapshot take,
+ * and from their answers to the response.
  *
- * Not here: the recipes' stages, whether Ceph can be reached, and what only looks (services/controller-listing.ts).
+ * Not here: the recipes' stages, whether Ceph can be reached, and the RPCs that only look (./controller-listing.ts).
  *
  * 1. A request is checked field by field before anything else happens.
- * 2. A capability is advertised only if every RPC of it is here.
+ * 2. A capability is advertised only if every RPC of it is served.
  */
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
-import { imageLabel } from "../lib/ceph/ceph.ts";
-import { Rbd } from "../lib/ceph/rbd.ts";
 import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
-import { InvalidRequest, VolumeNotFound } from "../lib/csi/errors.ts";
+import { InvalidRequest } from "../lib/csi/errors.ts";
 import { type CsiSnapshot, snapshotMessage } from "../lib/csi/messages.ts";
 import {
   Controller,
@@ -34,7 +32,6 @@ import {
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { Flatten } from "../lib/images/flatten.ts";
 import { Purge } from "../lib/images/purge.ts";
-import { locateVolume } from "../lib/journal/locate.ts";
 import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
@@ -44,7 +41,8 @@ import { deleteSnapshot } from "../lib/snapshot/delete.ts";
 import type { SourceRequest } from "../lib/volume/copy-source.ts";
 import { createVolume } from "../lib/volume/create.ts";
 import { deleteVolume } from "../lib/volume/delete.ts";
-import { expandVolume } from "../lib/volume/expand.ts";
+import { type ExpandRequest, expandVolume } from "../lib/volume/expand.ts";
+import { proveVolumeExists } from "../lib/volume/prove-exists.ts";
 import { listing, listingOffered } from "./controller-listing.ts";
 import { credentials, text } from "./fields.ts";
 
@@ -65,102 +63,95 @@ const contentSource = (source: VolumeContentSource | undefined) => {
   }
 };
 
-const wantedVolume = (request: CreateVolumeRequest) =>
-  Effect.gen(function* () {
-    const requestName = yield* text("name", request.name);
-    const capabilities = yield* Effect.fromResult(readCapabilities("volume_capabilities", request.volumeCapabilities));
-    const source = yield* contentSource(request.volumeContentSource);
-    if (source === undefined && capabilities.some(({ readOnly }) => readOnly)) {
-      const reason = "asks for a read-only volume without a content source: it would stay empty for ever";
-      return yield* new InvalidRequest({ field: "volume_capabilities", reason });
-    }
-    if (Object.keys(request.mutableParameters).length > 0) {
-      const reason = "is given, but no parameter of a volume can be modified";
-      return yield* new InvalidRequest({ field: "mutable_parameters", reason });
-    }
-    const { parameters, secrets, capacityRange, accessibilityRequirements } = request;
-    const topology = accessibilityRequirements && {
-      preferred: accessibilityRequirements.preferred.map(({ segments }) => segments),
-      requisite: accessibilityRequirements.requisite.map(({ segments }) => segments),
-    };
-    return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology };
-  });
+const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
+  const requestName = yield* text("name", request.name);
+  const capabilities = yield* Effect.fromResult(readCapabilities("volume_capabilities", request.volumeCapabilities));
+  const source = yield* contentSource(request.volumeContentSource);
+  if (source === undefined && capabilities.some(({ readOnly }) => readOnly)) {
+    const reason =
+      "asks for a read-only volume without a content source, which would stay empty for ever. Add a writable capability or a source";
+    return yield* new InvalidRequest({ field: "volume_capabilities", reason });
+  }
+  if (Object.keys(request.mutableParameters).length > 0) {
+    const reason = "is not supported: no parameter of a volume can be modified";
+    return yield* new InvalidRequest({ field: "mutable_parameters", reason });
+  }
+  const { parameters, secrets, capacityRange, accessibilityRequirements } = request;
+  const topology = accessibilityRequirements && {
+    preferred: accessibilityRequirements.preferred.map(({ segments }) => segments),
+    requisite: accessibilityRequirements.requisite.map(({ segments }) => segments),
+  };
+  return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology };
+});
 
-const create = (request: CreateVolumeRequest) =>
-  Effect.gen(function* () {
-    const wanted = yield* stage("validate", wantedVolume(request));
-    const { segments, ...volume } = yield* createVolume(wanted);
-    const { volumeContentSource: contentSource } = request;
-    const accessibleTopology = segments === undefined ? [] : [{ segments: { ...segments } }];
-    return { volume: { ...volume, accessibleTopology, ...(contentSource && { contentSource }) } };
-  });
+const create = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
+  const asked = yield* stage("validate", readCreateRequest(request));
+  const { segments, ...volume } = yield* createVolume(asked);
+  const { volumeContentSource: contentSource } = request;
+  const accessibleTopology = segments === undefined ? [] : [{ segments: { ...segments } }];
+  return { volume: { ...volume, accessibleTopology, ...(contentSource && { contentSource }) } };
+});
 
-const remove = (request: DeleteVolumeRequest) =>
-  Effect.gen(function* () {
-    const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
-    yield* deleteVolume(volumeId, yield* stage("validate", credentials(request.secrets, { allowMigration: true })));
-    return {};
-  });
+const remove = Effect.fnUntraced(function* (request: DeleteVolumeRequest) {
+  const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
+  yield* deleteVolume(volumeId, yield* stage("validate", credentials(request.secrets, { allowMigration: true })));
+  return {};
+});
+
+const readExpandRequest = Effect.fnUntraced(function* (request: ControllerExpandVolumeRequest) {
+  const volumeId = yield* text("volume_id", request.volumeId);
+  const { capacityRange: size, volumeCapability } = request;
+  if (size === undefined) return yield* new InvalidRequest({ field: "capacity_range", reason: "is missing" });
+  const capability =
+    volumeCapability && (yield* Effect.fromResult(readCapability("volume_capability", volumeCapability)));
+  const block = capability?.access.kind === "block";
+  const expand: ExpandRequest = {
+    volumeId,
+    size,
+    block,
+    credentials: yield* credentials(request.secrets, { allowMigration: true }),
+  };
+  return expand;
+});
 
 const expand = (request: ControllerExpandVolumeRequest) =>
-  Effect.gen(function* () {
-    const wanted = yield* stage(
-      "validate",
-      Effect.gen(function* () {
-        const volumeId = yield* text("volume_id", request.volumeId);
-        const { capacityRange: size, volumeCapability } = request;
-        if (size === undefined) return yield* new InvalidRequest({ field: "capacity_range", reason: "is missing" });
-        const capability =
-          volumeCapability && (yield* Effect.fromResult(readCapability("volume_capability", volumeCapability)));
-        const block = capability?.access.kind === "block";
-        return { volumeId, size, block, credentials: yield* credentials(request.secrets, { allowMigration: true }) };
-      }),
-    );
-    return yield* expandVolume(wanted);
-  });
+  Effect.flatMap(stage("validate", readExpandRequest(request)), expandVolume);
 
-const validateCapabilities = (request: ValidateVolumeCapabilitiesRequest) =>
-  Effect.gen(function* () {
-    const volumeId = yield* text("volume_id", request.volumeId);
-    if (request.volumeCapabilities.length === 0) {
-      return yield* new InvalidRequest({ field: "volume_capabilities", reason: "is missing" });
-    }
-    const { pool, imageName } = yield* locateVolume(
-      volumeId,
-      yield* credentials(request.secrets, { allowMigration: true }),
-    );
-    const image = yield* (yield* Rbd).imageId(pool, imageName);
-    if (image === undefined) {
-      return yield* new VolumeNotFound({ volumeId, reason: `image ${imageLabel(pool, imageName)} is gone` });
-    }
-    const read = readCapabilities("volume_capabilities", request.volumeCapabilities);
-    if (Result.isFailure(read)) return { message: read.failure.message };
-    const { volumeContext: context, volumeCapabilities, parameters, mutableParameters } = request;
-    return { confirmed: { volumeContext: context, volumeCapabilities, parameters, mutableParameters } };
-  });
+const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolumeCapabilitiesRequest) {
+  const volumeId = yield* text("volume_id", request.volumeId);
+  if (request.volumeCapabilities.length === 0) {
+    return yield* new InvalidRequest({ field: "volume_capabilities", reason: "is missing" });
+  }
+  yield* proveVolumeExists(volumeId, yield* credentials(request.secrets, { allowMigration: true }));
+  const read = readCapabilities("volume_capabilities", request.volumeCapabilities);
+  if (Result.isFailure(read)) return { message: read.failure.message };
+  const { volumeContext: context, volumeCapabilities, parameters, mutableParameters } = request;
+  return { confirmed: { volumeContext: context, volumeCapabilities, parameters, mutableParameters } };
+});
 
 // --------------------------------------------------------------------------------------------------- snapshots
 
 type SnapshotAnswer = ReturnType<typeof snapshotAnswer>;
 const snapshotAnswer = (snapshot: CsiSnapshot) => ({ snapshot: snapshotMessage(snapshot) });
 
-const takeSnapshot = (request: CreateSnapshotRequest, answerEarly: AnswerEarly<SnapshotAnswer>) =>
-  Effect.gen(function* () {
-    const requestName = yield* stage("validate", text("name", request.name));
-    const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
-    const { parameters, secrets } = request;
-    const snapshot = yield* createSnapshot({ requestName, sourceVolumeId, parameters, secrets }, (early) =>
-      answerEarly(snapshotAnswer(early)),
-    );
-    return snapshotAnswer(snapshot);
-  });
+const takeSnapshot = Effect.fnUntraced(function* (
+  request: CreateSnapshotRequest,
+  answerEarly: AnswerEarly<SnapshotAnswer>,
+) {
+  const requestName = yield* stage("validate", text("name", request.name));
+  const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
+  const { parameters, secrets } = request;
+  const snapshot = yield* createSnapshot({ requestName, sourceVolumeId, parameters, secrets }, (early) =>
+    answerEarly(snapshotAnswer(early)),
+  );
+  return snapshotAnswer(snapshot);
+});
 
-const removeSnapshot = (request: DeleteSnapshotRequest) =>
-  Effect.gen(function* () {
-    const snapshotId = yield* stage("validate", text("snapshot_id", request.snapshotId));
-    yield* deleteSnapshot(snapshotId, yield* stage("validate", credentials(request.secrets)));
-    return {};
-  });
+const removeSnapshot = Effect.fnUntraced(function* (request: DeleteSnapshotRequest) {
+  const snapshotId = yield* stage("validate", text("snapshot_id", request.snapshotId));
+  yield* deleteSnapshot(snapshotId, yield* stage("validate", credentials(request.secrets)));
+  return {};
+});
 
 // ------------------------------------------------------------------------------------------------- the service
 

@@ -32,7 +32,7 @@ export interface Settings {
 }
 
 const IN_USE_PATIENCE = Duration.seconds(5);
-const AT_ONCE = 8;
+const AT_ONCE = 16;
 
 export const settingsOf = (flags: Flags): Settings => ({
   instanceId: flags.instanceId,
