@@ -22,6 +22,7 @@ import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { before, byOffset, endOf, joined, type Range } from "../ceph/ranges.ts";
 import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -161,7 +162,7 @@ const messages = (
 export const allocatedBlocks = (
   snapshotId: string,
   request: BlockRequest,
-): Stream.Stream<Blocks, Failure, Ceph | Clusters> =>
+): Stream.Stream<Blocks, Failure, Ceph | Clusters | ClusterSecrets> =>
   Stream.unwrap(
     Effect.map(readySnapshot(snapshotId, request.credentials), ({ found, image }) =>
       messages(request, image.sizeBytes, diffPages(holderOf(found), undefined, false)),
@@ -192,7 +193,7 @@ export const changedBlocks = (
   baseSnapshotId: string,
   targetSnapshotId: string,
   request: BlockRequest,
-): Stream.Stream<Blocks, Failure, Ceph | Clusters> =>
+): Stream.Stream<Blocks, Failure, Ceph | Clusters | ClusterSecrets> =>
   Stream.unwrap(
     Effect.gen(function* () {
       const [base, target] = yield* Effect.all(

@@ -29,13 +29,6 @@ export interface ClusterSecret {
   readonly pools: readonly string[] | undefined;
 }
 
-export interface ClusterSecretsService {
-  /** `undefined`: the administrator has given none for this cluster. */
-  readonly get: (clusterId: string) => Effect.Effect<ClusterSecret | undefined, ConfigInvalid>;
-  /** Where one would be looked for, for messages. */
-  readonly place: (clusterId: string) => string;
-}
-
 type Read = Effect.Effect<string | undefined, ConfigInvalid>;
 
 const isFolderName = (clusterId: string): boolean =>
@@ -88,29 +81,38 @@ const reader = (folder: string): Effect.Effect<ClusterSecret | undefined, Config
   });
 };
 
-const NONE: ClusterSecretsService = {
-  get: () => Effect.succeed(undefined),
-  place: (clusterId) => `--secrets-dir/${clusterId}`,
-};
-
-/** Where nothing provides it: a driver without any. */
-export const ClusterSecrets = Context.Reference<ClusterSecretsService>("csi-rbd/config/ClusterSecrets", {
-  defaultValue: () => NONE,
-});
-
-export const clusterSecretsLayer = (secretsDir: string): Layer.Layer<never> => {
-  const readers = new Map<string, ReturnType<typeof reader>>();
-  const place = (clusterId: string) => `${secretsDir}/${clusterId}`;
-  const get = (clusterId: string) =>
-    Effect.suspend(() => {
-      if (!isFolderName(clusterId)) return Effect.succeed(undefined);
-      const known = readers.get(clusterId) ?? reader(place(clusterId));
-      readers.set(clusterId, known);
-      return known;
+/** Credentials per cluster, as the administrator gives them. */
+export class ClusterSecrets extends Context.Service<
+  ClusterSecrets,
+  {
+    /** `undefined`: the administrator has given none for this cluster. */
+    readonly get: (clusterId: string) => Effect.Effect<ClusterSecret | undefined, ConfigInvalid>;
+    /** Where one would be looked for, for messages. */
+    readonly place: (clusterId: string) => string;
+  }
+>()("csi-rbd/config/ClusterSecrets") {
+  /** From the folders of `secretsDir`, read again whenever they change. */
+  static readonly layer = (secretsDir: string): Layer.Layer<ClusterSecrets> =>
+    Layer.sync(ClusterSecrets, () => {
+      const readers = new Map<string, ReturnType<typeof reader>>();
+      const place = (clusterId: string) => `${secretsDir}/${clusterId}`;
+      const get = (clusterId: string) =>
+        Effect.suspend(() => {
+          if (!isFolderName(clusterId)) return Effect.succeed(undefined);
+          const known = readers.get(clusterId) ?? reader(place(clusterId));
+          readers.set(clusterId, known);
+          return known;
+        });
+      return ClusterSecrets.of({ get, place });
     });
-  return Layer.succeed(ClusterSecrets, { get, place });
-};
 
-/** These and no file, for tests. */
-export const clusterSecretsOf = (secrets: Readonly<Record<string, ClusterSecret>>): Layer.Layer<never> =>
-  Layer.succeed(ClusterSecrets, { ...NONE, get: (clusterId) => Effect.succeed(secrets[clusterId]) });
+  /** These and no file, for tests. */
+  static readonly layerOf = (secrets: Readonly<Record<string, ClusterSecret>>): Layer.Layer<ClusterSecrets> =>
+    Layer.succeed(
+      ClusterSecrets,
+      ClusterSecrets.of({
+        get: (clusterId) => Effect.succeed(secrets[clusterId]),
+        place: (clusterId) => `--secrets-dir/${clusterId}`,
+      }),
+    );
+}

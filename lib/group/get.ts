@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { Rbd } from "../ceph/rbd.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -33,7 +34,7 @@ export const getGroupSnapshot = Effect.fn("group.getGroupSnapshot")(function* (
   groupSnapshotId: string,
   snapshotIds: readonly string[],
   requestCredentials: Credentials | undefined,
-): Effect.fn.Return<CsiGroupSnapshot, GetGroupSnapshotError, Ceph | Clusters | DriverSettings> {
+): Effect.fn.Return<CsiGroupSnapshot, GetGroupSnapshotError, Ceph | Clusters | ClusterSecrets | DriverSettings> {
   const gone = (reason: string) => new GroupSnapshotNotFound({ groupSnapshotId, reason });
   const { atOnce: concurrency } = yield* DriverSettings;
   const credentials = yield* credentialsFor(parseVolumeId(groupSnapshotId), requestCredentials, gone);

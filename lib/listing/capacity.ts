@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import type { CephError } from "../ceph/errors.ts";
 import { type ClusterAccess, Rados } from "../ceph/rados.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError, InvalidParameter } from "../config/errors.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
@@ -36,7 +37,7 @@ export type CapacityError = CephError | ConfigError | InvalidParameter | Precond
 export const capacity = Effect.fn("listing.capacity")(function* (
   parameters: ParameterMap,
   segments: Segments | undefined,
-): Effect.fn.Return<Capacity, CapacityError, Rados | Clusters> {
+): Effect.fn.Return<Capacity, CapacityError, Rados | Clusters | ClusterSecrets> {
   const clusterId = parameters["clusterID"];
   if (clusterId === undefined) return capacityOf(yield* spaceOfAllClusters());
   if (parameters["pool"] === undefined && !parameters["topologyConstrainedPools"]) {
@@ -53,7 +54,11 @@ export const capacityOf = (availableBytes: bigint): Capacity => {
 
 const largest = (sizes: readonly bigint[]): bigint => sizes.reduce((a, b) => (b > a ? b : a), 0n);
 
-const spaceOfAllClusters = Effect.fnUntraced(function* (): Effect.fn.Return<bigint, CapacityError, Rados | Clusters> {
+const spaceOfAllClusters = Effect.fnUntraced(function* (): Effect.fn.Return<
+  bigint,
+  CapacityError,
+  Rados | Clusters | ClusterSecrets
+> {
   const sizes = yield* Effect.forEach(yield* allClusters(undefined), ({ clusterId }) =>
     Effect.flatMap(clusterWithSecret(clusterId, undefined), spaceOfCluster),
   );
@@ -72,7 +77,7 @@ const spaceOfCluster = Effect.fnUntraced(function* ({
 const spaceOfClass = Effect.fnUntraced(function* (
   parameters: ParameterMap,
   segments: Segments | undefined,
-): Effect.fn.Return<bigint, CapacityError, Rados | Clusters> {
+): Effect.fn.Return<bigint, CapacityError, Rados | Clusters | ClusterSecrets> {
   const { clusterId, pool, dataPool, topologyConstrainedPools } = yield* Effect.fromResult(parseParameters(parameters));
   const reached = yield* clusterWithSecret(clusterId, undefined);
   const access = clusterAccess(reached.cluster, reached.secret.credentials);

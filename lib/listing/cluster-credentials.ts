@@ -26,14 +26,14 @@ const inBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a),
 export const clusterWithSecret = Effect.fn("listing.clusterWithSecret")(function* (
   clusterId: string,
   requestCredentials: Credentials | undefined,
-): Effect.fn.Return<ClusterWithSecret, ConfigError | Precondition, Clusters> {
+): Effect.fn.Return<ClusterWithSecret, ConfigError | Precondition, Clusters | ClusterSecrets> {
   return yield* withSecret(yield* (yield* Clusters).get(clusterId), requestCredentials);
 });
 
 const withSecret = Effect.fnUntraced(function* (
   cluster: Cluster,
   requestCredentials: Credentials | undefined,
-): Effect.fn.Return<ClusterWithSecret, ConfigError | Precondition> {
+): Effect.fn.Return<ClusterWithSecret, ConfigError | Precondition, ClusterSecrets> {
   const secrets = yield* ClusterSecrets;
   const given = yield* secrets.get(cluster.clusterId);
   const secret = given ?? (requestCredentials && { credentials: requestCredentials, pools: undefined });
@@ -53,7 +53,7 @@ export const credentialsFor = Effect.fn("listing.credentialsFor")(function* <E>(
   id: Result.Result<{ readonly clusterId: string }, { readonly reason: string }>,
   requestCredentials: Credentials | undefined,
   gone: (reason: string) => E,
-): Effect.fn.Return<Credentials, ConfigError | Precondition | E, Clusters> {
+): Effect.fn.Return<Credentials, ConfigError | Precondition | E, Clusters | ClusterSecrets> {
   if (Result.isFailure(id)) return yield* Effect.fail(gone(id.failure.reason));
   if (requestCredentials !== undefined) return requestCredentials;
   return (yield* clusterWithSecret(id.success.clusterId, undefined)).secret.credentials;
@@ -78,7 +78,7 @@ export const allClusters = Effect.fn("listing.allClusters")(function* (
 });
 
 /** Whether every cluster can be listed without credentials in the request: the condition for offering to list. */
-export const canList: Effect.Effect<boolean, never, Clusters> = Effect.gen(function* () {
+export const canList: Effect.Effect<boolean, never, Clusters | ClusterSecrets> = Effect.gen(function* () {
   const clusters = yield* allClusters(undefined);
   for (const cluster of clusters) yield* withSecret(cluster, undefined);
   return clusters.length > 0;

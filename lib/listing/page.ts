@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { type AccessDenied, type CephError, PoolNotFound } from "../ceph/errors.ts";
 import { type ClusterAccess, type PoolRef, Rados } from "../ceph/rados.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -92,7 +93,7 @@ export type PageError = CephError | ConfigError | Precondition;
 
 export const pageOf = Effect.fn("listing.pageOf")(function* <A, E, R>(
   spec: PageSpec<A, E, R>,
-): Effect.fn.Return<Page<A>, E | PageError, R | Rados | Clusters | DriverSettings> {
+): Effect.fn.Return<Page<A>, E | PageError, R | Rados | Clusters | ClusterSecrets | DriverSettings> {
   const limit = spec.maxEntries === 0 ? LARGEST_PAGE : Math.min(spec.maxEntries, LARGEST_PAGE);
   const page = new PageInProgress<A>(limit);
   for (const cluster of spec.clusters) {

@@ -15,6 +15,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { Rados } from "../ceph/rados.ts";
 import { type ImageBrief, Rbd } from "../ceph/rbd.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -36,7 +37,7 @@ export type GetSnapshotError = CephError | ConfigError | Precondition | Snapshot
 export const getSnapshot = Effect.fn("listing.getSnapshot")(function* (
   snapshotId: string,
   requestCredentials: Credentials | undefined,
-): Effect.fn.Return<CsiSnapshot, GetSnapshotError, Ceph | Clusters> {
+): Effect.fn.Return<CsiSnapshot, GetSnapshotError, Ceph | Clusters | ClusterSecrets | ClusterSecrets> {
   const gone = (reason: string) => new SnapshotNotFound({ snapshotId, reason });
   const credentials = yield* credentialsFor(parseVolumeId(snapshotId), requestCredentials, gone);
   const { cluster, pool, poolId, uuid, imageName, attributes } = yield* locateSnapshot(snapshotId, credentials);
@@ -59,7 +60,7 @@ export interface SnapshotPage {
   readonly maxEntries: number;
 }
 
-type ListNeeds = Ceph | Clusters | DriverSettings;
+type ListNeeds = Ceph | Clusters | ClusterSecrets | DriverSettings;
 
 const NOTHING: Page<CsiSnapshot> = { entries: [], next: undefined };
 

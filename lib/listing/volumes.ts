@@ -17,6 +17,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError, ParentLost } from "../ceph/errors.ts";
 import type { Rados } from "../ceph/rados.ts";
 import { type ImageBrief, type ImageStatus, Rbd, type TrashEntry } from "../ceph/rbd.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
@@ -57,7 +58,7 @@ export interface ListedVolume {
 export const listVolumes = Effect.fn("listing.listVolumes")(function* (
   after: Position | undefined,
   maxEntries: number,
-): Effect.fn.Return<Page<ListedVolume>, PageError, Rbd | Rados | Clusters | DriverSettings> {
+): Effect.fn.Return<Page<ListedVolume>, PageError, Rbd | Rados | Clusters | ClusterSecrets | DriverSettings> {
   const clusters = yield* allClusters(after?.clusterId);
   return yield* pageOf({ kind: VOLUMES, clusters, credentials: undefined, after, maxEntries, describe: describeNames });
 });
@@ -158,7 +159,7 @@ const trashOf = Effect.fnUntraced(function* (
 // ------------------------------------------------------------------------------------------------------ one volume
 
 export type VolumeStatusError = CephError | ConfigError | Precondition | VolumeNotFound;
-type StatusNeeds = Ceph | Clusters | ClusterMapping | DriverSettings;
+type StatusNeeds = Ceph | Clusters | ClusterSecrets | ClusterMapping | DriverSettings;
 
 export const volumeStatus = Effect.fn("listing.volumeStatus")(function* (
   volumeId: string,

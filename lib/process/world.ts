@@ -9,7 +9,7 @@
 import * as Layer from "effect/Layer";
 import type { Ceph } from "../ceph/ceph.ts";
 import { cephLayerLive } from "../ceph/live/live.ts";
-import { clusterSecretsLayer } from "../config/cluster-secrets.ts";
+import { ClusterSecrets } from "../config/cluster-secrets.ts";
 import { Clusters } from "../config/clusters.ts";
 import type { Flags } from "../config/flags.ts";
 import { ClusterMapping } from "../config/mapping.ts";
@@ -22,7 +22,7 @@ import { Operations } from "../operations/pipeline.ts";
 import type { RoleError } from "./role.ts";
 
 /** The files that an administrator writes, and what the flags say. */
-export type Configuration = Clusters | ClusterMapping | DriverSettings;
+export type Configuration = Clusters | ClusterMapping | ClusterSecrets | DriverSettings;
 
 export interface World {
   readonly configuration: Layer.Layer<Configuration>;
@@ -37,7 +37,7 @@ export const liveWorld = (flags: Flags): World => ({
   configuration: Layer.mergeAll(
     Clusters.layer(flags.configDir, { readAffinity: flags.enableReadAffinity }),
     ClusterMapping.layer(flags.configDir),
-    clusterSecretsLayer(flags.secretsDir),
+    ClusterSecrets.layer(flags.secretsDir),
     DriverSettings.layer(flags),
   ),
   ceph: cephLayerLive({

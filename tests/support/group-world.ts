@@ -11,7 +11,7 @@ import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
 import { type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
-import { clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
+import { ClusterSecrets } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
 import { DriverSettings, type Settings as ProductSettings } from "../../lib/config/settings.ts";
@@ -56,7 +56,7 @@ export const groupDriverOn = (cluster: MemoryCluster, settings: Settings = {}) =
           cephLayer(settings.ceph ?? cephMemoryService(cluster)),
           Clusters.layerOf(settings.clusters ?? [EAST]),
           ClusterMapping.layerOf(NO_MAPPING),
-          clusterSecretsOf(settings.secrets === true ? { east: admin } : {}),
+          ClusterSecrets.layerOf(settings.secrets === true ? { east: admin } : {}),
           Operations.layer,
           Locks.layer,
           DriverSettings.layerOf({ ...OPTIONS, ...settings.options }),

@@ -9,7 +9,7 @@ import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
 import * as Stream from "effect/Stream";
 import { type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
-import { type ClusterSecret, clusterSecretsOf } from "../../lib/config/cluster-secrets.ts";
+import { type ClusterSecret, ClusterSecrets } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
 import { DriverSettings } from "../../lib/config/settings.ts";
@@ -58,7 +58,7 @@ export const listerOn = (cluster: MemoryCluster, settings: Settings = {}) => {
           cephLayer(settings.ceph ?? cephMemoryService(cluster)),
           Clusters.layerOf(settings.clusters ?? [EAST]),
           ClusterMapping.layerOf(NO_MAPPING),
-          clusterSecretsOf(settings.secrets ?? { east: ADMIN }),
+          ClusterSecrets.layerOf(settings.secrets ?? { east: ADMIN }),
           Operations.layer,
           Locks.layer,
           DriverSettings.layerOf({ ...OPTIONS, instanceId: settings.instanceId ?? OPTIONS.instanceId }),

@@ -15,6 +15,7 @@ import * as Logger from "effect/Logger";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Result from "effect/Result";
 import { type Ceph, type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
+import { ClusterSecrets } from "../../lib/config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
 import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/mapping.ts";
 import { DriverSettings, type Settings } from "../../lib/config/settings.ts";
@@ -176,6 +177,7 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverWays = {}) => {
           cephLayer(settings.ceph ?? cephMemoryService(cluster)),
           Clusters.layerOf(settings.clusters ?? [EAST]),
           ClusterMapping.layerOf(settings.mapping ?? NO_MAPPING),
+          ClusterSecrets.layerOf({}),
           Operations.layer,
           Locks.layer,
           DriverSettings.layerOf({ ...OPTIONS, ...settings.options }),
@@ -185,7 +187,16 @@ export const driverOn = (cluster: MemoryCluster, settings: DriverWays = {}) => {
     ),
   );
   const service = controller();
-  type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Locks | Operations | Purge;
+  type Needs =
+    | Ceph
+    | Clusters
+    | ClusterMapping
+    | ClusterSecrets
+    | DriverSettings
+    | Flatten
+    | Locks
+    | Operations
+    | Purge;
   const call =
     <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
     (request: Q, deadline?: number): Promise<A> =>

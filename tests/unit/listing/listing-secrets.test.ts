@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as Redacted from "effect/Redacted";
-import { ClusterSecrets, clusterSecretsLayer } from "../../../lib/config/cluster-secrets.ts";
+import { ClusterSecrets } from "../../../lib/config/cluster-secrets.ts";
 
 const root = mkdtempSync(join(tmpdir(), "csi-rbd-secrets-"));
 afterAll(() => rmSync(root, { recursive: true }));
@@ -47,7 +47,7 @@ const seen = async (dir: string, clusterId: string, ...between: readonly (() => 
     }
     return found;
   });
-  const layers = Layer.merge(clusterSecretsLayer(dir), Logger.layer([recorder]));
+  const layers = Layer.merge(ClusterSecrets.layer(dir), Logger.layer([recorder]));
   return { found: await Effect.runPromise(Effect.provide(ask, layers)), log };
 };
 

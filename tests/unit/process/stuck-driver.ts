@@ -7,6 +7,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { cephLayer } from "../../../lib/ceph/ceph.ts";
+import { ClusterSecrets } from "../../../lib/config/cluster-secrets.ts";
 import { Clusters } from "../../../lib/config/clusters.ts";
 import { ClusterMapping, NO_MAPPING } from "../../../lib/config/mapping.ts";
 import { DriverSettings } from "../../../lib/config/settings.ts";
@@ -36,6 +37,7 @@ runRoles(
       configuration: Layer.mergeAll(
         Clusters.layerOf([EAST]),
         ClusterMapping.layerOf(NO_MAPPING),
+        ClusterSecrets.layerOf({}),
         DriverSettings.layer(flags),
       ),
     }),
