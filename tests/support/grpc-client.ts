@@ -4,7 +4,7 @@
  * Not for the driver's own work: it speaks promises, not Effects, and has no policy of retries.
  *
  * 1. Every client has its own connection: closing one never touches another's calls.
- * 2. A failed call rejects with grpc-js's ServiceError: `code`, `details` (the text), `metadata` (`detailsOf`).
+ * 2. A failed call rejects with grpc-js's ServiceError: `code` and `details` (the text).
  */
 import {
   create,
