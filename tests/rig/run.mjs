@@ -111,10 +111,12 @@ const check = (env) => {
     ["lint", "oxlint", "--type-aware", "--deny-warnings", "services", "lib", "tests"],
     ["format", "biome", "format", "."],
     ["effect", "effect-tsgo", "diagnostics", "--project", "tsconfig.json", "--strict"],
+    ["rooms", "node", "tests/rig/rooms.mjs"],
   ];
   const failed = steps.filter(([name, program, ...args]) => {
     const started = Date.now();
-    const step = spawnSync(join(top, "node_modules", ".bin", program), args, { cwd: top, env, stdio: "inherit" });
+    const path = program === "node" ? process.execPath : join(top, "node_modules", ".bin", program);
+    const step = spawnSync(path, args, { cwd: top, env, stdio: "inherit" });
     const ok = step.status === 0;
     console.log(`${ok ? "ok  " : "FAIL"}  ${name} (${program}), ${((Date.now() - started) / 1000).toFixed(1)} s`);
     return !ok;
