@@ -105,7 +105,7 @@ export const ROOMS = {
   "tests/conformance": ["lib/*", "tests/ceph", "tests/rig"],
   "tests/vm": ["lib/*", "tests/ceph", "tests/conformance", "tests/rig"],
   "tests/demo": ["lib/*", "tests/ceph", "tests/rig", "tests/support"],
-  "tests/bench": ["lib/*", "tests/ceph", "tests/rig", "tests/support"],
+  "tests/bench": ["lib/*", "services", "tests/ceph", "tests/rig", "tests/support"],
 };
 
 /** Files and packages that only these rooms import, besides a file's own room. */
