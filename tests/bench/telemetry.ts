@@ -6,24 +6,19 @@
  * without the telemetry in them, and the difference is held against the call.
  */
 import * as Effect from "effect/Effect";
-import * as Layer from "effect/Layer";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Scope from "effect/Scope";
 import * as Tracer from "effect/Tracer";
-import { cephLayer } from "../../lib/ceph/ceph.ts";
-import { Clusters } from "../../lib/config/clusters.ts";
-import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
-import { DriverSettings } from "../../lib/config/settings.ts";
-import { Locks } from "../../lib/operations/locks.ts";
 import { CurrentOperation } from "../../lib/operations/operation.ts";
-import { Operations, stage } from "../../lib/operations/pipeline.ts";
+import { stage } from "../../lib/operations/pipeline.ts";
 import { arm, isArmed } from "../../lib/telemetry/armed.ts";
 import { makeMetrics, Timings } from "../../lib/telemetry/metrics.ts";
 import { childSpan, type Collector, rpcSpan, SpanCollector } from "../../lib/telemetry/tracing.ts";
-import { controller, controllerLayer } from "../../services/controller.ts";
+import { controller, controllerRole } from "../../services/controller.ts";
 import { intercepted } from "../support/ceph-faults.ts";
 import { cephMemoryService } from "../support/ceph-memory/memory.ts";
-import { aCluster, creation, EAST, OPTIONS } from "../support/world.ts";
+import { flagsOf, memoryWorld } from "../support/one-world.ts";
+import { aCluster, creation } from "../support/world.ts";
 import { column, judged, type Line } from "./report.ts";
 
 const TARGETS = { offPercent: 1 };
@@ -130,23 +125,9 @@ const alternately = async (
 };
 
 export const telemetry = async (rounds: number): Promise<readonly Line[]> => {
-  const ceph = intercepted(cephMemoryService(aCluster({ pools: ["rbd"] })), ({ method, subject }, act) =>
-    callInCell(method, subject, act),
-  );
-  const runtime = ManagedRuntime.make(
-    controllerLayer.pipe(
-      Layer.provideMerge(
-        Layer.mergeAll(
-          cephLayer(ceph),
-          Clusters.layerOf([EAST]),
-          ClusterMapping.layerOf(NO_MAPPING),
-          DriverSettings.layerOf(OPTIONS),
-          Operations.layer,
-          Locks.layer,
-        ),
-      ),
-    ),
-  );
+  const cluster = aCluster({ pools: ["rbd"] });
+  const ceph = intercepted(cephMemoryService(cluster), ({ method, subject }, act) => callInCell(method, subject, act));
+  const runtime = ManagedRuntime.make(controllerRole(memoryWorld(cluster, flagsOf(), { ceph })).layer);
   const { createVolume } = controller();
   const request = creation();
   const repeated = asRpc(Effect.asVoid(Effect.suspend(() => createVolume(request))));

@@ -125,6 +125,25 @@ export const failAt = (inner: CephCalls, k: number, error: CephError, moment: Mo
     return moment === "before" ? failure : Effect.andThen(Effect.exit(act), failure);
   });
 
+/**
+ * As `failAt`, but an image that is busy stays so until `over`: every look at who has it open fails, because a driver
+ * that finds an image in use looks again for some seconds.
+ */
+export const faultAt = (
+  inner: CephCalls,
+  k: number,
+  error: CephError,
+  moment: Moment,
+): { readonly service: CephCalls; readonly over: () => void } => {
+  let busy: string | undefined;
+  const service = intercepted(failAt(inner, k, error, moment), (call, act) => {
+    if (call.method !== "imageStatus" || error._tag !== "Busy") return act;
+    if (call.n === k) busy = call.subject;
+    return call.n !== k && call.subject === busy ? Effect.fail(error) : act;
+  });
+  return { service, over: () => void (busy = undefined) };
+};
+
 /** Each call takes `milliseconds` more, before it acts. */
 export const latency = (inner: CephCalls, milliseconds: number): CephCalls =>
   intercepted(inner, (_call, act) => Effect.delay(act, milliseconds));

@@ -3,14 +3,13 @@
  *
  * 1. A volume's data is its content stamps (tests/support/ceph-memory/content.ts): equal stamps are the same written bytes.
  */
-import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { CreateSnapshotRequestSchema, DeleteSnapshotRequestSchema } from "../../lib/gen/csi_pb.ts";
 import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
-import { type CreateInit, creation, type Driver, eventually, PARAMETERS, poolDump, SECRETS, uuidOf } from "./world.ts";
-
-type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;
+import type { Driver } from "./one-world.ts";
+import { type CreateInit, creation, eventually, type Fields, PARAMETERS, poolDump, SECRETS, uuidOf } from "./world.ts";
 
 export const POOL: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 export const MIB_4 = 4n << 20n;

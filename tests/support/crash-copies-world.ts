@@ -11,6 +11,7 @@ import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted } from "./ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
+import { aDriver, type Driver } from "./one-world.ts";
 import {
   aVolume,
   byHand,
@@ -24,9 +25,9 @@ import {
   snapshotDeletion,
   snapshotOf,
 } from "./copies-world.ts";
-import { aCluster, deletion, type Driver, driverOn, GIB, poolDump, seed, uuidOf } from "./world.ts";
+import { aCluster, deletion, GIB, poolDump, seed, uuidOf } from "./world.ts";
 
-export const SETTINGS = { options: { setMetadata: true, clusterName: "prod" } };
+export const SETTINGS = { flags: { setmetadata: true, clustername: "prod" } };
 
 /** What a scenario's calls are about, filled by its preparation. */
 export interface Ids {
@@ -58,7 +59,7 @@ const volumeNames = (name: string) => ({ ...PARAMETERS, [`${K8S}pv/name`]: name 
 export const aWorld = async ({ prepare }: CopyScenario): Promise<{ cluster: MemoryCluster; ids: Ids }> => {
   const cluster = aCluster();
   for (const directory of DIRECTORIES) seed(cluster, { [directory]: {} });
-  await using driver = driverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   const other = await aVolume(driver, cluster, { name: "pvc-other" });
   await readySnapshot(driver, snapshotOf(other, { name: "snap-other" }));
   await driver.createVolume(cloneOf(other, { name: "pvc-other-clone" }));

@@ -4,6 +4,8 @@
  * 1. Every world has a bystander, `pvc-other`, that nothing may touch; its UUID sorts before those that are drawn.
  * 2. Worlds are made anew for each run: nothing of one is seen in another.
  */
+import volumes from "../golden/controller-calls.json";
+import crashes from "../golden/crash-calls.json";
 import * as Effect from "effect/Effect";
 import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
@@ -11,18 +13,8 @@ import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { intercepted } from "./ceph-faults.ts";
 import type { CutShort } from "./ceph-memory/cluster.ts";
 import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
-import {
-  aCluster,
-  creation,
-  deletion,
-  type Driver,
-  driverOn,
-  expansion,
-  PARAMETERS,
-  poolDump,
-  seed,
-  seedImage,
-} from "./world.ts";
+import { aDriver, type Driver } from "./one-world.ts";
+import { aCluster, creation, deletion, expansion, PARAMETERS, poolDump, seed, seedImage } from "./world.ts";
 
 const BYSTANDER = "00000000-0000-4000-8000-000000000000";
 export const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -32,18 +24,20 @@ const DIRECTORY = "csi.volumes.default";
 const POOL: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 
 /** All drivers write metadata: it is one call more to fail. */
-export const SETTINGS = { options: { setMetadata: true } };
+export const SETTINGS = { flags: { setmetadata: true } };
 
 export interface Scenario {
   readonly name: string;
-  /** How many calls of Ceph it takes; a death at each is tried. */
-  readonly calls: number;
+  /** Its row in the tables of calls: a death at each of them is tried. */
+  readonly row: string;
   readonly prepare?: (cluster: MemoryCluster) => Promise<unknown>;
   readonly call: (driver: Driver) => Promise<unknown>;
   /** What comes after the retry of the call, by another caller. */
   readonly afterwards?: (driver: Driver) => Promise<unknown>;
   /** Faults of the first driver, besides its death. */
   readonly ceph?: (inner: CephCalls) => CephCalls;
+  /** What it ends with, if not OK. */
+  readonly code?: string;
   readonly creates?: boolean;
   /** The name is free at first: when its volume is deleted, the cluster is as before. */
   readonly isFresh?: boolean;
@@ -90,12 +84,20 @@ const MAKING = ["header", "object-map"] as const;
 const MOVING = ["trash-entered", "name-gone", "entry-gone"] as const;
 
 export const scenarios: readonly Scenario[] = [
-  { name: "CreateVolume", calls: 8, call: create, creates: true, isFresh: true, cuts: MAKING },
+  {
+    name: "CreateVolume",
+    row: "CreateVolume: a new name, with metadata",
+    call: create,
+    creates: true,
+    isFresh: true,
+    cuts: MAKING,
+  },
   {
     name: "CreateVolume that fails at its end and undoes",
-    calls: 15,
+    row: "CreateVolume: a new name, and the last call fails",
     call: create,
     ceph: failingAtTheEnd,
+    code: "RESOURCE_EXHAUSTED",
     creates: true,
     isFresh: true,
     mayOrphan: true,
@@ -103,16 +105,22 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: "CreateVolume of a half-reserved name",
-    calls: 10,
+    row: "CreateVolume: a name that is half reserved",
     prepare: aReservation,
     call: create,
     creates: true,
     cuts: MAKING,
   },
-  { name: "CreateVolume of a volume that is there", calls: 4, prepare: aVolume, call: create, creates: true },
+  {
+    name: "CreateVolume of a volume that is there",
+    row: "CreateVolume: a volume that is there, with metadata",
+    prepare: aVolume,
+    call: create,
+    creates: true,
+  },
   {
     name: "CreateVolume of a volume that is half deleted",
-    calls: 17,
+    row: "CreateVolume: a volume that is half deleted",
     prepare: inTrash,
     call: create,
     // Whose DeleteVolume was cut off tries again, too.
@@ -121,11 +129,16 @@ export const scenarios: readonly Scenario[] = [
     replaces: true,
     cuts: MAKING,
   },
-  { name: "DeleteVolume", calls: 8, prepare: aVolume, call: remove, cuts: MOVING },
-  { name: "DeleteVolume of a volume that is half deleted", calls: 10, prepare: inTrash, call: remove },
+  { name: "DeleteVolume", row: "DeleteVolume: a volume that is there", prepare: aVolume, call: remove, cuts: MOVING },
+  {
+    name: "DeleteVolume of a volume that is half deleted",
+    row: "DeleteVolume: a volume that is half deleted",
+    prepare: inTrash,
+    call: remove,
+  },
   {
     name: "DeleteVolume without a manager",
-    calls: 10,
+    row: "DeleteVolume: a volume that is there, without a manager",
     prepare: async (cluster) => {
       await aVolume(cluster);
       cluster.managerUp = false;
@@ -135,14 +148,25 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     name: "ControllerExpandVolume",
-    calls: 3,
+    row: "ControllerExpandVolume: a larger size",
     prepare: aVolume,
     call: (driver) => driver.expandVolume(expansion(VOLUME_ID)),
   },
 ];
 
+const budgets = new Map(
+  [...volumes, ...crashes].map(({ rpc, case: name, calls }) => [`${rpc}: ${name}`, calls.length]),
+);
+
+/** How many calls of Ceph the scenario makes. */
+export const callsOf = ({ row }: Scenario): number => {
+  const calls = budgets.get(row);
+  if (calls === undefined) throw new Error(`no table of calls has the row ${row}`);
+  return calls;
+};
+
 /** A cluster with the bystander, in the scenario's state. */
-export const aWorld = async ({ prepare }: Scenario): Promise<MemoryCluster> => {
+export const aWorld = async ({ prepare }: Pick<Scenario, "prepare">): Promise<MemoryCluster> => {
   const cluster = aCluster();
   const id = await seedImage(cluster, `csi-vol-${BYSTANDER}`);
   const attributes = { "csi.volname": "pvc-other", "csi.imagename": `csi-vol-${BYSTANDER}`, "csi.imageid": id };
@@ -171,7 +195,7 @@ export const imageNames = (cluster: MemoryCluster): readonly string[] => Object.
 
 /** Deletes the volume of the name, as its caller would that has got its ID. */
 export const createdAndDeleted = async (cluster: MemoryCluster): Promise<void> => {
-  await using driver = driverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   const { volume } = await driver.createVolume(creation());
   await driver.deleteVolume(deletion(volume.volumeId));
 };

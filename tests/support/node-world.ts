@@ -1,39 +1,26 @@
 /**
- * Node drivers over a node and a Ceph in memory: a node that outlives its drivers, and drivers that can die and start
- * again on it. Goes with ./world.ts, which has the cluster's side.
+ * What tests of the Node service ask for, and a node in memory that outlives its drivers: they die and start again on it.
+ * Goes with ./world.ts, which has the cluster's side.
  *
  * 1. `crashing` counts the calls to Ceph and to the host as one row, in the order in which they begin to run.
  * 2. After its crash a driver makes no call any more: undo steps that still run in the process change nothing.
  */
-import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import * as Effect from "effect/Effect";
-import * as Layer from "effect/Layer";
-import * as Logger from "effect/Logger";
-import * as ManagedRuntime from "effect/ManagedRuntime";
-import { type Ceph, type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
-import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
-import { ClusterMapping, NO_MAPPING } from "../../lib/config/mapping.ts";
 import {
   NodeExpandVolumeRequestSchema,
-  NodeGetInfoRequestSchema,
   NodeGetVolumeStatsRequestSchema,
   NodePublishVolumeRequestSchema,
   NodeStageVolumeRequestSchema,
   NodeUnpublishVolumeRequestSchema,
   NodeUnstageVolumeRequestSchema,
 } from "../../lib/gen/csi_pb.ts";
-import { CallInfo } from "../../lib/grpc/call.ts";
-import type { RpcError } from "../../lib/grpc/status.ts";
-import { Host, type HostService } from "../../lib/host/host.ts";
-import { Placement } from "../../lib/kube/placement.ts";
-import { Locks } from "../../lib/operations/locks.ts";
-import { Operations } from "../../lib/operations/pipeline.ts";
-import { node, type NodeOptions } from "../../services/node.ts";
 import { intercepted } from "./ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
 import { interceptedHost } from "./host-faults.ts";
 import { hostMemoryService, MemoryNode } from "./host-memory.ts";
-import { aCluster, EAST, MOUNT, PARAMETERS, SECRETS, seed, seedImage } from "./world.ts";
+import { aDriver, type Driver, type DriverWorld } from "./one-world.ts";
+import { aCluster, type Fields, MOUNT, PARAMETERS, SECRETS, seed, seedImage } from "./world.ts";
 
 export const UUID = "11111111-2222-4333-8444-555555555555";
 export const OTHER_UUID = "11111111-2222-4333-8444-666666666666";
@@ -44,8 +31,6 @@ export const STAGING = "/kubelet/staging";
 export const PLACE = `${STAGING}/${VOLUME}`;
 export const TARGET = "/kubelet/pods/1/mount";
 export const STASH = `${STAGING}/image-meta.json`;
-
-type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;
 
 export const staging = (more: Fields<typeof NodeStageVolumeRequestSchema> = {}) =>
   create(NodeStageVolumeRequestSchema, {
@@ -97,55 +82,9 @@ export const aNode = async (): Promise<{ cluster: MemoryCluster; host: MemoryNod
   return { cluster, host };
 };
 
-export interface NodeSettings {
-  readonly ceph?: CephCalls;
-  readonly host?: HostService;
-  readonly clusters?: readonly Cluster[];
-  readonly options?: Partial<NodeOptions>;
-  readonly placement?: Layer.Layer<Placement>;
-}
-
-/** A driver's Node; `await using` ends it. */
-export const nodeOn = (host: MemoryNode, settings: NodeSettings = {}) => {
-  const log: string[] = [];
-  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
-  const runtime = ManagedRuntime.make(
-    Layer.mergeAll(
-      cephLayer(settings.ceph ?? cephMemoryService(host.cluster)),
-      Layer.succeed(Host, settings.host ?? hostMemoryService(host)),
-      settings.placement ?? Placement.none,
-      Clusters.layerOf(settings.clusters ?? [EAST]),
-      ClusterMapping.layerOf(NO_MAPPING),
-      Operations.layer,
-      Locks.layer,
-      Logger.layer([recorder]),
-    ),
-  );
-  const service = node({ nodeId: "node-1", ...settings.options });
-  type Needs = Ceph | Host | Clusters | ClusterMapping | Locks | Operations | Placement;
-  const call =
-    <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
-    (request: Q, deadline: number | undefined = Date.now() + 500): Promise<A> =>
-      runtime.runPromise(
-        handler(request).pipe(
-          Effect.provideService(CallInfo, { rpc: "-", method: "-", deadline, id: "-", header: () => undefined }),
-        ),
-      );
-  return {
-    log,
-    stage: call(service.nodeStageVolume),
-    unstage: call(service.nodeUnstageVolume),
-    publish: call(service.nodePublishVolume),
-    unpublish: call(service.nodeUnpublishVolume),
-    expand: call(service.nodeExpandVolume),
-    stats: call(service.nodeGetVolumeStats),
-    info: () => call(service.nodeGetInfo)(create(NodeGetInfoRequestSchema)),
-    capabilities: () => call(service.nodeGetCapabilities)({}),
-    [Symbol.asyncDispose]: () => runtime.dispose(),
-  };
-};
-
-export type NodeDriver = ReturnType<typeof nodeOn>;
+/** A driver on that node; `await using` ends it. */
+export const nodeOn = (host: MemoryNode, given: DriverWorld = {}): Driver =>
+  aDriver(host.cluster, { host: hostMemoryService(host), ...given });
 
 /** A driver that dies at its k-th call to Ceph or the host: before it is made, or after it has acted. */
 export const crashing = (host: MemoryNode, k: number, moment: "before" | "after") => {

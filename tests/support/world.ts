@@ -1,24 +1,13 @@
 /**
- * Drivers over a Ceph in memory, for tests of the Controller service: a cluster that outlives its drivers, and drivers
- * that can die and start again over it.
+ * What tests of the Controller ask for, of which cluster, and what they look at: requests, clusters in memory that outlive
+ * their drivers, and answers.
  *
- * Not here: gRPC (a driver's handlers are called as functions) and faults (tests/support/ceph-faults.ts).
- *
- * 1. A driver has locks, operations and a purge queue of its own, as a process has; two of them share the cluster only.
- * 2. `driverOn` prints nothing: what a driver logs is in its `log`.
+ * Not here: drivers (./one-world.ts) and faults (./ceph-faults.ts).
  */
 import { create, type DescMessage, type MessageInitShape, type MessageShape } from "@bufbuild/protobuf";
-import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
-import * as Layer from "effect/Layer";
-import * as Logger from "effect/Logger";
-import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Result from "effect/Result";
-import { type Ceph, type CephCalls, cephLayer } from "../../lib/ceph/ceph.ts";
-import { ClusterSecrets } from "../../lib/config/cluster-secrets.ts";
-import { type Cluster, Clusters } from "../../lib/config/clusters.ts";
-import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/mapping.ts";
-import { DriverSettings, type Settings } from "../../lib/config/settings.ts";
+import type { Cluster } from "../../lib/config/clusters.ts";
 import { parseVolumeId } from "../../lib/csi/volume-id.ts";
 import {
   ControllerExpandVolumeRequestSchema,
@@ -28,13 +17,8 @@ import {
   VolumeCapability_AccessMode_Mode as Mode,
   type VolumeCapabilitySchema,
 } from "../../lib/gen/csi_pb.ts";
-import { CallInfo } from "../../lib/grpc/call.ts";
 import { codeName, RpcError } from "../../lib/grpc/status.ts";
-import type { Flatten } from "../../lib/images/flatten.ts";
-import { Purge } from "../../lib/images/purge.ts";
-import { type LockRow, Locks } from "../../lib/operations/locks.ts";
-import { Operations } from "../../lib/operations/pipeline.ts";
-import { controller, controllerLayer } from "../../services/controller.ts";
+import type { LockRow, LocksService } from "../../lib/operations/locks.ts";
 import {
   cephMemoryService,
   MEMORY_KEY,
@@ -68,7 +52,7 @@ export const MOUNT = mounted(Mode.SINGLE_NODE_WRITER);
 // -------------------------------------------------------------------------------------------------- requests
 
 /** Some fields of a message. */
-type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;
+export type Fields<M extends DescMessage> = Exclude<MessageInitShape<M>, MessageShape<M>>;
 export type CreateInit = Fields<typeof CreateVolumeRequestSchema>;
 
 /** A request for 1 GiB as `pvc-1`, but for what `more` says. */
@@ -145,83 +129,7 @@ export const shape = (cluster: MemoryCluster): unknown => {
 /** The UUID in a volume ID. */
 export const uuidOf = (volumeId: string): string => Result.getOrThrow(parseVolumeId(volumeId)).uuid;
 
-// --------------------------------------------------------------------------------------------------- drivers
-
-export const OPTIONS: Settings = {
-  instanceId: "default",
-  setMetadata: false,
-  clusterName: "",
-  cloneDepth: { softDepth: 4, hardDepth: 8 },
-  maxSnapshots: 450,
-  minSnapshots: 250,
-  inUsePatience: Duration.zero,
-  atOnce: 8,
-};
-
-export interface DriverWays {
-  /** Its way to the cluster; the memory's own service when absent. */
-  readonly ceph?: CephCalls;
-  readonly options?: Partial<Settings>;
-  readonly clusters?: readonly Cluster[];
-  readonly mapping?: MappingTable;
-}
-
-/** A driver's Controller; `await using` ends it. */
-export const driverOn = (cluster: MemoryCluster, settings: DriverWays = {}) => {
-  const log: string[] = [];
-  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
-  const runtime = ManagedRuntime.make(
-    controllerLayer.pipe(
-      Layer.provideMerge(
-        Layer.mergeAll(
-          cephLayer(settings.ceph ?? cephMemoryService(cluster)),
-          Clusters.layerOf(settings.clusters ?? [EAST]),
-          ClusterMapping.layerOf(settings.mapping ?? NO_MAPPING),
-          ClusterSecrets.layerOf({}),
-          Operations.layer,
-          Locks.layer,
-          DriverSettings.layerOf({ ...OPTIONS, ...settings.options }),
-          Logger.layer([recorder]),
-        ),
-      ),
-    ),
-  );
-  const service = controller();
-  type Needs =
-    | Ceph
-    | Clusters
-    | ClusterMapping
-    | ClusterSecrets
-    | DriverSettings
-    | Flatten
-    | Locks
-    | Operations
-    | Purge;
-  const call =
-    <Q, A>(handler: (request: Q) => Effect.Effect<A, RpcError, Needs>) =>
-    (request: Q, deadline?: number): Promise<A> =>
-      runtime.runPromise(
-        handler(request).pipe(
-          Effect.provideService(CallInfo, { rpc: "-", method: "-", deadline, id: "-", header: () => undefined }),
-        ),
-      );
-  return {
-    log,
-    createVolume: call(service.createVolume),
-    deleteVolume: call(service.deleteVolume),
-    expandVolume: call(service.controllerExpandVolume),
-    createSnapshot: call(service.createSnapshot),
-    deleteSnapshot: call(service.deleteSnapshot),
-    validate: call(service.validateVolumeCapabilities),
-    capabilities: () => call(service.controllerGetCapabilities)({}),
-    locks: () => runtime.runPromise(Effect.map(Locks, (locks) => locks)),
-    purge: () => runtime.runPromise(Effect.map(Purge, (purge) => purge)),
-    operations: () => runtime.runPromise(Effect.map(Operations, (operations) => operations)),
-    [Symbol.asyncDispose]: () => runtime.dispose(),
-  };
-};
-
-export type Driver = ReturnType<typeof driverOn>;
+// --------------------------------------------------------------------------------------------------- answers
 
 /** The gRPC code that the call ends with; a defect is thrown on. */
 export const codeOf = async (call: Promise<unknown>): Promise<string> => {
@@ -252,7 +160,10 @@ export const eventually = async (condition: () => boolean, what: string): Promis
 };
 
 /** The line in front of a lock, once somebody waits in it: what shows that a call has come, and does not go on yet. */
-export const waitsFor = async (driver: Driver, key: string): Promise<LockRow> => {
+export const waitsFor = async (
+  driver: { readonly locks: () => Promise<LocksService> },
+  key: string,
+): Promise<LockRow> => {
   const locks = await driver.locks();
   const line = () => locks.table().find((row) => row.key === key && row.waiting > 0);
   await eventually(() => line() !== undefined, `somebody waits for ${key}`);

@@ -5,8 +5,9 @@ import * as Result from "effect/Result";
 import { parseNodeParameters } from "../../../lib/config/node-parameters.ts";
 import { FEATURE_BITS } from "../../../lib/ceph/features.ts";
 import { cephMemoryService, memoryAccess } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
 import { aNode, IMAGE, nodeOn, staging } from "../../support/node-world.ts";
-import { aCluster, creation, driverOn, failureOf, GIB, PARAMETERS } from "../../support/world.ts";
+import { aCluster, creation, failureOf, GIB, PARAMETERS } from "../../support/world.ts";
 
 const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepted: boolean])[]>> = {
   encrypted: [
@@ -52,7 +53,7 @@ describe("CreateVolume and NodeStageVolume agree on", () => {
   for (const [key, values] of Object.entries(VALUES)) {
     test.each(values)(`${key}=%j`, async (value, accepted) => {
       const cluster = aCluster();
-      await using controller = driverOn(cluster);
+      await using controller = aDriver(cluster);
       const created = await failureOf(
         controller.createVolume(creation({ parameters: { ...PARAMETERS, [key]: value } })),
       );
@@ -73,7 +74,7 @@ describe("CreateVolume and NodeStageVolume agree on", () => {
 
   test("imageFeatures with journaling, which the kernel does not map", async () => {
     const cluster = aCluster();
-    await using controller = driverOn(cluster);
+    await using controller = aDriver(cluster);
     const parameters = { ...PARAMETERS, imageFeatures: "exclusive-lock,journaling" };
     const created = await failureOf(controller.createVolume(creation({ parameters })));
     expect(created).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("imageFeatures") });

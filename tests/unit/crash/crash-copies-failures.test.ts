@@ -8,8 +8,9 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { AccessDenied, Busy, type CephError, NoSpace, TimedOut } from "../../../lib/ceph/errors.ts";
-import { failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
+import { failAt, faultAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
 import { holderOf, imageOf, MIB_4, read, settled, snapshotOf } from "../../support/copies-world.ts";
 import {
   aWorld,
@@ -20,7 +21,8 @@ import {
   idle,
   SETTINGS,
 } from "../../support/crash-copies-world.ts";
-import { driverOn, failureOf, poolDump } from "../../support/world.ts";
+import { failureOf, poolDump } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const ABOUT = { op: "a_call", subject: "rbd" };
 const failures: readonly {
@@ -58,7 +60,7 @@ describe("one failure at each call, then a retry:", () => {
       test(`${scenario.name}: ${error._tag}, ${moment === "after" ? "though done" : "not done"}`, async () => {
         const undisturbed = await aWorld(scenario);
         {
-          await using driver = driverOn(undisturbed.cluster, SETTINGS);
+          await using driver = aDriver(undisturbed.cluster, SETTINGS);
           await scenario.call(driver, undisturbed.ids);
           await idle(undisturbed.cluster);
         }
@@ -67,9 +69,12 @@ describe("one failure at each call, then a retry:", () => {
         for (let k = 1; ; k++) {
           const { cluster, ids } = await aWorld(scenario);
           const before = canonical(cluster, ids);
-          const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, error, moment));
-          await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
-          const failure = await failureOf(scenario.call(driver, ids));
+          const fault = faultAt(cephMemoryService(cluster), k, error, moment);
+          const { service, calls } = recorded(fault.service);
+          const time = virtualTime();
+          await using driver = aDriver(cluster, { ...SETTINGS, ceph: service, time });
+          const failure = await failureOf(time.until(scenario.call(driver, ids)));
+          fault.over();
           if (calls().length < k) break;
           const what = `${calls()[k - 1]?.method} (${k})`;
           // What is in use when it is to be cleared away may be a dead driver's: then it is worth another try.
@@ -103,7 +108,7 @@ describe("a definite failure leaves nothing behind:", () => {
         const { cluster, ids } = await aWorld(scenario);
         const before = canonical(cluster, ids);
         const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, noSpace, "before"));
-        await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
+        await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
         const failure = await failureOf(scenario.call(driver, ids));
         if (calls().length < k) break;
         await idle(cluster);
@@ -127,7 +132,7 @@ test("a point in time that was answered outlives every definite failure behind t
   for (let k = 1; k < 40; k++) {
     const { cluster, ids } = await aWorld(scenario);
     const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, new NoSpace(ABOUT), "before"));
-    await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
+    await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
     const early = await driver.createSnapshot(snapshotOf(ids.volumeId)).catch(() => undefined);
     await idle(cluster);
     if (early === undefined || calls().length < k) continue;
@@ -137,12 +142,12 @@ test("a point in time that was answered outlives every definite failure behind t
     // The retry fails, too, at each of its calls.
     for (let again = 1; again < 12; again++) {
       const faulty = failAt(cephMemoryService(cluster), again, new NoSpace(ABOUT), "before");
-      await using second = driverOn(cluster, { ...SETTINGS, ceph: faulty });
+      await using second = aDriver(cluster, { ...SETTINGS, ceph: faulty });
       const retry = await second.createSnapshot(snapshotOf(ids.volumeId)).catch(() => undefined);
       if (retry !== undefined) expect(retry.snapshot.snapshotId).toBe(early.snapshot.snapshotId);
       await idle(cluster);
     }
-    await using third = driverOn(cluster, SETTINGS);
+    await using third = aDriver(cluster, SETTINGS);
     const { snapshot } = await third.createSnapshot(snapshotOf(ids.volumeId));
     expect(snapshot.snapshotId).toBe(early.snapshot.snapshotId);
     expect(snapshot.creationTime).toEqual(early.snapshot.creationTime);
@@ -163,7 +168,7 @@ test("a removal that is not taken on keeps the names until it is", async () => {
       refused = true;
       return Effect.fail(new AccessDenied({ ...ABOUT, user: "x" }));
     });
-    await using driver = driverOn(cluster, { ...SETTINGS, ceph });
+    await using driver = aDriver(cluster, { ...SETTINGS, ceph });
     expect((await failureOf(scenario.call(driver, ids)))?.code).toBe("PERMISSION_DENIED");
     expect(poolDump(cluster).objects).toEqual(before);
     await scenario.call(driver, ids);

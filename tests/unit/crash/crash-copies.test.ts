@@ -13,6 +13,7 @@ import { Crash, crashAt, intercepted, recorded } from "../../support/ceph-faults
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import type { CutShort } from "../../support/ceph-memory/cluster.ts";
 import { RpcError } from "../../../lib/grpc/status.ts";
+import { aDriver } from "../../support/one-world.ts";
 import { MIB_4, holderOf, imageOf, read, snapshotOf } from "../../support/copies-world.ts";
 import {
   aWorld,
@@ -25,7 +26,7 @@ import {
   type Ids,
   SETTINGS,
 } from "../../support/crash-copies-world.ts";
-import { driverOn, eventually } from "../../support/world.ts";
+import { eventually } from "../../support/world.ts";
 
 /** Runs the scenario's call on a driver that is to die; -> whether it died. */
 const dies = async (
@@ -35,7 +36,7 @@ const dies = async (
   service: CephCalls,
   crashed: () => boolean,
 ): Promise<boolean> => {
-  await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
   try {
     await call(driver, ids);
     await idle(cluster);
@@ -48,7 +49,7 @@ const dies = async (
 
 /** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
 const retried = async (cluster: MemoryCluster, { call, mayOrphan }: CopyScenario, ids: Ids) => {
-  await using driver = driverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   const made = await call(driver, ids);
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
   await idle(cluster);
@@ -70,7 +71,7 @@ const oneDeath = async (scenario: CopyScenario, expected: unknown, dying: Dying)
   // One name, one ID: what the dead driver had written down is what the retry answers.
   if (scenario.makes !== undefined && begun !== undefined) expect(entryOf(cluster, scenario.makes)).toBe(begun);
   if (scenario.undo !== undefined) {
-    await using driver = driverOn(cluster, SETTINGS);
+    await using driver = aDriver(cluster, SETTINGS);
     await scenario.undo(driver, made);
     await idle(cluster);
     expect(canonical(cluster, ids)).toEqual(before);
@@ -208,14 +209,14 @@ describe("a point in time that was answered", () => {
       for (let k = 1; k < 60; k++) {
         const { cluster, ids } = await aWorld(scenario);
         const { service, crashed } = crashAt(cephMemoryService(cluster), k, moment);
-        const dying = driverOn(cluster, { ...SETTINGS, ceph: service });
+        const dying = aDriver(cluster, { ...SETTINGS, ceph: service });
         const early = await dying.createSnapshot(snapshotOf(ids.volumeId)).catch(() => undefined);
         if (early !== undefined && !crashed()) await dying.createSnapshot(snapshotOf(ids.volumeId)).catch(() => {});
         await dying[Symbol.asyncDispose]();
         if (!crashed()) break;
         const data = read(cluster, imageOf(ids.volumeId));
         cluster.image("rbd", imageOf(ids.volumeId)).write(0n, MIB_4);
-        await using driver = driverOn(cluster, SETTINGS);
+        await using driver = aDriver(cluster, SETTINGS);
         const { snapshot } = await driver.createSnapshot(snapshotOf(ids.volumeId));
         if (early === undefined) continue;
         answered += 1;

@@ -8,10 +8,12 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, Busy, CallStuck, type CephError, NoSpace, TimedOut } from "../../../lib/ceph/errors.ts";
-import { type CephCall, type CephMethod, failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
+import { type CephCall, type CephMethod, faultAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   aWorld,
+  callsOf,
   dropOrphans,
   entryOf,
   imageNames,
@@ -19,17 +21,8 @@ import {
   SETTINGS,
   type Scenario,
 } from "../../support/crash-world.ts";
-import {
-  codeOf,
-  creation,
-  deletion,
-  driverOn,
-  eventually,
-  failureOf,
-  poolDump,
-  shape,
-  uuidOf,
-} from "../../support/world.ts";
+import { codeOf, creation, deletion, eventually, failureOf, poolDump, shape, uuidOf } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const ABOUT = { op: "a_call", subject: "rbd" };
 const failures: readonly {
@@ -54,7 +47,7 @@ const emptyTrash = (cluster: MemoryCluster) => eventually(() => trashIsEmpty(clu
 
 const undisturbed = async (scenario: Scenario): Promise<unknown> => {
   const cluster = await aWorld(scenario);
-  await using driver = driverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   await scenario.call(driver);
   await scenario.afterwards?.(driver);
   await emptyTrash(cluster);
@@ -84,12 +77,15 @@ describe("one failure at each call, then a retry:", () => {
         for (let k = 1; ; k++) {
           const cluster = await aWorld(scenario);
           const before = poolDump(cluster);
-          const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, error, moment));
-          await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
-          const outcome = await codeOf(scenario.call(driver));
+          const fault = faultAt(cephMemoryService(cluster), k, error, moment);
+          const { service, calls } = recorded(fault.service);
+          const time = virtualTime();
+          await using driver = aDriver(cluster, { ...SETTINGS, ceph: service, time });
+          const outcome = await codeOf(time.until(scenario.call(driver)));
+          fault.over();
           await eventually(() => trashIsEmpty(cluster) || calls().length >= k, "the driver's own removals");
           if (calls().length < k) {
-            expect(k).toBe(scenario.calls + 1);
+            expect(k).toBe(callsOf(scenario) + 1);
             break;
           }
           // What fails in the purge queue fails nobody's call, and is tried again later.
@@ -168,7 +164,7 @@ describe("a reservation never goes before its image:", () => {
       if (fresh === undefined) throw new Error("no such scenario");
       const cluster = await aWorld(fresh);
       const before = cluster.dump();
-      await using driver = driverOn(cluster, { ...SETTINGS, ceph: failing(cephMemoryService(cluster), faulty) });
+      await using driver = aDriver(cluster, { ...SETTINGS, ceph: failing(cephMemoryService(cluster), faulty) });
       expect(await codeOf(fresh.call(driver))).toBe("RESOURCE_EXHAUSTED");
       expect(driver.log.filter((line) => line.startsWith("could not undo"))).toHaveLength(1);
       const { images, trash, objects } = poolDump(cluster);
@@ -191,7 +187,7 @@ describe("a reservation never goes before its image:", () => {
     const ceph = failing(cephMemoryService(cluster), {
       managerTrashRemove: [1, new AccessDenied({ ...ABOUT, user: "x" })],
     });
-    await using driver = driverOn(cluster, { ...SETTINGS, ceph });
+    await using driver = aDriver(cluster, { ...SETTINGS, ceph });
     const failure = await failureOf(deleting.call(driver));
     expect(failure).toMatchObject({ code: "PERMISSION_DENIED", message: expect.stringContaining('"remove image"') });
     expect(poolDump(cluster).objects).toEqual(before);

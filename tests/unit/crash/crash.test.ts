@@ -11,8 +11,10 @@ import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import type { CutShort } from "../../support/ceph-memory/cluster.ts";
 import { RpcError } from "../../../lib/grpc/status.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   aWorld,
+  callsOf,
   createdAndDeleted,
   dropOrphans,
   entryOf,
@@ -21,7 +23,7 @@ import {
   SETTINGS,
   type Scenario,
 } from "../../support/crash-world.ts";
-import { driverOn, eventually, poolDump, shape } from "../../support/world.ts";
+import { eventually, poolDump, shape } from "../../support/world.ts";
 
 const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
 
@@ -32,7 +34,7 @@ const dies = async (
   service: CephCalls,
   crashed: () => boolean,
 ): Promise<boolean> => {
-  await using driver = driverOn(cluster, { ...SETTINGS, ceph: service });
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
   try {
     await call(driver);
     await eventually(() => crashed() || trashIsEmpty(cluster), "the driver's own removals");
@@ -45,7 +47,7 @@ const dies = async (
 
 /** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
 const retried = async (cluster: MemoryCluster, { call, afterwards, mayOrphan }: Scenario): Promise<unknown> => {
-  await using driver = driverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   await call(driver);
   await afterwards?.(driver);
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
@@ -95,7 +97,7 @@ describe("death before or after each call:", () => {
           deaths[moment] = k;
         }
       }
-      expect(deaths).toEqual({ before: scenario.calls, after: scenario.calls });
+      expect(deaths).toEqual({ before: callsOf(scenario), after: callsOf(scenario) });
     }, 60_000);
   }
 });

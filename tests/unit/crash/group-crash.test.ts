@@ -6,25 +6,18 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, Busy, type CephError, NoSpace, TimedOut } from "../../../lib/ceph/errors.ts";
-import { crashAt, failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
+import { crashAt, faultAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { RpcError } from "../../../lib/grpc/status.ts";
-import {
-  asking,
-  BLOCK,
-  DIRECTORY,
-  groupDriverOn,
-  type GroupDriver,
-  grouping,
-  POOL,
-  readyGroup,
-  ungrouping,
-} from "../../support/group-world.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
+import { asking, BLOCK, DIRECTORY, grouping, readyGroup, ungrouping } from "../../support/group-world.ts";
 import { aCluster, codeOf, eventually, poolDump, seed, seedImage } from "../../support/world.ts";
+import { POOL } from "../../support/copies-world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const VOLUMES = ["a0000000-0000-4000-8000-000000000001", "b0000000-0000-4000-8000-000000000002"] as const;
 const IDS = VOLUMES.map((uuid) => `0001-0004-east-0000000000000002-${uuid}`);
-const SETTINGS = { options: { setMetadata: true } };
+const SETTINGS = { flags: { setmetadata: true } };
 /** Far more than any of these RPCs makes. */
 const MOST_CALLS = 80;
 
@@ -44,8 +37,8 @@ const aWorld = async (): Promise<MemoryCluster> => {
   return cluster;
 };
 
-const create = (driver: GroupDriver) => driver.createGroup(grouping(IDS));
-const createdWholly = (driver: GroupDriver) => readyGroup(driver, grouping(IDS));
+const create = (driver: Driver) => driver.createGroup(grouping(IDS));
+const createdWholly = (driver: Driver) => readyGroup(driver, grouping(IDS));
 
 const emptyTrash = (cluster: MemoryCluster) =>
   eventually(() => {
@@ -98,16 +91,16 @@ const dropOrphans = (cluster: MemoryCluster): number => {
 interface Scenario {
   readonly name: string;
   readonly prepare?: (cluster: MemoryCluster) => Promise<unknown>;
-  readonly call: (driver: GroupDriver, cluster: MemoryCluster) => Promise<unknown>;
+  readonly call: (driver: Driver, cluster: MemoryCluster) => Promise<unknown>;
   /** What the caller of the driver that comes next does. */
-  readonly retry: (driver: GroupDriver, cluster: MemoryCluster) => Promise<unknown>;
+  readonly retry: (driver: Driver, cluster: MemoryCluster) => Promise<unknown>;
   /** Faults of the first driver, besides its death. */
   readonly ceph?: (inner: CephCalls) => CephCalls;
   readonly deletes?: boolean;
 }
 
 const aGroup = async (cluster: MemoryCluster): Promise<void> => {
-  await using driver = groupDriverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   await createdWholly(driver);
 };
 const groupId = (cluster: MemoryCluster): string => {
@@ -117,14 +110,14 @@ const groupId = (cluster: MemoryCluster): string => {
     ?.slice("csi.volume.group.".length);
   return `0001-0004-east-0000000000000002-${uuid ?? crypto.randomUUID()}`;
 };
-const remove = (driver: GroupDriver, cluster: MemoryCluster) => driver.deleteGroup(ungrouping(groupId(cluster)));
+const remove = (driver: Driver, cluster: MemoryCluster) => driver.deleteGroup(ungrouping(groupId(cluster)));
 
 /** A driver that died before any member was made. */
 const aPoint = async (cluster: MemoryCluster): Promise<void> => {
   const dying = intercepted(cephMemoryService(cluster), ({ method }, act) =>
     method === "imageClone" ? Effect.die("the driver died") : act,
   );
-  await using driver = groupDriverOn(cluster, { ...SETTINGS, ceph: dying });
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph: dying });
   const { groupSnapshot } = await create(driver);
   expect(groupSnapshot.readyToUse).toBe(false);
 };
@@ -166,7 +159,7 @@ const prepared = async ({ prepare }: Scenario): Promise<MemoryCluster> => {
 
 const undisturbed = async (scenario: Scenario): Promise<unknown> => {
   const cluster = await prepared(scenario);
-  await using driver = groupDriverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   await scenario.retry(driver, cluster);
   await emptyTrash(cluster);
   return shape(cluster);
@@ -174,7 +167,7 @@ const undisturbed = async (scenario: Scenario): Promise<unknown> => {
 
 /** Runs the call on a driver that is to die; the answer may have left before it does. */
 const untilItDies = async (cluster: MemoryCluster, scenario: Scenario, ceph: CephCalls): Promise<void> => {
-  await using driver = groupDriverOn(cluster, { ...SETTINGS, ceph });
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph });
   await scenario.call(driver, cluster).catch((error: unknown) => {
     // a death is a defect; what the scenario's own faults fail is an answer
     if (error instanceof RpcError && scenario.ceph === undefined) throw error;
@@ -184,7 +177,7 @@ const untilItDies = async (cluster: MemoryCluster, scenario: Scenario, ceph: Cep
 
 /** When it is all deleted, the cluster is as it was before the first call. */
 const deletedWholly = async (cluster: MemoryCluster, before: unknown): Promise<void> => {
-  await using driver = groupDriverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   const { groupSnapshotId, snapshots } = await createdWholly(driver);
   const { groupSnapshot } = await driver.getGroup(asking(groupSnapshotId));
   expect(groupSnapshot.readyToUse).toBe(true);
@@ -207,7 +200,7 @@ describe("death before or after each call:", () => {
           await untilItDies(cluster, scenario, service);
           if (!crashed()) break;
           deaths = k;
-          await using next = groupDriverOn(cluster, SETTINGS);
+          await using next = aDriver(cluster, SETTINGS);
           await scenario.retry(next, cluster);
           await emptyTrash(cluster);
           if (scenario.ceph !== undefined) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
@@ -239,10 +232,13 @@ describe("a call that fails:", () => {
         for (let k = 1; k < MOST_CALLS; k++) {
           const cluster = await prepared(scenario);
           const before = cluster.dump();
-          const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, error, moment));
-          await using driver = groupDriverOn(cluster, { ...SETTINGS, ceph: service });
-          const outcome = await codeOf(scenario.call(driver, cluster));
-          await Effect.runPromise((await driver.operations()).drain(5000));
+          const fault = faultAt(cephMemoryService(cluster), k, error, moment);
+          const { service, calls } = recorded(fault.service);
+          const time = virtualTime();
+          await using driver = aDriver(cluster, { ...SETTINGS, ceph: service, time });
+          const outcome = await codeOf(time.until(scenario.call(driver, cluster)));
+          await time.until(Effect.runPromise((await driver.operations()).drain(5000)));
+          fault.over();
           if (calls().length < k) break;
           const group = poolDump(cluster).objects[`csi.volume.group.${groupId(cluster).slice(-36)}`];
           const safe = group?.["csi.creationtime"] !== undefined;
@@ -263,7 +259,7 @@ describe("a call that fails:", () => {
 
 test("nothing is undone that another driver has recorded meanwhile", async () => {
   const cluster = await aWorld();
-  await using other = groupDriverOn(cluster, SETTINGS);
+  await using other = aDriver(cluster, SETTINGS);
   // The other driver is as far as this one when this one is about to record.
   const late = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
     method === "omapWrite" &&
@@ -282,7 +278,7 @@ test("nothing is undone that another driver has recorded meanwhile", async () =>
       : act,
   );
   const groupName = () => `csi-vol-group-${poolDump(cluster).objects[DIRECTORY]?.["csi.volume.group.group-1"]}`;
-  await using driver = groupDriverOn(cluster, { ...SETTINGS, ceph: late });
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph: late });
   expect(await codeOf(create(driver))).toBe("ABORTED");
   expect(cluster.groupSnapshots(POOL.pool, groupName())).toHaveLength(1);
   const { readyToUse } = await createdWholly(other);

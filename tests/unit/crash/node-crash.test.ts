@@ -5,12 +5,12 @@
 import { describe, expect, test } from "bun:test";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { diskOf, type MemoryNode } from "../../support/host-memory.ts";
+import type { Driver } from "../../support/one-world.ts";
 import {
   aNode,
   crashing,
   expanding,
   IMAGE,
-  type NodeDriver,
   nodeOn,
   PLACE,
   publishing,
@@ -25,19 +25,19 @@ const BLOCK = { volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) };
 interface Scene {
   readonly name: string;
   /** Done before, without a crash. */
-  readonly before: (driver: NodeDriver, host: MemoryNode) => Promise<unknown>;
-  readonly act: (driver: NodeDriver) => Promise<unknown>;
+  readonly before: (driver: Driver, host: MemoryNode) => Promise<unknown>;
+  readonly act: (driver: Driver) => Promise<unknown>;
   /** What makes the node empty again. */
-  readonly end: (driver: NodeDriver) => Promise<unknown>;
+  readonly end: (driver: Driver) => Promise<unknown>;
 }
 
-const unstage = (driver: NodeDriver) => driver.unstage(unstaging());
-const wholeEnd = async (driver: NodeDriver) => {
+const unstage = (driver: Driver) => driver.unstage(unstaging());
+const wholeEnd = async (driver: Driver) => {
   await driver.unpublish(unpublishing());
   await unstage(driver);
 };
-const staged = (driver: NodeDriver) => driver.stage(staging());
-const writtenTo = async (driver: NodeDriver, host: MemoryNode) => {
+const staged = (driver: Driver) => driver.stage(staging());
+const writtenTo = async (driver: Driver, host: MemoryNode) => {
   await driver.stage(staging());
   host.files(PLACE).set("data", "precious");
 };

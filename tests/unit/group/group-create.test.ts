@@ -5,6 +5,7 @@ import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { GroupControllerServiceCapability_RPC_Type as Offered } from "../../../lib/gen/csi_pb.ts";
 import { journalTime } from "../../support/group-time.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   asking,
   aVolume,
@@ -12,10 +13,8 @@ import {
   DIRECTORY,
   dropVolumes,
   grouping,
-  groupDriverOn,
   holderOf,
   imageOf,
-  POOL,
   read,
   readyGroup,
   restored,
@@ -34,14 +33,17 @@ import {
   poolDump,
   seed,
   uuidOf,
+  SECRETS,
 } from "../../support/world.ts";
+import { POOL } from "../../support/copies-world.ts";
+import { LISTING } from "../../support/listing-world.ts";
 
 const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
 
 describe("a group snapshot", () => {
   test("is one point in time of each volume, and each member restores it", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const ids = await twoVolumes(driver, cluster);
     const before = ids.map((id) => read(cluster, imageOf(id)));
     const group = await readyGroup(driver, grouping(ids));
@@ -62,7 +64,7 @@ describe("a group snapshot", () => {
 
   test("takes no part of a write between its members' snapshots, for there is one moment for all", async () => {
     const cluster = aCluster();
-    await using maker = groupDriverOn(cluster);
+    await using maker = aDriver(cluster);
     const [a, b] = await twoVolumes(maker, cluster);
     let writes = 0;
     // A writer that writes to one, then to the other, around every call of the driver.
@@ -77,7 +79,7 @@ describe("a group snapshot", () => {
         act,
       ),
     );
-    await using driver = groupDriverOn(cluster, { ceph: writing });
+    await using driver = aDriver(cluster, { ceph: writing });
     const { snapshots } = await readyGroup(driver, grouping([a, b]));
     const [seenA = 0, seenB = 0] = snapshots.map(({ snapshotId }) => read(cluster, holderOf(snapshotId)).length);
     expect(seenA).toBe(seenB);
@@ -87,7 +89,7 @@ describe("a group snapshot", () => {
 
   test("is laid out as ceph-csi does, and leaves no RBD group", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const ids = await twoVolumes(driver, cluster);
     const { groupSnapshotId, creationTime, snapshots } = await readyGroup(driver, grouping(ids));
     const uuid = uuidOf(groupSnapshotId);
@@ -132,7 +134,7 @@ describe("a group snapshot", () => {
           )
         : act,
     );
-    await using driver = groupDriverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const ids = await twoVolumes(driver, cluster);
     const { groupSnapshot: early } = await driver.createGroup(grouping(ids));
     expect(early.readyToUse).toBe(false);
@@ -154,11 +156,11 @@ describe("a group snapshot", () => {
 
   test("is the same for the same volumes in another order, by a driver that comes later", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const [a, b] = await twoVolumes(driver, cluster);
     const made = await readyGroup(driver, grouping([a, b]));
     const before = cluster.dump();
-    await using next = groupDriverOn(cluster);
+    await using next = aDriver(cluster);
     const again = await readyGroup(next, grouping([b, a]));
     expect(again).toEqual({ ...made, snapshots: made.snapshots.toReversed() });
     expect(cluster.dump()).toEqual(before);
@@ -166,7 +168,7 @@ describe("a group snapshot", () => {
 
   test("may hold volumes of several pools; its entry is in the pool that is asked for", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const a = await aVolume(driver, cluster, "pvc-a");
     const b = await aVolume(driver, cluster, "pvc-b", { parameters: { ...PARAMETERS, pool: "ssd" } });
     const parameters = { pool: "ec", volumeNamePrefix: "mine-", snapshotNamePrefix: "snap-" };
@@ -186,10 +188,10 @@ describe("a group snapshot", () => {
 
   test("names its group in every member, wherever a snapshot is told of", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const group = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
     for (const { snapshotId, sourceVolumeId } of group.snapshots) {
-      const { snapshot } = await driver.getSnapshot(snapshotId);
+      const { snapshot } = await driver.getSnapshot({ snapshotId: snapshotId, secrets: SECRETS });
       const { groupSnapshotId } = group;
       expect(snapshot).toMatchObject({ snapshotId, sourceVolumeId, groupSnapshotId, readyToUse: true });
     }
@@ -197,7 +199,7 @@ describe("a group snapshot", () => {
 
   test("has members flattened whose source has many snapshots", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster, { options: { minSnapshots: 1, maxSnapshots: 3 } });
+    await using driver = aDriver(cluster, { flags: { minsnapshotsonimage: 1, maxsnapshotsonimage: 3 } });
     const ids = await twoVolumes(driver, cluster);
     for (const name of ["g1", "g2", "g3", "g4", "g5", "g6"]) {
       await readyGroup(driver, grouping(ids, { name }));
@@ -209,7 +211,7 @@ describe("a group snapshot", () => {
 
 /** The volumes, and nothing that was made of them. */
 const restoredNothing = async (
-  driver: ReturnType<typeof groupDriverOn>,
+  driver: ReturnType<typeof aDriver>,
   ids: readonly string[],
   cluster: MemoryCluster,
 ): Promise<void> => {
@@ -220,7 +222,7 @@ const restoredNothing = async (
 
 describe("refused, with nothing changed:", () => {
   type World = {
-    readonly driver: ReturnType<typeof groupDriverOn>;
+    readonly driver: ReturnType<typeof aDriver>;
     readonly cluster: MemoryCluster;
     ids: [string, string];
   };
@@ -361,7 +363,7 @@ describe("refused, with nothing changed:", () => {
   for (const { what, request, code, names } of rows) {
     test(what, async () => {
       const cluster = aCluster();
-      await using driver = groupDriverOn(cluster, { clusters: [EAST, WEST] });
+      await using driver = aDriver(cluster, { clusters: [EAST, WEST] });
       const world: World = { driver, cluster, ids: await twoVolumes(driver, cluster) };
       const wanted = await request(world);
       const before = cluster.dump();
@@ -379,7 +381,7 @@ describe("refused, with nothing changed:", () => {
 
   test("one member whose writers can't be held is taken", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const parameters = { ...PARAMETERS, imageFeatures: "layering" };
     const ids = [await aVolume(driver, cluster, "pvc-x", { parameters }), await aVolume(driver, cluster, "pvc-a")];
     expect((await readyGroup(driver, grouping(ids))).snapshots).toHaveLength(2);
@@ -387,7 +389,7 @@ describe("refused, with nothing changed:", () => {
 
   test("the same name for other volumes", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const [a, b] = await twoVolumes(driver, cluster);
     const c = await aVolume(driver, cluster, "pvc-c");
     await readyGroup(driver, grouping([a, b]));
@@ -399,7 +401,7 @@ describe("refused, with nothing changed:", () => {
 
   test("a group snapshot that has lost a member says so, and does not touch the others", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const ids = await twoVolumes(driver, cluster);
     const { groupSnapshotId, snapshots } = await readyGroup(driver, grouping(ids));
     const lost = holderOf(snapshots[0]?.snapshotId ?? "");
@@ -416,17 +418,17 @@ describe("refused, with nothing changed:", () => {
 describe("GetVolumeGroupSnapshot", () => {
   test("takes the administrator's credentials where the request brings none", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster, { secrets: true });
+    await using driver = aDriver(cluster, LISTING);
     const { groupSnapshotId } = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
     const { groupSnapshot } = await driver.getGroup(asking(groupSnapshotId, { secrets: {} }));
     expect(groupSnapshot.readyToUse).toBe(true);
-    await using other = groupDriverOn(cluster);
+    await using other = aDriver(cluster);
     expect(await codeOf(other.getGroup(asking(groupSnapshotId, { secrets: {} })))).toBe("FAILED_PRECONDITION");
   });
 
   test("does not find what is not there, and compares the members that the caller knows", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const group = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
     const { groupSnapshotId } = group;
     const members = group.snapshots.map(({ snapshotId }) => snapshotId);
@@ -443,7 +445,7 @@ describe("GetVolumeGroupSnapshot", () => {
 
   test("reads what ceph-csi wrote, its times to the nanosecond", async () => {
     const cluster = aCluster();
-    await using driver = groupDriverOn(cluster);
+    await using driver = aDriver(cluster);
     const group = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
     const uuid = uuidOf(group.groupSnapshotId);
     const entry = poolDump(cluster).objects[`csi.volume.group.${uuid}`] ?? {};
@@ -455,8 +457,8 @@ describe("GetVolumeGroupSnapshot", () => {
   });
 
   test("is offered, with the others", async () => {
-    await using driver = groupDriverOn(aCluster());
-    const { capabilities } = await driver.capabilities();
+    await using driver = aDriver(aCluster());
+    const { capabilities } = await driver.groupCapabilities();
     expect(capabilities.map(({ type }) => type.value.type)).toEqual([Offered.CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT]);
   });
 });

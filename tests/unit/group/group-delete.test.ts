@@ -4,22 +4,22 @@ import * as Effect from "effect/Effect";
 import { NoSpace } from "../../../lib/ceph/errors.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   asking,
   DIRECTORY,
   dropVolumes,
-  groupDriverOn,
   grouping,
   holderOf,
   imageOf,
-  POOL,
   read,
   readyGroup,
   restored,
   twoVolumes,
   ungrouping,
 } from "../../support/group-world.ts";
-import { aCluster, codeOf, eventually, failureOf, poolDump, seed, uuidOf } from "../../support/world.ts";
+import { aCluster, codeOf, eventually, failureOf, poolDump, seed, uuidOf, SECRETS } from "../../support/world.ts";
+import { POOL, snapshotDeletion } from "../../support/copies-world.ts";
 
 const emptyTrash = (cluster: MemoryCluster) =>
   eventually(() => {
@@ -31,7 +31,7 @@ const emptyTrash = (cluster: MemoryCluster) =>
 const aGroup = async () => {
   const cluster = aCluster();
   seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
-  const driver = groupDriverOn(cluster);
+  const driver = aDriver(cluster);
   const ids = await twoVolumes(driver, cluster);
   const before = cluster.dump();
   const group = await readyGroup(driver, grouping(ids));
@@ -50,7 +50,8 @@ describe("DeleteVolumeGroupSnapshot", () => {
     await driver.deleteGroup(ungrouping("no-id-of-ours"));
     expect(cluster.dump()).toEqual(before);
     expect(await codeOf(driver.getGroup(asking(id)))).toBe("NOT_FOUND");
-    for (const member of members) expect(await codeOf(driver.getSnapshot(member))).toBe("NOT_FOUND");
+    for (const member of members)
+      expect(await codeOf(driver.getSnapshot({ snapshotId: member, secrets: SECRETS }))).toBe("NOT_FOUND");
   });
 
   test("leaves what was restored, with its data", async () => {
@@ -101,7 +102,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
     const failing = intercepted(cephMemoryService(cluster), ({ method }, act) =>
       method === "trashMove" ? Effect.fail(new NoSpace({ op: "rbd_trash_move", subject: "rbd" })) : act,
     );
-    await using cut = groupDriverOn(cluster, { ceph: failing });
+    await using cut = aDriver(cluster, { ceph: failing });
     expect(await codeOf(cut.deleteGroup(ungrouping(id)))).toBe("RESOURCE_EXHAUSTED");
     const second = await readyGroup(driver, grouping(ids));
     expect(second.groupSnapshotId).not.toBe(id);
@@ -125,7 +126,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
           )
         : act,
     );
-    await using driver = groupDriverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
     const ids = await twoVolumes(driver, cluster);
     const before = cluster.dump();
@@ -143,7 +144,7 @@ describe("DeleteSnapshot of a member", () => {
     const { cluster, driver, members } = await aGroup();
     await using _driver = driver;
     const there = cluster.dump();
-    const failure = await failureOf(driver.deleteSnapshot(members[0] ?? ""));
+    const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(members[0] ?? "")));
     expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("is a member of") });
     expect(cluster.dump()).toEqual(there);
   });
@@ -153,7 +154,7 @@ describe("DeleteSnapshot of a member", () => {
     await using _driver = driver;
     const [member = ""] = members;
     cluster.namespace("rbd", "")?.objects.delete(`csi.volume.group.${uuidOf(id)}`);
-    for (let times = 0; times < 2; times++) await driver.deleteSnapshot(member);
+    for (let times = 0; times < 2; times++) await driver.deleteSnapshot(snapshotDeletion(member));
     expect(poolDump(cluster).images[holderOf(member)]).toBeUndefined();
   });
 });

@@ -7,12 +7,12 @@ import * as Effect from "effect/Effect";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { NoSpace } from "../../../lib/ceph/errors.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   aCluster,
   codeOf,
   creation,
   deletion,
-  driverOn,
   EAST,
   failureOf,
   PARAMETERS,
@@ -44,7 +44,7 @@ const complete = (imageId: string, uuid = UUID) => ({
 describe("a created volume", () => {
   test("has these keys and no others", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const owner = { "csi.storage.k8s.io/pvc/namespace": "team-a", "csi.storage.k8s.io/pvc/name": "data" };
     const { volume } = await driver.createVolume(creation({ parameters: { ...PARAMETERS, ...owner } }));
     const uuid = uuidOf(volume.volumeId);
@@ -61,7 +61,7 @@ describe("a created volume", () => {
 
   test("without a claim has no owner; with a prefix, an image name of that prefix", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation({ parameters: { ...PARAMETERS, volumeNamePrefix: "t-" } }));
     const uuid = uuidOf(volume.volumeId);
     expect(poolDump(cluster).objects[`csi.volume.${uuid}`]).toEqual({
@@ -73,8 +73,8 @@ describe("a created volume", () => {
 
   test("is in the directory of its instance and the namespace of its cluster", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, {
-      options: { instanceId: "blue" },
+    await using driver = aDriver(cluster, {
+      flags: { instanceid: "blue" },
       clusters: [{ ...EAST, radosNamespace: "tenant" }],
     });
     const { volume } = await driver.createVolume(creation());
@@ -88,7 +88,7 @@ describe("a created volume", () => {
     const cluster = aCluster();
     const writes: unknown[] = [];
     const inner = cephMemoryService(cluster);
-    await using driver = driverOn(cluster, {
+    await using driver = aDriver(cluster, {
       ceph: {
         ...inner,
         omapWrite: (pool, object, write) => {
@@ -124,7 +124,7 @@ describe("a created volume", () => {
     const asked: string[] = [];
     const attributes: (readonly string[])[] = [];
     const inner = cephMemoryService(cluster);
-    await using driver = driverOn(cluster, {
+    await using driver = aDriver(cluster, {
       ceph: {
         ...inner,
         omapGet: (pool, object, keys) => {
@@ -147,7 +147,7 @@ describe("a created volume", () => {
 
   test("leaves an empty directory and nothing else when it is deleted", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     await driver.deleteVolume(deletion(volume.volumeId));
     expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: { [DIRECTORY]: {} } });
@@ -212,7 +212,7 @@ describe("a creation that was cut off is finished with the UUID that it had:", (
     test(what, async () => {
       const cluster = aCluster();
       await make(cluster);
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const { volume } = await driver.createVolume(creation());
       expect(volume.volumeId).toBe(idIn(2));
       const image = cluster.image("rbd", IMAGE);
@@ -232,7 +232,7 @@ describe("a creation that was cut off is finished with the UUID that it had:", (
     const cluster = aCluster();
     const recordedBefore = { ...attributes, "csi.imagename": `old-${UUID}`, "csi.volume.owner": "team-a" };
     seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: recordedBefore });
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const parameters = { ...PARAMETERS, "csi.storage.k8s.io/pvc/namespace": "team-b", volumeNamePrefix: "new-" };
     const { volume } = await driver.createVolume(creation({ parameters }));
     expect(volume.volumeContext["imageName"]).toBe(`old-${UUID}`);
@@ -248,7 +248,7 @@ describe("DeleteVolume of a volume that was never finished takes away what there
     test(what, async () => {
       const cluster = aCluster();
       await make(cluster);
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       await driver.deleteVolume(deletion(idIn(2)));
       expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: afterDelete });
       // Whatever is left of the name still leads to one volume.
@@ -260,7 +260,7 @@ describe("DeleteVolume of a volume that was never finished takes away what there
   test("an image without a journal entry", async () => {
     const cluster = aCluster();
     await seedImage(cluster, IMAGE);
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     await driver.deleteVolume(deletion(idIn(2)));
     expect(poolDump(cluster)).toEqual(NOTHING);
   });
@@ -268,7 +268,7 @@ describe("DeleteVolume of a volume that was never finished takes away what there
   test("an object whose name has gone to another volume, which keeps it", async () => {
     const cluster = aCluster();
     seed(cluster, { ...complete("0000000000aa", OTHER), [OBJECT]: { ...attributes, "csi.imageid": "0000000000bb" } });
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     await driver.deleteVolume(deletion(idIn(2)));
     expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: complete("0000000000aa", OTHER) });
   });
@@ -278,7 +278,7 @@ describe("an object that no name leads to", () => {
   test("is left alone: a new volume has another UUID", async () => {
     const cluster = aCluster();
     seed(cluster, { [OBJECT]: {} });
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     const uuid = uuidOf(volume.volumeId);
     expect(uuid).not.toBe(UUID);
@@ -299,7 +299,7 @@ describe("an entry that names the image's pool", () => {
     };
     seed(cluster, journal);
     seed(cluster, { [OBJECT]: {} }, "ssd");
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const before = cluster.dump();
     const { volume } = await driver.createVolume(creation());
     expect(volume.volumeId).toBe(idIn(3));
@@ -310,7 +310,7 @@ describe("an entry that names the image's pool", () => {
   test("is finished in that pool", async () => {
     const cluster = aCluster();
     seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry } });
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     expect(volume.volumeId).toBe(idIn(3));
     expect(Object.keys(poolDump(cluster).images)).toEqual([]);
@@ -324,7 +324,7 @@ describe("an entry that names the image's pool", () => {
     const cluster = aCluster();
     cluster.removePool("ssd");
     seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry }, [OBJECT]: { ...attributes, "csi.imageid": "1" } });
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     const uuid = uuidOf(volume.volumeId);
     expect(uuid).not.toBe(UUID);
@@ -354,7 +354,7 @@ describe("what no driver writes is INTERNAL, named, and left for a person:", () 
       const cluster = aCluster();
       seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry } });
       const before = cluster.dump();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const failure = await failureOf(driver.createVolume(creation()));
       expect(failure?.code).toBe("INTERNAL");
       expect(failure?.message).toContain("csi.volumes.default in pool rbd maps pvc-1 to");
@@ -366,7 +366,7 @@ describe("what no driver writes is INTERNAL, named, and left for a person:", () 
     const cluster = aCluster();
     seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: { ...attributes, "csi.volname": "pvc-9" } });
     const before = cluster.dump();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const failure = await failureOf(driver.createVolume(creation()));
     expect(failure?.code).toBe("INTERNAL");
     expect(failure?.message).toContain(`${OBJECT} in pool rbd belongs to pvc-9`);
@@ -377,7 +377,7 @@ describe("what no driver writes is INTERNAL, named, and left for a person:", () 
 describe("two drivers that want one name", () => {
   test("give it one UUID: the one that comes second is ABORTED, and its retry gets the first one's volume", async () => {
     const cluster = aCluster();
-    await using other = driverOn(cluster);
+    await using other = aDriver(cluster);
     let raced = false;
     // The other driver is done between our look and our write.
     const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
@@ -388,7 +388,7 @@ describe("two drivers that want one name", () => {
         act,
       );
     });
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     expect(await codeOf(driver.createVolume(creation()))).toBe("ABORTED");
     const { volume } = await driver.createVolume(creation());
     expect(volume).toEqual((await other.createVolume(creation())).volume);
@@ -398,7 +398,7 @@ describe("two drivers that want one name", () => {
 
   test("keep what one has finished, though the other fails at its end and undoes", async () => {
     const cluster = aCluster();
-    await using other = driverOn(cluster);
+    await using other = aDriver(cluster);
     let writes = 0;
     // The other driver is done between our image and our last write, which then fails for good.
     const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
@@ -408,7 +408,7 @@ describe("two drivers that want one name", () => {
         Effect.fail(new NoSpace({ op: "rados_write_op_operate", subject: call.subject })),
       );
     });
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     expect(await codeOf(driver.createVolume(creation()))).toBe("RESOURCE_EXHAUSTED");
     const { objects, images, trash } = poolDump(cluster);
     const uuid = objects[DIRECTORY]?.["csi.volume.pvc-1"] ?? "";
@@ -423,8 +423,8 @@ describe("two drivers that want one name", () => {
       const cluster = aCluster();
       await make(cluster);
       const watched = recorded(cephMemoryService(cluster));
-      await using first = driverOn(cluster, { ceph: watched.service });
-      await using second = driverOn(cluster);
+      await using first = aDriver(cluster, { ceph: watched.service });
+      await using second = aDriver(cluster);
       const settled = await Promise.allSettled([first.createVolume(creation()), second.createVolume(creation())]);
       expect(settled.some(({ status }) => status === "fulfilled")).toBe(true);
       for (const driver of [first, second]) {

@@ -2,7 +2,8 @@
 import { describe, expect, test } from "bun:test";
 import type { MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
-import { ADMIN, listerOn } from "../../support/listing-world.ts";
+import { aDriver } from "../../support/one-world.ts";
+import { ADMIN, LISTING } from "../../support/listing-world.ts";
 import { aCluster, asBlock, codeOf, creation, EAST, GIB, MIB, mounted, PARAMETERS } from "../../support/world.ts";
 
 const space = (cluster: MemoryCluster, sizes: Readonly<Record<string, bigint>>): MemoryCluster => {
@@ -19,13 +20,13 @@ const zone = (value: string) => ({ segments: { "topology.rbd.csi.ceph.com/zone":
 
 describe("the capacity", () => {
   test("is the pool's, with the size of the largest volume that can be filled and of the smallest there is", async () => {
-    await using lister = listerOn(aSpacious());
+    await using lister = aDriver(aSpacious(), LISTING);
     expect(await lister.getCapacity({ parameters: PARAMETERS })).toEqual({
       availableCapacity: 100n * GIB + 5n,
       maximumVolumeSize: 100n * GIB,
       minimumVolumeSize: MIB,
     });
-    await using small = listerOn(space(aSpacious(), { rbd: 5n * MIB + 1n }));
+    await using small = aDriver(space(aSpacious(), { rbd: 5n * MIB + 1n }), LISTING);
     expect(await small.getCapacity({ parameters: PARAMETERS })).toEqual({
       availableCapacity: 5n * MIB + 1n,
       maximumVolumeSize: 5n * MIB,
@@ -34,7 +35,7 @@ describe("the capacity", () => {
   });
 
   test("a volume of the largest size is one that CreateVolume makes no larger", async () => {
-    await using lister = listerOn(aSpacious());
+    await using lister = aDriver(aSpacious(), LISTING);
     for (const bytes of [100n * GIB, 999n * MIB]) {
       const { volume } = await lister.createVolume(
         creation({ name: `of-${bytes}`, capacityRange: { requiredBytes: bytes } }),
@@ -47,7 +48,7 @@ describe("the capacity", () => {
     const cluster = aSpacious();
     const pool = cluster.pools.get("rbd");
     if (pool === undefined) throw new Error("no pool");
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     const available = async () => (await lister.getCapacity({ parameters: PARAMETERS })).availableCapacity;
     pool.quotaBytes = 30n * GIB;
     expect(await available()).toBe(30n * GIB);
@@ -62,25 +63,25 @@ describe("the capacity", () => {
   });
 
   test("is the data pool's where there is one, and none when the image's own pool is full", async () => {
-    await using lister = listerOn(aSpacious());
+    await using lister = aDriver(aSpacious(), LISTING);
     const parameters = parametersOf({ dataPool: "ec" });
     expect((await lister.getCapacity({ parameters })).availableCapacity).toBe(300n * GIB);
-    await using full = listerOn(space(aSpacious(), { rbd: 0n }));
+    await using full = aDriver(space(aSpacious(), { rbd: 0n }), LISTING);
     expect((await full.getCapacity({ parameters })).availableCapacity).toBe(0n);
   });
 
   test("for a class that names no pool is the roomiest pool's, and without a class the sum of the clusters'", async () => {
     const clusters = [EAST, { ...EAST, clusterId: "west", radosNamespace: "w" }];
-    await using lister = listerOn(aSpacious(), { clusters, secrets: { east: ADMIN, west: ADMIN } });
+    await using lister = aDriver(aSpacious(), { clusters, secrets: { east: ADMIN, west: ADMIN } });
     expect((await lister.getCapacity({ parameters: { clusterID: "west" } })).availableCapacity).toBe(300n * GIB);
     expect((await lister.getCapacity()).availableCapacity).toBe(600n * GIB);
     const onlySsd = { ...ADMIN, pools: ["ssd"] };
-    await using limited = listerOn(aSpacious(), { clusters, secrets: { east: onlySsd, west: onlySsd } });
+    await using limited = aDriver(aSpacious(), { clusters, secrets: { east: onlySsd, west: onlySsd } });
     expect((await limited.getCapacity()).availableCapacity).toBe(40n * GIB);
   });
 
   test("follows the topology: the roomiest of the pools there, nothing where no pool is", async () => {
-    await using lister = listerOn(aSpacious());
+    await using lister = aDriver(aSpacious(), LISTING);
     const pools = [
       { poolName: "rbd", domainSegments: [{ domainLabel: "zone", value: "a" }] },
       { poolName: "ssd", dataPool: "ec", domainSegments: [{ domainLabel: "zone", value: "b" }] },
@@ -105,7 +106,7 @@ describe("the capacity", () => {
   });
 
   test("for volumes that no capability of RBD allows is nothing", async () => {
-    await using lister = listerOn(aSpacious());
+    await using lister = aDriver(aSpacious(), LISTING);
     const of = async (...volumeCapabilities: ReturnType<typeof mounted>[]) =>
       (await lister.getCapacity({ parameters: PARAMETERS, volumeCapabilities })).availableCapacity;
     const all = 100n * GIB + 5n;
@@ -115,7 +116,7 @@ describe("the capacity", () => {
   });
 
   test("of a pool, cluster or class that is wrong is an error", async () => {
-    await using lister = listerOn(aSpacious());
+    await using lister = aDriver(aSpacious(), LISTING);
     const code = (parameters: Readonly<Record<string, string>>) =>
       codeOf(lister.getCapacity({ parameters: { ...parameters } }));
     expect(await code(parametersOf({ pool: "gone" }))).not.toBe("OK");

@@ -3,15 +3,17 @@ import { describe, expect, test } from "bun:test";
 import { recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY } from "../../support/ceph-memory/memory.ts";
 import { encodeToken } from "../../../lib/listing/page-token.ts";
-import { ADMIN, type Lister, listerOn } from "../../support/listing-world.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
+import { ADMIN, aSnapshot, LISTING } from "../../support/listing-world.ts";
 import { aCluster, codeOf, creation, deletion, EAST, PARAMETERS, SECRETS, seed, uuidOf } from "../../support/world.ts";
+import { snapshotDeletion } from "../../support/copies-world.ts";
 
 const START = Date.UTC(2026, 10, 21, 9, 0, 0, 250);
 
 /** Two volumes with two snapshots each, in two pools, and one snapshot more of the first. */
 const stage = async () => {
   const cluster = aCluster({ now: () => START });
-  const lister = listerOn(cluster);
+  const lister = aDriver(cluster, LISTING);
   const volumes: string[] = [];
   for (const [name, pool] of [
     ["one", "rbd"],
@@ -29,12 +31,12 @@ const stage = async () => {
     ["d", two],
     ["e", one],
   ] as const) {
-    snapshots.push([await lister.snapshot(name, of), of]);
+    snapshots.push([await aSnapshot(lister, name, of), of]);
   }
   return { cluster, lister, one, two, snapshots, [Symbol.asyncDispose]: () => lister[Symbol.asyncDispose]() };
 };
 
-const idsOf = async (lister: Lister, init: Parameters<Lister["listSnapshots"]>[0] = {}) =>
+const idsOf = async (lister: Driver, init: Parameters<Driver["listSnapshots"]>[0] = {}) =>
   (await lister.listSnapshots(init)).entries.map(({ snapshot }) => snapshot.snapshotId);
 
 describe("a list of snapshots", () => {
@@ -55,7 +57,8 @@ describe("a list of snapshots", () => {
       },
     });
     expect(entries).toEqual([expected(a, one), expected(b, one), expected(e, one), expected(c, two), expected(d, two)]);
-    for (const { snapshot } of entries) expect(await lister.getSnapshot(snapshot.snapshotId)).toEqual({ snapshot });
+    for (const { snapshot } of entries)
+      expect(await lister.getSnapshot({ snapshotId: snapshot.snapshotId })).toEqual({ snapshot });
   });
 
   test("comes in pages of any size", async () => {
@@ -104,7 +107,7 @@ describe("a list of snapshots", () => {
     expect(await idsOf(lister, { snapshotId: a, sourceVolumeId: two })).toEqual([]);
     expect(await idsOf(lister, { snapshotId: a.replace(uuidOf(a), crypto.randomUUID()) })).toEqual([]);
     for (const snapshotId of ["none-exist-id", one]) expect(await idsOf(lister, { snapshotId })).toEqual([]);
-    await lister.deleteSnapshot(a);
+    await lister.deleteSnapshot(snapshotDeletion(a));
     expect(await idsOf(lister, { snapshotId: a })).toEqual([]);
     expect(await idsOf(lister)).toHaveLength(4);
   });
@@ -119,25 +122,25 @@ describe("a list of snapshots", () => {
     seed(cluster, { [`csi.snap.${begun}`]: { "csi.snapname": "begun", "csi.source": source } });
     expect(await idsOf(lister)).toHaveLength(5);
     const [a = "", b = ""] = snapshots.map(([id]) => id);
-    expect(await codeOf(lister.getSnapshot(a.replace(uuidOf(a), begun)))).toBe("NOT_FOUND");
+    expect(await codeOf(lister.getSnapshot({ snapshotId: a.replace(uuidOf(a), begun) }))).toBe("NOT_FOUND");
     cluster
       .namespace("rbd", "")
       ?.objects.get(`csi.snap.${uuidOf(a)}`)
       ?.delete("csi.imageid");
-    expect((await lister.getSnapshot(a)).snapshot.readyToUse).toBe(false);
+    expect((await lister.getSnapshot({ snapshotId: a })).snapshot.readyToUse).toBe(false);
     const listed = (await lister.listSnapshots()).entries.map(({ snapshot }) => snapshot);
     expect(listed.find(({ snapshotId }) => snapshotId === a)?.readyToUse).toBe(false);
     cluster.namespace("rbd", "")?.images.delete(`csi-snap-${uuidOf(b)}`);
-    expect(await codeOf(lister.getSnapshot(b))).toBe("NOT_FOUND");
+    expect(await codeOf(lister.getSnapshot({ snapshotId: b }))).toBe("NOT_FOUND");
     expect(await idsOf(lister)).not.toContain(b);
   });
 
   test("opens no image, whatever it has", async () => {
     await using world = await stage();
     const { service, calls } = recorded(cephMemoryService(world.cluster));
-    await using lister = listerOn(world.cluster, { ceph: service });
+    await using lister = aDriver(world.cluster, { ...LISTING, ceph: service });
     expect(await idsOf(lister)).toHaveLength(5);
-    await lister.getSnapshot(world.snapshots[0]?.[0] ?? "");
+    await lister.getSnapshot({ snapshotId: world.snapshots[0]?.[0] ?? "" });
     const used = new Set(calls().map(({ method }) => method));
     expect([...used].toSorted()).toEqual(["imageBriefs", "omapGet", "omapGetMany", "omapList", "poolName", "pools"]);
   });
@@ -146,17 +149,19 @@ describe("a list of snapshots", () => {
 describe("credentials", () => {
   test("of the request do where the administrator has given none; without either it says where they go", async () => {
     await using world = await stage();
-    await using bare = listerOn(world.cluster, { secrets: {} });
+    await using bare = aDriver(world.cluster, { secrets: {} });
     const [a = ""] = world.snapshots.map(([id]) => id);
     for (const init of [{}, { snapshotId: a }, { sourceVolumeId: world.one }]) {
       expect((await idsOf(bare, { ...init, secrets: SECRETS })).length).toBeGreaterThan(0);
       expect(await codeOf(bare.listSnapshots(init))).toBe("FAILED_PRECONDITION");
     }
-    expect((await bare.getSnapshot(a, SECRETS)).snapshot.snapshotId).toBe(a);
-    expect(await codeOf(bare.getSnapshot(a))).toBe("FAILED_PRECONDITION");
-    expect(await codeOf(bare.getSnapshot(a, { userID: "admin" }))).toBe("INVALID_ARGUMENT");
-    expect(await codeOf(bare.getSnapshot(a, { userID: "admin", userKey: "d3Jvbmc=" }))).toBe("PERMISSION_DENIED");
-    expect(await codeOf(bare.getSnapshot(""))).toBe("INVALID_ARGUMENT");
+    expect((await bare.getSnapshot({ snapshotId: a, secrets: SECRETS })).snapshot.snapshotId).toBe(a);
+    expect(await codeOf(bare.getSnapshot({ snapshotId: a }))).toBe("FAILED_PRECONDITION");
+    expect(await codeOf(bare.getSnapshot({ snapshotId: a, secrets: { userID: "admin" } }))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(bare.getSnapshot({ snapshotId: a, secrets: { userID: "admin", userKey: "d3Jvbmc=" } }))).toBe(
+      "PERMISSION_DENIED",
+    );
+    expect(await codeOf(bare.getSnapshot({ snapshotId: "" }))).toBe("INVALID_ARGUMENT");
   });
 
   test("of the request are for the clusters without a file's only", async () => {
@@ -164,14 +169,14 @@ describe("credentials", () => {
     const cluster = aCluster({ users });
     const west = { ...EAST, clusterId: "west", radosNamespace: "w" };
     const clusters = [EAST, west];
-    await using maker = listerOn(cluster, { clusters });
+    await using maker = aDriver(cluster, { clusters });
     for (const clusterID of ["east", "west"]) {
       const { volume } = await maker.createVolume(
         creation({ name: clusterID, parameters: { ...PARAMETERS, clusterID } }),
       );
-      await maker.snapshot(`of-${clusterID}`, volume.volumeId);
+      await aSnapshot(maker, `of-${clusterID}`, volume.volumeId);
     }
-    await using lister = listerOn(cluster, { clusters, secrets: { east: ADMIN } });
+    await using lister = aDriver(cluster, { clusters, secrets: { east: ADMIN } });
     expect(await idsOf(lister, { secrets: { userID: "other", userKey: "b3RoZXI=" } })).toHaveLength(2);
     expect(await codeOf(lister.listSnapshots())).toBe("FAILED_PRECONDITION");
   });

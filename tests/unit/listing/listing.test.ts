@@ -9,7 +9,8 @@ import { failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { ControllerServiceCapability_RPC_Type as Offered } from "../../../lib/gen/csi_pb.ts";
 import { encodeToken, type Position, parseToken } from "../../../lib/listing/page-token.ts";
-import { ADMIN, listerOn, seedVolumes } from "../../support/listing-world.ts";
+import { aDriver } from "../../support/one-world.ts";
+import { ADMIN, seedVolumes, aSnapshot, offered, allVolumes, LISTING } from "../../support/listing-world.ts";
 import {
   aCluster,
   codeOf,
@@ -32,25 +33,27 @@ describe("what is offered", () => {
   const LISTS = [Offered.LIST_VOLUMES, Offered.LIST_SNAPSHOTS, Offered.GET_VOLUME, Offered.VOLUME_CONDITION];
 
   test("lists, conditions and capacity once every cluster has credentials; one snapshot always", async () => {
-    await using with_ = listerOn(aCluster());
-    expect(await with_.capabilities()).toEqual(
+    await using with_ = aDriver(aCluster(), LISTING);
+    expect(await offered(with_)).toEqual(
       expect.arrayContaining([...LISTS, Offered.GET_CAPACITY, Offered.GET_SNAPSHOT]),
     );
     const west = { ...EAST, clusterId: "west", radosNamespace: "w" };
     for (const settings of [{ secrets: {} }, { clusters: [EAST, west] }, { clusters: [] }]) {
-      await using without = listerOn(aCluster(), settings);
-      const offered = await without.capabilities();
-      expect(offered).toContain(Offered.GET_SNAPSHOT);
-      for (const each of [...LISTS, Offered.GET_CAPACITY]) expect(offered).not.toContain(each);
+      await using without = aDriver(aCluster(), settings);
+      const fewer = await offered(without);
+      expect(fewer).toContain(Offered.GET_SNAPSHOT);
+      for (const each of [...LISTS, Offered.GET_CAPACITY]) expect(fewer).not.toContain(each);
     }
   });
 
   test("without credentials a call says where they go", async () => {
-    await using lister = listerOn(aCluster(), { secrets: {} });
+    await using lister = aDriver(aCluster(), { secrets: {} });
     const error = await failureOf(lister.listVolumes());
     expect(error?.code).toBe("FAILED_PRECONDITION");
     expect(error?.message).toContain("--secrets-dir/east");
-    expect(await codeOf(lister.getVolume(idOf("00000000-0000-4000-8000-000000000001")))).toBe("FAILED_PRECONDITION");
+    expect(await codeOf(lister.getVolume({ volumeId: idOf("00000000-0000-4000-8000-000000000001") }))).toBe(
+      "FAILED_PRECONDITION",
+    );
     expect(await codeOf(lister.getCapacity({ parameters: PARAMETERS }))).toBe("FAILED_PRECONDITION");
   });
 });
@@ -58,7 +61,7 @@ describe("what is offered", () => {
 describe("a list", () => {
   test("has nothing where there is nothing, and every volume that CreateVolume made, until it is deleted", async () => {
     const cluster = aCluster();
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     expect(await lister.listVolumes()).toEqual({ entries: [], nextToken: "" });
     const { volume: one } = await lister.createVolume(creation());
     const parameters = { ...PARAMETERS, pool: "ssd", volumeNamePrefix: "tenant-" };
@@ -78,8 +81,8 @@ describe("a list", () => {
     const alias = { ...EAST, clusterId: "also-east" };
     const clusters = [EAST, alias, inNamespace];
     const secrets = { east: ADMIN, dept: ADMIN, "also-east": ADMIN };
-    await using lister = listerOn(cluster, { clusters, secrets });
-    await using other = listerOn(cluster, { clusters, secrets, instanceId: "other" });
+    await using lister = aDriver(cluster, { clusters, secrets });
+    await using other = aDriver(cluster, { clusters, secrets, flags: { instanceid: "other" } });
     const made: string[] = [];
     for (const [name, clusterID, pool] of [
       ["a", "dept", "rbd"],
@@ -94,20 +97,20 @@ describe("a list", () => {
     // by clusterID, then pool id (rbd 2, ssd 3, ec 4), then name; an alias's volumes go by the first entry's ID
     const [a, b, c, d] = made;
     const dAsEast = `0001-0004-east-${d?.slice("0001-0009-also-east-".length)}`;
-    expect(await lister.allVolumes(100)).toEqual([[a ?? "", c ?? "", dAsEast, b ?? ""]]);
-    expect((await other.allVolumes(100)).flat()).toHaveLength(1);
+    expect(await allVolumes(lister, 100)).toEqual([[a ?? "", c ?? "", dAsEast, b ?? ""]]);
+    expect((await allVolumes(other, 100)).flat()).toHaveLength(1);
   });
 
   test("passes over pools that the user may not read, but not those that the administrator names", async () => {
     const users = { admin: { key: MEMORY_KEY, manager: true }, csi: { key: "a2V5", manager: true, pools: ["rbd"] } };
     const cluster = aCluster({ users });
-    await using maker = listerOn(cluster);
+    await using maker = aDriver(cluster, LISTING);
     const { volume } = await maker.createVolume(creation());
     await maker.createVolume(creation({ name: "hidden", parameters: { ...PARAMETERS, pool: "ssd" } }));
     const credentials = { user: "csi", key: Redacted.make("a2V5") };
     const idsWith = async (pools: readonly string[] | undefined, user = credentials) => {
-      await using lister = listerOn(cluster, { secrets: { east: { credentials: user, pools } } });
-      return (await lister.allVolumes(1)).flat();
+      await using lister = aDriver(cluster, { secrets: { east: { credentials: user, pools } } });
+      return (await allVolumes(lister, 1)).flat();
     };
     expect(await idsWith(undefined)).toEqual([volume.volumeId]);
     expect(await idsWith(["rbd"])).toEqual([volume.volumeId]);
@@ -115,7 +118,7 @@ describe("a list", () => {
     expect(await codeOf(idsWith(["rbd", "gone"]))).not.toBe("OK");
     expect(await codeOf(idsWith(undefined, { user: "csi", key: Redacted.make("d3Jvbmc=") }))).toBe("PERMISSION_DENIED");
     const none = aCluster({ users: { ...users, csi: { ...users.csi, pools: [] } } });
-    await using blind = listerOn(none, { secrets: { east: { credentials, pools: undefined } } });
+    await using blind = aDriver(none, { secrets: { east: { credentials, pools: undefined } } });
     expect(await codeOf(blind.listVolumes())).toBe("PERMISSION_DENIED");
   });
 
@@ -124,13 +127,16 @@ describe("a list", () => {
     await seedVolumes(cluster, 3);
     await seedVolumes(cluster, 3, { pool: "ec", from: 10, prefix: "tenant-" });
     const { service, calls } = recorded(cephMemoryService(cluster));
-    await using counting = listerOn(cluster, { ceph: service });
+    await using counting = aDriver(cluster, { ...LISTING, ceph: service });
     expect((await counting.listVolumes()).entries).toHaveLength(6);
     const count = calls().length;
     expect(count).toBeGreaterThan(8);
     for (let k = 1; k <= count; k += 1) {
       const late = new TimedOut({ op: "rados_read_op_operate", subject: "rbd" });
-      await using lister = listerOn(cluster, { ceph: failAt(cephMemoryService(cluster), k, late, "before") });
+      await using lister = aDriver(cluster, {
+        ...LISTING,
+        ceph: failAt(cephMemoryService(cluster), k, late, "before"),
+      });
       expect([k, await codeOf(lister.listVolumes())]).toEqual([k, "DEADLINE_EXCEEDED"]);
     }
     // a pool whose names one may read, but not its images
@@ -138,7 +144,7 @@ describe("a list", () => {
     const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
       method === "imageBriefs" ? Effect.fail(denied) : act,
     );
-    await using lister = listerOn(cluster, { ceph });
+    await using lister = aDriver(cluster, { ...LISTING, ceph });
     expect(await codeOf(lister.listVolumes())).toBe("PERMISSION_DENIED");
   });
 
@@ -146,7 +152,7 @@ describe("a list", () => {
     const cluster = aCluster();
     await seedVolumes(cluster, 3);
     cluster.reachable = false;
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     expect(await codeOf(lister.listVolumes())).toBe("UNAVAILABLE");
   });
 });
@@ -156,11 +162,11 @@ describe("pages", () => {
     const cluster = aCluster();
     await seedVolumes(cluster, 7);
     await seedVolumes(cluster, 4, { pool: "ec", from: 100, prefix: "tenant-" });
-    await using lister = listerOn(cluster);
-    const [whole = []] = await lister.allVolumes(0);
+    await using lister = aDriver(cluster, LISTING);
+    const [whole = []] = await allVolumes(lister, 0);
     expect(whole).toHaveLength(11);
     for (const size of [1, 2, 3, 7, 10, 11, 12]) {
-      const pages = await lister.allVolumes(size);
+      const pages = await allVolumes(lister, size);
       expect(pages.flat()).toEqual(whole);
       expect(pages.map((page) => page.length)).toEqual(
         Array.from({ length: Math.ceil(11 / size) }, (_, i) => Math.min(size, 11 - i * size)),
@@ -177,7 +183,7 @@ describe("pages", () => {
           fc.array(fc.record({ make: fc.stringMatching(/^[a-z0-9]{1,3}$/), drop: fc.nat() }), { maxLength: 30 }),
           async (size, changes) => {
             const cluster = aCluster();
-            await using lister = listerOn(cluster);
+            await using lister = aDriver(cluster, LISTING);
             const there = new Map<string, string>();
             const make = async (name: string, pool: string) => {
               if (there.has(`${name}/${pool}`)) return;
@@ -194,7 +200,7 @@ describe("pages", () => {
               for (const [key, value] of there) if (value === id) there.delete(key);
             };
             const listed = (
-              await lister.allVolumes(size, async (ids) => {
+              await allVolumes(lister, size, async (ids) => {
                 const [one, two] = todo.splice(0, 2);
                 if (one !== undefined) await make(one.make, one.drop % 2 === 0 ? "rbd" : "ec");
                 // the last of a page is where the next one begins
@@ -219,7 +225,7 @@ describe("pages", () => {
     const cluster = aCluster();
     const clusters = ["a", "b", "c"].map((clusterId) => ({ ...EAST, clusterId, radosNamespace: clusterId }));
     const secrets = { a: ADMIN, b: ADMIN, c: ADMIN };
-    await using lister = listerOn(cluster, { clusters, secrets });
+    await using lister = aDriver(cluster, { clusters, secrets });
     for (const clusterID of ["a", "b", "c"]) {
       for (const pool of ["rbd", "ssd"]) await lister.createVolume(creation({ parameters: { clusterID, pool } }));
     }
@@ -227,7 +233,7 @@ describe("pages", () => {
     expect(entries.map(({ volume }) => volume.volumeId[10])).toEqual(["a", "a", "b"]);
     cluster.removePool("rbd");
     const rest = async (with_: typeof clusters) => {
-      await using later = listerOn(cluster, { clusters: with_, secrets });
+      await using later = aDriver(cluster, { clusters: with_, secrets });
       const { entries: more } = await later.listVolumes({ startingToken: nextToken });
       return more.map(({ volume }) => volume.volumeId[10]);
     };
@@ -238,7 +244,7 @@ describe("pages", () => {
   test("a negative size is INVALID_ARGUMENT, a token of somebody else's ABORTED", async () => {
     const cluster = aCluster();
     await seedVolumes(cluster, 3);
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     expect(await codeOf(lister.listVolumes({ maxEntries: -1 }))).toBe("INVALID_ARGUMENT");
     const position = { clusterId: "east", poolId: 2n, requestName: "pvc-000001" };
     const good = encodeToken("volumes", position);
@@ -292,15 +298,15 @@ describe("pages", () => {
 });
 
 describe("the condition of a volume", () => {
-  const of = async (lister: ReturnType<typeof listerOn>, volumeId: string) => {
+  const of = async (lister: ReturnType<typeof aDriver>, volumeId: string) => {
     const { entries } = await lister.listVolumes();
     const listed = entries.find(({ volume }) => volume.volumeId === volumeId)?.status.volumeCondition;
-    return [listed, (await lister.getVolume(volumeId)).status.volumeCondition];
+    return [listed, (await lister.getVolume({ volumeId })).status.volumeCondition];
   };
 
   test("is abnormal when its image is in the trash, or gone; NOT_FOUND once nothing is known of it", async () => {
     const cluster = aCluster();
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     const { volume } = await lister.createVolume(creation());
     const { volumeId } = volume;
     expect(await of(lister, volumeId)).toEqual([HEALTHY, HEALTHY]);
@@ -319,19 +325,21 @@ describe("the condition of a volume", () => {
     for (const condition of await of(lister, volumeId)) {
       expect(condition).toEqual({ abnormal: true, message: `image rbd/${image} is gone, and it is not in the trash` });
     }
-    expect((await lister.getVolume(volumeId)).volume.capacityBytes).toBe(0n);
+    expect((await lister.getVolume({ volumeId })).volume.capacityBytes).toBe(0n);
     await lister.deleteVolume(deletion(volumeId));
-    expect(await codeOf(lister.getVolume(volumeId))).toBe("NOT_FOUND");
-    expect(await codeOf(lister.getVolume("no-such-volume"))).toBe("NOT_FOUND");
-    expect(await codeOf(lister.getVolume(""))).toBe("INVALID_ARGUMENT");
-    expect(await codeOf(lister.getVolume(volumeId.replace("000000000000000", "00000000000000f")))).toBe("NOT_FOUND");
+    expect(await codeOf(lister.getVolume({ volumeId }))).toBe("NOT_FOUND");
+    expect(await codeOf(lister.getVolume({ volumeId: "no-such-volume" }))).toBe("NOT_FOUND");
+    expect(await codeOf(lister.getVolume({ volumeId: "" }))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(lister.getVolume({ volumeId: volumeId.replace("000000000000000", "00000000000000f") }))).toBe(
+      "NOT_FOUND",
+    );
   });
 
   test("is abnormal when the image that it is a copy of is lost", async () => {
     const cluster = aCluster();
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     const source = await lister.createVolume(creation());
-    const snapshotId = await lister.snapshot("snap-1", source.volume.volumeId);
+    const snapshotId = await aSnapshot(lister, "snap-1", source.volume.volumeId);
     const { volume } = await lister.createVolume(
       creation({
         name: "pvc-copy",
@@ -340,9 +348,9 @@ describe("the condition of a volume", () => {
     );
     const { parent } = cluster.image("rbd", `csi-vol-${volume.volumeId.slice(-36)}`);
     if (parent === undefined) throw new Error("no parent");
-    expect((await lister.getVolume(volume.volumeId)).status.volumeCondition).toEqual(HEALTHY);
+    expect((await lister.getVolume({ volumeId: volume.volumeId })).status.volumeCondition).toEqual(HEALTHY);
     parent.gone = true;
-    const { volume: found, status } = await lister.getVolume(volume.volumeId);
+    const { volume: found, status } = await lister.getVolume({ volumeId: volume.volumeId });
     expect(found.capacityBytes).toBe(GIB);
     expect(status.volumeCondition).toMatchObject({
       abnormal: true,
@@ -354,7 +362,7 @@ describe("the condition of a volume", () => {
 
   test("is abnormal when its pool is full; its data pool and its mirror state only one call tells", async () => {
     const cluster = aCluster();
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     const { volume } = await lister.createVolume(creation({ parameters: { ...PARAMETERS, dataPool: "ec" } }));
     const space = (pool: string) => {
       const found = cluster.pools.get(pool);
@@ -367,13 +375,13 @@ describe("the condition of a volume", () => {
     }
     space("rbd").maxAvailableBytes = 1n << 40n;
     space("ec").maxAvailableBytes = 0n;
-    expect((await lister.getVolume(volume.volumeId)).status.volumeCondition).toMatchObject({
+    expect((await lister.getVolume({ volumeId: volume.volumeId })).status.volumeCondition).toMatchObject({
       abnormal: true,
       message: expect.stringContaining("pool ec is full"),
     });
     space("ec").maxAvailableBytes = 1n << 40n;
     cluster.image("rbd", `csi-vol-${volume.volumeId.slice(-36)}`).mirror = "non-primary";
-    expect((await lister.getVolume(volume.volumeId)).status.volumeCondition).toMatchObject({
+    expect((await lister.getVolume({ volumeId: volume.volumeId })).status.volumeCondition).toMatchObject({
       abnormal: true,
       message: expect.stringContaining("mirror"),
     });
@@ -391,9 +399,9 @@ describe("the condition of a volume", () => {
       },
       [`csi.volume.${uuid}`]: { "csi.volname": "begun", "csi.imagename": `csi-vol-${uuid}` },
     });
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     expect(await lister.listVolumes()).toEqual({ entries: [], nextToken: "" });
-    expect(await codeOf(lister.getVolume(idOf(uuid)))).toBe("NOT_FOUND");
+    expect(await codeOf(lister.getVolume({ volumeId: idOf(uuid) }))).toBe("NOT_FOUND");
   });
 
   test("of older drivers' entries: the image is in the pool that the entry names, and abnormal when that is gone", async () => {
@@ -410,7 +418,7 @@ describe("the condition of a volume", () => {
       [`csi.volume.${made}`]: image,
       [`csi.volume.${uuid}`]: { ...image, "csi.imagename": `csi-vol-${uuid}` },
     });
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     const { entries } = await lister.listVolumes();
     expect(
       entries.map(({ volume, status }) => [volume.volumeId, volume.capacityBytes, status.volumeCondition.message]),
@@ -428,7 +436,7 @@ describe("20,000 volumes", () => {
       const cluster = new MemoryCluster({ pools: ["rbd"] });
       await seedVolumes(cluster, 20_000);
       const { service, calls, forget } = recorded(cephMemoryService(cluster));
-      await using lister = listerOn(cluster, { ceph: service });
+      await using lister = aDriver(cluster, { ...LISTING, ceph: service });
       const perPage: string[][] = [];
       const took: number[] = [];
       const seen = new Set<string>();
@@ -455,9 +463,9 @@ describe("20,000 volumes", () => {
 
 test("requests that list bring no secret, and none is logged", async () => {
   const cluster = aCluster();
-  await using lister = listerOn(cluster, { secrets: {} });
+  await using lister = aDriver(cluster, { secrets: {} });
   await failureOf(lister.listVolumes());
-  await using denied = listerOn(cluster, {
+  await using denied = aDriver(cluster, {
     secrets: { east: { credentials: { user: "admin", key: Redacted.make("c2VjcmV0") }, pools: undefined } },
   });
   const error = await failureOf(denied.listVolumes());

@@ -7,8 +7,10 @@ import * as fc from "fast-check";
 import { recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster, type MemoryImage } from "../../support/ceph-memory/memory.ts";
 import { BlockMetadataType } from "../../../lib/gen/csi_pb.ts";
-import { listerOn } from "../../support/listing-world.ts";
+import { aDriver } from "../../support/one-world.ts";
 import { aCluster, codeOf, creation, deletion, GIB, PARAMETERS, SECRETS, uuidOf } from "../../support/world.ts";
+import { aSnapshot, LISTING } from "../../support/listing-world.ts";
+import { snapshotDeletion } from "../../support/copies-world.ts";
 
 const LIMIT = 30_000;
 const BLOCK = 4096n;
@@ -60,16 +62,16 @@ const holder = (cluster: MemoryCluster, id: string) => cluster.image("rbd", `csi
 /** A volume with a snapshot before and one after a second write. */
 const stage = async (cluster: MemoryCluster = aCluster()) => {
   const { service, calls, forget } = recorded(cephMemoryService(cluster));
-  const lister = listerOn(cluster, { ceph: service });
+  const lister = aDriver(cluster, { ...LISTING, ceph: service });
   const { volume } = await lister.createVolume(creation());
   const image = cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`);
   write(image, 0, 4);
   write(image, 10);
-  const one = await lister.snapshot("one", volume.volumeId);
+  const one = await aSnapshot(lister, "one", volume.volumeId);
   write(image, 2);
   write(image, 20, 2);
   image.discard(10n * BLOCK, BLOCK);
-  const two = await lister.snapshot("two", volume.volumeId);
+  const two = await aSnapshot(lister, "two", volume.volumeId);
   write(image, 30);
   forget();
   const close = () => lister[Symbol.asyncDispose]();
@@ -82,24 +84,24 @@ const blocks = (...at: readonly (readonly [number, number])[]) =>
 describe("allocated ranges", () => {
   test("are what the snapshot has, with its capacity, as ranges of any length", async () => {
     await using world = await stage();
-    expect(await world.lister.allocated(world.one)).toEqual([
+    expect(await world.lister.allocated({ snapshotId: world.one })).toEqual([
       {
         blockMetadataType: BlockMetadataType.VARIABLE_LENGTH,
         volumeCapacityBytes: GIB,
         blockMetadata: blocks([0, 4], [10, 1]),
       },
     ]);
-    expect(rangesIn(await world.lister.allocated(world.two))).toEqual(blocks([0, 4], [20, 2]));
+    expect(rangesIn(await world.lister.allocated({ snapshotId: world.two }))).toEqual(blocks([0, 4], [20, 2]));
   });
 
   test("of an empty snapshot are one message without a range", async () => {
     const cluster = aCluster();
-    await using lister = listerOn(cluster);
+    await using lister = aDriver(cluster, LISTING);
     const { volume } = await lister.createVolume(creation());
-    const id = await lister.snapshot("empty", volume.volumeId);
+    const id = await aSnapshot(lister, "empty", volume.volumeId);
     const empty = { blockMetadataType: BlockMetadataType.VARIABLE_LENGTH, volumeCapacityBytes: GIB, blockMetadata: [] };
-    expect(await lister.allocated(id)).toEqual([empty]);
-    expect(await lister.delta(id, id)).toEqual([empty]);
+    expect(await lister.allocated({ snapshotId: id })).toEqual([empty]);
+    expect(await lister.delta({ baseSnapshotId: id, targetSnapshotId: id })).toEqual([empty]);
   });
 });
 
@@ -107,7 +109,9 @@ describe("changed ranges", () => {
   test("are what was written and what was discarded, and nothing of the image is opened for writing", async () => {
     await using world = await stage();
     const { lister, one, two, calls } = world;
-    expect(rangesIn(await lister.delta(one, two))).toEqual(blocks([2, 1], [10, 1], [20, 2]));
+    expect(rangesIn(await lister.delta({ baseSnapshotId: one, targetSnapshotId: two }))).toEqual(
+      blocks([2, 1], [10, 1], [20, 2]),
+    );
     expect([...new Set(calls().map(({ method }) => method))].toSorted()).toEqual([
       "diff",
       "imageStatus",
@@ -116,7 +120,9 @@ describe("changed ranges", () => {
       "snapshots",
     ]);
     // what differs, differs in both directions
-    expect(rangesIn(await lister.delta(two, one))).toEqual(blocks([2, 1], [10, 1], [20, 2]));
+    expect(rangesIn(await lister.delta({ baseSnapshotId: two, targetSnapshotId: one }))).toEqual(
+      blocks([2, 1], [10, 1], [20, 2]),
+    );
   });
 
   const rough: Readonly<Record<string, (world: Awaited<ReturnType<typeof stage>>) => unknown>> = {
@@ -133,7 +139,9 @@ describe("changed ranges", () => {
     test(`are all that either has, when ${when}`, async () => {
       await using world = await stage();
       await make(world);
-      expect(rangesIn(await world.lister.delta(world.one, world.two))).toEqual(blocks([0, 4], [10, 1], [20, 2]));
+      expect(rangesIn(await world.lister.delta({ baseSnapshotId: world.one, targetSnapshotId: world.two }))).toEqual(
+        blocks([0, 4], [10, 1], [20, 2]),
+      );
     });
   }
 
@@ -141,15 +149,16 @@ describe("changed ranges", () => {
     const cluster = aCluster();
     let deleted = 0;
     const inner = cephMemoryService(cluster);
-    await using maker = listerOn(cluster);
+    await using maker = aDriver(cluster, LISTING);
     const { volume } = await maker.createVolume(creation());
     const image = cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`);
     sprinkle(image, 5000, "first");
-    const one = await maker.snapshot("one", volume.volumeId);
+    const one = await aSnapshot(maker, "one", volume.volumeId);
     sprinkle(image, 5000, "second");
-    const two = await maker.snapshot("two", volume.volumeId);
+    const two = await aSnapshot(maker, "two", volume.volumeId);
     const calls: [bigint, string][] = [];
-    await using lister = listerOn(cluster, {
+    await using lister = aDriver(cluster, {
+      ...LISTING,
       ceph: {
         ...inner,
         diff: (source, from, offset, limit) => {
@@ -159,7 +168,7 @@ describe("changed ranges", () => {
         },
       },
     });
-    const ranges = rangesIn(await lister.delta(one, two));
+    const ranges = rangesIn(await lister.delta({ baseSnapshotId: one, targetSnapshotId: two }));
     expect(ranges).toEqual(Array.from({ length: 5000 }, (_, i) => blocks([2 * i, 1])).flat());
     const page = 2n * 4096n * BLOCK - BLOCK;
     expect(calls).toEqual([
@@ -189,7 +198,7 @@ describe("changed ranges", () => {
           fc.integer({ min: 0, max: 5 }),
           async (origin, before, after, how, restored, maxResults) => {
             const cluster = aCluster();
-            await using lister = listerOn(cluster);
+            await using lister = aDriver(cluster, LISTING);
             let { volume } = await lister.createVolume(creation());
             const play = (changes: typeof origin) => {
               const image = cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`);
@@ -202,21 +211,21 @@ describe("changed ranges", () => {
             };
             play(origin);
             if (restored) {
-              const snapshotId = await lister.snapshot("origin", volume.volumeId);
+              const snapshotId = await aSnapshot(lister, "origin", volume.volumeId);
               const volumeContentSource = { type: { case: "snapshot" as const, value: { snapshotId } } };
               ({ volume } = await lister.createVolume(creation({ name: "restored", volumeContentSource })));
             }
             play(before);
-            const one = await lister.snapshot("one", volume.volumeId);
+            const one = await aSnapshot(lister, "one", volume.volumeId);
             play(after);
-            const two = await lister.snapshot("two", volume.volumeId);
+            const two = await aSnapshot(lister, "two", volume.volumeId);
             if (how === "old client") cluster.diffsFromIds = false;
             if (how === "deleted") await lister.deleteVolume(deletion(volume.volumeId));
             if (how === "flattened") holder(cluster, two).flatten();
             const [base, target] = [contentOf(holder(cluster, one)), contentOf(holder(cluster, two))];
-            const delta = await lister.delta(one, two, { maxResults });
+            const delta = await lister.delta({ baseSnapshotId: one, targetSnapshotId: two, maxResults });
             expect(copied(base, target, rangesIn(delta))).toEqual(target);
-            const all = await lister.allocated(two, { maxResults });
+            const all = await lister.allocated({ snapshotId: two, maxResults });
             const nothing = Array.from({ length: BLOCKS }, () => "");
             expect(copied(nothing, target, rangesIn(all))).toEqual(target);
             for (const messages of [delta, all]) {
@@ -245,16 +254,17 @@ describe("pages", () => {
     const { lister, one } = world;
     const image = holder(world.cluster, one);
     expect(image.snapshots).toHaveLength(1);
-    const messages = await lister.allocated(one, { maxResults: 1 });
+    const messages = await lister.allocated({ snapshotId: one, maxResults: 1 });
     expect(messages.map(({ blockMetadata }) => blockMetadata)).toEqual([blocks([0, 4]), blocks([10, 1])]);
-    const from = async (startingOffset: bigint) => rangesIn(await lister.allocated(one, { startingOffset }));
+    const from = async (startingOffset: bigint) =>
+      rangesIn(await lister.allocated({ snapshotId: one, startingOffset }));
     expect(await from(BLOCK)).toEqual(blocks([1, 3], [10, 1]));
     expect(await from(4n * BLOCK)).toEqual(blocks([10, 1]));
     expect(await from(10n * BLOCK + 1n)).toEqual([{ byteOffset: 10n * BLOCK + 1n, sizeBytes: BLOCK - 1n }]);
     expect(await from(GIB)).toEqual([]);
-    expect(rangesIn(await lister.delta(one, world.two, { startingOffset: 3n * BLOCK }))).toEqual(
-      blocks([10, 1], [20, 2]),
-    );
+    expect(
+      rangesIn(await lister.delta({ baseSnapshotId: one, targetSnapshotId: world.two, startingOffset: 3n * BLOCK })),
+    ).toEqual(blocks([10, 1], [20, 2]));
   });
 
   test(
@@ -262,21 +272,21 @@ describe("pages", () => {
     async () => {
       const cluster = aCluster();
       const { service, calls, forget } = recorded(cephMemoryService(cluster));
-      await using lister = listerOn(cluster, { ceph: service });
+      await using lister = aDriver(cluster, { ...LISTING, ceph: service });
       const { volume } = await lister.createVolume(creation());
       const image = cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`);
       sprinkle(image, 10_000, "all");
-      const id = await lister.snapshot("s", volume.volumeId);
+      const id = await aSnapshot(lister, "s", volume.volumeId);
       forget();
-      const messages = await lister.allocated(id, { maxResults: 2_000_000_000 });
+      const messages = await lister.allocated({ snapshotId: id, maxResults: 2_000_000_000 });
       expect(messages.map(({ blockMetadata }) => blockMetadata.length)).toEqual([4096, 4096, 1808]);
       expect(calls().filter(({ method }) => method === "diff")).toHaveLength(3);
       forget();
       // a page is asked for when the one before is taken: this is all that is ever in memory
-      expect(await lister.firstAllocated(id)).toHaveLength(1);
+      expect(await lister.allocated({ snapshotId: id }, 1)).toHaveLength(1);
       expect(calls().filter(({ method }) => method === "diff")).toHaveLength(1);
       forget();
-      const sevens = await lister.allocated(id, { maxResults: 7 });
+      const sevens = await lister.allocated({ snapshotId: id, maxResults: 7 });
       expect(sevens.every(({ blockMetadata }) => blockMetadata.length <= 7)).toBe(true);
       expect(rangesIn(sevens)).toEqual(rangesIn(messages));
       expect(calls().filter(({ method }) => method === "diff")).toHaveLength(3);
@@ -285,17 +295,25 @@ describe("pages", () => {
   );
 });
 
+interface MetadataInit {
+  readonly startingOffset?: bigint;
+  readonly maxResults?: number;
+  readonly secrets?: Record<string, string>;
+}
+
 describe("errors", () => {
   test("codes are those of CSI", async () => {
     await using world = await stage();
     const { lister, one, two, volumeId } = world;
-    const code = { allocated: (...of: Parameters<typeof lister.allocated>) => codeOf(lister.allocated(...of)) };
-    const delta = (...of: Parameters<typeof lister.delta>) => codeOf(lister.delta(...of));
+    const allocated = (snapshotId: string, more: MetadataInit = {}) =>
+      codeOf(lister.allocated({ snapshotId, ...more }));
+    const delta = (baseSnapshotId: string, targetSnapshotId: string, more: MetadataInit = {}) =>
+      codeOf(lister.delta({ baseSnapshotId, targetSnapshotId, ...more }));
     const gone = one.replace(uuidOf(one), crypto.randomUUID());
-    expect(await code.allocated("")).toBe("INVALID_ARGUMENT");
-    expect(await code.allocated("none-exist-id")).toBe("NOT_FOUND");
-    expect(await code.allocated(gone)).toBe("NOT_FOUND");
-    expect(await code.allocated(volumeId)).toBe("NOT_FOUND");
+    expect(await allocated("")).toBe("INVALID_ARGUMENT");
+    expect(await allocated("none-exist-id")).toBe("NOT_FOUND");
+    expect(await allocated(gone)).toBe("NOT_FOUND");
+    expect(await allocated(volumeId)).toBe("NOT_FOUND");
     expect(await delta("", two)).toBe("INVALID_ARGUMENT");
     expect(await delta(one, "")).toBe("INVALID_ARGUMENT");
     expect(await delta(gone, two)).toBe("NOT_FOUND");
@@ -308,7 +326,7 @@ describe("errors", () => {
       [{ secrets: { userID: "admin", userKey: "d3Jvbmc=" } }, "PERMISSION_DENIED"],
       [{ secrets: SECRETS }, "OK"],
     ] as const) {
-      expect([more, await code.allocated(one, more)]).toEqual([more, expected]);
+      expect([more, await allocated(one, more)]).toEqual([more, expected]);
       expect([more, await delta(one, two, more)]).toEqual([more, expected]);
     }
   });
@@ -317,20 +335,20 @@ describe("errors", () => {
     await using world = await stage();
     const { lister, one, two, cluster } = world;
     const { volume } = await lister.createVolume(creation({ name: "other" }));
-    const other = await lister.snapshot("of-other", volume.volumeId);
+    const other = await aSnapshot(lister, "of-other", volume.volumeId);
     const { volume: far } = await lister.createVolume(
       creation({ name: "far", parameters: { ...PARAMETERS, pool: "ssd" } }),
     );
-    const elsewhere = await lister.snapshot("of-far", far.volumeId);
-    expect(await codeOf(lister.delta(one, other))).toBe("INVALID_ARGUMENT");
-    expect(await codeOf(lister.delta(one, elsewhere))).toBe("INVALID_ARGUMENT");
+    const elsewhere = await aSnapshot(lister, "of-far", far.volumeId);
+    expect(await codeOf(lister.delta({ baseSnapshotId: one, targetSnapshotId: other }))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(lister.delta({ baseSnapshotId: one, targetSnapshotId: elsewhere }))).toBe("INVALID_ARGUMENT");
     cluster
       .namespace("rbd", "")
       ?.objects.get(`csi.snap.${uuidOf(two)}`)
       ?.delete("csi.imageid");
-    expect(await codeOf(lister.allocated(two))).toBe("FAILED_PRECONDITION");
-    expect(await codeOf(lister.delta(one, two))).toBe("FAILED_PRECONDITION");
-    await lister.deleteSnapshot(one);
-    expect(await codeOf(lister.allocated(one))).toBe("NOT_FOUND");
+    expect(await codeOf(lister.allocated({ snapshotId: two }))).toBe("FAILED_PRECONDITION");
+    expect(await codeOf(lister.delta({ baseSnapshotId: one, targetSnapshotId: two }))).toBe("FAILED_PRECONDITION");
+    await lister.deleteSnapshot(snapshotDeletion(one));
+    expect(await codeOf(lister.allocated({ snapshotId: one }))).toBe("NOT_FOUND");
   });
 });

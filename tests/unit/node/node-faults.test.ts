@@ -21,6 +21,7 @@ import {
   volumeIdOf,
 } from "../../support/node-world.ts";
 import { codeOf, failureOf, PARAMETERS } from "../../support/world.ts";
+import { settled, virtualTime } from "../../support/virtual-time.ts";
 
 /** After these the CO goes on as if the call may have had an effect; after any other, as if it had none. */
 const NOT_FINAL = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"];
@@ -81,15 +82,15 @@ describe("a host call that never answers", () => {
     const { host } = await aNode();
     await seedVolume(host.cluster, OTHER_UUID);
     host.addDirectory("/kubelet/other");
-    const { promise: mounting, resolve } = Promise.withResolvers<void>();
-    const service = interceptedHost(hostMemoryService(host), ({ method, subject }, act) =>
-      method === "mount" && subject.includes("/kubelet/staging/")
-        ? Effect.andThen(Effect.sync(resolve), Effect.never)
-        : act,
+    const hangs = interceptedHost(hostMemoryService(host), ({ method, subject }, act) =>
+      method === "mount" && subject.includes("/kubelet/staging/") ? Effect.never : act,
     );
-    await using driver = nodeOn(host, { host: service });
-    const stuck = failureOf(driver.stage(staging(), Date.now() + 2_000));
-    await mounting;
+    const time = virtualTime();
+    await using driver = nodeOn(host, { host: hangs, time });
+    const stuck = failureOf(driver.stage(staging(), "100 seconds"));
+    await settled();
+    const operations = await driver.operations();
+    expect(operations.running()).toMatchObject([{ rpc: "NodeStageVolume", stage: "mount" }]);
     const other = { volumeId: volumeIdOf(OTHER_UUID), stagingTargetPath: "/kubelet/other" };
     await driver.info();
     await driver.stage(staging({ ...other, volumeContext: PARAMETERS }));
@@ -97,9 +98,11 @@ describe("a host call that never answers", () => {
     await driver.stats(statistics({ volumeId: other.volumeId }));
     await driver.unpublish(unpublishing({ volumeId: other.volumeId }));
     await driver.unstage(unstaging(other));
-    const first = await stuck;
+    // all of that has taken no time, and the other one still hangs
+    expect(operations.running()).toMatchObject([{ rpc: "NodeStageVolume", stage: "mount" }]);
+    const first = await time.until(stuck);
     expect([first?.code, first?.message]).toEqual(["ABORTED", expect.stringContaining('(stage "mount")')]);
-    const second = await failureOf(driver.unstage(unstaging(), Date.now() + 2_000));
+    const second = await failureOf(time.until(driver.unstage(unstaging(), "100 seconds")));
     expect([second?.code, second?.message]).toEqual(["ABORTED", expect.stringContaining("NodeStageVolume")]);
   });
 

@@ -5,11 +5,11 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import type { Driver } from "../../support/one-world.ts";
 import {
   aNode,
   expanding,
   nodeOn,
-  type NodeDriver,
   publishing,
   staging,
   statistics,
@@ -59,7 +59,7 @@ const context = (key: string, value: string): object => ({ volumeContext: { ...P
 
 const rpcs: readonly {
   readonly name: string;
-  readonly call: (driver: NodeDriver, more: never) => Promise<unknown>;
+  readonly call: (driver: Driver, more: never) => Promise<unknown>;
   readonly cases: readonly Case[];
 }[] = [
   {

@@ -5,11 +5,11 @@ import * as Layer from "effect/Layer";
 import { VolumeCapability_AccessMode_Mode as Mode, VolumeUsage_Unit as Unit } from "../../../lib/gen/csi_pb.ts";
 import { diskOf, type MemoryNode } from "../../support/host-memory.ts";
 import { Placement } from "../../../lib/kube/placement.ts";
+import type { Driver, DriverWorld } from "../../support/one-world.ts";
 import {
   aNode,
   expanding,
   IMAGE,
-  type NodeDriver,
   nodeOn,
   OTHER_UUID,
   PLACE,
@@ -26,14 +26,15 @@ import {
   VOLUME,
 } from "../../support/node-world.ts";
 import { asBlock, codeOf, EAST, failureOf, GIB, mounted } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const BLOCK = { volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) };
 const at = (host: MemoryNode, path: string) => host.mounts.filter(({ point }) => point === path);
 
 /** A node with the volume staged, as a filesystem or raw. */
-const stagedNode = async (more: Parameters<typeof staging>[0] = {}) => {
+const stagedNode = async (more: Parameters<typeof staging>[0] = {}, given: DriverWorld = {}) => {
   const { host, cluster } = await aNode();
-  const driver = nodeOn(host);
+  const driver = nodeOn(host, given);
   await driver.stage(staging(more));
   return { host, cluster, driver, staged: host.dump() };
 };
@@ -292,7 +293,7 @@ describe("unstage", () => {
 });
 
 describe("expand", () => {
-  const grown = async (driver: NodeDriver, more: Parameters<typeof expanding>[0]) => driver.expand(expanding(more));
+  const grown = async (driver: Driver, more: Parameters<typeof expanding>[0]) => driver.expand(expanding(more));
 
   test("grows the filesystem to the device, and answers its size", async () => {
     const { host, cluster, driver } = await stagedNode();
@@ -316,9 +317,10 @@ describe("expand", () => {
   });
 
   test("fails while the image is smaller than asked for, and above the limit", async () => {
-    const { driver } = await stagedNode();
+    const time = virtualTime();
+    const { driver } = await stagedNode({}, { time });
     await driver.publish(publishing());
-    const failure = await failureOf(grown(driver, { capacityRange: { requiredBytes: 2n * GIB } }));
+    const failure = await failureOf(time.until(grown(driver, { capacityRange: { requiredBytes: 2n * GIB } })));
     expect([failure?.code, failure?.message]).toEqual([
       "FAILED_PRECONDITION",
       expect.stringContaining("has to be grown"),

@@ -1,7 +1,7 @@
 /** NodeStageVolume where nothing crashes: what is made, what is recognised, and what is left alone. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { interceptedHost } from "../../support/host-faults.ts";
@@ -31,6 +31,7 @@ import {
   poolDump,
   seedImage,
 } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const stashed = (host: MemoryNode) => {
   const file = host.tree.get(STASH);
@@ -203,26 +204,28 @@ describe("an image in use elsewhere", () => {
   test("is waited for, and told of before the caller's deadline", async () => {
     const { host, cluster } = await aNode();
     cluster.watch("rbd", IMAGE);
-    await using driver = nodeOn(host);
-    const started = Date.now();
-    const failure = await failureOf(driver.stage(staging(), Date.now() + 2_000));
+    const time = virtualTime();
+    await using driver = nodeOn(host, { time });
+    const failure = await failureOf(time.until(driver.stage(staging(), "20 seconds")));
     expect(failure?.code).toBe("FAILED_PRECONDITION");
     expect(failure?.message).toContain("client.41");
-    expect(Date.now() - started).toBeLessThan(2_000);
+    expect(time.now()).toBeLessThan(20_000);
     expect(host.dump().mapped).toEqual([]);
-  }, 5_000);
+  });
 
   test("is staged as soon as it is free", async () => {
     const { host, cluster } = await aNode();
     const leave = cluster.watch("rbd", IMAGE);
-    // The first look finds the image in use, the second finds it free.
-    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
-      method === "imageStatus" ? Effect.tap(act, () => Effect.sync(leave)) : act,
-    );
-    await using driver = nodeOn(host, { ceph });
-    await driver.stage(staging(), Date.now() + 10_000);
+    const time = virtualTime();
+    await using driver = nodeOn(host, { time });
+    const staged = driver.stage(staging());
+    await time.pass("999 millis");
+    expect(host.dump().mapped).toEqual([]);
+    leave();
+    await time.pass("1 milli");
+    await staged;
     expect(host.mounts).toHaveLength(1);
-  }, 10_000);
+  });
 
   test("is no matter for many writers, nor for readers", async () => {
     for (const volumeCapability of [asBlock(Mode.MULTI_NODE_MULTI_WRITER), mounted(Mode.MULTI_NODE_READER_ONLY)]) {

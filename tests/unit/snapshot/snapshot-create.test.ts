@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   aVolume,
   holderOf,
@@ -21,7 +22,6 @@ import {
   aCluster,
   creation,
   deletion,
-  driverOn,
   EAST,
   eventually,
   waitsFor,
@@ -56,7 +56,7 @@ const withSlowReadiness = (cluster: ReturnType<typeof aCluster>) => {
 describe("the layout", () => {
   test("is an image and a snapshot of one name, cloned from a snapshot of the source that is in the trash", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const source = imageOf(id);
     const before = read(cluster, source);
@@ -75,7 +75,7 @@ describe("the layout", () => {
 
   test("is in the journal as ceph-csi writes it", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
     const holder = holderOf(snapshotId);
@@ -92,7 +92,7 @@ describe("the layout", () => {
 
   test("has no owner where the source has none, and the prefix that is asked for", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { options: { instanceId: "prod" } });
+    await using driver = aDriver(cluster, { flags: { instanceid: "prod" } });
     const id = await aVolume(driver, cluster);
     const parameters = { clusterID: "east", snapshotNamePrefix: "nightly-", pool: "whatever" };
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters }));
@@ -112,7 +112,7 @@ describe("the layout", () => {
 
   test("keeps the data pool, object size and striping of the source", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const layout = { dataPool: "ec", objectSize: "8388608", stripeUnit: "65536", stripeCount: "8" };
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...layout } });
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
@@ -127,7 +127,7 @@ describe("the layout", () => {
 
   test("is in the cluster's RADOS namespace, as are the source and the journal", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    await using driver = aDriver(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
     const { volume } = await driver.createVolume(creation());
     const { snapshotId } = await readySnapshot(driver, snapshotOf(volume.volumeId));
     const { objects, images } = poolDump(cluster, "rbd", "tenant");
@@ -138,7 +138,7 @@ describe("the layout", () => {
 
   test("names the snapshot in its metadata, and nothing of the volume", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+    await using driver = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
     const source = metaOf(cluster, imageOf(id));
     expect(source).toEqual({ ...VOLUME_NAMES, "csi.ceph.com/cluster/name": "prod" });
@@ -150,9 +150,9 @@ describe("the layout", () => {
 
   test("loses the volume's names also where no metadata is written", async () => {
     const cluster = aCluster();
-    await using writing = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+    await using writing = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
     const id = await aVolume(writing, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters: SNAPSHOT_NAMES }));
     expect(metaOf(cluster, holderOf(snapshotId))).toEqual({});
   });
@@ -163,7 +163,7 @@ describe("the answer", () => {
     let now = 1_700_000_000_123;
     const cluster = aCluster({ now: () => now });
     const { ceph, letGo } = withSlowReadiness(cluster);
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const id = await aVolume(driver, cluster);
     const { snapshot: early } = await driver.createSnapshot(snapshotOf(id));
     expect(early).toMatchObject({
@@ -189,7 +189,7 @@ describe("the answer", () => {
     const cluster = aCluster();
     const { ceph, letGo } = withSlowReadiness(cluster);
     const { service, calls } = recorded(ceph);
-    await using driver = driverOn(cluster, { ceph: service });
+    await using driver = aDriver(cluster, { ceph: service });
     const id = await aVolume(driver, cluster);
     const { snapshot } = await driver.createSnapshot(snapshotOf(id));
     const made = () => calls().filter(({ method }) => method === "snapshotCreate");
@@ -204,22 +204,22 @@ describe("the answer", () => {
   test("is the same for another driver that finds the snapshot, finished or not", async () => {
     const cluster = aCluster();
     const { ceph } = withSlowReadiness(cluster);
-    const first = driverOn(cluster, { ceph });
+    const first = aDriver(cluster, { ceph });
     const id = await aVolume(first, cluster);
     const { snapshot: early } = await first.createSnapshot(snapshotOf(id));
     // It stops here.
     await first[Symbol.asyncDispose]();
-    await using second = driverOn(cluster);
+    await using second = aDriver(cluster);
     const finished = await second.createSnapshot(snapshotOf(id));
     expect(finished.snapshot.snapshotId).toBe(early.snapshotId);
     expect(finished.snapshot.creationTime).toEqual(early.creationTime);
-    await using third = driverOn(cluster);
+    await using third = aDriver(cluster);
     expect(await third.createSnapshot(snapshotOf(id))).toEqual({ snapshot: { ...early, readyToUse: true } });
   });
 
   test("takes the cluster of the source where the class names none", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters: {} }));
     expect(snapshotId).toStartWith("0001-0004-east-");
@@ -227,7 +227,7 @@ describe("the answer", () => {
 
   test("has the ID of the class's cluster where two IDs lead to one cluster", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { clusters: [EAST, { ...EAST, clusterId: "alias" }] });
+    await using driver = aDriver(cluster, { clusters: [EAST, { ...EAST, clusterId: "alias" }] });
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters: { clusterID: "alias" } }));
     expect(snapshotId).toStartWith("0001-0005-alias-");
@@ -260,7 +260,7 @@ describe("what is refused", () => {
   for (const [what, more, code, message] of cases) {
     test(what, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const id = await aVolume(driver, cluster);
       const before = cluster.dump();
       expect(await failureOf(driver.createSnapshot(snapshotOf(id, more)))).toMatchObject({
@@ -274,7 +274,7 @@ describe("what is refused", () => {
   test("a cluster that is not the source's", async () => {
     const cluster = aCluster();
     const west = { ...EAST, clusterId: "west", monitors: ["10.0.0.1:6789"] };
-    await using driver = driverOn(cluster, { clusters: [EAST, west] });
+    await using driver = aDriver(cluster, { clusters: [EAST, west] });
     const id = await aVolume(driver, cluster);
     const failure = await failureOf(driver.createSnapshot(snapshotOf(id, { parameters: { clusterID: "west" } })));
     expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("clusterID") });
@@ -282,7 +282,7 @@ describe("what is refused", () => {
 
   test("a source without layering", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, imageFeatures: "exclusive-lock" } });
     const failure = await failureOf(driver.createSnapshot(snapshotOf(id)));
     expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("layering") });
@@ -290,7 +290,7 @@ describe("what is refused", () => {
 
   test("an encrypted source: its keys are not known, and a snapshot of it could not be read", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     cluster
       .namespace("rbd", "")
@@ -302,7 +302,7 @@ describe("what is refused", () => {
 
   test("a name that a snapshot of another volume has", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const one = await aVolume(driver, cluster);
     const other = await aVolume(driver, cluster, { name: "pvc-2" });
     await readySnapshot(driver, snapshotOf(one));
@@ -323,7 +323,7 @@ test("snapshots of one volume are taken side by side", async () => {
     most = Math.max(most, running);
     return act.pipe(Effect.delay(5), Effect.ensuring(Effect.sync(() => (running -= 1))));
   });
-  await using driver = driverOn(cluster, { ceph });
+  await using driver = aDriver(cluster, { ceph });
   const id = await aVolume(driver, cluster);
   const names = Array.from({ length: 10 }, (_, n) => `snap-${n}`);
   const taken = await Promise.all(names.map((name) => readySnapshot(driver, snapshotOf(id, { name }))));
@@ -334,7 +334,7 @@ test("snapshots of one volume are taken side by side", async () => {
 test("DeleteVolume waits for a snapshot of it that is being taken", async () => {
   const cluster = aCluster();
   const { ceph, letGo } = withSlowReadiness(cluster);
-  await using driver = driverOn(cluster, { ceph });
+  await using driver = aDriver(cluster, { ceph });
   const id = await aVolume(driver, cluster);
   const { snapshot } = await driver.createSnapshot(snapshotOf(id));
   const deleted = driver.deleteVolume(deletion(id));

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect";
 import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
 import { failAt, intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   aVolume,
   byHand,
@@ -19,14 +20,15 @@ import {
   snapshotOf,
   snapshotsOf,
 } from "../../support/copies-world.ts";
-import { aCluster, codeOf, deletion, driverOn, eventually, failureOf, poolDump, seed } from "../../support/world.ts";
+import { aCluster, codeOf, deletion, eventually, failureOf, poolDump, seed } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const GONE = "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002";
 
 describe("a snapshot", () => {
   test("goes with all that belongs to it, and the source is as before", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const before = poolDump(cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
@@ -41,7 +43,7 @@ describe("a snapshot", () => {
 
   test("frees its name for another one", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const first = await readySnapshot(driver, snapshotOf(id));
     await driver.deleteSnapshot(snapshotDeletion(first.snapshotId));
@@ -51,7 +53,7 @@ describe("a snapshot", () => {
 
   test("goes when its source is gone", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
     await driver.deleteVolume(deletion(id));
@@ -63,7 +65,7 @@ describe("a snapshot", () => {
 
   test("goes with restores of it: they keep their data, and its space comes back with the last of them", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const data = read(cluster, imageOf(id));
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
@@ -84,7 +86,7 @@ describe("a snapshot", () => {
 
   test("that is not ready yet goes, too, with what is left of it on its source", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
     const holder = `csi-snap-${uuid}`;
@@ -101,12 +103,13 @@ describe("a snapshot", () => {
 
   test("that somebody has open stays", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time });
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
     const before = cluster.dump();
     const close = cluster.watch("rbd", holderOf(snapshotId));
-    const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId)));
+    const failure = await failureOf(time.until(driver.deleteSnapshot(snapshotDeletion(snapshotId))));
     expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("in use by") });
     expect(cluster.dump()).toEqual(before);
     close();
@@ -115,7 +118,7 @@ describe("a snapshot", () => {
 
   test("that lies in the trash already, by its name, is purged; another's of that name is not", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
     const holder = holderOf(snapshotId);
@@ -139,7 +142,7 @@ describe("what does not exist is deleted:", () => {
   ] as const) {
     test(what, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const before = cluster.dump();
       expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(snapshotId)))).toBe("OK");
       expect(cluster.dump()).toEqual(before);
@@ -148,7 +151,7 @@ describe("what does not exist is deleted:", () => {
 
   test("but an ID of a volume deletes no volume", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const before = cluster.dump();
     expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(id)))).toBe("OK");
@@ -158,7 +161,7 @@ describe("what does not exist is deleted:", () => {
 
 describe("could not tell is no success:", () => {
   test("an empty ID, no secret, a cluster that is not configured", async () => {
-    await using driver = driverOn(aCluster());
+    await using driver = aDriver(aCluster());
     expect(await codeOf(driver.deleteSnapshot(snapshotDeletion("")))).toBe("INVALID_ARGUMENT");
     expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(GONE, { secrets: {} })))).toBe("INVALID_ARGUMENT");
     const elsewhere = GONE.replace("0004-east", "0004-west");
@@ -167,7 +170,7 @@ describe("could not tell is no success:", () => {
 
   test("a cluster that does not answer, or denies", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
     for (const [error, code] of [
@@ -175,7 +178,7 @@ describe("could not tell is no success:", () => {
       [new AccessDenied({ op: "a_call", subject: "rbd", user: "x" }), "PERMISSION_DENIED"],
     ] as const) {
       const before = cluster.dump();
-      await using faulty = driverOn(cluster, { ceph: failAt(cephMemoryService(cluster), 2, error, "before") });
+      await using faulty = aDriver(cluster, { ceph: failAt(cephMemoryService(cluster), 2, error, "before") });
       expect(await codeOf(faulty.deleteSnapshot(snapshotDeletion(snapshotId)))).toBe(code);
       expect(cluster.dump()).toEqual(before);
     }
@@ -184,7 +187,7 @@ describe("could not tell is no success:", () => {
 
 test("the name is free only after the image is in the trash", async () => {
   const cluster = aCluster();
-  await using making = driverOn(cluster);
+  await using making = aDriver(cluster);
   const id = await aVolume(making, cluster);
   const { snapshotId } = await readySnapshot(making, snapshotOf(id));
   const order: string[] = [];
@@ -192,7 +195,7 @@ test("the name is free only after the image is in the trash", async () => {
     order.push(call.method);
     return act;
   });
-  await using driver = driverOn(cluster, { ceph });
+  await using driver = aDriver(cluster, { ceph });
   await driver.deleteSnapshot(snapshotDeletion(snapshotId));
   expect(order.indexOf("trashMove")).toBeLessThan(order.indexOf("omapWrite"));
   expect(order.indexOf("omapWrite")).toBeLessThan(order.indexOf("objectRemove"));
@@ -201,7 +204,7 @@ test("the name is free only after the image is in the trash", async () => {
 describe("without a manager", () => {
   test("a snapshot and a volume are deleted at once, and the driver removes them itself, later", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
     cluster.managerUp = false;
@@ -214,7 +217,7 @@ describe("without a manager", () => {
           )
         : act,
     );
-    await using alone = driverOn(cluster, { ceph: slow });
+    await using alone = aDriver(cluster, { ceph: slow });
     await alone.deleteSnapshot(snapshotDeletion(snapshotId));
     await alone.deleteVolume(deletion(id));
     expect(poolDump(cluster).objects).toEqual(EMPTY_DIRECTORIES);

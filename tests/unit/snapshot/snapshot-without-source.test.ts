@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { crashAt, intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aVolume,
   byHand,
@@ -17,7 +18,7 @@ import {
   snapshotDeletion,
   snapshotOf,
 } from "../../support/copies-world.ts";
-import { aCluster, codeOf, deletion, type Driver, driverOn, failureOf, poolDump, seed } from "../../support/world.ts";
+import { aCluster, codeOf, deletion, failureOf, poolDump, seed } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
 const HOLDER = `csi-snap-${UUID}`;
@@ -26,13 +27,13 @@ const HOLDER = `csi-snap-${UUID}`;
 const answered = async (cluster: MemoryCluster, volumeId: string) => {
   for (let k = 1; ; k++) {
     const { service, crashed } = crashAt(cephMemoryService(cluster), k, "before");
-    const driver = driverOn(cluster, { ceph: service });
+    const driver = aDriver(cluster, { ceph: service });
     const early = await driver.createSnapshot(snapshotOf(volumeId)).catch(() => undefined);
     if (early !== undefined) await driver.createSnapshot(snapshotOf(volumeId)).catch(() => {});
     await driver[Symbol.asyncDispose]();
     if (early !== undefined && crashed()) return early.snapshot;
     if (!crashed()) throw new Error("it did not die");
-    await using healing = driverOn(cluster);
+    await using healing = aDriver(cluster);
     const { snapshotId } = await readySnapshot(healing, snapshotOf(volumeId));
     await healing.deleteSnapshot(snapshotDeletion(snapshotId));
   }
@@ -41,7 +42,7 @@ const answered = async (cluster: MemoryCluster, volumeId: string) => {
 describe("a snapshot whose source is gone", () => {
   test("is answered as it is, when it was ready", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const snapshot = await readySnapshot(driver, snapshotOf(id));
     await driver.deleteVolume(deletion(id));
@@ -50,7 +51,7 @@ describe("a snapshot whose source is gone", () => {
 
   test("is made ready, when its point in time was answered, with its data", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const data = read(cluster, imageOf(id));
     const early = await answered(cluster, id);
@@ -63,7 +64,7 @@ describe("a snapshot whose source is gone", () => {
 
   test("is not found, and leaves nothing, when it was only reserved", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const attributes = { "csi.snapname": "snap-1", "csi.imagename": HOLDER, "csi.source": imageOf(id) };
     seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": UUID }, [`csi.snap.${UUID}`]: attributes });
@@ -75,7 +76,7 @@ describe("a snapshot whose source is gone", () => {
   for (const cut of ["header", "parent", "child"] as const) {
     test(`is not found, and leaves nothing, when its clone was cut off (${cut}): what is half is never given out`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const id = await aVolume(driver, cluster);
       const attributes = { "csi.snapname": "snap-1", "csi.imagename": HOLDER, "csi.source": imageOf(id) };
       seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": UUID }, [`csi.snap.${UUID}`]: attributes });
@@ -91,7 +92,7 @@ describe("a snapshot whose source is gone", () => {
 
   test("is not given out empty, when a driver deleted the source that does not look behind it", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const attributes = { "csi.snapname": "snap-1", "csi.imagename": HOLDER, "csi.source": imageOf(id) };
     seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": UUID }, [`csi.snap.${UUID}`]: attributes });
@@ -106,7 +107,7 @@ describe("a snapshot whose source is gone", () => {
 
   test("of that name is none of another volume's", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     const other = await aVolume(driver, cluster, { name: "pvc-2" });
     await readySnapshot(driver, snapshotOf(id));
@@ -141,12 +142,12 @@ describe("a copy that was begun, whose source goes:", () => {
       for (const moment of ["before", "after"] as const) {
         for (let k = 1; k < 60; k++) {
           const cluster = aCluster();
-          await using driver = driverOn(cluster);
+          await using driver = aDriver(cluster);
           const volumeId = await aVolume(driver, cluster);
           const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId));
           const sources = { volumeId, snapshotId };
           const { service, crashed } = crashAt(cephMemoryService(cluster), k, moment);
-          const dying = driverOn(cluster, { ceph: service });
+          const dying = aDriver(cluster, { ceph: service });
           await dying.createVolume(request(sources)).catch(() => {});
           await dying[Symbol.asyncDispose]();
           if (!crashed()) break;
@@ -186,7 +187,7 @@ describe("a source that another driver deletes in the middle of", () => {
   for (const [what, method, call] of calls) {
     test(`${what}: first it is worth another try, then it is not found, and nothing is left`, async () => {
       const cluster = aCluster();
-      await using other = driverOn(cluster);
+      await using other = aDriver(cluster);
       const id = await aVolume(other, cluster);
       const { snapshotId } = await readySnapshot(other, snapshotOf(id, { name: "snap-0" }));
       let deleted = false;
@@ -199,7 +200,7 @@ describe("a source that another driver deletes in the middle of", () => {
         };
         return Effect.andThen(Effect.promise(all), act);
       });
-      await using driver = driverOn(cluster, { ceph });
+      await using driver = aDriver(cluster, { ceph });
       expect(await codeOf(call(driver, id, snapshotId))).toBe("ABORTED");
       expect(await codeOf(call(driver, id, snapshotId))).toBe("NOT_FOUND");
       await settled(cluster);
@@ -210,7 +211,7 @@ describe("a source that another driver deletes in the middle of", () => {
 
 test("a snapshot made by hand keeps a deleted volume in the trash, also one whose name looks like ours", async () => {
   const cluster = aCluster();
-  await using driver = driverOn(cluster);
+  await using driver = aDriver(cluster);
   const id = await aVolume(driver, cluster);
   await byHand(cluster).snapshot(imageOf(id), `backup-${UUID}`);
   await driver.deleteVolume(deletion(id));

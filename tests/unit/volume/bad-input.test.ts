@@ -9,14 +9,13 @@ import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory
 import { Controller, VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { served } from "../../../lib/grpc/service.ts";
 import { controller } from "../../../services/controller.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aCluster,
   asBlock,
   type CreateInit,
   creation,
   deletion,
-  type Driver,
-  driverOn,
   expansion,
   failureOf,
   GIB,
@@ -41,7 +40,7 @@ type Row<Fields> = readonly [what: string, fields: Fields, names: string, code?:
 const outcome = async (call: (driver: Driver, volumeId: string, cluster: MemoryCluster) => Promise<unknown>) => {
   const cluster = aCluster();
   const { service, calls, forget } = recorded(cephMemoryService(cluster));
-  await using driver = driverOn(cluster, { ceph: service, options: { setMetadata: true } });
+  await using driver = aDriver(cluster, { ceph: service, flags: { setmetadata: true } });
   const { volume } = await driver.createVolume(creation({ name: "pvc-there" }));
   const before = cluster.dump();
   forget();
@@ -294,7 +293,7 @@ test("RPCs that are not offered are not there", () => {
 
 test("whatever a volume ID holds, it is no defect, and changes nothing", async () => {
   const cluster = aCluster();
-  await using driver = driverOn(cluster);
+  await using driver = aDriver(cluster);
   const { volume } = await driver.createVolume(creation());
   const before = cluster.dump();
   const nearly = fc

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect";
 import { Busy } from "../../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted, latency, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aVolume,
   cloneOf,
@@ -17,17 +18,7 @@ import {
   snapshotDeletion,
   snapshotOf,
 } from "../../support/copies-world.ts";
-import {
-  aCluster,
-  creation,
-  deletion,
-  type Driver,
-  driverOn,
-  eventually,
-  waitsFor,
-  failureOf,
-  poolDump,
-} from "../../support/world.ts";
+import { aCluster, creation, deletion, eventually, failureOf, poolDump, waitsFor } from "../../support/world.ts";
 
 /** A driver whose calls of a method wait until they are let go. */
 const held = (cluster: MemoryCluster, method: CephMethod, subject = /./) => {
@@ -46,7 +37,7 @@ const held = (cluster: MemoryCluster, method: CephMethod, subject = /./) => {
 
 const world = async () => {
   const cluster = aCluster();
-  await using making = driverOn(cluster);
+  await using making = aDriver(cluster);
   const volumeId = await aVolume(making, cluster);
   const { snapshotId } = await readySnapshot(making, snapshotOf(volumeId, { name: "snap-0" }));
   return { cluster, volumeId, snapshotId, data: read(cluster, imageOf(volumeId)) };
@@ -56,7 +47,7 @@ describe("one driver", () => {
   test("lets DeleteSnapshot wait for the restores that run, and then deletes", async () => {
     const { cluster, snapshotId, data } = await world();
     const { ceph, letGo, waiting } = held(cluster, "imageClone");
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const names = ["a", "b", "c"];
     const restores = names.map((name) => driver.createVolume(restoreOf(snapshotId, { name })));
     await eventually(() => waiting() === 3, "three restores at work");
@@ -75,10 +66,10 @@ describe("one driver", () => {
   test("tells a DeleteSnapshot that waits too long which restore it waits for", async () => {
     const { cluster, snapshotId } = await world();
     const { ceph, letGo, waiting } = held(cluster, "imageClone");
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const restored = driver.createVolume(restoreOf(snapshotId));
     await eventually(() => waiting() === 1, "a restore at work");
-    const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId), Date.now() + 1000));
+    const failure = await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId), "1 seconds"));
     expect(failure).toMatchObject({
       code: "ABORTED",
       message: expect.stringMatching(/is busy: CreateVolume of pvc-copy has been running for .* \(stage "clone"\)/),
@@ -90,7 +81,7 @@ describe("one driver", () => {
   test("lets DeleteVolume wait for the clones of it that run", async () => {
     const { cluster, volumeId, data } = await world();
     const { ceph, letGo, waiting } = held(cluster, "snapshotCreate");
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const cloned = driver.createVolume(cloneOf(volumeId));
     await eventually(() => waiting() === 1, "a clone at work");
     const deleted = driver.deleteVolume(deletion(volumeId));
@@ -104,7 +95,7 @@ describe("one driver", () => {
   test("takes snapshots and clones of one volume, and restores of its snapshot, side by side", async () => {
     const { cluster, volumeId, snapshotId, data } = await world();
     const { ceph, letGo, waiting } = held(cluster, "imageClone");
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const all = [
       driver.createSnapshot(snapshotOf(volumeId)),
       driver.createSnapshot(snapshotOf(volumeId, { name: "snap-2" })),
@@ -122,7 +113,7 @@ describe("one driver", () => {
   test("makes one copy for equal requests at once, and runs once", async () => {
     const { cluster, snapshotId, volumeId } = await world();
     const { service, calls } = recorded(cephMemoryService(cluster));
-    await using driver = driverOn(cluster, { ceph: service });
+    await using driver = aDriver(cluster, { ceph: service });
     for (const request of [restoreOf(snapshotId), cloneOf(volumeId, { name: "pvc-clone" })]) {
       const answers = await Promise.all(Array.from({ length: 16 }, () => driver.createVolume(request)));
       expect(new Set(answers.map(({ volume }) => volume.volumeId)).size).toBe(1);
@@ -133,7 +124,7 @@ describe("one driver", () => {
   test("takes one snapshot for equal requests at once", async () => {
     const { cluster, volumeId } = await world();
     const { service, calls } = recorded(cephMemoryService(cluster));
-    await using driver = driverOn(cluster, { ceph: service });
+    await using driver = aDriver(cluster, { ceph: service });
     const answers = await Promise.all(Array.from({ length: 16 }, () => driver.createSnapshot(snapshotOf(volumeId))));
     expect(new Set(answers.map(({ snapshot }) => snapshot.snapshotId)).size).toBe(1);
     await readySnapshot(driver, snapshotOf(volumeId));
@@ -161,8 +152,8 @@ describe("two drivers over one cluster", () => {
   ] as const) {
     test(`make one copy, and one snapshot, for one name, whoever is faster (${slow} ms, ${fast} ms)`, async () => {
       const { cluster, snapshotId, volumeId, data } = await world();
-      await using one = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), slow) });
-      await using other = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
+      await using one = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), slow) });
+      await using other = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
       for (const request of [restoreOf(snapshotId), cloneOf(volumeId, { name: "pvc-clone" })]) {
         const answers = await Promise.all(
           [one, other, one].map((driver) => insisting(() => driver.createVolume(request))),
@@ -203,8 +194,8 @@ describe("two drivers over one cluster", () => {
           );
         }),
       );
-    await using one = driverOn(cluster, { ceph: ceph() });
-    await using other = driverOn(cluster, { ceph: ceph() });
+    await using one = aDriver(cluster, { ceph: ceph() });
+    await using other = aDriver(cluster, { ceph: ceph() });
     await Promise.all([one, other].map((driver) => driver.deleteSnapshot(snapshotDeletion(snapshotId))));
     await eventually(() => removing.size === 1 && busy >= 1, "one at work, and one told that it is busy");
     expect(most).toBe(1);
@@ -232,9 +223,9 @@ describe("two drivers over one cluster", () => {
       const slowed = intercepted(cephMemoryService(cluster), (_, act) =>
         roll(3) === 0 ? Effect.delay(act, roll(2)) : act,
       );
-      const options = { setMetadata: true };
-      await using first = driverOn(cluster, { ceph: slowed, options });
-      await using second = driverOn(cluster, { options });
+      const flags = { setmetadata: true };
+      await using first = aDriver(cluster, { ceph: slowed, flags });
+      await using second = aDriver(cluster, { flags });
       const volumes = new Set<string>();
       const snapshots = new Set<string>();
       const any = (ids: ReadonlySet<string>) => [...ids][roll(ids.size || 1)] ?? "none";

@@ -1,6 +1,7 @@
 /** CreateVolume from a snapshot and from a volume, over a cluster in memory: layout, data, sizes, and what is refused. */
 import { describe, expect, test } from "bun:test";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aVolume,
   byHand,
@@ -26,8 +27,6 @@ import {
   type CreateInit,
   creation,
   deletion,
-  type Driver,
-  driverOn,
   EAST,
   failureOf,
   GIB,
@@ -57,7 +56,7 @@ const copies = [
 describe("the layout", () => {
   test("of a restore is a clone of the snapshot's own image", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const all = await prepared(driver, cluster);
     const { volume } = await driver.createVolume(restoreOf(all.snapshotId));
     const image = imageOf(volume.volumeId);
@@ -69,7 +68,7 @@ describe("the layout", () => {
 
   test("of a clone goes through an image in between, and leaves no snapshot by name", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const volumeId = await aVolume(driver, cluster);
     const { volume } = await driver.createVolume(cloneOf(volumeId));
     const image = imageOf(volume.volumeId);
@@ -84,7 +83,7 @@ describe("the layout", () => {
   test("is in the journal as of an empty volume, without its source", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const parameters = { ...PARAMETERS, ...COPY_NAMES };
       const { volume } = await driver.createVolume(request(all, { parameters }));
@@ -101,7 +100,7 @@ describe("the layout", () => {
   test("has the source's own features where the class names none, and the class's else", async () => {
     for (const [what, request] of copies) {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const plain = await driver.createVolume(request(all));
       expect([what, cluster.image("rbd", imageOf(plain.volume.volumeId)).bornFeatures]).toEqual([what, 33n]);
@@ -114,7 +113,7 @@ describe("the layout", () => {
 
   test("keeps the source's data pool for the image in between, whatever the copy's is", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const volumeId = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, dataPool: "ec" } });
     const { volume } = await driver.createVolume(cloneOf(volumeId));
     const image = imageOf(volume.volumeId);
@@ -125,7 +124,7 @@ describe("the layout", () => {
   test("is in the class's pool, which need not be the source's", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const { volume } = await driver.createVolume(request(all, { parameters: { ...PARAMETERS, pool: "ssd" } }));
       expect(volume.volumeId).toContain("-0000000000000003-");
@@ -139,7 +138,7 @@ describe("the layout", () => {
   test("names the copy in its metadata, and nothing of its source", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using driver = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+      await using driver = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
       const all = await prepared(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
       const parameters = { ...PARAMETERS, ...COPY_NAMES };
       const { volume } = await driver.createVolume(request(all, { parameters }));
@@ -154,9 +153,9 @@ describe("the layout", () => {
   test("carries nothing of its source's metadata where none is written", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using writing = driverOn(cluster, { options: { setMetadata: true, clusterName: "prod" } });
+      await using writing = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
       const all = await prepared(writing, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const { volume } = await driver.createVolume(request(all));
       expect(metaOf(cluster, imageOf(volume.volumeId))).toEqual({});
     }
@@ -167,7 +166,7 @@ for (const [what, request] of copies) {
   describe(`a copy of ${what}`, () => {
     test("has its data as it was, and is written apart from it", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const { volume } = await driver.createVolume(request(all));
       const source = cluster.image("rbd", imageOf(all.volumeId));
@@ -180,7 +179,7 @@ for (const [what, request] of copies) {
 
     test("tells its source, its size and where it is", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const asked = request(all);
       const { volume } = await driver.createVolume(asked);
@@ -194,11 +193,11 @@ for (const [what, request] of copies) {
 
     test("is the same when asked for again, by whichever driver", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const first = await driver.createVolume(request(all, { capacityRange: { requiredBytes: 2n * GIB } }));
       const before = cluster.dump();
-      await using other = driverOn(cluster);
+      await using other = aDriver(cluster);
       for (const each of [driver, other]) {
         expect(await each.createVolume(request(all, { capacityRange: { requiredBytes: 2n * GIB } }))).toEqual(first);
       }
@@ -207,7 +206,7 @@ for (const [what, request] of copies) {
 
     test("grows to the size that is asked for, and has none of the source's blocks more or less", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const capacityRange = { requiredBytes: 3n * GIB };
       const { volume } = await driver.createVolume(request(all, { capacityRange }));
@@ -218,7 +217,7 @@ for (const [what, request] of copies) {
 
     test("is never smaller than its source", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster, { capacityRange: { requiredBytes: 2n * GIB } });
       const before = cluster.dump();
       const failure = await failureOf(driver.createVolume(request(all)));
@@ -228,7 +227,7 @@ for (const [what, request] of copies) {
 
     test("may be read-only from the start: it is not empty", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const volumeCapabilities = [mounted(Mode.MULTI_NODE_READER_ONLY)];
       const { volume } = await driver.createVolume(request(all, { volumeCapabilities }));
@@ -237,7 +236,7 @@ for (const [what, request] of copies) {
 
     test("lives on when its source is deleted, and everything goes when it goes", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const { volume } = await driver.createVolume(request(all));
       await driver.deleteVolume(deletion(all.volumeId));
@@ -251,7 +250,7 @@ for (const [what, request] of copies) {
 
     test("can be copied in turn", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const first = await driver.createVolume(request(all));
       const second = await driver.createVolume(cloneOf(first.volume.volumeId, { name: "pvc-second" }));
@@ -262,7 +261,7 @@ for (const [what, request] of copies) {
 
     test("of an encrypted one is refused: a plain volume is never made of it", async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const objects = cluster.namespace("rbd", "")?.objects;
       for (const kind of ["csi.volume", "csi.snap"]) {
@@ -277,7 +276,7 @@ for (const [what, request] of copies) {
       const cluster = aCluster();
       const tenant = { ...EAST, clusterId: "tenant", radosNamespace: "tenant" };
       const west = { ...EAST, clusterId: "west", monitors: ["10.0.0.1:6789"] };
-      await using driver = driverOn(cluster, { clusters: [EAST, tenant, west] });
+      await using driver = aDriver(cluster, { clusters: [EAST, tenant, west] });
       const all = await prepared(driver, cluster);
       for (const clusterID of ["tenant", "west"]) {
         const failure = await failureOf(
@@ -307,7 +306,7 @@ describe("a name that is taken", () => {
       if (first === second || first === "nothing") continue;
       test(`by a copy of ${first} is not given to one of ${second}`, async () => {
         const cluster = aCluster();
-        await using driver = driverOn(cluster);
+        await using driver = aDriver(cluster);
         const one = await prepared(driver, cluster);
         const volumeId = await aVolume(driver, cluster, { name: "pvc-2" });
         const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId, { name: "snap-2" }));
@@ -322,7 +321,7 @@ describe("a name that is taken", () => {
 
   test("by a copy that has grown is the same volume still", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { snapshotId } = await prepared(driver, cluster);
     const { volume } = await driver.createVolume(restoreOf(snapshotId));
     cluster.image("rbd", imageOf(volume.volumeId)).sizeBytes = 5n * GIB;
@@ -334,7 +333,7 @@ describe("a name that is taken", () => {
   test("by a copy that was flattened since is the same volume still", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const { volume } = await driver.createVolume(request(all));
       await byHand(cluster).flatten(imageOf(volume.volumeId));
@@ -345,7 +344,7 @@ describe("a name that is taken", () => {
   test("by a copy of a source that is gone since is the same volume still", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
       const { volume } = await driver.createVolume(request(all));
       await driver.deleteSnapshot(snapshotDeletion(all.snapshotId));

@@ -3,13 +3,12 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { intercepted, latency, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aCluster,
   codeOf,
   creation,
   deletion,
-  type Driver,
-  driverOn,
   eventually,
   expansion,
   failureOf,
@@ -46,7 +45,7 @@ describe("one driver", () => {
   test("makes one volume for equal requests at once, and runs once", async () => {
     const cluster = aCluster();
     const { service, calls } = recorded(cephMemoryService(cluster));
-    await using driver = driverOn(cluster, { ceph: service });
+    await using driver = aDriver(cluster, { ceph: service });
     const answers = await Promise.all(Array.from({ length: 16 }, () => driver.createVolume(creation())));
     expect(new Set(answers.map(({ volume }) => volume.volumeId)).size).toBe(1);
     expect(calls().filter(({ method }) => method === "poolId")).toHaveLength(1);
@@ -55,7 +54,7 @@ describe("one driver", () => {
   test("takes requests for equal, whatever the order of their maps; and others for others", async () => {
     const cluster = aCluster();
     const { service, calls } = recorded(cephMemoryService(cluster));
-    await using driver = driverOn(cluster, { ceph: service });
+    await using driver = aDriver(cluster, { ceph: service });
     const { clusterID, pool } = PARAMETERS;
     const runs = async (...parameters: readonly Record<string, string>[]) => {
       const before = calls().filter(({ method }) => method === "poolId").length;
@@ -68,7 +67,7 @@ describe("one driver", () => {
 
   test("lets requests for one name wait for each other", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), 2) });
+    await using driver = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), 2) });
     const sizes = [1n, 2n, 1n].map((n) => driver.createVolume(creation({ capacityRange: { requiredBytes: n * GIB } })));
     expect(await Promise.all(sizes.map(codeOf))).toEqual(["OK", "ALREADY_EXISTS", "OK"]);
   });
@@ -84,10 +83,10 @@ describe("one driver", () => {
           )
         : act,
     );
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const slow = driver.createVolume(creation());
     const other = creation({ capacityRange: { requiredBytes: 2n * GIB } });
-    const failure = await failureOf(driver.createVolume(other, Date.now() + 2000));
+    const failure = await failureOf(driver.createVolume(other, "2 seconds"));
     expect(failure?.code).toBe("ABORTED");
     expect(failure?.message).toMatch(
       /^volume name pvc-1 in cluster east is busy: CreateVolume of pvc-1 has been running for \d\.\d s \(stage "create image"\)\. It continues; the automatic retry waits for it/,
@@ -100,8 +99,8 @@ describe("one driver", () => {
   test("goes on when its caller has given up, and the retry gets the result", async () => {
     const cluster = aCluster();
     const { service, calls } = recorded(latency(cephMemoryService(cluster), 20));
-    await using driver = driverOn(cluster, { ceph: service });
-    const failure = await failureOf(driver.createVolume(creation(), Date.now() + 100));
+    await using driver = aDriver(cluster, { ceph: service });
+    const failure = await failureOf(driver.createVolume(creation(), "100 millis"));
     expect(failure?.code).toBe("ABORTED");
     expect(failure?.message).toMatch(
       /^CreateVolume of pvc-1 has been running for 0\.\d s \(stage "[a-z ]+"\)\. It continues/,
@@ -116,9 +115,9 @@ describe("one driver", () => {
     const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
       call.subject.includes("slow-") ? Effect.never : act,
     );
-    await using driver = driverOn(cluster, { ceph });
+    await using driver = aDriver(cluster, { ceph });
     const parameters = { ...PARAMETERS, volumeNamePrefix: "slow-" };
-    const stuck = failureOf(driver.createVolume(creation({ name: "slow", parameters }), Date.now() + 400));
+    const stuck = failureOf(driver.createVolume(creation({ name: "slow", parameters }), "400 millis"));
     const ids = await Promise.all(
       Array.from({ length: 20 }, (_, n) => driver.createVolume(creation({ name: `pvc-${n}` }))),
     );
@@ -130,8 +129,8 @@ describe("one driver", () => {
 describe("two drivers over one cluster", () => {
   test("make one volume for each of eight names, of 32 calls at once", async () => {
     const cluster = aCluster();
-    await using first = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), 1) });
-    await using second = driverOn(cluster);
+    await using first = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), 1) });
+    await using second = aDriver(cluster);
     const calls = Array.from({ length: 32 }, async (_, n) => {
       const name = `pvc-${n % 8}`;
       const driver = n % 16 < 8 ? first : second;
@@ -158,8 +157,8 @@ describe("two drivers over one cluster", () => {
       [3, 1],
     ] as const) {
       const cluster = aCluster();
-      await using first = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), slow) });
-      await using second = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
+      await using first = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), slow) });
+      await using second = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
       const { volume } = await second.createVolume(creation());
       await Promise.all([first, second, first].map((driver) => driver.deleteVolume(deletion(volume.volumeId))));
       expect(poolDump(cluster)).toEqual(EMPTIED);
@@ -174,9 +173,9 @@ describe("two drivers over one cluster", () => {
       const slowed = intercepted(cephMemoryService(cluster), (_, act) =>
         roll(3) === 0 ? Effect.delay(act, roll(2)) : act,
       );
-      const options = { setMetadata: true, clusterName: "prod" };
-      await using first = driverOn(cluster, { ceph: slowed, options });
-      await using second = driverOn(cluster, { options });
+      const flags = { setmetadata: true, clustername: "prod" };
+      await using first = aDriver(cluster, { ceph: slowed, flags });
+      await using second = aDriver(cluster, { flags });
       const drivers: readonly Driver[] = [first, second];
       const known = new Map<string, Set<string>>();
       const one = async (): Promise<readonly [rpc: keyof typeof legal, code: string]> => {

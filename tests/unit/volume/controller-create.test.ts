@@ -5,14 +5,13 @@ import {
   ControllerServiceCapability_RPC_Type as Offered,
   VolumeCapability_AccessMode_Mode as Mode,
 } from "../../../lib/gen/csi_pb.ts";
+import { aDriver, type DriverWorld } from "../../support/one-world.ts";
 import {
   aCluster,
   asBlock,
   codeOf,
   creation,
   type CreateInit,
-  type DriverWays,
-  driverOn,
   EAST,
   failureOf,
   GIB,
@@ -32,9 +31,9 @@ const KUBERNETES = {
 };
 
 /** One CreateVolume in a cluster of its own. */
-const created = async (more: CreateInit = {}, settings: DriverWays = {}) => {
+const created = async (more: CreateInit = {}, settings: DriverWorld = {}) => {
   const cluster = aCluster();
-  await using driver = driverOn(cluster, settings);
+  await using driver = aDriver(cluster, settings);
   const { volume } = await driver.createVolume(creation(more));
   const uuid = uuidOf(volume.volumeId);
   return { cluster, volume, uuid };
@@ -152,7 +151,7 @@ describe("its size", () => {
   for (const [requiredBytes, limitBytes, size] of sizes) {
     test(`is ${size} for at least ${requiredBytes} and at most ${limitBytes || "any number of"} bytes`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const request = creation({ capacityRange: { requiredBytes, limitBytes } });
       if (typeof size === "string") {
         expect(await codeOf(driver.createVolume(request))).toBe(size);
@@ -167,7 +166,7 @@ describe("its size", () => {
 
   test("is 1 GiB when nothing is said", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { capacityRange: _none, ...rest } = creation();
     const { volume } = await driver.createVolume({ ...rest });
     expect(volume.capacityBytes).toBe(GIB);
@@ -175,29 +174,29 @@ describe("its size", () => {
 });
 
 describe("image metadata", () => {
-  const metaOf = async (options: DriverWays["options"] & {}, parameters: Record<string, string>) => {
-    const { cluster, uuid } = await created({ parameters: { ...PARAMETERS, ...parameters } }, { options });
+  const metaOf = async (flags: DriverWorld["flags"] & {}, parameters: Record<string, string>) => {
+    const { cluster, uuid } = await created({ parameters: { ...PARAMETERS, ...parameters } }, { flags });
     return Object.fromEntries(cluster.image("rbd", `csi-vol-${uuid}`).meta);
   };
 
   test("names claim, volume and Kubernetes cluster where that is asked for", async () => {
-    const options = { setMetadata: true, clusterName: "prod" };
-    expect(await metaOf(options, { ...KUBERNETES, "csi.storage.k8s.io/fstype": "xfs" })).toEqual({
+    const flags = { setmetadata: true, clustername: "prod" };
+    expect(await metaOf(flags, { ...KUBERNETES, "csi.storage.k8s.io/fstype": "xfs" })).toEqual({
       ...KUBERNETES,
       "csi.ceph.com/cluster/name": "prod",
     });
-    expect(await metaOf({ setMetadata: true }, KUBERNETES)).toEqual(KUBERNETES);
-    expect(await metaOf({ setMetadata: true, clusterName: "prod" }, {})).toEqual({
+    expect(await metaOf({ setmetadata: true }, KUBERNETES)).toEqual(KUBERNETES);
+    expect(await metaOf({ setmetadata: true, clustername: "prod" }, {})).toEqual({
       "csi.ceph.com/cluster/name": "prod",
     });
-    expect(await metaOf({ setMetadata: true }, {})).toEqual({});
-    expect(await metaOf({ setMetadata: false, clusterName: "prod" }, KUBERNETES)).toEqual({});
+    expect(await metaOf({ setmetadata: true }, {})).toEqual({});
+    expect(await metaOf({ setmetadata: false, clustername: "prod" }, KUBERNETES)).toEqual({});
   });
 
   test("is set by a repeated call when the first one had not come to it", async () => {
     const cluster = aCluster();
-    await using without = driverOn(cluster);
-    await using driver = driverOn(cluster, { options: { setMetadata: true } });
+    await using without = aDriver(cluster);
+    await using driver = aDriver(cluster, { flags: { setmetadata: true } });
     const request = creation({ parameters: { ...PARAMETERS, ...KUBERNETES } });
     const { volume } = await without.createVolume(request);
     await driver.createVolume(request);
@@ -209,8 +208,8 @@ describe("image metadata", () => {
 describe("a repeated request", () => {
   test("gets the same answer and changes nothing, from any driver", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
-    await using restarted = driverOn(cluster);
+    await using driver = aDriver(cluster);
+    await using restarted = aDriver(cluster);
     const first = await driver.createVolume(creation());
     const before = cluster.dump();
     expect(await driver.createVolume(creation())).toEqual(first);
@@ -220,7 +219,7 @@ describe("a repeated request", () => {
 
   test("gets the size that the volume has, when that is within what it asks for", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation({ capacityRange: { requiredBytes: 3n * GIB } }));
     for (const capacityRange of [{ requiredBytes: GIB }, { requiredBytes: GIB, limitBytes: 3n * GIB }]) {
       const again = await driver.createVolume(creation({ capacityRange }));
@@ -230,8 +229,8 @@ describe("a repeated request", () => {
 
   test("of another name, instance or cluster makes another volume", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { clusters: [EAST, { ...EAST, clusterId: "west", radosNamespace: "w" }] });
-    await using other = driverOn(cluster, { options: { instanceId: "second" } });
+    await using driver = aDriver(cluster, { clusters: [EAST, { ...EAST, clusterId: "west", radosNamespace: "w" }] });
+    await using other = aDriver(cluster, { flags: { instanceid: "second" } });
     const ids = [
       await driver.createVolume(creation()),
       await driver.createVolume(creation({ name: "pvc-2" })),
@@ -267,7 +266,7 @@ describe("a repeated request", () => {
   for (const [what, more, says] of conflicts) {
     test(`that asks for ${what} is ALREADY_EXISTS and changes nothing`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       await driver.createVolume(
         creation({ capacityRange: { requiredBytes: 2n * GIB }, parameters: { ...PARAMETERS, ...layout } }),
       );
@@ -282,7 +281,7 @@ describe("a repeated request", () => {
 
   test("that leaves a choice open fits whatever there is", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(
       creation({ parameters: { ...PARAMETERS, ...layout, dataPool: "ec" }, volumeCapabilities: [MOUNT] }),
     );
@@ -291,7 +290,7 @@ describe("a repeated request", () => {
 
   test("fits what Ceph made of its features: object-map brings fast-diff along", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const request = creation({ parameters: { ...PARAMETERS, imageFeatures: "layering,exclusive-lock,object-map" } });
     const first = await driver.createVolume(request);
     const { features } = cluster.image("rbd", `csi-vol-${uuidOf(first.volume.volumeId)}`);
@@ -301,7 +300,7 @@ describe("a repeated request", () => {
 
   test("of an encrypted volume, made by another driver, is ALREADY_EXISTS", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     const omap = cluster.namespace("rbd", "")?.objects.get(`csi.volume.${uuidOf(volume.volumeId)}`);
     omap?.set("csi.volume.encryptKMS", "default");
@@ -324,7 +323,7 @@ describe("what this driver can't do yet is refused before anything is written:",
   for (const [what, more, says] of refused) {
     test(what, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const failure = await failureOf(driver.createVolume(creation(more)));
       expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringMatching(says) });
       expect(cluster.dump()).toEqual(aCluster().dump());
@@ -333,7 +332,7 @@ describe("what this driver can't do yet is refused before anything is written:",
 });
 
 test("the capabilities are those of the RPCs that are there", async () => {
-  await using driver = driverOn(aCluster());
+  await using driver = aDriver(aCluster());
   const { capabilities } = await driver.capabilities();
   expect(capabilities.map(({ type }) => Offered[type.value.type])).toEqual([
     "CREATE_DELETE_VOLUME",

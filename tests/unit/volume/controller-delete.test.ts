@@ -2,13 +2,12 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aCluster,
   codeOf,
   creation,
   deletion,
-  type Driver,
-  driverOn,
   EAST,
   failureOf,
   PARAMETERS,
@@ -17,6 +16,7 @@ import {
   seedImage,
   uuidOf,
 } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
 const ID = `0001-0004-east-0000000000000002-${UUID}`;
@@ -48,7 +48,7 @@ const world = async (imageName = IMAGE) => {
 describe("a volume", () => {
   test("goes with its image, its name and its attributes, and what is beside it stays", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const beside = await driver.createVolume(creation({ name: "pvc-2" }));
     const before = cluster.dump();
     const { volume } = await driver.createVolume(creation());
@@ -60,7 +60,7 @@ describe("a volume", () => {
 
   test("of a namespace and a prefix goes, too", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    await using driver = aDriver(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
     const parameters = { ...PARAMETERS, volumeNamePrefix: "team-" };
     const { volume } = await driver.createVolume(creation({ parameters }));
     await driver.deleteVolume(deletion(volume.volumeId));
@@ -69,7 +69,7 @@ describe("a volume", () => {
 
   test("that is gone is deleted again without complaint, and its name makes a new one", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     await driver.deleteVolume(deletion(volume.volumeId));
     expect(await driver.deleteVolume(deletion(volume.volumeId))).toEqual({});
@@ -86,7 +86,7 @@ describe("a volume", () => {
       elements: [{ clusters: [["west", "east"]], pools: [[["9", "2"]]] }],
       problems: new Map(),
     } as const;
-    await using driver = driverOn(cluster, { clusters: [EAST, west], mapping });
+    await using driver = aDriver(cluster, { clusters: [EAST, west], mapping });
     await driver.deleteVolume(deletion(`0001-0004-west-0000000000000009-${UUID}`));
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
@@ -109,7 +109,7 @@ describe("what names no volume is deleted already:", () => {
     test(what, async () => {
       const { cluster } = await world();
       const before = cluster.dump();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       expect(await driver.deleteVolume(deletion(id))).toEqual({});
       expect(driver.log.some((line) => line.startsWith("nothing to delete:"))).toBe(id !== ids[6]?.[1]);
       expect(cluster.dump()).toEqual(before);
@@ -159,7 +159,7 @@ describe("what leaves it open whether there is a volume is no success, and nothi
     test(what, async () => {
       const { cluster } = await world();
       const before = cluster.dump();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       expect(await codeOf(call(driver, cluster))).toBe(code);
       expect(cluster.dump()).toEqual(before);
     });
@@ -170,9 +170,11 @@ describe("an image that is in use stays, and all that leads to it:", () => {
   test("while somebody watches it", async () => {
     const { cluster } = await world();
     const before = cluster.dump();
-    await using driver = driverOn(cluster);
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time });
     const close = cluster.watch("rbd", IMAGE);
-    const failure = await failureOf(driver.deleteVolume(deletion(ID)));
+    const failure = await failureOf(time.until(driver.deleteVolume(deletion(ID))));
+    expect(time.now()).toBe(4750);
     expect(failure?.code).toBe("FAILED_PRECONDITION");
     expect(failure?.message).toContain(`image rbd/${IMAGE} is in use by 127.0.0.1:0/`);
     expect(failure?.message).toContain('(DeleteVolume, stage "remove image")');
@@ -187,7 +189,7 @@ describe("an image that is in use stays, and all that leads to it:", () => {
     const { cluster } = await world();
     cluster.image("rbd", IMAGE).mirror = "non-primary";
     const before = cluster.dump();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const failure = await failureOf(driver.deleteVolume(deletion(ID)));
     expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("mirror") });
     expect(cluster.dump()).toEqual(before);
@@ -202,8 +204,9 @@ describe("an image that is in use stays, and all that leads to it:", () => {
       const { cluster } = await world();
       cluster.image("rbd", IMAGE).mirror = "primary";
       for (let i = 0; i < watchers; i++) cluster.watch("rbd", IMAGE);
-      await using driver = driverOn(cluster, { clusters: [{ ...EAST, mirrorDaemonCount: 2 }] });
-      expect(await codeOf(driver.deleteVolume(deletion(ID)))).toBe(code);
+      const time = virtualTime();
+      await using driver = aDriver(cluster, { clusters: [{ ...EAST, mirrorDaemonCount: 2 }], time });
+      expect(await codeOf(time.until(driver.deleteVolume(deletion(ID))))).toBe(code);
     }
   });
 });
@@ -221,7 +224,7 @@ describe("a removal that was cut off", () => {
         const { cluster } = await world();
         cluster.cutShort(cut, "rbd", IMAGE);
         if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
-        await using driver = driverOn(cluster);
+        await using driver = aDriver(cluster);
         await driver.deleteVolume(deletion(ID));
         expect(poolDump(cluster)).toEqual(EMPTIED);
       });
@@ -230,7 +233,7 @@ describe("a removal that was cut off", () => {
         const { cluster } = await world();
         cluster.cutShort(cut, "rbd", IMAGE);
         if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
-        await using driver = driverOn(cluster);
+        await using driver = aDriver(cluster);
         const { volume } = await driver.createVolume(creation());
         expect(Object.keys(poolDump(cluster).images)).toEqual([`csi-vol-${uuidOf(volume.volumeId)}`]);
         await driver.deleteVolume(deletion(volume.volumeId));
@@ -241,7 +244,7 @@ describe("a removal that was cut off", () => {
 
   test("in the trash is finished", async () => {
     const { cluster } = await afterTrash();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     await driver.deleteVolume(deletion(ID));
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
@@ -249,7 +252,7 @@ describe("a removal that was cut off", () => {
   test("in the trash is finished by the image's name when its ID was never recorded", async () => {
     const { cluster } = await afterTrash();
     cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     await driver.deleteVolume(deletion(ID));
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
@@ -257,7 +260,7 @@ describe("a removal that was cut off", () => {
   test("in the trash is finished when only the image is left", async () => {
     const { cluster } = await afterTrash();
     cluster.namespace("rbd", "")?.objects.clear();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     await driver.deleteVolume(deletion(ID));
     expect(poolDump(cluster)).toEqual({ ...EMPTIED, objects: {} });
   });
@@ -267,7 +270,7 @@ describe("a removal that was cut off", () => {
       const { cluster } = await afterTrash();
       cluster.namespace("rbd", "")?.trash.clear();
       for (const key of forget) cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.delete(key);
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       await driver.deleteVolume(deletion(ID));
       expect(poolDump(cluster)).toEqual(EMPTIED);
     }
@@ -281,14 +284,14 @@ describe("a removal that was cut off", () => {
     if (mine === undefined) throw new Error("nothing in the trash");
     trash?.set("00000000aaaa", { ...mine, source: "mirroring" });
     trash?.set("00000000bbbb", { ...mine, name: `${IMAGE}-other` });
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     await driver.deleteVolume(deletion(ID));
     expect(Object.keys(poolDump(cluster).trash)).toEqual(["00000000aaaa", "00000000bbbb"]);
   });
 
   test("is finished by CreateVolume of the name, which then makes a volume with another UUID", async () => {
     const { cluster } = await afterTrash();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     const uuid = uuidOf(volume.volumeId);
     expect(uuid).not.toBe(UUID);
@@ -305,7 +308,7 @@ describe("a removal that was cut off", () => {
   test("is finished by CreateVolume when the image went by other hands", async () => {
     const { cluster } = await world();
     cluster.namespace("rbd", "")?.images.delete(IMAGE);
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     expect(uuidOf(volume.volumeId)).not.toBe(UUID);
     expect(poolDump(cluster).objects[OBJECT]).toBeUndefined();

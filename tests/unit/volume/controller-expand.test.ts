@@ -2,13 +2,12 @@
 import { describe, expect, test } from "bun:test";
 import { MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aCluster,
   asBlock,
   codeOf,
   creation,
-  type Driver,
-  driverOn,
   EAST,
   expansion,
   failureOf,
@@ -26,7 +25,7 @@ const BLOCK = asBlock(Mode.SINGLE_NODE_WRITER);
 /** A driver with a volume of 2 GiB. */
 const world = async () => {
   const cluster = aCluster();
-  const driver = driverOn(cluster);
+  const driver = aDriver(cluster);
   const { volume } = await driver.createVolume(creation({ capacityRange: { requiredBytes: 2n * GIB } }));
   const uuid = uuidOf(volume.volumeId);
   const image = cluster.image("rbd", `csi-vol-${uuid}`);
@@ -216,8 +215,8 @@ describe("ValidateVolumeCapabilities", () => {
 
   test("looks in the namespace of the cluster", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
-    await using outside = driverOn(cluster);
+    await using driver = aDriver(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    await using outside = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     expect(await driver.validate(validation(volume.volumeId))).toHaveProperty("confirmed");
     expect(await codeOf(outside.validate(validation(volume.volumeId)))).toBe("NOT_FOUND");

@@ -5,6 +5,7 @@ import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { Metrics } from "../../../lib/telemetry/metrics.ts";
 import * as Effect from "effect/Effect";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aVolume,
   byHand,
@@ -20,28 +21,20 @@ import {
   snapshotOf,
   snapshotsOf,
 } from "../../support/copies-world.ts";
-import {
-  aCluster,
-  codeOf,
-  deletion,
-  type Driver,
-  driverOn,
-  eventually,
-  failureOf,
-  GIB,
-  poolDump,
-} from "../../support/world.ts";
+import { aCluster, codeOf, deletion, eventually, failureOf, GIB, poolDump } from "../../support/world.ts";
 
 /** Images that the manager has been asked to flatten. */
 const flattening = (cluster: MemoryCluster): readonly string[] =>
   cluster.tasks().flatMap(({ action, image }) => (action === "flatten" ? [image] : []));
 
-const chain = (softDepth: number, hardDepth: number) => ({ options: { cloneDepth: { softDepth, hardDepth } } });
-const FREE = chain(99, 99);
+const chain = (softDepth: number, hardDepth: number) => ({
+  flags: { rbdsoftmaxclonedepth: softDepth, rbdhardmaxclonedepth: hardDepth },
+});
+const FREE = chain(14, 14);
 
 /** A volume with `links` parents behind it, made by restores -> it and the snapshots in between. */
 const deep = async (cluster: MemoryCluster, links: number) => {
-  await using driver = driverOn(cluster, FREE);
+  await using driver = aDriver(cluster, FREE);
   let volumeId = await aVolume(driver, cluster);
   const data = read(cluster, imageOf(volumeId));
   for (let at = 2; at <= links; at += 2) {
@@ -73,12 +66,12 @@ describe("a chain", () => {
     test(`of ${parents} parents behind a ${what} is ${asked ? "" : "not "}flattened at soft ${soft}, hard ${hard}: ${code}`, async () => {
       const cluster = aCluster();
       const { volumeId } = await deep(cluster, what === "snapshot" ? parents - 1 : parents);
-      await using making = driverOn(cluster, FREE);
+      await using making = aDriver(cluster, FREE);
       const snapshotId =
         what === "snapshot" ? (await readySnapshot(making, snapshotOf(volumeId))).snapshotId : undefined;
       const source = snapshotId === undefined ? imageOf(volumeId) : holderOf(snapshotId);
       cluster.managerHeld = true;
-      await using driver = driverOn(cluster, chain(soft, hard));
+      await using driver = aDriver(cluster, chain(soft, hard));
       const request = snapshotId === undefined ? cloneOf(volumeId) : restoreOf(snapshotId);
       expect(await codeOf(driver.createVolume(request))).toBe(code);
       // Only ever what the request names.
@@ -90,7 +83,7 @@ describe("a chain", () => {
     const cluster = aCluster();
     const { volumeId, data } = await deep(cluster, 4);
     cluster.managerHeld = true;
-    await using driver = driverOn(cluster, chain(4, 6));
+    await using driver = aDriver(cluster, chain(4, 6));
     const before = poolDump(cluster);
     const message = async () => (await failureOf(driver.createVolume(cloneOf(volumeId))))?.message;
     expect(await message()).toContain(
@@ -117,7 +110,7 @@ describe("a chain", () => {
       const cluster = aCluster();
       const { volumeId } = await deep(cluster, 2);
       cluster.managerHeld = true;
-      await using driver = driverOn(cluster, chain(soft, 8));
+      await using driver = aDriver(cluster, chain(soft, 8));
       const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId));
       expect(flattening(cluster)).toEqual(asked ? [holderOf(snapshotId)] : []);
     }
@@ -137,7 +130,7 @@ describe("a chain", () => {
         act,
       );
     });
-    await using driver = driverOn(cluster, { ceph, ...chain(4, 6) });
+    await using driver = aDriver(cluster, { ceph, ...chain(4, 6) });
     for (let n = 0; n < 3; n++) {
       const failure = await failureOf(driver.createVolume(cloneOf(volumeId)));
       expect(failure).toMatchObject({
@@ -162,13 +155,13 @@ describe("a chain", () => {
         ? Effect.fail(new AccessDenied({ op: "rbd task add flatten", subject: "rbd", user: "x" }))
         : act,
     );
-    await using driver = driverOn(cluster, { ceph, ...chain(4, 6) });
+    await using driver = aDriver(cluster, { ceph, ...chain(4, 6) });
     expect(await codeOf(driver.createVolume(cloneOf(volumeId)))).toBe("PERMISSION_DENIED");
   });
 
   test("of clones of clones of clones never grows past the hard limit, and the data is always the first one's", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, chain(4, 8));
+    await using driver = aDriver(cluster, chain(4, 8));
     let volumeId = await aVolume(driver, cluster);
     const data = read(cluster, imageOf(volumeId));
     for (let n = 0; n < 12; n++) {
@@ -187,8 +180,8 @@ describe("a chain", () => {
 });
 
 describe("snapshots of one image", () => {
-  const limits = (minSnapshots: number, maxSnapshots: number) => ({
-    options: { minSnapshots, maxSnapshots, cloneDepth: FREE.options.cloneDepth },
+  const limits = (minsnapshotsonimage: number, maxsnapshotsonimage: number) => ({
+    flags: { minsnapshotsonimage, maxsnapshotsonimage, ...FREE.flags },
   });
   /** A volume with `count` snapshots of this layout -> their holders, the oldest first. */
   const taken = async (driver: Driver, volumeId: string, count: number) => {
@@ -206,7 +199,7 @@ describe("snapshots of one image", () => {
   for (const [what, copy] of copying) {
     test(`at the lower limit: ${what} is made, and nothing flattened`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster, limits(4, 6));
+      await using driver = aDriver(cluster, limits(4, 6));
       const id = await aVolume(driver, cluster);
       await taken(driver, id, 4);
       cluster.managerHeld = true;
@@ -216,11 +209,11 @@ describe("snapshots of one image", () => {
 
     test(`above the lower limit: ${what} is made, and as many are flattened as are too many, the oldest first`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster, limits(3, 6));
+      await using driver = aDriver(cluster, limits(3, 6));
       const id = await aVolume(driver, cluster);
       cluster.managerHeld = true;
       const ids = await taken(driver, id, 3);
-      await using careless = driverOn(cluster, limits(99, 99));
+      await using careless = aDriver(cluster, limits(99, 99));
       await taken(careless, id, 5);
       expect(await codeOf(copy(driver, id))).toBe("OK");
       expect(flattening(cluster)).toEqual(ids.slice(0, 2).map(holderOf));
@@ -228,11 +221,11 @@ describe("snapshots of one image", () => {
 
     test(`above the upper limit: ${what} has to wait until clones were flattened`, async () => {
       const cluster = aCluster();
-      await using making = driverOn(cluster, limits(99, 99));
+      await using making = aDriver(cluster, limits(99, 99));
       const id = await aVolume(making, cluster);
       const ids = await taken(making, id, 5);
       cluster.managerHeld = true;
-      await using driver = driverOn(cluster, limits(2, 4));
+      await using driver = aDriver(cluster, limits(2, 4));
       const before = poolDump(cluster);
       const failure = await failureOf(copy(driver, id));
       expect(failure?.code).toBe("RESOURCE_EXHAUSTED");
@@ -249,14 +242,14 @@ describe("snapshots of one image", () => {
 
   test("that only restores of deleted ones keep fail nobody: those volumes are not flattened", async () => {
     const cluster = aCluster();
-    await using making = driverOn(cluster, limits(99, 99));
+    await using making = aDriver(cluster, limits(99, 99));
     const id = await aVolume(making, cluster);
     const [first, ...others] = await taken(making, id, 4);
     if (first === undefined) throw new Error("no snapshot");
     const { volume } = await making.createVolume(restoreOf(first));
     await making.deleteSnapshot(snapshotDeletion(first));
     cluster.managerHeld = true;
-    await using driver = driverOn(cluster, limits(2, 8));
+    await using driver = aDriver(cluster, limits(2, 8));
     expect(await codeOf(driver.createSnapshot(snapshotOf(id, { name: "one-more" })))).toBe("OK");
     expect(flattening(cluster)).toEqual(others.slice(0, 2).map(holderOf));
     expect(parentOf(cluster, imageOf(volume.volumeId))).toBe(`${holderOf(first)}@${holderOf(first)}`);
@@ -264,7 +257,7 @@ describe("snapshots of one image", () => {
 
   test("made by hand count, and are never touched", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, limits(1, 2));
+    await using driver = aDriver(cluster, limits(1, 2));
     const id = await aVolume(driver, cluster);
     for (const name of ["a", "b", "c"]) await byHand(cluster).snapshot(imageOf(id), name);
     expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("RESOURCE_EXHAUSTED");
@@ -285,7 +278,7 @@ test("a volume that is being flattened by the driver is deleted all the same", a
         )
       : act,
   );
-  await using driver = driverOn(cluster, { ceph, ...chain(4, 6) });
+  await using driver = aDriver(cluster, { ceph, ...chain(4, 6) });
   expect(await codeOf(driver.createVolume(cloneOf(volumeId, { capacityRange: { requiredBytes: GIB } })))).toBe(
     "ABORTED",
   );

@@ -4,12 +4,12 @@ import * as fc from "fast-check";
 import * as Result from "effect/Result";
 import type { MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { parseMigratedId } from "../../../lib/csi/migrated-volume-id.ts";
+import { aDriver } from "../../support/one-world.ts";
 import { cloneOf, settled, snapshotDeletion, snapshotOf } from "../../support/copies-world.ts";
 import {
   aCluster,
   codeOf,
   deletion,
-  driverOn,
   EAST,
   expansion,
   failureOf,
@@ -18,6 +18,7 @@ import {
   seedImage,
   validation,
 } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const CLUSTER = "7982de6a23b77bce50b1ba9f2e879cce";
 const UUID = "b0285c97-a0ce-11eb-8c66-0242ac110002";
@@ -79,7 +80,7 @@ describe("DeleteVolume of a migrated volume", () => {
   ] as const) {
     test(`takes the image, and touches no journal: with ${what}`, async () => {
       const cluster = await aWorld();
-      await using driver = driverOn(cluster, SETTINGS);
+      await using driver = aDriver(cluster, SETTINGS);
       await driver.deleteVolume(deletion(HANDLE, more));
       await settled(cluster);
       expect(Object.keys(poolDump(cluster).images)).toEqual(["kubernetes-dynamic-pvc-other"]);
@@ -90,10 +91,11 @@ describe("DeleteVolume of a migrated volume", () => {
 
   test("leaves it while somebody uses it", async () => {
     const cluster = await aWorld();
-    await using driver = driverOn(cluster, SETTINGS);
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { ...SETTINGS, time });
     const close = cluster.watch("rbd", IMAGE);
     const before = cluster.dump();
-    expect(await codeOf(driver.deleteVolume(deletion(HANDLE)))).toBe("FAILED_PRECONDITION");
+    expect(await codeOf(time.until(driver.deleteVolume(deletion(HANDLE))))).toBe("FAILED_PRECONDITION");
     expect(cluster.dump()).toEqual(before);
     close();
     expect(await codeOf(driver.deleteVolume(deletion(HANDLE)))).toBe("OK");
@@ -102,7 +104,7 @@ describe("DeleteVolume of a migrated volume", () => {
   test("finds it in its own pool and the default namespace, also where the cluster has another", async () => {
     const cluster = aCluster();
     await seedImage(cluster, IMAGE, "ssd");
-    await using driver = driverOn(cluster, { clusters: [{ ...EAST, clusterId: CLUSTER, radosNamespace: "tenant" }] });
+    await using driver = aDriver(cluster, { clusters: [{ ...EAST, clusterId: CLUSTER, radosNamespace: "tenant" }] });
     await driver.deleteVolume(deletion(handle("ssd")));
     await settled(cluster, "ssd");
     expect(poolDump(cluster, "ssd").images).toEqual({});
@@ -110,7 +112,7 @@ describe("DeleteVolume of a migrated volume", () => {
 
   test("is done where pool or image is gone, or the handle is none; and is not where nobody knows the cluster", async () => {
     const cluster = await aWorld();
-    await using driver = driverOn(cluster, SETTINGS);
+    await using driver = aDriver(cluster, SETTINGS);
     const before = cluster.dump();
     expect(await codeOf(driver.deleteVolume(deletion(handle("gone"))))).toBe("OK");
     expect(await codeOf(driver.deleteVolume(deletion(handle("rbd", "gone"))))).toBe("OK");
@@ -123,7 +125,7 @@ describe("DeleteVolume of a migrated volume", () => {
 describe("ControllerExpandVolume of a migrated volume", () => {
   test("grows it", async () => {
     const cluster = await aWorld();
-    await using driver = driverOn(cluster, SETTINGS);
+    await using driver = aDriver(cluster, SETTINGS);
     expect(await driver.expandVolume(expansion(HANDLE, { secrets: IN_TREE }))).toEqual({
       capacityBytes: 2n * GIB,
       nodeExpansionRequired: true,
@@ -134,13 +136,13 @@ describe("ControllerExpandVolume of a migrated volume", () => {
   test("R4: never shrinks it", async () => {
     const cluster = await aWorld();
     cluster.image("rbd", IMAGE).sizeBytes = 5n * GIB;
-    await using driver = driverOn(cluster, SETTINGS);
+    await using driver = aDriver(cluster, SETTINGS);
     expect(await driver.expandVolume(expansion(HANDLE))).toMatchObject({ capacityBytes: 5n * GIB });
     expect(cluster.image("rbd", IMAGE).sizeBytes).toBe(5n * GIB);
   });
 
   test("is NOT_FOUND where it is gone", async () => {
-    await using driver = driverOn(aCluster(), SETTINGS);
+    await using driver = aDriver(aCluster(), SETTINGS);
     expect(await codeOf(driver.expandVolume(expansion(HANDLE)))).toBe("NOT_FOUND");
     expect(await codeOf(driver.expandVolume(expansion(handle("gone"))))).toBe("NOT_FOUND");
   });
@@ -148,7 +150,7 @@ describe("ControllerExpandVolume of a migrated volume", () => {
 
 test("a migrated volume is validated", async () => {
   const cluster = await aWorld();
-  await using driver = driverOn(cluster, SETTINGS);
+  await using driver = aDriver(cluster, SETTINGS);
   expect(await driver.validate(validation(HANDLE))).toHaveProperty("confirmed");
 });
 
@@ -157,7 +159,7 @@ describe("a static volume, whose handle is an image's name", () => {
   test("is none of ours to delete, grow, snapshot or clone, and is not touched", async () => {
     const cluster = aCluster();
     await seedImage(cluster, STATIC);
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const before = cluster.dump();
     // CSI: what does not exist is deleted. Its PV says Retain.
     expect(await codeOf(driver.deleteVolume(deletion(STATIC)))).toBe("OK");

@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect";
 import { Busy, type CephError, NoSpace, TimedOut } from "../../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aVolume,
   byHand,
@@ -23,7 +24,8 @@ import {
   snapshotOf,
   snapshotsOf,
 } from "../../support/copies-world.ts";
-import { aCluster, codeOf, deletion, type Driver, driverOn, poolDump, seed, uuidOf } from "../../support/world.ts";
+import { aCluster, codeOf, deletion, poolDump, seed, uuidOf } from "../../support/world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
 const objectsOf = (cluster: MemoryCluster) => {
@@ -56,7 +58,7 @@ describe("R25: the image in between", () => {
 
   test("goes with its volume", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { copyId, source } = await cloned(driver, cluster);
     await driver.deleteVolume(deletion(copyId));
     await settled(cluster);
@@ -70,7 +72,7 @@ describe("R25: the image in between", () => {
   ] as const) {
     test(`goes when its volume was flattened, with the next ${what} of it`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const { copyId, source, temp } = await cloned(driver, cluster);
       const data = read(cluster, imageOf(copyId));
       await byHand(cluster).flatten(imageOf(copyId));
@@ -84,7 +86,7 @@ describe("R25: the image in between", () => {
 
     test(`stays as long as its volume reads from it, also when ${what} of it is made`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster, { options: { cloneDepth: { softDepth: 9, hardDepth: 9 } } });
+      await using driver = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 9, rbdhardmaxclonedepth: 9 } });
       const { copyId, temp } = await cloned(driver, cluster);
       await look(driver, copyId);
       expect(Object.keys(poolDump(cluster).images)).toContain(temp);
@@ -94,11 +96,12 @@ describe("R25: the image in between", () => {
 
   test("that can't go now fails nobody's request", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time });
     const { copyId, temp } = await cloned(driver, cluster);
     await byHand(cluster).flatten(imageOf(copyId));
     cluster.watch("rbd", temp);
-    expect(await codeOf(driver.createVolume(cloneOf(copyId, { name: "pvc-3" })))).toBe("OK");
+    expect(await codeOf(time.until(driver.createVolume(cloneOf(copyId, { name: "pvc-3" }))))).toBe("OK");
     expect(driver.log.join("\n")).toContain("the left-over image of a copy stays for now");
   });
 });
@@ -108,7 +111,7 @@ describe("R42: the cost of a call", () => {
     const counts = async (others: number) => {
       const cluster = aCluster();
       const { service, calls, forget } = recorded(cephMemoryService(cluster));
-      await using driver = driverOn(cluster, { ceph: service });
+      await using driver = aDriver(cluster, { ceph: service });
       const id = await aVolume(driver, cluster);
       for (let n = 0; n < others; n++) {
         objectsOf(cluster).get("csi.volumes.default")?.set(`csi.volume.other-${n}`, UUID);
@@ -141,7 +144,7 @@ describe("R43, R50: an undo that does not come to its end", () => {
   ] as const) {
     test(`keeps the reservation, and so what is left belongs to somebody: ${what}`, async () => {
       const cluster = aCluster();
-      await using making = driverOn(cluster);
+      await using making = aDriver(cluster);
       const id = await aVolume(making, cluster);
       const before = poolDump(cluster);
       let writes = 0;
@@ -150,7 +153,7 @@ describe("R43, R50: an undo that does not come to its end", () => {
           ? Effect.fail(new NoSpace({ op: "a_call", subject: "rbd" }))
           : act,
       );
-      await using driver = driverOn(cluster, { ceph: faulty });
+      await using driver = aDriver(cluster, { ceph: faulty });
       expect(await codeOf(driver.createVolume(cloneOf(id)))).toBe("RESOURCE_EXHAUSTED");
       const uuid = objectsOf(cluster).get("csi.volumes.default")?.get("csi.volume.pvc-copy");
       expect(objectsOf(cluster).get(`csi.volume.${uuid}`)?.get("csi.volname")).toBe("pvc-copy");
@@ -167,12 +170,12 @@ describe("R43, R50: an undo that does not come to its end", () => {
 
   test("of a snapshot keeps its reservation, too", async () => {
     const cluster = aCluster();
-    await using making = driverOn(cluster);
+    await using making = aDriver(cluster);
     const id = await aVolume(making, cluster);
     const faulty = intercepted(failing(cluster, "snapshotRemove", /csi-vol-/), (call, act) =>
       call.method === "trashMove" ? Effect.fail(new Busy({ op: "a", subject: "b" })) : act,
     );
-    await using driver = driverOn(cluster, { ceph: faulty });
+    await using driver = aDriver(cluster, { ceph: faulty });
     expect(await codeOf(driver.createSnapshot(snapshotOf(id)))).toBe("RESOURCE_EXHAUSTED");
     const uuid = objectsOf(cluster).get("csi.snaps.default")?.get("csi.snap.snap-1");
     expect(Object.keys(poolDump(cluster).images)).toContain(`csi-snap-${uuid}`);

@@ -11,6 +11,7 @@ import * as Effect from "effect/Effect";
 import { type CephError, NoSpace } from "../../../lib/ceph/errors.ts";
 import { type CephMethod, intercepted, latency } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   aVolume,
   byHand,
@@ -33,7 +34,6 @@ import {
   codeOf,
   creation,
   deletion,
-  driverOn,
   EAST,
   failureOf,
   GIB,
@@ -91,7 +91,7 @@ const isWholeClone = (cluster: MemoryCluster, source: string, data: readonly str
 describe("R7: a clone whose image in between is whole, and nothing else", () => {
   test("is finished: volume ID, image ID, size and metadata included", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { options: { setMetadata: true } });
+    await using driver = aDriver(cluster, { flags: { setmetadata: true } });
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, [`${K8S}pv/name`]: "pvc-1" } });
     const source = imageOf(id);
     reserveCopy(cluster);
@@ -115,7 +115,7 @@ describe("R8: a clone whose image in between has its snapshot", () => {
   for (const begun of [false, true]) {
     test(`is finished from that one, the volume's image ${begun ? "half made" : "not made yet"}`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const id = await aVolume(driver, cluster);
       const source = imageOf(id);
       reserveCopy(cluster);
@@ -142,7 +142,7 @@ describe("R9: a clone that left its snapshot on the source", () => {
   for (const cut of [undefined, "header", "parent", "child", "metadata"] as const) {
     test(`leaves none in the end; its image in between was ${cut === undefined ? "not begun" : `cut off (${cut})`}`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const id = await aVolume(driver, cluster);
       const source = imageOf(id);
       reserveCopy(cluster);
@@ -166,7 +166,7 @@ describe("what a driver that has just died still has open", () => {
   ] as const) {
     test(`holds a retry up for a while, and is no final failure: ${what}`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const id = await aVolume(driver, cluster);
       reserveCopy(cluster);
       await byHand(cluster).snapshot(imageOf(id), TEMP);
@@ -189,7 +189,7 @@ describe("what a driver that has just died still has open", () => {
 
   test("of a snapshot, too", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     reserveSnapshot(cluster, imageOf(id));
     await byHand(cluster).snapshot(imageOf(id), HOLDER);
@@ -203,7 +203,7 @@ describe("what a driver that has just died still has open", () => {
 
 test("a half-done clone is not finished for another source: it would hold the first one's data", async () => {
   const cluster = aCluster();
-  await using driver = driverOn(cluster);
+  await using driver = aDriver(cluster);
   const id = await aVolume(driver, cluster);
   const other = await aVolume(driver, cluster, { name: "pvc-2" });
   reserveCopy(cluster);
@@ -220,11 +220,11 @@ describe("R12: before a restore, what is flattened is the snapshot that the requ
     const cluster = aCluster();
     cluster.managerHeld = true;
     // The source is a clone of depth 2, and is not what the request names.
-    await using making = driverOn(cluster, { options: { cloneDepth: { softDepth: 14, hardDepth: 14 } } });
+    await using making = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 14, rbdhardmaxclonedepth: 14 } });
     const id = await aVolume(making, cluster);
     const { volume } = await making.createVolume(cloneOf(id));
     const { snapshotId } = await readySnapshot(making, snapshotOf(volume.volumeId));
-    await using driver = driverOn(cluster, { options: { cloneDepth: { softDepth: 3, hardDepth: 6 } } });
+    await using driver = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 3, rbdhardmaxclonedepth: 6 } });
     await driver.createVolume(restoreOf(snapshotId, { name: "pvc-restored" }));
     expect(
       cluster
@@ -238,7 +238,7 @@ describe("R12: before a restore, what is flattened is the snapshot that the requ
 describe("R13: a snapshot whose own snapshot is missing", () => {
   test("is made ready by the first retry", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     reserveSnapshot(cluster, imageOf(id));
     await byHand(cluster).snapshot(imageOf(id), HOLDER);
@@ -256,7 +256,7 @@ describe("R13: a snapshot whose own snapshot is missing", () => {
 
   test("is no source of a restore meanwhile, and says so", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
     reserveSnapshot(cluster, imageOf(id));
     await byHand(cluster).snapshot(imageOf(id), HOLDER);
@@ -280,7 +280,7 @@ describe("R14: a source that does not exist", () => {
   ] as const) {
     test(`is NOT_FOUND: ${what}`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       expect(await codeOf(driver.createVolume(request))).toBe("NOT_FOUND");
       expect(poolDump(cluster)).toEqual({ objects: {}, images: {}, bareNames: {}, trash: {} });
     });
@@ -290,7 +290,7 @@ describe("R14: a source that does not exist", () => {
 describe("R15: the retry of CreateSnapshot", () => {
   test("writes its metadata on the snapshot, and none on the source", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { options: { setMetadata: true } });
+    await using driver = aDriver(cluster, { flags: { setmetadata: true } });
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, [`${K8S}pv/name`]: "pvc-1" } });
     reserveSnapshot(cluster, imageOf(id));
     await byHand(cluster).snapshot(imageOf(id), HOLDER);
@@ -305,7 +305,7 @@ describe("R15: the retry of CreateSnapshot", () => {
 
 test("R16: each answer of CreateSnapshot names its source", async () => {
   const cluster = aCluster();
-  await using driver = driverOn(cluster);
+  await using driver = aDriver(cluster);
   const id = await aVolume(driver, cluster);
   const first = await driver.createSnapshot(snapshotOf(id));
   expect(first.snapshot.readyToUse).toBe(false);
@@ -317,12 +317,12 @@ test("R16: each answer of CreateSnapshot names its source", async () => {
 describe("R20: deletes of volumes that the journal does not know", () => {
   test("wait for nobody, and take nobody's key", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { ceph: latency(cephMemoryService(cluster), 1) });
+    await using driver = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), 1) });
     await driver.createVolume(creation());
     objectsOf(cluster).get("csi.volumes.default")?.set("csi.volume.", "not ours");
     const before = cluster.dump();
     const ids = Array.from({ length: 8 }, (_, n) => `0001-0004-east-0000000000000002-${UUID.slice(0, -1)}${n}`);
-    const codes = await Promise.all(ids.map((id) => codeOf(driver.deleteVolume(deletion(id), Date.now() + 5000))));
+    const codes = await Promise.all(ids.map((id) => codeOf(driver.deleteVolume(deletion(id), "5 seconds"))));
     expect(new Set(codes)).toEqual(new Set(["OK"]));
     expect(cluster.dump()).toEqual(before);
   });
@@ -337,11 +337,11 @@ describe("R21: a clone that fails", () => {
     for (const method of methods) {
       test(`${what} is a failure (${method}), and leaves nothing`, async () => {
         const cluster = aCluster();
-        await using making = driverOn(cluster);
+        await using making = aDriver(cluster);
         const id = await aVolume(making, cluster);
         const { snapshotId } = await readySnapshot(making, snapshotOf(id, { name: "snap-0" }));
         const before = poolDump(cluster);
-        await using driver = driverOn(cluster, { ceph: failing(cluster, method, /./) });
+        await using driver = aDriver(cluster, { ceph: failing(cluster, method, /./) });
         const call = () =>
           request === "snapshot"
             ? driver.createSnapshot(snapshotOf(id))
@@ -358,7 +358,7 @@ describe("R21: a clone that fails", () => {
 describe("R22: images that only hold data for others", () => {
   test("keep it in the source's data pool, also when they are flattened", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, dataPool: "ec" } });
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
     const { volume } = await driver.createVolume(cloneOf(id));
@@ -376,9 +376,9 @@ describe("R23: flattening", () => {
     cluster.managerHeld = true;
     const settings = {
       clusters: [{ ...EAST, radosNamespace: "tenant" }],
-      options: { cloneDepth: { softDepth: 1, hardDepth: 8 } },
+      flags: { rbdsoftmaxclonedepth: 1, rbdhardmaxclonedepth: 8 },
     };
-    await using driver = driverOn(cluster, settings);
+    await using driver = aDriver(cluster, settings);
     const { volume } = await driver.createVolume(creation());
     const { snapshotId } = await readySnapshot(driver, snapshotOf(volume.volumeId));
     expect(cluster.tasks()).toEqual([
@@ -388,7 +388,7 @@ describe("R23: flattening", () => {
 
   test("of an image without a parent is no failure", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster, { options: { cloneDepth: { softDepth: 1, hardDepth: 1 } } });
+    await using driver = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 1, rbdhardmaxclonedepth: 1 } });
     const id = await aVolume(driver, cluster);
     expect(await codeOf(driver.createVolume(cloneOf(id)))).toBe("OK");
   });
@@ -396,7 +396,7 @@ describe("R23: flattening", () => {
 
 test("R24: restores of one snapshot run side by side", async () => {
   const cluster = aCluster();
-  await using making = driverOn(cluster);
+  await using making = aDriver(cluster);
   const { snapshotId } = await readySnapshot(making, snapshotOf(await aVolume(making, cluster)));
   let running = 0;
   let most = 0;
@@ -412,7 +412,7 @@ test("R24: restores of one snapshot run side by side", async () => {
       act,
     );
   });
-  await using driver = driverOn(cluster, { ceph });
+  await using driver = aDriver(cluster, { ceph });
   const names = Array.from({ length: 50 }, (_, n) => `copy-${n}`);
   const codes = await Promise.all(names.map((name) => codeOf(driver.createVolume(restoreOf(snapshotId, { name })))));
   expect(new Set(codes)).toEqual(new Set(["OK"]));

@@ -3,13 +3,13 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { AccessDenied, PoolNotFound, TimedOut } from "../../../lib/ceph/errors.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
+import { aDriver } from "../../support/one-world.ts";
 import {
   type CreateInit,
   aCluster,
   codeOf,
   creation,
   deletion,
-  driverOn,
   failureOf,
   poolDump,
   uuidOf,
@@ -93,7 +93,7 @@ describe("the choice", () => {
   for (const [what, pools, accessibilityRequirements, expected] of cases) {
     test(`is ${what}`, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const { volume } = await driver.createVolume(creation(placed({ accessibilityRequirements }, pools)));
       expect(volume.volumeContext).toMatchObject({ pool: expected, journalPool: expected });
       expect(imagesIn(cluster, expected)).toEqual([imageOf(volume.volumeId)]);
@@ -102,7 +102,7 @@ describe("the choice", () => {
 
   test("is told as the topology that it was made for; journal, image and ID are of its pool", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(request("b", "a"));
     expect(volume.accessibleTopology).toEqual([at("b")]);
     expect(volume.volumeId).toContain("-0000000000000003-");
@@ -122,7 +122,7 @@ describe("the choice", () => {
       [{}, "ssd"],
     ] as const) {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const asked = placed({ accessibilityRequirements: preferring("a") }, [pool("rbd", "a", more)]);
       const parameters = { ...(asked.parameters as Record<string, string>), dataPool: "ssd" };
       const { volume } = await driver.createVolume(creation({ ...asked, parameters }));
@@ -132,7 +132,7 @@ describe("the choice", () => {
 
   test("is the class's pool where the caller asks for no topology", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const asked = placed();
     const parameters = { ...(asked.parameters as Record<string, string>), pool: "ec" };
     const { volume } = await driver.createVolume(creation({ parameters }));
@@ -141,7 +141,7 @@ describe("the choice", () => {
 
   test("may be written over several lines, as in a StorageClass", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const text = JSON.stringify(POOLS, undefined, 2);
     const asked = placed({ accessibilityRequirements: preferring("b") }, text);
     expect((await driver.createVolume(creation(asked))).volume.volumeContext["pool"]).toBe("ssd");
@@ -151,7 +151,7 @@ describe("the choice", () => {
 describe("R19: a volume stays in the pool that it was first given", () => {
   test("when the retry prefers another", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const first = await driver.createVolume(request("a", "b"));
     const second = await driver.createVolume(request("b", "a"));
     expect(second.volume.volumeId).toBe(first.volume.volumeId);
@@ -161,7 +161,7 @@ describe("R19: a volume stays in the pool that it was first given", () => {
 
   test("when it was only half made there", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
     cluster.namespace("ssd", "")?.objects.set("csi.volumes.default", new Map([["csi.volume.pvc-1", uuid]]));
     const { volume } = await driver.createVolume(request("a", "b"));
@@ -172,7 +172,7 @@ describe("R19: a volume stays in the pool that it was first given", () => {
 
   test("when the retry leaves that pool out: the name is taken, and no second image is made", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     await driver.createVolume(request("a", "b"));
     const before = cluster.dump();
     const failure = await failureOf(driver.createVolume(request("b")));
@@ -182,8 +182,8 @@ describe("R19: a volume stays in the pool that it was first given", () => {
 
   test("of two drivers that are asked in different orders", async () => {
     const cluster = aCluster();
-    await using one = driverOn(cluster);
-    await using other = driverOn(cluster);
+    await using one = aDriver(cluster);
+    await using other = aDriver(cluster);
     const first = await one.createVolume(request("b", "a"));
     const second = await other.createVolume(request("a", "b"));
     expect(second.volume.volumeId).toBe(first.volume.volumeId);
@@ -203,19 +203,19 @@ describe("a pool elsewhere that can't be asked keeps no volume out of the others
       const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
         call.subject.startsWith("ssd/") ? answer : act,
       );
-      await using driver = driverOn(cluster, { ceph });
+      await using driver = aDriver(cluster, { ceph });
       for (const zones of [["a", "b"], ["a"]]) {
         const { volume } = await driver.createVolume(request(...zones));
         expect(volume.volumeContext["pool"]).toBe("rbd");
       }
-      expect(await codeOf(driver.createVolume(request("b"), Date.now() + 1000))).not.toBe("OK");
+      expect(await codeOf(driver.createVolume(request("b"), "1 seconds"))).not.toBe("OK");
     }, 15_000);
   }
 });
 
 describe("copies", () => {
   const source = async (cluster: MemoryCluster) => {
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const volumeId = await aVolume(
       driver,
       cluster,
@@ -228,7 +228,7 @@ describe("copies", () => {
   test("of a snapshot stay in its pool, whatever is preferred", async () => {
     const cluster = aCluster();
     const { snapshotId, data } = await source(cluster);
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const more = placed({ accessibilityRequirements: preferring("a", "b") });
     const { volume } = await driver.createVolume(restoreOf(snapshotId, more));
     expect(volume).toMatchObject({ volumeContext: { pool: "ssd" }, accessibleTopology: [at("b")] });
@@ -239,7 +239,7 @@ describe("copies", () => {
   test("of a snapshot whose pool is out of reach can't be placed: elsewhere they may", async () => {
     const cluster = aCluster();
     const { snapshotId } = await source(cluster);
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const more = placed({ accessibilityRequirements: preferring("a") });
     const failure = await failureOf(driver.createVolume(restoreOf(snapshotId, more)));
     expect(failure).toMatchObject({ code: "RESOURCE_EXHAUSTED", message: expect.stringContaining("pool ssd") });
@@ -249,7 +249,7 @@ describe("copies", () => {
   test("of a volume may be anywhere", async () => {
     const cluster = aCluster();
     const { volumeId, data } = await source(cluster);
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const more = placed({ accessibilityRequirements: preferring("a") });
     const { volume } = await driver.createVolume(cloneOf(volumeId, more));
     expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
@@ -275,7 +275,7 @@ describe("what is refused", () => {
   ] as const) {
     test(what, async () => {
       const cluster = aCluster();
-      await using driver = driverOn(cluster);
+      await using driver = aDriver(cluster);
       const failure = await failureOf(driver.createVolume(creation(placed(asked, pools))));
       expect(failure).toMatchObject({
         code: "INVALID_ARGUMENT",
@@ -287,7 +287,7 @@ describe("what is refused", () => {
 
   test("a place where no pool is: RESOURCE_EXHAUSTED, so that the CO tries another", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const failure = await failureOf(driver.createVolume(request("z")));
     expect(failure).toMatchObject({ code: "RESOURCE_EXHAUSTED", message: expect.stringContaining('"z"') });
     expect(await codeOf(driver.createVolume(creation(placed(asked, []))))).toBe("RESOURCE_EXHAUSTED");
@@ -295,13 +295,13 @@ describe("what is refused", () => {
   });
 
   test("no pool at all, where the caller asks for no topology", async () => {
-    await using driver = driverOn(aCluster());
+    await using driver = aDriver(aCluster());
     expect(await codeOf(driver.createVolume(creation(placed())))).toBe("INVALID_ARGUMENT");
   });
 
   test("a pool that does not exist", async () => {
     const cluster = aCluster();
-    await using driver = driverOn(cluster);
+    await using driver = aDriver(cluster);
     const failure = await failureOf(driver.createVolume(creation(placed(asked, [pool("gone", "a")]))));
     expect(failure).toMatchObject({ message: expect.stringContaining("pool gone does not exist") });
     expect(failure?.code).toBe("INVALID_ARGUMENT");

@@ -1,0 +1,63 @@
+/** Volumes of their own: made, deleted, grown and looked at. */
+import rows from "../../golden/controller-calls.json";
+import { creation, deletion, expansion, GIB, PARAMETERS, uuidOf, validation } from "../../support/world.ts";
+import { emptyWorld, type Room, type Step } from "./room.ts";
+
+const request = creation({ parameters: { ...PARAMETERS, "csi.storage.k8s.io/pv/name": "pvc-1" } });
+const create: Step = ({ driver }) => driver.createVolume(request);
+const remove: Step = ({ driver, ids }) => driver.deleteVolume(deletion(ids.volume));
+const aVolume: Step = async ({ driver, ids }) => {
+  ids.volume = (await driver.createVolume(request)).volume.volumeId;
+};
+const given = { flags: { setmetadata: true } };
+
+export const controllerRoom: Room = {
+  name: "controller",
+  rows,
+  world: emptyWorld,
+  cases: {
+    "CreateVolume: a new name": { call: create },
+    "CreateVolume: a new name, with metadata": { given, call: create },
+    "CreateVolume: a volume that is there": { prepare: aVolume, call: create },
+    "CreateVolume: a volume that is there, with metadata": { given, prepare: aVolume, call: create },
+    "CreateVolume: another volume of that name": {
+      given,
+      prepare: aVolume,
+      call: ({ driver }) => driver.createVolume(creation({ capacityRange: { requiredBytes: 2n * GIB } })),
+      code: "ALREADY_EXISTS",
+    },
+    "DeleteVolume: a volume that is there": { prepare: aVolume, call: remove },
+    "DeleteVolume: a volume in use": {
+      prepare: async (at) => {
+        await aVolume(at);
+        at.cluster.watch("rbd", `csi-vol-${uuidOf(at.ids.volume)}`);
+      },
+      call: remove,
+      code: "FAILED_PRECONDITION",
+    },
+    "DeleteVolume: a volume that is gone": {
+      prepare: async (at) => {
+        await aVolume(at);
+        await remove(at);
+      },
+      call: remove,
+    },
+    "DeleteVolume: no volume ID": { call: ({ driver }) => driver.deleteVolume(deletion("nonsense")) },
+    "ControllerExpandVolume: a larger size": {
+      prepare: aVolume,
+      call: ({ driver, ids }) => driver.expandVolume(expansion(ids.volume)),
+    },
+    "ControllerExpandVolume: a larger size, with a limit": {
+      prepare: aVolume,
+      call: ({ driver, ids }) =>
+        driver.expandVolume(
+          expansion(ids.volume, { capacityRange: { requiredBytes: 2n * GIB, limitBytes: 3n * GIB } }),
+        ),
+    },
+    "ValidateVolumeCapabilities: a volume that is there": {
+      prepare: aVolume,
+      call: ({ driver, ids }) => driver.validate(validation(ids.volume)),
+    },
+    "ControllerGetCapabilities: always": { call: ({ driver }) => driver.capabilities() },
+  },
+};
