@@ -37,7 +37,7 @@ export type GetSnapshotError = CephError | ConfigError | Precondition | Snapshot
 export const getSnapshot = Effect.fn("listing.getSnapshot")(function* (
   snapshotId: string,
   requestCredentials: Credentials | undefined,
-): Effect.fn.Return<CsiSnapshot, GetSnapshotError, Ceph | Clusters | ClusterSecrets | ClusterSecrets> {
+): Effect.fn.Return<CsiSnapshot, GetSnapshotError, Ceph | Clusters | ClusterSecrets> {
   const gone = (reason: string) => new SnapshotNotFound({ snapshotId, reason });
   const credentials = yield* credentialsFor(parseVolumeId(snapshotId), requestCredentials, gone);
   const { cluster, pool, poolId, uuid, imageName, attributes } = yield* locateSnapshot(snapshotId, credentials);

@@ -78,7 +78,6 @@ export const ROOMS = {
     "lib/text",
   ],
   services: [
-    "lib/ceph",
     "lib/changed-blocks",
     "lib/config",
     "lib/csi",
@@ -87,7 +86,6 @@ export const ROOMS = {
     "lib/grpc",
     "lib/host",
     "lib/images",
-    "lib/journal",
     "lib/kube",
     "lib/listing",
     "lib/node",
