@@ -146,7 +146,8 @@ export const childSpanIn = <A, E, R>(
   body: Effect.Effect<A, E, R>,
 ): Effect.Effect<A, E, R> => {
   const open = fiber.getRef(OpenSpan);
-  if (open === undefined) return body;
+  // What an RPC leaves behind, such as a connection, outlives its span and belongs to no trace.
+  if (open === undefined || open.span.status._tag === "Ended") return body;
   const { collector, span } = open;
   return within(collector, { kind, sampled: span.sampled }, span, about, body);
 };

@@ -261,6 +261,21 @@ describe("the trace of an RPC", () => {
   });
 });
 
+test("what an RPC leaves behind makes no spans once the RPC has ended", async () => {
+  const collector = aCollector();
+  const goOn = Deferred.makeUnsafe<void>();
+  const done = Deferred.makeUnsafe<void>();
+  const late = Effect.andThen(Deferred.await(goOn), stage("late", Deferred.succeed(done, undefined)));
+  const driver = await aDriver(collector.environment, () => Effect.forkDetach(late));
+  await driver.call("pvc-1");
+  await Effect.runPromise(Effect.andThen(Deferred.succeed(goOn, undefined), Deferred.await(done)));
+  await driver.stop();
+  expect(collector.spans().map(({ name }) => name)).toEqual([
+    "operation CreateVolume",
+    "csi.v1.Controller/CreateVolume",
+  ]);
+});
+
 describe("traces that are off", () => {
   const quiet = async (change: Environment, metadata: Readonly<Record<string, string>> = {}) => {
     const collector = aCollector();
