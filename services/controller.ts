@@ -1,6 +1,6 @@
 /**
- * The CSI Controller service: from a protobuf request to the values that the recipes of lib/volume and lib/snapshot take,
- * and from their answers to the response.
+ * The CSI Controller service: reads requests for the recipes of lib/volume and lib/snapshot, and writes their results as
+ * responses.
  *
  * Not here: the recipes' stages, whether Ceph can be reached, and the RPCs that only look (./controller-listing.ts).
  *
@@ -186,7 +186,7 @@ export const controller = () =>
       })),
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 
-/** What the recipes need besides Ceph, locks, operations and the configuration. */
+/** The layers that recipes need besides Ceph, locks, operations and the configuration. */
 export const controllerLayer = Layer.merge(Purge.layer, Flatten.layer);
 
 export const controllerRole = (world: World) =>

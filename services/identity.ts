@@ -20,7 +20,7 @@ import { type Role, role } from "../lib/process/role.ts";
 import { VERSION } from "../lib/process/version.ts";
 
 export interface IdentityOptions<R = never> {
-  /** As StorageClasses and PersistentVolumes name the driver. */
+  /** The name by which StorageClasses and PersistentVolumes refer to the driver. */
   readonly name: string;
   readonly version?: string;
   /** The Controller service is served on the same socket. */
@@ -56,7 +56,7 @@ const capabilities = <R>(options: IdentityOptions<R>): Capability[] => {
   ];
 };
 
-/** Who the driver of these flags is: it offers what is served next to it. */
+/** The Identity of a driver with these flags. It offers the services that are served next to it. */
 export const identityRole = ({ driverName, controllerServer }: Flags): Role<never> =>
   role({
     name: "identity",

@@ -15,7 +15,7 @@ const help = (): string => {
   return ["csi-rbd [verb] [argument …]", "", "Verbs:", ...lines, "", usage()].join("\n");
 };
 
-/** What each `--type` runs. */
+/** The roles that each `--type` runs. */
 const ROLES: Readonly<Record<Flags["type"], (flags: Flags, world: World) => readonly AnyRole[]>> = {
   rbd: driverRoles,
 };
@@ -23,7 +23,7 @@ const ROLES: Readonly<Record<Flags["type"], (flags: Flags, world: World) => read
 export const rolesOf = (flags: Flags, world: World = liveWorld(flags)) => ROLES[flags.type](flags, world);
 
 const driver: Verb = {
-  help: "serves CSI as the flags below say; this verb may be left out",
+  help: "serves CSI as the flags below say; the default verb",
   run: runRoles((flags) => rolesOf(flags), help),
 };
 

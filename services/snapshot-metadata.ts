@@ -4,7 +4,7 @@
  *
  * Not here: how that is found out (lib/changed-blocks/changed-blocks.ts).
  *
- * 1. Ranges are of any length (VARIABLE_LENGTH), and there is a message even when there is none: it tells the capacity.
+ * 1. Ranges have any length (VARIABLE_LENGTH). A stream has at least one message, because it carries the capacity.
  * 2. A page is asked of Ceph when the caller has taken the one before (lib/grpc/bridge.ts), so memory does not grow
  *    with the image.
  */

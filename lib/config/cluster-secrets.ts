@@ -8,7 +8,7 @@
  *
  * That is the form of a mounted Kubernetes Secret whose keys have these names: the one that StorageClasses use will do.
  *
- * 1. `get` tells what the files say now (see reread.ts). A new Secret needs no restart.
+ * 1. `get` returns the current content of the files (see reread.ts). A new Secret needs no restart.
  * 2. A key is in memory only, Redacted; it reaches no log line and no error. Files that everybody may read are used, with
  *    a warning: the mode of a mounted Secret is the pod's to choose, and its default is 0644.
  * 3. No clusterID leads out of the folder.
@@ -87,11 +87,11 @@ export class ClusterSecrets extends Context.Service<
   {
     /** `undefined`: the administrator has given none for this cluster. */
     readonly get: (clusterId: string) => Effect.Effect<ClusterSecret | undefined, ConfigInvalid>;
-    /** Where one would be looked for, for messages. */
+    /** The folder that would hold one, for messages. */
     readonly place: (clusterId: string) => string;
   }
 >()("csi-rbd/config/ClusterSecrets") {
-  /** From the folders of `secretsDir`, read again whenever they change. */
+  /** Reads the folders of `secretsDir`, again whenever they change. */
   static readonly layer = (secretsDir: string): Layer.Layer<ClusterSecrets> =>
     Layer.sync(ClusterSecrets, () => {
       const readers = new Map<string, ReturnType<typeof reader>>();
@@ -106,7 +106,7 @@ export class ClusterSecrets extends Context.Service<
       return ClusterSecrets.of({ get, place });
     });
 
-  /** These and no file, for tests. */
+  /** Holds these credentials and reads no file, for tests. */
   static readonly layerOf = (secrets: Readonly<Record<string, ClusterSecret>>): Layer.Layer<ClusterSecrets> =>
     Layer.succeed(
       ClusterSecrets,

@@ -3,10 +3,10 @@
  * that matter to RBD are read. It holds no secret, and opens no connection.
  *
  * Invariants:
- * 1. One bad entry takes down itself alone; asking for it says what is wrong with it.
+ * 1. A bad entry affects no other. Whoever asks for it gets an error that says what is wrong with it.
  * 2. Of two entries with one clusterID the first counts, even if it is the bad one: a second one may mean another
  *    cluster.
- * 3. `get` tells what the file says now, or said a moment ago (see reread.ts).
+ * 3. `get` returns the current content of the file, or that of a moment ago (see reread.ts).
  */
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -21,11 +21,11 @@ import { MOMENT_MS, reread } from "./reread.ts";
 
 export interface Cluster {
   readonly clusterId: string;
-  /** As written: `host:port`, `[v2:…,v1:…]` and so on. Never empty. */
+  /** Copied from the file: `host:port`, `[v2:…,v1:…]` and so on. Never empty. */
   readonly monitors: ReadonlyArray<string>;
   /** RADOS namespace of images and journal; "" is the default one. */
   readonly radosNamespace: string;
-  /** Where the node maps images: path of a network namespace, or "" for its own. */
+  /** Path of the network namespace in which the node maps images; "" for its own. */
   readonly netNamespaceFilePath: string;
   /** Watchers of mirror daemons that an image in no use may have. */
   readonly mirrorDaemonCount: number;
@@ -91,7 +91,7 @@ const notesOn = (fields: Record<string, unknown>, cluster: Cluster): ReadonlyArr
   return notes;
 };
 
-/** What the flags say for entries that do not. */
+/** Values from the flags, for entries that do not state them. */
 export interface ClusterDefaults {
   readonly readAffinity: boolean;
 }
@@ -179,11 +179,11 @@ export class Clusters extends Context.Service<
     readonly table: Effect.Effect<ClusterTable, ConfigInvalid>;
   }
 >()("csi-rbd/config/Clusters") {
-  /** From `<configDir>/config.json`, read again whenever it changes. */
+  /** Reads `<configDir>/config.json`, again whenever it changes. */
   static readonly layer = (configDir: string, defaults = NO_DEFAULTS): Layer.Layer<Clusters> =>
     Layer.sync(Clusters, () => {
       const path = `${configDir}/config.json`;
-      const reason = "there is no such file: mount the ConfigMap with config.json there, or set --config-dir";
+      const reason = "the file does not exist: mount the ConfigMap with config.json there, or set --config-dir";
       const table = reread<ClusterTable>({
         path,
         trustedMs: MOMENT_MS,
@@ -196,7 +196,7 @@ export class Clusters extends Context.Service<
       return Clusters.of({ get, table });
     });
 
-  /** These clusters and no file, for tests. */
+  /** Holds these clusters and reads no file, for tests. */
   static readonly layerOf = (clusters: ReadonlyArray<Cluster>): Layer.Layer<Clusters> => {
     const table: ClusterTable = {
       clusters: new Map(clusters.map((each) => [each.clusterId, each])),

@@ -1,6 +1,7 @@
 /**
- * What can be wrong with what people configured: files, parameters, secrets. Typed, each with a message that names
- * the place and what to write there. No gRPC codes here: one table elsewhere maps errors to codes.
+ * The errors of configuration: files, parameters, secrets. Each message names the place and says what to write there.
+ *
+ * Not here: gRPC codes (lib/operations/outcomes.ts).
  *
  * Invariant: a message never holds a secret's value, and is one line.
  */

@@ -1,6 +1,5 @@
 /**
- * The kinds of value a flag can have: how to read the text (Go's rules, as zod schemas) and what to tell someone who
- * wrote another. Knows no flag by name.
+ * The kinds of value that a flag can have, as zod schemas that read text by Go's rules. Knows no flag by name.
  *
  * Invariant: the message of a failing schema says what to write, not only what is wrong.
  */

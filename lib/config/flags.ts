@@ -22,7 +22,7 @@ type Values = {
  * was given. With `help` or `version` nothing else has been checked across flags.
  */
 export type Flags = Values & {
-  /** What was given and has no effect, as it was written, with the reason. */
+  /** Arguments that were given and have no effect, each with the reason. */
   readonly withoutEffect: ReadonlyArray<string>;
 };
 
@@ -102,7 +102,7 @@ const read = (texts: ReadonlyMap<string, string>): Result.Result<Map<string, unk
   return Result.succeed(values);
 };
 
-/** What no single flag can tell. */
+/** Checks flags against each other. Returns what is wrong. */
 const across = (flags: Flags, given: ReadonlyMap<string, string>): string | undefined => {
   if (!given.has("type")) return "--type is missing: write --type=rbd";
   if (flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
@@ -138,7 +138,7 @@ export const parseFlags = (argv: ReadonlyArray<string>): Result.Result<Flags, st
     return neither ? { ...flags, controllerServer: true, nodeServer: true } : flags;
   });
 
-/** What `--help` prints: a line per flag with its default, then the flags that have no effect, with the reasons. */
+/** The text of `--help`: a line per flag with its default, then the flags that have no effect, with the reasons. */
 export const usage = (): string => {
   const rows = Object.entries(FLAGS).map(
     ([name, flag]) => [flag.isBool ? `--${name}` : `--${name}=${flag.fallback}`, flag.help] as const,

@@ -1,11 +1,12 @@
 /**
- * cluster-mapping.json: after a failover, where a volume of one cluster and pool lives in another. It only says where
- * to look; when to look there is the resolver's decision.
+ * Reads cluster-mapping.json, which names the cluster and pool in which a volume is after a failover.
+ *
+ * Not here: when a volume is looked for there (lib/journal/locate.ts).
  *
  * Invariants:
  * 1. Both directions count, of clusters and of pools.
- * 2. One bad element takes down itself alone. No file means no mapping.
- * 3. The asked-for place itself is never among the answers, and no place is there twice.
+ * 2. A bad element affects no other. Without the file there is no mapping.
+ * 3. The answers never hold the place that was asked for, and hold no place twice.
  */
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -110,7 +111,7 @@ export class ClusterMapping extends Context.Service<
       mappedClusters: (clusterId) => Effect.map(table, (now) => mappedClusters(now, clusterId)),
     });
 
-  /** From `<configDir>/cluster-mapping.json`, read again whenever it changes. */
+  /** Reads `<configDir>/cluster-mapping.json`, again whenever it changes. */
   static readonly layer = (configDir: string): Layer.Layer<ClusterMapping> =>
     Layer.sync(ClusterMapping, () => {
       const path = `${configDir}/cluster-mapping.json`;

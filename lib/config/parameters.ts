@@ -79,7 +79,7 @@ const schema = z.object({
 });
 type Fields = z.output<typeof schema>;
 
-/** What no single parameter can tell: [field, what is wrong with it]. */
+/** Checks parameters against each other. Returns the field and what is wrong with it. */
 const across = (fields: Fields): readonly [string, string] | undefined => {
   if (fields.pool === undefined && !fields.topologyConstrainedPools) return ["pool", "is missing"];
   const { stripeUnit, stripeCount, objectSize } = fields;
@@ -123,7 +123,7 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     return typed(fields);
   });
 
-/** What the driver has decided about a volume. */
+/** Values that the driver chose for a volume. */
 export interface DriverValues {
   readonly pool: string;
   readonly journalPool: string;

@@ -1,10 +1,10 @@
 /**
- * A small file that may change under a running driver, parsed again only when it has. No watch and no timer: each
- * look asks the file system for the file's identity, which a ConfigMap's symlink swap changes too.
+ * Reads a small file that may change while the driver runs, and parses it again only when it has changed. It has no watch
+ * and no timer: each look asks the file system for the file's identity, which the symlink swap of a ConfigMap changes.
  *
  * Invariants:
- * 1. A look never answers with a content older than the file was when the look began, or as long before as its user
- *    trusts an earlier look.
+ * 1. A look never returns a content older than the file when the look began, except by the time for which its user trusts
+ *    an earlier look.
  * 2. Unchanged files are not read: a look is one stat.
  * 3. A look ends within LOOK_LIMIT, whatever the file system does.
  */
@@ -14,7 +14,7 @@ import * as Result from "effect/Result";
 import { ConfigInvalid } from "./errors.ts";
 
 export const LOOK_LIMIT = "5 seconds";
-/** For what every call needs: not each has to ask, and kubelet takes a minute to bring a change. */
+/** Trust for files that every call needs: kubelet itself takes a minute to bring a change. */
 export const MOMENT_MS = 100;
 /** A ConfigMap holds at most 1 MiB; more than this is not one of our files. */
 const MAX_BYTES = 16 << 20;
@@ -23,11 +23,11 @@ const SETTLED_AFTER_MS = 100;
 
 export interface RereadOptions<T> {
   readonly path: string;
-  /** What the file's text means. Runs once per change. */
+  /** Reads the text of the file. Runs once per change. */
   readonly parse: (text: string) => Result.Result<T, ConfigInvalid>;
-  /** What it means that there is no such file. */
+  /** The result when the file does not exist. */
   readonly missing: Result.Result<T, ConfigInvalid>;
-  /** Runs after each parse that succeeded, to tell people about it. */
+  /** Runs after each parse that succeeded, to log it. */
   readonly onRead?: (value: T) => Effect.Effect<void>;
   /** Milliseconds for which a look does without asking again; 0 by default. */
   readonly trustedMs?: number;

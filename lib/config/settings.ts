@@ -1,4 +1,4 @@
-/** What the flags decide about volumes and snapshots, as a service: recipes ask for it where they need it. */
+/** The settings of volumes and snapshots that flags decide, as a service that recipes ask for. */
 import * as Context from "effect/Context";
 import * as Duration from "effect/Duration";
 import * as Layer from "effect/Layer";

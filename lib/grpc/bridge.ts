@@ -83,7 +83,7 @@ const millisOf = (deadline: Deadline): number | undefined => {
   return Number.isFinite(at) ? at : undefined;
 };
 
-/** These are asked every few seconds for ever: their success is a line at debug level only. */
+/** Sidecars and kubelet call these every few seconds, so their success is logged at debug level only. */
 const isRoutine = (method: DescMethod): boolean => /^Probe$|Get(Plugin)?Capabilities$/.test(method.name);
 
 const decode = (method: DescMethod, bytes: Uint8Array): Result.Result<Message, RpcError> =>
@@ -169,7 +169,7 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
       return;
     }
     arrival.on("cancelled", () => {
-      // grpc-js says so after every call's end too; then this changes nothing.
+      // grpc-js emits this after every call's end, too; then it changes nothing.
       const late = info.deadline !== undefined && Date.now() >= info.deadline;
       conclude(
         late

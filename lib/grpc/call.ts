@@ -1,5 +1,5 @@
 /**
- * What a handler may know about the call that it serves, beyond the request: a reference that the bridge sets per call.
+ * The facts of a call that its handler can read besides the request: a reference that the bridge sets per call.
  *
  * Not here: what travels back. Headers are the caller's text: not to be logged.
  */

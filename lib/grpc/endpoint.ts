@@ -1,5 +1,5 @@
 /**
- * Where a gRPC server listens, or a client connects: `unix:///path` or `tcp://host:port`, as ceph-csi's flags have it.
+ * An endpoint of a gRPC server or client, in the form of ceph-csi's flags: `unix:///path` or `tcp://host:port`.
  * Pure; opens nothing.
  *
  * Invariant: a unix path is absolute, has one leading slash, and fits into the kernel's socket address.

@@ -4,7 +4,7 @@
  * 1. What a field option marks as secret is never part of the result, at any depth; of a secret map the keys stay,
  *    since they are the names of the secrets.
  * 2. The option is read from the descriptor; there is no list of names, so a new contract needs no change here.
- * 3. Unknown fields are left out: nothing tells what they hold.
+ * 3. Unknown fields are left out, because they could hold a secret.
  */
 import { type DescField, type DescMessage, getOption, type Message } from "@bufbuild/protobuf";
 import { isReflectMessage, type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
@@ -55,7 +55,7 @@ const shownField = (message: ReflectMessage, field: DescField): unknown => {
 
 const shownValue = (field: DescField, value: unknown): unknown => {
   if (isReflectMessage(value)) {
-    // A wrapper is there to tell "false" or 0 from "absent": show what it wraps.
+    // A wrapper only distinguishes "false" or 0 from "absent": show the wrapped value.
     const [wrapped] = isWrapperDesc(value.desc) ? value.fields : [];
     return wrapped === undefined ? maskedFields(value) : shownValue(wrapped, value.get(wrapped));
   }

@@ -43,7 +43,7 @@ export interface StopBy {
 const DEFAULT_STOP = Effect.map(Clock.currentTimeMillis, (now) => ({ drainBy: now + 10_000, closeBy: now + 11_000 }));
 
 export interface Serving {
-  /** As given, but with the port that was bound. */
+  /** The given endpoint with the port that was bound. */
   readonly endpoint: string;
   readonly running: () => number;
 }
@@ -125,7 +125,7 @@ const stop = <R>(
 ): Effect.Effect<void> =>
   Effect.gen(function* () {
     release();
-    // Both begin now; the first ends with the last call, the second when the last answer is written, too.
+    // Both begin now. The first ends with the last call, the second when the last answer is written.
     const drained = new Promise<void>((resolve) => bridge.refuse(resolve));
     const closed = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
     const { drainBy, closeBy } = yield* stopBy;

@@ -1,5 +1,5 @@
 /**
- * What a service is to this project: a protobuf-es descriptor and an Effect (or a Stream) per RPC.
+ * A gRPC service: a protobuf-es descriptor and an Effect (or a Stream) per RPC.
  *
  * Not here: sockets, servers and calls (./bridge.ts, ./server.ts). A service is plain functions, to be called as such
  * in tests.

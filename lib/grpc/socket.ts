@@ -1,7 +1,7 @@
 /**
  * Endpoints, and the file that a unix socket is.
  *
- * 1. A path that somebody listens on, or that is no socket, is never touched; one is stale only when a connection is
+ * 1. A path that somebody listens on, or that is not a socket, is never touched; one is stale only when a connection is
  *    refused. "Could not tell" counts as in use.
  * 2. The socket shows up under its name with its final mode and owner, already listening: it is bound under a hidden
  *    name beside it and then linked (never renamed over what may have come meanwhile).
@@ -16,7 +16,7 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { ENDPOINT_FORM, type Endpoint, MAX_SOCKET_PATH, parseEndpoint } from "./endpoint.ts";
 
-/** `message` says what to do about it; the endpoint is part of it. */
+/** The message names the endpoint and says what to do. */
 export class ListenError extends Data.TaggedError("ListenError")<{ readonly message: string }> {}
 
 const PROBE_LIMIT = 1000;
@@ -25,10 +25,10 @@ const PROBE_LIMIT = 1000;
 export const readEndpoint = (text: string): Result.Result<Endpoint, ListenError> =>
   Result.mapError(
     parseEndpoint(text.startsWith("/") ? `unix://${text}` : text),
-    () => new ListenError({ message: `endpoint "${text}" is no place to listen; write ${ENDPOINT_FORM}` }),
+    () => new ListenError({ message: `endpoint "${text}" is not valid; write ${ENDPOINT_FORM}` }),
   );
 
-/** As grpc-js wants it. No host: every address of this machine. */
+/** The form of grpc-js. Without a host it means every address of this machine. */
 export const grpcAddress = (endpoint: Endpoint): string => {
   if (endpoint.kind === "unix") return `unix:${endpoint.path}`;
   const host = endpoint.host === "" ? "[::]" : endpoint.host.includes(":") ? `[${endpoint.host}]` : endpoint.host;
@@ -36,7 +36,7 @@ export const grpcAddress = (endpoint: Endpoint): string => {
 };
 
 export interface SocketFile {
-  /** Where to bind: the hidden name. Bind under umask 077, so that nobody connects before `publish`. */
+  /** The hidden name to bind. Bind under umask 077, so that nobody connects before `publish`. */
   readonly bindPath: string;
   /** After the bind: gives the socket its owner and mode, then its name. */
   readonly publish: Effect.Effect<PublishedSocket, ListenError>;
@@ -113,7 +113,7 @@ const findStale = (path: string): Effect.Effect<bigint | undefined, ListenError>
       message:
         outcome === "listening"
           ? `another process listens on ${path}; stop it or choose another endpoint`
-          : `could not tell whether somebody listens on ${path} (${outcome}); remove it if nobody does`,
+          : `cannot find out whether a process listens on ${path} (${outcome}); remove the file if none does`,
     });
   });
 

@@ -14,10 +14,10 @@ import * as Option from "effect/Option";
 
 export { Code };
 
-/** For logs and messages: `NOT_FOUND`, or the number when there is no such code. */
+/** The name of a code for logs and messages, `NOT_FOUND`; the number of an unknown one. */
 export const codeName = (code: number): string => Code[code] ?? String(code);
 
-/** What a handler fails with. `message` goes to the caller and to the log: no secrets. */
+/** The error of a handler. The message goes to the caller and to the log, so it must not hold a secret. */
 export class RpcError extends Data.TaggedError("RpcError")<{
   readonly code: number;
   readonly message: string;

@@ -4,7 +4,7 @@
  *
  * Not here: which verbs there are (services/main.ts) and which flags (lib/config/flag-table.ts).
  *
- * 1. What is wrong on the command line is one line on stderr that says what to write, and nothing was started.
+ * 1. A wrong command line gets one line on stderr that says what to write, and nothing is started.
  */
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
@@ -32,7 +32,7 @@ export interface Verb {
 
 export interface CommandLine {
   readonly verbs: Readonly<Record<string, Verb>>;
-  /** What runs where the first argument is a flag, or absent. */
+  /** Runs when the first argument is a flag, or absent. */
   readonly otherwise: Verb;
 }
 
@@ -60,7 +60,7 @@ export const runRoles =
     return "text" in asked ? console.log(asked.text) : launch(asked.run, asked.grace);
   };
 
-/** A text to print, or what to run with how long it has for its end. */
+/** Decides what flags ask for: a text to print, or an Effect to run and its grace budget. */
 export const whatFlagsAsk = (
   flags: Flags,
   rolesOf: (flags: Flags) => readonly AnyRole[],

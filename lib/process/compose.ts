@@ -36,7 +36,7 @@ export const compose = (
   grace: Grace = makeGrace(flags.gracePeriod),
 ): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
-    // Built first, so that it ends last: what happens while the process stops is logged and traced, too.
+    // Built first, so that it ends last: the log and the traces include what happens while the process stops.
     const telemetry = yield* Layer.build(telemetryLayer(flags, VERSION, operationFields));
     yield* Effect.provideContext(run(flags, roles, grace), telemetry);
   });
@@ -67,7 +67,7 @@ const run = (flags: Flags, roles: readonly AnyRole[], grace: Grace): Effect.Effe
     if (sockets.size > 0) return yield* Effect.never;
   });
 
-/** Lets operations end that outlived their callers. What is left is as after a crash: the next call finishes or undoes it. */
+/** Waits for operations that outlived their callers, then interrupts them. The next call finishes or undoes what is left. */
 const drain = (operations: OperationsService, grace: Grace): Effect.Effect<void> =>
   Effect.gen(function* () {
     const { drainBy } = yield* grace.begin;

@@ -4,8 +4,7 @@
  *
  * Not here: who waits until then (lib/grpc/server.ts, ./compose.ts) and the exit itself (./launch.ts).
  *
- * 1. The moments are fixed once, when the first who needs them asks: at the signal, or where no signal came, when the
- *    scope closes.
+ * 1. The moments are fixed once: at the signal, or without one when the scope closes.
  */
 import * as Clock from "effect/Clock";
 import * as Duration from "effect/Duration";
@@ -25,7 +24,7 @@ export interface Grace {
   readonly begin: Effect.Effect<StopMoments>;
 }
 
-/** For interrupting what did not end, and for closing connections and threads; a quarter of a short budget. */
+/** Kept for interrupting what did not end and for closing connections and threads; at most a quarter of the budget. */
 const RESERVE = 2_000;
 
 export const makeGrace = (period: Duration.Duration): Grace => {

@@ -37,7 +37,7 @@ export type AnyRole = {
 /** States a role, and has the compiler prove the first invariant. */
 export const role = <P>(parts: Role<P>): Role<P> => parts;
 
-/** What the roles provide together: for a process (./compose.ts), and for tests that call handlers as functions. */
+/** Merges the layers of the roles, for a process (./compose.ts) and for tests that call handlers as functions. */
 export const layerOf = <const R extends AnyRole>(
   roles: readonly R[],
 ): Layer.Layer<Layer.Success<R["layer"]>, RoleError> =>

@@ -1,5 +1,5 @@
 /**
- * What a process asks of the outside, as layers: its configuration, Ceph, this machine, Kubernetes. Tests bring a world
+ * The outside of a process as layers: its configuration, Ceph, this machine, Kubernetes. Tests bring a world
  * in memory (tests/support); everything else of a test is then the product's own.
  *
  * Not here: which role needs which part (services/).
@@ -21,18 +21,18 @@ import { Locks } from "../operations/locks.ts";
 import { Operations } from "../operations/pipeline.ts";
 import type { RoleError } from "./role.ts";
 
-/** The files that an administrator writes, and what the flags say. */
+/** The services that read the administrator's files and the flags. */
 export type Configuration = Clusters | ClusterMapping | ClusterSecrets | DriverSettings;
 
 export interface World {
   readonly configuration: Layer.Layer<Configuration>;
   readonly ceph: Layer.Layer<Ceph, RoleError>;
   readonly host: Layer.Layer<Host, RoleError>;
-  /** Where this node is. */
+  /** The place of this node in the cluster. */
   readonly placement: Layer.Layer<Placement, RoleError>;
 }
 
-/** The real one, as the flags say. */
+/** Makes the real world from the flags. */
 export const liveWorld = (flags: Flags): World => ({
   configuration: Layer.mergeAll(
     Clusters.layer(flags.configDir, { readAffinity: flags.enableReadAffinity }),
@@ -51,6 +51,6 @@ export const liveWorld = (flags: Flags): World => ({
   placement: Placement.layer(flags),
 });
 
-/** What every role that works on volumes needs. */
+/** The layers that every role needs that works on volumes. */
 export const volumesLayer = (world: World): Layer.Layer<Configuration | Ceph | Locks | Operations, RoleError> =>
   Layer.mergeAll(world.configuration, world.ceph, Locks.layer, Operations.layer);

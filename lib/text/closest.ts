@@ -1,4 +1,4 @@
-/** The word someone may have meant. Pure, and no spelling checker: it serves one hint in an error message. */
+/** Finds the word that somebody probably meant, for a hint in an error message. Pure. */
 
 /** Number of single-character edits that turn `from` into `to`. */
 const distance = (from: string, to: string): number => {

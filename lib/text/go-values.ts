@@ -1,6 +1,6 @@
 /**
  * Values as Go programs read them, since ceph-csi's flags and parameters were read by Go: booleans, integers with a
- * base prefix, durations. Pure; `undefined` says "not one of these".
+ * base prefix, durations. Pure. `undefined` means that the text is not one.
  *
  * Invariant: no text makes a function here throw, and each takes time linear in the text's length.
  */

@@ -136,10 +136,10 @@ test("missing, broken, mended: each look tells what is", async () => {
     () => settle().then(() => writeFileSync(file, entry("c", "m"))),
     () => settle().then(() => unlinkSync(file)),
   );
-  expect(seen[0]).toContain(`${file}: there is no such file: mount the ConfigMap`);
+  expect(seen[0]).toContain(`${file}: the file does not exist: mount the ConfigMap`);
   expect(seen[1]).toContain(`${file}: is not valid JSON`);
   expect(seen[2]).toBe("m");
-  expect(seen[3]).toContain("there is no such file");
+  expect(seen[3]).toContain("the file does not exist");
 });
 
 test("a folder, a FIFO and a loop of links are refused, not waited for", async () => {
