@@ -9,34 +9,43 @@ import type { GroupHands } from "./harness.ts";
 export interface Tools {
   readonly tool: (...command: string[]) => Promise<string>;
   readonly rados: (pool: PoolRef, ...command: string[]) => Promise<string>;
-  readonly omapValue: (pool: PoolRef, object: string, key: string) => Promise<Uint8Array>;
   readonly poolName: (id: bigint) => string;
 }
 
 /** A text as Ceph encodes it, after its length. */
 const textOf = (value: Uint8Array): string => new TextDecoder().decode(value.subarray(4));
 
-export const liveGroups = ({ tool, rados, omapValue, poolName }: Tools): GroupHands => {
-  const keysOf = async (pool: PoolRef, object: string): Promise<readonly string[]> =>
-    (
-      await rados(pool, "listomapkeys", object).catch((error: Error) => {
-        if (error.message.includes("No such file or directory")) return "";
-        throw error;
-      })
-    ).split("\n");
-  const textAt = async (pool: PoolRef, object: string, key: string): Promise<string | undefined> =>
-    (await keysOf(pool, object)).includes(key) ? textOf(await omapValue(pool, object, key)) : undefined;
+/** Reads the output of `rados listomapvals`: a key, its length, a hex dump, an empty line. */
+const textsIn = (dump: string): ReadonlyMap<string, string> => {
+  const found = new Map<string, string>();
+  for (const entry of dump.split("\n\n")) {
+    const [key, ...lines] = entry.split("\n");
+    const hex = lines.flatMap((line) => /^[0-9a-f]{8}  ([0-9a-f ]{1,48})/.exec(line)?.[1] ?? []).join("");
+    if (key !== undefined) found.set(key, textOf(Buffer.from(hex.replaceAll(" ", ""), "hex")));
+  }
+  return found;
+};
 
+export const liveGroups = ({ tool, rados, poolName }: Tools): GroupHands => {
+  /** Empty for an object that does not exist. */
+  const omapOf = (pool: PoolRef, command: "listomapkeys" | "listomapvals", object: string): Promise<string> =>
+    rados(pool, command, object).catch((error: Error) => {
+      if (error.message.includes("No such file or directory")) return "";
+      throw error;
+    });
   return {
     members: async (pool, group) => {
-      const id = await textAt(pool, "rbd_group_directory", `name_${group}`);
+      const id = textsIn(await omapOf(pool, "listomapvals", "rbd_group_directory")).get(`name_${group}`);
       if (id === undefined) return undefined;
-      const keys = await keysOf(pool, `rbd_group_header.${id}`);
+      const keys = (await omapOf(pool, "listomapkeys", `rbd_group_header.${id}`)).split("\n");
+      const directories = new Map<string, ReadonlyMap<string, string>>();
       const found: string[] = [];
       for (const [, poolId, imageId] of keys.flatMap((key) => [/^image_([0-9a-f]{16})_(.+)$/.exec(key) ?? []])) {
         if (poolId === undefined || imageId === undefined) continue;
         const place = { ...pool, pool: poolName(BigInt(`0x${poolId}`)) };
-        const name = await textAt(place, "rbd_directory", `id_${imageId}`);
+        const names = directories.get(poolId) ?? textsIn(await omapOf(place, "listomapvals", "rbd_directory"));
+        directories.set(poolId, names);
+        const name = names.get(`id_${imageId}`);
         if (name !== undefined) found.push(`${place.pool}/${place.namespace}/${name}`);
       }
       return found.toSorted();

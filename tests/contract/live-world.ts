@@ -193,7 +193,7 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     },
     cutCloneShort,
     cutGroupSnapshotShort,
-    groups: liveGroups({ tool, rados, omapValue, poolName: (id) => poolNames.get(id) ?? `#${id}` }),
+    groups: liveGroups({ tool, rados, poolName: (id) => poolNames.get(id) ?? `#${id}` }),
     metadata,
     watch: async (ref, image) => {
       const child = Bun.spawn(["rbd", "watch", inPool(ref, image)], { env, stdin: "pipe", stdout: "pipe" });
