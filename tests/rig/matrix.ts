@@ -67,7 +67,7 @@ for (const release of wanted.filter((each) => suites.length > 0 && each !== cove
             folders: [`tests/${suite}`],
             place: { root, binds, env },
             reports: dir,
-            limitMs: (long ? 60 : 14) * 60_000,
+            limitMs: (long ? 60 : 20) * 60_000,
             testLimitMs: 30_000,
             flags,
             secondAttempt: suite === "ceph",
