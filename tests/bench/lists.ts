@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect";
 import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
 import type { Driver } from "../ceph/driver.ts";
+import { LISTING } from "../support/listing-world.ts";
 import { aDriver } from "../support/one-world.ts";
 import { aCluster, creation } from "../support/world.ts";
 import { emptySample, quantile, type Sample, timed } from "./measure.ts";
@@ -86,7 +87,7 @@ export const pages = async (
 /** Over the model of Ceph, without gRPC. */
 export const pagesInMemory = async (volumes: number): Promise<readonly Line[]> => {
   const cluster = aCluster({ pools: ["rbd"] });
-  await using lister = aDriver(cluster);
+  await using lister = aDriver(cluster, LISTING);
   let made = 0;
   const whole = async (count: number): Promise<Sample> => {
     for (; made < count; made += 1) await lister.createVolume(creation({ name: `pvc-${made}` }));
