@@ -28,13 +28,13 @@ import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import {
   type CopySource,
-  type FindSourceError,
   findSource,
+  type FindSourceError,
   type SourceRequest,
   type VolumeToCopy,
 } from "./copy-source.ts";
-import { discardNew, type ReservedVolume } from "./create.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
+import { discardNew, type ReservedVolume } from "./reserve.ts";
 
 const { VOLUMES } = journal;
 

@@ -16,8 +16,7 @@ import { chooseSize, type InvalidSize, type SizeOutOfRange, type SizeRequest } f
 import { ownerOf } from "../images/metadata.ts";
 import { clusterAccess } from "../journal/locate.ts";
 import { readSource, type SourceRequest } from "./copy-source.ts";
-import { poolsFor } from "./pool-choice.ts";
-import type { Requirement, Segments } from "./topology.ts";
+import { poolsFor, type Requirement, type Segments } from "./topology.ts";
 
 export interface CreateVolumeRequest {
   readonly requestName: string;

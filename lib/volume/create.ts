@@ -10,7 +10,7 @@
 import * as Effect from "effect/Effect";
 import { type Ceph, imageLabel } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
-import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { Rados } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
@@ -34,14 +34,13 @@ import { difference, imageSpec } from "../images/layout.ts";
 import { volumeMetadata } from "../images/metadata.ts";
 import type { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
-import { discardImage } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
 import { compensated, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { createCopy, findSourceOrCleanUp } from "./copy.ts";
 import { keepSourceCloneable, type SourceRequest } from "./copy-source.ts";
+import { createCopy, findSourceOrCleanUp } from "./copy.ts";
 import {
   type CreateRequestError,
   type CreateVolumePlan,
@@ -49,8 +48,9 @@ import {
   type CreateVolumeSpec,
   readCreateRequest,
 } from "./create-spec.ts";
-import { imagePoolOf, recoverEarlierAttempt } from "./earlier-attempt.ts";
+import { recoverEarlierAttempt } from "./earlier-attempt.ts";
 import { choosePool } from "./pool-choice.ts";
+import { discardNew, type ReservedVolume, reserveName } from "./reserve.ts";
 import type { Segments } from "./topology.ts";
 
 export interface CreatedVolume {
@@ -59,13 +59,6 @@ export interface CreatedVolume {
   readonly volumeContext: Record<string, string>;
   /** From where it can be reached; absent: from everywhere. */
   readonly segments: Segments | undefined;
-}
-
-/** A name that is given to this volume: what its image is called, and where it is. */
-export interface ReservedVolume extends journal.Reservation {
-  readonly imageName: string;
-  /** The journal's own pool but for entries of older drivers. */
-  readonly imagePool: PoolRef;
 }
 
 export type CreateVolumeError =
@@ -114,25 +107,6 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   return yield* describeCreated(spec, reserved, poolId, existing);
 });
 
-/** Makes the reservation of the name, or completes it; a new one goes again if what follows fails and left no image. */
-const reserveName = Effect.fnUntraced(function* (
-  { pool, requestName, parameters, owner }: CreateVolumeSpec,
-  earlier: journal.Reservation | undefined,
-) {
-  const { instanceId } = yield* DriverSettings;
-  const entry = { requestName, prefix: parameters.volumeNamePrefix, owner };
-  const reserve = journal.reserve(VOLUMES, pool, instanceId, entry, earlier);
-  const undo = Effect.fnUntraced(function* ({ imageName, ...made }: journal.Reservation & { imageName: string }) {
-    if ((yield* (yield* Rbd).imageId(pool, imageName)) !== undefined) {
-      return yield* new Conflict({ subject: `image ${imageLabel(pool, imageName)}`, problem: "is still there" });
-    }
-    yield* journal.unreserve(VOLUMES, pool, instanceId, { ...made, requestName });
-  });
-  const reserved = yield* earlier === undefined ? step("reserve", reserve, { undo }) : stage("reserve", reserve);
-  const imagePool = (yield* imagePoolOf(pool, reserved.imagePoolId)) ?? pool;
-  return { ...reserved, imagePool } satisfies ReservedVolume;
-});
-
 /** Makes the image. -> its status if another driver, or an earlier call that had timed out, was faster and made it. */
 const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserved: ReservedVolume) {
   const rbd = yield* Rbd;
@@ -141,22 +115,6 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
   return yield* step("create image", Effect.as(create, undefined), { undo: () => discardNew(spec, reserved) }).pipe(
     Effect.catchTag("Exists", () => stage("create image", orRaced(rbd.imageStatus(imagePool, imageName)))),
   );
-});
-
-/** Removes the image of this call. It stays once the journal says that another driver has finished the volume. */
-export const discardNew = Effect.fnUntraced(function* (
-  { pool, requestName }: CreateVolumeSpec,
-  { imagePool, imageName, uuid }: ReservedVolume,
-): Effect.fn.Return<void, CephError | Conflict, Rados | Rbd | Purge> {
-  const now = yield* journal.readAttributes(VOLUMES, pool, uuid);
-  if (now?.imageId !== undefined) {
-    return yield* new Conflict({
-      subject: `volume ${requestName}`,
-      problem: "was finished by another driver meanwhile",
-    });
-  }
-  const id = yield* (yield* Rbd).imageId(imagePool, imageName);
-  if (id !== undefined) yield* discardImage(imagePool, imageName, id);
 });
 
 const proveFits = (spec: CreateVolumeSpec, { attributes }: journal.Reservation, image: ImageStatus) => {

@@ -9,45 +9,19 @@
  *    counts as one where the name is not reserved.
  */
 import * as Effect from "effect/Effect";
-import * as Result from "effect/Result";
 import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, TimedOut } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import type { Clusters } from "../config/clusters.ts";
-import { type ConfigError, InvalidParameter } from "../config/errors.ts";
-import type { VolumeParameters } from "../config/parameters.ts";
+import type { ConfigError } from "../config/errors.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { Conflict, type JournalCorrupt, type SnapshotNotFound, Unplaceable } from "../csi/errors.ts";
 import { lookUp, VOLUMES } from "../journal/journal.ts";
 import { locateSnapshot } from "../journal/locate.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
-import { candidatePools, type Requirement, type Segments } from "./topology.ts";
 
 /** How long a pool is asked that may be in a part of the cluster that is down. */
 const PATIENCE_ELSEWHERE = "2 seconds";
-
-export interface PoolChoice {
-  readonly pool: string;
-  readonly dataPool: string | undefined;
-  /** Absent: the volume can be reached from everywhere. */
-  readonly segments: Segments | undefined;
-}
-
-/** The pool of the class; where the class ties pools to parts of the cluster, those that the request can be served from. */
-export const poolsFor = (
-  { pool, dataPool, topologyConstrainedPools }: VolumeParameters,
-  topology: Requirement | undefined,
-): Result.Result<
-  { readonly candidates: readonly PoolChoice[]; readonly others: readonly string[] },
-  InvalidParameter | Unplaceable
-> => {
-  if (topologyConstrainedPools !== undefined && topology !== undefined) {
-    return candidatePools(topologyConstrainedPools, topology);
-  }
-  if (pool !== undefined) return Result.succeed({ candidates: [{ pool, dataPool, segments: undefined }], others: [] });
-  const reason = "is missing: topologyConstrainedPools has effect only with accessibility_requirements";
-  return Result.fail(new InvalidParameter({ field: "pool", reason }));
-};
 
 export type ChoosePoolError = CephError | ConfigError | Conflict | JournalCorrupt | SnapshotNotFound | Unplaceable;
 

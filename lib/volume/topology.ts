@@ -8,6 +8,7 @@
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { InvalidParameter } from "../config/errors.ts";
+import type { VolumeParameters } from "../config/parameters.ts";
 import { Unplaceable } from "../csi/errors.ts";
 
 /** Segment keys are `topology.<driver>/<label>`; values are the nodes'. */
@@ -92,3 +93,26 @@ export const candidatePools = (
       others: [...names].filter((poolName) => !found.has(poolName)),
     });
   });
+
+export interface PoolChoice {
+  readonly pool: string;
+  readonly dataPool: string | undefined;
+  /** Absent: the volume can be reached from everywhere. */
+  readonly segments: Segments | undefined;
+}
+
+/** The pool of the class; where the class ties pools to parts of the cluster, those that the request can be served from. */
+export const poolsFor = (
+  { pool, dataPool, topologyConstrainedPools }: VolumeParameters,
+  topology: Requirement | undefined,
+): Result.Result<
+  { readonly candidates: readonly PoolChoice[]; readonly others: readonly string[] },
+  InvalidParameter | Unplaceable
+> => {
+  if (topologyConstrainedPools !== undefined && topology !== undefined) {
+    return candidatePools(topologyConstrainedPools, topology);
+  }
+  if (pool !== undefined) return Result.succeed({ candidates: [{ pool, dataPool, segments: undefined }], others: [] });
+  const reason = "is missing: topologyConstrainedPools has effect only with accessibility_requirements";
+  return Result.fail(new InvalidParameter({ field: "pool", reason }));
+};

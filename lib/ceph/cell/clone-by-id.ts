@@ -12,11 +12,11 @@
  */
 import { Errno, midway } from "../../cells/cell.ts";
 import { FEATURE_BITS } from "../feature-bits.ts";
-import { metadataOf } from "./image-headers.ts";
-import type { Target } from "./clones.ts";
+import type { CloneSpec } from "../rbd.ts";
 import { encode, type Field } from "./encoder.ts";
 import { EINVAL, ENOENT } from "./ffi.ts";
-import { execute, poolId, type PoolArg } from "./rados.ts";
+import { metadataOf } from "./image-headers.ts";
+import { execute, type PoolArg, poolId } from "./rados.ts";
 import { create, existing, id as idOf, metaSet } from "./rbd.ts";
 import { status } from "./status.ts";
 import { move, remove } from "./trash.ts";
@@ -100,3 +100,11 @@ const adopt = (source: Source, parentId: string, where: PoolArg, child: string):
 const must = (io: bigint, id: string, method: string, input: Uint8Array): void => {
   if (execute(io, `rbd_header.${id}`, method, input) === undefined) throw new Errno("rbd_clone", ENOENT);
 };
+
+/** The clone to make. */
+export interface Target {
+  readonly where: PoolArg;
+  readonly io: bigint;
+  readonly image: string;
+  readonly spec: CloneSpec;
+}

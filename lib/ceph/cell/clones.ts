@@ -8,10 +8,9 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import type { CloneSpec } from "../rbd.ts";
-import { cloneById } from "./clone-by-id.ts";
+import { cloneById, type Target } from "./clone-by-id.ts";
 import { check, EINVAL, ENOENT, optional, plain } from "./ffi.ts";
-import { type PoolArg, withPool } from "./rados.ts";
+import { withPool } from "./rados.ts";
 import { explaining, explainMissing, id as idOf, whileThere, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 import { parentOf } from "./status.ts";
@@ -35,14 +34,6 @@ export interface SourceArg {
 
 const CLONE_FORMAT_OPTION = 12;
 const SOURCE_PARENT = "rbd_open of a parent of the source";
-
-/** The clone to make. */
-export interface Target {
-  readonly where: PoolArg;
-  readonly io: bigint;
-  readonly image: string;
-  readonly spec: CloneSpec;
-}
 
 export const clone = (source: SourceArg, target: Target): void => {
   const from = { cluster: target.where.cluster, pool: source.pool, namespace: source.namespace };

@@ -8,7 +8,6 @@
  */
 import { append, before, byOffset, endOf, without } from "../ranges.ts";
 import type { Extent } from "../rbd.ts";
-import type { DiffAnswer } from "./diff.ts";
 
 /** Lists what a snapshot (the later one: undefined) holds from an offset on, at most `limit` extents. */
 type Read = (snapshot: bigint | undefined, offset: bigint) => DiffAnswer;
@@ -34,3 +33,8 @@ export const united = (
     at = end;
   }
 };
+
+export interface DiffAnswer {
+  readonly extents: readonly Extent[];
+  readonly sizeBytes: bigint;
+}

@@ -17,7 +17,7 @@ import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { append, byOffset } from "../ranges.ts";
 import type { Extent } from "../rbd.ts";
-import { united } from "./diff-without-start.ts";
+import { type DiffAnswer, united } from "./diff-without-start.ts";
 import { check, cString, EINVAL, ENOENT, held, optional, plain } from "./ffi.ts";
 import type { PoolArg } from "./rados.ts";
 import { sizeOf, STOP, withImage } from "./rbd.ts";
@@ -80,11 +80,6 @@ const collect = new JSCallback(
     collecting?.add({ offset, length, exists: exists === 1 }) === true ? 0 : STOP,
   { args: [T.u64, T.u64, T.i32, T.ptr], returns: T.i32 },
 );
-
-export interface DiffAnswer {
-  readonly extents: readonly Extent[];
-  readonly sizeBytes: bigint;
-}
 
 export const diff = (io: bigint, { from, ...arg }: DiffArg): DiffAnswer => {
   if (from === undefined) return read(io, arg, undefined);
