@@ -8,8 +8,8 @@
  *
  * The cluster is one of its own, with the monitors' usual second between proposals.
  */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { mkdirSync, rmSync } from "node:fs";
+import { cpus } from "node:os";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
@@ -19,6 +19,7 @@ import { FLAGS } from "../../lib/config/flag-table.ts";
 import { type Driver, startDriver, writeConfig, writeSecrets } from "../ceph/driver.ts";
 import { CLUSTER } from "../ceph/requests.ts";
 import { type CephCluster, startCeph } from "../rig/ceph.ts";
+import { temporaryFolder } from "../rig/folder.ts";
 import { copies } from "./copies.ts";
 import { pages, pagesInMemory } from "./lists.ts";
 import type { Line } from "./report.ts";
@@ -62,7 +63,7 @@ if (unknown !== undefined) {
   process.exit(2);
 }
 
-const work = mkdtempSync(join(tmpdir(), "csi-bench-"));
+const work = temporaryFolder("csi-bench-");
 
 /** A driver and a pool of its own for each part: none inherits another's heap, or lists its volumes. */
 const measured = (name: string, cluster: CephCluster) =>
@@ -93,7 +94,7 @@ const main = Effect.gen(function* () {
   // driver.ts and requests.ts find the cluster where tests find it
   process.env["CSI_RBD_RIG"] = cluster.rigFile;
   console.log(
-    `Ceph ${cluster.release}, one OSD in memory; ${cpus().length} CPUs (${cpus()[0]?.model ?? "?"}); ${CELLS} cells`,
+    `Ceph ${cluster.release}, one OSD on bluestore; ${cpus().length} CPUs (${cpus()[0]?.model ?? "?"}); ${CELLS} cells`,
   );
   const names = Object.keys(parts).filter((name) => asked.length === 0 || asked.includes(name));
   return yield* Effect.forEach(names, (name) => measured(name, cluster));
