@@ -8,7 +8,7 @@
  */
 import * as Effect from "effect/Effect";
 import { type CephCalls, imageLabel } from "../../lib/ceph/ceph.ts";
-import type { CephError } from "../../lib/ceph/errors.ts";
+import { type CephError, NoSpace } from "../../lib/ceph/errors.ts";
 import type { ClusterAccess, PoolRef } from "../../lib/ceph/rados.ts";
 import type { SnapshotRef } from "../../lib/ceph/rbd.ts";
 
@@ -142,6 +142,21 @@ export const faultAt = (
     return call.n !== k && call.subject === busy ? Effect.fail(error) : act;
   });
   return { service, over: () => void (busy = undefined) };
+};
+
+/** Fails the first call of a method that is about `subject`, without making it. */
+export const failingOnce = (
+  inner: CephCalls,
+  method: CephMethod,
+  subject: RegExp,
+  error: CephError = new NoSpace({ op: "a_call", subject: "rbd" }),
+): CephCalls => {
+  let failed = false;
+  return intercepted(inner, (call, act) => {
+    if (failed || call.method !== method || !subject.test(call.subject)) return act;
+    failed = true;
+    return Effect.fail(error);
+  });
 };
 
 /** Each call takes `milliseconds` more, before it acts. */

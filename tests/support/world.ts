@@ -99,6 +99,13 @@ export const seed = (cluster: MemoryCluster, objects: Objects, pool = "rbd", nam
   for (const [name, omap] of Object.entries(objects)) there?.objects.set(name, new Map(Object.entries(omap)));
 };
 
+/** The objects of the pool `rbd`, to be changed behind the driver's back. */
+export const objectsOf = (cluster: MemoryCluster) => {
+  const objects = cluster.namespace("rbd", "")?.objects;
+  if (objects === undefined) throw new Error("no such pool");
+  return objects;
+};
+
 /** An image of 1 GiB that another driver made -> its id. */
 export const seedImage = async (cluster: MemoryCluster, image: string, pool = "rbd"): Promise<string> => {
   const ref = { access: memoryAccess, pool, namespace: "" };

@@ -18,7 +18,16 @@ import {
   snapshotDeletion,
   snapshotOf,
 } from "../../support/copies-world.ts";
-import { aCluster, creation, deletion, eventually, failureOf, poolDump, waitsFor } from "../../support/world.ts";
+import {
+  aCluster,
+  creation,
+  deletion,
+  eventually,
+  failureOf,
+  poolDump,
+  waitsFor,
+  codeOf,
+} from "../../support/world.ts";
 
 /** A driver whose calls of a method wait until they are let go. */
 const held = (cluster: MemoryCluster, method: CephMethod, subject = /./) => {
@@ -282,6 +291,31 @@ describe("two drivers over one cluster", () => {
     }
   };
 });
+
+test("R24: restores of one snapshot run side by side", async () => {
+  const cluster = aCluster();
+  await using making = aDriver(cluster);
+  const { snapshotId } = await readySnapshot(making, snapshotOf(await aVolume(making, cluster)));
+  let running = 0;
+  let most = 0;
+  const { promise: all, resolve } = Promise.withResolvers<void>();
+  // No restore ends before all of them clone: if one waited for another, none ever would.
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+    if (call.method !== "imageClone") return act;
+    running += 1;
+    most = Math.max(most, running);
+    if (running === 50) resolve();
+    return Effect.andThen(
+      Effect.promise(() => all),
+      act,
+    );
+  });
+  await using driver = aDriver(cluster, { ceph });
+  const names = Array.from({ length: 50 }, (_, n) => `copy-${n}`);
+  const codes = await Promise.all(names.map((name) => codeOf(driver.createVolume(restoreOf(snapshotId, { name })))));
+  expect(new Set(codes)).toEqual(new Set(["OK"]));
+  expect(most).toBe(50);
+}, 20_000);
 
 /** Numbers of [0, below) that are the same in each run. */
 const dice = (seed: number) => {

@@ -353,3 +353,16 @@ describe("a name that is taken", () => {
     }
   });
 });
+
+test("R22: images that only hold data for others keep it in the source's data pool, also when they are flattened", async () => {
+  const cluster = aCluster();
+  await using driver = aDriver(cluster);
+  const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, dataPool: "ec" } });
+  const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+  const { volume } = await driver.createVolume(cloneOf(id));
+  const stored = cluster.storedBytes("rbd");
+  await byHand(cluster).flatten(holderOf(snapshotId));
+  await byHand(cluster).flatten(`${imageOf(volume.volumeId)}-temp`);
+  expect(cluster.storedBytes("rbd")).toBe(stored);
+  expect(cluster.storedBytes("ec")).toBe(3n * MIB_4);
+});

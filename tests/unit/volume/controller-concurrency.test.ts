@@ -16,6 +16,7 @@ import {
   PARAMETERS,
   poolDump,
   uuidOf,
+  objectsOf,
 } from "../../support/world.ts";
 
 const EMPTIED = { objects: { "csi.volumes.default": {} }, images: {}, bareNames: {}, trash: {} };
@@ -208,4 +209,19 @@ describe("two drivers over one cluster", () => {
       for (const driver of drivers) expect((await driver.locks()).table()).toEqual([]);
     }
   }, 60_000);
+});
+
+test("R20: deletes of volumes that the journal does not know wait for nobody, and take nobody's key", async () => {
+  const cluster = aCluster();
+  await using driver = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), 1) });
+  await driver.createVolume(creation());
+  objectsOf(cluster).get("csi.volumes.default")?.set("csi.volume.", "not ours");
+  const before = cluster.dump();
+  const ids = Array.from(
+    { length: 8 },
+    (_, n) => `0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac11000${n}`,
+  );
+  const codes = await Promise.all(ids.map((id) => codeOf(driver.deleteVolume(deletion(id), "5 seconds"))));
+  expect(new Set(codes)).toEqual(new Set(["OK"]));
+  expect(cluster.dump()).toEqual(before);
 });

@@ -167,7 +167,7 @@ describe("what leaves it open whether there is a volume is no success, and nothi
 });
 
 describe("an image that is in use stays, and all that leads to it:", () => {
-  test("while somebody watches it", async () => {
+  test("DeleteVolume waits almost five seconds for an image that somebody watches, and then names the watcher", async () => {
     const { cluster } = await world();
     const before = cluster.dump();
     const time = virtualTime();
@@ -182,6 +182,20 @@ describe("an image that is in use stays, and all that leads to it:", () => {
     expect((await driver.createVolume(creation())).volume.volumeId).toBe(ID);
     close();
     await driver.deleteVolume(deletion(ID));
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+
+  test("DeleteVolume waits for an image that falls out of use within its five seconds, and deletes it", async () => {
+    const { cluster } = await world();
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time });
+    const close = cluster.watch("rbd", IMAGE);
+    const deleted = driver.deleteVolume(deletion(ID));
+    await time.pass("4 seconds");
+    expect(cluster.image("rbd", IMAGE).watchers.size).toBe(1);
+    close();
+    await time.pass("250 millis");
+    await deleted;
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
 

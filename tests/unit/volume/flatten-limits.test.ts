@@ -21,7 +21,17 @@ import {
   snapshotOf,
   snapshotsOf,
 } from "../../support/copies-world.ts";
-import { aCluster, codeOf, deletion, eventually, failureOf, GIB, poolDump } from "../../support/world.ts";
+import {
+  aCluster,
+  codeOf,
+  deletion,
+  eventually,
+  failureOf,
+  GIB,
+  poolDump,
+  creation,
+  EAST,
+} from "../../support/world.ts";
 
 /** Images that the manager has been asked to flatten. */
 const flattening = (cluster: MemoryCluster): readonly string[] =>
@@ -289,4 +299,44 @@ test("a volume that is being flattened by the driver is deleted all the same", a
     () => driver.log.includes(`flatten of image rbd/${imageOf(volumeId)} is done`),
     "the end of the flatten",
   );
+});
+
+test("R12: before a restore the snapshot that the request names is flattened, and never the snapshot's source", async () => {
+  const cluster = aCluster();
+  cluster.managerHeld = true;
+  // The source is a clone of depth 2, and is not what the request names.
+  await using making = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 14, rbdhardmaxclonedepth: 14 } });
+  const id = await aVolume(making, cluster);
+  const { volume } = await making.createVolume(cloneOf(id));
+  const { snapshotId } = await readySnapshot(making, snapshotOf(volume.volumeId));
+  await using driver = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 3, rbdhardmaxclonedepth: 6 } });
+  await driver.createVolume(restoreOf(snapshotId, { name: "pvc-restored" }));
+  expect(
+    cluster
+      .tasks()
+      .filter(({ action }) => action === "flatten")
+      .map(({ image }) => image),
+  ).toEqual([holderOf(snapshotId)]);
+});
+
+test("R23: a flatten is asked of the manager in the image's own RADOS namespace", async () => {
+  const cluster = aCluster();
+  cluster.managerHeld = true;
+  const settings = {
+    clusters: [{ ...EAST, radosNamespace: "tenant" }],
+    flags: { rbdsoftmaxclonedepth: 1, rbdhardmaxclonedepth: 8 },
+  };
+  await using driver = aDriver(cluster, settings);
+  const { volume } = await driver.createVolume(creation());
+  const { snapshotId } = await readySnapshot(driver, snapshotOf(volume.volumeId));
+  expect(cluster.tasks()).toEqual([
+    expect.objectContaining({ action: "flatten", pool: "rbd", namespace: "tenant", image: holderOf(snapshotId) }),
+  ]);
+});
+
+test("R23: a clone of an image without a parent needs no flatten", async () => {
+  const cluster = aCluster();
+  await using driver = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 1, rbdhardmaxclonedepth: 1 } });
+  const id = await aVolume(driver, cluster);
+  expect(await codeOf(driver.createVolume(cloneOf(id)))).toBe("OK");
 });

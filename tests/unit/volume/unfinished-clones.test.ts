@@ -1,0 +1,147 @@
+/**
+ * Clones of volumes that a driver has begun and not finished, as ceph-csi leaves them: the next request for the name
+ * finishes them. Drivers of this layout went wrong here before; each R-number is one such case.
+ *
+ * Not here: deaths of our own driver (tests/unit/crash/crash-copies.test.ts).
+ */
+import { expect, test } from "bun:test";
+import type { MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver } from "../../support/one-world.ts";
+import {
+  aVolume,
+  byHand,
+  cloneOf,
+  imageOf,
+  metaOf,
+  MIB_4,
+  PARAMETERS,
+  parentOf,
+  read,
+  settled,
+  snapshotsOf,
+} from "../../support/copies-world.ts";
+import { aCluster, failureOf, GIB, objectsOf, seed, uuidOf } from "../../support/world.ts";
+
+const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+const V = `csi-vol-${UUID}`;
+const TEMP = `${V}-temp`;
+const K8S = "csi.storage.k8s.io/";
+
+/** ceph-csi's reservation of `pvc-copy`, complete but for the image's ID. */
+const reserveCopy = (cluster: MemoryCluster): void => {
+  objectsOf(cluster).get("csi.volumes.default")?.set("csi.volume.pvc-copy", UUID);
+  seed(cluster, { [`csi.volume.${UUID}`]: { "csi.volname": "pvc-copy", "csi.imagename": V } });
+};
+
+/** Nothing of a copy but the copy: no snapshot by name on the source, no image but those that belong. */
+const isWholeClone = (cluster: MemoryCluster, source: string, data: readonly string[]): void => {
+  expect(parentOf(cluster, V)).toBe(`${TEMP}@${V}`);
+  expect(read(cluster, V)).toEqual(data);
+  expect(snapshotsOf(cluster, source)).toEqual([`trash ${TEMP}`]);
+  expect(snapshotsOf(cluster, TEMP)).toEqual([`trash ${V}`]);
+  expect(objectsOf(cluster).get(`csi.volume.${UUID}`)?.get("csi.imageid")).toBe(cluster.image("rbd", V).id);
+};
+
+test("R7: a clone of which only the image in between is whole is finished, with volume ID, image ID, size and metadata", async () => {
+  const cluster = aCluster();
+  await using driver = aDriver(cluster, { flags: { setmetadata: true } });
+  const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, [`${K8S}pv/name`]: "pvc-1" } });
+  const source = imageOf(id);
+  reserveCopy(cluster);
+  await byHand(cluster).snapshot(source, TEMP);
+  await byHand(cluster).clone(source, TEMP, TEMP);
+  await byHand(cluster).dropSnapshot(source, TEMP);
+  const data = read(cluster, source);
+  const parameters = { ...PARAMETERS, [`${K8S}pv/name`]: "pvc-copy" };
+  const { volume } = await driver.createVolume(cloneOf(id, { parameters, capacityRange: { requiredBytes: 2n * GIB } }));
+  expect(volume).toMatchObject({ capacityBytes: 2n * GIB, volumeContext: { imageName: V } });
+  expect(uuidOf(volume.volumeId)).toBe(UUID);
+  isWholeClone(cluster, source, data);
+  expect(metaOf(cluster, V)).toEqual({ [`${K8S}pv/name`]: "pvc-copy" });
+  expect(metaOf(cluster, TEMP)).toEqual({});
+});
+
+for (const begun of [false, true]) {
+  test(`R8: a clone is finished from the snapshot of its image in between, with the volume's image ${begun ? "half made" : "not made yet"}`, async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    const source = imageOf(id);
+    reserveCopy(cluster);
+    await byHand(cluster).snapshot(source, TEMP);
+    await byHand(cluster).clone(source, TEMP, TEMP);
+    await byHand(cluster).dropSnapshot(source, TEMP);
+    await byHand(cluster).snapshot(TEMP, V);
+    const data = read(cluster, source);
+    if (begun) {
+      await byHand(cluster).clone(TEMP, V, V);
+      cluster.cutShort("child", "rbd", V);
+    }
+    // The point in time is the one that there is, not a new one.
+    cluster.image("rbd", source).write(0n, MIB_4);
+    const { volume } = await driver.createVolume(cloneOf(id));
+    expect(uuidOf(volume.volumeId)).toBe(UUID);
+    isWholeClone(cluster, source, data);
+    await settled(cluster);
+  });
+}
+
+for (const cut of [undefined, "header", "parent", "child", "metadata"] as const) {
+  test(`R9: a clone leaves no snapshot on its source in the end, when its image in between was ${cut === undefined ? "not begun" : `cut off (${cut})`}`, async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    const source = imageOf(id);
+    reserveCopy(cluster);
+    await byHand(cluster).snapshot(source, TEMP);
+    if (cut !== undefined) {
+      await byHand(cluster).clone(source, TEMP, TEMP);
+      cluster.cutShort(cut, "rbd", TEMP);
+    }
+    const data = read(cluster, source);
+    await driver.createVolume(cloneOf(id));
+    isWholeClone(cluster, source, data);
+    await settled(cluster);
+  });
+}
+
+for (const [what, image] of [
+  ["the image in between", TEMP],
+  ["the volume's image", V],
+] as const) {
+  test(`a clone of which a dead driver still has ${what} open is made by a later retry`, async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    reserveCopy(cluster);
+    await byHand(cluster).snapshot(imageOf(id), TEMP);
+    await byHand(cluster).clone(imageOf(id), TEMP, TEMP);
+    if (image === V) {
+      await byHand(cluster).dropSnapshot(imageOf(id), TEMP);
+      await byHand(cluster).snapshot(TEMP, V);
+      await byHand(cluster).clone(TEMP, V, V);
+    }
+    const close = cluster.watch("rbd", image);
+    const before = cluster.dump();
+    const failure = await failureOf(driver.createVolume(cloneOf(id)));
+    expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining("within about 30 s") });
+    expect(cluster.dump()).toEqual(before);
+    close();
+    await driver.createVolume(cloneOf(id));
+    isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)));
+  });
+}
+
+test("a half-done clone is not finished for another source: it would hold the first one's data", async () => {
+  const cluster = aCluster();
+  await using driver = aDriver(cluster);
+  const id = await aVolume(driver, cluster);
+  const other = await aVolume(driver, cluster, { name: "pvc-2" });
+  reserveCopy(cluster);
+  await byHand(cluster).snapshot(imageOf(id), TEMP);
+  await byHand(cluster).clone(imageOf(id), TEMP, TEMP);
+  const failure = await failureOf(driver.createVolume(cloneOf(other)));
+  expect(failure).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining(imageOf(id)) });
+  await driver.createVolume(cloneOf(id));
+  isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)));
+});
