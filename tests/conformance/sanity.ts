@@ -141,6 +141,8 @@ export const runSanity = async (options: SanityRun): Promise<Verdict> => {
   if (binary === "") throw new Error("CSI_RBD_SANITY is not set: run `npm test -- conformance`");
   const { driver, dir, parameters, secrets, accessType, focus, skip, limitMs } = options;
   const folder = join(dir, `sanity-${accessType}`);
+  // a second attempt begins with a folder of its own
+  rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { mode: 0o700 });
   const file = (name: string, content: unknown): string => {
     // JSON is YAML

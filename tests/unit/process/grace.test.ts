@@ -67,7 +67,7 @@ describe("a process that is asked to end while an operation does not", () => {
   test(
     "gives it no time on top when its caller has left",
     async () => {
-      const { call, stop } = await stuck("2s", 300);
+      const { call, stop } = await stuck("2s", 5_000);
       await call;
       const { code, seconds, log } = await stop();
       expect(code).toBe(0);
