@@ -54,7 +54,7 @@ const mapped = (then: string, more: Partial<MapArg> = {}) => {
 };
 
 describe("rbd map", () => {
-  test("gets its arguments in ceph-csi's order, and the key in a private file that is gone afterwards", () => {
+  test("rbd map gets its arguments in ceph-csi's order and the key in a private file that is removed afterwards", () => {
     mapped("exit 5");
     const args = given("rbd");
     const keyFile = args.find((word) => word.startsWith("--keyfile=")) ?? "";
@@ -73,7 +73,7 @@ describe("rbd map", () => {
     expect(args.join(" ")).not.toContain(KEY);
   });
 
-  test("gets namespace, options and read-only when they are asked for", () => {
+  test("rbd map gets namespace, options and read-only when the caller asks for them", () => {
     mapped("exit 5", { namespace: "tenant", options: "ms_mode=secure,queue_depth=8", readOnly: true });
     expect(given("rbd").slice(6)).toEqual(
       ["rbd/tenant/csi-vol-1", "--device-type", "krbd", "--options", "noudev", "--options"].concat([
@@ -83,7 +83,7 @@ describe("rbd map", () => {
     );
   });
 
-  test("runs inside the cluster's network namespace, and not at all when that is gone", () => {
+  test("rbd map runs inside the cluster's network namespace, and does not run when the namespace is gone", () => {
     program("nsenter", "exit 5");
     mapped("exit 5", { netNamespace: "/proc/self/ns/net" });
     expect(given("nsenter").slice(0, 3)).toEqual(["--net=/proc/self/ns/net", "--", "rbd"]);
@@ -104,14 +104,14 @@ describe("rbd map", () => {
     ["a success of which the kernel knows nothing", "echo /dev/rbd77", "failed", "the kernel has no /dev/rbd77"],
   ];
   for (const [what, then, kind, text] of failures) {
-    test(`that fails for ${what} says so`, () => {
+    test(`rbd map that fails for ${what} reports the reason`, () => {
       const answer = mapped(then);
       expect(answer).toMatchObject({ kind, reason: expect.stringContaining(text) });
       expect(JSON.stringify(answer)).not.toContain(KEY);
     });
   }
 
-  test("that fails for a key of a newer Ceph is explained from the kernel's log, of this call alone", () => {
+  test("The message of a map that fails for a newer Ceph's key quotes the kernel's log of this call alone", () => {
     const line = (text: string) =>
       `echo '[  100.000001] eth0: up'; test -e ${bin}/rbd.args && echo '[  101.5] ${text}'`;
     const logged = (text: string) => {

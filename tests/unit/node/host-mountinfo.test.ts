@@ -20,8 +20,8 @@ const LINES = `22 28 0:20 / /proc rw,nosuid shared:12 master:3 - proc proc rw
 const table = parseMountInfo(LINES);
 const device = (path: string, major: number, minor: number) => ({ path, major, minor });
 
-describe("a line of mountinfo", () => {
-  test("is read with any number of optional fields", () => {
+describe("the lines of mountinfo", () => {
+  test("A line of mountinfo may have any number of optional fields", () => {
     expect(table.map(({ id, fsType, source }) => [id, fsType, source])).toEqual([
       [22, "proc", "proc"],
       [36, "ext4", "/dev/rbd1"],
@@ -31,19 +31,19 @@ describe("a line of mountinfo", () => {
     ]);
   });
 
-  test("has its octal escapes undone, also those of other alphabets' bytes", () => {
+  test("The reader decodes octal escapes in a line of mountinfo, also those of non-ASCII bytes", () => {
     expect(table[1]?.point).toBe("/var/lib/kubelet/a b\\c");
     const odd = parseMountInfo("1 2 8:1 / /m\\303\\266p\\011\\012\\043x\\04 rw - xfs /dev/sda rw\n");
     expect(odd[0]?.point).toBe("/möp\t\n#x\\04");
   });
 
-  test("that can't be read is an error, for it may be the one that matters", () => {
+  test("A line of mountinfo that the reader cannot parse is an error, because it may be the one that matters", () => {
     for (const line of ["nonsense", "1 2 8 / /x rw - ext4 /dev/x rw", "1 2 8:1 / /x rw ext4 /dev/x rw"]) {
       expect(() => parseMountInfo(`${LINES}${line}\n`)).toThrow();
     }
   });
 
-  test("comes back as the kernel wrote it, whatever the path", () => {
+  test("The reader returns every path of mountinfo as the kernel wrote it", () => {
     const escape = (text: string) =>
       [...Buffer.from(text)]
         .map((byte) =>
@@ -60,35 +60,35 @@ describe("a line of mountinfo", () => {
   });
 });
 
-describe("a device's mounts", () => {
-  test("are those of its filesystem, by number", () => {
+describe("the mounts of a device", () => {
+  test("A device's filesystem mounts are found by the device number", () => {
     expect(mountsOf(table, device("/dev/rbd1", 252, 16)).map(({ id }) => id)).toEqual([36, 37]);
     expect(mountsOf(table, device("/dev/rbd1", 252, 32))).toEqual([]);
   });
 
-  test("are those of its node, by its whole name", () => {
+  test("A device's raw block mounts are found by the whole name of its device node", () => {
     expect(mountsOf(table, device("/dev/rbd2", 252, 32)).map(({ id }) => id)).toEqual([38]);
     expect(mountsOf(table, device("/dev/rbd0", 252, 0))).toEqual([]);
   });
 });
 
-describe("a mount", () => {
+describe("the mounts at a path", () => {
   const entry = (more: Partial<MountEntry>): MountEntry => ({ ...(table[1] as MountEntry), ...more });
 
-  test("at a path is the last one there", () => {
+  test("The mount at a path is the last one in mountinfo", () => {
     const stacked = [...table, entry({ id: 99, point: "/pods/1" })];
     expect(mountsAt(stacked, "/pods/1").at(-1)?.id).toBe(99);
     expect(mountsAt(stacked, "/pods")).toEqual([]);
   });
 
-  test("is read-only by itself or by its filesystem", () => {
+  test("A mount is read-only by its own option or by its filesystem's", () => {
     expect(isReadOnly(entry({}))).toBe(false);
     expect(isReadOnly(entry({ options: ["ro"] }))).toBe(true);
     expect(isReadOnly(entry({ superOptions: ["ro"] }))).toBe(true);
     expect(isShutDown(entry({ superOptions: ["rw", "shutdown"] }))).toBe(true);
   });
 
-  test("is a volume's by what is mounted, not by where", () => {
+  test("A mount belongs to a volume by what is mounted, not by where it is mounted", () => {
     for (const source of ["/dev/rbd0", "/dev/nbd12", "/dev/mapper/luks-rbd-0001-0004-x"]) {
       expect(isRbdMount(entry({ source }))).toBe(true);
     }

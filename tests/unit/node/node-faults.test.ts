@@ -42,14 +42,14 @@ const failing = (host: MemoryNode, k: number, error: HostError, acts: boolean) =
   return { service, failed: () => failed };
 };
 
-describe("a stage whose k-th call to the host", () => {
+describe("a fault at each host call of NodeStageVolume", () => {
   for (const [what, error, acts] of [
     ["fails", definite, false],
     ["fails after it has acted", definite, true],
     ["does not answer", unknown, false],
     ["does not answer, and acts", unknown, true],
   ] as const) {
-    test(`${what} leaves a clean node or says that it may not be; a retry, and an unstage, work`, async () => {
+    test(`NodeStageVolume whose host call ${what} leaves a clean node or says that it may not; retry and unstage succeed`, async () => {
       for (let k = 1; k < 60; k++) {
         for (const healer of ["retry", "unstage"] as const) {
           const { host } = await aNode();
@@ -78,7 +78,7 @@ describe("a stage whose k-th call to the host", () => {
 });
 
 describe("a host call that never answers", () => {
-  test("holds up its own volume only, which learns who holds it", async () => {
+  test("A host call that never answers holds up its own volume only, and a second call learns who holds the volume", async () => {
     const { host } = await aNode();
     await seedVolume(host.cluster, OTHER_UUID);
     host.addDirectory("/kubelet/other");
@@ -106,7 +106,7 @@ describe("a host call that never answers", () => {
     expect([second?.code, second?.message]).toEqual(["ABORTED", expect.stringContaining("NodeStageVolume")]);
   });
 
-  test("in one volume's stats is that volume's bad condition", async () => {
+  test("A host call that never answers in NodeGetVolumeStats is reported as an abnormal condition of that volume", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host);
     await driver.stage(staging());
@@ -119,8 +119,8 @@ describe("a host call that never answers", () => {
   });
 });
 
-describe("a failure to undo", () => {
-  test("is not told as a failure that left nothing, and keeps the stash until the device is unmapped", async () => {
+describe("a failure of the undo", () => {
+  test("A failed undo is reported as such, and the stash stays until the device is unmapped", async () => {
     const { host } = await aNode();
     const empty = host.dump();
     const service = interceptedHost(hostMemoryService(host), ({ method }, act) =>

@@ -137,7 +137,7 @@ const rpcs: readonly {
 for (const { name, call, cases } of rpcs) {
   describe(name, () => {
     for (const [what, more, code] of cases) {
-      test(`with ${what} is ${code}`, async () => {
+      test(`${name} with ${what} answers ${code}`, async () => {
         const { host } = await aNode();
         const before = host.dump();
         await using driver = nodeOn(host);
@@ -146,7 +146,7 @@ for (const { name, call, cases } of rpcs) {
       });
     }
 
-    test("with any text in any field answers, and harms nothing", async () => {
+    test(`${name} answers to any text in any field, and harms nothing`, async () => {
       const { host } = await aNode();
       const before = host.dump();
       await using driver = nodeOn(host);

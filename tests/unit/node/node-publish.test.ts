@@ -39,8 +39,8 @@ const stagedNode = async (more: Parameters<typeof staging>[0] = {}, given: Drive
   return { host, cluster, driver, staged: host.dump() };
 };
 
-describe("publish", () => {
-  test("binds the staged filesystem at the target, and again does nothing", async () => {
+describe("NodePublishVolume", () => {
+  test("NodePublishVolume binds the staged filesystem at the target, and a repeated call changes nothing", async () => {
     const { host, driver } = await stagedNode();
     await driver.publish(publishing());
     const once = host.dump();
@@ -49,20 +49,20 @@ describe("publish", () => {
     expect(host.dump()).toEqual(once);
   });
 
-  test("makes the folders that lead to the target", async () => {
+  test("NodePublishVolume makes the folders that lead to the target", async () => {
     const { host, driver } = await stagedNode();
     await driver.publish(publishing({ targetPath: "/a/b/c/mount" }));
     expect(at(host, "/a/b/c/mount")).toHaveLength(1);
   });
 
-  test("read-only makes a read-only mount, next to a writable one", async () => {
+  test("NodePublishVolume with readonly makes a read-only mount next to a writable one", async () => {
     const { host, driver } = await stagedNode();
     await driver.publish(publishing());
     await driver.publish(publishing({ targetPath: "/kubelet/pods/2/mount", readonly: true }));
     expect([at(host, TARGET)[0]?.options, at(host, "/kubelet/pods/2/mount")[0]?.options]).toEqual([["rw"], ["ro"]]);
   });
 
-  test("at a target that is published otherwise is a conflict", async () => {
+  test("NodePublishVolume at a target that is published otherwise is a conflict", async () => {
     const { host, driver } = await stagedNode();
     await driver.publish(publishing());
     expect(await codeOf(driver.publish(publishing({ readonly: true })))).toBe("ALREADY_EXISTS");
@@ -74,7 +74,7 @@ describe("publish", () => {
     expect(at(host, TARGET)).toHaveLength(1);
   });
 
-  test("of a volume that is not staged, or staged in the other mode, is refused and leaves no target", async () => {
+  test("NodePublishVolume refuses a volume that is not staged or is staged in the other mode, and leaves no target", async () => {
     const { host } = await aNode();
     await using fresh = nodeOn(host);
     const before = host.dump();
@@ -84,7 +84,7 @@ describe("publish", () => {
     expect(await codeOf(driver.publish(publishing(BLOCK)))).toBe("FAILED_PRECONDITION");
   });
 
-  test("for a single writer happens once", async () => {
+  test("NodePublishVolume publishes a volume for a single writer at one target only", async () => {
     const volumeCapability = mounted(Mode.SINGLE_NODE_SINGLE_WRITER);
     const { driver } = await stagedNode({ volumeCapability });
     await driver.publish(publishing({ volumeCapability }));
@@ -93,7 +93,7 @@ describe("publish", () => {
     expect(await codeOf(driver.publish(second))).toBe("FAILED_PRECONDITION");
   });
 
-  test("where a file is in the way is refused, and the file stays", async () => {
+  test("NodePublishVolume refuses a target that is a file, and the file stays", async () => {
     const { host, driver } = await stagedNode();
     host.tree.set(TARGET, { kind: "file", text: "mine" });
     const before = host.dump();
@@ -110,7 +110,7 @@ describe("publish", () => {
     ["capability", { volumeCapability: undefined as never }],
   ];
   for (const [what, more] of bad) {
-    test(`without a ${what} is INVALID_ARGUMENT`, async () => {
+    test(`NodePublishVolume without a ${what} answers INVALID_ARGUMENT`, async () => {
       const { host } = await aNode();
       await using driver = nodeOn(host);
       expect(await codeOf(driver.publish(publishing(more)))).toBe("INVALID_ARGUMENT");
@@ -118,11 +118,11 @@ describe("publish", () => {
   }
 });
 
-describe("a raw volume published read-only", () => {
+describe("NodePublishVolume of a raw volume, read-only", () => {
   const readOnly = publishing({ ...BLOCK, readonly: true });
   const deviceIs = (host: MemoryNode) => [...host.mappings.values()].map((each) => each.readOnly);
 
-  test("has its device set read-only, and writable again for the next writer", async () => {
+  test("A read-only publish sets the raw device read-only, and the next writer's publish makes it writable again", async () => {
     const { host, driver } = await stagedNode(BLOCK);
     await driver.publish(readOnly);
     expect(deviceIs(host)).toEqual([true]);
@@ -132,7 +132,7 @@ describe("a raw volume published read-only", () => {
     expect(deviceIs(host)).toEqual([false]);
   });
 
-  test("is refused while a writer has the device, and the other way round", async () => {
+  test("NodePublishVolume refuses a reader while a writer has the raw device, and a writer while a reader has it", async () => {
     for (const [first, second] of [
       [false, true],
       [true, false],
@@ -147,7 +147,7 @@ describe("a raw volume published read-only", () => {
     }
   });
 
-  test("is mapped read-only when its access mode says so", async () => {
+  test("NodeStageVolume maps a raw volume read-only when its access mode says so", async () => {
     const volumeCapability = asBlock(Mode.SINGLE_NODE_READER_ONLY);
     const { host, driver } = await stagedNode({ volumeCapability });
     expect(host.dump().mapped).toEqual([`rbd/${IMAGE} ro`]);
@@ -158,8 +158,8 @@ describe("a raw volume published read-only", () => {
   });
 });
 
-describe("unpublish", () => {
-  test("takes away the mount and the target, and again does nothing", async () => {
+describe("NodeUnpublishVolume", () => {
+  test("NodeUnpublishVolume removes the mount and the target, and a repeated call changes nothing", async () => {
     const { host, driver, staged } = await stagedNode();
     await driver.publish(publishing());
     await driver.unpublish(unpublishing());
@@ -169,7 +169,7 @@ describe("unpublish", () => {
     expect(host.dump()).toEqual(staged);
   });
 
-  test("takes away all mounts that are stacked there", async () => {
+  test("NodeUnpublishVolume removes all mounts that are stacked at the target", async () => {
     const { host, driver, staged } = await stagedNode();
     await driver.publish(publishing());
     host.mounts.push(...at(host, TARGET), ...at(host, TARGET));
@@ -177,7 +177,7 @@ describe("unpublish", () => {
     expect(host.dump()).toEqual(staged);
   });
 
-  test("never removes what is in a target that is no mount", async () => {
+  test("NodeUnpublishVolume never removes the content of a target that is not a mount", async () => {
     const { host, driver } = await stagedNode();
     host.addDirectory(TARGET);
     host.tree.set(`${TARGET}/precious`, { kind: "file", text: "data" });
@@ -185,7 +185,7 @@ describe("unpublish", () => {
     expect(host.tree.get(`${TARGET}/precious`)).toEqual({ kind: "file", text: "data" });
   });
 
-  test("never unmounts what is no volume", async () => {
+  test("NodeUnpublishVolume never unmounts a mount that is not a volume's", async () => {
     const { host, driver } = await stagedNode();
     await driver.publish(publishing());
     const [entry] = at(host, TARGET);
@@ -195,7 +195,7 @@ describe("unpublish", () => {
     expect(at(host, "/home")).toHaveLength(1);
   });
 
-  test("of a filesystem that answers with EIO succeeds", async () => {
+  test("NodeUnpublishVolume of a filesystem that answers with EIO succeeds", async () => {
     const { host, driver, staged } = await stagedNode();
     await driver.publish(publishing());
     host.broken.add(TARGET);
@@ -204,10 +204,10 @@ describe("unpublish", () => {
   });
 });
 
-describe("unstage", () => {
+describe("NodeUnstageVolume", () => {
   const empty = async () => (await aNode()).host.dump();
 
-  test("leaves nothing, and again does nothing", async () => {
+  test("NodeUnstageVolume leaves nothing, and a repeated call changes nothing", async () => {
     const { host, driver } = await stagedNode();
     await driver.unstage(unstaging());
     expect(host.dump()).toEqual(await empty());
@@ -241,7 +241,7 @@ describe("unstage", () => {
     ["when its device is gone", (host: MemoryNode) => host.mappings.forEach((each) => host.drop(each))],
     ["from a filesystem that answers with EIO", (host: MemoryNode) => void host.broken.add(PLACE)],
   ] as const) {
-    test(`${what} finds the device by what is mounted, or by its image's name`, async () => {
+    test(`NodeUnstageVolume ${what} finds the device by what is mounted, or by its image's name`, async () => {
       const { host, driver } = await stagedNode();
       spoil(host);
       await driver.unstage(unstaging());
@@ -249,7 +249,7 @@ describe("unstage", () => {
     });
   }
 
-  test("of a volume that is still published is refused before anything is taken away", async () => {
+  test("NodeUnstageVolume refuses a volume that is still published before it removes anything", async () => {
     const { host, driver } = await stagedNode();
     await driver.publish(publishing());
     const before = host.dump();
@@ -259,7 +259,7 @@ describe("unstage", () => {
     expect(host.dump()).toEqual(before);
   });
 
-  test("leaves other volumes alone, and images of the same name in another cluster", async () => {
+  test("NodeUnstageVolume does not touch other volumes, nor images of the same name in another cluster", async () => {
     const { host, driver } = await stagedNode();
     await seedVolume(host.cluster, OTHER_UUID);
     host.addDirectory("/kubelet/other");
@@ -272,7 +272,7 @@ describe("unstage", () => {
     expect([...host.mappings.keys()]).toEqual(["/dev/rbd1", "/dev/rbd9"]);
   });
 
-  test("can't choose between two clusters' images without a mount, and says so", async () => {
+  test("NodeUnstageVolume without a mount refuses to choose between the images of two clusters, and says so", async () => {
     const { host, driver } = await stagedNode();
     const [first] = host.mappings.values();
     const twin = { ...first!.device, path: "/dev/rbd9", minor: 144, fsid: "elsewhere", imageId: "elsewhere" };
@@ -284,7 +284,7 @@ describe("unstage", () => {
   });
 
   for (const more of [{ volumeId: "" }, { volumeId: "a/b" }, { stagingTargetPath: "" }, { stagingTargetPath: "x" }]) {
-    test(`of ${JSON.stringify(more)} is INVALID_ARGUMENT`, async () => {
+    test(`NodeUnstageVolume with ${JSON.stringify(more)} answers INVALID_ARGUMENT`, async () => {
       const { host } = await aNode();
       await using driver = nodeOn(host);
       expect(await codeOf(driver.unstage(unstaging(more)))).toBe("INVALID_ARGUMENT");
@@ -292,10 +292,10 @@ describe("unstage", () => {
   }
 });
 
-describe("expand", () => {
+describe("NodeExpandVolume", () => {
   const grown = async (driver: Driver, more: Parameters<typeof expanding>[0]) => driver.expand(expanding(more));
 
-  test("grows the filesystem to the device, and answers its size", async () => {
+  test("NodeExpandVolume grows the filesystem to the device, and answers its size", async () => {
     const { host, cluster, driver } = await stagedNode();
     await driver.publish(publishing());
     cluster.image("rbd", IMAGE).sizeBytes = 2n * GIB;
@@ -303,20 +303,20 @@ describe("expand", () => {
     expect(diskOf(host.cluster.image("rbd", IMAGE))).toMatchObject({ sizeBytes: 2n * GIB });
   });
 
-  test("finds the volume by its target when no staging path is given", async () => {
+  test("NodeExpandVolume finds the volume by its target when the request has no staging path", async () => {
     const { driver } = await stagedNode();
     await driver.publish(publishing());
     expect(await grown(driver, { stagingTargetPath: "" })).toEqual({ capacityBytes: GIB });
   });
 
-  test("of raw block has nothing to grow", async () => {
+  test("NodeExpandVolume of raw block has nothing to grow", async () => {
     const { cluster, driver } = await stagedNode(BLOCK);
     await driver.publish(publishing(BLOCK));
     cluster.image("rbd", IMAGE).sizeBytes = 2n * GIB;
     expect(await grown(driver, {})).toEqual({ capacityBytes: 2n * GIB });
   });
 
-  test("fails while the image is smaller than asked for, and above the limit", async () => {
+  test("NodeExpandVolume fails while the image is smaller than the request, or larger than its limit", async () => {
     const time = virtualTime();
     const { driver } = await stagedNode({}, { time });
     await driver.publish(publishing());
@@ -337,7 +337,7 @@ describe("expand", () => {
     ["a range that contradicts itself", { capacityRange: { requiredBytes: 2n, limitBytes: 1n } }, "INVALID_ARGUMENT"],
     ["a negative size", { capacityRange: { requiredBytes: -1n } }, "INVALID_ARGUMENT"],
   ] as const) {
-    test(`with ${what} is ${code}`, async () => {
+    test(`NodeExpandVolume with ${what} answers ${code}`, async () => {
       const { host } = await aNode();
       await using driver = nodeOn(host);
       expect(await codeOf(grown(driver, more))).toBe(code);
@@ -345,8 +345,8 @@ describe("expand", () => {
   }
 });
 
-describe("stats", () => {
-  test("count bytes and inodes of a filesystem", async () => {
+describe("NodeGetVolumeStats", () => {
+  test("NodeGetVolumeStats counts bytes and inodes of a filesystem", async () => {
     const { driver } = await stagedNode();
     await driver.publish(publishing());
     const counted = {
@@ -360,7 +360,7 @@ describe("stats", () => {
     expect(await driver.stats(statistics({ volumePath: `${STAGING}/${VOLUME}` }))).toMatchObject(counted);
   });
 
-  test("tell the size of a raw volume", async () => {
+  test("NodeGetVolumeStats reports the size of a raw volume", async () => {
     const { driver } = await stagedNode(BLOCK);
     await driver.publish(publishing(BLOCK));
     expect(await driver.stats(statistics())).toMatchObject({ usage: [{ unit: Unit.BYTES, total: GIB }] });
@@ -370,7 +370,7 @@ describe("stats", () => {
     ["fails", (host: MemoryNode) => void host.broken.add(TARGET)],
     ["lost its device", (host: MemoryNode) => host.mappings.forEach((each) => host.drop(each))],
   ] as const) {
-    test(`of a volume that ${what} are an abnormal condition, not a failure`, async () => {
+    test(`NodeGetVolumeStats of a volume that ${what} answers an abnormal condition, not a failure`, async () => {
       const { host, driver } = await stagedNode();
       await driver.publish(publishing());
       harm(host);
@@ -386,7 +386,7 @@ describe("stats", () => {
     ["a folder that is no mount", { volumePath: "/kubelet" }, "NOT_FOUND"],
     ["another volume's path", { volumeId: volumeIdOf(OTHER_UUID) }, "NOT_FOUND"],
   ] as const) {
-    test(`with ${what} are ${code}`, async () => {
+    test(`NodeGetVolumeStats with ${what} answers ${code}`, async () => {
       const { driver } = await stagedNode();
       await driver.publish(publishing());
       expect(await codeOf(driver.stats(statistics(more)))).toBe(code);
@@ -394,8 +394,8 @@ describe("stats", () => {
   }
 });
 
-describe("the node", () => {
-  test("says its name, and its topology where it has one", async () => {
+describe("NodeGetInfo and the clusters of a node", () => {
+  test("NodeGetInfo answers the node's name, and its topology where the node has one", async () => {
     const { host } = await aNode();
     expect(await nodeOn(host).info()).toEqual({ nodeId: "node-1", accessibleTopology: { segments: {} } });
     const segments = { "topology.rbd/zone": "a" };
@@ -403,7 +403,7 @@ describe("the node", () => {
     expect(await nodeOn(host, { placement }).info()).toEqual({ nodeId: "node-1", accessibleTopology: { segments } });
   });
 
-  test("reaches clusters that are configured, and tells of others", async () => {
+  test("A node reaches the clusters that are configured, and names one that is not", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host, { clusters: [{ ...EAST, clusterId: "west" }] });
     const failure = await failureOf(driver.stage(staging()));

@@ -52,8 +52,8 @@ const EXT4 = () => ({
   files: new Map([["data", "precious"]]),
 });
 
-describe("a new volume", () => {
-  test("is mapped, formatted once, mounted, and recorded in ceph-csi's form", async () => {
+describe("NodeStageVolume of a new volume", () => {
+  test("NodeStageVolume maps a new volume, formats it once, mounts it, and records it in ceph-csi's form", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host);
     expect(await driver.stage(staging())).toEqual({});
@@ -65,7 +65,7 @@ describe("a new volume", () => {
     );
   });
 
-  test("staged again is recognised by what is mapped and mounted, without asking the cluster", async () => {
+  test("A repeated NodeStageVolume recognises the volume by mapping and mount, without a call to the cluster", async () => {
     const { host, cluster } = await aNode();
     const { service, calls, forget } = recorded(cephMemoryService(cluster));
     await using driver = nodeOn(host, { ceph: service });
@@ -77,7 +77,7 @@ describe("a new volume", () => {
     expect(calls()).toEqual([]);
   });
 
-  test("gets the filesystem that is asked for", async () => {
+  test("NodeStageVolume makes the filesystem that the request asks for", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host);
     const capability = {
@@ -88,7 +88,7 @@ describe("a new volume", () => {
     expect(host.formatted[0]).toStartWith("xfs ");
   });
 
-  test("as raw block is a file with the device bound over it, and never formatted", async () => {
+  test("NodeStageVolume of raw block binds the device over a file, and never formats it", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host);
     await driver.stage(staging({ volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) }));
@@ -97,7 +97,7 @@ describe("a new volume", () => {
     expect(host.formatted).toEqual([]);
   });
 
-  test("that has data keeps it, whatever it is staged for", async () => {
+  test("NodeStageVolume keeps the data of a volume that has some, in every mode", async () => {
     const { host } = await aNode();
     holding(host, EXT4());
     await using driver = nodeOn(host);
@@ -106,7 +106,7 @@ describe("a new volume", () => {
     expect(host.formatted).toEqual([]);
   });
 
-  test("that grew while it was away has its filesystem grown", async () => {
+  test("NodeStageVolume grows the filesystem of a volume that was expanded while it was not staged", async () => {
     const { host, cluster } = await aNode();
     holding(host, EXT4());
     cluster.image("rbd", IMAGE).sizeBytes = 3n * GIB;
@@ -130,7 +130,7 @@ describe("proof before harm", () => {
     return failure;
   };
 
-  test("blkid finds nothing, but the image holds data: no mkfs, and nothing stays mapped", async () => {
+  test("NodeStageVolume runs no mkfs on an image that holds data where blkid finds nothing, and leaves nothing mapped", async () => {
     const failure = await refused((host) => (host.cluster.image("rbd", IMAGE).hasData = true));
     expect(failure?.code).toBe("FAILED_PRECONDITION");
     expect(failure?.message).toContain("holds data");
@@ -141,23 +141,23 @@ describe("proof before harm", () => {
     ["a LUKS header", { kind: "other", type: "crypto_LUKS" }],
     ["another filesystem", { kind: "filesystem", type: "xfs", sizeBytes: GIB, files: new Map() }],
   ] as const) {
-    test(`${what} is left as it is`, async () => {
+    test(`NodeStageVolume does not touch an image with ${what}`, async () => {
       expect((await refused((host) => holding(host, disk)))?.code).toBe("FAILED_PRECONDITION");
     });
   }
 
-  test("a filesystem that fsck can't repair is not mounted", async () => {
+  test("NodeStageVolume does not mount a filesystem that fsck can't repair", async () => {
     const failure = await refused((host) => holding(host, { ...EXT4(), damaged: true }));
     expect(failure?.message).toContain("damaged");
   });
 
-  test("nothing is formatted for readers", async () => {
+  test("NodeStageVolume never formats an image for a reader", async () => {
     for (const mode of [Mode.SINGLE_NODE_READER_ONLY, Mode.MULTI_NODE_READER_ONLY]) {
       expect((await refused(() => {}, { volumeCapability: mounted(mode) }))?.code).toBe("FAILED_PRECONDITION");
     }
   });
 
-  test("a static volume is never formatted", async () => {
+  test("NodeStageVolume never formats a static volume", async () => {
     const failure = await refused((host) => seedImage(host.cluster, "by-hand"), {
       volumeId: "by-hand",
       volumeContext: { ...PARAMETERS, staticVolume: "true" },
@@ -166,7 +166,7 @@ describe("proof before harm", () => {
     expect(failure?.message).toContain("static");
   });
 
-  test("a device that is not the cluster's image of that name is not touched", async () => {
+  test("NodeStageVolume does not touch a device that is not the cluster's image of that name", async () => {
     const { host } = await aNode();
     const inner = hostMemoryService(host);
     const twisted = {
@@ -180,7 +180,7 @@ describe("proof before harm", () => {
     expect(host.dump().mapped).toEqual([]);
   });
 
-  test("an image that another node took between look and map is given back", async () => {
+  test("NodeStageVolume unmaps an image that another node maps between look and map", async () => {
     const { host, cluster } = await aNode();
     let leave: (() => void) | undefined;
     const racing = interceptedHost(hostMemoryService(host), ({ method }, act) => {
@@ -200,8 +200,8 @@ describe("proof before harm", () => {
   });
 });
 
-describe("an image in use elsewhere", () => {
-  test("is waited for, and told of before the caller's deadline", async () => {
+describe("an image in use on another node", () => {
+  test("NodeStageVolume waits for an image in use on another node, and reports it before the caller's deadline", async () => {
     const { host, cluster } = await aNode();
     cluster.watch("rbd", IMAGE);
     const time = virtualTime();
@@ -213,7 +213,7 @@ describe("an image in use elsewhere", () => {
     expect(host.dump().mapped).toEqual([]);
   });
 
-  test("is staged as soon as it is free", async () => {
+  test("NodeStageVolume stages an image as soon as the other node releases it", async () => {
     const { host, cluster } = await aNode();
     const leave = cluster.watch("rbd", IMAGE);
     const time = virtualTime();
@@ -227,7 +227,7 @@ describe("an image in use elsewhere", () => {
     expect(host.mounts).toHaveLength(1);
   });
 
-  test("is no matter for many writers, nor for readers", async () => {
+  test("NodeStageVolume for many writers or for readers does not wait for other users of the image", async () => {
     for (const volumeCapability of [asBlock(Mode.MULTI_NODE_MULTI_WRITER), mounted(Mode.MULTI_NODE_READER_ONLY)]) {
       const { host, cluster } = await aNode();
       holding(host, EXT4());
@@ -237,7 +237,7 @@ describe("an image in use elsewhere", () => {
     }
   });
 
-  test("by a mirror daemon alone is free; by a mirror's other side it is not ours to write", async () => {
+  test("An image is free if only a mirror daemon has it open; a mirror's secondary image is not writable", async () => {
     const { host, cluster } = await aNode();
     cluster.image("rbd", IMAGE).mirror = "primary";
     cluster.watch("rbd", IMAGE);
@@ -250,8 +250,8 @@ describe("an image in use elsewhere", () => {
   });
 });
 
-describe("what is at the staging path already", () => {
-  test("another volume's mount is a conflict", async () => {
+describe("NodeStageVolume over an existing mount or stash", () => {
+  test("Another volume's mount at the staging path is a conflict", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host);
     await driver.stage(staging());
@@ -268,7 +268,7 @@ describe("what is at the staging path already", () => {
     ["as raw block", asBlock(Mode.SINGLE_NODE_WRITER)],
     ["read-only", mounted(Mode.SINGLE_NODE_READER_ONLY)],
   ] as const) {
-    test(`the volume, staged otherwise than ${what}, is a conflict`, async () => {
+    test(`NodeStageVolume of a volume that is already staged otherwise than ${what} is a conflict`, async () => {
       const { host } = await aNode();
       await using driver = nodeOn(host);
       await driver.stage(staging());
@@ -283,7 +283,7 @@ describe("what is at the staging path already", () => {
     ["lost its device", (host) => host.mappings.forEach((mapping) => host.drop(mapping))],
   ];
   for (const [what, harm] of ruin) {
-    test(`a filesystem that ${what} is staged anew`, async () => {
+    test(`NodeStageVolume stages a filesystem anew that ${what}`, async () => {
       const { host } = await aNode();
       await using driver = nodeOn(host);
       await driver.stage(staging());
@@ -296,7 +296,7 @@ describe("what is at the staging path already", () => {
     });
   }
 
-  test("a broken filesystem that pods still use is left to them, with a message that names them", async () => {
+  test("NodeStageVolume leaves a broken filesystem to the pods that still use it, and names them", async () => {
     const { host } = await aNode();
     await using driver = nodeOn(host);
     await driver.stage(staging());
@@ -309,7 +309,7 @@ describe("what is at the staging path already", () => {
     expect(host.dump()).toEqual(before);
   });
 
-  test("a lost or broken stash is written again", async () => {
+  test("NodeStageVolume writes a lost or broken stash again", async () => {
     for (const text of [undefined, "", "{"]) {
       const { host } = await aNode();
       await using driver = nodeOn(host);
@@ -322,7 +322,7 @@ describe("what is at the staging path already", () => {
     }
   });
 
-  test("a stash of an encrypted or nbd volume is refused, and stays", async () => {
+  test("NodeStageVolume and NodeUnstageVolume refuse the stash of an encrypted or nbd volume, and the stash stays", async () => {
     for (const key of ["encrypted", "accessType"]) {
       const { host } = await aNode();
       await using driver = nodeOn(host);
@@ -387,7 +387,7 @@ describe("a volume that can't be staged", () => {
     ],
   ];
   for (const [what, more, code] of cases) {
-    test(`because it ${what}: ${code}, and the node is as before`, async () => {
+    test(`NodeStageVolume of a volume that ${what} answers ${code}, and the node is as before`, async () => {
       const { host } = await aNode();
       const before = host.dump();
       await using driver = nodeOn(host);
@@ -396,7 +396,7 @@ describe("a volume that can't be staged", () => {
     });
   }
 
-  test("because the journal says that it is encrypted", async () => {
+  test("NodeStageVolume refuses a volume that is encrypted according to the journal", async () => {
     const { host, cluster } = await aNode();
     cluster
       .namespace("rbd", "")
@@ -406,7 +406,7 @@ describe("a volume that can't be staged", () => {
     expect(await codeOf(driver.stage(staging()))).toBe("FAILED_PRECONDITION");
   });
 
-  test("because the kernel lacks features of the image, which are named", async () => {
+  test("NodeStageVolume names the features of an image that the kernel lacks", async () => {
     const { host } = await aNode();
     host.features = 1n;
     await using driver = nodeOn(host);
@@ -419,7 +419,7 @@ describe("a volume that can't be staged", () => {
 });
 
 describe("a static volume", () => {
-  test("is the image of its ID, or the one that a migrated volume names", async () => {
+  test("A static volume is the image of its ID, or the image that a migrated volume names", async () => {
     const { host, cluster } = await aNode();
     await seedImage(cluster, "by-hand");
     cluster.image("rbd", "by-hand").hasData = true;
@@ -437,7 +437,7 @@ describe("a static volume", () => {
     }
   });
 
-  test("lives in the namespace of its cluster, and leaves the journal alone", async () => {
+  test("A static volume is in the namespace of its cluster, and NodeStageVolume does not read the journal for it", async () => {
     const { host, cluster } = await aNode();
     const before = JSON.stringify(poolDump(cluster));
     await using driver = nodeOn(host, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });

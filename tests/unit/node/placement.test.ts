@@ -71,14 +71,14 @@ const segments = (domainLabels: readonly string[], more = {}) =>
   placed({ domainLabels, ...more }, ({ segments: found }) => Effect.succeed(found));
 
 describe("topology", () => {
-  test("is the labels that the flag names, under the driver's name in lower case", async () => {
+  test("The topology has the labels that the flag names, under the driver's name in lower case", async () => {
     expect(await segments(["topology.kubernetes.io/zone", "topology.kubernetes.io/region"])).toEqual({
       "topology.rbd.csi.ceph.com/zone": "z1",
       "topology.rbd.csi.ceph.com/region": "eu",
     });
   });
 
-  test("asks nothing where no label is named", async () => {
+  test("The driver does not read the node where the flag names no label", async () => {
     asked = 0;
     expect(await segments([])).toEqual({});
     expect(asked).toBe(0);
@@ -92,14 +92,14 @@ describe("topology", () => {
     ["an account without the right", ["other/zone"], { nodeId: "forbidden" }, 'the verb "get"'],
   ];
   for (const [what, labels, more, said] of wrong) {
-    test(`ends the start with ${what}`, async () => {
+    test(`The start fails for ${what}`, async () => {
       const outcome = await segments(labels, more).then(String, (error: Error) => error.message);
       expect(outcome).toContain(said);
       expect(outcome).not.toContain(TOKEN);
     });
   }
 
-  test("needs a pod to be told", () => {
+  test("The driver reads topology only when it runs in a pod", () => {
     expect(kubeAccess({})).toBeUndefined();
     expect(kubeAccess({ KUBERNETES_SERVICE_HOST: "fd00::1", KUBERNETES_SERVICE_PORT: "6443" })?.url).toBe(
       "https://[fd00::1]:6443",
@@ -110,7 +110,7 @@ describe("topology", () => {
 describe("read affinity", () => {
   const near = (one: Cluster, more = {}) => placed(more, ({ mapOptions }) => mapOptions(one));
 
-  test("is the cluster's to ask for, with its labels or else the flag's", async () => {
+  test("The cluster's entry turns read affinity on, with its own labels or else the flag's", async () => {
     const flag = { crushLocationLabels: ["topology.kubernetes.io/region"] };
     expect(await near(cluster(true, ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]), flag)).toBe(
       "read_from_replica=localize,crush_location=zone:z1|host:node-one",
@@ -120,12 +120,12 @@ describe("read affinity", () => {
     expect(await near(cluster(true))).toBe("");
   });
 
-  test("is left out where the labels can't be had", async () => {
+  test("Read affinity is left out where the driver can't read the labels", async () => {
     expect(await near(cluster(true, ["rack"]))).toBe("");
     expect(await near(cluster(true, ["other/zone"]), { nodeId: "node-2" })).toBe("");
   });
 
-  test("takes labels without a value for absent", () => {
+  test("Read affinity treats a label without a value as absent", () => {
     expect(crushLocation({ a: " ", b: "x.y" }, ["a", "b", "c"])).toBe("b:x-y");
   });
 });

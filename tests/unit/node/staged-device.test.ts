@@ -42,15 +42,16 @@ const node = mount("/staging", { root: "/mapper/luks-rbd-1" });
 const lower = mount("/elsewhere", { major: 252, minor: 0 });
 
 describe("a staged device", () => {
-  test("without a layer is its own top", () => expect(stackOver(mapped)).toEqual({ mapped, top: mapped }));
+  test("A staged device without a layer is its own top", () =>
+    expect(stackOver(mapped)).toEqual({ mapped, top: mapped }));
 
-  test("is shown by mounts of its top, as a filesystem or as raw block", () => {
+  test("The mounts of a device's top show that it is staged, as a filesystem or as raw block", () => {
     expect(shownBy(filesystem, [layered])).toEqual({ device: layered, kind: "filesystem" });
     expect(shownBy(node, [layered])).toEqual({ device: layered, kind: "block" });
     expect(shownBy(lower, [layered])).toBeUndefined();
   });
 
-  test("is in use by a mount of any of its layers", () => {
+  test("A staged device is in use by a mount of any of its layers", () => {
     const table = [filesystem, lower, mount("/other", { major: 8, minor: 1 })];
     expect(otherMounts(table, layered, ["/staging"])).toEqual(["/elsewhere"]);
     expect(otherMounts(table, layered, [])).toEqual(["/staging", "/elsewhere"]);

@@ -17,20 +17,20 @@ const STASH: ImageMeta = {
 };
 const read = (text: string) => Result.getOrUndefined(decodeImageMeta(text));
 
-describe("a stash", () => {
-  test("has all keys, in their order, without a space or a newline", () => {
+describe("the stash", () => {
+  test("A stash has all keys in ceph-csi's order, without a space or a newline", () => {
     expect(encodeImageMeta(STASH)).toBe(
       '{"Version":3,"pool":"rbd","radosNamespace":"","image":"csi-vol-1","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}',
     );
   });
 
-  test("escapes what Go escapes", () => {
+  test("The writer of a stash escapes the characters that Go escapes", () => {
     expect(encodeImageMeta({ ...STASH, unmapOptions: "a<b>&\u2028" })).toContain(
       String.raw`"a\u003cb\u003e\u0026\u2028"`,
     );
   });
 
-  test("of any content is read back as it was", () => {
+  test("The reader returns a stash of any content as it was written", () => {
     const text = fc.string({ unit: "grapheme" });
     const name = fc.string({ unit: "grapheme", minLength: 1 });
     const record = fc.record({
@@ -47,18 +47,18 @@ describe("a stash", () => {
     fc.assert(fc.property(record, (stash) => expect(read(encodeImageMeta(stash))).toEqual(stash)));
   });
 
-  test("of an old version lacks keys", () => {
+  test("A stash of an old version lacks keys", () => {
     expect(read('{"Version":1,"pool":"rbd","image":"csi-vol-1","accessType":false}')).toEqual(STASH);
   });
 
-  test("of a new version has more, and keys in another case", () => {
+  test("A stash of a new version may have more keys, and keys in another letter case", () => {
     expect(read('{"VERSION":9,"Pool":"rbd","IMAGE":"csi-vol-1","future":{"a":1},"AccessType":true}')).toEqual({
       ...STASH,
       nbd: true,
     });
   });
 
-  test("with null has what Go has then: nothing", () => {
+  test("A null in a stash counts as absent, as it does in Go", () => {
     expect(read('{"pool":"rbd","image":"csi-vol-1","radosNamespace":null}')).toEqual(STASH);
   });
 
@@ -71,10 +71,10 @@ describe("a stash", () => {
     ["of other types", '{"pool":"rbd","image":7}'],
     ["with a word for a boolean", '{"pool":"rbd","image":"x","encrypted":"false"}'],
   ] as const) {
-    test(`that is ${what} is corrupt`, () => expect(Result.isFailure(decodeImageMeta(text))).toBe(true));
+    test(`A stash that is ${what} is corrupt`, () => expect(Result.isFailure(decodeImageMeta(text))).toBe(true));
   }
 
-  test("of any text is read or refused, and never thrown", () => {
+  test("The reader accepts or refuses any text as a stash, and never throws", () => {
     fc.assert(fc.property(fc.oneof(fc.string(), fc.json()), (text) => void decodeImageMeta(text)));
   });
 });
