@@ -14,7 +14,7 @@ const messageOf = (id: string): string => {
   return Result.isFailure(found) ? `${found.failure._tag}: ${found.failure.message}` : "(found)";
 };
 
-test("read affinity is the flags' to say where an entry does not", () => {
+test("The flags decide about read affinity where an entry of config.json does not", () => {
   const entry = { clusterID: "a", monitors: ["m"] };
   const enabled = (more: object, readAffinity: boolean) => {
     const parsed = parseClusters(JSON.stringify([{ ...entry, ...more }]), "config.json", { readAffinity });
@@ -28,7 +28,7 @@ test("read affinity is the flags' to say where an entry does not", () => {
 });
 
 describe("golden config.json", () => {
-  test("a full entry", () => {
+  test("The reader returns every field of a full entry", () => {
     expect(Result.getOrThrow(find("east"))).toEqual({
       clusterId: "east",
       monitors: ["10.0.0.1:6789", "[v2:10.0.0.2:3300,v1:10.0.0.2:6789]"],
@@ -39,7 +39,7 @@ describe("golden config.json", () => {
     });
   });
 
-  test("defaults, and keys in any case", () => {
+  test("The reader fills in defaults, and accepts keys in any letter case", () => {
     expect(Result.getOrThrow(find("plain"))).toEqual({
       clusterId: "plain",
       monitors: ["10.0.0.3"],
@@ -50,21 +50,21 @@ describe("golden config.json", () => {
     });
   });
 
-  test("a quoted boolean works, with a remark", () => {
+  test("The reader accepts a quoted boolean, with a remark", () => {
     expect(Result.getOrThrow(find("quoted")).readAffinity.enabled).toBe(true);
     expect(golden.problems.get("quoted")).toBe("readAffinity.enabled is a string: write true or false without quotes");
   });
 
-  test("a namespace in its old place has no effect, with a remark", () => {
+  test("The reader ignores a namespace in its old place, with a remark", () => {
     expect(Result.getOrThrow(find("old")).radosNamespace).toBe("");
     expect(golden.problems.get("old")).toContain("write it as rbd.radosNamespace");
   });
 
-  test("of two entries the first counts", () => {
+  test("The first of two entries with one clusterID has effect, and the second does not", () => {
     expect(golden.problems.get("east")).toBe("entry 6 repeats this clusterID and has no effect");
   });
 
-  test("bad entries say what is wrong, and harm no other", () => {
+  test("A bad entry of config.json reports what is wrong, and affects no other entry", () => {
     expect([...golden.clusters.keys()]).toEqual(["east", "plain", "quoted", "old"]);
     expect(messageOf("empty")).toBe(
       'ConfigInvalid: /c/config.json: the entry of clusterID "empty" cannot be used: monitors must name at least one monitor',
@@ -73,14 +73,14 @@ describe("golden config.json", () => {
     expect(golden.problems.get(5)).toBe("clusterID must be a string");
   });
 
-  test("an unknown clusterID names the known ones", () => {
+  test("The error of an unknown clusterID names the known ones", () => {
     expect(messageOf("nowhere")).toBe(
       'ConfigMissing: no cluster with clusterID "nowhere" in /c/config.json (it has east, plain, quoted, old): add an entry for it',
     );
   });
 });
 
-describe("entries", () => {
+describe("entries of config.json", () => {
   const good = { clusterID: "c", monitors: ["m"] };
   test.each<[string, unknown]>([
     ["the entry must be an object", "text"],
@@ -101,19 +101,19 @@ describe("entries", () => {
       "readAffinity.crushLocationLabels must be an array of strings",
       { ...good, readAffinity: { crushLocationLabels: "a" } },
     ],
-  ])("%s", (problem, entry) => {
+  ])(`The reader refuses an entry with the problem "%s"`, (problem, entry) => {
     const table = one(entry);
     expect([...table.problems.values()]).toEqual([problem]);
     expect(table.clusters.size).toBe(0);
   });
 
-  test("null is absent, the last of two spellings wins, 0 daemons are one", () => {
+  test("A null counts as absent, the last of two spellings of a key applies, and 0 daemons count as one", () => {
     const text =
       '[{"clusterId":"a","CLUSTERID":"b","monitors":["m"],"rbd":{"mirrorDaemonCount":0,"radosNamespace":null},"readAffinity":null}]';
     expect(read(text).clusters.get("b")).toMatchObject({ mirrorDaemonCount: 1, radosNamespace: "" });
   });
 
-  test("a bad first entry is not replaced by a second of its name", () => {
+  test("A second entry of the same clusterID does not replace a bad first entry", () => {
     const table = read('[{"clusterID":"a","monitors":[]},{"clusterID":"a","monitors":["m"]}]');
     expect(table.clusters.size).toBe(0);
     expect(table.problems.get("a")).toContain("repeats");
@@ -127,18 +127,18 @@ describe("whole files", () => {
     ['[{"clusterID":"a","monitors":["m"]},]', "not valid JSON"],
     ["{}", "not a JSON array"],
     ['"x"', "not a JSON array"],
-  ])("%p", (text, reason) => {
+  ])("The reader refuses the file %p", (text, reason) => {
     const parsed = parseClusters(text, "/c/config.json");
     expect(Result.isFailure(parsed) ? parsed.failure.kind : "").toBe("not-json");
     expect(Result.isFailure(parsed) ? parsed.failure.message : "").toContain(`/c/config.json: is ${reason}`);
   });
 
-  test("null and [] have no cluster", () => {
+  test("The files null and [] have no cluster", () => {
     for (const text of ["null", "[]"]) expect(read(text).clusters.size).toBe(0);
   });
 });
 
-test("in memory", async () => {
+test("The in-memory Clusters service answers for the clusters that it is given", async () => {
   const cluster: Cluster = {
     clusterId: "mem",
     monitors: ["m"],
@@ -156,7 +156,7 @@ test("in memory", async () => {
   expect(await Effect.runPromise(Effect.provide(program, layer))).toEqual([cluster, "ConfigMissing"]);
 });
 
-test("fuzz: no text throws, and a good entry survives any neighbours", () => {
+test("No text makes the reader of config.json throw, and a good entry is read next to any others", () => {
   const good = { clusterID: "survivor", monitors: ["m"] };
   const field = fc.constantFrom(
     "clusterID",

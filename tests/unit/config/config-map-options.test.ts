@@ -16,7 +16,7 @@ test.each([
   ["krbd:a;krbd:", "", ""],
   ["a; ;", "a", ""],
   [";;nbd:x;;", "", "x"],
-])("%p", (text, krbd, nbd) => {
+])("The parser reads the map options %p", (text, krbd, nbd) => {
   expect(parseMapOptions(text)).toEqual(Result.succeed({ krbd, nbd }));
 });
 
@@ -27,12 +27,12 @@ test.each([
   ["krbd:a;constructor:b", 'unknown mounter "constructor"'],
   ["a\0b", "control characters"],
   ["krbd:a\nb", "control characters"],
-])("%p is refused", (text, reason) => {
+])("The parser refuses the map options %p", (text, reason) => {
   const parsed = parseMapOptions(text);
   expect(Result.isFailure(parsed) ? parsed.failure : "").toContain(reason);
 });
 
-test("fuzz: no text throws, and what is read is trimmed, printable, and from the text", () => {
+test("No map options make the parser throw, and each result is a trimmed, printable part of the text", () => {
   const piece = fc.oneof(fc.constantFrom("krbd", "nbd", "NBD", ":", ";", " ", ",", "="), fc.string({ unit: "binary" }));
   const text = fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join(""));
   fc.assert(

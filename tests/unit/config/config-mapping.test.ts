@@ -11,7 +11,7 @@ const golden = Result.getOrThrow(
 const places = (clusterId: string, poolId: bigint) =>
   mapped(golden, clusterId, poolId).map((place) => `${place.clusterId}/${place.poolId}`);
 
-describe("golden mapping", () => {
+describe("golden cluster-mapping.json", () => {
   test.each([
     // Pool 1 is a key in the first map of the first element and a value in its second.
     ["east", 1n, ["west/2", "west/3", "north/5", "south/5"]],
@@ -25,23 +25,23 @@ describe("golden mapping", () => {
     ["nowhere", 1n, []],
     ["lone", 1n, []],
     ["broken", 1n, []],
-  ])("%s pool %p", (clusterId, poolId, expected) => {
+  ])("The mapping of cluster %s, pool %p lists the golden places", (clusterId, poolId, expected) => {
     expect(places(clusterId, poolId)).toEqual(expected);
   });
 
-  test("clusters alone, for volumes without a pool id", () => {
+  test("Volumes without a pool id are mapped by clusters alone", () => {
     expect(mappedClusters(golden, "east")).toEqual(["west", "north", "south"]);
     expect(mappedClusters(golden, "twin")).toEqual(["lone"]);
     expect(mappedClusters(NO_MAPPING, "east")).toEqual([]);
   });
 
-  test("the bad element alone is refused", () => {
+  test("The reader refuses a bad element alone", () => {
     expect([...golden.problems]).toEqual([[2, "RBDPoolIDMapping.0.1: must hold pool ids as decimal strings"]]);
     expect(golden.elements).toHaveLength(3);
   });
 });
 
-test("a place is named once, and never the one asked for", () => {
+test("The mapping lists a place once, and never the place of the request", () => {
   const text = '[{"clusterIDMapping":{"a":"a","b":"a"},"RBDPoolIDMapping":[{"1":"1"},{"1":"1"}]}]';
   const table = Result.getOrThrow(parseMapping(text));
   expect(mapped(table, "a", 1n)).toEqual([{ clusterId: "b", poolId: 1n }]);
@@ -55,19 +55,19 @@ test.each<[unknown, string]>([
   [{ RBDPoolIDMapping: { "1": "2" } }, "RBDPoolIDMapping: must be an array of objects"],
   [{ RBDPoolIDMapping: [{ "1": "9223372036854775808" }] }, "must hold pool ids"],
   [{ RBDPoolIDMapping: [{ a: "1" }] }, "RBDPoolIDMapping.0.a: "],
-])("%j is refused", (element, problem) => {
+])("The reader refuses the element %j", (element, problem) => {
   const table = Result.getOrThrow(parseMapping(JSON.stringify([element])));
   expect(table.elements).toEqual([]);
   expect(table.problems.get(0)).toContain(problem);
 });
 
-test("as a service", async () => {
+test("The ClusterMapping service answers from its table", async () => {
   const ask = Effect.flatMap(ClusterMapping, (mapping) => mapping.mapped("west", 2n));
   const found = await Effect.runPromise(Effect.provide(ask, ClusterMapping.layerOf(golden)));
   expect(found).toEqual([{ clusterId: "east", poolId: 1n }]);
 });
 
-test("fuzz: no text throws, and mapping goes both ways", () => {
+test("No text makes the reader of cluster-mapping.json throw, and the mapping goes both ways", () => {
   const name = fc.constantFrom("a", "b", "c", "__proto__");
   const pool = fc.constantFrom("1", "2", "3", "x", "");
   const element = fc.record(

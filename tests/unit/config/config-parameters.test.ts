@@ -13,7 +13,7 @@ const refused = (parameters: Record<string, string>): string => {
   return Result.isFailure(parsed) ? parsed.failure.message : "(accepted)";
 };
 
-test("defaults", () => {
+test("Parameters that are absent get their defaults", () => {
   expect(ok({})).toEqual({
     clusterId: "east",
     pool: "rbd",
@@ -26,7 +26,7 @@ test("defaults", () => {
   });
 });
 
-test("everything", () => {
+test("The parser reads every parameter", () => {
   const all = ok({
     dataPool: "ec",
     radosNamespace: "without effect",
@@ -62,16 +62,16 @@ test.each<[string, Record<string, string>, Partial<VolumeParameters>]>([
   ["the largest object", { objectSize: "33554432" }, { objectOrder: 25 }],
   ["not encrypted, whatever the type", { encrypted: "false", encryptionType: "?" }, {}],
   ["an empty mounter", { mounter: "" }, {}],
-])("%s", (_, more, expected) => {
+])("The parser accepts edge values: %s", (_, more, expected) => {
   expect(ok(more)).toMatchObject(expected);
 });
 
-test("the pool may come from the topology", () => {
+test("The pool may come from the topology", () => {
   const parsed = Result.getOrThrow(parseParameters({ clusterID: "east", topologyConstrainedPools: "[]" }));
   expect(parsed).toMatchObject({ pool: undefined, topologyConstrainedPools: "[]" });
 });
 
-describe("refusals name the field", () => {
+describe("refused parameters", () => {
   test.each<[Record<string, string>, string]>([
     [{}, "parameter clusterID: is missing"],
     [{ ...BASE, clusterID: "" }, "parameter clusterID: must not be empty"],
@@ -114,7 +114,7 @@ describe("refusals name the field", () => {
     [{ ...BASE, mapOptions: "ceph:x" }, 'parameter mapOptions: unknown mounter "ceph"'],
     [{ ...BASE, unmapOptions: "x:y" }, 'parameter unmapOptions: unknown mounter "x"'],
     [{ ...BASE, mkfsOptions: "-L \0" }, "parameter mkfsOptions: must not hold control characters"],
-  ])("%j", (parameters, message) => {
+  ])("The refusal names the field of the parameters %j", (parameters, message) => {
     expect(refused(parameters)).toContain(message);
   });
 });
@@ -127,7 +127,7 @@ describe("image features", () => {
     ["fast-diff,object-map,exclusive-lock", 28n],
     ["layering,layering", 1n],
     ["exclusive-lock,journaling", 68n],
-  ])("%s", (text, mask) => {
+  ])("The parser reads the image features %s", (text, mask) => {
     expect(Result.getOrThrow(parseImageFeatures(text)).mask).toBe(mask);
   });
 
@@ -140,12 +140,12 @@ describe("image features", () => {
     ["striping", 'unknown feature "striping"'],
     ["data-pool", 'unknown feature "data-pool"'],
     ["toString", 'unknown feature "toString"'],
-  ])("%s is refused", (text, reason) => {
+  ])("The parser refuses the image features %s", (text, reason) => {
     const parsed = parseImageFeatures(text);
     expect(Result.isFailure(parsed) ? parsed.failure : "").toContain(reason);
   });
 
-  test("bits and names", () => {
+  test("Features are converted between bits and names", () => {
     expect(FEATURE_BITS).toMatchObject({ striping: 2n, "object-map": 8n, "fast-diff": 16n, "data-pool": 128n });
     expect(featureNames(0x81n)).toEqual({ names: ["layering", "data-pool"], unknown: 0n });
     expect(featureNames(1n << 40n)).toEqual({ names: [], unknown: 1n << 40n });
@@ -161,7 +161,7 @@ describe("volume_context", () => {
     dataPool: undefined,
   };
 
-  test("parameters lie over the driver's values; sidecars' keys stay out", () => {
+  test("In volume_context parameters replace the driver's values, and the sidecars' keys are left out", () => {
     const parameters = {
       ...BASE,
       topologyConstrainedPools: "[]",
@@ -177,13 +177,13 @@ describe("volume_context", () => {
     });
   });
 
-  test("namespace and data pool only where there are any", () => {
+  test("volume_context names the namespace and the data pool only where there are any", () => {
     const context = volumeContext({ clusterID: "east" }, { ...driver, radosNamespace: "ns", dataPool: "ec" });
     expect(context).toMatchObject({ pool: "chosen", radosNamespace: "ns", dataPool: "ec" });
   });
 });
 
-test("fuzz: no parameters throw", () => {
+test("No parameters make the parser throw", () => {
   const key = fc.constantFrom(
     "clusterID",
     "pool",

@@ -50,7 +50,7 @@ const monitorsOf = async (dir: string, id: string, ...between: ReadonlyArray<() 
   return Effect.runPromise(Effect.provide(ask, Clusters.layer(dir)));
 };
 
-test("a rewritten file is read again, at once and with the same length", async () => {
+test("The reader reads a rewritten file again, at once and also when the length is the same", async () => {
   const file = join(folder(), "f");
   const look = reread<string>({ path: file, parse: Result.succeed, missing: Result.succeed("(none)") });
   // On a kernel with coarse file times (before 6.13) some of these versions look the same from outside.
@@ -61,7 +61,7 @@ test("a rewritten file is read again, at once and with the same length", async (
   }
 });
 
-test("a ConfigMap's symlink swap is seen, times and sizes alike or not", async () => {
+test("The reader notices a ConfigMap's symlink swap, whether times and sizes are equal or not", async () => {
   const dir = folder();
   const version = (name: string, monitor: string) => {
     mkdirSync(join(dir, name));
@@ -82,7 +82,7 @@ test("a ConfigMap's symlink swap is seen, times and sizes alike or not", async (
   expect(await monitorsOf(dir, "c", () => {}, swap)).toEqual(["m1", "m1", "m2"]);
 });
 
-test("an unchanged file is parsed once; another is parsed once more", async () => {
+test("The reader parses an unchanged file once, and a changed file once more", async () => {
   const file = join(folder(), "f");
   writeFileSync(file, "one");
   await settle();
@@ -108,7 +108,7 @@ test("an unchanged file is parsed once; another is parsed once more", async () =
   expect(await ask()).toBe("(none)");
 });
 
-test("what was seen just now is trusted for as long as its user says, and asked for again then", async () => {
+test("The reader trusts a file as long as its user permits, and looks again after that", async () => {
   const file = join(folder(), "f");
   const trustedMs = 2000;
   const look = reread<string>({ path: file, parse: Result.succeed, missing: Result.succeed("(none)"), trustedMs });
@@ -126,7 +126,7 @@ test("what was seen just now is trusted for as long as its user says, and asked 
   expect(await ask()).toBe("(none)");
 }, 10_000);
 
-test("missing, broken, mended: each look tells what is", async () => {
+test("Each look reports whether the file is missing, broken or mended", async () => {
   const dir = folder();
   const file = join(dir, "config.json");
   const seen = await monitorsOf(
@@ -142,7 +142,7 @@ test("missing, broken, mended: each look tells what is", async () => {
   expect(seen[3]).toContain("the file does not exist");
 });
 
-test("a folder, a FIFO and a loop of links are refused, not waited for", async () => {
+test("The reader refuses a folder, a FIFO and a loop of links, and does not wait for them", async () => {
   const dir = folder();
   const look = (path: string) =>
     Effect.runPromise(Effect.flip(reread<string>({ path, parse: Result.succeed, missing: Result.succeed("") })));
@@ -153,7 +153,7 @@ test("a folder, a FIFO and a loop of links are refused, not waited for", async (
   expect((await look(join(dir, "loop"))).message).toContain("ELOOP");
 }, 4000);
 
-test("no mapping file is no mapping; one that appears is heeded", async () => {
+test("A missing mapping file means no mapping, and a mapping file that appears has effect", async () => {
   const dir = folder();
   const ask = Effect.gen(function* () {
     const mapping = yield* ClusterMapping;

@@ -31,12 +31,12 @@ describe("credentials", () => {
     ["empty key", { userID: "u", userKey: "\n" }, false, "secret userKey: is empty"],
     ["NUL", { userID: "u", userKey: `${KEY}\0` }, false, "secret userKey: holds control characters"],
     ["a line within", { key: `${KEY}\n${KEY}` }, true, "secret key: holds control characters"],
-  ])("%s", (_, secrets, allowMigration, expected) => {
+  ])("The reader reads or refuses the credentials: %s", (_, secrets, allowMigration, expected) => {
     expect(read(secrets, allowMigration)).toBe(expected);
   });
 });
 
-test("no value shows in what is printed", () => {
+test("Printed credentials show no value", () => {
   const good = Result.getOrThrow(parseCredentials({ userID: "u", userKey: KEY }, { allowMigration: false }));
   const bad = parseCredentials({ userID: "u", userKey: `${KEY}\0` }, { allowMigration: false });
   const shown = [good, bad]

@@ -36,7 +36,7 @@ const freePort = async (): Promise<number | undefined> => {
   return port;
 };
 
-test("each flag of the table is read when all roles start with everything on", async () => {
+test("The driver reads each flag of the table when all roles start with everything on", async () => {
   const directory = temporaryDirectory();
   const argv = [
     "--type=rbd",
@@ -72,7 +72,7 @@ test("each flag of the table is read when all roles start with everything on", a
   expect(unread.map(([name]) => `--${name}`)).toEqual([]);
 });
 
-test("no flag is in both lists, and each without effect has a reason", () => {
+test("No flag is in both lists, and each flag without effect has a reason", () => {
   for (const [name, { reason }] of Object.entries(WITHOUT_EFFECT)) {
     expect(Object.keys(FLAGS)).not.toContain(name);
     expect(reason).not.toBe("");

@@ -14,24 +14,24 @@ const refused = (...argv: ReadonlyArray<string>): string => {
   return Result.isFailure(parsed) ? parsed.failure : "(accepted)";
 };
 
-describe("Go's syntax", () => {
+describe("Go's flag syntax", () => {
   test.each([
     [["--nodeid=a"]],
     [["-nodeid=a"]],
     [["--nodeid", "a"]],
     [["-nodeid", "a"]],
     [["--nodeid=b", "--nodeid=a"]],
-  ])("%p", (argv) => {
+  ])("The parser reads the arguments %p", (argv) => {
     expect(ok(...argv).nodeId).toBe("a");
   });
 
-  test("a value may look like a flag, hold =, or be empty", () => {
+  test("A flag's value may look like a flag, contain = or be empty", () => {
     expect(ok("--clustername", "--odd").clusterName).toBe("--odd");
     expect(ok("--clustername=a=b").clusterName).toBe("a=b");
     expect(ok("--clustername=").clusterName).toBe("");
   });
 
-  test("booleans stand alone or take Go's words, and take no next argument", () => {
+  test("A boolean flag stands alone or has one of Go's words, and takes no next argument", () => {
     for (const word of ["1", "t", "T", "true", "TRUE", "True"])
       expect(ok(`--setmetadata=${word}`).setMetadata).toBe(true);
     for (const word of ["0", "f", "F", "false", "FALSE", "False"]) {
@@ -40,7 +40,7 @@ describe("Go's syntax", () => {
     expect(ok("-setmetadata", "-v=5")).toMatchObject({ setMetadata: true, verbosity: 5 });
   });
 
-  test("-- ends the flags; what follows is named", () => {
+  test("The argument -- ends the flags, and the parser reports what follows it", () => {
     expect(ok("--", "--nonsense")).toMatchObject({ withoutEffect: ['"--nonsense" (after --)'] });
     expect(ok("--").withoutEffect).toEqual([]);
   });
@@ -65,7 +65,7 @@ describe("Go's syntax", () => {
     [" 1", undefined],
     ["1e3", undefined],
     ["9".repeat(100), undefined],
-  ] as const)("integer %p", (text, value) => {
+  ] as const)("The integer %p is read as in Go", (text, value) => {
     expect(goInteger(text)).toBe(value);
   });
 
@@ -92,17 +92,17 @@ describe("Go's syntax", () => {
     ["1 s", undefined],
     ["1s ", undefined],
     ["9999999999999h", undefined],
-  ] as const)("duration %p", (text, nanos) => {
+  ] as const)("The duration %p is read as in Go", (text, nanos) => {
     expect(goDuration(text)).toBe(nanos);
   });
 
-  test.each(["", "yes", "tRUE", "2", " true", "on"])("no boolean: %p", (text) => {
+  test.each(["", "yes", "tRUE", "2", " true", "on"])("The text %p is not a boolean", (text) => {
     expect(goBool(text)).toBeUndefined();
   });
 });
 
 describe("defaults", () => {
-  test("are those of the table, and each is a text its own kind reads", () => {
+  test("The defaults are those of the table, and each is a text that its own kind reads", () => {
     expect(ok()).toMatchObject({
       type: "rbd",
       endpoint: "unix:///tmp/csi.sock",
@@ -135,7 +135,7 @@ describe("defaults", () => {
     expect(durations.map(Duration.toSeconds)).toEqual([30, 30, 30, 15, 25]);
   });
 
-  test("neither server asked for means both", () => {
+  test("A driver without --controllerserver and --nodeserver serves both", () => {
     expect(ok()).toMatchObject({ controllerServer: true, nodeServer: true });
     expect(ok("--controllerserver")).toMatchObject({ controllerServer: true, nodeServer: false });
     expect(ok("--nodeserver=true")).toMatchObject({ controllerServer: false, nodeServer: true });
@@ -143,7 +143,7 @@ describe("defaults", () => {
     expect(ok("--controllerserver=false")).toMatchObject({ controllerServer: true, nodeServer: true });
   });
 
-  test("every key of the table is there", () => {
+  test("The parsed flags have every key of the table", () => {
     const keys = Object.values(FLAGS).map((flag) => flag.key);
     expect(new Set(keys).size).toBe(keys.length);
     expect(Object.keys(ok()).toSorted()).toEqual([...keys, "withoutEffect"].toSorted());
@@ -151,7 +151,7 @@ describe("defaults", () => {
 });
 
 describe("ceph-csi's own manifests", () => {
-  test("node plugin", () => {
+  test("The parser accepts the arguments of ceph-csi's node plugin", () => {
     const flags = ok(
       ..."--nodeid=n2 --pluginpath=/var/lib/kubelet/plugins --stagingpath=/var/lib/kubelet/plugins/kubernetes.io/csi/ --type=rbd --nodeserver=true --endpoint=unix:///csi/csi.sock --csi-addons-endpoint=unix:///csi/csi-addons.sock --v=5 --drivername=rbd.csi.ceph.com --enableprofiling=false --pidlimit=-1 --logslowopinterval=30s".split(
         " ",
@@ -171,7 +171,7 @@ describe("ceph-csi's own manifests", () => {
     ]);
   });
 
-  test("every flag without effect, with ceph-csi's default, and the reason of each", () => {
+  test("The parser accepts every flag without effect with ceph-csi's default, and tells the reason of each", () => {
     const values: Readonly<Record<string, string>> = {
       "csi-addons-endpoint": "unix:///tmp/csi-addons.sock",
       stagingpath: "/var/lib/kubelet/plugins/kubernetes.io/csi/",
@@ -189,7 +189,7 @@ describe("ceph-csi's own manifests", () => {
   });
 });
 
-describe("values are brought into one form", () => {
+describe("the normal form of values", () => {
   test.each([
     ["--drivername=", { driverName: "rbd.csi.ceph.com" }],
     ["--drivername=Rbd.Example.COM", { driverName: "Rbd.Example.COM" }],
@@ -201,12 +201,12 @@ describe("values are brought into one form", () => {
     ["--domainlabels=a/zone, b/rack,,", { domainLabels: ["a/zone", "b/rack"] }],
     ["--metricspath=metrics", { metricsPath: "/metrics" }],
     ["--cells=0x10", { cells: 16 }],
-  ])("%s", (argument, expected) => {
+  ])("The parser brings the value of %s into its normal form", (argument, expected) => {
     expect(ok(argument)).toMatchObject(expected);
   });
 });
 
-describe("a refusal is one line that says what to write", () => {
+describe("refused arguments", () => {
   test.each<[ReadonlyArray<string>, string]>([
     [[], "--type is missing: write --type=rbd"],
     [["--type=rbd"], "--nodeid is missing: write --nodeid=NAME, this node's name"],
@@ -250,13 +250,13 @@ describe("a refusal is one line that says what to write", () => {
     [["--config-dir=relative"], '--config-dir="relative": write an absolute path'],
     [["--clustername=a\nb"], '--clustername="a\\nb": write text without control characters'],
     [["--logtostderr=maybe"], '--logtostderr="maybe": write true or false'],
-  ])("%p", (argv, line) => {
+  ])("The refusal of the arguments %p is one line that says what to write", (argv, line) => {
     const text = refused(...argv);
     expect(text).toContain(line);
     expect(text).not.toContain("\n");
   });
 
-  test("limits across flags", () => {
+  test("The parser refuses limits that contradict each other", () => {
     expect(refused(...RBD, "--rbdsoftmaxclonedepth=9")).toBe(
       "--rbdsoftmaxclonedepth=9: write at most 8, the value of --rbdhardmaxclonedepth",
     );
@@ -267,7 +267,7 @@ describe("a refusal is one line that says what to write", () => {
   });
 });
 
-test("help and version need nothing else", () => {
+test("The flags --help and --version need no other flag", () => {
   expect(Result.getOrThrow(parseFlags(["--version"])).version).toBe(true);
   for (const help of ["-h", "-help", "--help"]) expect(Result.getOrThrow(parseFlags([help])).help).toBe(true);
   const text = usage();
@@ -278,7 +278,7 @@ test("help and version need nothing else", () => {
   for (const other of Object.keys(OTHER_TYPES)) expect(text).not.toContain(`--type=${other} `);
 });
 
-test("fuzz: no argument list throws, a refusal is one line", () => {
+test("No argument list makes the parser throw, and every refusal is one line", () => {
   const names = fc.constantFrom(...Object.keys(FLAGS), ...Object.keys(WITHOUT_EFFECT), "__proto__", "constructor");
   const value = fc.oneof(fc.string({ unit: "binary", maxLength: 20 }), fc.constantFrom("true", "1", "30s", "/a", ""));
   const argument = fc.oneof(

@@ -49,9 +49,9 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
   ],
 };
 
-describe("CreateVolume and NodeStageVolume agree on", () => {
+describe("parameters of CreateVolume and NodeStageVolume", () => {
   for (const [key, values] of Object.entries(VALUES)) {
-    test.each(values)(`${key}=%j`, async (value, accepted) => {
+    test.each(values)(`CreateVolume and NodeStageVolume agree on ${key}=%j`, async (value, accepted) => {
       const cluster = aCluster();
       await using controller = aDriver(cluster);
       const created = await failureOf(
@@ -72,7 +72,7 @@ describe("CreateVolume and NodeStageVolume agree on", () => {
     });
   }
 
-  test("imageFeatures with journaling, which the kernel does not map", async () => {
+  test("CreateVolume and NodeStageVolume refuse the feature journaling, which the kernel does not map", async () => {
     const cluster = aCluster();
     await using controller = aDriver(cluster);
     const parameters = { ...PARAMETERS, imageFeatures: "exclusive-lock,journaling" };
@@ -89,7 +89,7 @@ describe("CreateVolume and NodeStageVolume agree on", () => {
   });
 });
 
-test("a node gets the kernel's options only, and mkfs's arguments one by one", () => {
+test("A node gets the kernel's options only, and mkfs's arguments one by one", () => {
   const parameters = { mapOptions: "lock_on_read;nbd:try-netlink", unmapOptions: "force", mkfsOptions: " -m0  -K" };
   expect(Result.getOrThrow(parseNodeParameters(parameters))).toEqual({
     mapOptions: "lock_on_read",

@@ -54,10 +54,10 @@ const noImageIsLost = (cluster: MemoryCluster): void => {
   }
 };
 
-describe("one failure at each call, then a retry:", () => {
+describe("retry after one failure at each call", () => {
   for (const scenario of alone) {
     for (const { error, code, moment, definite } of failures) {
-      test(`${scenario.name}: ${error._tag}, ${moment === "after" ? "though done" : "not done"}`, async () => {
+      test(`A retry of ${scenario.name} succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
         const undisturbed = await aWorld(scenario);
         {
           await using driver = aDriver(undisturbed.cluster, SETTINGS);
@@ -99,10 +99,10 @@ describe("one failure at each call, then a retry:", () => {
   }
 });
 
-describe("a definite failure leaves nothing behind:", () => {
+describe("the remains of a definite failure", () => {
   const noSpace = new NoSpace(ABOUT);
   for (const scenario of alone.filter(({ undo }) => undo !== undefined)) {
-    test(scenario.name, async () => {
+    test(`A definite failure of ${scenario.name} leaves nothing behind`, async () => {
       const left: string[] = [];
       for (let k = 1; ; k++) {
         const { cluster, ids } = await aWorld(scenario);
@@ -125,7 +125,7 @@ describe("a definite failure leaves nothing behind:", () => {
   }
 });
 
-test("a point in time that was answered outlives every definite failure behind the answer, and its retry's", async () => {
+test("A point in time that was answered survives every definite failure after the answer, and every failure of the retry", async () => {
   const scenario = alone.find(({ name }) => name === "CreateSnapshot");
   if (scenario === undefined) throw new Error("no such scenario");
   let answered = 0;
@@ -156,7 +156,7 @@ test("a point in time that was answered outlives every definite failure behind t
   expect(answered).toBeGreaterThan(3);
 }, 60_000);
 
-test("a removal that is not taken on keeps the names until it is", async () => {
+test("A removal that the manager does not accept keeps the names until it does", async () => {
   for (const name of ["DeleteVolume of a clone", "DeleteSnapshot"]) {
     const scenario = alone.find((each) => each.name === name);
     if (scenario === undefined) throw new Error("no such scenario");

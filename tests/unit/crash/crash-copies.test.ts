@@ -84,9 +84,9 @@ const undisturbed = async (scenario: CopyScenario): Promise<unknown> => {
   return (await retried(cluster, scenario, ids)).left;
 };
 
-describe("death before or after each call:", () => {
+describe("death before or after each call", () => {
   for (const scenario of copyScenarios) {
-    test(scenario.name, async () => {
+    test(`The next driver finishes ${scenario.name} after a death before or after each call`, async () => {
       const expected = await undisturbed(scenario);
       const deaths = { before: 0, after: 0 };
       for (const moment of ["before", "after"] as const) {
@@ -110,7 +110,7 @@ const CUTS: Readonly<Record<"imageClone" | "trashMove", readonly CutShort[]>> = 
   trashMove: ["trash-entered", "name-gone", "entry-gone"],
 };
 
-describe("death in the middle of a call that is several to Ceph:", () => {
+describe("death in the middle of a call that is several to Ceph", () => {
   /** Dies in the n-th call of the method, which it leaves as `how` says. */
   const cutting =
     (method: keyof typeof CUTS, nth: number, how: CutShort): Dying =>
@@ -133,7 +133,7 @@ describe("death in the middle of a call that is several to Ceph:", () => {
 
   for (const scenario of copyScenarios) {
     for (const method of ["imageClone", "trashMove"] as const) {
-      test(`${scenario.name}: ${method}`, async () => {
+      test(`The next driver finishes ${scenario.name} after a death in the middle of ${method}`, async () => {
         const expected = await undisturbed(scenario);
         const { cluster, ids } = await aWorld(scenario);
         const { service, calls } = recorded((scenario.ceph ?? ((each: CephCalls) => each))(cephMemoryService(cluster)));
@@ -156,12 +156,12 @@ describe("death in the middle of a call that is several to Ceph:", () => {
   }
 });
 
-describe("a clone that fails half-way, and death in its undo:", () => {
+describe("a clone that fails half-way, and death in its undo", () => {
   const undone = copyScenarios.filter(({ name }) => name === "CreateSnapshot" || name === "CreateVolume from a volume");
   for (const scenario of undone) {
     for (const how of CUTS.imageClone) {
       for (const nth of scenario.name === "CreateSnapshot" ? [1] : [1, 2]) {
-        test(`${scenario.name}, clone ${nth}: ${how}`, async () => {
+        test(`The next driver finishes ${scenario.name} after a death in the undo of clone ${nth}, cut off as ${how}`, async () => {
           const expected = await undisturbed(scenario);
           let deaths = 0;
           for (let k = 1; k < 40; k++) {
@@ -204,7 +204,7 @@ describe("a point in time that was answered", () => {
   const scenario = copyScenarios.find(({ name }) => name === "CreateSnapshot");
   if (scenario === undefined) throw new Error("no such scenario");
   for (const moment of ["before", "after"] as const) {
-    test(`stays the same, with its ID and its time, through a death ${moment} each call that follows`, async () => {
+    test(`An answered point in time keeps its ID and its time when the driver dies ${moment} each later call`, async () => {
       let answered = 0;
       for (let k = 1; k < 60; k++) {
         const { cluster, ids } = await aWorld(scenario);

@@ -69,10 +69,10 @@ const noImageIsLost = (cluster: MemoryCluster): void => {
   }
 };
 
-describe("one failure at each call, then a retry:", () => {
+describe("retry after one failure at each call", () => {
   for (const scenario of alone) {
     for (const { error, code, moment, definite } of failures) {
-      test(`${scenario.name}: ${error._tag}, ${moment === "after" ? "though done" : "not done"}`, async () => {
+      test(`A retry of ${scenario.name} succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
         const expected = await undisturbed(scenario);
         for (let k = 1; ; k++) {
           const cluster = await aWorld(scenario);
@@ -129,7 +129,7 @@ const failing = (inner: CephCalls, faults: Partial<Record<CephMethod, Fault>>) =
   });
 };
 
-describe("a reservation never goes before its image:", () => {
+describe("a reservation and its image", () => {
   const fresh = scenarios.find(({ name }) => name === "CreateVolume");
   const noSpace = new NoSpace(ABOUT);
   const faults: readonly (readonly [
@@ -160,7 +160,7 @@ describe("a reservation never goes before its image:", () => {
     ],
   ];
   for (const [what, faulty, left] of faults) {
-    test(what, async () => {
+    test(`CreateVolume keeps the reservation of an image that it can't undo: ${what}`, async () => {
       if (fresh === undefined) throw new Error("no such scenario");
       const cluster = await aWorld(fresh);
       const before = cluster.dump();
@@ -179,7 +179,7 @@ describe("a reservation never goes before its image:", () => {
     });
   }
 
-  test("a removal that is not taken on keeps name and attributes until it is", async () => {
+  test("A removal that the manager does not accept keeps name and attributes until it does", async () => {
     const deleting = scenarios.find(({ name }) => name === "DeleteVolume");
     if (deleting === undefined) throw new Error("no such scenario");
     const cluster = await aWorld(deleting);

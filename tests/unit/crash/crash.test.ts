@@ -86,9 +86,9 @@ const oneDeath = async (
   return true;
 };
 
-describe("death before or after each call:", () => {
+describe("death before or after each call", () => {
   for (const scenario of scenarios) {
-    test(scenario.name, async () => {
+    test(`The next driver finishes ${scenario.name} after a death before or after each call`, async () => {
       const expected = await undisturbed(scenario);
       const deaths = { before: 0, after: 0 };
       for (const moment of ["before", "after"] as const) {
@@ -102,7 +102,7 @@ describe("death before or after each call:", () => {
   }
 });
 
-describe("death in the middle of a call that is several to Ceph:", () => {
+describe("death in the middle of a call that is several to Ceph", () => {
   /** Dies in the creation of an image, or in its move to the trash, and leaves it as `how` says. */
   const cutting = (how: CutShort) => (cluster: MemoryCluster, inner: CephCalls) => {
     const method = how === "header" || how === "object-map" ? "imageCreate" : "trashMove";
@@ -121,14 +121,14 @@ describe("death in the middle of a call that is several to Ceph:", () => {
   };
   for (const scenario of scenarios) {
     for (const how of scenario.cuts ?? []) {
-      test(`${scenario.name}: ${how}`, async () => {
+      test(`The next driver finishes ${scenario.name} after a death in the middle of a call, cut off as ${how}`, async () => {
         const expected = await undisturbed(scenario);
         expect(await oneDeath(scenario, expected, cutting(how))).toBe(true);
       });
     }
   }
 
-  test("an undo that had only entered the image in the trash: it stays in use, and DeleteVolume takes both", async () => {
+  test("A retry uses an image whose undo was cut off at its entry in the trash, and DeleteVolume removes both", async () => {
     const undoing = scenarios.find(({ ceph }) => ceph !== undefined);
     if (undoing?.ceph === undefined) throw new Error("no such scenario");
     const cluster = await aWorld(undoing);

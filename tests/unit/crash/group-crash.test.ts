@@ -186,10 +186,10 @@ const deletedWholly = async (cluster: MemoryCluster, before: unknown): Promise<v
   expect(cluster.dump()).toEqual(before as never);
 };
 
-describe("death before or after each call:", () => {
+describe("death before or after each call", () => {
   for (const scenario of scenarios) {
     for (const moment of ["before", "after"] as const) {
-      test(`${scenario.name}, ${moment}`, async () => {
+      test(`The next driver finishes ${scenario.name} after a death ${moment} each call`, async () => {
         const expected = await undisturbed(scenario);
         const before = (await aWorld()).dump();
         let deaths = 0;
@@ -224,10 +224,10 @@ const failures: readonly (readonly [error: CephError, code: string, moment: "bef
     [new Busy(ABOUT), "FAILED_PRECONDITION", "before", true],
   ];
 
-describe("a call that fails:", () => {
+describe("a call that fails", () => {
   for (const [error, code, moment, definite] of failures) {
     for (const scenario of scenarios.filter(({ ceph }) => ceph === undefined)) {
-      test(`${scenario.name}, ${error._tag}${moment === "after" ? ", though it was done" : ""}`, async () => {
+      test(`A retry of ${scenario.name} succeeds after ${error._tag} at any call${moment === "after" ? ", though it was done" : ""}`, async () => {
         const expected = await undisturbed(scenario);
         for (let k = 1; k < MOST_CALLS; k++) {
           const cluster = await prepared(scenario);
@@ -257,7 +257,7 @@ describe("a call that fails:", () => {
   }
 });
 
-test("nothing is undone that another driver has recorded meanwhile", async () => {
+test("A driver undoes nothing that another driver has recorded meanwhile", async () => {
   const cluster = await aWorld();
   await using other = aDriver(cluster, SETTINGS);
   // The other driver is as far as this one when this one is about to record.

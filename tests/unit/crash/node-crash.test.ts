@@ -134,10 +134,10 @@ const run = async (scene: Scene, k: number, moment: "before" | "after") => {
   return { crashedAt: fatal.crashedAt(), after, formats, empty, end: host.dump() };
 };
 
-describe("a driver that dies at any call of", () => {
+describe("death of a driver at any call to the host", () => {
   for (const scene of scenes) {
     for (const moment of ["before", "after"] as const) {
-      test(`${scene.name}, ${moment} it acts, is succeeded by one that finishes or undoes`, async () => {
+      test(`After a death ${moment} any host call of ${scene.name}, the next driver finishes or undoes it`, async () => {
         const clean = await run(scene, MOST_CALLS, moment);
         expect(clean.crashedAt).toBeUndefined();
         expect(clean.end).toEqual(clean.empty);

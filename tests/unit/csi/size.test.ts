@@ -14,12 +14,12 @@ test.each([
   [GIB + 1n, 2n * GIB],
   [GIB + GIB / 2n, 2n * GIB],
   [5n * GIB, 5n * GIB],
-])("%p bytes round to %p", (bytes, rounded) => {
+])("A size of %p bytes is rounded up to %p", (bytes, rounded) => {
   expect(roundUp(bytes)).toBe(rounded);
 });
 
 const KIB = 1024n;
-describe("a capacity range", () => {
+describe("the capacity range", () => {
   test.each<[string, bigint | undefined, bigint | undefined, bigint | string]>([
     ["nothing said", undefined, undefined, GIB],
     ["zeroes", 0n, 0n, GIB],
@@ -41,20 +41,20 @@ describe("a capacity range", () => {
     ["above the largest", MAX_SIZE + 1n, 0n, "SizeOutOfRange"],
     ["the end of int64", 2n ** 63n - 1n, 2n ** 63n - 1n, "SizeOutOfRange"],
     ["any limit above", GIB, 2n ** 63n - 1n, GIB],
-  ])("%s", (_, requiredBytes, limitBytes, expected) => {
+  ])("A size is chosen or refused for a capacity range: %s", (_, requiredBytes, limitBytes, expected) => {
     const chosen = chooseSize({ requiredBytes, limitBytes });
     const outcome: bigint | string = Result.isSuccess(chosen) ? chosen.success : chosen.failure._tag;
     expect(outcome).toBe(expected);
   });
 
-  test("a refusal tells the numbers", () => {
+  test("The refusal of a capacity range shows both numbers", () => {
     const chosen = chooseSize({ requiredBytes: 2n * GIB, limitBytes: GIB });
     expect(Result.isFailure(chosen) ? chosen.failure.message : "").toBe(
       "invalid capacity range: limit_bytes 1073741824 is below required_bytes 2147483648",
     );
   });
 
-  test("fuzz: within the range, whole MiB, and as before without a limit", () => {
+  test("Any chosen size is in the range and a whole number of MiB, and follows ceph-csi's rounding without a limit", () => {
     const int64 = fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n });
     const modest = fc.bigInt({ min: 0n, max: 4n * GIB });
     const bytes = fc.oneof(int64, modest, fc.constant(0n));

@@ -14,7 +14,7 @@ const refusal = (text: string): string | undefined => {
 
 describe("golden handles", () => {
   for (const { id, bytes, clusterId, poolId, uuid } of golden) {
-    test(id, () => {
+    test(`The golden handle ${id} is encoded and parsed`, () => {
       const parts = { clusterId, poolId: BigInt(poolId), uuid };
       expect(encodeVolumeId(parts)).toEqual(Result.succeed(id));
       expect(parseVolumeId(id)).toEqual(Result.succeed(parts));
@@ -24,7 +24,7 @@ describe("golden handles", () => {
   }
 });
 
-describe("handles that others wrote are read", () => {
+describe("handles of other drivers", () => {
   test.each([
     ["another version", GOOD.replace("0001", "00ff")],
     ["upper-case hex and uuid", `0001-0004-east-000000000000000A-${UUID.toUpperCase()}`],
@@ -32,17 +32,17 @@ describe("handles that others wrote are read", () => {
     ["the longest clusterID", `0001-0040-${"c".repeat(64)}-0000000000000007-${UUID}`],
     ["a clusterID whose length counts bytes", `0001-0006-Zürich-0000000000000007-${UUID}`.replace("0006", "0007")],
     ["the greatest pool", `0001-0004-east-7fffffffffffffff-${UUID}`],
-  ])("%s", (_, id) => {
+  ])("The parser reads a handle with %s", (_, id) => {
     expect(refusal(id)).toBeUndefined();
   });
 
-  test("letter case of the uuid stays: it names objects", () => {
+  test("The parser keeps the letter case of the uuid, because the uuid names objects", () => {
     const parsed = Result.getOrThrow(parseVolumeId(GOOD.replace(UUID, UUID.toUpperCase())));
     expect(parsed.uuid).toBe(UUID.toUpperCase());
   });
 });
 
-describe("what is no handle is refused", () => {
+describe("invalid handles", () => {
   test.each([
     ["", "shorter"],
     ["pvc-static-image", "shorter"],
@@ -69,7 +69,7 @@ describe("what is no handle is refused", () => {
     // A length that ends within the two-byte letter.
     [`0001-0001-ü0000000000000007-${UUID}`, "separated"],
     ["\ud800".repeat(80), "Unicode"],
-  ])("%p", (id, reason) => {
+  ])("The parser refuses the handle %p", (id, reason) => {
     expect(refusal(id)).toContain(reason);
   });
 
@@ -82,13 +82,13 @@ describe("what is no handle is refused", () => {
     ["east", 2n ** 63n, UUID, "pool"],
     ["east", 1n, "not-a-uuid", "uuid"],
     ["east", 1n, `${UUID}\n`, "uuid"],
-  ])("encode %p %p %p", (clusterId, poolId, uuid, reason) => {
+  ])("The encoder refuses cluster %p, pool %p, uuid %p", (clusterId, poolId, uuid, reason) => {
     const encoded = encodeVolumeId({ clusterId, poolId, uuid });
     expect(Result.isFailure(encoded) ? encoded.failure.message : "").toContain(reason);
   });
 });
 
-describe("kinds", () => {
+describe("kinds of volume IDs", () => {
   const pool = Buffer.from("rbd_pool").toString("hex");
   test.each([
     [GOOD, "dynamic"],
@@ -98,18 +98,18 @@ describe("kinds", () => {
     ["static-image", "other"],
     ["", "other"],
     [`0001-000e-mig-image-mons-0000000000000007-${UUID}`, "dynamic"],
-  ])("%s is %s", (id, kind) => {
+  ])(`The kind of volume ID "%s" is %s`, (id, kind) => {
     expect(volumeKind(id)).toBe(kind as ReturnType<typeof volumeKind>);
   });
 });
 
-describe("fuzz", () => {
+describe("any text as a handle", () => {
   const anyText = fc.oneof(fc.string({ maxLength: 200, unit: "binary" }), fc.string({ maxLength: 200 }));
   const nearly = fc
     .tuple(fc.nat(GOOD.length), fc.nat(8), fc.string({ maxLength: 12, unit: "binary" }))
     .map(([at, cut, put]) => GOOD.slice(0, at) + put + GOOD.slice(at + cut));
 
-  test("no text throws; what parses is written back the same", () => {
+  test("The parser throws for no text, and a parsed handle is encoded to the same text", () => {
     fc.assert(
       fc.property(fc.oneof(anyText, nearly), (text) => {
         volumeKind(text);
@@ -122,7 +122,7 @@ describe("fuzz", () => {
     );
   });
 
-  test("what is written is read back the same", () => {
+  test("An encoded handle is parsed to the same parts", () => {
     const clusterId = fc
       .string({ minLength: 1, maxLength: 64, unit: "grapheme" })
       .filter((text) => Buffer.byteLength(text) <= MAX_CLUSTER_ID_BYTES);

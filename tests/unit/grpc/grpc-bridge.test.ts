@@ -38,7 +38,7 @@ const controllerWith = async (
 const settings = (more: CallSettings = {}): CallSettings => ({ timeoutMs: 5000, ...more });
 
 describe("unary calls", () => {
-  test("carry request and response, and log one line", async () => {
+  test("A unary call carries request and response, and logs one line", async () => {
     const { server, controller } = await controllerWith({
       createVolume: (request) =>
         Effect.succeed({
@@ -56,7 +56,7 @@ describe("unary calls", () => {
     expect(line?.annotations["call"]).toMatch(/^[0-9a-z]+-[0-9a-z]+$/);
   });
 
-  test("show the handler its deadline, headers and id", async () => {
+  test("A unary call shows the handler its deadline, headers and id", async () => {
     let seen: CallInfo | undefined;
     const { server, controller } = await controllerWith({
       deleteVolume: () =>
@@ -77,7 +77,7 @@ describe("unary calls", () => {
     expect(seen?.deadline).toBeUndefined();
   });
 
-  test("end with the handler's own code and text", async () => {
+  test("A unary call ends with the handler's own code and text", async () => {
     const { server, controller } = await controllerWith({
       createVolume: () => Effect.fail(new RpcError({ code: Code.ABORTED, message: "größe 50 %\nbusy" })),
     });
@@ -89,7 +89,7 @@ describe("unary calls", () => {
   test.each([
     ["half a surrogate pair", "\ud83d", "\ufffd"],
     ["far too long a text", "x".repeat(100_000), `${"x".repeat(4096)}…`],
-  ])("can fail with %s as their text", async (_, message, arrives) => {
+  ])("A unary call whose handler fails with %s carries a text that gRPC can send", async (_, message, arrives) => {
     const { controller } = await controllerWith({
       createVolume: () => Effect.fail(new RpcError({ code: Code.INTERNAL, message })),
     });
@@ -97,7 +97,7 @@ describe("unary calls", () => {
     expect([error.code, error.details]).toEqual([Code.INTERNAL, arrives]);
   });
 
-  test("never pass a failure off as OK", async () => {
+  test("A unary call never passes a failure off as OK", async () => {
     const { controller } = await controllerWith({
       createVolume: () => Effect.fail(new RpcError({ code: Code.OK, message: "odd" })),
     });
@@ -116,7 +116,7 @@ describe("unary calls", () => {
       "a response that can't be encoded",
       () => Effect.succeed({ volume: { capacityBytes: 2n ** 80n, volumeId: "private /etc/ceph/key" } }),
     ],
-  ])("answer INTERNAL to %s, and keep its text in the log", async (_, createVolume) => {
+  ])("A unary call answers INTERNAL to %s, and keeps the text in the log", async (_, createVolume) => {
     const { server, controller } = await controllerWith({ createVolume });
     const error = await failure(controller.createVolume({}, settings()));
     expect(error.code).toBe(Code.INTERNAL);
@@ -129,7 +129,7 @@ describe("unary calls", () => {
     expect(defect?.text).toMatch(/private \/etc\/ceph\/key|int64/);
   });
 
-  test("that don't exist answer UNIMPLEMENTED with their name", async () => {
+  test("A unary call of an unknown method answers UNIMPLEMENTED with the method's name", async () => {
     const { server, controller } = await controllerWith({});
     const error = await failure(controller.listVolumes({}, settings()));
     expect(error.code).toBe(Code.UNIMPLEMENTED);
@@ -140,7 +140,7 @@ describe("unary calls", () => {
     expect((await failure(node.nodeGetInfo({}, settings()))).code).toBe(Code.UNIMPLEMENTED);
   });
 
-  test("with bytes that are no message answer INVALID_ARGUMENT", async () => {
+  test("A unary call with bytes that are not a message answers INVALID_ARGUMENT", async () => {
     const { server } = await controllerWith({ createVolume: () => Effect.succeed({}) });
     const raw = new RawClient(`unix:${server.path}`, credentials.createInsecure());
     cleanup.push(() => raw.close());
@@ -161,7 +161,7 @@ describe("unary calls", () => {
     }
   });
 
-  test("report each end once to the observer", async () => {
+  test("A unary call reports its end once to the observer", async () => {
     const seen: [string, number, boolean][] = [];
     const { controller } = await controllerWith(
       {
@@ -178,7 +178,7 @@ describe("unary calls", () => {
     ]);
   });
 
-  test("every end is reported for housekeeping, when the call has left nothing to do", async () => {
+  test("A unary call reports its end for housekeeping when it has nothing left to do", async () => {
     let ends = 0;
     const { server, controller } = await controllerWith(
       {
@@ -193,7 +193,7 @@ describe("unary calls", () => {
     expect(server.finished().length).toBe(2);
   });
 
-  test("run side by side", async () => {
+  test("Unary calls run side by side", async () => {
     let running = 0;
     const all = Deferred.makeUnsafe<void>();
     // No call ends before all of them run: if one waited for another, none ever would.
@@ -211,7 +211,7 @@ describe("unary calls", () => {
   });
 });
 
-describe("callers who leave", () => {
+describe("callers that leave", () => {
   /** A handler that waits for ever, and what became of it. */
   const waiting = () => {
     const fate = { started: 0, interrupted: 0, operationDone: false };
@@ -236,7 +236,7 @@ describe("callers who leave", () => {
     return { fate, impl, letGo: () => Deferred.doneUnsafe(letGo, Exit.void) };
   };
 
-  test("interrupt the waiting fiber when they cancel, and not the operation", async () => {
+  test("A caller that cancels interrupts the waiting fiber, and not the operation", async () => {
     const { fate, impl, letGo } = waiting();
     const { server, controller } = await controllerWith(impl);
     const abort = new AbortController();
@@ -253,7 +253,7 @@ describe("callers who leave", () => {
     expect(server.log.filter((line) => line.level === "Error")).toEqual([]);
   });
 
-  test("by deadline get DEADLINE_EXCEEDED", async () => {
+  test("A caller whose deadline passes gets DEADLINE_EXCEEDED", async () => {
     const { fate, impl } = waiting();
     const seen: number[] = [];
     const { server, controller } = await controllerWith(impl, { observe: (_, code) => seen.push(code) });
@@ -267,7 +267,7 @@ describe("callers who leave", () => {
     expect(seen.map(codeName)).toEqual([String(server.finished()[0]?.annotations["code"])]);
   });
 
-  test("by closing the connection interrupt the fiber, too", async () => {
+  test("A caller that closes its connection interrupts the waiting fiber", async () => {
     const { fate, impl } = waiting();
     const { server } = await controllerWith(impl);
     // As the kernel does for a process that was killed.
@@ -289,8 +289,8 @@ describe("callers who leave", () => {
   });
 });
 
-describe("limits", () => {
-  test("a request over 4 MiB is RESOURCE_EXHAUSTED, one below passes", async () => {
+describe("limits of messages", () => {
+  test("A request over 4 MiB answers RESOURCE_EXHAUSTED, and one below it passes", async () => {
     const { controller } = await controllerWith({
       createVolume: ({ name }) => Effect.succeed({ volume: { volumeId: String(name.length) } }),
     });
@@ -303,7 +303,7 @@ describe("limits", () => {
     expect((await controller.createVolume({ name: "x" }, settings())).volume?.volumeId).toBe("1");
   });
 
-  test("are configurable, and hold for responses", async () => {
+  test("The limits are configurable, and apply to responses too", async () => {
     const { server, controller } = await controllerWith(
       { createVolume: ({ name }) => Effect.succeed({ volume: { volumeId: name.repeat(10) } }) },
       { maxReceiveBytes: 1000, maxSendBytes: 2000 },
@@ -327,7 +327,7 @@ describe("server streams", () => {
     return { server, metadata };
   };
 
-  test("deliver every message in order and end", async () => {
+  test("A server stream delivers every message in order and ends", async () => {
     const { server, metadata } = await metadataWith({
       getMetadataAllocated: ({ startingOffset }) =>
         Stream.range(0, 999).pipe(
@@ -343,7 +343,7 @@ describe("server streams", () => {
     expect(server.finished()[0]?.annotations).toMatchObject({ rpc: "GetMetadataAllocated", code: "OK" });
   });
 
-  test("can fail after some messages, and be missing", async () => {
+  test("A server stream may fail after some messages, and may be unimplemented", async () => {
     const { metadata } = await metadataWith({
       getMetadataAllocated: () =>
         Stream.make({ volumeCapacityBytes: 1n }, { volumeCapacityBytes: 2n }).pipe(
@@ -364,7 +364,7 @@ describe("server streams", () => {
     expect((await failure(missing)).code).toBe(Code.UNIMPLEMENTED);
   });
 
-  test("make no message before the caller took those before it, and stop when the caller does", async () => {
+  test("A server stream makes a message only after the caller took the one before, and stops when the caller stops", async () => {
     let made = 0;
     const stopped = Deferred.makeUnsafe<void>();
     const filler = Array.from({ length: 2000 }, (_, i) => ({ byteOffset: BigInt(i) << 40n, sizeBytes: 1n << 40n }));
@@ -397,8 +397,8 @@ describe("server streams", () => {
   }, 30_000);
 });
 
-describe("the log", () => {
-  test("has routine calls at debug level only, unless they fail", async () => {
+describe("the log of calls", () => {
+  test("The log has routine calls at debug level only, unless they fail", async () => {
     const probe = { ready: true };
     const server = await start({
       level: "Info",
@@ -428,7 +428,7 @@ describe("the log", () => {
     expect(server.finished().map((line) => line.annotations["rpc"])).toEqual(["DeleteVolume", "Probe"]);
   });
 
-  test("shows requests at debug level, with secrets masked, and none at info", async () => {
+  test("The log shows requests at debug level, with secrets masked, and none at info level", async () => {
     const request = { volumeId: "0001-shown", secrets: { userID: "admin-hidden", userKey: "AQ-hidden" } };
     for (const level of ["Debug", "Info"] as const) {
       const { server, controller } = await controllerWith({ deleteVolume: () => Effect.succeed({}) }, { level });

@@ -26,16 +26,16 @@ const offered = (options: Partial<IdentityOptions>) => {
   return create(GetPluginCapabilitiesResponseSchema, response).capabilities.map(({ type }) => type.value?.type);
 };
 
-test("the name is the one that was given, the version the package's", () => {
+test("GetPluginInfo answers the configured name and the package's version", () => {
   const info = run(identity(base).getPluginInfo?.(create(GetPluginInfoRequestSchema)));
   expect(info).toEqual({ name: "rbd.test", vendorVersion: manifest.version, manifest: {} });
 });
 
-test("a node plugin offers online expansion and no Controller", () => {
+test("A node plugin offers online expansion and no controller service", () => {
   expect(offered({})).toEqual([Expansion.ONLINE]);
 });
 
-test("each other capability is offered when it is served", () => {
+test("The identity service offers each other capability when the plugin serves it", () => {
   expect(offered({ controller: true })).toEqual([Offered.CONTROLLER_SERVICE, Expansion.ONLINE]);
   expect(offered({ controller: true, accessibilityConstraints: true })).toEqual([
     Offered.CONTROLLER_SERVICE,
@@ -49,7 +49,7 @@ test("each other capability is offered when it is served", () => {
   ]);
 });
 
-test.each([true, false])("Probe says ready=%p as the driver does", (ready) => {
+test.each([true, false])("Probe answers ready=%p as the driver reports", (ready) => {
   const impl = identity({ ...base, ready: Effect.succeed(ready) });
   expect(run(impl.probe?.(create(ProbeRequestSchema)))).toEqual({ ready });
 });

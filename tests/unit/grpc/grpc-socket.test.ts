@@ -77,8 +77,8 @@ const leaveStale = async (): Promise<void> => {
   rmSync(`${path}.first`, { force: true });
 };
 
-describe("the file", () => {
-  test("is for the owner alone, and nothing is left beside it", async () => {
+describe("the socket's file", () => {
+  test("The socket is accessible to its owner alone, and no other file is beside it", async () => {
     await start();
     expect(lstatSync(path).isSocket()).toBe(true);
     expect(lstatSync(path).mode & 0o777).toBe(0o600);
@@ -89,13 +89,13 @@ describe("the file", () => {
   test.skipIf(process.getuid?.() !== 0).each([
     ["by number", "1234", 1234],
     ["by name", "daemon", Number(/^daemon:[^:]*:(\d+)/m.exec(readFileSync("/etc/group", "utf8"))?.[1])],
-  ])("is for the group that is asked for %s", async (_, group, gid) => {
+  ])("The socket is accessible to the group that the options name %s", async (_, group, gid) => {
     await start({ group });
     expect(lstatSync(path).mode & 0o777).toBe(0o660);
     expect(lstatSync(path).gid).toBe(gid);
   });
 
-  test("leaves the umask as it was", async () => {
+  test("The server leaves the umask as it was", async () => {
     const before = process.umask(0o027);
     try {
       await start();
@@ -106,14 +106,14 @@ describe("the file", () => {
     }
   });
 
-  test("goes when the server stops", async () => {
+  test("The server removes the socket when it stops", async () => {
     const server = await start();
     running.pop();
     await server.stop();
     expect(readdirSync(directory)).toEqual([]);
   });
 
-  test("stays when it is another one by then", async () => {
+  test("The server does not remove a socket that replaced its own", async () => {
     const server = await start();
     running.pop();
     renameSync(path, join(directory, "moved"));
@@ -127,7 +127,7 @@ describe("the file", () => {
 });
 
 describe("a path that is taken", () => {
-  test("by a stale socket is taken over", async () => {
+  test("The server takes over a stale socket", async () => {
     await leaveStale();
     expect(lstatSync(path).isSocket()).toBe(true);
     await start();
@@ -135,7 +135,7 @@ describe("a path that is taken", () => {
     expect(readdirSync(directory)).toEqual(["csi.sock"]);
   });
 
-  test("by the socket of a killed driver is taken over", async () => {
+  test("The server takes over the socket of a killed driver", async () => {
     const child = await startController(path);
     expect(await probe()).toBe(true);
     child.kill("SIGKILL");
@@ -145,7 +145,7 @@ describe("a path that is taken", () => {
     expect(await probe()).toBe(true);
   }, 90_000);
 
-  test("by a living server is refused, and the other goes on", async () => {
+  test("The server refuses the path of a running server, which goes on", async () => {
     await start();
     const { ino } = lstatSync(path);
     expect(await refusal(path)).toBe(`another process listens on ${path}; stop it or choose another endpoint`);
@@ -158,7 +158,7 @@ describe("a path that is taken", () => {
     ["a file", () => writeFileSync(path, "precious")],
     ["a directory", () => mkdirSync(path)],
     ["a symbolic link", () => symlinkSync("/nowhere", path)],
-  ])("by %s is refused, and stays", async (_, make) => {
+  ])("The server refuses the path of %s, and does not remove it", async (_, make) => {
     make();
     const before = lstatSync(path);
     expect(await refusal(path)).toBe(`${path} exists and is not a socket; remove it or choose another endpoint`);
@@ -166,7 +166,7 @@ describe("a path that is taken", () => {
     if (before.isFile()) expect(readFileSync(path, "utf8")).toBe("precious");
   });
 
-  test("below the hidden name by what a killed bind left is no obstacle", async () => {
+  test("A hidden socket that a killed bind left is not an obstacle", async () => {
     const hidden = join(directory, `.s${process.pid.toString(36)}`);
     await leaveStale();
     renameSync(path, hidden);
@@ -175,8 +175,8 @@ describe("a path that is taken", () => {
   });
 });
 
-describe("a place that can't be", () => {
-  test("is named with what to do", async () => {
+describe("invalid socket paths", () => {
+  test("The refusal of a socket path says what to do", async () => {
     expect(await refusal(join(directory, "none/csi.sock"))).toBe(
       `directory ${directory}/none of the socket does not exist; create it first`,
     );
@@ -188,7 +188,7 @@ describe("a place that can't be", () => {
     expect(existsSync(path)).toBe(false);
   });
 
-  test("is not one byte too long at 107 bytes", async () => {
+  test("The server accepts a socket path of 107 bytes", async () => {
     path = join(directory, "x".repeat(107 - directory.length - 1));
     expect(Buffer.byteLength(path)).toBe(107);
     await start();
@@ -205,13 +205,13 @@ describe("a place that can't be", () => {
     "tcp://",
     "tcp://host",
     "tcp://host:70000",
-  ])("%p ends with what to write", async (endpoint) => {
+  ])("The refusal of the endpoint %p says what to write", async (endpoint) => {
     expect(await refusal(endpoint)).toContain("write unix:///path");
   });
 });
 
 describe("TCP", () => {
-  test("serves on a free port for 0, and says which", async () => {
+  test("The server on TCP port 0 listens on a free port, and reports it", async () => {
     const identityOverTcp = Effect.gen(function* () {
       const { endpoint } = yield* serve({ endpoint: "tcp://127.0.0.1:0", services, stop: grace(0) });
       expect(endpoint).toMatch(/^tcp:\/\/127\.0\.0\.1:[1-9]\d+$/);
@@ -222,7 +222,7 @@ describe("TCP", () => {
   });
 });
 
-test("endpoints reach grpc-js in its own form", () => {
+test("An endpoint is passed to grpc-js in the form that grpc-js reads", () => {
   const address = (text: string) => grpcAddress(Result.getOrThrow(readEndpoint(text)));
   expect(["unix:///a/b", "unix://a/b", "/a/b", "tcp://h:1", "tcp://:1", "tcp://[::1]:1"].map(address)).toEqual([
     "unix:/a/b",

@@ -50,8 +50,8 @@ const timed = async (server: Served): Promise<number> => {
 
 const started = (count: number) => eventually(() => fate.started === count, `${count} calls run`);
 
-describe("a stopping server", () => {
-  test("lets a running call finish, and is then gone", async () => {
+describe("a server that stops", () => {
+  test("A server that stops lets a running call finish, and then ends", async () => {
     const { server, controller } = await setUp(5);
     const call = controller.createVolume({ name: "1500" }, { timeoutMs: 5000 });
     await started(1);
@@ -66,7 +66,7 @@ describe("a stopping server", () => {
     expect(server.finished()[0]?.annotations).toMatchObject({ code: "OK" });
   });
 
-  test("answers what outlasts the grace period UNAVAILABLE, at once, and interrupts it", async () => {
+  test("A server that stops answers UNAVAILABLE to a call that outlasts the grace period, and interrupts it", async () => {
     const { server, controller } = await setUp(0.3);
     const calls = ["9000", "9000", "stuck"].map((name) =>
       failure(controller.createVolume({ name }, { timeoutMs: 9000 })),
@@ -85,7 +85,7 @@ describe("a stopping server", () => {
     expect(server.finished().map((line) => line.annotations["code"])).toEqual(["UNAVAILABLE", "UNAVAILABLE"]);
   });
 
-  test("ends streams the same way", async () => {
+  test("A server that stops ends streams the same way", async () => {
     const { server, metadata } = await setUp(0.2);
     const stream = metadata.getMetadataAllocated({}, { timeoutMs: 9000 })[Symbol.asyncIterator]();
     await stream.next();
@@ -99,7 +99,7 @@ describe("a stopping server", () => {
     expect(await stopping).toBeLessThan(8000);
   });
 
-  test("answers new calls on old connections UNAVAILABLE", async () => {
+  test("A server that stops answers UNAVAILABLE to new calls on old connections", async () => {
     const { server, controller } = await setUp(1);
     const first = controller.createVolume({ name: "300" }, { timeoutMs: 5000 });
     await started(1);
@@ -111,7 +111,7 @@ describe("a stopping server", () => {
     expect(fate.started).toBe(1);
   });
 
-  test("cuts the connection of a request that never ends", async () => {
+  test("A server that stops cuts the connection of a request that never ends", async () => {
     const { server } = await setUp(0.2);
     const session = connect("http://localhost", { createConnection: () => createConnection(server.path) });
     session.on("error", () => {});
@@ -131,7 +131,7 @@ describe("a stopping server", () => {
     await cut;
   }, 10_000);
 
-  test("waits for no idle connection", async () => {
+  test("A server that stops does not wait for an idle connection", async () => {
     const { server, controller } = await setUp(5);
     await controller.createVolume({ name: "1" }, { timeoutMs: 5000 });
     // The grace period is five seconds.

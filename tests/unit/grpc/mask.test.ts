@@ -72,12 +72,12 @@ const secretFields = (message: DescMessage): DescField[] =>
 describe("every message of csi.v1", () => {
   const all = everyMessage(file_csi.messages);
 
-  test("is looked at, and 19 fields are secret", () => {
+  test("The test covers every message of csi.v1, and finds 19 secret fields", () => {
     expect(all.length).toBeGreaterThan(80);
     expect(all.flatMap(secretFields)).toHaveLength(19);
   });
 
-  test.each(all.map((message) => [message.typeName, message] as const))("%s shows no secret", (_, schema) => {
+  test.each(all.map((message) => [message.typeName, message] as const))("A masked %s shows no secret", (_, schema) => {
     const message = fill(reflect(schema), false, 0);
     const shown = JSON.stringify(masked(schema, message));
     expect(shown).not.toContain(MARK);
@@ -90,14 +90,14 @@ describe("every message of csi.v1", () => {
     }
   });
 
-  test("would show the mark if the option were not there", () => {
+  test("A field without the secret option shows its value", () => {
     // The same filling, of a field that isn't secret: proves that the test above can fail.
     const request = create(DeleteVolumeRequestSchema, { volumeId: MARK });
     expect(JSON.stringify(masked(DeleteVolumeRequestSchema, request))).toContain(MARK);
   });
 });
 
-test("shows what is set, by proto names, ready for JSON", () => {
+test("A masked message shows the fields that are set, by proto names, ready for JSON", () => {
   const request = create(CreateVolumeRequestSchema, {
     name: "pvc-1",
     capacityRange: { requiredBytes: 2n ** 62n },
@@ -114,7 +114,7 @@ test("shows what is set, by proto names, ready for JSON", () => {
   });
 });
 
-test("names enum values, numbers unknown ones, and unwraps well-known types", () => {
+test("A masked message names enum values, numbers unknown ones, and unwraps well-known types", () => {
   // { rpc { type: N } } on the wire.
   const capability = (type: number) =>
     masked(
@@ -132,7 +132,7 @@ test("names enum values, numbers unknown ones, and unwraps well-known types", ()
   });
 });
 
-test("leaves unknown fields out", () => {
+test("A masked message leaves unknown fields out", () => {
   const request = create(DeleteVolumeRequestSchema, { volumeId: "v" });
   request.$unknown = [{ no: 77, wireType: WireType.LengthDelimited, data: new TextEncoder().encode(MARK) }];
   expect(JSON.stringify(masked(DeleteVolumeRequestSchema, request))).toBe('{"volume_id":"v"}');

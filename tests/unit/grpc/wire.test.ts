@@ -152,18 +152,21 @@ describe.each(["csi", "pluginregistration"])("proto/%s.proto", (name) => {
     return table(file);
   };
 
-  test("has the package of the table", () => {
+  test(`proto/${name}.proto has the package of the golden table`, () => {
     expect(compiled().package).toBe(golden.package);
   });
 
-  test.each(["services", "types", "extensions"] as const)("has exactly the %s of the table", (part) => {
-    const [ours, theirs] = [byName(compiled()[part]), byName(golden[part])];
-    expect(Object.keys(ours).toSorted()).toEqual(Object.keys(theirs).toSorted());
-    for (const [row, want] of Object.entries(theirs)) expect({ [row]: ours[row] }).toEqual({ [row]: want });
-  });
+  test.each(["services", "types", "extensions"] as const)(
+    "The compiled proto file has exactly the %s of the golden table",
+    (part) => {
+      const [ours, theirs] = [byName(compiled()[part]), byName(golden[part])];
+      expect(Object.keys(ours).toSorted()).toEqual(Object.keys(theirs).toSorted());
+      for (const [row, want] of Object.entries(theirs)) expect({ [row]: ours[row] }).toEqual({ [row]: want });
+    },
+  );
 });
 
-test("the tables are whole: five CSI services with 32 RPCs, and secrets are marked", () => {
+test("The golden tables hold five CSI services with 32 RPCs, and mark secrets", () => {
   const golden: Table = JSON.parse(readFileSync(join(root, "tests/golden/wire/csi.json"), "utf8"));
   expect(golden.services.map(({ rpcs }) => (Array.isArray(rpcs) ? rpcs.length : 0))).toEqual([3, 15, 4, 2, 8]);
   expect(JSON.stringify(golden.types).split('"csi_secret":true').length - 1).toBe(19);
@@ -175,7 +178,7 @@ const files = (directory: string) =>
 describe("lib/gen", () => {
   const fresh = mkdtempSync(join(tmpdir(), "csi-rbd-gen-"));
   afterAll(() => rmSync(fresh, { recursive: true }));
-  test("is what `npm run generate` makes of proto/ now", () => {
+  test("lib/gen is what `npm run generate` makes of proto/", () => {
     buf("generate", "-o", fresh);
     const [now, committed] = [files(join(fresh, "lib/gen")), files(join(root, "lib/gen"))];
     expect(Object.keys(committed).toSorted()).toEqual(Object.keys(now).toSorted());

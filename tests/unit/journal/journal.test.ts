@@ -41,8 +41,8 @@ const complete = (imageId: string, uuid = UUID) => ({
   },
 });
 
-describe("a created volume", () => {
-  test("has these keys and no others", async () => {
+describe("the journal of a created volume", () => {
+  test("The journal of a created volume has these keys and no others", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const owner = { "csi.storage.k8s.io/pvc/namespace": "team-a", "csi.storage.k8s.io/pvc/name": "data" };
@@ -59,7 +59,7 @@ describe("a created volume", () => {
     });
   });
 
-  test("without a claim has no owner; with a prefix, an image name of that prefix", async () => {
+  test("A volume without a claim has no owner; one with a prefix has an image name with that prefix", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation({ parameters: { ...PARAMETERS, volumeNamePrefix: "t-" } }));
@@ -71,7 +71,7 @@ describe("a created volume", () => {
     });
   });
 
-  test("is in the directory of its instance and the namespace of its cluster", async () => {
+  test("The journal entry is in the directory of its instance and the namespace of its cluster", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, {
       flags: { instanceid: "blue" },
@@ -84,7 +84,7 @@ describe("a created volume", () => {
     expect(poolDump(cluster)).toEqual(NOTHING);
   });
 
-  test("is written name first, attributes second, image ID last, each only where nobody was before", async () => {
+  test("CreateVolume writes name, attributes and image ID in this order, each only where nothing was before", async () => {
     const cluster = aCluster();
     const writes: unknown[] = [];
     const inner = cephMemoryService(cluster);
@@ -117,7 +117,7 @@ describe("a created volume", () => {
     ]);
   });
 
-  test("is read by its keys: never by listing", async () => {
+  test("The driver reads the journal by its keys, never by listing", async () => {
     const cluster = aCluster();
     const names = Object.fromEntries(Array.from({ length: 500 }, (_, n) => [`csi.volume.old-${n}`, OTHER]));
     seed(cluster, { [DIRECTORY]: names });
@@ -145,7 +145,7 @@ describe("a created volume", () => {
     expect(Math.max(...attributes.map((keys) => keys.length))).toBeLessThan(10);
   });
 
-  test("leaves an empty directory and nothing else when it is deleted", async () => {
+  test("DeleteVolume leaves an empty directory and nothing else", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
@@ -207,9 +207,9 @@ const halfMade: readonly State[] = [
   },
 ];
 
-describe("a creation that was cut off is finished with the UUID that it had:", () => {
+describe("a creation that was cut off", () => {
   for (const { what, make } of halfMade) {
-    test(what, async () => {
+    test(`CreateVolume finishes a creation that was cut off with its recorded UUID: ${what}`, async () => {
       const cluster = aCluster();
       await make(cluster);
       await using driver = aDriver(cluster);
@@ -228,7 +228,7 @@ describe("a creation that was cut off is finished with the UUID that it had:", (
     });
   }
 
-  test("the owner and the image name that are recorded stay", async () => {
+  test("CreateVolume keeps the recorded owner and image name of a creation that was cut off", async () => {
     const cluster = aCluster();
     const recordedBefore = { ...attributes, "csi.imagename": `old-${UUID}`, "csi.volume.owner": "team-a" };
     seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: recordedBefore });
@@ -243,9 +243,9 @@ describe("a creation that was cut off is finished with the UUID that it had:", (
   });
 });
 
-describe("DeleteVolume of a volume that was never finished takes away what there is of", () => {
+describe("DeleteVolume of an unfinished volume", () => {
   for (const { what, make, afterDelete } of halfMade) {
-    test(what, async () => {
+    test(`DeleteVolume removes what an unfinished creation left: ${what}`, async () => {
       const cluster = aCluster();
       await make(cluster);
       await using driver = aDriver(cluster);
@@ -257,7 +257,7 @@ describe("DeleteVolume of a volume that was never finished takes away what there
     });
   }
 
-  test("an image without a journal entry", async () => {
+  test("DeleteVolume removes an image without a journal entry", async () => {
     const cluster = aCluster();
     await seedImage(cluster, IMAGE);
     await using driver = aDriver(cluster);
@@ -265,7 +265,7 @@ describe("DeleteVolume of a volume that was never finished takes away what there
     expect(poolDump(cluster)).toEqual(NOTHING);
   });
 
-  test("an object whose name has gone to another volume, which keeps it", async () => {
+  test("DeleteVolume removes an object whose name belongs to another volume, and that volume keeps the name", async () => {
     const cluster = aCluster();
     seed(cluster, { ...complete("0000000000aa", OTHER), [OBJECT]: { ...attributes, "csi.imageid": "0000000000bb" } });
     await using driver = aDriver(cluster);
@@ -274,8 +274,8 @@ describe("DeleteVolume of a volume that was never finished takes away what there
   });
 });
 
-describe("an object that no name leads to", () => {
-  test("is left alone: a new volume has another UUID", async () => {
+describe("an object without a name in the directory", () => {
+  test("CreateVolume does not touch an object without a name, and takes another UUID", async () => {
     const cluster = aCluster();
     seed(cluster, { [OBJECT]: {} });
     await using driver = aDriver(cluster);
@@ -290,7 +290,7 @@ describe("an object that no name leads to", () => {
 describe("an entry that names the image's pool", () => {
   const entry = `0000000000000003/${UUID}`;
 
-  test("leads to the volume in that pool, byte for byte as it is", async () => {
+  test("CreateVolume finds the volume in the pool that the entry names, and leaves the journal as it is", async () => {
     const cluster = aCluster();
     const imageId = await seedImage(cluster, IMAGE, "ssd");
     const journal = {
@@ -307,7 +307,7 @@ describe("an entry that names the image's pool", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
-  test("is finished in that pool", async () => {
+  test("CreateVolume finishes a creation in the pool that the entry names", async () => {
     const cluster = aCluster();
     seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry } });
     await using driver = aDriver(cluster);
@@ -320,7 +320,7 @@ describe("an entry that names the image's pool", () => {
     });
   });
 
-  test("frees the name when that pool is gone", async () => {
+  test("An entry that names a removed pool frees the name", async () => {
     const cluster = aCluster();
     cluster.removePool("ssd");
     seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry }, [OBJECT]: { ...attributes, "csi.imageid": "1" } });
@@ -332,7 +332,7 @@ describe("an entry that names the image's pool", () => {
   });
 });
 
-describe("what no driver writes is INTERNAL, named, and left for a person:", () => {
+describe("entries that no driver writes", () => {
   const entries = [
     "",
     "short",
@@ -350,7 +350,7 @@ describe("what no driver writes is INTERNAL, named, and left for a person:", () 
     "\u0000\u{1f4a9}/".repeat(40),
   ];
   for (const entry of entries) {
-    test(`the entry ${JSON.stringify(entry).slice(0, 70)}`, async () => {
+    test(`CreateVolume answers INTERNAL to the entry ${JSON.stringify(entry).slice(0, 70)}, names it, and leaves it`, async () => {
       const cluster = aCluster();
       seed(cluster, { [DIRECTORY]: { "csi.volume.pvc-1": entry } });
       const before = cluster.dump();
@@ -362,7 +362,7 @@ describe("what no driver writes is INTERNAL, named, and left for a person:", () 
     });
   }
 
-  test("an object that belongs to another name", async () => {
+  test("CreateVolume answers INTERNAL to an object that belongs to another name, names it, and leaves it", async () => {
     const cluster = aCluster();
     seed(cluster, { [DIRECTORY]: NAME_KEY, [OBJECT]: { ...attributes, "csi.volname": "pvc-9" } });
     const before = cluster.dump();
@@ -374,8 +374,8 @@ describe("what no driver writes is INTERNAL, named, and left for a person:", () 
   });
 });
 
-describe("two drivers that want one name", () => {
-  test("give it one UUID: the one that comes second is ABORTED, and its retry gets the first one's volume", async () => {
+describe("two drivers that create one name", () => {
+  test("Of two drivers that create one name the second gets ABORTED, and its retry gets the first one's volume", async () => {
     const cluster = aCluster();
     await using other = aDriver(cluster);
     let raced = false;
@@ -396,7 +396,7 @@ describe("two drivers that want one name", () => {
     expect(Object.keys(poolDump(cluster).objects)).toHaveLength(2);
   });
 
-  test("keep what one has finished, though the other fails at its end and undoes", async () => {
+  test("The volume that one driver finished stays when the other fails at its end and undoes", async () => {
     const cluster = aCluster();
     await using other = aDriver(cluster);
     let writes = 0;
@@ -418,7 +418,7 @@ describe("two drivers that want one name", () => {
     expect(driver.log.some((line) => line.startsWith('could not undo "create image"'))).toBe(true);
   });
 
-  test("finish one creation that was cut off, together", async () => {
+  test("Two drivers finish together one creation that was cut off", async () => {
     for (const { make } of halfMade) {
       const cluster = aCluster();
       await make(cluster);

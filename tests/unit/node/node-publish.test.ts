@@ -110,7 +110,7 @@ describe("NodePublishVolume", () => {
     ["capability", { volumeCapability: undefined as never }],
   ];
   for (const [what, more] of bad) {
-    test(`NodePublishVolume without a ${what} answers INVALID_ARGUMENT`, async () => {
+    test(`NodePublishVolume with no ${what} answers INVALID_ARGUMENT`, async () => {
       const { host } = await aNode();
       await using driver = nodeOn(host);
       expect(await codeOf(driver.publish(publishing(more)))).toBe("INVALID_ARGUMENT");
