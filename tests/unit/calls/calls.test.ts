@@ -51,14 +51,14 @@ const callsOf = async (
 };
 
 for (const room of rooms) {
-  test(`the table of the ${room.name} has every case, and every case is in the table`, () => {
+  test(`The table of the ${room.name} has every case, and every case is in the table`, () => {
     expect(room.rows.map(({ rpc, case: name }) => `${rpc}: ${name}`).toSorted()).toEqual(
       Object.keys(room.cases).toSorted(),
     );
   });
 
   for (const { rpc, case: name, calls } of room.rows) {
-    test(`${rpc}, ${name}: ${calls.length} calls`, async () => {
+    test(`${rpc} (${name}) makes ${calls.length} calls`, async () => {
       const one = room.cases[`${rpc}: ${name}`];
       if (one === undefined) throw new Error("no such case");
       expect(await callsOf(room, one)).toEqual(calls);

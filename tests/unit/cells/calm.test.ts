@@ -13,7 +13,7 @@ const counted = (worth: number) => {
   return { worked, times: () => times };
 };
 
-test("it tidies once, when the work is over", () => {
+test("A process that works tidies once, when the work is over", () => {
   const { worked, times } = counted(3);
   for (let i = 0; i < 10; i++) worked();
   expect(times()).toBe(0);
@@ -23,7 +23,7 @@ test("it tidies once, when the work is over", () => {
   expect(times()).toBe(1);
 });
 
-test("little work is not worth it, and is counted with what follows", () => {
+test("A process does not tidy after little work, and counts that work with what follows", () => {
   const { worked, times } = counted(3);
   worked();
   worked();
@@ -34,7 +34,7 @@ test("little work is not worth it, and is counted with what follows", () => {
   expect(times()).toBe(1);
 });
 
-test("not while there is work", () => {
+test("A process does not tidy while there is work", () => {
   const { worked, times } = counted(1);
   for (let i = 0; i < 10; i++) {
     worked();

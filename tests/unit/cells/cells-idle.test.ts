@@ -22,7 +22,7 @@ const together = (pool: CellPool, count: number, ms: number) =>
 
 for (const kept of [0, 1] as const) {
   test(
-    `cells start when they are needed and end when they are not, but for ${kept}`,
+    `Cells start when calls need them, and end when they are idle, except for ${kept} that the pool keeps`,
     () =>
       Effect.gen(function* () {
         const pool = yield* makeCellPool({ name: "toy", url, size: 3, kept, idle: Duration.millis(200) });
@@ -38,7 +38,7 @@ for (const kept of [0, 1] as const) {
 }
 
 test(
-  "a cell that is at work, or was a moment ago, does not end",
+  "A cell that works, or worked a moment ago, does not end",
   () =>
     Effect.gen(function* () {
       const pool = yield* makeCellPool({ name: "toy", url, size: 2, kept: 0, idle: Duration.millis(200) });

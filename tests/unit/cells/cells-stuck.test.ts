@@ -70,7 +70,7 @@ const until = (holds: () => boolean) =>
     while (!holds()) await Bun.sleep(2);
   });
 
-pooled("a call that hangs fails at its limit and not before, and is in the log", {}, (pool, lines) =>
+pooled("A call that hangs fails at its limit and not before, and the log names it", {}, (pool, lines) =>
   Effect.gen(function* () {
     const gate = makeGate();
     const call = yield* hanging(pool, gate, "rbd/image", "image");
@@ -106,7 +106,7 @@ pooled("a call that hangs fails at its limit and not before, and is in the log",
   }),
 );
 
-pooled("when all are stuck, the error names the oldest call, its subject and age", { maxAside: 0 }, (pool) =>
+pooled("When all cells are stuck, the error names the oldest call, its subject and its age", { maxAside: 0 }, (pool) =>
   Effect.gen(function* () {
     const gate = makeGate();
     const first = yield* hanging(pool, gate, "rbd/one");
@@ -126,7 +126,7 @@ pooled("when all are stuck, the error names the oldest call, its subject and age
   }),
 );
 
-pooled("however many calls hang one after the other, each ends at its own limit", { size: 1 }, (pool, lines) =>
+pooled("Each of many calls that hang one after the other ends at its own limit", { size: 1 }, (pool, lines) =>
   Effect.gen(function* () {
     const gate = makeGate();
     for (const [i, limit] of [500, 3, 100].entries()) {
@@ -144,7 +144,7 @@ pooled("however many calls hang one after the other, each ends at its own limit"
   }),
 );
 
-pooled("a cell that nobody needs ends after its rest, by the same clock", { kept: 0 }, (pool) =>
+pooled("An idle cell ends after its rest, by the same clock", { kept: 0 }, (pool) =>
   Effect.gen(function* () {
     yield* pool.call("echo", 1, { limit: Duration.seconds(100), subject: "the toy" });
     yield* TestClock.adjust("9 seconds");

@@ -51,14 +51,14 @@ const elapsed = <A, E>(effect: Effect.Effect<A, E>) => {
   return Effect.map(effect, (value) => ({ value, ms: performance.now() - since }));
 };
 
-pooled("plain data goes in and comes out, bigints and maps too", {}, (pool) =>
+pooled("A cell receives and returns plain data, bigints and maps", {}, (pool) =>
   Effect.gen(function* () {
     const data = { handle: 2n ** 63n, names: ["a", "é"], map: new Map([["k", 1n]]), none: undefined };
     expect(yield* call<typeof data>(pool, "echo", data)).toEqual(data);
   }),
 );
 
-pooled("an errno comes back as one, and the cell goes on", { size: 1 }, (pool) =>
+pooled("An errno is returned as an errno, and the cell goes on", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const error = yield* Effect.flip(call(pool, "fail", { errno: 16 }));
     expect(error).toMatchObject({ _tag: "CellErrno", op: "toy_fail", errno: 16 });
@@ -66,7 +66,7 @@ pooled("an errno comes back as one, and the cell goes on", { size: 1 }, (pool) =
   }),
 );
 
-pooled("a bug in a handler, an unknown call and an answer that can't be sent are errors", { size: 1 }, (pool) =>
+pooled("A bug in a handler, an unknown call and an answer that can't be sent are errors", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const thrown = yield* Effect.flip(call(pool, "throws"));
     expect(thrown).toMatchObject({ _tag: "CellErrno", errno: 0, message: "a bug in a cell" });
@@ -77,7 +77,7 @@ pooled("a bug in a handler, an unknown call and an answer that can't be sent are
   }),
 );
 
-pooled("a cell that ends in a call fails it and is replaced", { size: 1 }, (pool) =>
+pooled("A cell that ends in a call fails the call, and the pool replaces the cell", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     for (let i = 0; i < 3; i++) {
       const error = yield* Effect.flip(call(pool, "exit"));
@@ -89,7 +89,7 @@ pooled("a cell that ends in a call fails it and is replaced", { size: 1 }, (pool
   }),
 );
 
-pooled("a cell that ended holds no key past its call's limit", { size: 1 }, (pool) =>
+pooled("A cell that ended holds no key past its call's limit", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     yield* Effect.flip(call(pool, "exit", undefined, { limit: Duration.millis(100), key: "image" }));
     yield* Effect.sleep(200);
@@ -98,7 +98,7 @@ pooled("a cell that ended holds no key past its call's limit", { size: 1 }, (poo
   }),
 );
 
-pooled("a call past its limit is CellStuck; others go on meanwhile", { size: 1 }, (pool) =>
+pooled("A call past its limit fails with CellStuck, and other calls go on meanwhile", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const gate = makeGate();
     const { value: error, ms } = yield* elapsed(
@@ -115,7 +115,7 @@ pooled("a call past its limit is CellStuck; others go on meanwhile", { size: 1 }
   }),
 );
 
-pooled("a key is refused while its call hangs, and free once that has come back", { size: 2 }, (pool) =>
+pooled("The pool refuses a key while its call hangs, and accepts it once the call has returned", { size: 2 }, (pool) =>
   Effect.gen(function* () {
     const gate = makeGate();
     const seen: string[] = [];
@@ -134,7 +134,7 @@ pooled("a key is refused while its call hangs, and free once that has come back"
   }),
 );
 
-pooled("a call that waits for a cell is refused as soon as its key hangs", { size: 1 }, (pool) =>
+pooled("The pool refuses a call that waits for a cell as soon as its key hangs", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const gate = makeGate();
     const hanging = yield* Effect.forkChild(
@@ -147,7 +147,7 @@ pooled("a call that waits for a cell is refused as soon as its key hangs", { siz
   }),
 );
 
-pooled("calls that wait are taken up in order", { size: 1 }, (pool) =>
+pooled("Calls that wait start in order", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const list = new SharedArrayBuffer(4 * 32);
     const busy = yield* Effect.forkChild(call(pool, "sleep", { ms: 50 }));
@@ -161,7 +161,7 @@ pooled("calls that wait are taken up in order", { size: 1 }, (pool) =>
   }),
 );
 
-pooled("as many calls run at once as there are cells", { size: 4 }, (pool) =>
+pooled("As many calls run at once as there are cells", { size: 4 }, (pool) =>
   Effect.gen(function* () {
     const eight = Array.from({ length: 8 }, () => call(pool, "sleep", { ms: 500 }));
     const all = yield* Effect.forkChild(Effect.all(eight, { concurrency: "unbounded" }));
@@ -171,7 +171,7 @@ pooled("as many calls run at once as there are cells", { size: 4 }, (pool) =>
   }),
 );
 
-pooled("an interrupt waits for a call that runs, and takes one that waits out of the queue", { size: 1 }, (pool) =>
+pooled("An interrupt waits for a call that runs, and removes a waiting call from the queue", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const list = new SharedArrayBuffer(4 * 8);
     const running = yield* Effect.forkChild(call(pool, "sleep", { ms: 300 }));
@@ -188,7 +188,7 @@ pooled("an interrupt waits for a call that runs, and takes one that waits out of
 );
 
 pooled(
-  "when all cells hang and no more may be put aside, calls fail at once until one comes back",
+  "When all cells hang and the pool may put no more aside, calls fail at once until one cell returns",
   { size: 1, maxAside: 1 },
   (pool) =>
     Effect.gen(function* () {
@@ -207,7 +207,7 @@ pooled(
 );
 
 test(
-  "cells that can't load fail the pool with the reason",
+  "A pool whose cells can't load fails with the reason",
   async () => {
     for (const [url, reason] of [
       [new URL("./broken-cell.ts", import.meta.url).href, "no such library here"],
@@ -222,7 +222,7 @@ test(
 );
 
 test(
-  "closing the pool answers the calls that run and that wait",
+  "A pool that closes answers the calls that run and those that wait",
   async () => {
     const answers = await Effect.runPromise(
       Effect.gen(function* () {

@@ -21,7 +21,7 @@ const extentsOf = (units: readonly boolean[], from: number): Extent[] => {
   return found;
 };
 
-test("pages of any size are the whole, no unit is left out, and each says whether it is still there", () => {
+test("Pages of any size make up the whole union of differences, omit no unit, and tell whether each unit still exists", () => {
   fc.assert(
     fc.property(picture, picture, fc.integer({ min: 1, max: 6 }), (later, earlier, limit) => {
       const read = (snapshot: bigint | undefined, offset: bigint) => ({

@@ -67,22 +67,28 @@ const EXPLAINED: readonly (readonly [op: string, errno: number, tag: string, sub
   ["rados_mgr_command", E.ENOENT, "ManagerUnavailable"],
 ];
 
-describe("an errno that says that nothing happened", () => {
-  test.each(EXPLAINED)("%s, errno %d: %s, of a read and of a change", (op, errno, tag, subject = "rbd/image") => {
-    for (const error of [read(failed(op, errno)), write(failed(op, errno))]) {
-      expect(error).toMatchObject({ _tag: tag, op, subject });
-      if (tag !== "Raced") expect(outcomeOf(error)).toBe("none");
-    }
-  });
+describe("errnos that say that nothing happened", () => {
+  test.each(EXPLAINED)(
+    "A failure of %s with errno %d is %s, both of a read and of a change",
+    (op, errno, tag, subject = "rbd/image") => {
+      for (const error of [read(failed(op, errno)), write(failed(op, errno))]) {
+        expect(error).toMatchObject({ _tag: tag, op, subject });
+        if (tag !== "Raced") expect(outcomeOf(error)).toBe("none");
+      }
+    },
+  );
 
-  test.each(EXPLAINED)("%s, errno %d: unknown after the call has changed something", (op, errno) => {
-    const error = write(failed(op, errno, "", true));
-    expect([error._tag, outcomeOf(error)]).toEqual(["CephUnexplained", "unknown"]);
-    expect(read(failed(op, errno, "", true))).toEqual(read(failed(op, errno)));
-  });
+  test.each(EXPLAINED)(
+    "A failure of %s with errno %d leaves the outcome unknown after the call has changed something",
+    (op, errno) => {
+      const error = write(failed(op, errno, "", true));
+      expect([error._tag, outcomeOf(error)]).toEqual(["CephUnexplained", "unknown"]);
+      expect(read(failed(op, errno, "", true))).toEqual(read(failed(op, errno)));
+    },
+  );
 });
 
-describe("an errno that explains nothing", () => {
+describe("errnos that explain nothing", () => {
   const known = (op: string) => EXPLAINED.flatMap(([each, errno]) => (each === op ? [errno] : []));
   const everywhere = EXPLAINED.filter(([op]) => op === "rbd_create").map(([, errno]) => errno);
   const rest = Object.values(E).filter(
@@ -91,7 +97,7 @@ describe("an errno that explains nothing", () => {
   const functions = ["rbd_create", "rbd_clone", "rbd_trash_remove", "rados_write_op_operate", "rbd_group_image_add"];
 
   for (const op of functions) {
-    test(`of ${op} leaves the outcome unknown, of whatever number`, () => {
+    test(`An unexplained errno of ${op} leaves the outcome unknown, whatever its number`, () => {
       for (const errno of [0, EBLOCKLISTED, ...rest, 4095]) {
         if (known(op).includes(errno)) continue;
         const error = write(failed(op, errno, "as it says"));
@@ -100,14 +106,14 @@ describe("an errno that explains nothing", () => {
     });
   }
 
-  test("of a call that reads changes nothing", () => {
+  test("An unexplained errno of a call that reads means that nothing changed", () => {
     for (const errno of [0, EBLOCKLISTED, ...rest, 4095]) {
       const error = read(failed("rados_read_op_operate", errno, "as it says"));
       expect([errno, error._tag, outcomeOf(error)]).toEqual([errno, "CephFailed", "none"]);
     }
   });
 
-  test("of a step before the change changes nothing, either", () => {
+  test("An unexplained errno of a step before the change means that nothing changed", () => {
     for (const op of ["rados_ioctx_create", "rados_ioctx_create of the source", "rados_pool_lookup", "rbd_open"]) {
       for (const errno of [E.EIO, E.ENOTCONN, EBLOCKLISTED]) {
         expect(write(failed(op, errno))._tag).toBe("CephFailed");
@@ -116,11 +122,11 @@ describe("an errno that explains nothing", () => {
     }
   });
 
-  test("of a look-up that should have explained a change leaves the change's outcome unknown", () => {
+  test("An unexplained errno of a look-up that should explain a change leaves the change's outcome unknown", () => {
     expect(write(failed("rados_exec get_id", E.EIO))._tag).toBe("CephUnexplained");
   });
 
-  test("is in the message, with the words of whoever failed", () => {
+  test("An unexplained errno is in the message, with the words of the function that failed", () => {
     expect(write(failed("rbd_create", 0, "a bug in a cell")).message).toContain("a bug in a cell");
     expect(write(failed("rbd_create", E.EIO)).message).toContain("EIO (5)");
     expect(read(failed("rbd_stat", E.ENOENT)).message).toContain("it is unknown what rbd_stat means by it");
@@ -129,14 +135,14 @@ describe("an errno that explains nothing", () => {
   });
 });
 
-test("a call that Ceph did not answer in time is TimedOut, however far it had come", () => {
+test("A call that Ceph did not answer in time is TimedOut, at every step of the call", () => {
   for (const midway of [false, true]) {
     const error = write(failed("rbd_create", E.ETIMEDOUT, "", midway));
     expect([error._tag, outcomeOf(error)]).toEqual(["TimedOut", "unknown"]);
   }
 });
 
-test("the manager's words say what it did not find", () => {
+test("The manager's words say what it did not find", () => {
   const of = (words: string) => read(failed("rados_mgr_command", E.ENOENT, words))._tag;
   expect(of("error getting image from trash")).toBe("ImageNotFound");
   expect(of("Image rbd/x does not exist")).toBe("ImageNotFound");
@@ -144,15 +150,15 @@ test("the manager's words say what it did not find", () => {
   expect(of("no such module")).toBe("ManagerUnavailable");
 });
 
-describe("a worker", () => {
-  test("that ended under a call leaves a change unknown, and a read without effect", () => {
+describe("worker failures", () => {
+  test("A worker that ended during a call leaves the outcome of a change unknown, and a read without effect", () => {
     const down = new CellDown({ op: "imageCreate", reason: "its thread closed", ran: true });
     expect([write(down)._tag, outcomeOf(write(down))]).toEqual(["CephUnexplained", "unknown"]);
     expect([read(down)._tag, outcomeOf(read(down))]).toEqual(["CephFailed", "none"]);
     expect(write(down).message).toContain("its thread closed");
   });
 
-  test("that no call got, and one that does not come back, are CallStuck", () => {
+  test("A call that no worker took, and a call that does not return, are CallStuck", () => {
     for (const error of [
       new CellDown({ op: "imageCreate", reason: "all are stuck", ran: false }),
       new CellStuck({ op: "imageCreate", subject: "rbd/image", seconds: 100, advice: "Look." }),
@@ -166,7 +172,7 @@ describe("a worker", () => {
   });
 });
 
-test("a blocked or closed connection ends with the call, whatever the call was", () => {
+test("A blocked or closed connection ends with the call, whatever the call was", () => {
   for (const errno of [EBLOCKLISTED, E.ENOTCONN]) {
     expect(endsConnection(write(failed("rbd_create", errno)))).toBe(true);
     expect(endsConnection(read(failed("rbd_stat", errno)))).toBe(true);

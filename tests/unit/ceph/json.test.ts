@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { Errno } from "../../../lib/cells/cell.ts";
 import { listIn, objectIn } from "../../../lib/ceph/cell/json.ts";
 
-test("the fields of an answer are read by their types, and absent ones by what stands for them", () => {
+test("The fields of an answer are read by their types, and absent fields get their defaults", () => {
   const [first] = listIn("ls", '[{"id": 1, "name": "rbd", "on": true, "uses": {"rbd": {}}}]');
   expect([first?.number("id"), first?.text("name"), first?.flag("on"), first?.flag("off")]).toEqual([
     1,
@@ -25,7 +25,7 @@ test.each([
   ["a field that is not there", () => objectIn("df", "{}").text("name")],
   ["a list that is not there", () => objectIn("df", "{}").list("pools")],
   ["an object that is not there", () => objectIn("df", "{}").object("stats")],
-])("%s is an error that shows it", (_, read) => {
+])("The reader reports %s as an error that shows it", (_, read) => {
   const error = (() => {
     try {
       return read();

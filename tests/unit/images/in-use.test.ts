@@ -42,7 +42,8 @@ describe("the other watchers of an image", () => {
       [DAEMON],
     ],
   ] as const) {
-    test(what, () => expect(otherWatchers(image, { mirrorDaemons: 0, ...options })).toEqual([...expected]));
+    test(`The other watchers of an image ${what}`, () =>
+      expect(otherWatchers(image, { mirrorDaemons: 0, ...options })).toEqual([...expected]));
   }
 });
 
@@ -51,14 +52,14 @@ describe("the proof that an image is unused", () => {
   const prove = (image: Pick<ImageStatus, "watchers" | "mirror">) =>
     Effect.runPromise(Effect.flip(proveUnused(pool, "csi-vol-1", image as ImageStatus, { mirrorDaemons: 0 })));
 
-  test("names the addresses of the users, and what to do", async () => {
+  test("The proof that an image is unused names the addresses of its users, and what to do", async () => {
     const failure = await prove(watched([THEIRS]));
     expect(failure).toMatchObject({ _tag: "Busy", watchers: [THEIRS] });
     expect(failure.message).toStartWith(`image rbd/csi-vol-1 is in use by ${THEIRS}. End that use`);
     expect(failure.message).toContain("ceph osd blocklist add");
   });
 
-  test("fails for a mirror of another cluster's image as mapping does, whoever has it open", async () => {
+  test("The proof that an image is unused fails for a mirror's secondary image as mapping does, whoever has it open", async () => {
     const failure = await prove(watched([THEIRS], "non-primary"));
     const mapping = await Effect.runPromise(Effect.flip(provePrimary(pool, "csi-vol-1", { mirror: "non-primary" })));
     expect([failure._tag, failure.message]).toEqual(["Precondition", mapping.message]);

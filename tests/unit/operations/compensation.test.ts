@@ -59,7 +59,7 @@ describe("compensations", () => {
     );
   const MADE = ["reserve", "create", "commit"];
 
-  virtual("run in reverse order after a definite error, which the caller gets", () =>
+  virtual("Compensations run in reverse order after a definite error, which the caller gets", () =>
     Effect.gen(function* () {
       const trace: string[] = [];
       const error = yield* Effect.flip(
@@ -81,7 +81,7 @@ describe("compensations", () => {
     ["an interrupt", Effect.interrupt],
   ];
   for (const [what, end] of without) {
-    virtual(`do not run after ${what}`, () =>
+    virtual(`Compensations do not run after ${what}`, () =>
       Effect.gen(function* () {
         const trace: string[] = [];
         yield* Effect.exit(recipe(trace, end));
@@ -90,7 +90,7 @@ describe("compensations", () => {
     );
   }
 
-  virtual("of a stage that itself failed are not there", () =>
+  virtual("A stage that itself failed has no compensation", () =>
     Effect.gen(function* () {
       const trace: string[] = [];
       const body = compensated(
@@ -103,19 +103,21 @@ describe("compensations", () => {
     }),
   );
 
-  virtual("stop at one that fails: earlier stages stay, the log says so, the error is the first one", (log) =>
-    Effect.gen(function* () {
-      const trace: string[] = [];
-      const error = yield* Effect.flip(
-        recipe(trace, Effect.fail(new Precondition({ subject: "it", problem: "full" })), "create"),
-      );
-      expect(error.message).toBe("it full");
-      expect(trace).toEqual([...MADE, "undo commit"]);
-      expect(log.filter((line) => line.startsWith('could not undo "create"'))).toHaveLength(1);
-    }),
+  virtual(
+    "Compensations stop at one that fails: earlier stages stay, the log says so, the error is the first one",
+    (log) =>
+      Effect.gen(function* () {
+        const trace: string[] = [];
+        const error = yield* Effect.flip(
+          recipe(trace, Effect.fail(new Precondition({ subject: "it", problem: "full" })), "create"),
+        );
+        expect(error.message).toBe("it full");
+        expect(trace).toEqual([...MADE, "undo commit"]);
+        expect(log.filter((line) => line.startsWith('could not undo "create"'))).toHaveLength(1);
+      }),
   );
 
-  virtual("of an operation that is interrupted from outside do not run", () =>
+  virtual("Compensations of an operation that is interrupted from outside do not run", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       const trace: string[] = [];
@@ -128,7 +130,7 @@ describe("compensations", () => {
     }),
   );
 
-  virtual("run although the caller has left", () =>
+  virtual("Compensations run although the caller has left", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       const trace: string[] = [];
@@ -141,7 +143,7 @@ describe("compensations", () => {
     }),
   );
 
-  virtual("of a step that undoes from its start on run also when the step itself failed", () =>
+  virtual("The compensation of a step that undoes from its start runs also when the step itself failed", () =>
     Effect.gen(function* () {
       const trace: string[] = [];
       const body = compensated(
@@ -169,7 +171,7 @@ describe("compensations", () => {
   const full = new Precondition({ subject: "it", problem: "is full" });
   const late = new TimedOut({ op: "rbd_open", subject: "rbd/a" });
 
-  virtual("that leave nothing behind keep the error as it is", () =>
+  virtual("Compensations that leave nothing behind do not change the error", () =>
     Effect.gen(function* () {
       expect(yield* Effect.flip(stays(false, full))).toBe(full);
     }),
@@ -179,7 +181,7 @@ describe("compensations", () => {
     ["because undoing failed", true, full],
     ["because the outcome is unknown", false, late],
   ] as const) {
-    virtual(`that leave something behind ${why} say so in the error`, () =>
+    virtual(`Compensations that leave something behind ${why} say so in the error`, () =>
       Effect.gen(function* () {
         const { message } = yield* Effect.flip(stays(broken, error));
         expect(message).toBe(`a record stays after: ${error.message}`);

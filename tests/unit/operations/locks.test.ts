@@ -45,8 +45,8 @@ const queueOn = (locks: LocksService) => {
   return { trace, come };
 };
 
-describe("a line", () => {
-  virtual("of exclusive holders is served one at a time, in order", (locks) =>
+describe("the queue of a lock", () => {
+  virtual("Exclusive holders of a lock are served one at a time, in order", (locks) =>
     Effect.gen(function* () {
       const { trace, come } = queueOn(locks);
       const holders = yield* Effect.forEach(["a", "b", "c", "d"], (name) => come(name, "exclusive"));
@@ -58,7 +58,7 @@ describe("a line", () => {
     }),
   );
 
-  virtual("lets shared holders in together, and an exclusive one alone", (locks) =>
+  virtual("A lock is shared by shared holders, and held by one exclusive holder alone", (locks) =>
     Effect.gen(function* () {
       const { trace, come } = queueOn(locks);
       const [r1, r2] = [yield* come("r1", "shared"), yield* come("r2", "shared")];
@@ -73,7 +73,7 @@ describe("a line", () => {
     }),
   );
 
-  virtual("does not let later readers pass a waiting writer; behind it they go in together", (locks) =>
+  virtual("Later readers do not pass a waiting writer, and get the lock together after it", (locks) =>
     Effect.gen(function* () {
       const { trace, come } = queueOn(locks);
       const first = yield* come("r1", "shared");
@@ -88,7 +88,7 @@ describe("a line", () => {
     }),
   );
 
-  virtual("of another key is another line", (locks) =>
+  virtual("Each key has a queue of its own", (locks) =>
     Effect.gen(function* () {
       const { come } = queueOn(locks);
       const holder = yield* come("a", "exclusive");
@@ -97,7 +97,7 @@ describe("a line", () => {
     }),
   );
 
-  virtual("closes up when one who waits leaves it", (locks) =>
+  virtual("The queue closes up when a waiting caller leaves it", (locks) =>
     Effect.gen(function* () {
       const { trace, come } = queueOn(locks);
       const reader = yield* come("r1", "shared");
@@ -112,7 +112,7 @@ describe("a line", () => {
   );
 });
 
-describe("a lock is released", () => {
+describe("release of a lock", () => {
   const ends: readonly (readonly [string, Effect.Effect<unknown, unknown>])[] = [
     ["success", Effect.void],
     ["failure", Effect.fail("no")],
@@ -120,7 +120,7 @@ describe("a lock is released", () => {
     ["interrupt", Effect.interrupt],
   ];
   for (const [what, end] of ends) {
-    virtual(`after ${what}`, (locks) =>
+    virtual(`The lock is released after ${what}`, (locks) =>
       Effect.gen(function* () {
         yield* Effect.exit(locks.with([lock("exclusive")], end));
         expect(locks.table()).toEqual([]);
@@ -129,7 +129,7 @@ describe("a lock is released", () => {
     );
   }
 
-  virtual("when its holder is interrupted from outside, to the next in line", (locks) =>
+  virtual("A holder that is interrupted from outside releases the lock to the next in the queue", (locks) =>
     Effect.gen(function* () {
       const { trace, come } = queueOn(locks);
       const holder = yield* come("a", "exclusive");
@@ -142,7 +142,7 @@ describe("a lock is released", () => {
   );
 });
 
-describe("one who waits", () => {
+describe("a caller that waits for a lock", () => {
   /** Two operations that want one lock: the first holds it for `seconds`. */
   const two = (locks: LocksService, seconds: number) => {
     const operations = makeOperations();
@@ -158,7 +158,7 @@ describe("one who waits", () => {
     };
   };
 
-  virtual("to its caller's deadline is told who holds the lock, where and for how long", (locks) =>
+  virtual("A caller that waits until its deadline learns who holds the lock, where and for how long", (locks) =>
     Effect.gen(function* () {
       const { holder, waiter } = two(locks, 10);
       const first = yield* holder;
@@ -188,7 +188,7 @@ describe("one who waits", () => {
     }),
   );
 
-  virtual("gets the lock when it is free in time", (locks) =>
+  virtual("A caller that waits gets the lock when it becomes free in time", (locks) =>
     Effect.gen(function* () {
       const { holder, waiter } = two(locks, 0.7);
       yield* holder;
@@ -199,7 +199,7 @@ describe("one who waits", () => {
     }),
   );
 
-  virtual("waits on when a retry with a later deadline joins", (locks) =>
+  virtual("An operation waits on for its lock when a retry with a later deadline joins it", (locks) =>
     Effect.gen(function* () {
       const { holder, waiter } = two(locks, 2);
       yield* holder;
@@ -214,7 +214,7 @@ describe("one who waits", () => {
     }),
   );
 
-  virtual("outside of an operation waits as long as it takes", (locks) =>
+  virtual("A task outside of an operation waits for its lock without a limit", (locks) =>
     Effect.gen(function* () {
       const { come } = queueOn(locks);
       const holder = yield* come("a", "exclusive");
@@ -226,7 +226,7 @@ describe("one who waits", () => {
     }),
   );
 
-  virtual("for a task without an operation is told so", (locks) =>
+  virtual("An operation that waits for a task without an operation learns so", (locks) =>
     Effect.gen(function* () {
       const { come } = queueOn(locks);
       const task = yield* come("task", "shared");
@@ -244,7 +244,7 @@ describe("one who waits", () => {
   );
 });
 
-test("a thousand holders of twenty keys, some of which leave early, exclude each other and leave nothing", async () => {
+test("A thousand holders of twenty keys, some of which leave early, exclude each other and leave nothing", async () => {
   const locks = makeLocks();
   const inside = new Map<string, { shared: number; exclusive: number }>();
   let entered = 0;
@@ -276,7 +276,7 @@ test("a thousand holders of twenty keys, some of which leave early, exclude each
 describe("several locks", () => {
   const [name, id] = [LockKey.volumeName("east", "pvc-1"), shared(LockKey.snapshot("s1"))];
 
-  test("are taken by rank, however they are listed, and by text within one rank", () => {
+  test("Several locks are taken by rank, whatever their order in the list, and by text within one rank", () => {
     const texts = (keys: readonly LockKey[]) => inOrder(keys).map(({ text }) => text);
     expect(texts([name, id])).toEqual(["snapshot s1", "volume name pvc-1 in cluster east"]);
     expect(texts([LockKey.volume("b"), LockKey.groupSnapshotName("g"), LockKey.volume("a")])).toEqual([
@@ -286,12 +286,12 @@ describe("several locks", () => {
     ]);
   });
 
-  test("that name one thing twice are one lock, and exclusive if one of them is", () => {
+  test("Two locks of one key are one lock, which is exclusive if one of them is", () => {
     const volume = LockKey.volume("a");
     expect(inOrder([shared(volume), volume, shared(volume)])).toEqual([volume]);
   });
 
-  virtual("are all held while the work runs, and all free afterwards", (locks) =>
+  virtual("All locks are held while the work runs, and all are free afterwards", (locks) =>
     Effect.gen(function* () {
       yield* locks.with(
         [name, undefined, id],
@@ -300,7 +300,7 @@ describe("several locks", () => {
     }),
   );
 
-  virtual("that an operation takes inside of others have to be of a higher rank: else it dies of the defect", (locks) =>
+  virtual("An operation that takes a lock of a lower or equal rank inside of others dies of a defect", (locks) =>
     Effect.gen(function* () {
       const wrong = yield* Effect.exit(locks.with([name], locks.with([id], Effect.void)));
       expect(Exit.isFailure(wrong) && JSON.stringify(wrong.cause.reasons)).toContain("Die");

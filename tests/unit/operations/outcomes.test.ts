@@ -18,7 +18,7 @@ const declared = [ceph, config, csi, host, size]
   .filter((value) => value.prototype instanceof Error)
   .map((Class) => new Class({ holders: [], known: [], clusterId: "c" })._tag);
 
-test("every declared domain error has one row in the table, and every row an error", () => {
+test("Every declared domain error has one row in the table, and every row has an error", () => {
   expect(Object.keys(outcomes).toSorted()).toEqual(declared.toSorted());
 });
 
@@ -29,11 +29,14 @@ test.each(Object.entries(outcomes))(
   },
 );
 
-test.each(Object.entries(outcomes))("%s: a final code says that nothing happened", (_, { code, outcome }) => {
-  if (!ASK_AGAIN.includes(code)) expect(outcome).toBe("none");
-});
+test.each(Object.entries(outcomes))(
+  "The outcome of %s with a final code is that nothing happened",
+  (_, { code, outcome }) => {
+    if (!ASK_AGAIN.includes(code)) expect(outcome).toBe("none");
+  },
+);
 
-test("what nobody can explain leaves the outcome open", () => {
+test("An unexplained error leaves the outcome open", () => {
   for (const tag of ["TimedOut", "Unreachable", "CallStuck", "HostStuck", "MapTimedOut", "StillRunning"]) {
     expect([tag, outcomes[tag]?.outcome]).toEqual([tag, "unknown"]);
   }

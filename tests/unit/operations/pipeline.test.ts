@@ -35,8 +35,8 @@ const request = (more: Partial<Request> = {}): Request => ({
 /** Lets every fiber that can run do so. */
 const settle = TestClock.adjust(0);
 
-describe("requests", () => {
-  virtual("that equal one that runs join it: one run, one result for all", () =>
+describe("joined requests", () => {
+  virtual("A request that equals one that runs joins it: one run and one result for all", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       let runs = 0;
@@ -57,7 +57,7 @@ describe("requests", () => {
     }),
   );
 
-  virtual("that joined a failure get that failure", () =>
+  virtual("A request that joined a failed operation gets its failure", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       const body = Effect.delay(Effect.fail(new Precondition({ subject: "it", problem: "no" })), "1 second");
@@ -72,7 +72,7 @@ describe("requests", () => {
     }),
   );
 
-  virtual("that differ in anything but subject and deadline run on their own", () =>
+  virtual("Requests that differ in anything but subject and deadline run on their own", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       let runs = 0;
@@ -88,7 +88,7 @@ describe("requests", () => {
     }),
   );
 
-  virtual("leave no trace of a body that never pauses", () =>
+  virtual("A request whose body never pauses leaves no trace", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       expect(yield* operations.run(request(), () => Effect.succeed("at once"))).toBe("at once");
@@ -98,8 +98,8 @@ describe("requests", () => {
   );
 });
 
-describe("a caller", () => {
-  virtual("that leaves does not take its operation along, and a retry joins it", () =>
+describe("callers", () => {
+  virtual("A caller that leaves does not end its operation, and its retry joins the operation", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       let runs = 0;
@@ -119,7 +119,7 @@ describe("a caller", () => {
     }),
   );
 
-  virtual("is told just before its deadline which stage runs; the operation goes on", () =>
+  virtual("A caller learns just before its deadline which stage runs, and the operation goes on", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       const body = stage("create image", Effect.delay(Effect.succeed("made"), "10 seconds"));
@@ -145,7 +145,7 @@ describe("a caller", () => {
     [-5000, 0],
   ];
   for (const [deadline, answeredAt] of patience) {
-    virtual(`with deadline ${deadline} is answered at ${answeredAt} ms`, () =>
+    virtual(`A caller with deadline ${deadline} gets its answer at ${answeredAt} ms`, () =>
       Effect.gen(function* () {
         const operations = makeOperations();
         const caller = yield* Effect.forkChild(Effect.flip(operations.run(request({ deadline }), () => Effect.never)));
@@ -160,7 +160,7 @@ describe("a caller", () => {
     );
   }
 
-  virtual("never shortens the patience that another one has", () =>
+  virtual("A caller's deadline never shortens the patience of another caller", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       const body = Effect.delay(Effect.succeed("done"), "5 seconds");
@@ -178,17 +178,19 @@ describe("a caller", () => {
 });
 
 describe("the deadline of an operation", () => {
-  virtual("is set before its body runs, so that a first lock wait is not over at once", () =>
-    Effect.gen(function* () {
-      const operations = makeOperations();
-      const body = Effect.map(CurrentOperation, (operation) => operation?.deadline);
-      expect(yield* operations.run(request({ deadline: 10_000 }), () => body)).toBe(9800 * 0.95);
-    }),
+  virtual(
+    "The deadline of an operation is set before its body runs, so that the first lock wait is not over at once",
+    () =>
+      Effect.gen(function* () {
+        const operations = makeOperations();
+        const body = Effect.map(CurrentOperation, (operation) => operation?.deadline);
+        expect(yield* operations.run(request({ deadline: 10_000 }), () => body)).toBe(9800 * 0.95);
+      }),
   );
 });
 
 describe("stages", () => {
-  virtual("name what runs, and what failed", () =>
+  virtual("Stages name what runs and what failed", () =>
     Effect.gen(function* () {
       const operations = makeOperations();
       const gate = yield* Deferred.make<void>();
@@ -214,32 +216,36 @@ describe("stages", () => {
 });
 
 describe("a driver that stops", () => {
-  virtual("waits for operations whose callers have left, and interrupts what outlives the grace", () =>
-    Effect.gen(function* () {
-      const operations = makeOperations();
-      const ended: string[] = [];
-      const body = (name: string, seconds: number) =>
-        Effect.sleep(seconds * 1000).pipe(
-          Effect.onExit((exit) => Effect.sync(() => void ended.push(`${name} ${exit._tag}`))),
-        );
-      for (const [name, seconds] of [
-        ["short", 2],
-        ["long", 60],
-      ] as const) {
-        const caller = yield* Effect.forkChild(operations.run(request({ identity: name }), () => body(name, seconds)));
-        yield* settle;
-        yield* Fiber.interrupt(caller);
-      }
-      const draining = yield* Effect.forkChild(operations.drain(10_000));
-      yield* TestClock.adjust(9999);
-      expect(ended).toEqual(["short Success"]);
-      expect(draining.pollUnsafe()).toBeUndefined();
-      yield* TestClock.adjust(1);
-      yield* Fiber.join(draining);
-      expect(ended).toEqual(["short Success", "long Failure"]);
-      expect(operations.running()).toEqual([]);
-    }),
+  virtual(
+    "A driver that stops waits for operations whose callers have left, and interrupts those that outlast the grace",
+    () =>
+      Effect.gen(function* () {
+        const operations = makeOperations();
+        const ended: string[] = [];
+        const body = (name: string, seconds: number) =>
+          Effect.sleep(seconds * 1000).pipe(
+            Effect.onExit((exit) => Effect.sync(() => void ended.push(`${name} ${exit._tag}`))),
+          );
+        for (const [name, seconds] of [
+          ["short", 2],
+          ["long", 60],
+        ] as const) {
+          const caller = yield* Effect.forkChild(
+            operations.run(request({ identity: name }), () => body(name, seconds)),
+          );
+          yield* settle;
+          yield* Fiber.interrupt(caller);
+        }
+        const draining = yield* Effect.forkChild(operations.drain(10_000));
+        yield* TestClock.adjust(9999);
+        expect(ended).toEqual(["short Success"]);
+        expect(draining.pollUnsafe()).toBeUndefined();
+        yield* TestClock.adjust(1);
+        yield* Fiber.join(draining);
+        expect(ended).toEqual(["short Success", "long Failure"]);
+        expect(operations.running()).toEqual([]);
+      }),
   );
 
-  virtual("does not wait where nothing runs", () => makeOperations().drain(10_000));
+  virtual("A driver that stops does not wait when nothing runs", () => makeOperations().drain(10_000));
 });

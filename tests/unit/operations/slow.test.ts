@@ -8,7 +8,7 @@ import * as TestClock from "effect/testing/TestClock";
 import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
 import { logSlowOperations } from "../../../lib/operations/slow.ts";
 
-test("an operation is named once per interval for as long as it runs past it", async () => {
+test("The log names an operation once per interval for as long as it runs past the interval", async () => {
   const lines: string[] = [];
   const recorder = Logger.make<unknown, void>(({ message }) => void lines.push([message].flat().join(" ")));
   await Effect.gen(function* () {

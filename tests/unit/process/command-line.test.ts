@@ -22,7 +22,7 @@ describe("the command line", () => {
       "directory /no/such/dir of the socket does not exist; create it first",
     ],
   ])(
-    "refuses %p in one line on stderr, with exit code 1",
+    "The driver refuses %p in one line on stderr, with exit code 1",
     async (argv, line) => {
       expect(await runProcess(argv)).toEqual({ stdout: "", stderr: `${line}\n`, code: 1 });
     },
@@ -30,7 +30,7 @@ describe("the command line", () => {
   );
 
   test.each([[["help"]], [["--help"]], [["-h"]], [["driver", "--help"]]])(
-    "prints verbs and flags for %p",
+    "The driver prints verbs and flags for %p",
     async (argv) => {
       const { stdout, stderr, code } = await runProcess(argv);
       expect({ stderr, code }).toEqual({ stderr: "", code: 0 });
@@ -40,7 +40,7 @@ describe("the command line", () => {
   );
 
   test.each([[["version"]], [["--version"]]])(
-    "prints the version for %p",
+    "The driver prints the version for %p",
     async (argv) => {
       const { stdout, code } = await runProcess(argv);
       expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);

@@ -50,8 +50,8 @@ const identity = role({
   ],
 });
 
-describe("compose", () => {
-  test("builds a layer that two roles name once, and serves both on one socket", async () => {
+describe("run of roles", () => {
+  test("Run builds a layer that two roles name once, and serves both on one socket", async () => {
     const other = role({ name: "other", layer: shared, serves: [served(Controller, {})] });
     const ready = role({ name: "ready", layer: Layer.empty, runs: noted("ready") });
     const fiber = run([identity, other, ready]);
@@ -63,7 +63,7 @@ describe("compose", () => {
     expect(built).toEqual(["layer", "ready", "ready ends", "layer ends"]);
   });
 
-  test("starts a role's work when everything listens, and ends it first", async () => {
+  test("Run starts a role's work when everything listens, and ends the work first", async () => {
     const worker = role({
       name: "worker",
       layer: shared,
@@ -81,19 +81,19 @@ describe("compose", () => {
     expect(built).toEqual(["layer", "work", "work is interrupted", "work ends", "layer ends"]);
   });
 
-  test("ends with the work where nothing is served", async () => {
+  test("Run ends with the work where nothing is served", async () => {
     const command = role({ name: "command", layer: shared, runs: Effect.asVoid(noted("work")) });
     expect(await Effect.runPromise(Fiber.await(run([command])))).toEqual(Exit.void);
     expect(built).toEqual(["layer", "work", "work ends", "layer ends"]);
   });
 
-  test("fails when a role's work fails, although another is served", async () => {
+  test("Run fails when a role's work fails, although another role is served", async () => {
     const error: RoleError = { message: "no more work" };
     const broken = role({ name: "broken", layer: Layer.empty, runs: Effect.fail(error) });
     expect(await Effect.runPromise(Effect.flip(Fiber.join(run([identity, broken]))))).toBe(error);
   });
 
-  test("has no place for a role that lacks what it asks for", () => {
+  test("The compiler refuses a role whose layer lacks what the role asks for", () => {
     // @ts-expect-error -- the layer does not have the Clock that the service asks for
     const lacking = role({ name: "lacking", layer: Layer.empty, serves: identity.serves });
     expect(lacking.name).toBe("lacking");
@@ -105,7 +105,7 @@ describe("the driver's roles", () => {
     [["--controllerserver"], ["identity", "controller", "group controller", "snapshot metadata"]],
     [["--nodeserver"], ["identity", "node"]],
     [[], ["identity", "controller", "group controller", "snapshot metadata", "node"]],
-  ])("for %p are %p", (flags, names) => {
+  ])("The roles for the flags %p are %p", (flags, names) => {
     const parsed = flagsOf(...flags);
     expect(driverRoles(parsed, liveWorld(parsed)).map(({ name }) => name)).toEqual(names);
   });

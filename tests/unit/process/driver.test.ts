@@ -12,7 +12,7 @@ afterEach(() => {
   for (const end of ends.splice(0)) end();
 });
 
-test("the driver answers without a cluster, and ends with code 0 and no file on SIGTERM", async () => {
+test("The driver answers without a cluster, and on SIGTERM ends with code 0 and leaves no file", async () => {
   const directory = temporaryDirectory();
   const path = join(directory, "csi.sock");
   const child = await startController(path);

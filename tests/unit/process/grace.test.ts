@@ -52,7 +52,7 @@ const between = (seconds: number, from: number, to: number) => {
 
 describe("a process that is asked to end while an operation does not", () => {
   test(
-    "interrupts it before its budget is over, and answers its caller UNAVAILABLE",
+    "A process that is asked to end interrupts an operation before its budget is over, and answers its caller UNAVAILABLE",
     async () => {
       const { call, stop } = await stuck("4s", 60_000);
       const { code, seconds, log } = await stop();
@@ -65,7 +65,7 @@ describe("a process that is asked to end while an operation does not", () => {
   );
 
   test(
-    "gives it no time on top when its caller has left",
+    "A process that is asked to end gives an operation no extra time when its caller has left",
     async () => {
       const { call, stop } = await stuck("2s", 5_000);
       await call;
@@ -78,7 +78,7 @@ describe("a process that is asked to end while an operation does not", () => {
   );
 
   test(
-    "ends with its budget and code 1 when it can't even be interrupted",
+    "A process that can't interrupt an operation ends with its budget and code 1",
     async () => {
       const { stop } = await stuck("2s", 60_000, { STUCK: "uninterruptible" });
       const { code, seconds } = await stop();
@@ -89,7 +89,7 @@ describe("a process that is asked to end while an operation does not", () => {
   );
 
   test(
-    "ends at once at the second SIGTERM",
+    "A process that is asked to end ends at once at the second SIGTERM",
     async () => {
       const { child, stop } = await stuck("30s", 60_000);
       const stopped = stop();
@@ -113,12 +113,12 @@ describe("the grace budget", () => {
       return [first, yield* grace.begin];
     }).pipe(Effect.provide(TestClock.layer()), Effect.runPromise);
 
-  test("is fixed when it is first asked for, and keeps two seconds for the end", async () => {
+  test("The grace budget is fixed when it is first asked for, and keeps two seconds for the end", async () => {
     const expected = { drainBy: 24_000, closeBy: 25_000, exitBy: 26_000 };
     expect(await moments(Duration.seconds(25))).toEqual([expected, expected]);
   });
 
-  test("keeps a quarter for the end where it is short", async () => {
+  test("A short grace budget keeps a quarter for the end", async () => {
     const [first] = await moments(Duration.seconds(2));
     expect(first).toEqual({ drainBy: 2500, closeBy: 2750, exitBy: 3000 });
   });

@@ -16,7 +16,7 @@ const logged = async (body: Effect.Effect<unknown>, verbosity = 0): Promise<read
   return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
 };
 
-test("a line of an operation names its RPC, its subject and the stage of that moment", async () => {
+test("A log line of an operation names its RPC, its subject and the stage of that moment", async () => {
   const body = Effect.gen(function* () {
     yield* stage("reserve", Effect.logWarning("first"));
     yield* stage("create image", Effect.annotateLogs(Effect.logInfo("second"), { image: "rbd/a" }));
@@ -35,14 +35,14 @@ test("a line of an operation names its RPC, its subject and the stage of that mo
   ]);
 });
 
-test("a line outside of operations has no stage, and its time", async () => {
+test("A log line outside of operations has a time and no stage", async () => {
   const [line] = await logged(stage("look", Effect.logInfo("alone")));
   expect(line).toMatchObject({ message: "alone" });
   expect(line?.["annotations"]).toEqual({});
   expect(Date.parse(String(line?.["timestamp"]))).toBeGreaterThan(Date.now() - 60_000);
 });
 
-test("what is told depends on the verbosity", async () => {
+test("The verbosity decides what the log shows", async () => {
   const body = Effect.andThen(Effect.logDebug("each request"), Effect.logTrace("each step"));
   expect(await logged(body)).toEqual([]);
   expect((await logged(body, 4)).map(({ message }) => message)).toEqual(["each request"]);

@@ -12,7 +12,7 @@ import { makeMetrics, Metrics, metricsLayer, Timings } from "../../../lib/teleme
 const figure = (image: string, value: number) => ({ name: "a_gauge", help: "Its help.", labels: { image }, value });
 
 describe("gauges", () => {
-  test("gauges of one name share one help text and have the value of the moment", async () => {
+  test("Gauges of one name share one help text, and have the value of the moment", async () => {
     const metrics = makeMetrics();
     let value = 0.25;
     await Effect.runPromise(
@@ -39,7 +39,7 @@ describe("gauges", () => {
     expect(await Effect.runPromise(metrics.text)).toBe("");
   });
 
-  test("a gauge whose source no longer reports it is gone from the next scrape", async () => {
+  test("A gauge whose source no longer reports it is absent from the next scrape", async () => {
     const metrics = makeMetrics();
     let images = ["rbd/a", "rbd/b"];
     const scrapes = Effect.gen(function* () {
@@ -70,7 +70,7 @@ describe("histograms", () => {
     return text.split("\n").filter((line) => line.includes("_seconds_count{"));
   };
 
-  test("a duration is counted in each bucket that it fits in", async () => {
+  test("A duration is counted in each bucket that it fits in", async () => {
     const metrics = makeMetrics();
     metrics.timings.rpc("CreateVolume", "OK", 0.0007);
     metrics.timings.rpc("CreateVolume", "OK", 140);
@@ -83,7 +83,7 @@ describe("histograms", () => {
     expect(text).toContain('csi_rbd_rpc_seconds_sum{rpc="CreateVolume",code="OK"} 1140.0007');
   });
 
-  test("each stage is counted with the RPC that it works for, whether it succeeds, fails or dies", async () => {
+  test("Each stage is counted with its RPC, whether it succeeds, fails or dies", async () => {
     const body = Effect.gen(function* () {
       yield* stage("reserve", Effect.void);
       yield* stage("reserve", Effect.void);
@@ -98,7 +98,7 @@ describe("histograms", () => {
     ]);
   });
 
-  test("each call in a cell is counted once a cell took it up, also when it fails or passes its limit", async () => {
+  test("Each call in a cell is counted once a cell took it, also when the call fails or passes its limit", async () => {
     const url = new URL("../cells/toy-cell.ts", import.meta.url).href;
     const calls = Effect.gen(function* () {
       const pool = yield* makeCellPool({ name: "toy", url, size: 1 });
@@ -118,7 +118,7 @@ describe("histograms", () => {
     ]);
   });
 
-  test("no duration is taken where no metrics are served", async () => {
+  test("No duration is measured where no metrics are served", async () => {
     const metrics = makeMetrics();
     await Effect.runPromise(Effect.provideService(stage("reserve", Effect.void), Metrics, metrics));
     expect(await Effect.runPromise(metrics.text)).toBe("");
@@ -132,7 +132,7 @@ const failureOf = (call: Promise<unknown>): Promise<string> =>
     (error: unknown) => String(error),
   );
 
-describe("the endpoint", () => {
+describe("the metrics endpoint", () => {
   const flags = { enableProfiling: true, metricsPort: 0, metricsPath: "/figures" };
   const served = <A>(given: typeof flags, use: () => Promise<A>) => {
     const metrics = makeMetrics();
@@ -155,7 +155,7 @@ describe("the endpoint", () => {
       });
     });
 
-  test("metrics are served at their path alone, and no longer than their scope lasts", async () => {
+  test("Metrics are served at their path alone, and no longer than their scope lasts", async () => {
     const metricsPort = await freePort();
     const at = (path: string) => fetch(`http://127.0.0.1:${metricsPort}${path}`);
     await served({ ...flags, metricsPort }, async () => {
@@ -170,14 +170,14 @@ describe("the endpoint", () => {
     expect(await failureOf(at("/figures"))).toContain("Unable to connect");
   });
 
-  test("metrics are not served without --enableprofiling", async () => {
+  test("Metrics are not served without --enableprofiling", async () => {
     const metricsPort = await freePort();
     await served({ ...flags, metricsPort, enableProfiling: false }, async () => {
       expect(await failureOf(fetch(`http://127.0.0.1:${metricsPort}/figures`))).toContain("Unable to connect");
     });
   });
 
-  test("a port that is taken is named in the error", async () => {
+  test("The error of a taken port names the port", async () => {
     const other = Bun.serve({ port: 0, fetch: () => new Response() });
     const metricsPort = other.port ?? 0;
     expect(await failureOf(served({ ...flags, metricsPort }, () => Promise.resolve()))).toContain(

@@ -24,12 +24,12 @@ const URLS: readonly (readonly [Environment, string | undefined])[] = [
   [{ OTEL_TRACES_EXPORTER: "none" }, undefined],
 ];
 for (const [environment, url] of URLS) {
-  test(`${shown(environment)}: spans are sent to ${url ?? "nobody"}`, () => {
+  test(`With ${shown(environment)} spans are sent to ${url ?? "nobody"}`, () => {
     expect(read(environment)?.url).toBe(url as string);
   });
 }
 
-test("headers are decoded, and those for traces replace those for all signals", () => {
+test("Headers are decoded, and the headers for traces replace those for all signals", () => {
   const OTEL_EXPORTER_OTLP_HEADERS = "authorization=Basic%20YTpi, x-tenant = 7,";
   expect(read({ OTEL_EXPORTER_OTLP_HEADERS })?.headers).toEqual({ authorization: "Basic YTpi", "x-tenant": "7" });
   const both = { OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS: "x-tenant=8" };
@@ -42,12 +42,12 @@ const RESOURCES: readonly (readonly [Environment, string, Environment])[] = [
   [{ OTEL_RESOURCE_ATTRIBUTES: "service.name=a", OTEL_SERVICE_NAME: "b" }, "b", {}],
 ];
 for (const [environment, serviceName, attributes] of RESOURCES) {
-  test(`${shown(environment)}: the service is ${serviceName}`, () => {
+  test(`With ${shown(environment)} the service is ${serviceName}`, () => {
     expect(read(environment)?.resource).toEqual({ serviceName, attributes });
   });
 }
 
-test("protocol, limit and delay are the specification's where nothing else is set", () => {
+test("Protocol, limit and delay are the specification's where nothing else is set", () => {
   expect(read({})).toMatchObject({ protocol: "http/protobuf", timeoutMs: 10_000, delayMs: 5_000 });
 });
 
@@ -60,7 +60,7 @@ const SAMPLERS: readonly (readonly [Environment, number, boolean])[] = [
 ];
 for (const [environment, ratio, parentBased] of SAMPLERS) {
   const caller = parentBased ? "the caller decides first" : "the caller has no say";
-  test(`${shown(environment)}: ${ratio} of the traces are kept, and ${caller}`, () => {
+  test(`With ${shown(environment)} ${ratio} of the traces are kept, and ${caller}`, () => {
     expect(read(environment)?.sampler).toEqual({ ratio, parentBased });
   });
 }
@@ -79,7 +79,7 @@ const WRONG: readonly (readonly [Environment, string])[] = [
   ],
 ];
 for (const [environment, problem] of WRONG) {
-  test(`${shown(environment)} is refused by name, without a password that it may hold`, () => {
+  test(`The variable ${shown(environment)} is refused by name, without a password that it may hold`, () => {
     const failure = Result.getOrThrow(Result.flip(readOtelEnvironment({ ...AT, ...environment })));
     expect(failure).toStartWith(problem);
     expect(failure).not.toContain("pa55");

@@ -161,7 +161,7 @@ describe("the trace of an RPC", () => {
       yield* stage("create image", echo(pool));
     });
 
-  test("the trace of an RPC continues the caller's, with operation, stages and calls below one another", async () => {
+  test("The trace of an RPC continues the caller's trace, with operation, stages and calls below one another", async () => {
     const collector = aCollector();
     const driver = await aDriver(collector.environment, twoStages);
     await driver.call("pvc-1", { traceparent: `00-${TRACE}-${CALLER}-01` });
@@ -191,7 +191,7 @@ describe("the trace of an RPC", () => {
     expect(collector.resource()).toMatchObject({ "service.name": "csi-rbd", "service.version": "1.2.3" });
   });
 
-  test("an RPC begins a trace where the caller sends none, or one that cannot be read", async () => {
+  test("An RPC begins a trace where the caller sends none, or one that cannot be read", async () => {
     const collector = aCollector();
     const driver = await aDriver(collector.environment, () => Effect.void);
     await driver.call("pvc-1");
@@ -202,7 +202,7 @@ describe("the trace of an RPC", () => {
     expect(new Set(roots.map(({ traceId }) => traceId)).size).toBe(2);
   });
 
-  test("a stage that fails marks its span, its operation's and its RPC's with the message of the error", async () => {
+  test("A stage that fails marks its span, its operation's and its RPC's with the message of the error", async () => {
     const collector = aCollector();
     const driver = await aDriver(collector.environment, () =>
       Effect.andThen(
@@ -224,7 +224,7 @@ describe("the trace of an RPC", () => {
     expect(valuesOf(failed.at(-1)?.attributes ?? [])).toMatchObject({ "rpc.grpc.status_code": Code.ABORTED });
   });
 
-  test("spans show no secret of the request, no text of a defect and no header of the exporter", async () => {
+  test("Spans show no secret of the request, no text of a defect and no header of the exporter", async () => {
     const collector = aCollector();
     const environment = { ...collector.environment, OTEL_EXPORTER_OTLP_HEADERS: "authorization=Bearer%20t0ken" };
     const driver = await aDriver(environment, () =>
@@ -240,7 +240,7 @@ describe("the trace of an RPC", () => {
     expect(driver.log.join("\n")).not.toContain("t0ken");
   });
 
-  test("a retry that joins is linked to the operation that it waits for", async () => {
+  test("A retry that joins is linked to the operation that it waits for", async () => {
     const collector = aCollector();
     const began = Deferred.makeUnsafe<void>();
     const goOn = Deferred.makeUnsafe<void>();
@@ -261,7 +261,7 @@ describe("the trace of an RPC", () => {
   });
 });
 
-test("what an RPC leaves behind makes no spans once the RPC has ended", async () => {
+test("Background work that an RPC leaves makes no spans once the RPC has ended", async () => {
   const collector = aCollector();
   const goOn = Deferred.makeUnsafe<void>();
   const done = Deferred.makeUnsafe<void>();
@@ -293,26 +293,26 @@ describe("traces that are off", () => {
   ];
   for (const change of switches) {
     const shown = Object.entries(change).map(([name, value]) => `${name}="${value}"`);
-    test(`nothing is sent, and nothing said, with ${shown.join(" ")}`, async () => {
+    test(`The driver sends no spans and logs nothing about traces with ${shown.join(" ")}`, async () => {
       expect((await quiet(change)).filter((line) => line.toLowerCase().includes("trace"))).toEqual([]);
     });
   }
 
-  test("a wrong variable leaves traces off, and the log names it", async () => {
+  test("A wrong variable leaves traces off, and the log names the variable", async () => {
     expect((await quiet({ OTEL_TRACES_SAMPLER: "sometimes" })).join("\n")).toContain(
       "Traces are off: OTEL_TRACES_SAMPLER=sometimes is not supported",
     );
   });
 
-  test("nothing is sent when the sampler keeps no trace", async () => {
+  test("The driver sends no spans when the sampler keeps no trace", async () => {
     await quiet({ OTEL_TRACES_SAMPLER: "always_off" });
   });
 
-  test("nothing is sent when the caller does not record its trace", async () => {
+  test("The driver sends no spans when the caller does not record its trace", async () => {
     await quiet({}, { traceparent: `00-${TRACE}-${CALLER}-00` });
   });
 
-  test("nothing is sent for work that belongs to no RPC", async () => {
+  test("The driver sends no spans for work that belongs to no RPC", async () => {
     const collector = aCollector();
     const work = Effect.suspend(() => stage("purge", childSpan("client", { name: "trashRemove" }, Effect.void)));
     await Effect.runPromise(
@@ -327,7 +327,7 @@ describe("traces that are off", () => {
 });
 
 describe("a collector", () => {
-  test("a collector that never answers holds up neither an RPC nor the end", async () => {
+  test("A collector that never answers holds up neither an RPC nor the end of the driver", async () => {
     const collector = aCollector(() => new Promise(() => {}));
     const driver = await aDriver({ ...collector.environment, OTEL_BSP_SCHEDULE_DELAY: "10" }, () => Effect.void);
     await driver.call("pvc-1");
@@ -338,7 +338,7 @@ describe("a collector", () => {
     expect(performance.now() - since).toBeLessThan(2_500);
   });
 
-  test("a collector that refuses spans is a single line of the log, and fails no RPC", async () => {
+  test("A collector that refuses spans causes a single line of the log, and fails no RPC", async () => {
     const collector = aCollector(() => new Response("", { status: 401 }));
     const driver = await aDriver({ ...collector.environment, OTEL_BSP_SCHEDULE_DELAY: "10" }, () => Effect.void);
     await driver.call("pvc-1");
@@ -350,7 +350,7 @@ describe("a collector", () => {
   });
 });
 
-test("a driver that SIGTERM stops sends its last spans before it exits with 0", async () => {
+test("A driver that SIGTERM stops sends its last spans before it exits with 0", async () => {
   const collector = aCollector();
   const directory = mkdtempSync(join(tmpdir(), "csi-rbd-"));
   cleanup.push(() => rmSync(directory, { recursive: true }));
