@@ -23,7 +23,7 @@ export const accessContract = (at: () => Session): void => {
   };
 
   test(
-    "a wrong key is AccessDenied, names the user, and is not in the message",
+    "A wrong key is AccessDenied, and the message names the user and does not show the key",
     async () => {
       const { world } = at();
       const errors = await denied({ ...world.access, key: Redacted.make(wrongKey) });
@@ -37,7 +37,7 @@ export const accessContract = (at: () => Session): void => {
   );
 
   test(
-    "a user that does not exist is AccessDenied",
+    "A user that does not exist is AccessDenied",
     async () => {
       const { world } = at();
       const errors = await denied({ ...world.access, user: "nobody-of-that-name" });
@@ -47,7 +47,7 @@ export const accessContract = (at: () => Session): void => {
   );
 
   test(
-    "after a wrong key the right one is let in",
+    "The right key connects after a wrong key was denied",
     async () => {
       const { run, world } = at();
       expect(await run((ceph) => ceph.poolId(world.access, world.pool))).toBeGreaterThan(0n);
@@ -56,7 +56,7 @@ export const accessContract = (at: () => Session): void => {
   );
 
   test(
-    "a pool that the caps don't name is AccessDenied, never absence",
+    "A pool that the caps don't name is AccessDenied, and never counts as absent",
     async () => {
       const { run, fails, world } = at();
       const inside = { access: world.limited, pool: world.pool, namespace: "" };
@@ -93,7 +93,7 @@ export const accessContract = (at: () => Session): void => {
   );
 
   test(
-    "monitors that are not there are Unreachable",
+    "Monitors that do not exist are Unreachable",
     async () => {
       const { fails, world } = at();
       const access = { ...world.access, monitors: ["127.0.0.1:1"] };

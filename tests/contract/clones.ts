@@ -30,7 +30,7 @@ export const cloneContract = (at: () => Session): void => {
   const statusOf = (image: string, pool = at().pool) => at().run((ceph) => ceph.imageStatus(pool, image));
 
   test(
-    "a clone names its parent, and has its size at the time of the snapshot",
+    "A clone names its parent, and has the parent's size at the time of the snapshot",
     async () => {
       const { run, pool, aSource } = at();
       const source = await aSource();
@@ -52,7 +52,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "without options it has its parent's features, object size and striping, but not its data pool",
+    "A clone without options has its parent's features, object size and striping, but not its data pool",
     async () => {
       const { run, pool, world, fresh } = at();
       const source = fresh("image");
@@ -68,7 +68,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "with options it has those exactly, and `operations`, as its parent has from then on",
+    "A clone with options has exactly those and the feature operations, which its parent gets too",
     async () => {
       const { world, aSource } = at();
       const source = await aSource();
@@ -87,7 +87,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "another object size leaves the parent's stripe unit: a smaller one is InvalidCall unless it is said as well",
+    "A clone with another object size keeps the parent's stripe unit, and a smaller object size without a stripe unit is InvalidCall",
     async () => {
       const { fails, pool, fresh, aSource } = at();
       const source = await aSource();
@@ -105,7 +105,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "what Ceph can't clone is InvalidCall, and nothing is made",
+    "A clone that Ceph can't make is InvalidCall, and no image is made",
     async () => {
       const { run, fails, pool, fresh, aSource } = at();
       const source = await aSource();
@@ -134,7 +134,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "a taken name is Exists, and the image of that name stays",
+    "A clone with a taken name is Exists, and the image of that name stays",
     async () => {
       const { fails, pool, anImage, aSource } = at();
       const source = await aSource();
@@ -149,7 +149,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "a source that is not there is SnapshotNotFound, a pool that is not there PoolNotFound",
+    "A missing source of a clone is SnapshotNotFound, and a missing pool is PoolNotFound",
     async () => {
       const { run, fails, pool, nowhere, fresh, aSource } = at();
       const source = await aSource();
@@ -181,7 +181,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "a clone may be in another pool, and in another namespace than its parent",
+    "A clone may be in another pool and in another namespace than its parent",
     async () => {
       const { pool, inNamespace, world, aSource } = at();
       const elsewhere = { ...pool, pool: world.dataPool };
@@ -205,7 +205,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "a clone has the bytes of the snapshot; what is written to either is not in the other",
+    "A clone has the bytes of the snapshot, and later writes to either are not in the other",
     async () => {
       const { run, pool, world, aSource } = at();
       const source = await aSource();
@@ -225,7 +225,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "whose data it is can be told: a clone's own, or its parent's",
+    "The data of a clone are its own or its parent's, and imageHasData tells which",
     async () => {
       const { run, pool, world, aSource } = at();
       const clone = await cloned(await aSource());
@@ -238,7 +238,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "a clone begins with the metadata that its parent has then, but for keys that begin with .rbd",
+    "A clone begins with its parent's metadata, except for keys that begin with .rbd",
     async () => {
       const { run, pool, world, aSource } = at();
       const source = await aSource();
@@ -259,7 +259,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "many keys of metadata are listed whole",
+    "A clone's metadata of many keys are listed whole",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -271,7 +271,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "many clones of one snapshot side by side are all made",
+    "Many clones of one snapshot are made side by side",
     async () => {
       const { run, pool, fresh, aSource } = at();
       const source = await aSource();
@@ -287,7 +287,7 @@ export const cloneContract = (at: () => Session): void => {
   );
 
   test(
-    "the depth is the number of parents, an image without one has none",
+    "The depth is the number of parents, and an image without a parent has depth 0",
     async () => {
       const { run, pool, world, fresh, aSource } = at();
       const source = await aSource();

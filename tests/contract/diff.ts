@@ -40,7 +40,7 @@ export const diffContract = (at: () => Session): void => {
   const across: Stretch = { offset: 4n * MIB - 65_536n, length: 131_072n };
 
   test(
-    "an empty image has nothing, one that was written to what was written",
+    "The differences of an empty image are empty, and those of a written image are what was written",
     async () => {
       const { pool, world, anImage } = at();
       const image = await anImage();
@@ -59,7 +59,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "between two snapshots it is what was written since the first, and what was discarded",
+    "The differences between two snapshots are what was written or discarded since the first",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -84,7 +84,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "by ids it is the same as by names",
+    "The differences by snapshot id are the same as by name",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -101,7 +101,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "pages of any size, each from where the last one ended, are the whole",
+    "Pages of any size, each from the end of the last one, make up all differences",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -129,7 +129,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "from an offset on: inside an extent it begins there, past the end there is nothing",
+    "The differences from an offset begin at the offset inside an extent, and are empty past the end",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -150,7 +150,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "a striped image is told in the order of its offsets, neighbours joined",
+    "The differences of a striped image are in the order of offsets, with neighbours joined",
     async () => {
       const { run, pool, world, fresh } = at();
       const image = fresh("image");
@@ -164,7 +164,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "a clone's whole has what its parents have; a difference has only what was written to it",
+    "The whole content of a clone includes its parents', and a difference has only what was written to the clone",
     async () => {
       const { run, pool, world, fresh, anImage } = at();
       const source = await anImage();
@@ -191,7 +191,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "a snapshot differs in nothing from itself, and an older one can't be told from a newer one: InvalidCall",
+    "A snapshot has no differences from itself, and a difference from a newer to an older one is InvalidCall",
     async () => {
       const { fails, pool, world, aSource } = at();
       const image = await aSource();
@@ -205,7 +205,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "a snapshot that is not there is SnapshotNotFound, on either side",
+    "A snapshot that does not exist is SnapshotNotFound, on either side of a difference",
     async () => {
       const { fails, pool, aSource } = at();
       const image = await aSource();
@@ -226,7 +226,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "one in the snapshots' trash is told by its id; what changed since is told exactly where the client is new enough",
+    "The differences of a snapshot in the snapshots' trash are read by its id; those since it are exact where the client is new enough",
     async () => {
       const { run, pool, world, fresh, anImage } = at();
       const image = await anImage();
@@ -248,7 +248,7 @@ export const diffContract = (at: () => Session): void => {
   );
 
   test(
-    "it can be asked of an image that somebody has open, and is no watcher of it",
+    "The differences of an image that somebody has open are readable, and the reader is not a watcher",
     async () => {
       const { run, pool, world, aSource } = at();
       const image = await aSource();

@@ -37,7 +37,7 @@ describe("crash", () => {
     ["after", ["a", "b"]],
   ] as const) {
     test(
-      `${moment} the second call: nothing later happens, not even undo`,
+      `After a crash ${moment} the second call nothing later happens, not even undo`,
       async () => {
         const { service, cluster } = makeCephMemory();
         const dying = crashAt(service, 2, moment);
@@ -53,7 +53,7 @@ describe("crash", () => {
   }
 
   test(
-    "past the last call never comes",
+    "A crash after the last call never happens",
     async () => {
       const { service, cluster } = makeCephMemory();
       const dying = crashAt(service, 4, "before");
@@ -65,7 +65,7 @@ describe("crash", () => {
   );
 
   test(
-    "what ran beside the fatal call hears nothing",
+    "A call that runs beside the fatal call gets no answer",
     async () => {
       const { service } = makeCephMemory();
       const dying = crashAt(service, 2, "after");
@@ -83,7 +83,7 @@ describe("failure", () => {
     ["after", ["b"]],
   ] as const) {
     test(
-      `${moment} taking effect: the caller goes on and undoes`,
+      `After a failure ${moment} taking effect the caller goes on and undoes`,
       async () => {
         const { service, cluster } = makeCephMemory();
         const error = await Effect.runPromise(Effect.flip(steps(failAt(service, 2, lost, moment))));
@@ -97,7 +97,7 @@ describe("failure", () => {
 
 describe("record", () => {
   test(
-    "calls are counted when they run, with method and subject",
+    "Calls are recorded when they run, with method and subject",
     async () => {
       const { service, calls, forget } = recorded(makeCephMemory().service);
       const unused = service.imageId(pool, "unused");
@@ -115,7 +115,7 @@ describe("record", () => {
   );
 
   test(
-    "calls are named by what they change or read",
+    "Calls are named by what they change or read",
     async () => {
       const { service, calls, forget } = recorded(makeCephMemory().service);
       await aClone(service);
@@ -153,7 +153,7 @@ describe("record", () => {
   );
 
   test(
-    "every method of the service can be watched",
+    "Every method of the service can be observed",
     async () => {
       const inner = makeCephMemory().service;
       expect(Object.keys(recorded(inner).service).toSorted()).toEqual(Object.keys(inner).toSorted());
@@ -162,7 +162,7 @@ describe("record", () => {
   );
 
   test(
-    "an observer hears of each call before it is made",
+    "An observer gets each call before it is made",
     async () => {
       const { service, cluster } = makeCephMemory();
       const seen: string[] = [];
@@ -180,7 +180,7 @@ describe("record", () => {
   );
 
   test(
-    "latency delays each call",
+    "Latency delays each call",
     async () => {
       const started = performance.now();
       await Effect.runPromise(steps(latency(makeCephMemory().service, 20)));
@@ -192,7 +192,7 @@ describe("record", () => {
 
 describe("memory", () => {
   test(
-    "two clusters that went through the same differ in nothing, and a dump is plain JSON",
+    "Two clusters with the same calls have equal dumps, and a dump is plain JSON",
     async () => {
       const dumps = await Promise.all(
         [1, 2].map(async () => {
@@ -210,7 +210,7 @@ describe("memory", () => {
   );
 
   test(
-    "a held manager does its queue when told, and not what is in use",
+    "A held manager works off its queue when told, and skips an image in use",
     async () => {
       const { service, cluster } = makeCephMemory();
       const empty = cluster.dump();
@@ -231,7 +231,7 @@ describe("memory", () => {
   );
 
   test(
-    "a held manager's tasks show how far they are, and those that fail why",
+    "The tasks of a held manager show their progress, and failed tasks show the reason",
     async () => {
       const { service, cluster } = makeCephMemory();
       cluster.managerHeld = true;
@@ -269,7 +269,7 @@ describe("memory", () => {
   );
 
   test(
-    "a dump shows snapshots, clones, content and groups, and is the same for what came to the same",
+    "A dump shows snapshots, clones, content and groups, and is equal for equal results",
     async () => {
       const dumpOf = async (other: boolean) => {
         const { service, cluster } = makeCephMemory({ now: () => (other ? 1 : 2) });
@@ -300,7 +300,7 @@ describe("memory", () => {
   );
 
   test(
-    "the clock of the cluster is what images and snapshots are dated by",
+    "The cluster's clock dates images and snapshots",
     async () => {
       const { service, cluster } = makeCephMemory({ now: () => 1_000 });
       await Effect.runPromise(service.imageCreate(pool, "a", { sizeBytes: 1n }));
@@ -314,7 +314,7 @@ describe("memory", () => {
 });
 
 test(
-  "pages of tens of thousands of keys cost what is in them, while keys come and go",
+  "Pages of tens of thousands of keys cost time for their own keys alone, while keys come and go",
   async () => {
     const { service, cluster } = makeCephMemory();
     const keys = Array.from({ length: 20_000 }, (_, i) => `key-${(i * 7919) % 20_000}`);

@@ -15,7 +15,7 @@ export const flattenContract = (at: () => Session): void => {
   const statusOf = (image: string, pool = at().pool) => at().run((ceph) => ceph.imageStatus(pool, image));
 
   test(
-    "a flattened clone has the same bytes and no parent, and its parent no clone",
+    "A flattened clone has the same bytes and no parent, and its parent has no clone",
     async () => {
       const { run, pool, world, anImage, aSource } = at();
       const source = await aSource();
@@ -40,7 +40,7 @@ export const flattenContract = (at: () => Session): void => {
   );
 
   test(
-    "an image without a parent is flat already, for us and for the manager",
+    "Flattening an image without a parent changes nothing, by the client and by the manager",
     async () => {
       const { run, pool, anImage } = at();
       const image = await anImage();
@@ -58,7 +58,7 @@ export const flattenContract = (at: () => Session): void => {
     [LAYERING, false],
   ] as const) {
     test(
-      `the snapshots of a flattened clone ${flat ? "are flattened with it" : "keep its parent without deep-flatten"}`,
+      `The snapshots of a flattened clone ${flat ? "are flattened with it" : "keep its parent without deep-flatten"}`,
       async () => {
         const { run, pool, world, aSource } = at();
         const source = await aSource();
@@ -83,7 +83,7 @@ export const flattenContract = (at: () => Session): void => {
   }
 
   test(
-    "a clone with clones of its own can be flattened, and they stay what they are",
+    "A clone that has clones is flattened, and its clones stay as they are",
     async () => {
       const { run, pool, world, aSource } = at();
       const source = await aSource();
@@ -100,7 +100,7 @@ export const flattenContract = (at: () => Session): void => {
   );
 
   test(
-    "what the manager is given is flat some time later, in a namespace too, and given twice as well",
+    "The manager flattens a clone some time later, in a namespace too, and accepts the same task twice",
     async () => {
       const { run, pool, inNamespace, world, aSource } = at();
       for (const ref of [pool, inNamespace]) {
@@ -117,7 +117,7 @@ export const flattenContract = (at: () => Session): void => {
   );
 
   test(
-    "the manager's tasks name what they are about, and are gone when they are done",
+    "The manager's tasks name what they are about, and are gone when they are done",
     async () => {
       const { run, pool, aSource } = at();
       const source = await aSource();
@@ -137,7 +137,7 @@ export const flattenContract = (at: () => Session): void => {
   );
 
   test(
-    "a user without mgr caps is ManagerUnavailable",
+    "A user without mgr caps gets ManagerUnavailable",
     async () => {
       const { fails, pool, world, aSource } = at();
       const clone = await cloned(await aSource());

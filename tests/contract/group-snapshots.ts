@@ -24,7 +24,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
     (await at().run((ceph) => ceph.snapshots(pool, image))).map(({ kind }) => kind);
 
   test(
-    "it is a snapshot of each member, of the kind `group`",
+    "A group snapshot is a snapshot of each member, of the kind group",
     async () => {
       const { run, pool, inNamespace } = at();
       for (const ref of [pool, inNamespace]) {
@@ -50,7 +50,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "a taken name is Exists; other names are other snapshots, each with its members of the time",
+    "A taken name is Exists; other names are other snapshots, each with its members of the time",
     async () => {
       const { run, fails, pool, anImage } = at();
       const { group, images } = await aGroup(1);
@@ -72,7 +72,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "of an empty group it has no members",
+    "A snapshot of an empty group has no members",
     async () => {
       const { run, pool } = at();
       const { group } = await aGroup(0);
@@ -84,7 +84,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "one that another client removed is gone from each member",
+    "A group snapshot that another client removed is gone from each member",
     async () => {
       const { run, pool, world } = at();
       const { group, images } = await aGroup(2);
@@ -105,7 +105,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "a member that left the group keeps its part until the group's snapshot is removed",
+    "A member that left the group keeps its part until the group's snapshot is removed",
     async () => {
       const { run, fails, pool, world } = at();
       const { group, images } = await aGroup(2);
@@ -125,7 +125,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "its part can't be removed or opened by the name that it is listed by",
+    "A member's part can't be removed or opened by the name that it is listed by",
     async () => {
       const { run, fails, pool } = at();
       const { group, images } = await aGroup(1);
@@ -145,7 +145,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "by its id a member's part tells what it has, and nothing of what came after",
+    "A member's part, read by its id, has the content of its time and nothing later",
     async () => {
       const { run, pool, world } = at();
       const { group, images } = await aGroup(2);
@@ -161,7 +161,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "a clone by id has the bytes of that time, and keeps the part, in the snapshots' trash, from then on",
+    "A clone by id has the bytes of that time, and keeps the part in the snapshots' trash from then on",
     async () => {
       const { run, pool, world, fresh } = at();
       const { group, images } = await aGroup(2);
@@ -186,7 +186,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "a user's snapshot can be cloned by its id as well",
+    "A user's snapshot can be cloned by its id as well",
     async () => {
       const { run, pool, world, fresh, aSource } = at();
       const image = await aSource();
@@ -199,7 +199,7 @@ export const groupSnapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "one that was not completed is not told of, blocks its name, and can be removed",
+    "A group snapshot that was not completed is not listed, blocks its name, and can be removed",
     async () => {
       const { run, fails, pool, world } = at();
       const { group, images } = await aGroup(2);

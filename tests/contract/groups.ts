@@ -13,7 +13,7 @@ export const groupContract = (at: () => Session): void => {
   const members = (group: string, pool = at().pool) => at().world.groups.members(pool, group);
 
   test(
-    "a group that is not there has no snapshots, and is removed",
+    "A group that does not exist has no snapshots, and its removal succeeds",
     async () => {
       const { run, fails, pool, fresh, anImage } = at();
       const group = fresh("group");
@@ -32,7 +32,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "a new group is empty, its name is taken, and free again when it is removed",
+    "A new group is empty, its name is taken, and the name is free again when the group is removed",
     async () => {
       const { run, fails, pool, world, inNamespace } = at();
       const group = await aGroup();
@@ -50,7 +50,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "of creates of one name side by side exactly one wins",
+    "Of creates of one group name side by side exactly one succeeds",
     async () => {
       const { run, pool, fresh } = at();
       const group = fresh("group");
@@ -71,7 +71,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "images come and go, of other pools too; either is done once and succeeds twice",
+    "A group adds and drops images, of other pools too, and a repeated call succeeds",
     async () => {
       const { run, pool, world, anImage } = at();
       const elsewhere = { ...pool, pool: world.dataPool };
@@ -90,7 +90,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "an image is in one group at most: Busy for another one, until it is dropped or its group removed",
+    "An image is in one group at most: another group gets Busy until the image is dropped or its group is removed",
     async () => {
       const { run, fails, pool, world, anImage } = at();
       const [first, second] = [await aGroup(), await aGroup()];
@@ -111,7 +111,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "an image that is not there is ImageNotFound, in a pool that is not there PoolNotFound",
+    "An image that does not exist is ImageNotFound, and one in a pool that does not exist is PoolNotFound",
     async () => {
       const { fails, pool, nowhere, fresh } = at();
       const group = await aGroup();
@@ -126,7 +126,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "a group and its images are of one namespace: InvalidCall for another's",
+    "A group and its images are in one namespace, and an image of another namespace is InvalidCall",
     async () => {
       const { run, fails, pool, inNamespace, anImage } = at();
       const group = await aGroup(inNamespace);
@@ -140,7 +140,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "a member can't be moved to the trash; where it can, it is listed no more, and its group is in the way of its removal",
+    "A member can't be moved to the trash; where it can, it is not listed, and its group prevents its removal",
     async () => {
       const { run, fails, pool, world, anImage } = at();
       const group = await aGroup();
@@ -171,7 +171,7 @@ export const groupContract = (at: () => Session): void => {
   );
 
   test(
-    "a large group is listed whole",
+    "A large group is listed whole",
     async () => {
       const { run, pool, anImage } = at();
       const group = await aGroup();

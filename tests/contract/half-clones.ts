@@ -13,7 +13,7 @@ export const halfCloneContract = (at: () => Session): void => {
   };
 
   test(
-    "cut off before it has a parent it is an empty image of the same size",
+    "A clone that was cut off before it has a parent is an empty image of the same size",
     async () => {
       const { run, fails, pool, world } = at();
       const { source, clone } = await cut("parent");
@@ -29,7 +29,7 @@ export const halfCloneContract = (at: () => Session): void => {
   );
 
   test(
-    "cut off before its parent knows it, it looks whole, but is lost with the snapshot",
+    "A clone that was cut off before its parent knows it looks whole, but is lost with the snapshot",
     async () => {
       const { run, fails, pool, world } = at();
       const { source, clone } = await cut("child");
@@ -52,7 +52,7 @@ export const halfCloneContract = (at: () => Session): void => {
   );
 
   test(
-    "one that is lost is no source, and nothing to flatten: ParentLost names it",
+    "A lost clone can't be cloned or flattened, and ParentLost names it",
     async () => {
       const { run, fails, pool, fresh } = at();
       const { source, clone } = await cut("child");
@@ -72,7 +72,7 @@ export const halfCloneContract = (at: () => Session): void => {
   );
 
   test(
-    "cut off before its parent knows it, it can be flattened or removed while the snapshot is there",
+    "A clone that was cut off before its parent knows it can be flattened or removed while the snapshot exists",
     async () => {
       const { run, pool, world } = at();
       const first = await cut("child");
@@ -91,7 +91,7 @@ export const halfCloneContract = (at: () => Session): void => {
   );
 
   test(
-    "cut off before its metadata it is a whole clone without any",
+    "A clone that was cut off before its metadata is a whole clone without metadata",
     async () => {
       const { run, pool, world } = at();
       const { source, clone } = await cut("metadata");

@@ -5,7 +5,7 @@ import { LIMIT, MIB, type Session } from "./harness.ts";
 
 export const imageUseContract = (at: () => Session): void => {
   test(
-    "every call on an image that is not there is ImageNotFound",
+    "Every call on an image that does not exist is ImageNotFound",
     async () => {
       const { fails, pool, fresh } = at();
       const image = fresh("image");
@@ -23,7 +23,7 @@ export const imageUseContract = (at: () => Session): void => {
   );
 
   test(
-    "an image grows and never shrinks; the answer is the size that it has",
+    "An image grows and never shrinks, and the answer is the size that it has",
     async () => {
       const { run, pool, anImage } = at();
       const image = await anImage();
@@ -38,7 +38,7 @@ export const imageUseContract = (at: () => Session): void => {
   );
 
   test(
-    "growers side by side leave the largest size",
+    "Growers side by side leave the largest size",
     async () => {
       const { run, pool, anImage } = at();
       const image = await anImage();
@@ -52,7 +52,7 @@ export const imageUseContract = (at: () => Session): void => {
   );
 
   test(
-    "a new image holds no data, a grown one neither, one that was written to does",
+    "A new or grown image holds no data, and an image that was written to does",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -66,7 +66,7 @@ export const imageUseContract = (at: () => Session): void => {
   );
 
   test(
-    "data is seen without object-map, with a data pool, and in a namespace",
+    "Data is found without object-map, with a data pool, and in a namespace",
     async () => {
       const { run, pool, inNamespace, world, fresh } = at();
       const cases = [
@@ -86,7 +86,7 @@ export const imageUseContract = (at: () => Session): void => {
   );
 
   test(
-    "metadata is set, read, overwritten and removed; removing what is absent succeeds",
+    "Metadata is set, read, overwritten and removed, and removal of an absent key succeeds",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -116,7 +116,7 @@ export const imageUseContract = (at: () => Session): void => {
   );
 
   test(
-    "the status names other clients that have the image open, and not its own",
+    "The status lists other clients that have the image open, and not its own client",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();

@@ -23,7 +23,7 @@ export const imageContract = (at: () => Session): void => {
   };
 
   test(
-    "an image made without options has the cluster's defaults",
+    "An image made without options has the cluster's defaults",
     async () => {
       const before = Date.now();
       const { id, createdAt, ...status } = await created({ sizeBytes: GIB });
@@ -48,7 +48,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "features are taken exactly as asked for",
+    "An image has exactly the features that the call asks for",
     async () => {
       for (const features of [0n, LAYERING, LAYERING | EXCLUSIVE_LOCK, DEFAULT]) {
         expect((await created({ sizeBytes: GIB, features })).features).toBe(features);
@@ -58,7 +58,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "features that need others are InvalidCall without them",
+    "Features that need others are InvalidCall without them",
     async () => {
       const { fails, run, pool, fresh } = at();
       for (const features of [OBJECT_MAP, OBJECT_MAP | FAST_DIFF, LAYERING | JOURNALING]) {
@@ -72,7 +72,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "fast-diff without object-map is left out without a word",
+    "An image without object-map has no fast-diff, and this is not an error",
     async () => {
       const { features } = await created({ sizeBytes: GIB, features: LAYERING | EXCLUSIVE_LOCK | FAST_DIFF });
       expect(features).toBe(LAYERING | EXCLUSIVE_LOCK);
@@ -81,7 +81,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "object-map brings fast-diff along",
+    "An image with object-map has fast-diff",
     async () => {
       const asked = LAYERING | EXCLUSIVE_LOCK | OBJECT_MAP;
       expect((await created({ sizeBytes: GIB, features: asked })).features).toBe(asked | FAST_DIFF);
@@ -90,7 +90,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "odd and huge sizes are exact to the byte",
+    "An image of an odd or a huge size is exact to the byte",
     async () => {
       for (const sizeBytes of [0n, 1n, 4097n, GIB + 1n, 5_497_558_138_881n]) {
         expect((await created({ sizeBytes })).sizeBytes).toBe(sizeBytes);
@@ -100,7 +100,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "object size and striping are as asked for",
+    "An image has the object size and striping that the call asks for",
     async () => {
       const objects = await created({ sizeBytes: GIB, objectSize: 8n * MIB });
       expect([objects.objectSize, objects.stripeUnit, objects.stripeCount]).toEqual([8n * MIB, 8n * MIB, 1n]);
@@ -117,7 +117,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "a layout that Ceph can't do is InvalidCall",
+    "A layout that Ceph can't make is InvalidCall",
     async () => {
       const { fails, run, pool, fresh } = at();
       const layouts: Partial<ImageSpec>[] = [
@@ -139,7 +139,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "the data pool is named by the status, an absent one is PoolNotFound",
+    "The status names the data pool, and an absent data pool is PoolNotFound",
     async () => {
       const { fails, world, pool, nowhere, fresh } = at();
       const status = await created({ sizeBytes: GIB, dataPool: world.dataPool });
@@ -153,7 +153,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "a taken name is Exists, and the image stays as it was",
+    "A taken image name is Exists, and the image stays as it was",
     async () => {
       const { run, fails, pool, anImage } = at();
       const image = await anImage();
@@ -166,7 +166,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "of creates of one name side by side exactly one wins",
+    "Of creates of one image name side by side exactly one succeeds",
     async () => {
       const { run, pool, fresh } = at();
       const image = fresh("image");
@@ -189,7 +189,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "the id by name is the status's id, and undefined for no image",
+    "The id by name is the id of the status, and undefined for no image",
     async () => {
       const { run, pool, fresh, anImage } = at();
       const image = await anImage();
@@ -203,7 +203,7 @@ export const imageContract = (at: () => Session): void => {
   );
 
   test(
-    "images of one name in two namespaces are two images",
+    "Images of one name in two namespaces are two images",
     async () => {
       const { run, pool, inNamespace, anImage } = at();
       const image = await anImage();

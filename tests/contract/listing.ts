@@ -14,7 +14,7 @@ export const listingContract = (at: () => Session): void => {
   };
 
   test(
-    "the pools are there with their ids, one that is new too",
+    "The list of pools has every pool with its id, a new one too",
     async () => {
       const { run, world } = at();
       const pools = () => run((ceph) => ceph.pools(world.access));
@@ -32,7 +32,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "a pool has space, at most as much as its quota leaves",
+    "A pool has space, at most as much as its quota leaves",
     async () => {
       const { run, fails, world, nowhere } = at();
       const available = async (access = world.access) =>
@@ -51,7 +51,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "keys come in the order of their bytes, those of the prefix only, after the one that is named",
+    "Keys are listed in the order of their bytes, only those of the prefix, after the given key",
     async () => {
       const entries = {
         "csi.b": "2",
@@ -80,7 +80,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "an absent object is undefined, one without keys is empty, a namespace has its own",
+    "An absent object is undefined, an object without keys is empty, and each namespace has its own objects",
     async () => {
       const { inNamespace, fresh } = at();
       expect(await page(fresh("object"), "", "", 5)).toBeUndefined();
@@ -93,7 +93,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "pages of any size are the whole, also past what one read of an OSD answers",
+    "Pages of any size make up all keys, also beyond what one read of an OSD answers",
     async () => {
       const entries = Object.fromEntries(Array.from({ length: 2_500 }, (_, i) => [`key-${i}`, `value-${i}`]));
       const object = await anObject({ ...entries, other: "x" });
@@ -115,7 +115,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "keys that come and go between two pages cost and double no other",
+    "Keys that come and go between two pages neither hide nor repeat another key",
     async () => {
       const { run, pool } = at();
       const object = await anObject({ b: "", d: "", f: "", h: "" });
@@ -127,7 +127,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "many objects are read in one call, in the order asked for",
+    "One call reads many objects, in the requested order",
     async () => {
       const { run, pool, fresh } = at();
       expect(await run((ceph) => ceph.omapGetMany(pool, []))).toEqual([]);
@@ -150,7 +150,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "hundreds of objects, some absent, are one call too",
+    "One call reads hundreds of objects, some of them absent",
     async () => {
       const { run, pool } = at();
       const object = await anObject({ k: "v" });
@@ -165,7 +165,7 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
-    "images in brief: id, size and the metadata that is asked for; undefined for what is not there",
+    "Image briefs have id, size and the requested metadata, and are undefined for an image that does not exist",
     async () => {
       const { run, pool, inNamespace, world, fresh, anImage, aSource } = at();
       const plain = await anImage();

@@ -20,5 +20,5 @@ if (hasRig()) {
     );
   });
 } else {
-  test.skip("librados and librbd: no cluster for this run", () => {});
+  test.skip("The contract does not run on librados and librbd without a cluster", () => {});
 }

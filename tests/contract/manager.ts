@@ -18,7 +18,7 @@ export const managerContract = (at: () => Session): void => {
   };
 
   test(
-    "what the manager is given is gone some time later, in a namespace too",
+    "The manager removes an image from the trash some time later, in a namespace too",
     async () => {
       const { run, pool, inNamespace } = at();
       for (const ref of [pool, inNamespace]) {
@@ -31,7 +31,7 @@ export const managerContract = (at: () => Session): void => {
   );
 
   test(
-    "giving it twice succeeds, or finds the image gone",
+    "A repeated request to the manager succeeds, or finds that the image is gone",
     async () => {
       const { run, pool } = at();
       const id = await trashed();
@@ -53,7 +53,7 @@ export const managerContract = (at: () => Session): void => {
   );
 
   test(
-    "what is not in the trash is ImageNotFound",
+    "An image that is not in the trash is ImageNotFound for the manager",
     async () => {
       const { run, fails, pool, anImage } = at();
       const image = await anImage();
@@ -67,7 +67,7 @@ export const managerContract = (at: () => Session): void => {
   );
 
   test(
-    "a user without mgr caps is ManagerUnavailable, and the image stays in the trash",
+    "A user without mgr caps gets ManagerUnavailable, and the image stays in the trash",
     async () => {
       const { run, fails, pool, world } = at();
       const id = await trashed();
@@ -80,7 +80,7 @@ export const managerContract = (at: () => Session): void => {
   );
 
   test(
-    "without a manager it is ManagerUnavailable; with one again the same call is taken",
+    "A call without a manager is ManagerUnavailable, and the same call succeeds with a manager again",
     async () => {
       const { run, fails, pool, world, fresh, aSource } = at();
       const id = await trashed();

@@ -4,7 +4,7 @@ import { GIB, LIMIT, MIB, type Session } from "./harness.ts";
 
 export const mendContract = (at: () => Session): void => {
   test(
-    "an image that is whole is not touched, and one that is not there is not made",
+    "A mend of a whole image changes nothing, and a mend of a missing image makes none",
     async () => {
       const { run, pool, world, fresh, anImage } = at();
       const image = await anImage();
@@ -21,7 +21,7 @@ export const mendContract = (at: () => Session): void => {
   );
 
   test(
-    "a name that leads to no image blocks its name until it is mended",
+    "A name that leads to no image stays taken until it is mended",
     async () => {
       const { run, fails, pool, world, anImage } = at();
       const image = await anImage();
@@ -39,7 +39,7 @@ export const mendContract = (at: () => Session): void => {
   );
 
   test(
-    "a lost object map is rebuilt",
+    "A mend rebuilds a lost object map",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -59,7 +59,7 @@ export const mendContract = (at: () => Session): void => {
     ["entry-gone", false],
   ] as const) {
     test(
-      `a move to the trash that was cut short (${cut}) is finished by moving it again`,
+      `A move to the trash that was cut short (${cut}) is finished by a repeated move`,
       async () => {
         const { run, fails, pool, world, anImage } = at();
         const name = await anImage();
@@ -80,7 +80,7 @@ export const mendContract = (at: () => Session): void => {
   }
 
   test(
-    "a name whose image is half in the trash is taken until it is mended",
+    "The name of an image that is half in the trash stays taken until it is mended",
     async () => {
       const { run, fails, pool, world, anImage } = at();
       const name = await anImage();

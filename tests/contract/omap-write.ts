@@ -25,7 +25,7 @@ export const omapWriteContract = (at: () => Session): void => {
   };
 
   test(
-    "exclusive makes an object once",
+    "An exclusive write makes an object once",
     async () => {
       const { run, fails, pool, fresh } = at();
       const object = fresh("object");
@@ -40,7 +40,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "ensure makes an object or keeps it",
+    "A write with ensure makes an object or keeps it",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -53,7 +53,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "require never makes an object",
+    "A write with require never makes an object",
     async () => {
       const { run, fails, pool, fresh } = at();
       const object = fresh("object");
@@ -76,7 +76,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "set overwrites, remove removes, removing an absent key succeeds",
+    "A write sets, overwrites and removes keys, and removal of an absent key succeeds",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -88,7 +88,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "a key that is both set and removed is gone",
+    "A key that one write both sets and removes is gone",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -99,7 +99,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "a compare that holds lets the whole write through",
+    "A comparison that holds lets the whole write through",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -118,7 +118,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "a compare that does not hold is Raced and nothing is written",
+    "A comparison that does not hold is Raced, and nothing is written",
     async () => {
       const { run, fails, pool, fresh } = at();
       const object = fresh("object");
@@ -141,7 +141,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "an absent key compares equal to the empty value, as does an empty one",
+    "An absent key and an empty value compare equal to the empty value",
     async () => {
       const { run, fails, pool, fresh } = at();
       const object = fresh("object");
@@ -167,7 +167,7 @@ export const omapWriteContract = (at: () => Session): void => {
   );
 
   test(
-    "of writers side by side exactly one wins",
+    "Of writers side by side exactly one succeeds",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");

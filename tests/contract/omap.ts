@@ -4,7 +4,7 @@ import { LIMIT, type Session } from "./harness.ts";
 
 export const omapContract = (at: () => Session): void => {
   test(
-    "an absent object is undefined, with keys and without",
+    "An absent object is undefined, whether the read names keys or not",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -15,7 +15,7 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
-    "only the keys that are asked for and there are answered",
+    "A read answers only the requested keys that exist",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -29,7 +29,7 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
-    "an object without keys is there",
+    "An object without keys exists",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -40,7 +40,7 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
-    "a value is followed to the object that its end names",
+    "A read follows a value to the object that the value's end names",
     async () => {
       const { run, pool, fresh } = at();
       const [object, other] = [fresh("object"), fresh("object-that-is-led-to")];
@@ -66,7 +66,7 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
-    "values and keys come back as they went in",
+    "Values and keys are read as they were written",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object/with spaces ü");
@@ -89,7 +89,7 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
-    "many keys come back in one read",
+    "One read answers many keys",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -102,7 +102,7 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
-    "removing an object twice succeeds, and its keys are gone with it",
+    "Removal of an object removes its keys, and a second removal succeeds",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("object");
@@ -117,7 +117,7 @@ export const omapContract = (at: () => Session): void => {
   );
 
   test(
-    "namespaces of a pool do not see each other's objects",
+    "The namespaces of a pool do not see each other's objects",
     async () => {
       const { run, pool, inNamespace, fresh } = at();
       const object = fresh("object");

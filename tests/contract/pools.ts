@@ -4,7 +4,7 @@ import { LIMIT, type Session } from "./harness.ts";
 
 export const poolContract = (at: () => Session): void => {
   test(
-    "a pool's id leads back to its name",
+    "A pool's id leads back to its name",
     async () => {
       const { run, world } = at();
       const id = await run((ceph) => ceph.poolId(world.access, world.pool));
@@ -16,7 +16,7 @@ export const poolContract = (at: () => Session): void => {
   );
 
   test(
-    "a pool made after the connection is found",
+    "A pool made after the connection is found",
     async () => {
       const { run, world } = at();
       const name = `${world.pool}-late`;
@@ -30,7 +30,7 @@ export const poolContract = (at: () => Session): void => {
   );
 
   test(
-    "a pool that is not there is PoolNotFound, whatever is asked of it",
+    "A pool that does not exist is PoolNotFound, whatever the call",
     async () => {
       const { fails, world, nowhere } = at();
       const failures = await Promise.all([

@@ -19,7 +19,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
   };
 
   test(
-    "with clones it goes to the trash under another name, and its own is free",
+    "A removed snapshot with clones moves to the trash under another name, and its own name is free",
     async () => {
       const { run, fails, pool, world, aSource } = at();
       const source = await aSource();
@@ -52,7 +52,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
   );
 
   test(
-    "it is gone with its last clone, however that goes",
+    "A snapshot in the trash is gone with its last clone, however the clone goes",
     async () => {
       const { run, pool, aSource } = at();
       const source = await aSource();
@@ -74,7 +74,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
   );
 
   test(
-    "a snapshot that was not removed stays when its clones go",
+    "A snapshot that was not removed stays when its clones go",
     async () => {
       const { aSource } = at();
       const source = await aSource();
@@ -85,7 +85,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
   );
 
   test(
-    "an image in the trash can't be removed while such a snapshot is needed: HasSnapshots",
+    "An image in the trash can't be removed while a clone needs its snapshot: HasSnapshots",
     async () => {
       const { run, fails, pool, world, aSource } = at();
       const source = await aSource();
@@ -109,7 +109,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
   );
 
   test(
-    "a chain goes from its end: each parent can be removed once its clone is gone",
+    "A chain of clones is removed from its end: each parent can be removed once its clone is gone",
     async () => {
       const { run, fails, pool, aSource } = at();
       const first = await aSource();
@@ -133,7 +133,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
   );
 
   test(
-    "the manager keeps an image with such a snapshot, and says why",
+    "The manager keeps an image whose snapshot a clone needs, and says why",
     async () => {
       const { run, pool, aSource } = at();
       const source = await aSource();

@@ -7,7 +7,7 @@ export const snapshotContract = (at: () => Session): void => {
   const listed = (image: string, pool = at().pool) => at().run((ceph) => ceph.snapshots(pool, image));
 
   test(
-    "every call on the snapshots of an image that is not there is ImageNotFound",
+    "Every call on the snapshots of an image that does not exist is ImageNotFound",
     async () => {
       const { fails, pool, fresh } = at();
       const image = fresh("image");
@@ -27,7 +27,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "they are listed in the order of their making, each with the size that the image had",
+    "Snapshots are listed in the order of their creation, each with the image's size at that time",
     async () => {
       const { run, pool, inNamespace, anImage } = at();
       for (const ref of [pool, inNamespace]) {
@@ -55,7 +55,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "a taken name is Exists, the snapshot stays as it was; on another image the name is free",
+    "A taken snapshot name is Exists and the snapshot stays as it was, and on another image the name is free",
     async () => {
       const { run, fails, pool, world, anImage, aSource } = at();
       const image = await aSource();
@@ -73,7 +73,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "a snapshot has what was written before it, and nothing of what came after",
+    "A snapshot has what was written before it, and nothing of what was written later",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -89,7 +89,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "removed it is gone, its name is free, and removing it again succeeds",
+    "A removed snapshot is gone, its name is free, and a second removal succeeds",
     async () => {
       const { run, pool, aSource } = at();
       const image = await aSource();
@@ -106,7 +106,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "of one name side by side there is one snapshot in the end, though all may say that they made it; of others all",
+    "Creates of one name side by side leave one snapshot, though all may report success; other names leave one each",
     async () => {
       const { run, pool, anImage } = at();
       const image = await anImage();
@@ -128,7 +128,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "hundreds are listed whole",
+    "An image's hundreds of snapshots are listed whole",
     async () => {
       const { run, pool, anImage } = at();
       const image = await anImage();
@@ -142,7 +142,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "an image that somebody has open can be snapshotted",
+    "An image that somebody has open can be snapshotted",
     async () => {
       const { run, pool, world, anImage } = at();
       const image = await anImage();
@@ -159,7 +159,7 @@ export const snapshotContract = (at: () => Session): void => {
   );
 
   test(
-    "an image with a snapshot can be moved to the trash, but HasSnapshots is in the way of its removal",
+    "An image with a snapshot can be moved to the trash, and its removal is HasSnapshots",
     async () => {
       const { run, fails, pool, aSource } = at();
       const image = await aSource();

@@ -13,7 +13,7 @@ export const trashContract = (at: () => Session): void => {
   };
 
   test(
-    "an image in the trash keeps its name there and has none in the pool",
+    "An image in the trash keeps its name there, and has none in the pool",
     async () => {
       const { run, fails, pool } = at();
       const { id, name } = await trashed();
@@ -28,7 +28,7 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
-    "a trashed name can be used again, and trashed again",
+    "The name of an image in the trash can be used and trashed again",
     async () => {
       const { run, pool } = at();
       const { id, name } = await trashed();
@@ -44,7 +44,7 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
-    "what is not in the trash is undefined there; removing it changes nothing",
+    "An image that is not in the trash is undefined there, and its removal changes nothing",
     async () => {
       const { run, pool, anImage } = at();
       const image = await anImage();
@@ -59,7 +59,7 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
-    "each namespace has a trash of its own",
+    "Each namespace has a trash of its own",
     async () => {
       const { run, pool, inNamespace } = at();
       const { id, name } = await trashed(inNamespace);
@@ -73,7 +73,7 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
-    "an image that somebody watches can be moved, but is Busy to remove, and stays",
+    "An image that somebody watches can be moved to the trash, and its removal is Busy and leaves it",
     async () => {
       const { run, fails, pool, world, anImage } = at();
       const name = await anImage();
@@ -94,7 +94,7 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
-    "removed from the trash it is gone, with its data, and removing it again succeeds",
+    "An image removed from the trash is gone with its data, and a second removal succeeds",
     async () => {
       const { run, pool, world, anImage } = at();
       const name = await anImage();
@@ -110,7 +110,7 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
-    "the list is whole, however long",
+    "The trash is listed whole, however long the list is",
     async () => {
       const { run, pool } = at();
       const before = (await run((ceph) => ceph.trashList(pool))).length;
