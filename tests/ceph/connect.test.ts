@@ -59,7 +59,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   const keyed = (key: string) => ({ key: Redacted.make(key) });
 
   test(
-    "a wrong key and an unknown user are denied at once, whichever way the monitors are written",
+    "A wrong key and an unknown user are denied at once, in each notation of the monitors",
     async () => {
       const [monitor = ""] = cluster.monitors;
       for (const monitors of [[monitor], [`v1:${monitor}`], [`[v1:${monitor}]`]]) {
@@ -77,7 +77,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "what is no key is said to be none, and is not shown",
+    "A malformed key is AccessDenied, and the error says that it is not a key and does not show it",
     async () => {
       const malformed = ["", "no key", "c2hvcnQ=", keyOf(1, 16, 40), keyOf(1, 8), keyOf(0, 16), `${keyOf(1, 16)}==x`];
       for (const key of malformed) {
@@ -92,7 +92,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "a key of a newer Ceph than the client library is ClientTooOld",
+    "A key of a newer Ceph than the client library is ClientTooOld",
     async () => {
       const { value, ms } = await refusal(keyed(NEWER));
       expect(ms).toBeLessThan(PROMPT_MS);
@@ -111,7 +111,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "where no monitor is, the error says what is there instead, when the limit is over",
+    "The error of an address without a monitor says what is there instead, when the limit is over",
     async () => {
       const stranger = createServer((socket) => socket.write("HTTP/1.1 400 Bad Request\r\n\r\n"));
       await new Promise<void>((done) => stranger.listen(0, "127.0.0.1", done));
@@ -141,7 +141,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "one monitor of several that is there is enough",
+    "One reachable monitor of several is enough to connect",
     async () => {
       const { ms } = await timed(ask({ monitors: ["127.0.0.1:1", ...cluster.monitors] }));
       expect(ms).toBeLessThan(CONNECT_MS + 2_000);
@@ -150,7 +150,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "a monitor that does not answer is Unreachable in time, delays nobody else, and is not remembered",
+    "A monitor that does not answer is Unreachable in time, delays no other connection, and is tried again later",
     async () => {
       const other = { ...access, user: "hangs" };
       const { key } = await tool.userOf(cluster, "hangs", ["mon", "profile rbd", "osd", "profile rbd"]);
@@ -173,7 +173,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "an OSD that does not answer is TimedOut within its limit",
+    "An OSD that does not answer is TimedOut within its limit",
     async () => {
       const pool = { access, pool: cluster.pool, namespace: "" };
       await ask();
@@ -191,7 +191,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "a client on the blocklist says so once, and connects anew",
+    "A client on the blocklist reports it once, and connects anew",
     async () => {
       const { key } = await tool.userOf(cluster, "blocked", ["mon", "profile rbd", "osd", "profile rbd"]);
       const pool = {
@@ -224,7 +224,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "a manager's answer that comes too late harms nobody, and the next is asked as soon as it answers",
+    "A manager's late answer affects no call, and the next call is made as soon as the manager answers",
     async () => {
       const pool = { access, pool: cluster.pool, namespace: "" };
       const own = ManagedRuntime.make(cephLayerLive({ cells: 2, monTimeout: Duration.millis(1_500), cephConf: "" }));
@@ -257,7 +257,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "an idle connection is closed, and made again when needed",
+    "An idle connection is closed, and made again on the next call",
     async () => {
       const { key } = await tool.userOf(cluster, "idle", ["mon", "profile rbd", "osd", "profile rbd"]);
       const own = ManagedRuntime.make(cephLayerLive({ cells: 1, idle: Duration.millis(2_000), cephConf: "" }));
@@ -284,7 +284,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   );
 
   test(
-    "a namespace that nobody made is named, where an image is to be created in it",
+    "The error of an image in a namespace that does not exist names the namespace",
     async () => {
       const pool = { access, pool: cluster.pool, namespace: "never-made" };
       const error = await run((ceph) =>

@@ -42,14 +42,14 @@ const cleanUp = async (name: string) => {
   await driver.controller.deleteVolume(deleteRequest(volume?.volumeId ?? ""));
 };
 
-test("one bad entry is named, and the good one beside it works", async () => {
+test("The error of a bad entry in config.json names it, and the good entry beside it works", async () => {
   const bad = await failureOf(create("pvc-bad", "bad"));
   expect(bad.code).toBe(Code.FAILED_PRECONDITION);
   expect(bad.details).toContain("monitors");
   await cleanUp("pvc-beside");
 }, 30_000);
 
-test("config.json is read again when it changes", async () => {
+test("The driver reads config.json again when it changes", async () => {
   const missing = await failureOf(create("pvc-late", "late"));
   expect(missing.code).toBe(Code.INVALID_ARGUMENT);
   expect(missing.details).toContain("late");
@@ -60,7 +60,7 @@ test("config.json is read again when it changes", async () => {
   await driver.controller.deleteVolume(deleteRequest(volume?.volumeId ?? ""));
 }, 30_000);
 
-test("a wrong key is refused at once, is not shown, and does not disturb the right one", async () => {
+test("A wrong key is refused at once, is not shown, and does not disturb the right key", async () => {
   await cleanUp("pvc-key");
   const started = Date.now();
   const refused = await failureOf(create("pvc-key", CLUSTER, { userID: rig().user, userKey: WRONG_KEY }));
@@ -79,7 +79,7 @@ test("a wrong key is refused at once, is not shown, and does not disturb the rig
   expect(argv.includes(rig().key)).toBe(false);
 }, 30_000);
 
-test("monitors that nobody answers at are named within the limit", async () => {
+test("The error of monitors that do not answer names them within the limit", async () => {
   const started = Date.now();
   const away = await failureOf(create("pvc-away", "away"));
   expect(Date.now() - started).toBeLessThan(LIMIT_S * 1000 + 2000);
@@ -120,7 +120,7 @@ const paused = async <A>(pid: number, work: () => Promise<A>): Promise<A> => {
   }
 };
 
-test("while a monitor says nothing, new connections fail within their limit and Probe answers", async () => {
+test("While a monitor is frozen, new connections fail within their limit and Probe answers", async () => {
   // a second form of the same address is a connection of its own
   const monitors = rig().monitors.map((address) => `[v1:${address}]`);
   writeConfig(dir, [good(), { clusterID: "silent", monitors }]);
@@ -140,7 +140,7 @@ test("while a monitor says nothing, new connections fail within their limit and 
   await driver.controller.deleteVolume(deleteRequest(volume?.volumeId ?? ""));
 }, 60_000);
 
-test("while the OSD says nothing, calls fail within their limit and Probe answers; then retries heal", async () => {
+test("While the OSD is frozen, calls fail within their limit and Probe answers, and retries succeed later", async () => {
   await cleanUp("pvc-warm");
   const names = Array.from({ length: 16 }, (_, i) => `pvc-stuck-${i}`);
   const pid = osdPid();

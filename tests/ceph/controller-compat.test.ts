@@ -63,7 +63,7 @@ const layDown = async (name: string, uuid: string, upTo: "object" | "name" | "at
   return image;
 };
 
-test("journal, image name and metadata are ceph-csi's, byte for byte", async () => {
+test("Journal, image name and metadata of a volume are ceph-csi's, byte for byte", async () => {
   const made = await create("pvc-bytes", {
     "csi.storage.k8s.io/pvc/name": "data",
     "csi.storage.k8s.io/pvc/namespace": "team-a",
@@ -96,7 +96,7 @@ test("journal, image name and metadata are ceph-csi's, byte for byte", async () 
   await leavesNothing(made.volumeId);
 }, 60_000);
 
-test("a volume of ceph-csi's is found by its name, grown and deleted", async () => {
+test("A volume that ceph-csi made is found by its name, grown and deleted", async () => {
   const uuid = crypto.randomUUID();
   const image = await layDown("pvc-theirs", uuid, "imageid");
   const found = await create("pvc-theirs");
@@ -107,7 +107,7 @@ test("a volume of ceph-csi's is found by its name, grown and deleted", async () 
   await leavesNothing(found.volumeId);
 }, 60_000);
 
-test("a volume with a prefix of its own is deleted by its handle alone", async () => {
+test("A volume with a prefix of its own is deleted by its handle alone", async () => {
   const uuid = crypto.randomUUID();
   const image = `team-a-${uuid}`;
   await tool("rbd", "create", "--size=1G", `${pool.name}/${image}`);
@@ -123,7 +123,7 @@ test("a volume with a prefix of its own is deleted by its handle alone", async (
 }, 60_000);
 
 for (const upTo of ["name", "attributes", "image"] as const) {
-  test(`a creation that ceph-csi did not finish (${upTo} was its last write) is finished with its UUID`, async () => {
+  test(`A creation that ceph-csi did not finish (${upTo} was its last write) is finished with its UUID`, async () => {
     const uuid = crypto.randomUUID();
     const image = await layDown(`pvc-${upTo}`, uuid, upTo);
     const made = await create(`pvc-${upTo}`);
@@ -135,7 +135,7 @@ for (const upTo of ["name", "attributes", "image"] as const) {
   }, 60_000);
 }
 
-test("a deletion that ceph-csi did not finish is finished, from wherever it was", async () => {
+test("A deletion that ceph-csi did not finish is finished, from any point where it stopped", async () => {
   // the image is gone, the journal is whole
   const first = crypto.randomUUID();
   await tool("rbd", "rm", `${pool.name}/${await layDown("pvc-gone-1", first, "imageid")}`);
@@ -152,7 +152,7 @@ test("a deletion that ceph-csi did not finish is finished, from wherever it was"
   await leavesNothing(made.volumeId);
 }, 60_000);
 
-test("a complete volume whose image somebody removed makes room for a new one", async () => {
+test("A complete volume whose image somebody removed makes room for a new one", async () => {
   const uuid = crypto.randomUUID();
   await tool("rbd", "rm", `${pool.name}/${await layDown("pvc-lost", uuid, "imageid")}`);
   const made = await create("pvc-lost");
@@ -160,7 +160,7 @@ test("a complete volume whose image somebody removed makes room for a new one", 
   await leavesNothing(made.volumeId);
 }, 60_000);
 
-test("an entry that names the image's pool is followed there", async () => {
+test("The driver follows an entry that names the image's pool", async () => {
   const other = await makePool("compat-image");
   try {
     const uuid = crypto.randomUUID();
@@ -186,7 +186,7 @@ test("an entry that names the image's pool is followed there", async () => {
   }
 }, 60_000);
 
-test("what no driver writes is reported, and not touched", async () => {
+test("An entry that no driver writes is reported, and not touched", async () => {
   await setKeys("csi.volumes.default", { "csi.volume.pvc-odd": "neither-uuid-nor-pool" });
   const odd = await failureOf(create("pvc-odd"));
   expect(odd.code).toBe(Code.INTERNAL);

@@ -24,7 +24,7 @@ afterAll(async () => {
 }, 60_000);
 
 test(
-  "callers that create, grow and delete the same names get only what CSI allows",
+  "Callers that create, grow and delete the same names get only what CSI permits",
   async () => {
     const seed = Date.now() % 1_000_000;
     console.log(`seed ${seed}`);

@@ -59,7 +59,7 @@ const imageInfo = async (spec: string) =>
     stripe_count?: number;
   };
 
-test("a volume is made, found again, grown, confirmed and deleted, and nothing of it is left", async () => {
+test("A volume is created, found again, grown, confirmed and deleted, and leaves nothing", async () => {
   const made = await create("pvc-life");
   expect(made.capacityBytes).toBe(GIB);
   const image = made.volumeContext["imageName"] ?? "";
@@ -104,7 +104,7 @@ test("a volume is made, found again, grown, confirmed and deleted, and nothing o
   expect(await settledInventory(pool.name)).toEqual(EMPTY);
 }, 60_000);
 
-test("a name that was deleted gets a new volume", async () => {
+test("CreateVolume with a deleted name makes a new volume", async () => {
   const first = await create("pvc-again");
   await driver.controller.deleteVolume(deleteRequest(first.volumeId));
   const second = await create("pvc-again");
@@ -113,7 +113,7 @@ test("a name that was deleted gets a new volume", async () => {
   expect(await settledInventory(pool.name)).toEqual(EMPTY);
 }, 60_000);
 
-test("a repeated request that asks for something else is refused, and the volume stays as it is", async () => {
+test("CreateVolume refuses a known name with another specification, and the volume stays as it is", async () => {
   const made = await create("pvc-other", { imageFeatures: "layering" });
   const refused = (parameters: Record<string, string>, bytes = GIB) =>
     failureOf(create("pvc-other", parameters, bytes));
@@ -125,7 +125,7 @@ test("a repeated request that asks for something else is refused, and the volume
   await driver.controller.deleteVolume(deleteRequest(made.volumeId));
 }, 60_000);
 
-test("features, object size, striping and data pool are what was asked for", async () => {
+test("A volume has the features, object size, striping and data pool of its parameters", async () => {
   const made = await create("pvc-layout", {
     imageFeatures: "layering,exclusive-lock,object-map,fast-diff,deep-flatten",
     objectSize: "8388608",
@@ -146,7 +146,7 @@ test("features, object size, striping and data pool are what was asked for", asy
   expect(await settledInventory(pool.name)).toEqual(EMPTY);
 }, 60_000);
 
-test("sizes are rounded, bounded by the limit, and refused where none fits", async () => {
+test("Sizes are rounded, bounded by the limit, and refused where none fits", async () => {
   const small = await create("pvc-small", {}, 3n * MIB + 1n);
   expect(small.capacityBytes).toBe(4n * MIB);
   await driver.controller.deleteVolume(deleteRequest(small.volumeId));
@@ -159,7 +159,7 @@ test("sizes are rounded, bounded by the limit, and refused where none fits", asy
   await driver.controller.deleteVolume(deleteRequest(volume?.volumeId ?? ""));
 }, 60_000);
 
-test("an entry with a namespace keeps images and journal there", async () => {
+test("An entry with a namespace keeps images and journal in the namespace", async () => {
   const made = await create("pvc-tenant", { clusterID: NAMESPACED });
   const image = made.volumeContext["imageName"] ?? "";
   expect(made.volumeContext["radosNamespace"]).toBe("tenant");
@@ -172,7 +172,7 @@ test("an entry with a namespace keeps images and journal there", async () => {
   expect(await settledInventory(pool.name, 20_000, "tenant")).toEqual(EMPTY);
 }, 60_000);
 
-test("an image in use is neither deleted nor forgotten", async () => {
+test("DeleteVolume refuses an image in use, and keeps its journal", async () => {
   const made = await create("pvc-used");
   const image = made.volumeContext["imageName"] ?? "";
   const watcher = Bun.spawn(["rbd", "watch", `${pool.name}/${image}`], {
@@ -191,7 +191,7 @@ test("an image in use is neither deleted nor forgotten", async () => {
   expect(await settledInventory(pool.name)).toEqual(EMPTY);
 }, 60_000);
 
-test("what does not exist is deleted, and a pool that does not exist is named", async () => {
+test("DeleteVolume of a missing volume succeeds, and the error of a missing pool names the pool", async () => {
   const unknown = `0001-000c-${CLUSTER}-${pool.id.toString(16).padStart(16, "0")}-${crypto.randomUUID()}`;
   await driver.controller.deleteVolume(deleteRequest(unknown));
   await driver.controller.deleteVolume(deleteRequest("not-one-of-ours"));

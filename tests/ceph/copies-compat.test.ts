@@ -94,7 +94,7 @@ const cloneByHand = async (source: string, snapshot: string, target: string): Pr
 };
 
 test(
-  "a snapshot of ours has ceph-csi's images, snapshots and keys, and so has a restore of it",
+  "A snapshot that the driver makes has ceph-csi's images, snapshots and keys, and so has a restore of it",
   async () => {
     const source = await volume("pvc-source");
     const id = await readySnapshot(driver.controller, "snap-ours", source.id);
@@ -125,7 +125,7 @@ test(
 );
 
 test(
-  "a clone of ours goes through an image of ceph-csi's name and layout, which stays as long as it",
+  "A clone that the driver makes goes through an image of ceph-csi's name and layout, which stays as long as the clone",
   async () => {
     const source = await volume("pvc-source");
     const clone = await makeVolume(driver.controller, cloneRequest("pvc-clone", pool.name, source.id));
@@ -163,7 +163,7 @@ const snapshotByHand = async (name: string, source: string, ready: boolean) => {
 
 for (const ready of [true, false]) {
   test(
-    `a snapshot of ceph-csi's, ${ready ? "complete" : "cut off before it was ready"}, is found, restored and deleted`,
+    `A snapshot of ceph-csi's, ${ready ? "complete" : "cut off before it was ready"}, is found, restored and deleted`,
     async () => {
       const source = await volume("pvc-source");
       write(source.image, 1);
@@ -187,7 +187,7 @@ for (const ready of [true, false]) {
 
 for (const upTo of ["the image in between", "its snapshot", "the clone", "the end"] as const) {
   test(
-    `a clone of ceph-csi's that came as far as ${upTo} is finished, cloned and deleted`,
+    `A clone of ceph-csi's that came as far as ${upTo} is finished, cloned and deleted`,
     async () => {
       const source = await volume("pvc-source");
       write(source.image, 1);
@@ -222,7 +222,7 @@ for (const upTo of ["the image in between", "its snapshot", "the clone", "the en
 }
 
 test(
-  "and nothing of all that is left",
+  "The snapshots and clones of this file leave nothing",
   async () => {
     expect(await settledRemains(pool.name, 2 * LIMIT)).toEqual([]);
   },

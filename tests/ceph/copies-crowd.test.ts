@@ -36,7 +36,7 @@ afterAll(async () => {
   await pool?.remove();
 }, 60_000);
 
-test("fifty restores of one snapshot run side by side", async () => {
+test("Fifty restores of one snapshot run side by side", async () => {
   const source = await makeVolume(driver.controller, createRequest("pvc-many", { pool: pool.name }, SIZE));
   const snapshot = await readySnapshot(driver.controller, "snap-many", source.id);
   const restore = async (name: string) => {
@@ -76,7 +76,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
 };
 
 test(
-  "callers that copy and delete the same names get only what CSI allows",
+  "Callers that copy and delete the same names get only what CSI permits",
   async () => {
     console.log(`seed ${seed}`);
     const chance = random(seed);

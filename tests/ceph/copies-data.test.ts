@@ -73,9 +73,9 @@ const valuesIn = (
 };
 const only = (value: number) => ({ values: [value], rest: true });
 
-describe("copies", () => {
+describe("the data of copies", () => {
   test(
-    "hold what was written before, never what was written after, and keep it when their sources are gone",
+    "Copies hold what was written before them and never later writes, and keep it when their sources are gone",
     async () => {
       const source = await volume("pvc-source");
       write(source, 1);
@@ -115,7 +115,7 @@ describe("copies", () => {
   );
 
   test(
-    "are of a moment that has passed when the first answer is read, though it says that the snapshot is not ready",
+    "A copy has the data of a moment before the first answer, also when that answer says that the snapshot is not ready",
     async () => {
       const source = await volume("pvc-moment");
       const made: [Volume, number, string][] = [];
@@ -165,7 +165,7 @@ const patiently = async <A>(call: () => Promise<A>): Promise<A> => {
 };
 
 test(
-  "chains that are cut by flattening keep every link's bytes",
+  "Chains that flattening cuts keep the bytes of every link",
   async () => {
     await driver.end();
     driver = await startDriver({ dir, flags: ["--rbdsoftmaxclonedepth=1", "--rbdhardmaxclonedepth=3"] });
@@ -202,7 +202,7 @@ test(
 );
 
 test(
-  "and nothing of all that is left",
+  "The copies of this file leave nothing",
   async () => {
     expect(await settledRemains(pool.name, LIMIT - 20_000)).toEqual([]);
   },

@@ -154,4 +154,8 @@ const liveAll = async ({ dir, pool, mark, signal, together, atEnd }: Attempt): P
   await driver.end();
 };
 
-test(`${LIVES} lives of volumes and their copies under a driver that is killed`, () => lives.begin(liveAll), LIMIT);
+test(
+  `${LIVES} lives of volumes and their copies leave nothing, although the driver is killed again and again`,
+  () => lives.begin(liveAll),
+  LIMIT,
+);

@@ -31,7 +31,7 @@ const deaths: ReadonlyArray<readonly [Daemon, NodeJS.Signals, RegExp]> = [
 ];
 
 test.each(deaths)(
-  "a suite ends at once when %s ends with %s, and tells its last words",
+  "A suite ends at once when %s ends with %s, and shows the daemon's last words",
   async (daemon, signal, words) => {
     const dir = testFolder("death");
     const toy = toySuite(dir);
@@ -80,7 +80,7 @@ test.each(deaths)(
   60_000,
 );
 
-test("a daemon that the rig itself stops is no death", async () => {
+test("A daemon that the rig itself stops does not count as dead", async () => {
   const told: string[] = [];
   const dir = join(testFolder("death"), "ceph");
   const ceph = await startCeph({ dir, paxosInterval: 0.05, onDeath: (words) => told.push(words) });

@@ -153,9 +153,9 @@ const nothingLeft = async (): Promise<void> => {
   }
 };
 
-describe("one point in time", () => {
+describe("the point in time of a group", () => {
   test(
-    "of two images that are written to in turn: what is in the one is in the other, and nothing is missing",
+    "A group snapshot of two images that are written in turn holds the same writes in both, and none is missing",
     async () => {
       for (const round of [1, 2]) {
         const volumes = [await volume(`pvc-a${round}`), await volume(`pvc-b${round}`)];
@@ -185,7 +185,7 @@ describe("one point in time", () => {
   );
 
   test(
-    "is no matter of luck: two snapshots, one after the other, are of two moments",
+    "Two single snapshots, one after the other, are of two moments, so that a common one is not by chance",
     async () => {
       const volumes = [await volume("pvc-a"), await volume("pvc-b")];
       await written(volumes, async () => {
@@ -217,7 +217,7 @@ describe("one point in time", () => {
 });
 
 test(
-  "each member is an ordinary snapshot with its bytes; volumes may be in several pools; all of it goes",
+  "Each member of a group snapshot is an ordinary snapshot with its bytes, volumes may be in several pools, and all is removed",
   async () => {
     const volumes = [await volume("pvc-a"), await volume("pvc-b", other.name)];
     const pools = [pool.name, other.name];
@@ -257,7 +257,7 @@ test(
 );
 
 test(
-  "a driver that is killed at any time is followed by one that finishes, under the same ID, and leaves nothing",
+  "The driver after a killed one finishes the group snapshot under the same ID, and leaves nothing",
   async () => {
     const volumes = [await volume("pvc-a"), await volume("pvc-b"), await volume("pvc-c")];
     for (const { image } of volumes) bytes.write(at(pool.name), image, 0, 65_536, 7);
@@ -294,7 +294,7 @@ test(
 );
 
 test(
-  "an image in another group is named, and nothing is left of the try",
+  "The error of an image in another group names the image, and the attempt leaves nothing",
   async () => {
     const volumes = [await volume("pvc-a"), await volume("pvc-b")];
     const image = volumes[1]?.image ?? "";
@@ -313,4 +313,4 @@ test(
   LIMIT,
 );
 
-test("nothing is left of all these, once the trash is emptied", nothingLeft, LIMIT);
+test("The group snapshots of this file leave nothing once the trash is emptied", nothingLeft, LIMIT);

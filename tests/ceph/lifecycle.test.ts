@@ -101,7 +101,7 @@ const liveAll = async ({ dir, pool, mark, signal, together, atEnd }: Attempt): P
 };
 
 test(
-  `${LIVES} lives of volumes under a driver that is killed`,
+  `${LIVES} lives of volumes leave nothing, although the driver is killed again and again`,
   () => lives.begin(liveAll),
   // bun's own limit: the attempt ends before
   LIMIT,

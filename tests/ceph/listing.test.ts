@@ -69,7 +69,7 @@ const conditionOf = async (volumeId: string) => {
 };
 
 test(
-  "lists are offered as soon as there are credentials, and told where to put them before",
+  "The driver offers lists as soon as there are credentials, and before that says where to put them",
   async () => {
     expect(await offered()).not.toContain("LIST_VOLUMES");
     const failure = await failureOf(driver.controller.listVolumes({}));
@@ -85,7 +85,7 @@ test(
 );
 
 test(
-  `${MANY} volumes are listed in pages of any size, each once, and a page of 500 is quick`,
+  `The driver lists ${MANY} volumes in pages of any size, each volume once, and a page of 500 is quick`,
   async () => {
     const names = Array.from({ length: MANY }, (_, i) => `pvc-${String(i).padStart(6, "0")}`);
     const made: string[] = [];
@@ -129,7 +129,7 @@ test(
 );
 
 test(
-  "a volume whose image is in the trash, or whose pool is full, is abnormal",
+  "A volume whose image is in the trash, or whose pool is full, is abnormal",
   async () => {
     const healthy = "volume is in a healthy condition";
     const volumeId = await create("pvc-condition", { pool: other.name });
@@ -156,7 +156,7 @@ test(
 );
 
 test(
-  "snapshots are listed by volume and by ID, with the credentials of the request or the administrator's",
+  "The driver lists snapshots by volume and by ID, with the credentials of the request or the administrator's",
   async () => {
     const one = await create("pvc-source-1", { pool: other.name });
     const two = await create("pvc-source-2", { pool: other.name });
@@ -190,7 +190,7 @@ test(
 );
 
 test(
-  "capacity is what clients can write: to the pool, to an erasure-coded data pool, within a quota",
+  "GetCapacity answers what clients can write: to the pool, to an erasure-coded data pool, within a quota",
   async () => {
     const coded = `${pool.name}-ec`;
     const profile = `${coded}-profile`;
@@ -226,7 +226,7 @@ test(
 );
 
 test(
-  "a user that may only read, and one pool only, lists that pool's volumes",
+  "A user with read caps for one pool alone lists that pool's volumes",
   async () => {
     const user = "list-limited";
     const volumeId = await create("pvc-visible", { pool: other.name });

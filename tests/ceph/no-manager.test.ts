@@ -41,7 +41,7 @@ const emptyTrash = async () => {
   expect(await trash()).toBe("");
 };
 
-test("volumes are deleted soon, and the driver removes their images itself", async () => {
+test("The driver deletes volumes and soon removes their images itself while there is no manager", async () => {
   const ids: string[] = [];
   for (let n = 0; n < 6; n++) ids.push((await create(driver, `pvc-${n}`)).volume?.volumeId ?? "");
   await ceph.stopMgr();
@@ -55,7 +55,7 @@ test("volumes are deleted soon, and the driver removes their images itself", asy
   ).toEqual([]);
 }, 120_000);
 
-test("what a killed driver left in the trash is found by the next one", async () => {
+test("The next driver removes what a killed driver left in the trash", async () => {
   const left = (await create(driver, "pvc-left")).volume?.volumeId ?? "";
   const last = (await create(driver, "pvc-last")).volume?.volumeId ?? "";
   await driver.end("SIGKILL");
@@ -69,7 +69,7 @@ test("what a killed driver left in the trash is found by the next one", async ()
   await emptyTrash();
 }, 120_000);
 
-test("with the manager back, it is the one that removes", async () => {
+test("A manager that is back removes the images itself", async () => {
   const { volume } = await create(driver, "pvc-back");
   await ceph.startMgr();
   for (

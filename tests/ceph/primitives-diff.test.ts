@@ -29,7 +29,7 @@ primitives("differences", ({ session: at, bytes, rig }) => {
   };
 
   test(
-    "what a snapshot has, and what differs between two, to the byte, by name and by id",
+    "The content of a snapshot and the differences of two are exact to the byte, by name and by id",
     async () => {
       const { pool } = at();
       const image = await anImageOf();
@@ -66,7 +66,7 @@ primitives("differences", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "a clone has what its parents have, and differs in what was written to it alone",
+    "A clone has the content of its parents, and its differences are only what was written to it",
     async () => {
       const { run, pool, fresh } = at();
       const image = await anImageOf();
@@ -93,7 +93,7 @@ primitives("differences", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "pages of any size add up to the whole, on plain and on striped images",
+    "Pages of any size make up all differences, on plain and on striped images",
     async () => {
       const { pool } = at();
       const striped = { objectSize: 1n * MIB, stripeUnit: 65_536n, stripeCount: 4n, features: 63n };
@@ -128,7 +128,7 @@ primitives("differences", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "what changed since a snapshot without a name is all there, exact where librbd takes ids",
+    "The differences since a snapshot without a name are complete, and exact where librbd takes ids",
     async () => {
       const { run, pool, fresh } = at();
       const image = await anImageOf();
@@ -170,7 +170,7 @@ primitives("differences", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "each snapshot that is not there is named, and beyond the end there is nothing",
+    "The error of a missing snapshot names it, and beyond the end there is nothing",
     async () => {
       const { fails, pool, fresh } = at();
       const image = await anImageOf();
@@ -194,7 +194,7 @@ primitives("differences", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "an image that somebody holds the lock of is read all the same",
+    "The differences of an image whose lock somebody holds are readable",
     async () => {
       const { pool, world } = at();
       const image = await anImageOf();

@@ -25,7 +25,7 @@ primitives("groups", ({ session: at, bytes, rig }) => {
   };
 
   test(
-    "a group's snapshot is a snapshot of each member, by an id that tells it",
+    "A group's snapshot is a snapshot of each member, and its id is found in each",
     async () => {
       const { run, pool, world } = at();
       const { group, images } = await grouped(2);
@@ -50,7 +50,7 @@ primitives("groups", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "a member's part can be cloned by its id and has the bytes of then",
+    "A member's part can be cloned by its id, and the clone has the bytes of that time",
     async () => {
       const { run, pool, world, fresh } = at();
       const { group, images } = await grouped(1);
@@ -78,7 +78,7 @@ primitives("groups", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "members come and go, and an image that is not a member stays out",
+    "Members are added and dropped, and an image that is not a member stays out",
     async () => {
       const { run, fails, pool, world, fresh } = at();
       const { group, images } = await grouped(3);
@@ -111,7 +111,7 @@ primitives("groups", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "members may be in another pool of the same namespace; a namespace has its own groups",
+    "Members may be in another pool of the same namespace, and a namespace has its own groups",
     async () => {
       const { run, fails, pool, inNamespace, world, anImage, fresh } = at();
       const group = fresh("group");
@@ -135,7 +135,7 @@ primitives("groups", ({ session: at, bytes, rig }) => {
   );
 
   test(
-    "a removed group takes its snapshots along, and none of its images",
+    "The removal of a group removes its snapshots, and none of its images",
     async () => {
       const { run, pool } = at();
       const { group, images } = await grouped(2);

@@ -9,7 +9,7 @@ const padded = (i: number): string => `${i}`.padStart(6, "0");
 
 primitives("listings", ({ session: at, rig }) => {
   test(
-    "a page is whole, however many answers an OSD makes of it, and pages follow each other",
+    "A page is whole, however many answers an OSD makes of it, and pages follow each other",
     async () => {
       const { run, pool, fresh } = at();
       const object = fresh("omap");
@@ -32,7 +32,7 @@ primitives("listings", ({ session: at, rig }) => {
   );
 
   test(
-    "five hundred briefs, and as many objects, take one call each and well under 100 ms",
+    "Five hundred briefs, and as many objects, take one call each and well under 100 ms",
     async () => {
       const { run, pool, fresh } = at();
       const images = Array.from({ length: 500 }, () => fresh("image"));
@@ -80,7 +80,7 @@ primitives("listings", ({ session: at, rig }) => {
   );
 
   test(
-    "pools are those that are RBD's, and each one's space is what clients can write",
+    "The listed pools are those for RBD, and each pool's space is what clients can write",
     async () => {
       const { run, fails, world, pool } = at();
       const space = async (name: string) =>

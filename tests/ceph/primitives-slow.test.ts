@@ -24,7 +24,7 @@ primitives("slow calls", ({ session: at, rig }) => {
     );
 
   test(
-    "quick calls do not wait behind them, however many there are",
+    "Quick calls do not wait behind slow calls, however many there are",
     async () => {
       const { pool, anImage } = at();
       const images: string[] = [];
@@ -50,7 +50,7 @@ primitives("slow calls", ({ session: at, rig }) => {
   );
 
   test(
-    "while one hangs its image is not changed by any other call, and another image is",
+    "While a slow call hangs, no other call changes its image, and calls change another image",
     async () => {
       const { pool, anImage } = at();
       const [image, other] = [await anImage(), await anImage()];

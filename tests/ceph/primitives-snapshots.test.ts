@@ -22,7 +22,7 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
   const first = (image: string) => bytes().read(at().pool, image, 0, 1)[0];
 
   test(
-    "a clone has the bytes of the snapshot, not those written since, by name and by id",
+    "A clone has the bytes of the snapshot and not those written later, by name and by id",
     async () => {
       const { run, pool, fresh } = at();
       const { image, source } = await snapshotted();
@@ -45,7 +45,7 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
   );
 
   test(
-    "a removed snapshot with a clone is in the snapshots' trash until the clone is flattened; the bytes stay",
+    "A removed snapshot with a clone is in the snapshots' trash until the clone is flattened, and the bytes stay",
     async () => {
       const { run, pool, fresh } = at();
       const { image, source } = await snapshotted();
@@ -66,7 +66,7 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
   );
 
   test(
-    "depth counts what is behind an image, over pools and namespaces, as librbd's own parents do",
+    "The depth counts the parents of an image, over pools and namespaces, as librbd's own parents do",
     async () => {
       const { run, pool, inNamespace, world, anImage, fresh } = at();
       const places = [pool, inNamespace, { ...pool, pool: world.dataPool }, pool];
@@ -91,7 +91,7 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
   );
 
   test(
-    "an image without layering has no depth, and one that is not there is ImageNotFound",
+    "An image without layering has no depth, and an image that does not exist is ImageNotFound",
     async () => {
       const { run, fails, pool, fresh } = at();
       const image = fresh("image");
@@ -103,7 +103,7 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
   );
 
   test(
-    "each thing that is missing of a clone is named",
+    "The error of a clone names the missing part: pool, image or snapshot",
     async () => {
       const { fails, pool, nowhere, fresh } = at();
       const { image, source } = await snapshotted();
@@ -135,7 +135,7 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
   );
 
   test(
-    "a clone is made as it is asked for: features, objects, striping, data pool",
+    "A clone has the features, objects, striping and data pool that the call asks for",
     async () => {
       const { run, pool, world, fresh } = at();
       const { source } = await snapshotted();

@@ -136,9 +136,9 @@ const expectTruth = async ({ one, two, base, target }: Awaited<ReturnType<typeof
   expect(target.includes(8)).toBe(false);
 };
 
-describe("the ranges that are told make the snapshot", () => {
+describe("the truth of the ranges", () => {
   test(
-    "of a volume, also when it is deleted, and when a snapshot is flattened",
+    "The ranges make up a snapshot of a volume, also when the volume is deleted and a snapshot is flattened",
     async () => {
       const volumeId = await create("pvc-plain");
       const world = await stage("plain", volumeId);
@@ -165,7 +165,7 @@ describe("the ranges that are told make the snapshot", () => {
   );
 
   test(
-    "of a volume that was restored from another's snapshot",
+    "The ranges make up a snapshot of a volume that was restored from another volume's snapshot",
     async () => {
       const origin = await create("pvc-origin");
       bytes.write(ref, imageOf(origin), 7 * OBJECT, OBJECT / 2, 21);
@@ -186,7 +186,7 @@ describe("the ranges that are told make the snapshot", () => {
 });
 
 test(
-  "a stream begins at its offset, tells the capacity of an empty snapshot, and ends when its reader leaves",
+  "A stream begins at its offset, has the capacity also of an empty snapshot, and ends when its reader leaves",
   async () => {
     // Ceph tells of an object no more than how far it goes
     const volumeId = await create("pvc-pages", smallObjects(65_536));
