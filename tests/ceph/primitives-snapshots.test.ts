@@ -103,7 +103,7 @@ primitives("snapshots and clones", ({ session: at, bytes }) => {
   );
 
   test(
-    "The error of a clone names the missing part: pool, image or snapshot",
+    "The error of a clone names what is missing: snapshot, pool, namespace or data pool",
     async () => {
       const { fails, pool, nowhere, fresh } = at();
       const { image, source } = await snapshotted();

@@ -57,7 +57,7 @@ const noImageIsLost = (cluster: MemoryCluster): void => {
 describe("retry after one failure at each call", () => {
   for (const scenario of alone) {
     for (const { error, code, moment, definite } of failures) {
-      test(`A retry of ${scenario.name} succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
+      test(`A retry of "${scenario.name}" succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
         const undisturbed = await aWorld(scenario);
         {
           await using driver = aDriver(undisturbed.cluster, SETTINGS);
@@ -102,7 +102,7 @@ describe("retry after one failure at each call", () => {
 describe("the remains of a definite failure", () => {
   const noSpace = new NoSpace(ABOUT);
   for (const scenario of alone.filter(({ undo }) => undo !== undefined)) {
-    test(`A definite failure of ${scenario.name} leaves nothing behind`, async () => {
+    test(`A definite failure of "${scenario.name}" leaves nothing behind`, async () => {
       const left: string[] = [];
       for (let k = 1; ; k++) {
         const { cluster, ids } = await aWorld(scenario);

@@ -86,7 +86,7 @@ const undisturbed = async (scenario: CopyScenario): Promise<unknown> => {
 
 describe("death before or after each call", () => {
   for (const scenario of copyScenarios) {
-    test(`The next driver finishes ${scenario.name} after a death before or after each call`, async () => {
+    test(`The next driver finishes "${scenario.name}" after a death before or after each call`, async () => {
       const expected = await undisturbed(scenario);
       const deaths = { before: 0, after: 0 };
       for (const moment of ["before", "after"] as const) {
@@ -133,7 +133,7 @@ describe("death in the middle of a call that is several to Ceph", () => {
 
   for (const scenario of copyScenarios) {
     for (const method of ["imageClone", "trashMove"] as const) {
-      test(`The next driver finishes ${scenario.name} after a death in the middle of ${method}`, async () => {
+      test(`The next driver finishes "${scenario.name}" after a death in the middle of ${method}`, async () => {
         const expected = await undisturbed(scenario);
         const { cluster, ids } = await aWorld(scenario);
         const { service, calls } = recorded((scenario.ceph ?? ((each: CephCalls) => each))(cephMemoryService(cluster)));
@@ -161,7 +161,7 @@ describe("a clone that fails half-way, and death in its undo", () => {
   for (const scenario of undone) {
     for (const how of CUTS.imageClone) {
       for (const nth of scenario.name === "CreateSnapshot" ? [1] : [1, 2]) {
-        test(`The next driver finishes ${scenario.name} after a death in the undo of clone ${nth}, cut off as ${how}`, async () => {
+        test(`The next driver finishes "${scenario.name}" after a death in the undo of clone ${nth}, cut off as ${how}`, async () => {
           const expected = await undisturbed(scenario);
           let deaths = 0;
           for (let k = 1; k < 40; k++) {

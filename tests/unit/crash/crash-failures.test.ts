@@ -72,7 +72,7 @@ const noImageIsLost = (cluster: MemoryCluster): void => {
 describe("retry after one failure at each call", () => {
   for (const scenario of alone) {
     for (const { error, code, moment, definite } of failures) {
-      test(`A retry of ${scenario.name} succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
+      test(`A retry of "${scenario.name}" succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
         const expected = await undisturbed(scenario);
         for (let k = 1; ; k++) {
           const cluster = await aWorld(scenario);

@@ -88,7 +88,7 @@ const oneDeath = async (
 
 describe("death before or after each call", () => {
   for (const scenario of scenarios) {
-    test(`The next driver finishes ${scenario.name} after a death before or after each call`, async () => {
+    test(`The next driver finishes "${scenario.name}" after a death before or after each call`, async () => {
       const expected = await undisturbed(scenario);
       const deaths = { before: 0, after: 0 };
       for (const moment of ["before", "after"] as const) {
@@ -121,7 +121,7 @@ describe("death in the middle of a call that is several to Ceph", () => {
   };
   for (const scenario of scenarios) {
     for (const how of scenario.cuts ?? []) {
-      test(`The next driver finishes ${scenario.name} after a death in the middle of a call, cut off as ${how}`, async () => {
+      test(`The next driver finishes "${scenario.name}" after a death in the middle of a call, cut off as ${how}`, async () => {
         const expected = await undisturbed(scenario);
         expect(await oneDeath(scenario, expected, cutting(how))).toBe(true);
       });

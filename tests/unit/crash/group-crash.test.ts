@@ -189,7 +189,7 @@ const deletedWholly = async (cluster: MemoryCluster, before: unknown): Promise<v
 describe("death before or after each call", () => {
   for (const scenario of scenarios) {
     for (const moment of ["before", "after"] as const) {
-      test(`The next driver finishes ${scenario.name} after a death ${moment} each call`, async () => {
+      test(`The next driver finishes "${scenario.name}" after a death ${moment} each call`, async () => {
         const expected = await undisturbed(scenario);
         const before = (await aWorld()).dump();
         let deaths = 0;
@@ -227,7 +227,7 @@ const failures: readonly (readonly [error: CephError, code: string, moment: "bef
 describe("a call that fails", () => {
   for (const [error, code, moment, definite] of failures) {
     for (const scenario of scenarios.filter(({ ceph }) => ceph === undefined)) {
-      test(`A retry of ${scenario.name} succeeds after ${error._tag} at any call${moment === "after" ? ", though it was done" : ""}`, async () => {
+      test(`A retry of "${scenario.name}" succeeds after ${error._tag} at any call${moment === "after" ? ", though it was done" : ""}`, async () => {
         const expected = await undisturbed(scenario);
         for (let k = 1; k < MOST_CALLS; k++) {
           const cluster = await prepared(scenario);

@@ -137,7 +137,7 @@ const run = async (scene: Scene, k: number, moment: "before" | "after") => {
 describe("death of a driver at any call to the host", () => {
   for (const scene of scenes) {
     for (const moment of ["before", "after"] as const) {
-      test(`After a death ${moment} any host call of ${scene.name}, the next driver finishes or undoes it`, async () => {
+      test(`After a death ${moment} any host call of "${scene.name}", the next driver finishes or undoes it`, async () => {
         const clean = await run(scene, MOST_CALLS, moment);
         expect(clean.crashedAt).toBeUndefined();
         expect(clean.end).toEqual(clean.empty);

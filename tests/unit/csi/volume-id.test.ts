@@ -109,7 +109,7 @@ describe("any text as a handle", () => {
     .tuple(fc.nat(GOOD.length), fc.nat(8), fc.string({ maxLength: 12, unit: "binary" }))
     .map(([at, cut, put]) => GOOD.slice(0, at) + put + GOOD.slice(at + cut));
 
-  test("The parser throws for no text, and a parsed handle is encoded to the same text", () => {
+  test("No text makes the parser throw, and a parsed handle is encoded to the same text", () => {
     fc.assert(
       fc.property(fc.oneof(anyText, nearly), (text) => {
         volumeKind(text);

@@ -14,29 +14,29 @@ const watched = (watchers: readonly string[], mirror: ImageStatus["mirror"] = "d
 
 describe("the other watchers of an image", () => {
   for (const [what, image, options, expected] of [
-    ["are all, if none is the caller's own", watched([OURS, THEIRS]), {}, [OURS, THEIRS]],
-    ["are without the caller's own", watched([OURS, THEIRS]), { own: ["client.4123"] }, [THEIRS]],
-    ["are not known by the beginning of a client ID", watched([THEIRS]), { own: ["client.4123"] }, [THEIRS]],
+    ["are all watchers, if none is the caller's own", watched([OURS, THEIRS]), {}, [OURS, THEIRS]],
+    ["are all but the caller's own", watched([OURS, THEIRS]), { own: ["client.4123"] }, [THEIRS]],
+    ["include a client whose ID only begins like the caller's", watched([THEIRS]), { own: ["client.4123"] }, [THEIRS]],
     [
-      "are none of a primary that as many have open as there are mirror daemons",
+      "are none if it is primary and has as many watchers as there are mirror daemons",
       watched([DAEMON], "primary"),
       { mirrorDaemons: 1 },
       [],
     ],
     [
-      "are all of a primary that one more has open",
+      "are all watchers if it is primary and has one more than there are mirror daemons",
       watched([DAEMON, THEIRS], "primary"),
       { mirrorDaemons: 1 },
       [DAEMON, THEIRS],
     ],
     [
-      "are none of a primary that mirror daemon and caller have open",
+      "are none if it is primary and only a mirror daemon and the caller have it open",
       watched([DAEMON, OURS], "primary"),
       { mirrorDaemons: 1, own: ["client.4123"] },
       [],
     ],
     [
-      "are all of an image that is not mirrored, whatever the daemons",
+      "are all watchers if it is not mirrored, whatever the number of mirror daemons",
       watched([DAEMON]),
       { mirrorDaemons: 1 },
       [DAEMON],

@@ -104,7 +104,7 @@ describe("rbd map", () => {
     ["a success of which the kernel knows nothing", "echo /dev/rbd77", "failed", "the kernel has no /dev/rbd77"],
   ];
   for (const [what, then, kind, text] of failures) {
-    test(`rbd map that fails for ${what} reports the reason`, () => {
+    test(`rbd map reports the reason of a failure: ${what}`, () => {
       const answer = mapped(then);
       expect(answer).toMatchObject({ kind, reason: expect.stringContaining(text) });
       expect(JSON.stringify(answer)).not.toContain(KEY);

@@ -49,7 +49,7 @@ describe("a fault at each host call of NodeStageVolume", () => {
     ["does not answer", unknown, false],
     ["does not answer, and acts", unknown, true],
   ] as const) {
-    test(`NodeStageVolume whose host call ${what} leaves a clean node or says that it may not; retry and unstage succeed`, async () => {
+    test(`NodeStageVolume whose host call ${what} leaves a clean node or says that the node may not be clean; retry and unstage succeed`, async () => {
       for (let k = 1; k < 60; k++) {
         for (const healer of ["retry", "unstage"] as const) {
           const { host } = await aNode();

@@ -331,7 +331,7 @@ describe("NodeExpandVolume", () => {
   for (const [what, more, code] of [
     ["no ID", { volumeId: "" }, "INVALID_ARGUMENT"],
     ["no path", { volumePath: "" }, "INVALID_ARGUMENT"],
-    ["a path where nothing is", { volumePath: "/nowhere", stagingTargetPath: "" }, "NOT_FOUND"],
+    ["a missing path", { volumePath: "/nowhere", stagingTargetPath: "" }, "NOT_FOUND"],
     ["a relative path", { volumePath: "some/path", stagingTargetPath: "" }, "NOT_FOUND"],
     ["an unknown ID", { volumeId: "unknown", stagingTargetPath: "" }, "NOT_FOUND"],
     ["a range that contradicts itself", { capacityRange: { requiredBytes: 2n, limitBytes: 1n } }, "INVALID_ARGUMENT"],
@@ -381,9 +381,9 @@ describe("NodeGetVolumeStats", () => {
   for (const [what, more, code] of [
     ["no ID", { volumeId: "" }, "INVALID_ARGUMENT"],
     ["no path", { volumePath: "" }, "INVALID_ARGUMENT"],
-    ["a path where nothing is", { volumePath: "/nowhere" }, "NOT_FOUND"],
+    ["a missing path", { volumePath: "/nowhere" }, "NOT_FOUND"],
     ["a relative path", { volumePath: "some/path" }, "NOT_FOUND"],
-    ["a folder that is no mount", { volumePath: "/kubelet" }, "NOT_FOUND"],
+    ["a folder that is not a mount", { volumePath: "/kubelet" }, "NOT_FOUND"],
     ["another volume's path", { volumeId: volumeIdOf(OTHER_UUID) }, "NOT_FOUND"],
   ] as const) {
     test(`NodeGetVolumeStats with ${what} answers ${code}`, async () => {

@@ -349,7 +349,7 @@ describe("a volume that can't be staged", () => {
     ],
     ["has no staging path", { stagingTargetPath: "" }, "INVALID_ARGUMENT"],
     ["has a relative staging path", { stagingTargetPath: "staging" }, "INVALID_ARGUMENT"],
-    ["has a staging path that climbs", { stagingTargetPath: `${STAGING}/../x` }, "INVALID_ARGUMENT"],
+    ["has a staging path with ..", { stagingTargetPath: `${STAGING}/../x` }, "INVALID_ARGUMENT"],
     ["has a staging path that is not there", { stagingTargetPath: "/nowhere/at/all" }, "INVALID_ARGUMENT"],
     ["has a staging path with a NUL", { stagingTargetPath: `${STAGING}\0` }, "INVALID_ARGUMENT"],
     ["has no capability", { volumeCapability: undefined as never }, "INVALID_ARGUMENT"],
@@ -372,7 +372,11 @@ describe("a volume that can't be staged", () => {
     ["has no secrets", { secrets: {} }, "INVALID_ARGUMENT"],
     ["has a wrong key", { secrets: { userID: "admin", userKey: "wrong" } }, "PERMISSION_DENIED"],
     ["is to be encrypted", { volumeContext: { ...PARAMETERS, encrypted: "true" } }, "INVALID_ARGUMENT"],
-    ["may be to be encrypted", { volumeContext: { ...PARAMETERS, encrypted: "yes" } }, "INVALID_ARGUMENT"],
+    [
+      "has a parameter encrypted that is not a boolean",
+      { volumeContext: { ...PARAMETERS, encrypted: "yes" } },
+      "INVALID_ARGUMENT",
+    ],
     ["is to be mapped with nbd", { volumeContext: { ...PARAMETERS, mounter: "rbd-nbd" } }, "INVALID_ARGUMENT"],
     [
       "has map options of an unknown mounter",
@@ -381,7 +385,7 @@ describe("a volume that can't be staged", () => {
     ],
     ["is static, and has no pool", { volumeContext: { clusterID: "east", staticVolume: "true" } }, "INVALID_ARGUMENT"],
     [
-      "is static, of an unknown cluster",
+      "is static, and is in an unknown cluster",
       { volumeContext: { clusterID: "west", pool: "rbd", staticVolume: "true" } },
       "INVALID_ARGUMENT",
     ],

@@ -78,7 +78,7 @@ describe("topology", () => {
     });
   });
 
-  test("The driver does not read the node where the flag names no label", async () => {
+  test("The driver asks Kubernetes for no labels where the flag names none", async () => {
     asked = 0;
     expect(await segments([])).toEqual({});
     expect(asked).toBe(0);
@@ -99,7 +99,7 @@ describe("topology", () => {
     });
   }
 
-  test("The driver reads topology only when it runs in a pod", () => {
+  test("The driver has access to Kubernetes only in a pod", () => {
     expect(kubeAccess({})).toBeUndefined();
     expect(kubeAccess({ KUBERNETES_SERVICE_HOST: "fd00::1", KUBERNETES_SERVICE_PORT: "6443" })?.url).toBe(
       "https://[fd00::1]:6443",

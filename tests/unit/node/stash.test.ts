@@ -65,7 +65,7 @@ describe("the stash", () => {
   for (const [what, text] of [
     ["empty", ""],
     ["cut off", encodeImageMeta(STASH).slice(0, 40)],
-    ["no object", "[]"],
+    ["not an object", "[]"],
     ["without an image", '{"pool":"rbd"}'],
     ["without a pool", '{"image":"csi-vol-1"}'],
     ["of other types", '{"pool":"rbd","image":7}'],

@@ -23,14 +23,14 @@ test("Every declared domain error has one row in the table, and every row has an
 });
 
 test.each(Object.entries(outcomes))(
-  "%s: an unknown outcome has a code on which callers ask again",
+  "The row of %s has a code on which callers ask again if its outcome is unknown",
   (_, { code, outcome }) => {
     if (outcome !== "none") expect(ASK_AGAIN.map(codeName)).toContain(codeName(code));
   },
 );
 
 test.each(Object.entries(outcomes))(
-  "The outcome of %s with a final code is that nothing happened",
+  "The row of %s says that nothing happened if its code is final",
   (_, { code, outcome }) => {
     if (!ASK_AGAIN.includes(code)) expect(outcome).toBe("none");
   },
