@@ -73,7 +73,7 @@ const badTexts = (field: string): readonly Row<string>[] => [
   ["holds NUL", "a\0b", field],
   ["holds a line end", "a\nb", field],
   ["holds DEL", "a\u007f", field],
-  ["is half a character", "\ud800", field],
+  ["holds half a character", "\ud800", field],
 ];
 
 const badSecrets: readonly Row<Record<string, string>>[] = [
@@ -103,20 +103,21 @@ const badRanges: readonly Row<{ requiredBytes?: bigint; limitBytes?: bigint }>[]
 
 /** No capability may be any of these, wherever one is asked for. */
 const badCapabilities: readonly Row<ReturnType<typeof mounted>>[] = [
-  ["says nothing", {}, "must ask for block or for mount"],
+  ["is empty", {}, "must ask for block or for mount"],
   ["has no access type", { accessMode: { mode: Mode.SINGLE_NODE_WRITER } }, "must ask for block or for mount"],
   ["has no access mode", { accessType: { case: "block", value: {} } }, "access_mode"],
   ["has an empty access mode", { accessType: { case: "block", value: {} }, accessMode: {} }, "access_mode"],
   ["has the unknown access mode", mounted(Mode.UNKNOWN), "access_mode"],
-  ["has an access mode that is not there yet", asBlock(LATER_MODE), "access_mode 99"],
+  ["has an access mode that CSI does not define", asBlock(LATER_MODE), "access_mode 99"],
   ["has a negative access mode", asBlock(NEGATIVE_MODE), "access_mode -1"],
   ["has many writers for a filesystem", mounted(Mode.MULTI_NODE_MULTI_WRITER), "MULTI_NODE_MULTI_WRITER"],
   ["has one writer of many nodes for a filesystem", mounted(Mode.MULTI_NODE_SINGLE_WRITER), "MULTI_NODE_SINGLE_WRITER"],
 ];
 
-describe("CreateVolume:", () => {
+describe("CreateVolume", () => {
   const check = (what: string, more: CreateInit, names: string, code?: string) =>
-    test(what, () => refused((driver) => driver.createVolume(creation(more)), names, code));
+    test(`CreateVolume refuses a request in which ${what}`, () =>
+      refused((driver) => driver.createVolume(creation(more)), names, code));
 
   for (const [what, name, names] of badTexts("name")) check(`name ${what}`, { name }, names);
   for (const [what, capacityRange, names, code] of badRanges) {
@@ -183,7 +184,7 @@ describe("CreateVolume:", () => {
     ["has stripeUnit alone", { ...PARAMETERS, stripeUnit: "4096" }, "stripeCount"],
     ["has stripeCount alone", { ...PARAMETERS, stripeCount: "4" }, "stripeUnit"],
     ["has a stripeUnit of 0", { ...PARAMETERS, stripeUnit: "0", stripeCount: "4" }, "stripeUnit"],
-    ["has a stripeUnit that is no number", { ...PARAMETERS, stripeUnit: "4k", stripeCount: "4" }, "stripeUnit"],
+    ["has a stripeUnit that is not a number", { ...PARAMETERS, stripeUnit: "4k", stripeCount: "4" }, "stripeUnit"],
     [
       "has a stripeUnit that does not divide the object",
       { ...PARAMETERS, stripeUnit: "5000", stripeCount: "4", objectSize: "8192" },
@@ -202,7 +203,7 @@ describe("CreateVolume:", () => {
   const source = (type: NonNullable<CreateInit["volumeContentSource"]>["type"]) => ({
     volumeContentSource: { type: type ?? { case: undefined } },
   });
-  check("volume_content_source is nothing", { volumeContentSource: {} }, "volume_content_source");
+  check("volume_content_source has no type", { volumeContentSource: {} }, "volume_content_source");
   for (const [what, id, names] of badTexts("_id")) {
     const snapshot = source({ case: "snapshot", value: { snapshotId: id } });
     check(`volume_content_source.snapshot.snapshot_id ${what}`, snapshot, `snapshot.snapshot${names}`);
@@ -218,51 +219,56 @@ describe("CreateVolume:", () => {
   }
 });
 
-describe("DeleteVolume:", () => {
+describe("DeleteVolume", () => {
   for (const [what, volumeId, names] of badTexts("volume_id")) {
-    test(`volume_id ${what}`, () => refused((driver) => driver.deleteVolume(deletion(volumeId)), names));
+    test(`DeleteVolume refuses a request in which volume_id ${what}`, () =>
+      refused((driver) => driver.deleteVolume(deletion(volumeId)), names));
   }
   for (const [what, secrets, names, code] of badSecrets) {
-    test(`secrets ${what}`, () => refused((driver, id) => driver.deleteVolume(deletion(id, { secrets })), names, code));
+    test(`DeleteVolume refuses a request in which secrets ${what}`, () =>
+      refused((driver, id) => driver.deleteVolume(deletion(id, { secrets })), names, code));
   }
 });
 
-describe("ControllerExpandVolume:", () => {
+describe("ControllerExpandVolume", () => {
   for (const [what, volumeId, names] of badTexts("volume_id")) {
-    test(`volume_id ${what}`, () => refused((driver) => driver.expandVolume(expansion(volumeId)), names));
+    test(`ControllerExpandVolume refuses a request in which volume_id ${what}`, () =>
+      refused((driver) => driver.expandVolume(expansion(volumeId)), names));
   }
-  test("capacity_range is missing", () =>
+  test("ControllerExpandVolume refuses a request in which capacity_range is missing", () =>
     refused((driver, id) => {
       const { capacityRange: _none, ...rest } = expansion(id);
       return driver.expandVolume({ ...rest });
     }, "capacity_range is missing"));
-  test("capacity_range says nothing", () =>
+  test("ControllerExpandVolume refuses a request in which capacity_range has neither size nor limit", () =>
     refused((driver, id) => driver.expandVolume(expansion(id, { capacityRange: {} })), "capacity_range"));
   for (const [what, capacityRange, names, code] of badRanges) {
-    test(`capacity_range ${what}`, () =>
+    test(`ControllerExpandVolume refuses a request in which capacity_range ${what}`, () =>
       refused((driver, id) => driver.expandVolume(expansion(id, { capacityRange })), names, code));
   }
   for (const [what, secrets, names, code] of badSecrets) {
-    test(`secrets ${what}`, () =>
+    test(`ControllerExpandVolume refuses a request in which secrets ${what}`, () =>
       refused((driver, id) => driver.expandVolume(expansion(id, { secrets })), names, code));
   }
   for (const [what, volumeCapability, names] of badCapabilities) {
-    test(`volume_capability ${what}`, () =>
+    test(`ControllerExpandVolume refuses a request in which volume_capability ${what}`, () =>
       refused((driver, id) => driver.expandVolume(expansion(id, { volumeCapability })), names));
   }
 });
 
-describe("ValidateVolumeCapabilities:", () => {
+describe("ValidateVolumeCapabilities", () => {
   for (const [what, volumeId, names] of badTexts("volume_id")) {
-    test(`volume_id ${what}`, () => refused((driver) => driver.validate(validation(volumeId)), names));
+    test(`ValidateVolumeCapabilities refuses a request in which volume_id ${what}`, () =>
+      refused((driver) => driver.validate(validation(volumeId)), names));
   }
-  test("volume_capabilities is missing", () =>
+  test("ValidateVolumeCapabilities refuses a request in which volume_capabilities is missing", () =>
     refused((driver, id) => driver.validate(validation(id, { volumeCapabilities: [] })), "volume_capabilities"));
   for (const [what, secrets, names, code] of badSecrets) {
-    test(`secrets ${what}`, () => refused((driver, id) => driver.validate(validation(id, { secrets })), names, code));
+    test(`ValidateVolumeCapabilities refuses a request in which secrets ${what}`, () =>
+      refused((driver, id) => driver.validate(validation(id, { secrets })), names, code));
   }
   for (const [what, capability, names] of badCapabilities) {
-    test(`volume_capabilities[0] ${what}: not confirmed`, async () => {
+    test(`ValidateVolumeCapabilities does not confirm a request in which volume_capabilities[0] ${what}`, async () => {
       const { failure } = await outcome(async (driver, id) => {
         const answer = await driver.validate(validation(id, { volumeCapabilities: [capability] }));
         expect(answer).toEqual({ message: expect.stringContaining(names) });
@@ -272,7 +278,7 @@ describe("ValidateVolumeCapabilities:", () => {
   }
 });
 
-test("RPCs that are not offered are not there", () => {
+test("the Controller service handles exactly the RPCs that the driver offers", () => {
   const service = served(Controller, controller());
   const there = Controller.methods.filter((method) => service.handler(method) !== undefined).map(({ name }) => name);
   expect(there.toSorted()).toEqual([
@@ -291,7 +297,7 @@ test("RPCs that are not offered are not there", () => {
   ]);
 });
 
-test("whatever a volume ID holds, it is no defect, and changes nothing", async () => {
+test("no content of a volume ID makes a call fail as a defect, and none changes the cluster", async () => {
   const cluster = aCluster();
   await using driver = aDriver(cluster);
   const { volume } = await driver.createVolume(creation());

@@ -53,7 +53,7 @@ const world = async () => {
 };
 
 describe("one driver", () => {
-  test("lets DeleteSnapshot wait for the restores that run, and then deletes", async () => {
+  test("DeleteSnapshot waits for the restores of the snapshot that run, and then deletes it", async () => {
     const { cluster, snapshotId, data } = await world();
     const { ceph, letGo, waiting } = held(cluster, "imageClone");
     await using driver = aDriver(cluster, { ceph });
@@ -72,7 +72,7 @@ describe("one driver", () => {
     expect(Object.keys(poolDump(cluster).images)).not.toContain(holderOf(snapshotId));
   });
 
-  test("tells a DeleteSnapshot that waits too long which restore it waits for", async () => {
+  test("a DeleteSnapshot that waits too long answers ABORTED and names the restore that it waits for", async () => {
     const { cluster, snapshotId } = await world();
     const { ceph, letGo, waiting } = held(cluster, "imageClone");
     await using driver = aDriver(cluster, { ceph });
@@ -87,7 +87,7 @@ describe("one driver", () => {
     await restored;
   });
 
-  test("lets DeleteVolume wait for the clones of it that run", async () => {
+  test("DeleteVolume waits for the clones of the volume that run, and then deletes it", async () => {
     const { cluster, volumeId, data } = await world();
     const { ceph, letGo, waiting } = held(cluster, "snapshotCreate");
     await using driver = aDriver(cluster, { ceph });
@@ -101,7 +101,7 @@ describe("one driver", () => {
     expect(read(cluster, imageOf((await cloned).volume.volumeId))).toEqual(data);
   });
 
-  test("takes snapshots and clones of one volume, and restores of its snapshot, side by side", async () => {
+  test("snapshots and clones of one volume, and restores of its snapshot, run side by side", async () => {
     const { cluster, volumeId, snapshotId, data } = await world();
     const { ceph, letGo, waiting } = held(cluster, "imageClone");
     await using driver = aDriver(cluster, { ceph });
@@ -119,7 +119,7 @@ describe("one driver", () => {
     for (const image of images) expect(read(cluster, image)).toEqual(data);
   });
 
-  test("makes one copy for equal requests at once, and runs once", async () => {
+  test("16 equal CreateVolume requests with a source make one copy, and run once", async () => {
     const { cluster, snapshotId, volumeId } = await world();
     const { service, calls } = recorded(cephMemoryService(cluster));
     await using driver = aDriver(cluster, { ceph: service });
@@ -130,7 +130,7 @@ describe("one driver", () => {
     expect(calls().filter(({ method }) => method === "imageClone")).toHaveLength(3);
   });
 
-  test("takes one snapshot for equal requests at once", async () => {
+  test("16 equal CreateSnapshot requests make one snapshot, and run once", async () => {
     const { cluster, volumeId } = await world();
     const { service, calls } = recorded(cephMemoryService(cluster));
     await using driver = aDriver(cluster, { ceph: service });
@@ -159,7 +159,7 @@ describe("two drivers over one cluster", () => {
     [1, 0],
     [3, 1],
   ] as const) {
-    test(`make one copy, and one snapshot, for one name, whoever is faster (${slow} ms, ${fast} ms)`, async () => {
+    test(`two drivers make one copy and one snapshot for one name, at latencies of ${slow} ms and ${fast} ms`, async () => {
       const { cluster, snapshotId, volumeId, data } = await world();
       await using one = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), slow) });
       await using other = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
@@ -179,7 +179,7 @@ describe("two drivers over one cluster", () => {
     });
   }
 
-  test("never remove an image from the trash at once: the second finds it busy, and later gone", async () => {
+  test("two drivers never remove an image from the trash at once: the second finds it busy, and later gone", async () => {
     const { cluster, snapshotId } = await world();
     cluster.managerUp = false;
     const removing = new Set<string>();
@@ -215,9 +215,9 @@ describe("two drivers over one cluster", () => {
   // What two drivers leave that work on one volume at the same time, against the rule of one leader, is no data lost, but
   // a source in the trash may keep a transient snapshot, and a name its reservation, until they are asked for again.
   for (const drivers of [1, 2]) {
-    const end = drivers === 1 ? ", and in the end nothing is left" : "";
+    const end = drivers === 1 ? ", and leave nothing behind" : "";
     test(
-      `create, copy, snapshot and delete as they come at ${drivers}: only codes that CSI knows${end}`,
+      `random creates, copies, snapshots and deletes at ${drivers === 1 ? "one driver" : "two drivers"} answer only with codes that CSI permits${end}`,
       () => crowd(drivers),
       60_000,
     );

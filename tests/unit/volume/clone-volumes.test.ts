@@ -53,8 +53,8 @@ const copies = [
   ["a volume", ({ volumeId }: Prepared, more?: CreateInit) => cloneOf(volumeId, more)],
 ] as const;
 
-describe("the layout", () => {
-  test("of a restore is a clone of the snapshot's own image", async () => {
+describe("layout of a copy", () => {
+  test("a restore is a clone of the snapshot's own image", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const all = await prepared(driver, cluster);
@@ -66,7 +66,7 @@ describe("the layout", () => {
     expect(Object.keys(poolDump(cluster).images).toSorted()).toEqual([image, holder, imageOf(all.volumeId)].toSorted());
   });
 
-  test("of a clone goes through an image in between, and leaves no snapshot by name", async () => {
+  test("a clone of a volume goes through an image in between, and leaves no snapshot by name", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const volumeId = await aVolume(driver, cluster);
@@ -80,7 +80,7 @@ describe("the layout", () => {
     expect(cluster.image("rbd", temp).bornFeatures).toBe(33n);
   });
 
-  test("is in the journal as of an empty volume, without its source", async () => {
+  test("the journal entry of a copy is that of an empty volume, and does not name the source", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
@@ -97,7 +97,7 @@ describe("the layout", () => {
     }
   });
 
-  test("has the source's own features where the class names none, and the class's else", async () => {
+  test("a copy has the features that the class names, else those of its source", async () => {
     for (const [what, request] of copies) {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
@@ -111,7 +111,7 @@ describe("the layout", () => {
     }
   });
 
-  test("keeps the source's data pool for the image in between, whatever the copy's is", async () => {
+  test("the image in between has the source's data pool, whatever data pool the copy has", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const volumeId = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, dataPool: "ec" } });
@@ -121,7 +121,7 @@ describe("the layout", () => {
     expect(cluster.image("rbd", image).dataPool).toBeUndefined();
   });
 
-  test("is in the class's pool, which need not be the source's", async () => {
+  test("a copy is in the class's pool, also where the source is in another pool", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
@@ -135,7 +135,7 @@ describe("the layout", () => {
     }
   });
 
-  test("names the copy in its metadata, and nothing of its source", async () => {
+  test("the metadata of a copy names the copy, and nothing of its source", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
       await using driver = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
@@ -150,7 +150,7 @@ describe("the layout", () => {
     }
   });
 
-  test("carries nothing of its source's metadata where none is written", async () => {
+  test("a copy carries nothing of its source's metadata where the driver writes none", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
       await using writing = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
@@ -163,8 +163,8 @@ describe("the layout", () => {
 });
 
 for (const [what, request] of copies) {
-  describe(`a copy of ${what}`, () => {
-    test("has its data as it was, and is written apart from it", async () => {
+  describe(`copies of ${what}`, () => {
+    test(`a copy of ${what} has the data of that moment, and writes to either do not reach the other`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -177,7 +177,7 @@ for (const [what, request] of copies) {
       expect(read(cluster, imageOf(all.volumeId))).toEqual(before);
     });
 
-    test("tells its source, its size and where it is", async () => {
+    test(`CreateVolume answers with the source, the size and the place of a copy of ${what}`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -191,7 +191,7 @@ for (const [what, request] of copies) {
       });
     });
 
-    test("is the same when asked for again, by whichever driver", async () => {
+    test(`a repeated request for a copy of ${what} gets the same answer from any driver, and changes nothing`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -204,7 +204,7 @@ for (const [what, request] of copies) {
       expect(cluster.dump()).toEqual(before);
     });
 
-    test("grows to the size that is asked for, and has none of the source's blocks more or less", async () => {
+    test(`a copy of ${what} grows to the size that the request asks for, and has exactly the source's blocks`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -215,7 +215,7 @@ for (const [what, request] of copies) {
       expect(read(cluster, imageOf(volume.volumeId))).toEqual(all.data);
     });
 
-    test("is never smaller than its source", async () => {
+    test(`CreateVolume refuses a copy of ${what} that is smaller than its source`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster, { capacityRange: { requiredBytes: 2n * GIB } });
@@ -225,7 +225,7 @@ for (const [what, request] of copies) {
       expect(cluster.dump()).toEqual(before);
     });
 
-    test("may be read-only from the start: it is not empty", async () => {
+    test(`CreateVolume makes a read-only copy of ${what}, because a copy is not empty`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -234,7 +234,7 @@ for (const [what, request] of copies) {
       expect(read(cluster, imageOf(volume.volumeId))).toEqual(all.data);
     });
 
-    test("lives on when its source is deleted, and everything goes when it goes", async () => {
+    test(`a copy of ${what} survives the deletion of its source, and its own deletion leaves nothing behind`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -248,7 +248,7 @@ for (const [what, request] of copies) {
       expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
     });
 
-    test("can be copied in turn", async () => {
+    test(`a copy of ${what} can be cloned, snapshotted and restored in turn`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -259,7 +259,7 @@ for (const [what, request] of copies) {
       expect(read(cluster, imageOf(third.volume.volumeId))).toEqual(all.data);
     });
 
-    test("of an encrypted one is refused: a plain volume is never made of it", async () => {
+    test(`CreateVolume refuses a copy of ${what} that is encrypted, and never makes a plain volume of it`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const all = await prepared(driver, cluster);
@@ -272,7 +272,7 @@ for (const [what, request] of copies) {
       expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("encrypted") });
     });
 
-    test("in another RADOS namespace, or another cluster, is refused", async () => {
+    test(`CreateVolume refuses a copy of ${what} in another RADOS namespace or another cluster`, async () => {
       const cluster = aCluster();
       const tenant = { ...EAST, clusterId: "tenant", radosNamespace: "tenant" };
       const west = { ...EAST, clusterId: "west", monitors: ["10.0.0.1:6789"] };
@@ -289,7 +289,7 @@ for (const [what, request] of copies) {
   });
 }
 
-describe("a name that is taken", () => {
+describe("taken names", () => {
   /** Each as the first, then all others: what makes a volume of another content is refused. */
   const contents: readonly (readonly [
     string,
@@ -304,7 +304,7 @@ describe("a name that is taken", () => {
     for (const [second, ask] of contents) {
       // An empty volume has no parent, and neither has a copy that was flattened: the two can't be told apart.
       if (first === second || first === "nothing") continue;
-      test(`by a copy of ${first} is not given to one of ${second}`, async () => {
+      test(`CreateVolume does not give the name of a copy of ${first} to ${second === "nothing" ? "an empty volume" : `a copy of ${second}`}`, async () => {
         const cluster = aCluster();
         await using driver = aDriver(cluster);
         const one = await prepared(driver, cluster);
@@ -319,7 +319,7 @@ describe("a name that is taken", () => {
     }
   }
 
-  test("by a copy that has grown is the same volume still", async () => {
+  test("a repeated request for a copy that has grown gets the same volume, with its new size", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { snapshotId } = await prepared(driver, cluster);
@@ -330,7 +330,7 @@ describe("a name that is taken", () => {
     expect(cluster.image("rbd", imageOf(volume.volumeId)).sizeBytes).toBe(5n * GIB);
   });
 
-  test("by a copy that was flattened since is the same volume still", async () => {
+  test("a repeated request for a copy that was flattened gets the same volume", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
@@ -341,7 +341,7 @@ describe("a name that is taken", () => {
     }
   });
 
-  test("by a copy of a source that is gone since is the same volume still", async () => {
+  test("a repeated request for a copy whose source is deleted gets the same volume", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
       await using driver = aDriver(cluster);

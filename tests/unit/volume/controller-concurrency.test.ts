@@ -43,7 +43,7 @@ const dice = (seed: number) => {
 };
 
 describe("one driver", () => {
-  test("makes one volume for equal requests at once, and runs once", async () => {
+  test("16 equal CreateVolume requests make one volume, and run once", async () => {
     const cluster = aCluster();
     const { service, calls } = recorded(cephMemoryService(cluster));
     await using driver = aDriver(cluster, { ceph: service });
@@ -52,7 +52,7 @@ describe("one driver", () => {
     expect(calls().filter(({ method }) => method === "poolId")).toHaveLength(1);
   });
 
-  test("takes requests for equal, whatever the order of their maps; and others for others", async () => {
+  test("requests that differ only in the order of their maps run once, and requests that differ in a parameter run twice", async () => {
     const cluster = aCluster();
     const { service, calls } = recorded(cephMemoryService(cluster));
     await using driver = aDriver(cluster, { ceph: service });
@@ -66,14 +66,14 @@ describe("one driver", () => {
     expect(await runs({ clusterID, pool }, { clusterID, pool, mounter: "rbd" })).toBe(2);
   });
 
-  test("lets requests for one name wait for each other", async () => {
+  test("requests for one name wait for each other", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), 2) });
     const sizes = [1n, 2n, 1n].map((n) => driver.createVolume(creation({ capacityRange: { requiredBytes: n * GIB } })));
     expect(await Promise.all(sizes.map(codeOf))).toEqual(["OK", "ALREADY_EXISTS", "OK"]);
   });
 
-  test("tells one who waits too long who holds the name", async () => {
+  test("a request that waits too long for a name answers ABORTED and names the request that holds it", async () => {
     const cluster = aCluster();
     const { promise, resolve: letGo } = Promise.withResolvers<void>();
     const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
@@ -97,7 +97,7 @@ describe("one driver", () => {
     expect((await driver.locks()).table()).toEqual([]);
   });
 
-  test("goes on when its caller has given up, and the retry gets the result", async () => {
+  test("CreateVolume goes on when its caller has given up, and the retry gets the result", async () => {
     const cluster = aCluster();
     const { service, calls } = recorded(latency(cephMemoryService(cluster), 20));
     await using driver = aDriver(cluster, { ceph: service });
@@ -111,7 +111,7 @@ describe("one driver", () => {
     expect((await driver.operations()).running()).toEqual([]);
   });
 
-  test("keeps other volumes out of a stuck one's way", async () => {
+  test("a stuck request does not hold up requests for other volumes", async () => {
     const cluster = aCluster();
     const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
       call.subject.includes("slow-") ? Effect.never : act,
@@ -128,7 +128,7 @@ describe("one driver", () => {
 });
 
 describe("two drivers over one cluster", () => {
-  test("make one volume for each of eight names, of 32 calls at once", async () => {
+  test("two drivers make one volume for each of eight names that 32 calls ask for at once", async () => {
     const cluster = aCluster();
     await using first = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), 1) });
     await using second = aDriver(cluster);
@@ -151,7 +151,7 @@ describe("two drivers over one cluster", () => {
     for (const driver of [first, second]) expect((await driver.locks()).table()).toEqual([]);
   });
 
-  test("delete one volume at once, and both succeed", async () => {
+  test("two drivers that delete one volume at once both succeed", async () => {
     for (const [slow, fast] of [
       [1, 0],
       [0, 0],
@@ -166,7 +166,7 @@ describe("two drivers over one cluster", () => {
     }
   });
 
-  test("create, delete and expand as they come: only codes that CSI knows, and in the end nothing is left", async () => {
+  test("random creates, deletes and expansions at two drivers answer only with codes that CSI permits, and leave nothing behind", async () => {
     const legal = { create: ["OK", "ABORTED"], delete: ["OK", "ABORTED"], expand: ["OK", "NOT_FOUND", "ABORTED"] };
     for (let seed = 1; seed <= 8; seed++) {
       const roll = dice(seed);

@@ -46,8 +46,8 @@ const imageFor = async (parameters: Record<string, string>) => {
   return { image: cluster.image("rbd", prefix + uuid), volume, uuid };
 };
 
-describe("a new volume", () => {
-  test("is an image with the cluster's defaults, under an ID that names cluster, pool and UUID", async () => {
+describe("new volumes", () => {
+  test("a new volume is an image with the cluster's defaults, and its ID names cluster, pool and UUID", async () => {
     const { cluster, volume, uuid } = await created();
     expect(volume.volumeId).toBe(`0001-0004-east-0000000000000002-${uuid}`);
     expect(uuid).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
@@ -68,7 +68,7 @@ describe("a new volume", () => {
     expect(cluster.image("rbd", `csi-vol-${uuid}`).meta.size).toBe(0);
   });
 
-  test("keeps parameters in its context, but neither the sidecars' keys nor the topology", async () => {
+  test("the volume context keeps the parameters, but neither the sidecars' keys nor the topology", async () => {
     const parameters = {
       ...PARAMETERS,
       ...KUBERNETES,
@@ -90,7 +90,7 @@ describe("a new volume", () => {
     });
   });
 
-  test("is made in the RADOS namespace that config.json names", async () => {
+  test("CreateVolume makes the image in the RADOS namespace that config.json names", async () => {
     const { cluster, volume, uuid } = await created({}, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
     expect(poolDump(cluster)).toEqual({ objects: {}, images: {}, bareNames: {}, trash: {} });
     const inside = poolDump(cluster, "rbd", "tenant");
@@ -99,7 +99,7 @@ describe("a new volume", () => {
     expect(volume.volumeContext["radosNamespace"]).toBe("tenant");
   });
 
-  test("has the name, the features and the layout that the class asks for", async () => {
+  test("a new volume has the name, the features and the layout that the class asks for", async () => {
     const prefixed = await imageFor({ volumeNamePrefix: "team-" });
     expect(prefixed.volume.volumeContext["imageName"]).toBe(`team-${prefixed.uuid}`);
     expect((await imageFor({ imageFeatures: "layering" })).image.features).toBe(layering);
@@ -118,18 +118,18 @@ describe("a new volume", () => {
     ["a filesystem with one writer", mounted(Mode.SINGLE_NODE_SINGLE_WRITER)],
     ["a filesystem with many writers on a node", mounted(Mode.SINGLE_NODE_MULTI_WRITER)],
   ] as const) {
-    test(`may be ${what}`, async () => {
+    test(`CreateVolume makes a volume for ${what}`, async () => {
       await created({ volumeCapabilities: [capability] });
     });
   }
 
-  test("takes the secret of an in-tree volume", async () => {
+  test("CreateVolume accepts the secret of an in-tree volume", async () => {
     const { key, ...rest } = { key: creation().secrets["userKey"] ?? "", userID: "nobody" };
     await created({ secrets: { key, ...rest } });
   });
 });
 
-describe("its size", () => {
+describe("size of a new volume", () => {
   const sizes: readonly (readonly [required: bigint, limit: bigint, size: bigint | string])[] = [
     [0n, 0n, GIB],
     [1n, 0n, MIB],
@@ -149,7 +149,7 @@ describe("its size", () => {
     [2n * GIB, GIB, "INVALID_ARGUMENT"],
   ];
   for (const [requiredBytes, limitBytes, size] of sizes) {
-    test(`is ${size} for at least ${requiredBytes} and at most ${limitBytes || "any number of"} bytes`, async () => {
+    test(`CreateVolume answers ${typeof size === "bigint" ? `with ${size} bytes` : size} to a request for at least ${requiredBytes} and at most ${limitBytes || "any number of"} bytes`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const request = creation({ capacityRange: { requiredBytes, limitBytes } });
@@ -164,7 +164,7 @@ describe("its size", () => {
     });
   }
 
-  test("is 1 GiB when nothing is said", async () => {
+  test("CreateVolume makes a volume of 1 GiB when the request names no size", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { capacityRange: _none, ...rest } = creation();
@@ -179,7 +179,7 @@ describe("image metadata", () => {
     return Object.fromEntries(cluster.image("rbd", `csi-vol-${uuid}`).meta);
   };
 
-  test("names claim, volume and Kubernetes cluster where that is asked for", async () => {
+  test("the image metadata names claim, volume and Kubernetes cluster where the flags ask for it", async () => {
     const flags = { setmetadata: true, clustername: "prod" };
     expect(await metaOf(flags, { ...KUBERNETES, "csi.storage.k8s.io/fstype": "xfs" })).toEqual({
       ...KUBERNETES,
@@ -193,7 +193,7 @@ describe("image metadata", () => {
     expect(await metaOf({ setmetadata: false, clustername: "prod" }, KUBERNETES)).toEqual({});
   });
 
-  test("is set by a repeated call when the first one had not come to it", async () => {
+  test("a repeated CreateVolume sets the image metadata that the first call did not set", async () => {
     const cluster = aCluster();
     await using without = aDriver(cluster);
     await using driver = aDriver(cluster, { flags: { setmetadata: true } });
@@ -205,8 +205,8 @@ describe("image metadata", () => {
   });
 });
 
-describe("a repeated request", () => {
-  test("gets the same answer and changes nothing, from any driver", async () => {
+describe("repeated requests", () => {
+  test("a repeated request gets the same answer from any driver, and changes nothing", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     await using restarted = aDriver(cluster);
@@ -217,7 +217,7 @@ describe("a repeated request", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
-  test("gets the size that the volume has, when that is within what it asks for", async () => {
+  test("a repeated request gets the size of the volume, when that is within the requested range", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation({ capacityRange: { requiredBytes: 3n * GIB } }));
@@ -227,7 +227,7 @@ describe("a repeated request", () => {
     }
   });
 
-  test("of another name, instance or cluster makes another volume", async () => {
+  test("a request with another name, instance or cluster makes another volume", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { clusters: [EAST, { ...EAST, clusterId: "west", radosNamespace: "w" }] });
     await using other = aDriver(cluster, { flags: { instanceid: "second" } });
@@ -264,7 +264,7 @@ describe("a repeated request", () => {
     ],
   ];
   for (const [what, more, says] of conflicts) {
-    test(`that asks for ${what} is ALREADY_EXISTS and changes nothing`, async () => {
+    test(`a repeated request that asks for ${what} answers ALREADY_EXISTS and changes nothing`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       await driver.createVolume(
@@ -279,7 +279,7 @@ describe("a repeated request", () => {
     });
   }
 
-  test("that leaves a choice open fits whatever there is", async () => {
+  test("a repeated request that names no layout gets a volume of any layout", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(
@@ -288,7 +288,7 @@ describe("a repeated request", () => {
     expect((await driver.createVolume(creation())).volume.volumeId).toBe(volume.volumeId);
   });
 
-  test("fits what Ceph made of its features: object-map brings fast-diff along", async () => {
+  test("a repeated request gets the volume to whose features Ceph added fast-diff, because object-map brings it along", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const request = creation({ parameters: { ...PARAMETERS, imageFeatures: "layering,exclusive-lock,object-map" } });
@@ -298,7 +298,7 @@ describe("a repeated request", () => {
     expect(await driver.createVolume(request)).toEqual(first);
   });
 
-  test("of an encrypted volume, made by another driver, is ALREADY_EXISTS", async () => {
+  test("a plain request for the name of an encrypted volume of another driver answers ALREADY_EXISTS", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
@@ -311,7 +311,7 @@ describe("a repeated request", () => {
   });
 });
 
-describe("what this driver can't do yet is refused before anything is written:", () => {
+describe("parameters that the driver does not support", () => {
   const refused: readonly (readonly [what: string, more: CreateInit, says: RegExp])[] = [
     ["encryption", { parameters: { ...PARAMETERS, encrypted: "true" } }, /makes no plain volume instead/],
     [
@@ -321,7 +321,7 @@ describe("what this driver can't do yet is refused before anything is written:",
     ],
   ];
   for (const [what, more, says] of refused) {
-    test(what, async () => {
+    test(`CreateVolume refuses ${what} before it writes anything`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const failure = await failureOf(driver.createVolume(creation(more)));
@@ -331,7 +331,7 @@ describe("what this driver can't do yet is refused before anything is written:",
   }
 });
 
-test("the capabilities are those of the RPCs that are there", async () => {
+test("ControllerGetCapabilities names the capabilities of the RPCs that the driver offers", async () => {
   await using driver = aDriver(aCluster());
   const { capabilities } = await driver.capabilities();
   expect(capabilities.map(({ type }) => Offered[type.value.type])).toEqual([

@@ -42,25 +42,30 @@ const world = async () => {
 
 describe("ControllerExpandVolume", () => {
   const ranges: readonly (readonly [what: string, required: bigint, limit: bigint, result: bigint | string])[] = [
-    ["grows", 4n * GIB, 0n, 4n * GIB],
-    ["grows to its limit", 4n * GIB, 4n * GIB, 4n * GIB],
-    ["rounds up to the next GiB", 4n * GIB + 1n, 0n, 5n * GIB],
-    ["rounds to MiB where a limit is in the way", 4n * GIB + 1n, 5n * GIB - 1n, 4n * GIB + MIB],
-    ["changes nothing when it is that size", 2n * GIB, 0n, 2n * GIB],
-    ["never shrinks: tells the size that there is", GIB, 0n, 2n * GIB],
-    ["tells the size when only a limit is said", 0n, 2n * GIB, 2n * GIB],
-    ["is OUT_OF_RANGE when the volume is above the limit", GIB, 2n * GIB - 1n, "OUT_OF_RANGE"],
-    ["is OUT_OF_RANGE when the volume is above the only limit", 0n, GIB, "OUT_OF_RANGE"],
-    ["is OUT_OF_RANGE above what an image can be", (1n << 60n) + 1n, 0n, "OUT_OF_RANGE"],
-    ["is OUT_OF_RANGE when no size lies in the range", 4n * GIB + 1n, 4n * GIB + 2n, "OUT_OF_RANGE"],
-    ["is INVALID_ARGUMENT when the range is empty", 4n * GIB, 3n * GIB, "INVALID_ARGUMENT"],
-    ["is INVALID_ARGUMENT when nothing is said", 0n, 0n, "INVALID_ARGUMENT"],
-    ["is INVALID_ARGUMENT when a size is negative", -1n, 0n, "INVALID_ARGUMENT"],
-    ["is INVALID_ARGUMENT when a limit is negative", 4n * GIB, -1n, "INVALID_ARGUMENT"],
-    ["is INVALID_ARGUMENT when the only limit is negative", 0n, -1n, "INVALID_ARGUMENT"],
+    ["grows a volume", 4n * GIB, 0n, 4n * GIB],
+    ["grows a volume to the limit", 4n * GIB, 4n * GIB, 4n * GIB],
+    ["rounds the size up to the next GiB", 4n * GIB + 1n, 0n, 5n * GIB],
+    [
+      "rounds the size to MiB where the limit does not permit the next GiB",
+      4n * GIB + 1n,
+      5n * GIB - 1n,
+      4n * GIB + MIB,
+    ],
+    ["changes nothing when the volume has the requested size", 2n * GIB, 0n, 2n * GIB],
+    ["never shrinks a volume, and answers with its size", GIB, 0n, 2n * GIB],
+    ["answers with the size of the volume when the request has only a limit", 0n, 2n * GIB, 2n * GIB],
+    ["answers OUT_OF_RANGE when the volume is above the limit", GIB, 2n * GIB - 1n, "OUT_OF_RANGE"],
+    ["answers OUT_OF_RANGE when the volume is above the limit, and no size is required", 0n, GIB, "OUT_OF_RANGE"],
+    ["answers OUT_OF_RANGE to a size above the largest size of an image", (1n << 60n) + 1n, 0n, "OUT_OF_RANGE"],
+    ["answers OUT_OF_RANGE when no whole MiB lies in the range", 4n * GIB + 1n, 4n * GIB + 2n, "OUT_OF_RANGE"],
+    ["answers INVALID_ARGUMENT when the limit is below the required size", 4n * GIB, 3n * GIB, "INVALID_ARGUMENT"],
+    ["answers INVALID_ARGUMENT when the range has neither size nor limit", 0n, 0n, "INVALID_ARGUMENT"],
+    ["answers INVALID_ARGUMENT when the required size is negative", -1n, 0n, "INVALID_ARGUMENT"],
+    ["answers INVALID_ARGUMENT when the limit is negative", 4n * GIB, -1n, "INVALID_ARGUMENT"],
+    ["answers INVALID_ARGUMENT when the limit is alone and is negative", 0n, -1n, "INVALID_ARGUMENT"],
   ];
   for (const [what, requiredBytes, limitBytes, result] of ranges) {
-    test(`${what} (required ${requiredBytes}, limit ${limitBytes})`, async () => {
+    test(`ControllerExpandVolume ${what} (required ${requiredBytes}, limit ${limitBytes})`, async () => {
       await using at = await world();
       const before = at.cluster.dump();
       const call = at.driver.expandVolume(expansion(at.volumeId, { capacityRange: { requiredBytes, limitBytes } }));
@@ -74,7 +79,7 @@ describe("ControllerExpandVolume", () => {
     });
   }
 
-  test("gives the same answer again", async () => {
+  test("a repeated ControllerExpandVolume gets the same answer", async () => {
     await using at = await world();
     const first = await at.driver.expandVolume(expansion(at.volumeId));
     const before = at.cluster.dump();
@@ -82,7 +87,7 @@ describe("ControllerExpandVolume", () => {
     expect(at.cluster.dump()).toEqual(before);
   });
 
-  test("grows a volume that is in use", async () => {
+  test("ControllerExpandVolume grows a volume that is in use", async () => {
     await using at = await world();
     at.cluster.watch("rbd", `csi-vol-${uuidOf(at.volumeId)}`);
     const range = { capacityRange: { requiredBytes: 3n * GIB } };
@@ -97,16 +102,16 @@ describe("ControllerExpandVolume", () => {
     attributes: Record<string, string>,
     required: boolean,
   ])[] = [
-    ["when nothing is said of its use", undefined, {}, true],
+    ["when the request names no volume capability", undefined, {}, true],
     ["for a filesystem", MOUNT, {}, true],
     ["for a block volume", BLOCK, {}, false],
     ["for a LUKS block volume", BLOCK, { [luks]: "default", [type]: "block" }, true],
-    ["for a LUKS block volume from before there were types", BLOCK, { [luks]: "default" }, true],
+    ["for a LUKS block volume whose entry has no encryption type", BLOCK, { [luks]: "default" }, true],
     ["for a block volume whose files are encrypted", BLOCK, { [luks]: "default", [type]: "file" }, false],
     ["for an encrypted filesystem", MOUNT, { [luks]: "default", [type]: "file" }, true],
   ];
   for (const [what, volumeCapability, attributes, required] of node) {
-    test(`${required ? "needs" : "does not need"} the node's part ${what}`, async () => {
+    test(`ControllerExpandVolume ${required ? "asks for" : "asks for no"} node expansion ${what}`, async () => {
       await using at = await world();
       for (const [key, value] of Object.entries(attributes)) at.attributes?.set(key, value);
       const more = volumeCapability === undefined ? {} : { volumeCapability };
@@ -116,10 +121,10 @@ describe("ControllerExpandVolume", () => {
   }
 });
 
-describe("of what is not there", () => {
+describe("volumes that do not exist", () => {
   const absent: readonly (readonly [what: string, of: (id: string, cluster: MemoryCluster) => string])[] = [
     ["an unknown UUID", (id) => id.replace(uuidOf(id), "b0285c97-a0ce-41eb-8c66-0242ac110002")],
-    ["no ID of ours", () => "my-image"],
+    ["an ID that is not of this driver's form", () => "my-image"],
     ["a pool that is gone", (id) => id.replace("0000000000000002", "0000000000000063")],
     [
       "an image that is gone",
@@ -140,7 +145,7 @@ describe("of what is not there", () => {
   ];
   for (const [rpc, call] of calls) {
     for (const [what, of] of absent) {
-      test(`${rpc} is NOT_FOUND: ${what}`, async () => {
+      test(`${rpc} answers NOT_FOUND for ${what}`, async () => {
         await using at = await world();
         const id = of(at.volumeId, at.cluster);
         const before = at.cluster.dump();
@@ -151,7 +156,7 @@ describe("of what is not there", () => {
       });
     }
 
-    test(`${rpc} is not NOT_FOUND when that is open`, async () => {
+    test(`${rpc} does not answer NOT_FOUND when it can't tell whether the volume exists`, async () => {
       await using at = await world();
       at.cluster.reachable = false;
       expect(await codeOf(call(at.driver, at.volumeId))).toBe("UNAVAILABLE");
@@ -162,7 +167,7 @@ describe("of what is not there", () => {
 });
 
 describe("ValidateVolumeCapabilities", () => {
-  test("confirms what it was asked, word for word, and writes nothing", async () => {
+  test("ValidateVolumeCapabilities confirms the request word for word, and writes nothing", async () => {
     await using at = await world();
     const before = at.cluster.dump();
     const request = validation(at.volumeId, {
@@ -192,7 +197,7 @@ describe("ValidateVolumeCapabilities", () => {
     Mode.SINGLE_NODE_MULTI_WRITER,
   ]) {
     const manyWrite = mode === Mode.MULTI_NODE_SINGLE_WRITER || mode === Mode.MULTI_NODE_MULTI_WRITER;
-    test(`confirms ${Mode[mode]} for block${manyWrite ? " only" : " and filesystems"}`, async () => {
+    test(`ValidateVolumeCapabilities confirms ${Mode[mode]} for block${manyWrite ? " only" : " and filesystems"}`, async () => {
       await using at = await world();
       const block = await at.driver.validate(validation(at.volumeId, { volumeCapabilities: [asBlock(mode)] }));
       expect(block).toHaveProperty("confirmed");
@@ -206,14 +211,14 @@ describe("ValidateVolumeCapabilities", () => {
     });
   }
 
-  test("confirms none when one of several can't be had", async () => {
+  test("ValidateVolumeCapabilities confirms no capability when one of several is impossible", async () => {
     await using at = await world();
     const volumeCapabilities = [MOUNT, mounted(Mode.MULTI_NODE_MULTI_WRITER)];
     const answer = await at.driver.validate(validation(at.volumeId, { volumeCapabilities }));
     expect(answer).toEqual({ message: expect.stringContaining("volume_capabilities[1]") });
   });
 
-  test("looks in the namespace of the cluster", async () => {
+  test("ValidateVolumeCapabilities looks in the RADOS namespace of the cluster", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
     await using outside = aDriver(cluster);
@@ -222,7 +227,7 @@ describe("ValidateVolumeCapabilities", () => {
     expect(await codeOf(outside.validate(validation(volume.volumeId)))).toBe("NOT_FOUND");
   });
 
-  test("is PERMISSION_DENIED for a wrong key", async () => {
+  test("ValidateVolumeCapabilities answers PERMISSION_DENIED to an unknown user", async () => {
     await using at = await world();
     const secrets = { userID: "nobody", userKey: MEMORY_KEY };
     expect(await codeOf(at.driver.validate(validation(at.volumeId, { secrets })))).toBe("PERMISSION_DENIED");
