@@ -53,8 +53,8 @@ const withSlowReadiness = (cluster: ReturnType<typeof aCluster>) => {
   return { ceph, letGo };
 };
 
-describe("the layout", () => {
-  test("is an image and a snapshot of one name, cloned from a snapshot of the source that is in the trash", async () => {
+describe("layout of a snapshot", () => {
+  test("a snapshot is an image and a snapshot of one name, cloned from a snapshot of the source that is in the trash", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -73,7 +73,7 @@ describe("the layout", () => {
     expect(read(cluster, source)).not.toEqual(before);
   });
 
-  test("is in the journal as ceph-csi writes it", async () => {
+  test("CreateSnapshot writes the journal entry as ceph-csi does", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
@@ -90,7 +90,7 @@ describe("the layout", () => {
     });
   });
 
-  test("has no owner where the source has none, and the prefix that is asked for", async () => {
+  test("a snapshot has no owner where its source has none, and has the name prefix that the class asks for", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { flags: { instanceid: "prod" } });
     const id = await aVolume(driver, cluster);
@@ -110,7 +110,7 @@ describe("the layout", () => {
     expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(id)]);
   });
 
-  test("keeps the data pool, object size and striping of the source", async () => {
+  test("a snapshot keeps the data pool, object size and striping of its source", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const layout = { dataPool: "ec", objectSize: "8388608", stripeUnit: "65536", stripeCount: "8" };
@@ -125,7 +125,7 @@ describe("the layout", () => {
     });
   });
 
-  test("is in the cluster's RADOS namespace, as are the source and the journal", async () => {
+  test("a snapshot is in the cluster's RADOS namespace, as are its source and the journal", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
     const { volume } = await driver.createVolume(creation());
@@ -136,7 +136,7 @@ describe("the layout", () => {
     expect(poolDump(cluster).images).toEqual({});
   });
 
-  test("names the snapshot in its metadata, and nothing of the volume", async () => {
+  test("the metadata of a snapshot names the snapshot, and nothing of the volume", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
@@ -148,7 +148,7 @@ describe("the layout", () => {
     expect(metaOf(cluster, imageOf(id))).toEqual(source);
   });
 
-  test("loses the volume's names also where no metadata is written", async () => {
+  test("a snapshot loses the volume's names also where the driver writes no metadata", async () => {
     const cluster = aCluster();
     await using writing = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
     const id = await aVolume(writing, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
@@ -158,8 +158,8 @@ describe("the layout", () => {
   });
 });
 
-describe("the answer", () => {
-  test("goes out before the snapshot is ready, and says the same again when it is", async () => {
+describe("answers of CreateSnapshot", () => {
+  test("CreateSnapshot answers before the snapshot is ready, and answers the same once it is ready", async () => {
     let now = 1_700_000_000_123;
     const cluster = aCluster({ now: () => now });
     const { ceph, letGo } = withSlowReadiness(cluster);
@@ -185,7 +185,7 @@ describe("the answer", () => {
     expect(read(cluster, holderOf(early.snapshotId))).toEqual(before);
   });
 
-  test("costs one snapshot: the transient one is gone by then, the other not begun", async () => {
+  test("CreateSnapshot answers after one snapshot: the transient one is gone, and the second is not begun", async () => {
     const cluster = aCluster();
     const { ceph, letGo } = withSlowReadiness(cluster);
     const { service, calls } = recorded(ceph);
@@ -201,7 +201,7 @@ describe("the answer", () => {
     expect(made()).toHaveLength(2);
   });
 
-  test("is the same for another driver that finds the snapshot, finished or not", async () => {
+  test("another driver answers the same for a snapshot that it finds, finished or not", async () => {
     const cluster = aCluster();
     const { ceph } = withSlowReadiness(cluster);
     const first = aDriver(cluster, { ceph });
@@ -217,7 +217,7 @@ describe("the answer", () => {
     expect(await third.createSnapshot(snapshotOf(id))).toEqual({ snapshot: { ...early, readyToUse: true } });
   });
 
-  test("takes the cluster of the source where the class names none", async () => {
+  test("CreateSnapshot takes the cluster of the source where the class names none", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -225,7 +225,7 @@ describe("the answer", () => {
     expect(snapshotId).toStartWith("0001-0004-east-");
   });
 
-  test("has the ID of the class's cluster where two IDs lead to one cluster", async () => {
+  test("the snapshot ID has the clusterID of the class where two clusterIDs lead to one cluster", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { clusters: [EAST, { ...EAST, clusterId: "alias" }] });
     const id = await aVolume(driver, cluster);
@@ -234,12 +234,12 @@ describe("the answer", () => {
   });
 });
 
-describe("what is refused", () => {
+describe("refused requests", () => {
   const cases: readonly (readonly [string, Parameters<typeof snapshotOf>[1], string, RegExp])[] = [
     ["no name", { name: "" }, "INVALID_ARGUMENT", /^name /],
     ["no source", { sourceVolumeId: "" }, "INVALID_ARGUMENT", /^source_volume_id /],
     ["no secret", { secrets: {} }, "INVALID_ARGUMENT", /userID/],
-    ["a source that is no volume ID", { sourceVolumeId: "pvc-1" }, "NOT_FOUND", /volume pvc-1 does not exist/],
+    ["a source that is not a volume ID", { sourceVolumeId: "pvc-1" }, "NOT_FOUND", /volume pvc-1 does not exist/],
     [
       "a source that is gone",
       { sourceVolumeId: "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002" },
@@ -255,10 +255,10 @@ describe("what is refused", () => {
     ["an empty prefix", { parameters: { snapshotNamePrefix: "" } }, "INVALID_ARGUMENT", /snapshotNamePrefix/],
     ["an empty pool", { parameters: { pool: "" } }, "INVALID_ARGUMENT", /pool/],
     ["a prefix with a slash", { parameters: { snapshotNamePrefix: "a/b" } }, "INVALID_ARGUMENT", /snapshotNamePrefix/],
-    ["a cluster that nobody knows", { parameters: { clusterID: "west" } }, "INVALID_ARGUMENT", /west/],
+    ["an unknown cluster", { parameters: { clusterID: "west" } }, "INVALID_ARGUMENT", /west/],
   ];
   for (const [what, more, code, message] of cases) {
-    test(what, async () => {
+    test(`CreateSnapshot refuses a request with ${what}`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const id = await aVolume(driver, cluster);
@@ -271,7 +271,7 @@ describe("what is refused", () => {
     });
   }
 
-  test("a cluster that is not the source's", async () => {
+  test("CreateSnapshot refuses a cluster that is not the source's", async () => {
     const cluster = aCluster();
     const west = { ...EAST, clusterId: "west", monitors: ["10.0.0.1:6789"] };
     await using driver = aDriver(cluster, { clusters: [EAST, west] });
@@ -280,7 +280,7 @@ describe("what is refused", () => {
     expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("clusterID") });
   });
 
-  test("a source without layering", async () => {
+  test("CreateSnapshot refuses a source without layering", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, imageFeatures: "exclusive-lock" } });
@@ -288,7 +288,7 @@ describe("what is refused", () => {
     expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("layering") });
   });
 
-  test("an encrypted source: its keys are not known, and a snapshot of it could not be read", async () => {
+  test("CreateSnapshot refuses an encrypted source, because its keys are unknown and its snapshot is unreadable", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -300,7 +300,7 @@ describe("what is refused", () => {
     expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("encrypted") });
   });
 
-  test("a name that a snapshot of another volume has", async () => {
+  test("CreateSnapshot refuses a name that a snapshot of another volume has", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const one = await aVolume(driver, cluster);
@@ -313,7 +313,7 @@ describe("what is refused", () => {
   });
 });
 
-test("snapshots of one volume are taken side by side", async () => {
+test("CreateSnapshot takes snapshots of one volume side by side", async () => {
   const cluster = aCluster();
   let running = 0;
   let most = 0;
@@ -331,7 +331,7 @@ test("snapshots of one volume are taken side by side", async () => {
   expect(most).toBe(10);
 });
 
-test("DeleteVolume waits for a snapshot of it that is being taken", async () => {
+test("DeleteVolume waits for a snapshot of the volume that is being taken", async () => {
   const cluster = aCluster();
   const { ceph, letGo } = withSlowReadiness(cluster);
   await using driver = aDriver(cluster, { ceph });

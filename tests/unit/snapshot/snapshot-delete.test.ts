@@ -25,8 +25,8 @@ import { virtualTime } from "../../support/virtual-time.ts";
 
 const GONE = "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002";
 
-describe("a snapshot", () => {
-  test("goes with all that belongs to it, and the source is as before", async () => {
+describe("deletion of a snapshot", () => {
+  test("DeleteSnapshot removes all that belongs to the snapshot, and leaves the source as it was", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -41,7 +41,7 @@ describe("a snapshot", () => {
     expect(poolDump(cluster)).toEqual(after);
   });
 
-  test("frees its name for another one", async () => {
+  test("DeleteSnapshot frees the name for another snapshot", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -51,7 +51,7 @@ describe("a snapshot", () => {
     expect(second.snapshotId).not.toBe(first.snapshotId);
   });
 
-  test("goes when its source is gone", async () => {
+  test("DeleteSnapshot removes a snapshot whose source is gone", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -63,7 +63,7 @@ describe("a snapshot", () => {
     expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
   });
 
-  test("goes with restores of it: they keep their data, and its space comes back with the last of them", async () => {
+  test("DeleteSnapshot removes a snapshot with restores: they keep their data, and the last of them frees its space", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -84,7 +84,7 @@ describe("a snapshot", () => {
     expect(poolDump(cluster)).toEqual({ objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} });
   });
 
-  test("that is not ready yet goes, too, with what is left of it on its source", async () => {
+  test("DeleteSnapshot removes a snapshot that is not ready yet, and what it left on its source", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -101,7 +101,7 @@ describe("a snapshot", () => {
     expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(id)]);
   });
 
-  test("that somebody has open stays", async () => {
+  test("DeleteSnapshot keeps a snapshot that a client has open", async () => {
     const cluster = aCluster();
     const time = virtualTime();
     await using driver = aDriver(cluster, { time });
@@ -116,7 +116,7 @@ describe("a snapshot", () => {
     await driver.deleteSnapshot(snapshotDeletion(snapshotId));
   });
 
-  test("that lies in the trash already, by its name, is purged; another's of that name is not", async () => {
+  test("DeleteSnapshot purges the snapshot's image from the trash by its name, and keeps an image of that name that others put there", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -133,14 +133,14 @@ describe("a snapshot", () => {
   });
 });
 
-describe("what does not exist is deleted:", () => {
+describe("IDs that name no snapshot", () => {
   for (const [what, snapshotId] of [
-    ["an ID that nobody made", GONE],
-    ["a text that is no ID", "snap-1"],
-    ["a pool that is gone", GONE.replace("0000000000000002", "0000000000000063")],
-    ["a length that leads out of the text", `0001-ffff-east-0000000000000002-${GONE.slice(-36)}`],
+    ["an unknown ID", GONE],
+    ["a text that is not an ID", "snap-1"],
+    ["an ID of a pool that is gone", GONE.replace("0000000000000002", "0000000000000063")],
+    ["an ID whose length field exceeds the text", `0001-ffff-east-0000000000000002-${GONE.slice(-36)}`],
   ] as const) {
-    test(what, async () => {
+    test(`DeleteSnapshot succeeds and changes nothing for ${what}`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const before = cluster.dump();
@@ -149,7 +149,7 @@ describe("what does not exist is deleted:", () => {
     });
   }
 
-  test("but an ID of a volume deletes no volume", async () => {
+  test("DeleteSnapshot of a volume's ID deletes no volume", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -159,8 +159,8 @@ describe("what does not exist is deleted:", () => {
   });
 });
 
-describe("could not tell is no success:", () => {
-  test("an empty ID, no secret, a cluster that is not configured", async () => {
+describe("calls that can't tell whether the snapshot exists", () => {
+  test("DeleteSnapshot fails with an empty ID, no secret, or a cluster that is not configured", async () => {
     await using driver = aDriver(aCluster());
     expect(await codeOf(driver.deleteSnapshot(snapshotDeletion("")))).toBe("INVALID_ARGUMENT");
     expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(GONE, { secrets: {} })))).toBe("INVALID_ARGUMENT");
@@ -168,7 +168,7 @@ describe("could not tell is no success:", () => {
     expect(await codeOf(driver.deleteSnapshot(snapshotDeletion(elsewhere)))).not.toBe("OK");
   });
 
-  test("a cluster that does not answer, or denies", async () => {
+  test("DeleteSnapshot fails and changes nothing when the cluster does not answer, or denies access", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -185,7 +185,7 @@ describe("could not tell is no success:", () => {
   });
 });
 
-test("the name is free only after the image is in the trash", async () => {
+test("DeleteSnapshot frees the name only after the image is in the trash", async () => {
   const cluster = aCluster();
   await using making = aDriver(cluster);
   const id = await aVolume(making, cluster);
@@ -201,8 +201,8 @@ test("the name is free only after the image is in the trash", async () => {
   expect(order.indexOf("omapWrite")).toBeLessThan(order.indexOf("objectRemove"));
 });
 
-describe("without a manager", () => {
-  test("a snapshot and a volume are deleted at once, and the driver removes them itself, later", async () => {
+describe("deletion without a manager", () => {
+  test("DeleteSnapshot and DeleteVolume answer at once without a manager, and the driver removes the images itself, later", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);

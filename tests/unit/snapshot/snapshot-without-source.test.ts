@@ -39,8 +39,8 @@ const answered = async (cluster: MemoryCluster, volumeId: string) => {
   }
 };
 
-describe("a snapshot whose source is gone", () => {
-  test("is answered as it is, when it was ready", async () => {
+describe("snapshots whose source is gone", () => {
+  test("CreateSnapshot answers with a ready snapshot whose source is gone", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -49,7 +49,7 @@ describe("a snapshot whose source is gone", () => {
     expect(await driver.createSnapshot(snapshotOf(id))).toEqual({ snapshot });
   });
 
-  test("is made ready, when its point in time was answered, with its data", async () => {
+  test("CreateSnapshot makes ready, with its data, a snapshot that it answered before its source went", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -62,7 +62,7 @@ describe("a snapshot whose source is gone", () => {
     expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
   });
 
-  test("is not found, and leaves nothing, when it was only reserved", async () => {
+  test("CreateSnapshot answers NOT_FOUND and leaves nothing of a reserved snapshot whose source is gone", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -74,7 +74,7 @@ describe("a snapshot whose source is gone", () => {
   });
 
   for (const cut of ["header", "parent", "child"] as const) {
-    test(`is not found, and leaves nothing, when its clone was cut off (${cut}): what is half is never given out`, async () => {
+    test(`CreateSnapshot answers NOT_FOUND and leaves nothing of a snapshot whose clone was cut off (${cut}) and whose source is gone`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const id = await aVolume(driver, cluster);
@@ -90,7 +90,7 @@ describe("a snapshot whose source is gone", () => {
     });
   }
 
-  test("is not given out empty, when a driver deleted the source that does not look behind it", async () => {
+  test("CreateSnapshot does not answer with an empty snapshot when a driver that checks nothing deleted the source", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -105,7 +105,7 @@ describe("a snapshot whose source is gone", () => {
     expect(poolDump(cluster).objects["csi.snaps.default"]).toEqual({});
   });
 
-  test("of that name is none of another volume's", async () => {
+  test("CreateSnapshot of a volume that is gone does not answer with another volume's snapshot of that name", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
@@ -118,15 +118,15 @@ describe("a snapshot whose source is gone", () => {
   });
 });
 
-describe("a copy that was begun, whose source goes:", () => {
+describe("begun copies whose source goes", () => {
   const kinds = [
     [
-      "of a snapshot",
+      "restore of a snapshot",
       ({ snapshotId }: Sources) => restoreOf(snapshotId),
       (driver: Driver, { snapshotId }: Sources) => driver.deleteSnapshot(snapshotDeletion(snapshotId)),
     ],
     [
-      "of a volume",
+      "clone of a volume",
       ({ volumeId }: Sources) => cloneOf(volumeId),
       (driver: Driver, { volumeId }: Sources) => driver.deleteVolume(deletion(volumeId)),
     ],
@@ -137,7 +137,7 @@ describe("a copy that was begun, whose source goes:", () => {
   }
 
   for (const [what, request, drop] of kinds) {
-    test(`${what}, it is not found, and nothing is left, wherever the driver died`, async () => {
+    test(`a begun ${what} whose source goes answers NOT_FOUND and leaves nothing, at whichever call the driver died`, async () => {
       let deaths = 0;
       for (const moment of ["before", "after"] as const) {
         for (let k = 1; k < 60; k++) {
@@ -174,18 +174,18 @@ describe("a copy that was begun, whose source goes:", () => {
   }
 });
 
-describe("a source that another driver deletes in the middle of", () => {
+describe("sources that another driver deletes during a call", () => {
   const calls = [
-    ["a snapshot", "snapshotCreate", (driver: Driver, id: string) => driver.createSnapshot(snapshotOf(id))],
-    ["a clone", "snapshotCreate", (driver: Driver, id: string) => driver.createVolume(cloneOf(id))],
+    ["CreateSnapshot", "snapshotCreate", (driver: Driver, id: string) => driver.createSnapshot(snapshotOf(id))],
+    ["a clone by CreateVolume", "snapshotCreate", (driver: Driver, id: string) => driver.createVolume(cloneOf(id))],
     [
-      "a restore",
+      "a restore by CreateVolume",
       "imageClone",
       (driver: Driver, _id: string, snapshotId: string) => driver.createVolume(restoreOf(snapshotId)),
     ],
   ] as const;
   for (const [what, method, call] of calls) {
-    test(`${what}: first it is worth another try, then it is not found, and nothing is left`, async () => {
+    test(`${what} answers ABORTED when another driver deletes its source meanwhile, then NOT_FOUND, and leaves nothing`, async () => {
       const cluster = aCluster();
       await using other = aDriver(cluster);
       const id = await aVolume(other, cluster);
@@ -209,7 +209,7 @@ describe("a source that another driver deletes in the middle of", () => {
   }
 });
 
-test("a snapshot made by hand keeps a deleted volume in the trash, also one whose name looks like ours", async () => {
+test("a snapshot made by hand keeps a deleted volume in the trash, also when its name looks like the driver's", async () => {
   const cluster = aCluster();
   await using driver = aDriver(cluster);
   const id = await aVolume(driver, cluster);

@@ -54,7 +54,7 @@ const deep = async (cluster: MemoryCluster, links: number) => {
   return { volumeId, data };
 };
 
-describe("a chain", () => {
+describe("depth of clone chains", () => {
   /** [what is copied, parents of its source, soft, hard, what is asked for, code] */
   const cases: readonly (readonly [string, number, number, number, boolean, string])[] = [
     // A restore adds one parent, so its limits are one lower.
@@ -73,7 +73,7 @@ describe("a chain", () => {
     ["snapshot", 1, 1, 1, true, "ABORTED"],
   ];
   for (const [what, parents, soft, hard, asked, code] of cases) {
-    test(`of ${parents} parents behind a ${what} is ${asked ? "" : "not "}flattened at soft ${soft}, hard ${hard}: ${code}`, async () => {
+    test(`a copy of a ${what} with ${parents} parents ${asked ? "flattens" : "does not flatten"} it and answers ${code} at soft limit ${soft}, hard limit ${hard}`, async () => {
       const cluster = aCluster();
       const { volumeId } = await deep(cluster, what === "snapshot" ? parents - 1 : parents);
       await using making = aDriver(cluster, FREE);
@@ -89,7 +89,7 @@ describe("a chain", () => {
     });
   }
 
-  test("that is too long: the caller hears how far its flatten is, makes nothing, and gets its volume in the end", async () => {
+  test("a clone above the hard limit answers with the progress of the flatten, makes nothing, and succeeds after the flatten", async () => {
     const cluster = aCluster();
     const { volumeId, data } = await deep(cluster, 4);
     cluster.managerHeld = true;
@@ -112,7 +112,7 @@ describe("a chain", () => {
     expect(parentOf(cluster, imageOf(volumeId))).toBeUndefined();
   });
 
-  test("of a snapshot is flattened behind the answer, from the soft limit on", async () => {
+  test("CreateSnapshot flattens the new snapshot in the background from the soft limit on", async () => {
     for (const [soft, asked] of [
       [3, true],
       [4, false],
@@ -126,7 +126,7 @@ describe("a chain", () => {
     }
   });
 
-  test("is flattened by the driver itself where the manager is away, once, and the retry succeeds", async () => {
+  test("the driver flattens an image itself, once, where the manager is down, and the retry succeeds", async () => {
     const cluster = aCluster();
     const { volumeId, data } = await deep(cluster, 4);
     cluster.managerUp = false;
@@ -157,7 +157,7 @@ describe("a chain", () => {
     expect(driver.log).toContain(`flatten of image rbd/${imageOf(volumeId)} is done`);
   });
 
-  test("whose flatten is refused is the caller's failure", async () => {
+  test("a clone above the hard limit answers PERMISSION_DENIED when the manager refuses the flatten", async () => {
     const cluster = aCluster();
     const { volumeId } = await deep(cluster, 4);
     const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
@@ -169,7 +169,7 @@ describe("a chain", () => {
     expect(await codeOf(driver.createVolume(cloneOf(volumeId)))).toBe("PERMISSION_DENIED");
   });
 
-  test("of clones of clones of clones never grows past the hard limit, and the data is always the first one's", async () => {
+  test("a chain of clones of clones never grows past the hard limit, and each clone has the data of the first volume", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, chain(4, 8));
     let volumeId = await aVolume(driver, cluster);
@@ -189,7 +189,7 @@ describe("a chain", () => {
   });
 });
 
-describe("snapshots of one image", () => {
+describe("number of snapshots of one image", () => {
   const limits = (minsnapshotsonimage: number, maxsnapshotsonimage: number) => ({
     flags: { minsnapshotsonimage, maxsnapshotsonimage, ...FREE.flags },
   });
@@ -207,7 +207,7 @@ describe("snapshots of one image", () => {
   ] as const;
 
   for (const [what, copy] of copying) {
-    test(`at the lower limit: ${what} is made, and nothing flattened`, async () => {
+    test(`the driver makes ${what} at the lower limit of snapshots, and flattens nothing`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster, limits(4, 6));
       const id = await aVolume(driver, cluster);
@@ -217,7 +217,7 @@ describe("snapshots of one image", () => {
       expect(flattening(cluster)).toEqual([]);
     });
 
-    test(`above the lower limit: ${what} is made, and as many are flattened as are too many, the oldest first`, async () => {
+    test(`the driver makes ${what} above the lower limit of snapshots, and flattens the oldest ones in excess`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster, limits(3, 6));
       const id = await aVolume(driver, cluster);
@@ -229,7 +229,7 @@ describe("snapshots of one image", () => {
       expect(flattening(cluster)).toEqual(ids.slice(0, 2).map(holderOf));
     });
 
-    test(`above the upper limit: ${what} has to wait until clones were flattened`, async () => {
+    test(`the driver refuses ${what} above the upper limit of snapshots until clones are flattened`, async () => {
       const cluster = aCluster();
       await using making = aDriver(cluster, limits(99, 99));
       const id = await aVolume(making, cluster);
@@ -250,7 +250,7 @@ describe("snapshots of one image", () => {
     });
   }
 
-  test("that only restores of deleted ones keep fail nobody: those volumes are not flattened", async () => {
+  test("snapshots that only restores of deleted snapshots keep fail no request, and those volumes are not flattened", async () => {
     const cluster = aCluster();
     await using making = aDriver(cluster, limits(99, 99));
     const id = await aVolume(making, cluster);
@@ -265,7 +265,7 @@ describe("snapshots of one image", () => {
     expect(parentOf(cluster, imageOf(volume.volumeId))).toBe(`${holderOf(first)}@${holderOf(first)}`);
   });
 
-  test("made by hand count, and are never touched", async () => {
+  test("snapshots made by hand count towards the limit, and the driver never removes them", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, limits(1, 2));
     const id = await aVolume(driver, cluster);
@@ -275,7 +275,7 @@ describe("snapshots of one image", () => {
   });
 });
 
-test("a volume that is being flattened by the driver is deleted all the same", async () => {
+test("DeleteVolume deletes a volume that the driver is flattening", async () => {
   const cluster = aCluster();
   const { volumeId } = await deep(cluster, 4);
   cluster.managerUp = false;

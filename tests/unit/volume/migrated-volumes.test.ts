@@ -38,16 +38,16 @@ const aWorld = async (): Promise<MemoryCluster> => {
   return cluster;
 };
 
-describe("the handle", () => {
-  test("names cluster, pool and image", () => {
+describe("handles of migrated volumes", () => {
+  test("the handle of a migrated volume names cluster, pool and image", () => {
     expect(Result.getOrThrow(parseMigratedId(HANDLE))).toEqual({ clusterId: CLUSTER, pool: "rbd", imageName: IMAGE });
     // A pool's name may hold whatever it likes.
     expect(Result.getOrThrow(parseMigratedId(handle("replica_pool-ü"))).pool).toBe("replica_pool-ü");
   });
 
   for (const [what, text] of [
-    ["nothing", ""],
-    ["its first part alone", "mig"],
+    ["no text at all", ""],
+    ["only its first part", "mig"],
     ["no pool", `mig_mons-${CLUSTER}_image-${UUID}`],
     ["an empty pool", `mig_mons-${CLUSTER}_image-${UUID}_`],
     ["a pool that is not in hex", `mig_mons-${CLUSTER}_image-${UUID}_rbd`],
@@ -55,14 +55,14 @@ describe("the handle", () => {
     ["no cluster", `mig_mons-_image-${UUID}_726264`],
     ["no image", `mig_mons-${CLUSTER}_image-_726264`],
     ["an image that is a path", `mig_mons-${CLUSTER}_image-../x_726264`],
-    ["another order", `mig_image-${UUID}_mons-${CLUSTER}_726264`],
+    ["its parts in another order", `mig_image-${UUID}_mons-${CLUSTER}_726264`],
   ] as const) {
-    test(`is none with ${what}`, () => {
+    test(`the parser refuses a handle with ${what}`, () => {
       expect(Result.isFailure(parseMigratedId(text))).toBe(true);
     });
   }
 
-  test("never throws", () => {
+  test("the parser of handles never throws", () => {
     const piece = fc.oneof(fc.string(), fc.constantFrom("mig", "mons-", "image-", "_", "726264", "/", "@"));
     fc.assert(
       fc.property(fc.array(piece, { maxLength: 8 }), (pieces) => {
@@ -78,7 +78,7 @@ describe("DeleteVolume of a migrated volume", () => {
     ["the driver's own secret", {}],
     ["the in-tree plugin's secret", { secrets: IN_TREE }],
   ] as const) {
-    test(`takes the image, and touches no journal: with ${what}`, async () => {
+    test(`DeleteVolume removes the image of a migrated volume with ${what}, and touches no journal`, async () => {
       const cluster = await aWorld();
       await using driver = aDriver(cluster, SETTINGS);
       await driver.deleteVolume(deletion(HANDLE, more));
@@ -89,7 +89,7 @@ describe("DeleteVolume of a migrated volume", () => {
     });
   }
 
-  test("leaves it while somebody uses it", async () => {
+  test("DeleteVolume changes nothing while a client uses the image of a migrated volume", async () => {
     const cluster = await aWorld();
     const time = virtualTime();
     await using driver = aDriver(cluster, { ...SETTINGS, time });
@@ -101,7 +101,7 @@ describe("DeleteVolume of a migrated volume", () => {
     expect(await codeOf(driver.deleteVolume(deletion(HANDLE)))).toBe("OK");
   });
 
-  test("finds it in its own pool and the default namespace, also where the cluster has another", async () => {
+  test("DeleteVolume finds a migrated volume in its own pool and the default namespace, also where the cluster has another namespace", async () => {
     const cluster = aCluster();
     await seedImage(cluster, IMAGE, "ssd");
     await using driver = aDriver(cluster, { clusters: [{ ...EAST, clusterId: CLUSTER, radosNamespace: "tenant" }] });
@@ -110,7 +110,7 @@ describe("DeleteVolume of a migrated volume", () => {
     expect(poolDump(cluster, "ssd").images).toEqual({});
   });
 
-  test("is done where pool or image is gone, or the handle is none; and is not where nobody knows the cluster", async () => {
+  test("DeleteVolume succeeds where pool or image is gone or the handle is malformed, and fails where the cluster is unknown", async () => {
     const cluster = await aWorld();
     await using driver = aDriver(cluster, SETTINGS);
     const before = cluster.dump();
@@ -123,7 +123,7 @@ describe("DeleteVolume of a migrated volume", () => {
 });
 
 describe("ControllerExpandVolume of a migrated volume", () => {
-  test("grows it", async () => {
+  test("ControllerExpandVolume grows a migrated volume", async () => {
     const cluster = await aWorld();
     await using driver = aDriver(cluster, SETTINGS);
     expect(await driver.expandVolume(expansion(HANDLE, { secrets: IN_TREE }))).toEqual({
@@ -133,7 +133,7 @@ describe("ControllerExpandVolume of a migrated volume", () => {
     expect(cluster.image("rbd", IMAGE).sizeBytes).toBe(2n * GIB);
   });
 
-  test("R4: never shrinks it", async () => {
+  test("R4: ControllerExpandVolume never shrinks a migrated volume", async () => {
     const cluster = await aWorld();
     cluster.image("rbd", IMAGE).sizeBytes = 5n * GIB;
     await using driver = aDriver(cluster, SETTINGS);
@@ -141,22 +141,22 @@ describe("ControllerExpandVolume of a migrated volume", () => {
     expect(cluster.image("rbd", IMAGE).sizeBytes).toBe(5n * GIB);
   });
 
-  test("is NOT_FOUND where it is gone", async () => {
+  test("ControllerExpandVolume answers NOT_FOUND for a migrated volume that is gone", async () => {
     await using driver = aDriver(aCluster(), SETTINGS);
     expect(await codeOf(driver.expandVolume(expansion(HANDLE)))).toBe("NOT_FOUND");
     expect(await codeOf(driver.expandVolume(expansion(handle("gone"))))).toBe("NOT_FOUND");
   });
 });
 
-test("a migrated volume is validated", async () => {
+test("ValidateVolumeCapabilities confirms a migrated volume", async () => {
   const cluster = await aWorld();
   await using driver = aDriver(cluster, SETTINGS);
   expect(await driver.validate(validation(HANDLE))).toHaveProperty("confirmed");
 });
 
-describe("a static volume, whose handle is an image's name", () => {
+describe("static volumes, whose handle is an image's name", () => {
   const STATIC = "hand-made-image";
-  test("is none of ours to delete, grow, snapshot or clone, and is not touched", async () => {
+  test("the Controller service does not delete, grow, snapshot or clone a static volume, and changes nothing", async () => {
     const cluster = aCluster();
     await seedImage(cluster, STATIC);
     await using driver = aDriver(cluster);

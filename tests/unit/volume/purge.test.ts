@@ -50,8 +50,8 @@ const settle = Effect.forEach(
   { discard: true },
 );
 
-describe("with a manager", () => {
-  test("an image is removed by it, and the driver has nothing to do", async () => {
+describe("removal by the manager", () => {
+  test("the manager removes an image, and the driver removes nothing itself", async () => {
     const cluster = aCluster();
     const id = await trashed(cluster);
     const { service, calls } = recorded(cephMemoryService(cluster));
@@ -69,12 +69,12 @@ describe("with a manager", () => {
     expect(idsIn(cluster)).toEqual([]);
   });
 
-  test("an image that is gone is no failure", async () => {
+  test("the removal of an image that is gone succeeds", async () => {
     const cluster = aCluster();
     await inProcess(cluster, (purge) => purge.discard(POOL, "0000000000ff"));
   });
 
-  test("a task that is refused for another reason is the caller's failure, not ours to do", async () => {
+  test("a removal that the manager denies fails the caller's request, and the driver does not remove the image itself", async () => {
     const cluster = aCluster();
     const id = await trashed(cluster);
     const error = new AccessDenied({ op: "task", subject: "rbd", user: "x" });
@@ -92,8 +92,8 @@ describe("with a manager", () => {
   });
 });
 
-describe("without a manager", () => {
-  test("the answer does not wait for the removal, which the driver does itself", async () => {
+describe("removal by the driver, without a manager", () => {
+  test("the driver removes an image itself, and the answer does not wait for the removal", async () => {
     const cluster = noManager();
     const id = await trashed(cluster);
     const slow = intercepted(cephMemoryService(cluster), (call, act) =>
@@ -118,7 +118,7 @@ describe("without a manager", () => {
     );
   });
 
-  test("a user without caps for the manager is no different", async () => {
+  test("the driver removes an image itself for a user without caps for the manager", async () => {
     const users = {
       admin: { key: MEMORY_KEY, manager: true },
       limited: { key: "bGltaXRlZA==", manager: false },
@@ -130,7 +130,7 @@ describe("without a manager", () => {
     expect(idsIn(cluster)).toEqual([]);
   });
 
-  test("images are removed one at a time", async () => {
+  test("the driver removes images one at a time", async () => {
     const cluster = noManager();
     const ids = [await trashed(cluster), await trashed(cluster, "second"), await trashed(cluster, "third")];
     let at = 0;
@@ -158,7 +158,7 @@ describe("without a manager", () => {
     expect(idsIn(cluster)).toEqual([]);
   });
 
-  test("an image in use is tried again: after 30 s, 60 s, and so on to 300 s", async () => {
+  test("the driver tries again to remove an image in use after 30 s, 60 s, and so on to 300 s", async () => {
     const cluster = noManager();
     const id = await seedImage(cluster, IMAGE);
     const close = cluster.watch("rbd", IMAGE);
@@ -216,10 +216,10 @@ describe("without a manager", () => {
   });
 });
 
-describe("what a process left that died with its queue", () => {
+describe("images that a dead process left in the trash", () => {
   const OTHER = "8f2b1c44-5d0e-4c1a-9a57-3d2f6e0b7a11";
 
-  test("is found by the next one that has to remove an image itself", async () => {
+  test("the next process that removes an image itself removes the images that a dead process left", async () => {
     const cluster = noManager();
     for (const name of [`csi-vol-${OTHER}`, `csi-snap-${OTHER}`, `csi-vol-${OTHER}-temp`]) await trashed(cluster, name);
     const mine = await trashed(cluster);
@@ -227,7 +227,7 @@ describe("what a process left that died with its queue", () => {
     expect(idsIn(cluster)).toEqual([]);
   });
 
-  test("but what has a journal entry, another name or another owner stays", async () => {
+  test("the search for left images keeps those with a journal entry, another name or another owner", async () => {
     const cluster = noManager();
     seed(cluster, { [`csi.volume.${OTHER}`]: {} });
     const kept = [
@@ -246,7 +246,7 @@ describe("what a process left that died with its queue", () => {
     expect(idsIn(cluster)).toEqual([...kept, mirrored]);
   });
 
-  test("is looked for once in each pool and namespace", async () => {
+  test("a process searches each pool and namespace once for left images", async () => {
     const cluster = noManager();
     const { service, calls } = recorded(cephMemoryService(cluster));
     const elsewhere = { ...POOL, namespace: "tenant" };
@@ -267,7 +267,7 @@ describe("what a process left that died with its queue", () => {
     expect(calls().filter(({ method }) => method === "trashList")).toHaveLength(2);
   });
 
-  test("is looked for another time when the look fails, and nobody's call fails of it", async () => {
+  test("a failed search for left images is repeated later, and fails no request", async () => {
     const cluster = noManager();
     await trashed(cluster, `csi-vol-${OTHER}`);
     const [first, second] = [await trashed(cluster), await trashed(cluster, "second")];

@@ -51,19 +51,34 @@ const request = (...zones: readonly string[]) => creation(placed({ accessibility
 const EMPTY = aCluster().dump();
 const imagesIn = (cluster: MemoryCluster, name: string) => Object.keys(poolDump(cluster, name).images);
 
-describe("the choice", () => {
+describe("choice of the pool", () => {
   const cases: readonly (readonly [string, unknown, CreateInit["accessibilityRequirements"], string])[] = [
-    ["the first preference", POOLS, { preferred: [at("b"), at("a")], requisite: [at("a"), at("b")] }, "ssd"],
     [
-      "the next preference where nothing is in the first",
+      "the pool of the first preference",
+      POOLS,
+      { preferred: [at("b"), at("a")], requisite: [at("a"), at("b")] },
+      "ssd",
+    ],
+    [
+      "the pool of the next preference where no pool is in the first",
       POOLS,
       { preferred: [at("c"), at("b")], requisite: [] },
       "ssd",
     ],
-    ["what is requisite where no preference is told", POOLS, { preferred: [], requisite: [at("b")] }, "ssd"],
-    ["what is requisite where no preference fits", POOLS, { preferred: [at("c")], requisite: [at("a")] }, "rbd"],
     [
-      "the first pool in the list of those in one place",
+      "the pool of a requisite topology where the request has no preference",
+      POOLS,
+      { preferred: [], requisite: [at("b")] },
+      "ssd",
+    ],
+    [
+      "the pool of a requisite topology where no preference fits",
+      POOLS,
+      { preferred: [at("c")], requisite: [at("a")] },
+      "rbd",
+    ],
+    [
+      "the first pool in the list where several are in one place",
       [pool("ec", "b"), pool("ssd", "b")],
       { preferred: [at("b")], requisite: [] },
       "ec",
@@ -91,7 +106,7 @@ describe("the choice", () => {
     ],
   ];
   for (const [what, pools, accessibilityRequirements, expected] of cases) {
-    test(`is ${what}`, async () => {
+    test(`CreateVolume chooses ${what}`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const { volume } = await driver.createVolume(creation(placed({ accessibilityRequirements }, pools)));
@@ -100,7 +115,7 @@ describe("the choice", () => {
     });
   }
 
-  test("is told as the topology that it was made for; journal, image and ID are of its pool", async () => {
+  test("CreateVolume answers with the topology of the chosen pool, and journal, image and ID are of that pool", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(request("b", "a"));
@@ -116,7 +131,7 @@ describe("the choice", () => {
     expect(imagesIn(cluster, "ssd")).toEqual([]);
   });
 
-  test("brings the pool's data pool, else the class's", async () => {
+  test("a volume has the data pool of the chosen pool, else the data pool of the class", async () => {
     for (const [more, expected] of [
       [{ dataPool: "ec" }, "ec"],
       [{}, "ssd"],
@@ -130,7 +145,7 @@ describe("the choice", () => {
     }
   });
 
-  test("is the class's pool where the caller asks for no topology", async () => {
+  test("CreateVolume chooses the class's pool where the request has no topology", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const asked = placed();
@@ -139,7 +154,7 @@ describe("the choice", () => {
     expect(volume).toMatchObject({ volumeContext: { pool: "ec" }, accessibleTopology: [] });
   });
 
-  test("may be written over several lines, as in a StorageClass", async () => {
+  test("CreateVolume reads a list of pools that spans several lines, as in a StorageClass", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const text = JSON.stringify(POOLS, undefined, 2);
@@ -148,8 +163,8 @@ describe("the choice", () => {
   });
 });
 
-describe("R19: a volume stays in the pool that it was first given", () => {
-  test("when the retry prefers another", async () => {
+describe("R19: stability of the chosen pool", () => {
+  test("R19: a volume stays in its first pool when the retry prefers another pool", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const first = await driver.createVolume(request("a", "b"));
@@ -159,7 +174,7 @@ describe("R19: a volume stays in the pool that it was first given", () => {
     expect(imagesIn(cluster, "ssd")).toEqual([]);
   });
 
-  test("when it was only half made there", async () => {
+  test("R19: a volume that is half made stays in its first pool", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -170,7 +185,7 @@ describe("R19: a volume stays in the pool that it was first given", () => {
     expect(imagesIn(cluster, "rbd")).toEqual([]);
   });
 
-  test("when the retry leaves that pool out: the name is taken, and no second image is made", async () => {
+  test("R19: a retry that leaves the first pool out finds the name taken, and makes no second image", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     await driver.createVolume(request("a", "b"));
@@ -180,7 +195,7 @@ describe("R19: a volume stays in the pool that it was first given", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
-  test("of two drivers that are asked in different orders", async () => {
+  test("R19: a volume stays in its first pool when another driver gets the preferences in another order", async () => {
     const cluster = aCluster();
     await using one = aDriver(cluster);
     await using other = aDriver(cluster);
@@ -190,15 +205,15 @@ describe("R19: a volume stays in the pool that it was first given", () => {
   });
 });
 
-describe("a pool elsewhere that can't be asked keeps no volume out of the others:", () => {
+describe("pools that can't be read", () => {
   const ABOUT = { op: "a_call", subject: "ssd" };
   for (const [what, answer] of [
-    ["it does not answer", Effect.fail(new TimedOut(ABOUT))],
-    ["it never comes back", Effect.never],
-    ["it is closed to the user", Effect.fail(new AccessDenied({ ...ABOUT, user: "x" }))],
-    ["it was removed", Effect.fail(new PoolNotFound(ABOUT))],
+    ["does not answer", Effect.fail(new TimedOut(ABOUT))],
+    ["never comes back", Effect.never],
+    ["is closed to the user", Effect.fail(new AccessDenied({ ...ABOUT, user: "x" }))],
+    ["is removed", Effect.fail(new PoolNotFound(ABOUT))],
   ] as const) {
-    test(what, async () => {
+    test(`CreateVolume makes a volume in another pool when a pool ${what}`, async () => {
       const cluster = aCluster();
       const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
         call.subject.startsWith("ssd/") ? answer : act,
@@ -213,7 +228,7 @@ describe("a pool elsewhere that can't be asked keeps no volume out of the others
   }
 });
 
-describe("copies", () => {
+describe("topology of copies", () => {
   const source = async (cluster: MemoryCluster) => {
     await using driver = aDriver(cluster);
     const volumeId = await aVolume(
@@ -225,7 +240,7 @@ describe("copies", () => {
     return { volumeId, snapshotId, data: read(cluster, imageOf(volumeId), "ssd") };
   };
 
-  test("of a snapshot stay in its pool, whatever is preferred", async () => {
+  test("a restore stays in the pool of its snapshot, whatever the request prefers", async () => {
     const cluster = aCluster();
     const { snapshotId, data } = await source(cluster);
     await using driver = aDriver(cluster);
@@ -236,7 +251,7 @@ describe("copies", () => {
     expect(await driver.createVolume(restoreOf(snapshotId, more))).toMatchObject({ volume });
   });
 
-  test("of a snapshot whose pool is out of reach can't be placed: elsewhere they may", async () => {
+  test("CreateVolume refuses a restore whose snapshot's pool is outside the requested topology", async () => {
     const cluster = aCluster();
     const { snapshotId } = await source(cluster);
     await using driver = aDriver(cluster);
@@ -246,7 +261,7 @@ describe("copies", () => {
     expect(imagesIn(cluster, "rbd")).toEqual([]);
   });
 
-  test("of a volume may be anywhere", async () => {
+  test("CreateVolume makes a clone of a volume in another pool than the source's", async () => {
     const cluster = aCluster();
     const { volumeId, data } = await source(cluster);
     await using driver = aDriver(cluster);
@@ -259,21 +274,21 @@ describe("copies", () => {
   });
 });
 
-describe("what is refused", () => {
+describe("refused topologies", () => {
   const asked = { accessibilityRequirements: preferring("a") };
   const segment = { domainLabel: "zone", value: "a" };
   for (const [what, pools] of [
-    ["text that is no JSON", "[{]"],
-    ["JSON that is no list", "{}"],
+    ["text that is not JSON", "[{]"],
+    ["JSON that is not a list", "{}"],
     ["a list of texts", '["rbd"]'],
     ["a pool without a name", [{ domainSegments: [segment] }]],
-    ["an empty name", [{ poolName: "", domainSegments: [segment] }]],
-    ["an empty data pool", [{ poolName: "rbd", dataPool: "", domainSegments: [segment] }]],
-    ["a pool that is nowhere", [{ poolName: "rbd", domainSegments: [] }]],
+    ["a pool with an empty name", [{ poolName: "", domainSegments: [segment] }]],
+    ["a pool with an empty data pool", [{ poolName: "rbd", dataPool: "", domainSegments: [segment] }]],
+    ["a pool without segments", [{ poolName: "rbd", domainSegments: [] }]],
     ["a segment without a value", [{ poolName: "rbd", domainSegments: [{ domainLabel: "zone" }] }]],
     ["null", "null"],
   ] as const) {
-    test(what, async () => {
+    test(`CreateVolume refuses topologyConstrainedPools with ${what}`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster);
       const failure = await failureOf(driver.createVolume(creation(placed(asked, pools))));
@@ -285,7 +300,7 @@ describe("what is refused", () => {
     });
   }
 
-  test("a place where no pool is: RESOURCE_EXHAUSTED, so that the CO tries another", async () => {
+  test("CreateVolume answers RESOURCE_EXHAUSTED for a place without a pool, so that the CO tries another place", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const failure = await failureOf(driver.createVolume(request("z")));
@@ -294,12 +309,12 @@ describe("what is refused", () => {
     expect(cluster.dump()).toEqual(EMPTY);
   });
 
-  test("no pool at all, where the caller asks for no topology", async () => {
+  test("CreateVolume refuses a class without a pool where the request has no topology", async () => {
     await using driver = aDriver(aCluster());
     expect(await codeOf(driver.createVolume(creation(placed())))).toBe("INVALID_ARGUMENT");
   });
 
-  test("a pool that does not exist", async () => {
+  test("CreateVolume refuses a chosen pool that does not exist", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const failure = await failureOf(driver.createVolume(creation(placed(asked, [pool("gone", "a")]))));
