@@ -40,8 +40,8 @@ import { LISTING } from "../../support/listing-world.ts";
 
 const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
 
-describe("a group snapshot", () => {
-  test("is one point in time of each volume, and each member restores it", async () => {
+describe("CreateVolumeGroupSnapshot", () => {
+  test("a group snapshot is one point in time of each volume, and each member restores it", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const ids = await twoVolumes(driver, cluster);
@@ -62,7 +62,7 @@ describe("a group snapshot", () => {
     }
   });
 
-  test("takes no part of a write between its members' snapshots, for there is one moment for all", async () => {
+  test("a group snapshot has no write that came between its members' snapshots, because all have one moment", async () => {
     const cluster = aCluster();
     await using maker = aDriver(cluster);
     const [a, b] = await twoVolumes(maker, cluster);
@@ -87,7 +87,7 @@ describe("a group snapshot", () => {
     expect(seenA).toBeLessThan(writes);
   });
 
-  test("is laid out as ceph-csi does, and leaves no RBD group", async () => {
+  test("a group snapshot has ceph-csi's layout, and leaves no RBD group", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const ids = await twoVolumes(driver, cluster);
@@ -123,7 +123,7 @@ describe("a group snapshot", () => {
     }
   });
 
-  test("answers when the point in time is safe, and a retry waits for the members", async () => {
+  test("CreateVolumeGroupSnapshot answers when the point in time is safe, and a retry waits for the members", async () => {
     const cluster = aCluster();
     const { promise: held, resolve: release } = Promise.withResolvers<void>();
     const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
@@ -154,7 +154,7 @@ describe("a group snapshot", () => {
     expect((await driver.getGroup(asking(early.groupSnapshotId))).groupSnapshot).toEqual({ ...ready, snapshots: byId });
   });
 
-  test("is the same for the same volumes in another order, by a driver that comes later", async () => {
+  test("a later driver answers with the same group snapshot for the same volumes in another order", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const [a, b] = await twoVolumes(driver, cluster);
@@ -166,7 +166,7 @@ describe("a group snapshot", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
-  test("may hold volumes of several pools; its entry is in the pool that is asked for", async () => {
+  test("a group snapshot holds volumes of several pools, and its entry is in the pool that the class names", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const a = await aVolume(driver, cluster, "pvc-a");
@@ -186,7 +186,7 @@ describe("a group snapshot", () => {
     await restoredNothing(driver, [a, b], cluster);
   });
 
-  test("names its group in every member, wherever a snapshot is told of", async () => {
+  test("every answer about a member names the group snapshot", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const group = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
@@ -197,7 +197,7 @@ describe("a group snapshot", () => {
     }
   });
 
-  test("has members flattened whose source has many snapshots", async () => {
+  test("CreateVolumeGroupSnapshot flattens members whose source has many snapshots", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, { flags: { minsnapshotsonimage: 1, maxsnapshotsonimage: 3 } });
     const ids = await twoVolumes(driver, cluster);
@@ -220,7 +220,7 @@ const restoredNothing = async (
   for (const pool of ["rbd", "ssd"]) expect(poolDump(cluster, pool).images).toEqual({});
 };
 
-describe("refused, with nothing changed:", () => {
+describe("refused group snapshots", () => {
   type World = {
     readonly driver: ReturnType<typeof aDriver>;
     readonly cluster: MemoryCluster;
@@ -234,7 +234,7 @@ describe("refused, with nothing changed:", () => {
     readonly names: string | ((world: World) => string);
   }[] = [
     {
-      what: "no volume",
+      what: "a request without volumes",
       request: () => grouping([]),
       code: "INVALID_ARGUMENT",
       names: "source_volume_ids is empty",
@@ -245,7 +245,12 @@ describe("refused, with nothing changed:", () => {
       code: "INVALID_ARGUMENT",
       names: "source_volume_ids[1] is missing",
     },
-    { what: "no name", request: ({ ids }) => grouping(ids, { name: "" }), code: "INVALID_ARGUMENT", names: "name" },
+    {
+      what: "a request without a name",
+      request: ({ ids }) => grouping(ids, { name: "" }),
+      code: "INVALID_ARGUMENT",
+      names: "name",
+    },
     {
       what: "a long name",
       request: ({ ids }) => grouping(ids, { name: "x".repeat(129) }),
@@ -253,7 +258,7 @@ describe("refused, with nothing changed:", () => {
       names: "name has 129 bytes",
     },
     {
-      what: "no secrets",
+      what: "a request without secrets",
       request: ({ ids }) => grouping(ids, { secrets: {} }),
       code: "INVALID_ARGUMENT",
       names: "userID",
@@ -276,7 +281,7 @@ describe("refused, with nothing changed:", () => {
       names: "does not exist",
     },
     {
-      what: "no volume ID at all",
+      what: "a text that is not a volume ID",
       request: ({ ids }) => grouping([...ids, "x"]),
       code: "NOT_FOUND",
       names: "volume x",
@@ -298,13 +303,13 @@ describe("refused, with nothing changed:", () => {
       names: "parameters.clusterID",
     },
     {
-      what: "a cluster that nobody knows",
+      what: "an unknown cluster",
       request: ({ ids }) => grouping(ids, { parameters: { clusterID: "north" } }),
       code: "INVALID_ARGUMENT",
       names: "north",
     },
     {
-      what: "a pool that is not there",
+      what: "a pool that does not exist",
       request: ({ ids }) => grouping(ids, { parameters: { pool: "nowhere" } }),
       code: "INVALID_ARGUMENT",
       names: "nowhere",
@@ -339,7 +344,7 @@ describe("refused, with nothing changed:", () => {
       names: ({ ids }) => `image rbd/${imageOf(ids[1])} is in another RBD group`,
     },
     {
-      what: "two members whose writers can't be held",
+      what: "two members whose writers it can't hold",
       request: async ({ driver, cluster, ids }) => {
         const parameters = { ...PARAMETERS, imageFeatures: "layering" };
         const free = [];
@@ -361,7 +366,7 @@ describe("refused, with nothing changed:", () => {
     },
   ];
   for (const { what, request, code, names } of rows) {
-    test(what, async () => {
+    test(`CreateVolumeGroupSnapshot refuses ${what}, and changes nothing`, async () => {
       const cluster = aCluster();
       await using driver = aDriver(cluster, { clusters: [EAST, WEST] });
       const world: World = { driver, cluster, ids: await twoVolumes(driver, cluster) };
@@ -379,7 +384,7 @@ describe("refused, with nothing changed:", () => {
     });
   }
 
-  test("one member whose writers can't be held is taken", async () => {
+  test("CreateVolumeGroupSnapshot accepts one member whose writers it can't hold", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const parameters = { ...PARAMETERS, imageFeatures: "layering" };
@@ -387,7 +392,7 @@ describe("refused, with nothing changed:", () => {
     expect((await readyGroup(driver, grouping(ids))).snapshots).toHaveLength(2);
   });
 
-  test("the same name for other volumes", async () => {
+  test("CreateVolumeGroupSnapshot answers ALREADY_EXISTS to the same name for other volumes", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const [a, b] = await twoVolumes(driver, cluster);
@@ -399,7 +404,7 @@ describe("refused, with nothing changed:", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
-  test("a group snapshot that has lost a member says so, and does not touch the others", async () => {
+  test("calls for a group snapshot that has lost a member fail and say so, and do not touch the other members", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const ids = await twoVolumes(driver, cluster);
@@ -416,7 +421,7 @@ describe("refused, with nothing changed:", () => {
 });
 
 describe("GetVolumeGroupSnapshot", () => {
-  test("takes the administrator's credentials where the request brings none", async () => {
+  test("GetVolumeGroupSnapshot uses the administrator's credentials where the request has none", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster, LISTING);
     const { groupSnapshotId } = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
@@ -426,7 +431,7 @@ describe("GetVolumeGroupSnapshot", () => {
     expect(await codeOf(other.getGroup(asking(groupSnapshotId, { secrets: {} })))).toBe("FAILED_PRECONDITION");
   });
 
-  test("does not find what is not there, and compares the members that the caller knows", async () => {
+  test("GetVolumeGroupSnapshot answers NOT_FOUND to an unknown ID, and INVALID_ARGUMENT to members that are not the group's", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const group = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
@@ -443,7 +448,7 @@ describe("GetVolumeGroupSnapshot", () => {
     expect(await told([...members, unknown])).toBe("INVALID_ARGUMENT");
   });
 
-  test("reads what ceph-csi wrote, its times to the nanosecond", async () => {
+  test("GetVolumeGroupSnapshot reads the creation time that ceph-csi wrote with nanoseconds", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const group = await readyGroup(driver, grouping(await twoVolumes(driver, cluster)));
@@ -456,7 +461,7 @@ describe("GetVolumeGroupSnapshot", () => {
     expect(groupSnapshot.creationTime).toMatchObject({ seconds: 1_729_593_000n, nanos: 123_000_000 });
   });
 
-  test("is offered, with the others", async () => {
+  test("the GroupController service offers to create, delete and get group snapshots", async () => {
     await using driver = aDriver(aCluster());
     const { capabilities } = await driver.groupCapabilities();
     expect(capabilities.map(({ type }) => type.value.type)).toEqual([Offered.CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT]);

@@ -40,7 +40,7 @@ const aGroup = async () => {
 };
 
 describe("DeleteVolumeGroupSnapshot", () => {
-  test("leaves nothing, and is done a second time", async () => {
+  test("DeleteVolumeGroupSnapshot leaves nothing behind, and succeeds a second time", async () => {
     const { cluster, driver, before, members, id } = await aGroup();
     await using _driver = driver;
     await driver.deleteGroup(ungrouping(id, { snapshotIds: members }));
@@ -54,7 +54,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
       expect(await codeOf(driver.getSnapshot({ snapshotId: member, secrets: SECRETS }))).toBe("NOT_FOUND");
   });
 
-  test("leaves what was restored, with its data", async () => {
+  test("DeleteVolumeGroupSnapshot keeps the restored volumes with their data", async () => {
     const { cluster, driver, before, members, ids, id } = await aGroup();
     await using _driver = driver;
     const copy = await restored(driver, "copy", members[0] ?? "");
@@ -66,7 +66,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
-  test("refuses members that are not the group's, and changes nothing", async () => {
+  test("DeleteVolumeGroupSnapshot refuses members that are not the group's, and changes nothing", async () => {
     const { cluster, driver, members, id } = await aGroup();
     await using _driver = driver;
     const there = cluster.dump();
@@ -80,7 +80,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
     expect(cluster.dump()).toEqual(there);
   });
 
-  test("never touches a group of volumes that another client has made", async () => {
+  test("DeleteVolumeGroupSnapshot never touches a group of volumes that another client made", async () => {
     const { cluster, driver, ids, id } = await aGroup();
     await using _driver = driver;
     const uuid = crypto.randomUUID();
@@ -96,7 +96,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
     expect(cluster.dump()).toEqual(there);
   });
 
-  test("that was cut off has freed the name: it is given to another group snapshot, and the ID goes on", async () => {
+  test("a DeleteVolumeGroupSnapshot that was cut off frees the name for another group snapshot, and its retry keeps that one", async () => {
     const { cluster, driver, before, members, ids, id } = await aGroup();
     await using _driver = driver;
     const failing = intercepted(cephMemoryService(cluster), ({ method }, act) =>
@@ -115,7 +115,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
-  test("waits for the group snapshot that is being made", async () => {
+  test("DeleteVolumeGroupSnapshot waits for the group snapshot that is being made", async () => {
     const cluster = aCluster();
     const { promise: held, resolve: release } = Promise.withResolvers<void>();
     const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
@@ -140,7 +140,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
 });
 
 describe("DeleteSnapshot of a member", () => {
-  test("is refused while its group is there", async () => {
+  test("DeleteSnapshot refuses a member while its group exists, and changes nothing", async () => {
     const { cluster, driver, members } = await aGroup();
     await using _driver = driver;
     const there = cluster.dump();
@@ -149,7 +149,7 @@ describe("DeleteSnapshot of a member", () => {
     expect(cluster.dump()).toEqual(there);
   });
 
-  test("is done when its group is gone, and again", async () => {
+  test("DeleteSnapshot deletes a member whose group is gone, and succeeds a second time", async () => {
     const { cluster, driver, members, id } = await aGroup();
     await using _driver = driver;
     const [member = ""] = members;

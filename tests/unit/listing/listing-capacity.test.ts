@@ -18,8 +18,8 @@ const aSpacious = () => space(aCluster(), { rbd: 100n * GIB + 5n, ssd: 20n * GIB
 const parametersOf = (more: Readonly<Record<string, string>>) => ({ ...PARAMETERS, ...more });
 const zone = (value: string) => ({ segments: { "topology.rbd.csi.ceph.com/zone": value } });
 
-describe("the capacity", () => {
-  test("is the pool's, with the size of the largest volume that can be filled and of the smallest there is", async () => {
+describe("GetCapacity", () => {
+  test("GetCapacity answers with the free bytes of the pool, and the sizes of the largest and the smallest volume", async () => {
     await using lister = aDriver(aSpacious(), LISTING);
     expect(await lister.getCapacity({ parameters: PARAMETERS })).toEqual({
       availableCapacity: 100n * GIB + 5n,
@@ -34,7 +34,7 @@ describe("the capacity", () => {
     });
   });
 
-  test("a volume of the largest size is one that CreateVolume makes no larger", async () => {
+  test("CreateVolume makes a volume of the largest size without rounding it up", async () => {
     await using lister = aDriver(aSpacious(), LISTING);
     for (const bytes of [100n * GIB, 999n * MIB]) {
       const { volume } = await lister.createVolume(
@@ -44,7 +44,7 @@ describe("the capacity", () => {
     }
   });
 
-  test("is what a quota leaves, nothing when it is used up, and never negative", async () => {
+  test("GetCapacity answers with what a quota leaves, which is never negative", async () => {
     const cluster = aSpacious();
     const pool = cluster.pools.get("rbd");
     if (pool === undefined) throw new Error("no pool");
@@ -62,7 +62,7 @@ describe("the capacity", () => {
     });
   });
 
-  test("is the data pool's where there is one, and none when the image's own pool is full", async () => {
+  test("GetCapacity answers with the capacity of the data pool, and with 0 when the image's own pool is full", async () => {
     await using lister = aDriver(aSpacious(), LISTING);
     const parameters = parametersOf({ dataPool: "ec" });
     expect((await lister.getCapacity({ parameters })).availableCapacity).toBe(300n * GIB);
@@ -70,7 +70,7 @@ describe("the capacity", () => {
     expect((await full.getCapacity({ parameters })).availableCapacity).toBe(0n);
   });
 
-  test("for a class that names no pool is the roomiest pool's, and without a class the sum of the clusters'", async () => {
+  test("GetCapacity answers with the roomiest pool for a class without a pool, and with the sum of the clusters without a class", async () => {
     const clusters = [EAST, { ...EAST, clusterId: "west", radosNamespace: "w" }];
     await using lister = aDriver(aSpacious(), { clusters, secrets: { east: ADMIN, west: ADMIN } });
     expect((await lister.getCapacity({ parameters: { clusterID: "west" } })).availableCapacity).toBe(300n * GIB);
@@ -80,7 +80,7 @@ describe("the capacity", () => {
     expect((await limited.getCapacity()).availableCapacity).toBe(40n * GIB);
   });
 
-  test("follows the topology: the roomiest of the pools there, nothing where no pool is", async () => {
+  test("GetCapacity answers with the roomiest pool of a topology, and with 0 where no pool is", async () => {
     await using lister = aDriver(aSpacious(), LISTING);
     const pools = [
       { poolName: "rbd", domainSegments: [{ domainLabel: "zone", value: "a" }] },
@@ -105,7 +105,7 @@ describe("the capacity", () => {
     );
   });
 
-  test("for volumes that no capability of RBD allows is nothing", async () => {
+  test("GetCapacity answers with 0 for volume capabilities that RBD does not support", async () => {
     await using lister = aDriver(aSpacious(), LISTING);
     const of = async (...volumeCapabilities: ReturnType<typeof mounted>[]) =>
       (await lister.getCapacity({ parameters: PARAMETERS, volumeCapabilities })).availableCapacity;
@@ -115,7 +115,7 @@ describe("the capacity", () => {
     expect(await of({ accessMode: { mode: Mode.SINGLE_NODE_WRITER } })).toBe(0n);
   });
 
-  test("of a pool, cluster or class that is wrong is an error", async () => {
+  test("GetCapacity fails for a wrong pool, cluster or class", async () => {
     await using lister = aDriver(aSpacious(), LISTING);
     const code = (parameters: Readonly<Record<string, string>>) =>
       codeOf(lister.getCapacity({ parameters: { ...parameters } }));

@@ -37,7 +37,7 @@ const at = (cluster: MemoryCluster, ceph: CephCalls = cephMemoryService(cluster)
 
 const written = (cluster: MemoryCluster) => poolDump(cluster).objects["csi.volumes.default"]?.[KEY];
 
-test("a node is listed from its staging to its unstaging, at one call each", async () => {
+test("lists name a node from its staging to its unstaging, which cost one call each", async () => {
   await using world = await stage();
   const { cluster, lister, volume, volumeId } = world;
   const { service, calls } = recorded(cephMemoryService(cluster));
@@ -58,7 +58,7 @@ test("a node is listed from its staging to its unstaging, at one call each", asy
   expect(calls().map(({ method }) => method)).toEqual(["omapWrite", "omapWrite"]);
 });
 
-test("a volume of one node at a time has its last one; a shared one has them all, each once", async () => {
+test("lists name the last node of a volume that one node uses, and each node of a shared volume once", async () => {
   await using world = await stage();
   const { cluster, lister, volume } = world;
   const node = at(cluster);
@@ -84,7 +84,7 @@ test("nodes that write at the same time lose none of each other's names", async 
   expect(written(cluster)).toBeUndefined();
 });
 
-test("it goes with the volume, and counts for no other of that name", async () => {
+test("DeleteVolume removes the list of nodes, and a new volume of that name does not inherit it", async () => {
   await using world = await stage();
   const { cluster, lister, volume, volumeId } = world;
   await at(cluster).publish(volume, "node-1");
@@ -103,7 +103,7 @@ test("it goes with the volume, and counts for no other of that name", async () =
   expect((await lister.listVolumes()).entries[0]?.status.publishedNodeIds).toEqual(["node-2"]);
 });
 
-test("what is no list of nodes is none, and no journal is no error", async () => {
+test("a malformed list of nodes reads as empty, and a node plugin does not fail without a journal", async () => {
   await using world = await stage();
   const { cluster, lister, volume } = world;
   const directory = cluster.namespace("rbd", "")?.objects.get("csi.volumes.default");
@@ -119,7 +119,7 @@ test("what is no list of nodes is none, and no journal is no error", async () =>
   expect(poolDump(cluster).objects).toEqual({});
 });
 
-test("a race that does not end is given up", async () => {
+test("a node plugin gives up an endless race to write its name after five attempts", async () => {
   await using world = await stage();
   const { cluster, volume } = world;
   let writes = 0;
@@ -159,7 +159,7 @@ test("a node plugin writes its name when it stages, and takes it back when it un
   expect(nodesOf(cluster)).toBeUndefined();
 });
 
-test("volumes that nodes share have each of them", async () => {
+test("node plugins add and remove only their own name in the list of a shared volume", async () => {
   const { cluster, host } = await aListedNode();
   seed(cluster, {
     "csi.volumes.default": {
@@ -175,7 +175,7 @@ test("volumes that nodes share have each of them", async () => {
   expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-0"]));
 });
 
-test("a name that can't be written fails neither staging nor unstaging; one that hangs holds up none", async () => {
+test("a failed write of the node's name fails neither staging nor unstaging, and a hanging write does not hold up staging", async () => {
   const { cluster, host } = await aListedNode();
   let hangs = false;
   const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {

@@ -51,7 +51,7 @@ const seen = async (dir: string, clusterId: string, ...between: readonly (() => 
   return { found: await Effect.runPromise(Effect.provide(ask, layers)), log };
 };
 
-test("userID and userKey are read as a Secret is mounted, and again when they change", async () => {
+test("the driver reads userID and userKey from a mounted Secret, and again when they change", async () => {
   const dir = folder();
   const publish = (version: string, files: Readonly<Record<string, string>>) => {
     write(dir, `east/..${version}`, files);
@@ -72,7 +72,7 @@ test("userID and userKey are read as a Secret is mounted, and again when they ch
   expect(log).toEqual([]);
 });
 
-test("a file of pools limits where to look; one that names none is an error", async () => {
+test("a file of pools limits the pools to look in, and an empty one is an error", async () => {
   const dir = folder();
   write(dir, "east", { userID: "csi", userKey: KEY, pools: "rbd\n ssd ,ec\n\nrbd\n" });
   const { found } = await seen(dir, "east", () => write(dir, "east", { pools: "\n" }));
@@ -80,7 +80,7 @@ test("a file of pools limits where to look; one that names none is an error", as
   expect(found[1]).toContain(`${dir}/east/pools`);
 });
 
-test("half a secret is an error that names the file and no value; none is none", async () => {
+test("half a secret is an error that names the file and no value, and a missing secret is none", async () => {
   const dir = folder();
   write(dir, "user", { userID: "csi" });
   write(dir, "key", { userKey: KEY });
@@ -95,7 +95,7 @@ test("half a secret is an error that names the file and no value; none is none",
   expect(await of("west")).toBeUndefined();
 });
 
-test("a key that everybody may read is used with one warning, which has no key in it", async () => {
+test("the driver uses a key that everybody can read, and logs one warning without the key", async () => {
   const dir = folder();
   write(dir, "east", { userID: "csi", userKey: KEY }, 0o644);
   const { found, log } = await seen(dir, "east", settle, settle, settle);

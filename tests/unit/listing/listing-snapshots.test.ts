@@ -39,8 +39,8 @@ const stage = async () => {
 const idsOf = async (lister: Driver, init: Parameters<Driver["listSnapshots"]>[0] = {}) =>
   (await lister.listSnapshots(init)).entries.map(({ snapshot }) => snapshot.snapshotId);
 
-describe("a list of snapshots", () => {
-  test("has all, with size, source, age and readiness, in the order of pools and names", async () => {
+describe("ListSnapshots", () => {
+  test("ListSnapshots lists all snapshots with size, source, age and readiness, in the order of pools and names", async () => {
     await using world = await stage();
     const { lister, snapshots, one, two } = world;
     const [a, b, c, d, e] = snapshots.map(([id]) => id);
@@ -61,7 +61,7 @@ describe("a list of snapshots", () => {
       expect(await lister.getSnapshot({ snapshotId: snapshot.snapshotId })).toEqual({ snapshot });
   });
 
-  test("comes in pages of any size", async () => {
+  test("ListSnapshots lists snapshots in pages of any size", async () => {
     await using world = await stage();
     const whole = await idsOf(world.lister);
     for (const maxEntries of [1, 2, 3, 4, 5, 6]) {
@@ -82,7 +82,7 @@ describe("a list of snapshots", () => {
     }
   });
 
-  test("of one volume has that volume's only, in pages too, and also when the volume is gone", async () => {
+  test("ListSnapshots of a volume lists only that volume's snapshots, in pages too, and also when the volume is gone", async () => {
     await using world = await stage();
     const { lister, snapshots, one, two } = world;
     const idsFor = (volume: string) => snapshots.filter(([, of]) => of === volume).map(([id]) => id);
@@ -98,7 +98,7 @@ describe("a list of snapshots", () => {
     expect(await idsOf(lister, { sourceVolumeId: "none-exist-volume" })).toEqual([]);
   });
 
-  test("of one ID has that snapshot or none; with a volume too, both must fit", async () => {
+  test("ListSnapshots of an ID lists that snapshot or none, and with a volume only when both match", async () => {
     await using world = await stage();
     const { lister, snapshots, one, two } = world;
     const [a = ""] = snapshots.map(([id]) => id);
@@ -112,7 +112,7 @@ describe("a list of snapshots", () => {
     expect(await idsOf(lister)).toHaveLength(4);
   });
 
-  test("has nothing of what was begun and never made, tells what is not ready, and forgets what is half deleted", async () => {
+  test("ListSnapshots omits begun and half-deleted snapshots, and tells which snapshots are not ready", async () => {
     await using world = await stage();
     const { cluster, lister, snapshots, one } = world;
     const begun = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -135,7 +135,7 @@ describe("a list of snapshots", () => {
     expect(await idsOf(lister)).not.toContain(b);
   });
 
-  test("opens no image, whatever it has", async () => {
+  test("ListSnapshots and GetSnapshot open no image", async () => {
     await using world = await stage();
     const { service, calls } = recorded(cephMemoryService(world.cluster));
     await using lister = aDriver(world.cluster, { ...LISTING, ceph: service });
@@ -146,8 +146,8 @@ describe("a list of snapshots", () => {
   });
 });
 
-describe("credentials", () => {
-  test("of the request do where the administrator has given none; without either it says where they go", async () => {
+describe("credentials of snapshot lists", () => {
+  test("ListSnapshots and GetSnapshot use the request's credentials where the administrator gives none, and fail without either", async () => {
     await using world = await stage();
     await using bare = aDriver(world.cluster, { secrets: {} });
     const [a = ""] = world.snapshots.map(([id]) => id);
@@ -164,7 +164,7 @@ describe("credentials", () => {
     expect(await codeOf(bare.getSnapshot({ snapshotId: "" }))).toBe("INVALID_ARGUMENT");
   });
 
-  test("of the request are for the clusters without a file's only", async () => {
+  test("ListSnapshots uses the request's credentials only for clusters without a secret file", async () => {
     const users = { admin: { key: MEMORY_KEY, manager: true }, other: { key: "b3RoZXI=", manager: true } };
     const cluster = aCluster({ users });
     const west = { ...EAST, clusterId: "west", radosNamespace: "w" };

@@ -29,10 +29,10 @@ const idOf = (uuid: string, pool = 2, clusterId = "east") =>
   `0001-000${clusterId.length}-${clusterId}-${pool.toString(16).padStart(16, "0")}-${uuid}`;
 const HEALTHY = { abnormal: false, message: "volume is in a healthy condition" };
 
-describe("what is offered", () => {
+describe("offered capabilities", () => {
   const LISTS = [Offered.LIST_VOLUMES, Offered.LIST_SNAPSHOTS, Offered.GET_VOLUME, Offered.VOLUME_CONDITION];
 
-  test("lists, conditions and capacity once every cluster has credentials; one snapshot always", async () => {
+  test("the driver offers lists, conditions and capacity once every cluster has credentials, and GetSnapshot always", async () => {
     await using with_ = aDriver(aCluster(), LISTING);
     expect(await offered(with_)).toEqual(
       expect.arrayContaining([...LISTS, Offered.GET_CAPACITY, Offered.GET_SNAPSHOT]),
@@ -46,7 +46,7 @@ describe("what is offered", () => {
     }
   });
 
-  test("without credentials a call says where they go", async () => {
+  test("a list without credentials fails, and says where the credentials go", async () => {
     await using lister = aDriver(aCluster(), { secrets: {} });
     const error = await failureOf(lister.listVolumes());
     expect(error?.code).toBe("FAILED_PRECONDITION");
@@ -58,8 +58,8 @@ describe("what is offered", () => {
   });
 });
 
-describe("a list", () => {
-  test("has nothing where there is nothing, and every volume that CreateVolume made, until it is deleted", async () => {
+describe("ListVolumes", () => {
+  test("ListVolumes lists every volume that CreateVolume made until it is deleted, and nothing in an empty cluster", async () => {
     const cluster = aCluster();
     await using lister = aDriver(cluster, LISTING);
     expect(await lister.listVolumes()).toEqual({ entries: [], nextToken: "" });
@@ -75,7 +75,7 @@ describe("a list", () => {
     expect((await lister.listVolumes()).entries.map(({ volume }) => volume.volumeId)).toEqual([two.volumeId]);
   });
 
-  test("covers clusters, namespaces and pools, each place once, and no other driver's journal", async () => {
+  test("ListVolumes covers each cluster, namespace and pool once, and no other driver's journal", async () => {
     const cluster = aCluster();
     const inNamespace = { ...EAST, clusterId: "dept", radosNamespace: "dept" };
     const alias = { ...EAST, clusterId: "also-east" };
@@ -101,7 +101,7 @@ describe("a list", () => {
     expect((await allVolumes(other, 100)).flat()).toHaveLength(1);
   });
 
-  test("passes over pools that the user may not read, but not those that the administrator names", async () => {
+  test("ListVolumes skips pools that the user is not permitted to read, but fails for those that the administrator names", async () => {
     const users = { admin: { key: MEMORY_KEY, manager: true }, csi: { key: "a2V5", manager: true, pools: ["rbd"] } };
     const cluster = aCluster({ users });
     await using maker = aDriver(cluster, LISTING);
@@ -122,7 +122,7 @@ describe("a list", () => {
     expect(await codeOf(blind.listVolumes())).toBe("PERMISSION_DENIED");
   });
 
-  test("fails as a whole when any call of it fails: no part of a list is told", async () => {
+  test("ListVolumes fails as a whole when any of its calls to Ceph fails", async () => {
     const cluster = aCluster();
     await seedVolumes(cluster, 3);
     await seedVolumes(cluster, 3, { pool: "ec", from: 10, prefix: "tenant-" });
@@ -148,7 +148,7 @@ describe("a list", () => {
     expect(await codeOf(lister.listVolumes())).toBe("PERMISSION_DENIED");
   });
 
-  test("fails as a whole when one cluster does not answer", async () => {
+  test("ListVolumes fails as a whole when one cluster does not answer", async () => {
     const cluster = aCluster();
     await seedVolumes(cluster, 3);
     cluster.reachable = false;
@@ -157,8 +157,8 @@ describe("a list", () => {
   });
 });
 
-describe("pages", () => {
-  test("of any size are the whole, in one order, and none is empty but the only one", async () => {
+describe("pages of ListVolumes", () => {
+  test("pages of any size make the whole list in one order, and no page but a single one is empty", async () => {
     const cluster = aCluster();
     await seedVolumes(cluster, 7);
     await seedVolumes(cluster, 4, { pool: "ec", from: 100, prefix: "tenant-" });
@@ -175,7 +175,7 @@ describe("pages", () => {
   });
 
   test(
-    "list what is there all the time exactly once, whatever comes and goes in between",
+    "pages list each volume that exists all the time exactly once, whatever comes and goes in between",
     async () => {
       await fc.assert(
         fc.asyncProperty(
@@ -221,7 +221,7 @@ describe("pages", () => {
     LIMIT,
   );
 
-  test("go on where they were when their pool or cluster is gone", async () => {
+  test("pages continue from their position when its pool or cluster is gone", async () => {
     const cluster = aCluster();
     const clusters = ["a", "b", "c"].map((clusterId) => ({ ...EAST, clusterId, radosNamespace: clusterId }));
     const secrets = { a: ADMIN, b: ADMIN, c: ADMIN };
@@ -241,7 +241,7 @@ describe("pages", () => {
     expect(await rest(clusters.filter(({ clusterId }) => clusterId !== "b"))).toEqual(["c"]);
   });
 
-  test("a negative size is INVALID_ARGUMENT, a token of somebody else's ABORTED", async () => {
+  test("ListVolumes answers INVALID_ARGUMENT to a negative page size, and ABORTED to a foreign token", async () => {
     const cluster = aCluster();
     await seedVolumes(cluster, 3);
     await using lister = aDriver(cluster, LISTING);
@@ -270,7 +270,7 @@ describe("pages", () => {
   });
 
   test(
-    "a token holds any position, within 128 bytes for names as Kubernetes makes them",
+    "a token holds any position, and has at most 128 bytes for names that Kubernetes makes",
     () => {
       const positions = fc.record<Position>({
         clusterId: fc.string({ unit: "grapheme", minLength: 1, maxLength: 64 }),
@@ -297,14 +297,14 @@ describe("pages", () => {
   );
 });
 
-describe("the condition of a volume", () => {
+describe("volume condition", () => {
   const of = async (lister: ReturnType<typeof aDriver>, volumeId: string) => {
     const { entries } = await lister.listVolumes();
     const listed = entries.find(({ volume }) => volume.volumeId === volumeId)?.status.volumeCondition;
     return [listed, (await lister.getVolume({ volumeId })).status.volumeCondition];
   };
 
-  test("is abnormal when its image is in the trash, or gone; NOT_FOUND once nothing is known of it", async () => {
+  test("a volume is abnormal when its image is in the trash or gone, and NOT_FOUND once its entry is gone", async () => {
     const cluster = aCluster();
     await using lister = aDriver(cluster, LISTING);
     const { volume } = await lister.createVolume(creation());
@@ -335,7 +335,7 @@ describe("the condition of a volume", () => {
     );
   });
 
-  test("is abnormal when the image that it is a copy of is lost", async () => {
+  test("a copy is abnormal when its parent image is lost", async () => {
     const cluster = aCluster();
     await using lister = aDriver(cluster, LISTING);
     const source = await lister.createVolume(creation());
@@ -360,7 +360,7 @@ describe("the condition of a volume", () => {
     expect((await lister.listVolumes()).entries.map((entry) => entry.volume.volumeId)).toContain(volume.volumeId);
   });
 
-  test("is abnormal when its pool is full; its data pool and its mirror state only one call tells", async () => {
+  test("a volume is abnormal when its pool is full, and only ControllerGetVolume tells of its data pool and mirror state", async () => {
     const cluster = aCluster();
     await using lister = aDriver(cluster, LISTING);
     const { volume } = await lister.createVolume(creation({ parameters: { ...PARAMETERS, dataPool: "ec" } }));
@@ -387,7 +387,7 @@ describe("the condition of a volume", () => {
     });
   });
 
-  test("of what was never complete is none: it is not listed, and NOT_FOUND", async () => {
+  test("ListVolumes omits a volume that was never complete, and ControllerGetVolume answers NOT_FOUND", async () => {
     const cluster = aCluster();
     const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
     seed(cluster, {
@@ -404,7 +404,7 @@ describe("the condition of a volume", () => {
     expect(await codeOf(lister.getVolume({ volumeId: idOf(uuid) }))).toBe("NOT_FOUND");
   });
 
-  test("of older drivers' entries: the image is in the pool that the entry names, and abnormal when that is gone", async () => {
+  test("a volume of an older driver's entry is in the pool that the entry names, and abnormal when that pool is gone", async () => {
     const cluster = aCluster();
     const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
     const [made = ""] = await seedVolumes(cluster, 1, { pool: "ssd" });
@@ -429,9 +429,9 @@ describe("the condition of a volume", () => {
   });
 });
 
-describe("20,000 volumes", () => {
+describe("costs of ListVolumes", () => {
   test(
-    "are pages of 500 at a few calls each, whose number does not grow, and no image is opened",
+    "ListVolumes of 20,000 volumes makes the same few calls for each page of 500, and opens no image",
     async () => {
       const cluster = new MemoryCluster({ pools: ["rbd"] });
       await seedVolumes(cluster, 20_000);
@@ -461,7 +461,7 @@ describe("20,000 volumes", () => {
   );
 });
 
-test("requests that list bring no secret, and none is logged", async () => {
+test("ListVolumes logs no secret, and its errors have none", async () => {
   const cluster = aCluster();
   await using lister = aDriver(cluster, { secrets: {} });
   await failureOf(lister.listVolumes());

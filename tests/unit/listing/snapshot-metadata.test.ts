@@ -82,7 +82,7 @@ const blocks = (...at: readonly (readonly [number, number])[]) =>
   at.map(([block, count]) => ({ byteOffset: BigInt(block) * BLOCK, sizeBytes: BigInt(count) * BLOCK }));
 
 describe("allocated ranges", () => {
-  test("are what the snapshot has, with its capacity, as ranges of any length", async () => {
+  test("the allocated ranges are the data of the snapshot, as ranges of any length, with its capacity", async () => {
     await using world = await stage();
     expect(await world.lister.allocated({ snapshotId: world.one })).toEqual([
       {
@@ -94,7 +94,7 @@ describe("allocated ranges", () => {
     expect(rangesIn(await world.lister.allocated({ snapshotId: world.two }))).toEqual(blocks([0, 4], [20, 2]));
   });
 
-  test("of an empty snapshot are one message without a range", async () => {
+  test("an empty snapshot has one message without a range", async () => {
     const cluster = aCluster();
     await using lister = aDriver(cluster, LISTING);
     const { volume } = await lister.createVolume(creation());
@@ -106,7 +106,7 @@ describe("allocated ranges", () => {
 });
 
 describe("changed ranges", () => {
-  test("are what was written and what was discarded, and nothing of the image is opened for writing", async () => {
+  test("the changed ranges are the written and the discarded ones, and no image is opened for writing", async () => {
     await using world = await stage();
     const { lister, one, two, calls } = world;
     expect(rangesIn(await lister.delta({ baseSnapshotId: one, targetSnapshotId: two }))).toEqual(
@@ -126,17 +126,17 @@ describe("changed ranges", () => {
   });
 
   const rough: Readonly<Record<string, (world: Awaited<ReturnType<typeof stage>>) => unknown>> = {
-    "librbd can't start at an id": ({ cluster }) => (cluster.diffsFromIds = false),
+    "librbd can't compare from a snapshot's id": ({ cluster }) => (cluster.diffsFromIds = false),
     "the volume is deleted": ({ lister, volumeId }) => lister.deleteVolume(deletion(volumeId)),
-    "the older one is flattened": ({ cluster, one }) => holder(cluster, one).flatten(),
-    "the newer one is flattened": ({ cluster, two }) => holder(cluster, two).flatten(),
-    "both are flattened": ({ cluster, one, two }) => {
+    "the older snapshot is flattened": ({ cluster, one }) => holder(cluster, one).flatten(),
+    "the newer snapshot is flattened": ({ cluster, two }) => holder(cluster, two).flatten(),
+    "both snapshots are flattened": ({ cluster, one, two }) => {
       holder(cluster, one).flatten();
       holder(cluster, two).flatten();
     },
   };
   for (const [when, make] of Object.entries(rough)) {
-    test(`are all that either has, when ${when}`, async () => {
+    test(`the changed ranges are all the data of both snapshots when ${when}`, async () => {
       await using world = await stage();
       await make(world);
       expect(rangesIn(await world.lister.delta({ baseSnapshotId: world.one, targetSnapshotId: world.two }))).toEqual(
@@ -145,7 +145,7 @@ describe("changed ranges", () => {
     });
   }
 
-  test("go on roughly where the exact way ends: the volume is deleted between two pages", async () => {
+  test("the changed ranges continue inexactly when the volume is deleted between two pages", async () => {
     const cluster = aCluster();
     let deleted = 0;
     const inner = cephMemoryService(cluster);
@@ -181,7 +181,7 @@ describe("changed ranges", () => {
   });
 
   test(
-    "copied over the older snapshot make the newer one, whatever happened to the volume",
+    "the changed ranges copied over the older snapshot make the newer one, whatever happened to the volume",
     async () => {
       const change = fc.record({
         what: fc.constantFrom("write", "write", "discard", "flatten"),
@@ -248,8 +248,8 @@ describe("changed ranges", () => {
   );
 });
 
-describe("pages", () => {
-  test("have at most as many ranges as asked for, and begin at the offset, inside a range too", async () => {
+describe("pages of snapshot metadata", () => {
+  test("pages have at most as many ranges as requested, and begin at the offset, also inside a range", async () => {
     await using world = await stage();
     const { lister, one } = world;
     const image = holder(world.cluster, one);
@@ -268,7 +268,7 @@ describe("pages", () => {
   });
 
   test(
-    "keep to a number of ranges whatever is asked for, and Ceph is asked once for each",
+    "pages have at most 4096 ranges whatever the request asks for, and 4096 ranges cost one call to Ceph",
     async () => {
       const cluster = aCluster();
       const { service, calls, forget } = recorded(cephMemoryService(cluster));
@@ -301,8 +301,8 @@ interface MetadataInit {
   readonly secrets?: Record<string, string>;
 }
 
-describe("errors", () => {
-  test("codes are those of CSI", async () => {
+describe("errors of snapshot metadata", () => {
+  test("GetMetadataAllocated and GetMetadataDelta answer wrong requests with the codes of CSI", async () => {
     await using world = await stage();
     const { lister, one, two, volumeId } = world;
     const allocated = (snapshotId: string, more: MetadataInit = {}) =>
@@ -331,7 +331,7 @@ describe("errors", () => {
     }
   });
 
-  test("snapshots of two volumes are INVALID_ARGUMENT, one that is not ready FAILED_PRECONDITION", async () => {
+  test("snapshot metadata answers INVALID_ARGUMENT for snapshots of two volumes, and FAILED_PRECONDITION for one that is not ready", async () => {
     await using world = await stage();
     const { lister, one, two, cluster } = world;
     const { volume } = await lister.createVolume(creation({ name: "other" }));
