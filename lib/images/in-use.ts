@@ -1,5 +1,6 @@
 /**
- * Whether an image is in use: the one definition, for mapping an image and for removing it.
+ * Whether an image is in use: the one definition, for mapping an image and for removing it. A removal waits for as long
+ * as `inUsePatience` says (lib/config/settings.ts), mapping until the deadline of the call (lib/node/mappable.ts).
  *
  * Not here: who the watchers are (lib/ceph reads them from librbd).
  *

@@ -1,6 +1,8 @@
 /**
  * The steps on mounts that several Node RPCs take.
  *
+ * Not here: the options of mounts (lib/host/filesystem.ts).
+ *
  * 1. Only mounts of volumes are unmounted.
  * 2. A mount counts as made when the kernel's table shows it, with the device and the access that were asked for.
  */

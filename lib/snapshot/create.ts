@@ -7,7 +7,8 @@
  * second one is made after the answer. The caller asks again, as CSI says, and joins the running call or finds the
  * snapshot ready. So an answer costs one wait, and nothing is restored from the image before the second snapshot exists.
  *
- * Not here: the image after its data is safe (./finish.ts), and which volumes can be the source (./source-volume.ts).
+ * Not here: the UUID and the name of the image (lib/journal/journal.ts), the image after its data is safe (./finish.ts),
+ * and which volumes can be the source (./source-volume.ts).
  *
  * 1. A name has at most one snapshot ID, as for volumes; the image ID in the journal is written last, and means ready.
  * 2. A name that was given to a snapshot of another volume is a Conflict.

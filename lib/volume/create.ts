@@ -16,21 +16,19 @@ import type { Clusters } from "../config/clusters.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { volumeContext } from "../config/parameters.ts";
 import { DriverSettings } from "../config/settings.ts";
-import {
+import type {
   Conflict,
-  type JournalCorrupt,
-  type LockHeld,
-  type NotReadyYet,
-  type Precondition,
-  type SnapshotNotFound,
-  type TooMany,
-  type VolumeNotFound,
+  JournalCorrupt,
+  LockHeld,
+  NotReadyYet,
+  Precondition,
+  SnapshotNotFound,
+  TooMany,
+  VolumeNotFound,
 } from "../csi/errors.ts";
 import { newHandle } from "../csi/new-handle.ts";
-import { UUID_LENGTH } from "../csi/volume-id.ts";
 import type { Flatten } from "../images/flatten.ts";
-import { tempImage } from "../images/intermediate.ts";
-import { difference, imageSpec } from "../images/layout.ts";
+import { imageSpec } from "../images/layout.ts";
 import { volumeMetadata } from "../images/metadata.ts";
 import type { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
@@ -39,6 +37,7 @@ import { compensated, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { proveFits } from "./compare-with-request.ts";
 import { keepSourceCloneable, type SourceRequest } from "./copy-source.ts";
 import { createCopy, findSourceOrCleanUp } from "./copy.ts";
 import {
@@ -116,31 +115,6 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
     Effect.catchTag("Exists", () => stage("create image", orRaced(rbd.imageStatus(imagePool, imageName)))),
   );
 });
-
-const proveFits = (spec: CreateVolumeSpec, { attributes }: journal.Reservation, image: ImageStatus) => {
-  const { encryptKms, imageName } = attributes;
-  const problem =
-    encryptKms === undefined
-      ? (otherSource(spec.source, image, imageName) ?? difference(image, spec.parameters, spec.size))
-      : "it is encrypted, and the request asks for a plain volume";
-  if (problem === undefined) return Effect.void;
-  const subject = `volume ${spec.requestName}`;
-  const remedy = "Delete that volume, or ask for what it is";
-  return Effect.fail(new Conflict({ subject, problem: `exists already, but ${problem}`, remedy }));
-};
-
-/** In what the source differs, as far as the image still tells: one that was flattened since has no parent any more. */
-const otherSource = (source: SourceRequest | undefined, { parent }: ImageStatus, imageName: string | undefined) => {
-  if (parent === undefined) return undefined;
-  if (source === undefined) return `it is a copy of ${parent.image}, and the request asks for an empty volume`;
-  const same =
-    source.kind === "snapshot"
-      ? parent.image.endsWith(source.id.slice(-UUID_LENGTH))
-      : imageName === undefined || parent.image === tempImage(imageName);
-  return same
-    ? undefined
-    : `it is a copy of ${parent.image}, and the request asks for a copy of ${source.kind} ${source.id}`;
-};
 
 /** Writes the image's metadata, then its ID into the journal, which is written last and means complete. */
 const commit = Effect.fnUntraced(function* (

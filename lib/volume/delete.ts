@@ -1,6 +1,8 @@
 /**
  * DeleteVolume: moves an image that nobody uses to the trash, then frees its name.
  *
+ * Not here: how long it waits for a watcher (lib/images/in-use.ts).
+ *
  * 1. No image goes while somebody watches it, and no reservation goes before its image.
  * 2. A volume that does not exist is deleted; "could not tell" is an error.
  */

@@ -1,0 +1,45 @@
+/**
+ * Whether a volume that exists already is the one that a repeated CreateVolume asks for: its encryption, its source, its
+ * layout and its size. One that differs is a Conflict (ALREADY_EXISTS).
+ *
+ * Not here: the layout of images (lib/images/layout.ts).
+ */
+import * as Effect from "effect/Effect";
+import type { ImageStatus } from "../ceph/rbd.ts";
+import { Conflict } from "../csi/errors.ts";
+import { UUID_LENGTH } from "../csi/volume-id.ts";
+import { tempImage } from "../images/intermediate.ts";
+import { difference } from "../images/layout.ts";
+import type { Reservation } from "../journal/journal.ts";
+import type { SourceRequest } from "./copy-source.ts";
+import type { CreateVolumeSpec } from "./create-spec.ts";
+
+/** Fails unless the volume is the one that is asked for, as far as its image still tells. */
+export const proveFits = (
+  spec: CreateVolumeSpec,
+  { attributes }: Reservation,
+  image: ImageStatus,
+): Effect.Effect<void, Conflict> => {
+  const { encryptKms, imageName } = attributes;
+  const problem =
+    encryptKms === undefined
+      ? (otherSource(spec.source, image, imageName) ?? difference(image, spec.parameters, spec.size))
+      : "it is encrypted, and the request asks for a plain volume";
+  if (problem === undefined) return Effect.void;
+  const subject = `volume ${spec.requestName}`;
+  const remedy = "Delete that volume, or ask for what it is";
+  return Effect.fail(new Conflict({ subject, problem: `exists already, but ${problem}`, remedy }));
+};
+
+/** In what the source differs, as far as the image still tells: one that was flattened since has no parent any more. */
+const otherSource = (source: SourceRequest | undefined, { parent }: ImageStatus, imageName: string | undefined) => {
+  if (parent === undefined) return undefined;
+  if (source === undefined) return `it is a copy of ${parent.image}, and the request asks for an empty volume`;
+  const same =
+    source.kind === "snapshot"
+      ? parent.image.endsWith(source.id.slice(-UUID_LENGTH))
+      : imageName === undefined || parent.image === tempImage(imageName);
+  return same
+    ? undefined
+    : `it is a copy of ${parent.image}, and the request asks for a copy of ${source.kind} ${source.id}`;
+};
