@@ -22,5 +22,3 @@ export const cephLayer = (calls: CephCalls): Layer.Layer<Ceph> =>
     Layer.succeed(Rbd, Rbd.of(calls)),
     Layer.succeed(Manager, Manager.of(calls)),
   );
-
-export { imageLabel } from "./label.ts";

@@ -9,8 +9,6 @@ import * as Result from "effect/Result";
 import { oneLine } from "../text/printable.ts";
 import { FEATURE_BITS } from "./feature-bits.ts";
 
-export { FEATURE_BITS } from "./feature-bits.ts";
-
 export type FeatureName = keyof typeof FEATURE_BITS;
 
 const isFeatureName = (text: string): text is FeatureName => Object.hasOwn(FEATURE_BITS, text);

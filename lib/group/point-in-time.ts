@@ -11,9 +11,10 @@
  *    everything, and a retry takes the point in time anew. Nothing here runs after it.
  */
 import * as Effect from "effect/Effect";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
-import { FEATURE_BITS } from "../ceph/features.ts";
+import { FEATURE_BITS } from "../ceph/feature-bits.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";

@@ -6,7 +6,8 @@
  * 1. All members are in one cluster and namespace, each once; their pools may differ.
  */
 import * as Effect from "effect/Effect";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";

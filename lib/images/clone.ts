@@ -9,8 +9,8 @@
  *    long as it has no data of its own. One that has data is left for a person.
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type CloneSpec, Rbd } from "../ceph/rbd.ts";
 import { Conflict, type NotReadyYet, type Precondition } from "../csi/errors.ts";

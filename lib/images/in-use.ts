@@ -7,8 +7,8 @@
  * 1. Whoever has an image open uses it, except for the caller itself and, of a primary image, the mirror daemons.
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
 import { Busy, type CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import type { ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";

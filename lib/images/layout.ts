@@ -3,7 +3,7 @@
  *
  * 1. An image is compared with what a request asks for, never with what a request leaves open.
  */
-import { FEATURE_BITS } from "../ceph/features.ts";
+import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import type { CloneSpec, ImageSpec, ImageStatus } from "../ceph/rbd.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
 

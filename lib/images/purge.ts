@@ -12,8 +12,9 @@
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { Manager } from "../ceph/manager.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";

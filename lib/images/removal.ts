@@ -7,8 +7,8 @@
  * 2. An image with data of its own is never taken for one that a crash left half made.
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";

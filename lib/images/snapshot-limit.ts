@@ -4,8 +4,9 @@
  * 1. Only images that hold a point in time of this very image are flattened, the oldest first. No volume is.
  */
 import * as Effect from "effect/Effect";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { TooMany } from "../csi/errors.ts";

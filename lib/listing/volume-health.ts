@@ -4,8 +4,8 @@
  * Not here: the health of a volume on its node (lib/node).
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import type { ImageStatus, TrashEntry } from "../ceph/rbd.ts";
 import { HEALTHY_MESSAGE } from "../csi/messages.ts";

@@ -8,9 +8,9 @@
  *    ends by itself after about 30 s, that of a partitioned node does not.
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { featureNames } from "../ceph/features.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
 import { type HostError, UnexpectedContent } from "../host/errors.ts";

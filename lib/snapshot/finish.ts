@@ -5,8 +5,8 @@
  * Not here: how the image gets its data (./create.ts, lib/group/create.ts), and its removal (./delete.ts).
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";

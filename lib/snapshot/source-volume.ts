@@ -5,9 +5,10 @@
  * (lib/images/snapshot-limit.ts).
  */
 import * as Effect from "effect/Effect";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { FEATURE_BITS } from "../ceph/features.ts";
+import { FEATURE_BITS } from "../ceph/feature-bits.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";

@@ -8,8 +8,9 @@
  *    image.
  */
 import * as Effect from "effect/Effect";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";

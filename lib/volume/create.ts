@@ -8,8 +8,9 @@
  * 2. A repeated request that asks for something else than exists is a Conflict and changes nothing.
  */
 import * as Effect from "effect/Effect";
-import { type Ceph, imageLabel } from "../ceph/ceph.ts";
+import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { Rados } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";

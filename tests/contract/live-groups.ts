@@ -2,7 +2,7 @@
  * Groups on the rig's cluster as another client sees and changes them, by Ceph's own tools. A group is read from its
  * objects: `rbd group image list` shows nothing at all of one that a member has left by way of the trash (Ceph 16).
  */
-import { imageLabel } from "../../lib/ceph/ceph.ts";
+import { imageLabel } from "../../lib/ceph/label.ts";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
 import type { GroupHands } from "./harness.ts";
 

@@ -7,8 +7,9 @@
  * 2. After a crash no call of that driver acts: undo steps that still run in the process change nothing.
  */
 import * as Effect from "effect/Effect";
-import { type CephCalls, imageLabel } from "../../lib/ceph/ceph.ts";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { type CephError, NoSpace } from "../../lib/ceph/errors.ts";
+import { imageLabel } from "../../lib/ceph/label.ts";
 import type { ClusterAccess, PoolRef } from "../../lib/ceph/rados.ts";
 import type { SnapshotRef } from "../../lib/ceph/rbd.ts";
 

@@ -7,7 +7,6 @@
 import { constants } from "node:os";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
-import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import {
   AccessDenied,
   type CephError,
@@ -16,6 +15,7 @@ import {
   PoolNotFound,
   Unreachable,
 } from "../../../lib/ceph/errors.ts";
+import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { ClusterAccess, PoolRef } from "../../../lib/ceph/rados.ts";
 import type { MemoryCluster, MemoryNamespace } from "./cluster.ts";
 import type { MemoryImage } from "./image.ts";

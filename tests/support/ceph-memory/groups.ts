@@ -1,6 +1,6 @@
 /** Calls on groups of images on a cluster in memory. */
-import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import { Busy, Exists, InvalidCall, ObjectNotFound } from "../../../lib/ceph/errors.ts";
+import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import type { GroupCalls } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";

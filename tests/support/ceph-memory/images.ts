@@ -3,7 +3,6 @@
  *
  * Not here: what an image is (./image.ts), snapshots and clones (./snapshots.ts).
  */
-import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import {
   Busy,
   type CephError,
@@ -14,8 +13,9 @@ import {
   InvalidCall,
   PoolNotFound,
 } from "../../../lib/ceph/errors.ts";
-import type { ImageCalls } from "../../../lib/ceph/rbd.ts";
+import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EUCLEAN } from "../../../lib/ceph/live/errno.ts";
+import type { ImageCalls } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster, Obstacle } from "./cluster.ts";
 import { bytesOf } from "./content.ts";

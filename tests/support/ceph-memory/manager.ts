@@ -3,8 +3,8 @@
  *
  * Not here: the queue of tasks (./task-queue.ts) and what a task does (./cluster.ts).
  */
-import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import { ImageNotFound, ManagerUnavailable, ParentLost } from "../../../lib/ceph/errors.ts";
+import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { ManagerCalls } from "../../../lib/ceph/manager.ts";
 import { admit, call, enter, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";

@@ -3,8 +3,8 @@
  *
  * Not here: images (./images.ts) and the order of keys (./omap.ts).
  */
-import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import { Exists, ObjectNotFound, PoolNotFound, Raced } from "../../../lib/ceph/errors.ts";
+import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { RadosCalls } from "../../../lib/ceph/rados.ts";
 import { admit, call, enter, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";

@@ -4,15 +4,15 @@
  * Not here: the ties between images and snapshots (./image.ts).
  */
 import * as Effect from "effect/Effect";
-import { imageLabel } from "../../../lib/ceph/ceph.ts";
 import {
   Exists,
   ImageNotFound,
+  ImageSnapshotNotFound,
   InvalidCall,
   ParentLost,
   PoolNotFound,
-  ImageSnapshotNotFound,
 } from "../../../lib/ceph/errors.ts";
+import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import type { SnapshotCalls } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";

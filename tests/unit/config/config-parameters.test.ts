@@ -2,7 +2,8 @@
 import { describe, expect, test } from "bun:test";
 import * as Result from "effect/Result";
 import * as fc from "fast-check";
-import { FEATURE_BITS, featureNames, parseImageFeatures } from "../../../lib/ceph/features.ts";
+import { FEATURE_BITS } from "../../../lib/ceph/feature-bits.ts";
+import { featureNames, parseImageFeatures } from "../../../lib/ceph/features.ts";
 import { parseParameters, volumeContext, type VolumeParameters } from "../../../lib/config/parameters.ts";
 
 const BASE = { clusterID: "east", pool: "rbd" };

@@ -2,11 +2,11 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import { FEATURE_BITS } from "../../../lib/ceph/feature-bits.ts";
 import { parseNodeParameters } from "../../../lib/config/node-parameters.ts";
-import { FEATURE_BITS } from "../../../lib/ceph/features.ts";
 import { cephMemoryService, memoryAccess } from "../../support/ceph-memory/memory.ts";
-import { aDriver } from "../../support/one-world.ts";
 import { aNode, IMAGE, nodeOn, staging } from "../../support/node-world.ts";
+import { aDriver } from "../../support/one-world.ts";
 import { aCluster, creation, failureOf, GIB, PARAMETERS } from "../../support/world.ts";
 
 const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepted: boolean])[]>> = {

@@ -1,41 +1,15 @@
 /** Undoing what a failed operation has done: when, in which order, and what is said of the rest. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect } from "bun:test";
 import * as Cause from "effect/Cause";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
-import * as Layer from "effect/Layer";
-import * as Logger from "effect/Logger";
 import * as TestClock from "effect/testing/TestClock";
 import { Raced, TimedOut } from "../../../lib/ceph/errors.ts";
 import { Precondition } from "../../../lib/csi/errors.ts";
 import { compensated, step } from "../../../lib/operations/compensation.ts";
-import { makeOperations, type Request } from "../../../lib/operations/pipeline.ts";
-
-/** A test whose clock stands still but for `TestClock.adjust`; -> what was logged. */
-const inTestTime = async (body: (log: readonly string[]) => Effect.Effect<unknown, unknown>) => {
-  const log: string[] = [];
-  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
-  const run = Effect.suspend(() => body(log)).pipe(
-    Effect.provide(Layer.merge(Logger.layer([recorder]), TestClock.layer())),
-  );
-  await Effect.runPromise(run);
-  return log;
-};
-
-const virtual = (name: string, body: (log: readonly string[]) => Effect.Effect<unknown, unknown>) =>
-  test(name, () => inTestTime(body), 20_000);
-
-const request = (more: Partial<Request> = {}): Request => ({
-  rpc: "CreateVolume",
-  subject: "pvc-1",
-  identity: "digest",
-  deadline: undefined,
-  ...more,
-});
-
-/** Lets every fiber that can run do so. */
-const settle = TestClock.adjust(0);
+import { makeOperations } from "../../../lib/operations/pipeline.ts";
+import { request, settle, virtual } from "../../support/in-test-time.ts";
 
 describe("compensations", () => {
   /** Three stages, each with an undo that is told in `trace`; then `end`. */

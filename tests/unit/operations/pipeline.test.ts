@@ -1,39 +1,13 @@
 /** Operations of named stages: joining, leaving callers, deadlines, compensations, the end of the driver. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect } from "bun:test";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
-import * as Layer from "effect/Layer";
-import * as Logger from "effect/Logger";
 import * as TestClock from "effect/testing/TestClock";
 import { Precondition, StillRunning } from "../../../lib/csi/errors.ts";
 import { CurrentOperation } from "../../../lib/operations/operation.ts";
-import { makeOperations, type Request, stage } from "../../../lib/operations/pipeline.ts";
-
-/** A test whose clock stands still but for `TestClock.adjust`; -> what was logged. */
-const inTestTime = async (body: (log: readonly string[]) => Effect.Effect<unknown, unknown>) => {
-  const log: string[] = [];
-  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
-  const run = Effect.suspend(() => body(log)).pipe(
-    Effect.provide(Layer.merge(Logger.layer([recorder]), TestClock.layer())),
-  );
-  await Effect.runPromise(run);
-  return log;
-};
-
-const virtual = (name: string, body: (log: readonly string[]) => Effect.Effect<unknown, unknown>) =>
-  test(name, () => inTestTime(body), 20_000);
-
-const request = (more: Partial<Request> = {}): Request => ({
-  rpc: "CreateVolume",
-  subject: "pvc-1",
-  identity: "digest",
-  deadline: undefined,
-  ...more,
-});
-
-/** Lets every fiber that can run do so. */
-const settle = TestClock.adjust(0);
+import { makeOperations, stage } from "../../../lib/operations/pipeline.ts";
+import { request, settle, virtual } from "../../support/in-test-time.ts";
 
 describe("joined requests", () => {
   virtual("A request that equals one that runs joins it: one run and one result for all", () =>

@@ -1,6 +1,6 @@
 /** CreateVolume where nothing fails: what is made, what is answered, and what a repeated request finds. */
 import { describe, expect, test } from "bun:test";
-import { FEATURE_BITS } from "../../../lib/ceph/features.ts";
+import { FEATURE_BITS } from "../../../lib/ceph/feature-bits.ts";
 import {
   ControllerServiceCapability_RPC_Type as Offered,
   VolumeCapability_AccessMode_Mode as Mode,
@@ -10,8 +10,8 @@ import {
   aCluster,
   asBlock,
   codeOf,
-  creation,
   type CreateInit,
+  creation,
   EAST,
   failureOf,
   GIB,
