@@ -22,10 +22,11 @@ const runOf = async (name: string, body: string, limitMs = 20_000) => {
 test("counts what passed, failed and was skipped, by name", async () => {
   const outcome = await runOf(
     "mixed",
-    `test("a < b", () => {}); test("no", () => { throw new Error("no"); }); test.skip("later & 'more'", () => {});`,
+    `test("a < b", () => {}); test("no", () => { throw new Error("not 'so'\\nbut"); }); test.skip("later & 'more'", () => {});`,
   );
   expect(outcome).toMatchObject({ passed: 1, failed: 1 });
   expect(outcome.skipped).toEqual([expect.stringContaining("later & 'more'")]);
+  expect(outcome.failures).toEqual([expect.stringMatching(/mixed\.test\.ts: no: not 'so'$/)]);
 }, 20_000);
 
 test("a process that dies is a failure", async () => {
@@ -36,7 +37,7 @@ test("a process that dies is a failure", async () => {
 test("an exit status that the report does not explain is a failure", () => {
   const report = join(work, "given.xml");
   writeFileSync(report, `<?xml version="1.0"?>\n<testsuites name="bun test" tests="3" failures="0" skipped="0">`);
-  expect(readReport(report)).toEqual({ tests: 3, failed: 0, skipped: [] });
+  expect(readReport(report)).toEqual({ tests: 3, failed: 0, skipped: [], failures: [] });
   expect(judge("given", report, 1, Date.now())).toMatchObject({ passed: 3, failed: 1 });
   expect(judge("given", report, 0, Date.now())).toMatchObject({ passed: 3, failed: 0 });
 });

@@ -3,7 +3,7 @@
  *
  * Invariants:
  * 1. A run that ends without a report, by its limit or by a crash counts as a failure, never as nothing.
- * 2. A test that was skipped is named: it counts neither as passed nor as failed.
+ * 2. A test that was skipped is named: it counts neither as passed nor as failed. One that failed is named at the end.
  * 3. Past its limit, or when what it needs is gone, a run is killed with everything in its process group.
  */
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -36,6 +36,8 @@ export interface Outcome {
   readonly passed: number;
   readonly failed: number;
   readonly skipped: ReadonlyArray<string>;
+  /** Each test that failed, with the first line of why. */
+  readonly failures?: ReadonlyArray<string>;
   readonly seconds: number;
   /** Why the run did not come to its end. */
   readonly cutShort?: string;
@@ -68,24 +70,36 @@ export const hasTests = (folder: string): boolean =>
 
 const entities: Record<string, string> = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" };
 const attribute = (element: string, name: string): string =>
-  (new RegExp(` ${name}="([^"]*)"`).exec(element)?.[1] ?? "").replaceAll(
-    /&(\w+);/g,
-    (entity, word: string) => entities[word] ?? entity,
+  (new RegExp(` ${name}="([^"]*)"`).exec(element)?.[1] ?? "").replaceAll(/&(#?\w+);/g, (entity, word: string) =>
+    word.startsWith("#") ? String.fromCodePoint(Number(word.slice(1))) : (entities[word] ?? entity),
   );
+const testOf = (element: string): string =>
+  [attribute(element, "file"), attribute(element, "classname"), attribute(element, "name")]
+    .filter((part) => part !== "")
+    .join(": ");
 
-/** Counts of a JUnit report as Bun writes it; undefined where there is none. */
-export const readReport = (
-  file: string,
-): { readonly tests: number; readonly failed: number; readonly skipped: ReadonlyArray<string> } | undefined => {
+interface Report {
+  readonly tests: number;
+  readonly failed: number;
+  readonly skipped: ReadonlyArray<string>;
+  readonly failures: ReadonlyArray<string>;
+}
+
+/** Counts and names of a JUnit report as Bun writes it; undefined where there is none. */
+export const readReport = (file: string): Report | undefined => {
   if (!existsSync(file)) return undefined;
   const text = readFileSync(file, "utf8");
   const total = /<testsuites [^>]*>/.exec(text)?.[0];
   if (total === undefined) return undefined;
-  const skipped = [...text.matchAll(/(<testcase [^>]*[^/])>\s*<skipped/g)].map((match) => match[1] ?? "");
+  const skipped = text.matchAll(/(<testcase [^>]*[^/])>\s*<skipped/g);
+  const failures = text.matchAll(/(<testcase [^>]*[^/])>\s*(<failure [^>]*>)/g);
   return {
     tests: Number(attribute(total, "tests")),
     failed: Number(attribute(total, "failures")),
-    skipped: skipped.map((element) => `${attribute(element, "file")}: ${attribute(element, "name")}`),
+    skipped: [...skipped].map(([, element = ""]) => testOf(element)),
+    failures: [...failures].map(
+      ([, element = "", failure = ""]) => `${testOf(element)}: ${attribute(failure, "message").split("\n")[0] ?? ""}`,
+    ),
   };
 };
 
@@ -97,7 +111,7 @@ export const judge = (name: string, report: string, exitCode: number, started: n
   const passed = found.tests - found.failed - found.skipped.length;
   // an error between two tests, or a crash after the last one, shows in the exit status alone
   const failed = found.failed === 0 && exitCode !== 0 ? 1 : found.failed;
-  return { name, passed, failed, skipped: found.skipped, seconds };
+  return { name, passed, failed, skipped: found.skipped, failures: found.failures, seconds };
 };
 
 type Tests = Pick<SuiteRun, "folders" | "testLimitMs" | "flags" | "secondAttempt">;
@@ -157,7 +171,8 @@ export const runSuite = async (suite: SuiteRun): Promise<Outcome> => {
 };
 
 /**
- * The closing lines of a run: each suite, what was left out and why, and the sum alone on the last line.
+ * The closing lines of a run: each suite, the tests that failed, what was left out and why, and the sum alone on the
+ * last line.
  * With CI=true a part left out is a failure. Sets the exit status.
  */
 export const close = (outcomes: ReadonlyArray<Outcome>, leftOut: ReadonlyArray<string>): void => {
@@ -168,6 +183,7 @@ export const close = (outcomes: ReadonlyArray<Outcome>, leftOut: ReadonlyArray<s
     const reason = cutShort === undefined ? "" : `: ${cutShort}`;
     console.log(`${name.padEnd(20)} ${passed} passed, ${failed} failed, ${seconds.toFixed(0)} s${reason}`);
   }
+  for (const { name, failures } of outcomes) for (const test of failures ?? []) console.log(`failed: ${name}: ${test}`);
   for (const part of missing) console.log(`left out: ${part}`);
   const passed = outcomes.reduce((sum, outcome) => sum + outcome.passed, 0);
   const failures = outcomes.reduce((sum, outcome) => sum + outcome.failed, 0);
