@@ -282,7 +282,10 @@ describe("two drivers over one cluster", () => {
       for (const id of volumes) await dropVolume(id);
       if (drivers === 1) {
         await settled(cluster);
-        expect([seed, poolDump(cluster)]).toEqual([
+        const left = poolDump(cluster);
+        // a directory is made by the first name that it takes; some runs take no snapshot
+        const objects = { ...EMPTY_DIRECTORIES, ...left.objects };
+        expect([seed, { ...left, objects }]).toEqual([
           seed,
           { objects: EMPTY_DIRECTORIES, images: {}, bareNames: {}, trash: {} },
         ]);
