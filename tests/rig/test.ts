@@ -95,11 +95,11 @@ const parts: Record<string, Part> = {
   unit: {
     folder: "tests/unit",
     also: ["tests/rig"],
-    minutes: 5,
+    minutes: 10,
     lacks: () => undefined,
     run: onHost(() => Promise.resolve({})),
   },
-  contract: { folder: "tests/contract", minutes: 5, lacks: cephLacks, run: onCeph },
+  contract: { folder: "tests/contract", minutes: 10, lacks: cephLacks, run: onCeph },
   ceph: { folder: "tests/ceph", minutes: 30, secondAttempt: true, lacks: cephLacks, run: onCeph },
   conformance: {
     folder: "tests/conformance",
