@@ -85,7 +85,8 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
         expect([key, value._tag]).toEqual([key, "AccessDenied"]);
         expect(value.message).toContain("its key is malformed");
         if (key !== "") expect(Bun.inspect(value)).not.toContain(key);
-        expect(ms).toBeLessThan(500);
+        // no attempt to connect, which would take that long
+        expect(ms).toBeLessThan(CONNECT_MS);
       }
     },
     LIMIT,
@@ -132,7 +133,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
         }
         const none = await refusal({ monitors: [] });
         expect(none.value._tag).toBe("Unreachable");
-        expect(none.ms).toBeLessThan(500);
+        expect(none.ms).toBeLessThan(CONNECT_MS);
       } finally {
         stranger.close();
       }
@@ -160,7 +161,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
         const hanging = refusal({ user: other.user, ...keyed(key) });
         // the connection that is there goes on, for its calls ask the OSDs
         for (let i = 0; i < 5; i++) {
-          expect((await timed(run((ceph) => ceph.omapGet(pool, "absent", ["k"])))).ms).toBeLessThan(500);
+          expect((await timed(run((ceph) => ceph.omapGet(pool, "absent", ["k"])))).ms).toBeLessThan(CONNECT_MS);
         }
         const { value, ms } = await hanging;
         expect(value._tag).toBe("Unreachable");
@@ -183,7 +184,7 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
         );
         expect(value._tag).toBe("TimedOut");
         expect(ms).toBeGreaterThan(2_000);
-        expect(ms).toBeLessThan(6_000);
+        expect(ms).toBeLessThan(15_000);
       });
       await run((ceph) => ceph.objectRemove(pool, "connect-test"));
     },
@@ -238,10 +239,10 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
         await frozen(cluster, "mgr.x", async () => {
           const first = await timed(remove());
           expect(first.value._tag).toBe("ManagerUnavailable");
-          expect(first.ms).toBeLessThan(4_000);
+          expect(first.ms).toBeLessThan(10_000);
           const second = await timed(remove());
           expect(second.value._tag).toBe("ManagerUnavailable");
-          expect(second.ms).toBeLessThan(200);
+          expect(second.ms).toBeLessThan(1_500);
         });
         let answer = await remove();
         for (let i = 0; i < 100 && answer._tag === "ManagerUnavailable"; i++) {

@@ -332,7 +332,7 @@ test(
       // behind the page and before it: neither is seen
       await write({ "a-key": "", [`${after}-`]: "" }, ["key-0", `${after}-`]);
     }
-    expect(performance.now() - started).toBeLessThan(2_000);
+    expect(performance.now() - started).toBeLessThan(5_000);
     expect(found).toEqual(keys.toSorted());
     const whole = await Effect.runPromise(service.omapList(pool, "o", { prefix: "", after: "", limit: 100_000 }));
     expect([...(whole?.keys() ?? [])]).toEqual(
