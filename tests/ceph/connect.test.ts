@@ -16,6 +16,8 @@ import { frozen, timed, tool } from "./hands.ts";
 
 const LIMIT = 30_000;
 const CONNECT_MS = 3_000;
+/** A client of Ceph 20 may lose a refusal and ask anew; it hears one within the driver's usual limit. */
+const REFUSED_MS = 15_000;
 /** What an error may take that needs no waiting. */
 const PROMPT_MS = 2_500;
 
@@ -31,31 +33,42 @@ const NEWER = keyOf(2, 32);
 
 describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   let cluster: Rig;
-  let runtime: ManagedRuntime.ManagedRuntime<Ceph, unknown>;
+  type Runtime = ManagedRuntime.ManagedRuntime<Ceph, unknown>;
+  let runtime: Runtime;
+  let patient: Runtime;
   let access: ClusterAccess;
 
   beforeAll(async () => {
     cluster = rig();
     access = { monitors: cluster.monitors, user: cluster.user, key: Redacted.make(cluster.key) };
     const cephConf = `${cluster.dir}/absent.conf`;
-    runtime = ManagedRuntime.make(
-      cephLayerLive({
-        cells: 4,
-        connectTimeout: Duration.millis(CONNECT_MS),
-        osdTimeout: Duration.millis(3_000),
-        cephConf,
-      }),
-    );
+    const connecting = (connectMs: number) =>
+      ManagedRuntime.make(
+        cephLayerLive({
+          cells: 4,
+          connectTimeout: Duration.millis(connectMs),
+          osdTimeout: Duration.millis(3_000),
+          cephConf,
+        }),
+      );
+    [runtime, patient] = [connecting(CONNECT_MS), connecting(REFUSED_MS)];
     await runtime.context();
   }, LIMIT);
-  afterAll(() => runtime.dispose(), LIMIT);
+  afterAll(() => Promise.all([runtime.dispose(), patient.dispose()]), LIMIT);
 
   const run = <A>(act: (ceph: CephCalls) => Effect.Effect<A, CephError>) =>
     runtime.runPromise(Effect.flatMap(wholeCeph, act));
   const ask = (changed: Partial<ClusterAccess> = {}) =>
     run((ceph) => ceph.poolId({ ...access, ...changed }, cluster.pool));
-  const refusal = (changed: Partial<ClusterAccess>) =>
-    timed(run((ceph) => Effect.orDie(Effect.flip(ceph.poolId({ ...access, ...changed }, cluster.pool)))));
+  const refusal = (changed: Partial<ClusterAccess>, at = runtime) =>
+    timed(
+      at.runPromise(
+        Effect.flatMap(wholeCeph, (ceph) =>
+          Effect.orDie(Effect.flip(ceph.poolId({ ...access, ...changed }, cluster.pool))),
+        ),
+      ),
+    );
+  const refusedWithinMs = () => (cluster.release >= 20 ? REFUSED_MS : PROMPT_MS);
   const keyed = (key: string) => ({ key: Redacted.make(key) });
 
   test(
@@ -63,17 +76,17 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
     async () => {
       const [monitor = ""] = cluster.monitors;
       for (const monitors of [[monitor], [`v1:${monitor}`], [`[v1:${monitor}]`]]) {
-        const wrong = await refusal({ monitors, ...keyed(keyOf(1, 16)) });
+        const wrong = await refusal({ monitors, ...keyed(keyOf(1, 16)) }, patient);
         expect(wrong.value._tag).toBe("AccessDenied");
         expect(wrong.value.message).toContain("ceph auth get client.admin");
-        expect(wrong.ms).toBeLessThan(PROMPT_MS);
-        const unknown = await refusal({ monitors, user: "nobody" });
+        expect(wrong.ms).toBeLessThan(refusedWithinMs());
+        const unknown = await refusal({ monitors, user: "nobody" }, patient);
         expect(unknown.value._tag).toBe("AccessDenied");
         expect(unknown.value.message).toContain("client.nobody");
-        expect(unknown.ms).toBeLessThan(PROMPT_MS);
+        expect(unknown.ms).toBeLessThan(refusedWithinMs());
       }
     },
-    LIMIT,
+    6 * REFUSED_MS,
   );
 
   test(
@@ -95,8 +108,8 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   test(
     "A key of a newer Ceph than the client library is ClientTooOld",
     async () => {
-      const { value, ms } = await refusal(keyed(NEWER));
-      expect(ms).toBeLessThan(PROMPT_MS);
+      const { value, ms } = await refusal(keyed(NEWER), patient);
+      expect(ms).toBeLessThan(refusedWithinMs());
       if (cluster.release >= 20) {
         expect(value._tag).toBe("AccessDenied");
       } else {

@@ -74,16 +74,45 @@ const CONNECT_MARGIN = Duration.seconds(10);
 const FIRST_WITH_NEWER_KEYS = 20;
 const GREETING_LIMIT = Duration.seconds(1);
 
+/** How long librados tries to log in, and how long it waits for one answer before it asks anew, in seconds. */
+interface Patience {
+  readonly limit: number;
+  readonly answer: number;
+}
+
+/**
+ * The logins of one attempt to connect, one after the other: short ones first, then long ones. A monitor of Ceph 20 closes
+ * the connection (messenger v1) as it refuses a key, and librados may lose the refusal. It then asks anew when its wait
+ * for an answer is over, and a new login hears the refusal sooner than one that lost it. A monitor that is slow to answer
+ * is asked with patience for most of the time.
+ */
+const logins = (limit: Duration.Duration): readonly [Patience, ...(readonly Patience[])] => {
+  const whole = Math.max(1, Math.ceil(Duration.toSeconds(limit)));
+  const short = Array.from({ length: Math.min(3, Math.floor(whole / 3)) }, () => ({ limit: 1, answer: 0.4 }));
+  const rest = whole - short.length;
+  const half = Math.floor(rest / 2);
+  const long = (rest < 6 ? [rest] : [half, rest - half]).map((each) => ({
+    limit: each,
+    answer: Math.min(3, each / 2),
+  }));
+  const [first = { limit: whole, answer: 3 }, ...others] = [...short, ...long];
+  return [first, ...others];
+};
+
 /** Options of librados. They override the configuration file. */
-const settings = (host: string, key: string, options: ConnectionOptions): readonly (readonly [string, string])[] => [
+const settings = (
+  host: string,
+  key: string,
+  { limit, answer }: Patience,
+  osdTimeout: Duration.Duration,
+): readonly (readonly [string, string])[] => [
   ["mon_host", host],
   ["key", key],
   // otherwise librados reads a keyring of the node first and complains about it
   ["keyring", ""],
-  ["client_mount_timeout", seconds(options.connectTimeout)],
-  // a lost login is tried again after this time: several times within the limit, not at its end
-  ["mon_client_hunt_interval", `${Math.min(3, Duration.toSeconds(options.connectTimeout) / 3)}`],
-  ["rados_osd_op_timeout", seconds(options.osdTimeout)],
+  ["client_mount_timeout", `${limit}`],
+  ["mon_client_hunt_interval", `${answer}`],
+  ["rados_osd_op_timeout", seconds(osdTimeout)],
   // No limit here: after one, rados_mgr_command frees the place of its answer, and the late answer is written into
   // freed memory (seen: SIGSEGV of the process). Calls to the monitors or the manager end by the limit of their cell.
   ["rados_mon_op_timeout", "0"],
@@ -165,14 +194,18 @@ const connect = (
     const kind = kindOfKey(key);
     if (kind === "malformed") return yield* denied("rados_connect because its key is malformed,");
     const host = yield* monHost(monitors, GREETING_LIMIT);
-    const arg: Parameters<CellCalls["connect"]>[0] = {
-      user,
-      confFile: options.cephConf,
-      settings: settings(host, Redacted.value(key).trim(), options),
+    const login = (each: Patience): Effect.Effect<bigint, CellError> => {
+      const arg: Parameters<CellCalls["connect"]>[0] = {
+        user,
+        confFile: options.cephConf,
+        settings: settings(host, Redacted.value(key).trim(), each, options.osdTimeout),
+      };
+      const limit = Duration.sum(Duration.seconds(each.limit), CONNECT_MARGIN);
+      return cells.call<bigint>("connect", arg, { limit, subject, key: `connect ${user} ${subject}` });
     };
-    const limit = Duration.sum(options.connectTimeout, CONNECT_MARGIN);
-    const handle = yield* cells
-      .call<bigint>("connect", arg, { limit, subject, key: `connect ${user} ${subject}` })
+    const [first, ...others] = logins(options.connectTimeout);
+    const handle = yield* others
+      .reduce((soFar, next) => Effect.catchIf(soFar, isTimeout, () => login(next)), login(first))
       .pipe(
         Effect.catch((error: CellError) => {
           if (error._tag !== "CellErrno") {
@@ -183,6 +216,9 @@ const connect = (
       );
     return { handle, aside: 0, damaged: false, retired: false };
   });
+
+const isTimeout = (error: CellError): boolean =>
+  error._tag === "CellErrno" && error.op === "rados_connect" && error.errno === ETIMEDOUT;
 
 interface Refusal {
   readonly identity: Identity;
