@@ -14,6 +14,7 @@ import type { InvalidSecret } from "../lib/config/errors.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { type Capability, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
+import { refusalOfType } from "../lib/csi/filesystems.ts";
 import { HEALTHY_MESSAGE } from "../lib/csi/messages.ts";
 import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
 import {
@@ -34,7 +35,6 @@ import {
   VolumeUsage_Unit as Unit,
 } from "../lib/gen/csi_pb.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import { FILESYSTEMS } from "../lib/host/filesystem.ts";
 import type { Usage } from "../lib/host/host.ts";
 import { Placement } from "../lib/kube/placement.ts";
 import { type ExpandSpec, expandVolume } from "../lib/node/expand.ts";
@@ -97,9 +97,9 @@ const stageSpec = Effect.fnUntraced(function* (
   const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const context = yield* Effect.fromResult(readVolumeContext(volumeId, request.volumeContext));
-  if (access.kind === "filesystem" && access.type !== "" && !FILESYSTEMS.includes(access.type)) {
-    const reason = `must be one of ${FILESYSTEMS.join(", ")}, and not ${JSON.stringify(access.type)}`;
-    return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason });
+  const refusal = access.kind === "filesystem" ? refusalOfType(access.type) : undefined;
+  if (refusal !== undefined) {
+    return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason: refusal });
   }
   // The filesystem of a single reader may have a journal to replay, so its device is writable.
   const mapReadOnly = mode === Mode.MULTI_NODE_READER_ONLY || (access.kind === "block" && readOnly);

@@ -8,8 +8,6 @@ import * as Effect from "effect/Effect";
 import { UnexpectedContent } from "./errors.ts";
 import type { Content } from "./host.ts";
 
-/** Those that the driver makes, checks and grows. */
-export const FILESYSTEMS: readonly string[] = ["ext4", "xfs", "ext3"];
 const DEFAULT_FILESYSTEM = "ext4";
 const NO_FILESYSTEM = "Use it as a raw block volume, or empty it by hand";
 

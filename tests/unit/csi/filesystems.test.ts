@@ -1,0 +1,24 @@
+/** Which filesystems a node takes: the table that node and controller share. */
+import { expect, test } from "bun:test";
+import { FILESYSTEMS, refusalOfSize, refusalOfType } from "../../../lib/csi/filesystems.ts";
+
+const MIB = 1n << 20n;
+
+test.each(["", ...FILESYSTEMS])("A node mounts the filesystem type %j", (type) => {
+  expect(refusalOfType(type)).toBeUndefined();
+});
+
+test.each(["XFS", "ext2", "btrfs", "ext4 ", "ntfs", "constructor"])(
+  "A node refuses the filesystem type %j, and the reason names the type and those that it mounts",
+  (type) => {
+    expect(refusalOfType(type)).toBe(`must be one of ext4, xfs, ext3, and not ${JSON.stringify(type)}`);
+  },
+);
+
+test("A blank volume for xfs must have 300 MiB, unless mkfsOptions lift the limit of mkfs.xfs", () => {
+  expect(refusalOfSize("xfs", 300n * MIB - 1n, undefined)).toContain("300 MiB");
+  expect(refusalOfSize("xfs", 100n * MIB, ["-K"])).toContain("104857600 bytes");
+  expect(refusalOfSize("xfs", 300n * MIB, undefined)).toBeUndefined();
+  expect(refusalOfSize("xfs", 100n * MIB, ["-K", "--unsupported"])).toBeUndefined();
+  for (const type of ["", "ext4", "ext3"]) expect(refusalOfSize(type, MIB, undefined)).toBeUndefined();
+});
