@@ -6,13 +6,15 @@
 import * as Result from "effect/Result";
 import { type VolumeCapability, VolumeCapability_AccessMode_Mode as Mode } from "../gen/csi_pb.ts";
 import { InvalidRequest } from "./errors.ts";
+import { readMountFlags } from "./mount-flags.ts";
 
 export interface Capability {
   readonly access:
     | { readonly kind: "block" }
+    /** `mountFlags` is one option of mount(8) each; `ro` and `rw` are not among them. */
     | { readonly kind: "filesystem"; readonly type: string; readonly mountFlags: readonly string[] };
   readonly mode: Mode;
-  /** Whether nobody is permitted to write. */
+  /** Whether nobody is permitted to write, by the access mode or by the mount flag `ro`. */
   readonly readOnly: boolean;
   /** Whether several nodes may have the volume at the same time. */
   readonly multiNode: boolean;
@@ -38,15 +40,25 @@ export const readCapability = (
   if (mode === Mode.UNKNOWN || Mode[mode] === undefined)
     return refuse(`has access_mode ${mode}, which CSI does not define`);
   const multiNode = MULTI_NODE.has(mode);
-  const readOnly = READ_ONLY.has(mode);
-  if (accessType.case === "block") return Result.succeed({ access: { kind: "block" }, mode, readOnly, multiNode });
-  if (multiNode && !readOnly) {
+  const readers = READ_ONLY.has(mode);
+  if (accessType.case === "block")
+    return Result.succeed({ access: { kind: "block" }, mode, readOnly: readers, multiNode });
+  // A filesystem that is mounted with `ro` still replays its journal, so this is no matter of mount flags.
+  if (multiNode && !readers) {
     return refuse(
       `asks for ${Mode[mode]} on a filesystem, which several nodes cannot write to at the same time. Use volumeMode Block`,
     );
   }
-  const { fsType, mountFlags } = accessType.value;
-  return Result.succeed({ access: { kind: "filesystem", type: fsType, mountFlags }, mode, readOnly, multiNode });
+  const { fsType: type, mountFlags } = accessType.value;
+  return readMountFlags(mountFlags).pipe(
+    Result.mapError((reason) => new InvalidRequest({ field: `${field}.mount.mount_flags`, reason })),
+    Result.map((flags) => ({
+      access: { kind: "filesystem", type, mountFlags: flags.options },
+      mode,
+      readOnly: readers || flags.readOnly,
+      multiNode,
+    })),
+  );
 };
 
 /** All capabilities of a request; refuses a request without any. */

@@ -2,7 +2,8 @@
  * Which filesystem a device has or gets, and with which options it is mounted.
  *
  * 1. The filesystem that is on a device stays. A request for another one is refused.
- * 2. The driver's own options precede the user's, so that the user's win.
+ * 2. The driver's own options precede the user's, so that the user's win. No option stands twice.
+ * 3. What a filesystem is staged with holds for all its bind mounts, unless one is asked to have it otherwise.
  */
 import * as Effect from "effect/Effect";
 import { UnexpectedContent } from "./errors.ts";
@@ -11,34 +12,56 @@ import type { Content } from "./host.ts";
 const DEFAULT_FILESYSTEM = "ext4";
 const NO_FILESYSTEM = "Use it as a raw block volume, or empty it by hand";
 
+/** How a filesystem is to be mounted. */
+export interface MountWish {
+  /** The user's options, without `ro` and `rw`. */
+  readonly flags: readonly string[];
+  readonly readOnly: boolean;
+}
+
 const OWN_OPTIONS: Readonly<Record<string, readonly string[]>> = {
   // A clone has the UUID of its parent, and xfs refuses to mount a UUID twice on one node.
   xfs: ["nouuid"],
 };
 
-export const mountOptions = (type: string, flags: readonly string[], readOnly: boolean): readonly string[] => [
-  ...new Set([...(OWN_OPTIONS[type] ?? []), "_netdev", ...flags, ...(readOnly ? ["ro"] : []), "defaults"]),
+export const mountOptions = (type: string, { flags, readOnly }: MountWish): readonly string[] => [
+  ...new Set([...(OWN_OPTIONS[type] ?? []), "_netdev", ...flags, ...(readOnly ? ["ro"] : [])]),
 ];
 
-/** Flags that each bind mount has for itself. The others belong to the filesystem as it was staged. */
-const PER_MOUNT = new Set(
-  ["atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"].concat([
-    "dev",
-    "nodev",
-    "exec",
-    "noexec",
-    "suid",
-    "nosuid",
-    "symfollow",
-    "nosymfollow",
-    "ro",
-    "rw",
-  ]),
-);
-
-export const bindOptions = (flags: readonly string[], readOnly: boolean): readonly string[] => [
-  ...new Set(["bind", "_netdev", ...flags.filter((flag) => PER_MOUNT.has(flag)), ...(readOnly ? ["ro"] : [])]),
+/**
+ * The options that each mount has for itself, in families of which a mount has one. The other options belong to the
+ * filesystem as it was staged.
+ */
+const PER_MOUNT: readonly (readonly string[])[] = [
+  ["ro", "rw"],
+  ["noexec", "exec"],
+  ["nosuid", "suid"],
+  ["nodev", "dev"],
+  ["nosymfollow", "symfollow"],
+  ["atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime"],
+  ["diratime", "nodiratime"],
 ];
+const familyOf = (option: string) => PER_MOUNT.find((family) => family.includes(option));
+
+/**
+ * The options of a bind mount of a filesystem that is mounted with the options `staged`. The kernel takes from a bind
+ * mount that changes any of its options all those that it is not told again, so all are told.
+ */
+export const bindOptions = ({ flags, readOnly }: MountWish, staged: readonly string[]): readonly string[] => {
+  const told = [...(readOnly ? ["ro"] : []), ...flags.filter((flag) => familyOf(flag) !== undefined)];
+  const kept = staged.filter((option) => {
+    const family = familyOf(option);
+    return option !== "rw" && family !== undefined && !told.some((each) => family.includes(each));
+  });
+  return [...new Set(["bind", "_netdev", ...kept, ...told])];
+};
+
+/** Options that forbid something in a mount. The mount table shows them if they are in force. */
+const FORBIDDING = new Set(["noexec", "nosuid", "nodev", "nosymfollow"]);
+
+/** The options among those asked for that forbid something, and that a mount with the options `shown` does not have. */
+export const notInForce = (asked: readonly string[], shown: readonly string[]): readonly string[] =>
+  asked.filter((option) => FORBIDDING.has(option) && !shown.includes(option));
 
 /** The type of the filesystem that is there, or, with `blank`, of the one to make. `requested` is "" for any. */
 export const chooseFilesystem = (

@@ -10,6 +10,7 @@ import { type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.
 import { SizeOutOfRange } from "../csi/size.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
+import { isReadOnly, type MountEntry } from "../host/mountinfo.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -57,8 +58,18 @@ const expandLocked = Effect.fnUntraced(function* ({
   }
   if (kind === "filesystem") {
     const filesystem = { device: device.top.path, type: entry.fsType };
-    const grown = yield* stage("grow filesystem", host.growFilesystem(filesystem, entry.point));
+    const grow = Effect.catchTag(host.growFilesystem(filesystem, entry.point), "HostFailed", (error) =>
+      Effect.fail(isReadOnly(entry) ? growsNowhere(volumeId, entry) : error),
+    );
+    const grown = yield* stage("grow filesystem", grow);
     yield* proveGrown(device, grown, sizeBytes);
   }
   return sizeBytes;
 });
+
+const growsNowhere = (volumeId: string, { point }: MountEntry): Precondition =>
+  new Precondition({
+    subject: `volume ${volumeId}`,
+    problem: `is mounted read-only at ${point}, and its filesystem grows only while it is writable`,
+    remedy: "Nothing is lost: it grows when the volume is next staged writable",
+  });

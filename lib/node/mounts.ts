@@ -9,6 +9,7 @@
 import * as Effect from "effect/Effect";
 import { Conflict, Precondition } from "../csi/errors.ts";
 import { type HostError, PathInTheWay } from "../host/errors.ts";
+import { notInForce } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { imageSpec } from "../host/mapped-device.ts";
 import { isReadOnly, isRbdMount, type MountEntry, mountsAt } from "../host/mountinfo.ts";
@@ -33,11 +34,15 @@ export const unmountAll = Effect.fnUntraced(function* (point: string): Effect.fn
   return yield* new PathInTheWay({ op: "unmount", subject: point, reason });
 });
 
-/** Fails unless the device is mounted as asked for: mount(8) mounts read-only what it cannot mount writable. */
+/**
+ * Fails unless the device is mounted as asked for: mount(8) mounts read-only what it cannot mount writable. `options` are
+ * those that mount(8) was given.
+ */
 export const proveMounted = Effect.fnUntraced(function* (
   point: string,
   device: StagedDevice,
   readOnly: boolean,
+  options: readonly string[],
 ): Effect.fn.Return<void, HostError | Precondition, Host> {
   const entry = mountsAt(yield* (yield* Host).mountTable, point).at(-1);
   const subject = `the mount at ${point}`;
@@ -45,9 +50,17 @@ export const proveMounted = Effect.fnUntraced(function* (
   if (entry === undefined || shownBy(entry, [device]) === undefined) {
     return yield* new Precondition({ subject, problem: `is not of ${device.top.path}`, remedy });
   }
-  if (entry.options.includes("ro") === readOnly && (readOnly || !isReadOnly(entry))) return;
-  const problem = readOnly ? "is writable, but must be read-only" : "is read-only, but must be writable";
-  return yield* new Precondition({ subject, problem, remedy });
+  if (entry.options.includes("ro") !== readOnly || (!readOnly && isReadOnly(entry))) {
+    const problem = readOnly ? "is writable, but must be read-only" : "is read-only, but must be writable";
+    return yield* new Precondition({ subject, problem, remedy });
+  }
+  const missing = notInForce(options, entry.options);
+  if (missing.length === 0) return;
+  return yield* new Precondition({
+    subject,
+    problem: `lacks ${missing.join(", ")}, which it was mounted with`,
+    remedy,
+  });
 });
 
 /** Fails unless the mount at a target path is of this device and with this access, so that nothing is left to do. */

@@ -43,22 +43,27 @@ export const publishVolume = Effect.fn("node.publishVolume")(function* (
 });
 
 const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn.Return<void, PublishError, Host> {
-  const { once, readOnly, targetPath } = spec;
+  const { once, targetPath } = spec;
   const host = yield* Host;
   const now = yield* stage("look at node", lookAtStagedVolume(spec.volumeId, spec.stagingPath));
-  const { device, kind, point } = yield* stagedAs(spec, now);
+  const staged = yield* stagedAs(spec, now);
+  const { device, kind, point } = staged;
+  const readOnly = spec.readOnly || staged.readOnly;
   const resolved = yield* host.resolvePath(targetPath);
   const existing = resolved === undefined ? undefined : mountsAt(now.mountTable, resolved).at(-1);
   if (existing !== undefined) return yield* provePublished(device, existing, readOnly);
   const publishedAt = otherMounts(now.mountTable, device, [point]);
   if (once && publishedAt.length > 0) return yield* publishedElsewhere(spec, publishedAt);
   if (kind === "block") yield* stage("guard device", guardDevice(device, readOnly, publishedAt));
-  yield* compensated(bindTarget(spec, { device, kind, point }));
+  yield* compensated(bindTarget({ ...spec, readOnly }, staged));
 });
 
 interface StagedHere extends ShownDevice {
   /** Where it is mounted or bound. */
   readonly point: string;
+  /** The options of that mount, and whether it was asked to be read-only. */
+  readonly options: readonly string[];
+  readonly readOnly: boolean;
 }
 
 /** The staged device, if it is staged as the request says. */
@@ -73,7 +78,9 @@ const stagedAs = (
     const problem = `is not staged at ${stagingPath}`;
     return Effect.fail(new Precondition({ subject, problem, remedy: "Stage it first (NodeStageVolume)" }));
   }
-  if (shown.kind === access.kind) return Effect.succeed({ ...shown, point: entry.point });
+  const { options, point } = entry;
+  const readOnly = shown.kind === "filesystem" && options.includes("ro");
+  if (shown.kind === access.kind) return Effect.succeed({ ...shown, point, options, readOnly });
   const problem = `is staged as ${shown.kind}; the request asks for ${access.kind}`;
   return Effect.fail(new Precondition({ subject, problem, remedy: "Unstage it, and stage it as the request asks" }));
 };
@@ -88,13 +95,14 @@ const publishedElsewhere = ({ volumeId }: PublishSpec, publishedAt: readonly str
 
 const bindTarget = Effect.fnUntraced(function* (
   { access, readOnly, targetPath }: PublishSpec,
-  { device, kind, point }: StagedHere,
+  { device, kind, options: staged, point }: StagedHere,
 ): Effect.fn.Return<void, HostError | Precondition, Compensations | Host> {
   const host = yield* Host;
   const make = kind === "block" ? host.makeFile(targetPath) : host.makeDirectory(targetPath);
   yield* step("make target", make, { undo: (made) => (made ? host.removePath(targetPath) : Effect.void) });
   const target = (yield* host.resolvePath(targetPath)) ?? targetPath;
-  const options = bindOptions(access.kind === "filesystem" ? access.mountFlags : [], readOnly);
+  const flags = access.kind === "filesystem" ? access.mountFlags : [];
+  const options = bindOptions({ flags, readOnly }, staged);
   yield* step("bind", host.mount({ source: point, target, options }), { undo: () => unmountAll(target) });
-  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly));
+  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly, options));
 });

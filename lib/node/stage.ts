@@ -133,14 +133,15 @@ const mapFormatMount = Effect.fnUntraced(function* (
   const unmount = { undo: () => unmountAll(target) };
   if (access.kind === "block") {
     yield* stage("make target", host.makeFile(target));
-    yield* step("bind", host.mount({ source, target, options: bindOptions([], readOnly) }), unmount);
+    const options = bindOptions({ flags: [], readOnly }, []);
+    yield* step("bind", host.mount({ source, target, options }), unmount);
     return;
   }
   const type = yield* prepareFilesystem({ type: access.type, readOnly, context }, image, device);
-  const options = mountOptions(type, access.mountFlags, readOnly);
+  const options = mountOptions(type, { flags: access.mountFlags, readOnly });
   yield* stage("make target", host.makeDirectory(target));
   yield* step("mount", host.mount({ source, target, type, options }), unmount);
-  yield* stage("verify mount", proveMounted(target, device, readOnly));
+  yield* stage("verify mount", proveMounted(target, device, readOnly, options));
   if (!readOnly) yield* stage("grow filesystem", host.growFilesystem({ device: source, type }, target));
 });
 

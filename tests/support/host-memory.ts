@@ -13,7 +13,7 @@ import type { MemoryCluster, MemoryImage } from "./ceph-memory/cluster.ts";
 import { DeviceBusy, HostFailed, type HostError, PathInTheWay, UnexpectedContent } from "../../lib/host/errors.ts";
 import type { Content, HostService, MapRequest } from "../../lib/host/host.ts";
 import { imageSpec, type MappedDevice } from "../../lib/host/mapped-device.ts";
-import { type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
+import { isReadOnly, type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
 
 /** The content of an image, as a kernel that maps it finds it. */
 export type Disk =
@@ -40,6 +40,9 @@ const disks = new WeakMap<MemoryImage, Disk>();
 /** The content of an image. It is the same for all nodes. */
 export const diskOf = (image: MemoryImage): Disk => disks.get(image) ?? { kind: "blank" };
 export const setDisk = (image: MemoryImage, disk: Disk): void => void disks.set(image, disk);
+
+/** Options of one mount alone. */
+const PER_MOUNT = new Set(["noexec", "nosuid", "nodev", "noatime"]);
 
 const MAJOR = 252;
 const FIRST_CLIENT = 9_000;
@@ -211,8 +214,9 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
       act(() => {
         const { image } = mapping("grow", device);
         const disk = diskOf(image);
-        if (disk.kind !== "filesystem" || mountsAt(node.mounts, point).length === 0)
-          return fail("grow", point, "not mounted");
+        const entry = mountsAt(node.mounts, point).at(-1);
+        if (disk.kind !== "filesystem" || entry === undefined) return fail("grow", point, "not mounted");
+        if (disk.sizeBytes < image.sizeBytes && isReadOnly(entry)) fail("grow", point, "Read-only file system", 30);
         if (disk.sizeBytes < image.sizeBytes) disk.sizeBytes = image.sizeBytes;
         return disk.sizeBytes;
       }),
@@ -232,11 +236,15 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     resolvePath: (path) => act(() => (node.tree.get(parentOf(path))?.kind === "directory" ? path : undefined)),
     mount: ({ source, target, type, options }) =>
       act(() => {
-        const own = options.includes("ro") ? ["ro"] : ["rw"];
+        const own = [options.includes("ro") ? "ro" : "rw", ...options.filter((option) => PER_MOUNT.has(option))];
         const there = node.tree.get(target);
         if (there === undefined) return fail("mount", target, "mount point does not exist", 2);
         const seen = mountsAt(node.mounts, source).at(-1);
-        if (options.includes("bind") && seen !== undefined) return node.mount({ ...seen, point: target, options: own });
+        if (options.includes("bind") && seen !== undefined) {
+          // The kernel copies the options of what is bound. It forgets them if the copy gets options of its own.
+          const changed = options.some((option) => option === "ro" || PER_MOUNT.has(option));
+          return node.mount({ ...seen, point: target, options: changed ? own : seen.options });
+        }
         const { device, image, readOnly } = mapping("mount", source);
         if (options.includes("bind")) {
           if (there.kind !== "file") fail("mount", target, "is not a file", 20);
@@ -247,7 +255,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         const disk = diskOf(image);
         if (disk.kind !== "filesystem" || disk.type !== type) return fail("mount", target, "wrong fs type", 32);
         // As mount(8), which mounts read-only what it cannot mount writable.
-        const state = readOnly ? ["ro"] : own;
+        const state = readOnly ? ["ro", ...own.slice(1)] : own;
         const { major, minor } = device;
         node.mount({
           major,
@@ -257,7 +265,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           options: state,
           fsType: disk.type,
           source,
-          superOptions: state,
+          superOptions: state.slice(0, 1),
         });
       }),
     unmount: (point) =>

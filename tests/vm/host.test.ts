@@ -106,7 +106,14 @@ describe("a filesystem", () => {
       const point = folder();
       await run(host.mkfs({ device, type, options: undefined }));
       expect(await run(host.fsck({ device, type }))).toBe("");
-      await run(host.mount({ source: device, target: point, type, options: mountOptions(type, ["noatime"], false) }));
+      await run(
+        host.mount({
+          source: device,
+          target: point,
+          type,
+          options: mountOptions(type, { flags: ["noatime"], readOnly: false }),
+        }),
+      );
       const [entry] = mountsAt(await run(host.mountTable), point);
       expect(entry).toMatchObject({ fsType: type, source: device, root: "/" });
       expect(entry?.options).toContain("noatime");

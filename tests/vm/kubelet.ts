@@ -20,6 +20,7 @@ import {
 import { join } from "node:path";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
+  type CreateVolumeRequestSchema,
   type VolumeCapability,
   VolumeCapability_AccessMode_Mode as Mode,
   type VolumeCapabilitySchema,
@@ -36,10 +37,11 @@ export type Kind = "ext4" | "xfs" | "block";
 export const capabilityOf = (
   kind: Kind,
   mode = Mode.SINGLE_NODE_WRITER,
+  mountFlags: string[] = [],
 ): Exclude<MessageInitShape<typeof VolumeCapabilitySchema>, VolumeCapability> =>
   kind === "block"
     ? { accessType: { case: "block", value: {} }, accessMode: { mode } }
-    : { accessType: { case: "mount", value: { fsType: kind } }, accessMode: { mode } };
+    : { accessType: { case: "mount", value: { fsType: kind, mountFlags } }, accessMode: { mode } };
 
 /** The code and message of a call's failure; `undefined`: the call succeeds. */
 export const failureOf = async (call: Promise<unknown>): Promise<{ code: string; message: string } | undefined> => {
@@ -88,6 +90,62 @@ export const checksum = (path: string, mebibytes: number): string => {
   return createHash("sha256").update(data).digest("hex");
 };
 
+/** What kubelet knows of a volume: its PersistentVolume, and where its pods are. */
+export interface KnownVolume {
+  readonly kind: Kind;
+  readonly volumeId: string;
+  readonly volumeContext: Readonly<Record<string, string>>;
+  readonly image: string;
+  readonly staging: string;
+  readonly pods: string;
+  readonly mode: Mode;
+  readonly mountFlags: string[];
+  readonly secrets: Readonly<Record<string, string>>;
+}
+
+/** The calls that kubelet and the resizer make for a volume. */
+const volumeOf = (driver: () => Driver, pool: string, known: KnownVolume) => {
+  const { kind, volumeId, volumeContext, image, staging, pods, mode, mountFlags } = known;
+  const volumeCapability = capabilityOf(kind, mode, mountFlags);
+  const request = { volumeId, stagingTargetPath: staging };
+  const given = { secrets: { ...known.secrets }, volumeContext: { ...volumeContext } };
+  return {
+    ...known,
+    spec: `${pool}/${image}`,
+    stagingTarget: join(staging, volumeId),
+    target: join(pods, "0"),
+    /** The same volume, as another PersistentVolume or another pod has it. */
+    as: (more: Partial<KnownVolume>) => volumeOf(driver, pool, { ...known, ...more }),
+    stage: (limit = LIMIT) => driver().node.nodeStageVolume({ ...request, ...given, volumeCapability }, limit),
+    unstage: (limit = LIMIT) => driver().node.nodeUnstageVolume(request, limit),
+    publish: (pod = "0", readonly = false) =>
+      driver().node.nodePublishVolume(
+        {
+          ...request,
+          volumeContext: given.volumeContext,
+          targetPath: join(pods, pod),
+          volumeCapability,
+          readonly,
+        },
+        LIMIT,
+      ),
+    unpublish: (pod = "0") => driver().node.nodeUnpublishVolume({ volumeId, targetPath: join(pods, pod) }, LIMIT),
+    grow: (requiredBytes: bigint) =>
+      driver().controller.controllerExpandVolume(
+        { volumeId, capacityRange: { requiredBytes }, volumeCapability, secrets: given.secrets },
+        LIMIT,
+      ),
+    expand: (requiredBytes: bigint, limit = LIMIT) =>
+      driver().node.nodeExpandVolume(
+        { ...request, volumePath: join(pods, "0"), capacityRange: { requiredBytes }, volumeCapability },
+        limit,
+      ),
+    stats: (pod = "0") => driver().node.nodeGetVolumeStats({ volumeId, volumePath: join(pods, pod) }, LIMIT),
+  };
+};
+
+export type TestVolume = ReturnType<typeof volumeOf>;
+
 /** A new pool, and a driver that serves all of CSI on this node. */
 export const makeWorld = async (prefix: string) => {
   const dir = testFolder(prefix);
@@ -97,12 +155,25 @@ export const makeWorld = async (prefix: string) => {
   let driver: Driver = await start();
   let count = 0;
 
-  /** A new volume of 1 GiB, and the calls that kubelet makes for it. */
-  const makeVolume = async (kind: Kind, parameters: Readonly<Record<string, string>> = {}) => {
-    const name = `${prefix}-${count++}`;
+  /** A volume that is there already, with folders of its own on this node. */
+  const known = (volume: Pick<KnownVolume, "kind" | "volumeId" | "volumeContext" | "image">): TestVolume => {
+    const name = `${prefix}-known-${count++}`;
+    const staging = join(dir, name, "staging");
+    const pods = join(dir, name, "pods");
+    for (const folder of [staging, pods]) mkdirSync(folder, { recursive: true });
+    const usual = { mode: Mode.SINGLE_NODE_WRITER, mountFlags: [], secrets: secrets() };
+    return volumeOf(() => driver, pool.name, { ...usual, ...volume, staging, pods });
+  };
+
+  /** A new volume of 1 GiB, unless `more` asks for another. */
+  const makeVolume = async (
+    kind: Kind,
+    parameters: Readonly<Record<string, string>> = {},
+    more: Omit<MessageInitShape<typeof CreateVolumeRequestSchema>, "$typeName"> = {},
+  ): Promise<TestVolume> => {
     const { volume } = await driver.controller.createVolume(
       {
-        name,
+        name: `${prefix}-${count++}`,
         capacityRange: { requiredBytes: GIB },
         volumeCapabilities: [capabilityOf(kind)],
         parameters: {
@@ -112,67 +183,13 @@ export const makeWorld = async (prefix: string) => {
           ...parameters,
         },
         secrets: secrets(),
+        ...more,
       },
       LIMIT,
     );
     if (volume === undefined) throw new Error("no volume");
     const { volumeId, volumeContext } = volume;
-    const staging = join(dir, name, "staging");
-    const pods = join(dir, name, "pods");
-    for (const folder of [staging, pods]) mkdirSync(folder, { recursive: true });
-    const image = volumeContext["imageName"] ?? "";
-    return {
-      volumeId,
-      volumeContext,
-      image,
-      spec: `${pool.name}/${image}`,
-      staging,
-      stagingTarget: join(staging, volumeId),
-      target: join(pods, "0"),
-      pods,
-      stage: (limit = LIMIT, mode = Mode.SINGLE_NODE_WRITER) =>
-        driver.node.nodeStageVolume(
-          {
-            volumeId,
-            stagingTargetPath: staging,
-            volumeCapability: capabilityOf(kind, mode),
-            volumeContext,
-            secrets: secrets(),
-          },
-          limit,
-        ),
-      unstage: (limit = LIMIT) => driver.node.nodeUnstageVolume({ volumeId, stagingTargetPath: staging }, limit),
-      publish: (pod = "0", readonly = false) =>
-        driver.node.nodePublishVolume(
-          {
-            volumeId,
-            stagingTargetPath: staging,
-            targetPath: join(pods, pod),
-            volumeCapability: capabilityOf(kind),
-            volumeContext,
-            readonly,
-          },
-          LIMIT,
-        ),
-      unpublish: (pod = "0") => driver.node.nodeUnpublishVolume({ volumeId, targetPath: join(pods, pod) }, LIMIT),
-      grow: (requiredBytes: bigint) =>
-        driver.controller.controllerExpandVolume(
-          { volumeId, capacityRange: { requiredBytes }, volumeCapability: capabilityOf(kind), secrets: secrets() },
-          LIMIT,
-        ),
-      expand: (requiredBytes: bigint, limit = LIMIT) =>
-        driver.node.nodeExpandVolume(
-          {
-            volumeId,
-            volumePath: join(pods, "0"),
-            stagingTargetPath: staging,
-            capacityRange: { requiredBytes },
-            volumeCapability: capabilityOf(kind),
-          },
-          limit,
-        ),
-      stats: (pod = "0") => driver.node.nodeGetVolumeStats({ volumeId, volumePath: join(pods, pod) }, LIMIT),
-    };
+    return known({ kind, volumeId, volumeContext, image: volumeContext["imageName"] ?? "" });
   };
 
   return {
@@ -180,6 +197,7 @@ export const makeWorld = async (prefix: string) => {
     pool,
     tool,
     driver: () => driver,
+    known,
     makeVolume,
     /** Ends the driver, by default as a crash does, and starts another one. */
     restart: async (signal: "SIGTERM" | "SIGKILL" = "SIGKILL") => {
@@ -194,4 +212,3 @@ export const makeWorld = async (prefix: string) => {
 };
 
 export type World = Awaited<ReturnType<typeof makeWorld>>;
-export type TestVolume = Awaited<ReturnType<World["makeVolume"]>>;

@@ -1,0 +1,89 @@
+/** Mount flags on a real kernel: what is asked for at stage holds in the pod. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readdirSync, writeFileSync } from "node:fs";
+import { mountsAt } from "../../lib/host/mountinfo.ts";
+import { GIB } from "../ceph/requests.ts";
+import { failureOf, makeWorld, mapped, type TestVolume, type World } from "./kubelet.ts";
+import { mountTable, tool } from "./loop.ts";
+
+let world: World;
+beforeAll(async () => {
+  world = await makeWorld("flags");
+}, 300_000);
+afterAll(async () => {
+  await world?.end();
+}, 60_000);
+
+const MINUTES = 240_000;
+const optionsAt = (path: string): readonly string[] => mountsAt(mountTable(), path).at(-1)?.options ?? [];
+const left = (volume: TestVolume) => [mapped().filter((spec) => spec === volume.spec), readdirSync(volume.staging)];
+
+describe("the mount flag ro", () => {
+  for (const kind of ["ext4", "xfs"] as const) {
+    test(
+      `a volume with ro and noatime in one flag is refused while it is blank, and mounted read-only afterwards: ${kind}`,
+      async () => {
+        const volume = await world.makeVolume(kind);
+        const reader = volume.as({ mountFlags: ["ro,noatime"] });
+        expect(await failureOf(reader.stage())).toMatchObject({
+          code: "FAILED_PRECONDITION",
+          message: expect.stringContaining("blank"),
+        });
+        expect(left(volume)).toEqual([[], []]);
+
+        await volume.stage();
+        writeFileSync(`${volume.stagingTarget}/data`, "x", { flush: true });
+        await volume.unstage();
+        await volume.grow(2n * GIB);
+
+        await reader.stage();
+        await reader.stage();
+        expect(optionsAt(volume.stagingTarget)).toEqual(expect.arrayContaining(["ro", "noatime"]));
+        await reader.publish();
+        expect(optionsAt(volume.target)).toEqual(expect.arrayContaining(["ro", "noatime"]));
+        expect(() => writeFileSync(`${volume.target}/new`, "x")).toThrow("EROFS");
+        expect(await failureOf(reader.expand(2n * GIB))).toMatchObject({
+          code: "FAILED_PRECONDITION",
+          message: expect.stringContaining("read-only"),
+        });
+        await reader.unpublish();
+        await reader.unstage();
+
+        await volume.stage();
+        await volume.publish();
+        expect((await volume.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
+        await volume.unpublish();
+        await volume.unstage();
+        expect(left(volume)).toEqual([[], []]);
+      },
+      MINUTES,
+    );
+  }
+});
+
+describe("flags that forbid something", () => {
+  for (const flags of [["noatime,noexec"], ["nosuid", "nodev", "noexec"]]) {
+    test(
+      `${flags.join(" ")} holds in a writable pod, in a read-only pod, and where the caller does not repeat it`,
+      async () => {
+        const plain = await world.makeVolume("ext4");
+        const volume = plain.as({ mountFlags: flags });
+        await volume.stage();
+        await volume.publish();
+        await volume.publish("reader", true);
+        await plain.publish("bare", true);
+        const expected = flags.flatMap((flag) => flag.split(","));
+        for (const path of [volume.stagingTarget, volume.target, `${volume.pods}/reader`, `${volume.pods}/bare`]) {
+          expect(optionsAt(path)).toEqual(expect.arrayContaining(expected));
+          tool("cp", "/bin/true", `${volume.stagingTarget}/program`);
+          const run = Bun.spawnSync(["sh", "-c", `"${path}/program"`]);
+          expect(run.exitCode).toBe(126);
+        }
+        for (const pod of ["0", "reader", "bare"]) await volume.unpublish(pod);
+        await volume.unstage();
+        expect(left(volume)).toEqual([[], []]);
+      },
+      MINUTES,
+    );
+  }
+});
