@@ -2,7 +2,9 @@
  * The credentials in a request's secrets: ceph-csi's `userID` and `userKey`, or the one `key` of an in-tree volume's
  * secret. Asks no cluster whether they are right.
  *
- * Invariant: the key leaves here only as Redacted, and no error holds a value.
+ * 1. The key leaves here only as Redacted, and no error holds a value.
+ * 2. Whoever logs in, the controller, the node's own calls and the tools that it starts, gets the same user and the same
+ *    key: nothing after this file changes them.
  */
 import * as Redacted from "effect/Redacted";
 import * as Result from "effect/Result";
@@ -24,10 +26,15 @@ export interface SecretOptions {
 /** In-tree volumes without a user of their own were made by this one. */
 const MIGRATION_USER = "admin";
 
-// Secrets written with `echo` end in a newline.
+/**
+ * What editors, web pages and `echo` leave around a value, and nobody sees: blanks, newlines, no-break spaces, byte order
+ * marks, joiners without width.
+ */
+const AROUND = /^[\s\uFEFF\u200B-\u200D\u2060]+|[\s\uFEFF\u200B-\u200D\u2060]+$/gu;
+
 const value = z
   .string("is missing from the secrets")
-  .transform((text) => text.replace(/[\r\n]+$/, ""))
+  .transform((text) => text.replaceAll(AROUND, ""))
   .refine((text) => text !== "", "is empty")
   .refine((text) => !hasControl(text), "holds control characters");
 

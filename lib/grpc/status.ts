@@ -6,18 +6,20 @@
  * 1. The text of a defect never leaves the process: the caller reads "internal error" and the id of the call.
  * 2. A status can always be sent: its text is well-formed Unicode of bounded length (grpc-js percent-encodes it, and
  *    throws on half a surrogate pair; HTTP/2 peers drop calls with oversized trailers).
+ * 3. No cephx key is in it, whatever tool or library wrote the text.
  */
 import { status as Code, Metadata } from "@grpc/grpc-js";
 import * as Cause from "effect/Cause";
 import * as Data from "effect/Data";
 import * as Option from "effect/Option";
+import { maskKeys } from "../text/mask.ts";
 
 export { Code };
 
 /** The name of a code for logs and messages, `NOT_FOUND`; the number of an unknown one. */
 export const codeName = (code: number): string => Code[code] ?? String(code);
 
-/** The error of a handler. The message goes to the caller and to the log, so it must not hold a secret. */
+/** The error of a handler. The message goes to the caller and to the log. */
 export class RpcError extends Data.TaggedError("RpcError")<{
   readonly code: number;
   readonly message: string;
@@ -40,7 +42,7 @@ export const statusOf = (cause: Cause.Cause<RpcError>, callId: string): CallStat
   if (error !== undefined) {
     // A failure that claims to be OK would read as success with no message: a bug, so INTERNAL.
     const code = error.code > 0 && error.code in Code ? error.code : Code.INTERNAL;
-    return { code, message: error.message };
+    return { code, message: maskKeys(error.message) };
   }
   if (Cause.hasInterruptsOnly(cause)) return { code: Code.CANCELLED, message: "operation interrupted" };
   return { code: Code.INTERNAL, message: `internal error (call ${callId} in the driver's log)` };

@@ -74,7 +74,7 @@ const DEFAULTS: Readonly<Record<string, readonly string[]>> = {
 let reflinkOff: readonly string[] | undefined;
 const xfsAdditions = (): readonly string[] => {
   if (reflinkOff === undefined) {
-    const usage = run(["mkfs.xfs"], 10_000);
+    const usage = run(["mkfs.xfs"], { limit: 10_000 });
     reflinkOff = /reflink=0\|1/.test(usage.stdout + usage.stderr) ? ["-m", "reflink=0"] : [];
   }
   return reflinkOff;

@@ -5,8 +5,10 @@
  *
  * 1. A child gets only those of the driver's variables that are listed here: no secret and no BUN_* switch.
  * 2. A child writes its messages in English, because the driver matches them and people search for them.
+ * 3. No key is in the output that a caller gets.
  */
 import { Errno } from "../cells/cell.ts";
+import { maskKeys } from "../text/mask.ts";
 
 export interface Finished {
   /** Negative for a child that was killed by a signal. */
@@ -25,11 +27,15 @@ const environment = (): Record<string, string> => ({
   LC_ALL: "C",
 });
 
-/**
- * Runs a child to its end. Without a limit it is never killed: at the call's own limit its cell is put aside, and the
- * child continues.
- */
-export const run = (argv: readonly string[], limit?: number): Finished => {
+export interface RunOptions {
+  /** Milliseconds after which it is killed. Without it, it is never killed: at the call's own limit its cell is put aside, and the child continues. */
+  readonly limit?: number;
+  /** A key that it reads, and may quote. */
+  readonly secret?: string;
+}
+
+/** Runs a child to its end. */
+export const run = (argv: readonly string[], { limit, secret = "" }: RunOptions = {}): Finished => {
   const program = argv[0] ?? "";
   let child: ReturnType<typeof Bun.spawnSync>;
   try {
@@ -52,18 +58,47 @@ export const run = (argv: readonly string[], limit?: number): Finished => {
   }
   return {
     code: child.exitCode ?? -1,
-    stdout: child.stdout?.toString() ?? "",
-    stderr: child.stderr?.toString() ?? "",
+    stdout: maskKeys(child.stdout?.toString() ?? "", secret),
+    stderr: maskKeys(child.stderr?.toString() ?? "", secret),
     timedOut: child.exitedDueToTimeout === true,
   };
 };
 
+/** Lines of Ceph's tools on a node without a ceph.conf, which needs none. */
+const NOISE = /did not load config file|Errors while parsing config file|can't open ceph\.conf/;
+const FIRST_CHARACTERS = 600;
+const LAST_CHARACTERS = 300;
+
+/** As many of the lines as fit, in their order; the first one in any case, as far as it fits. */
+const fitting = (lines: readonly string[], characters: number): readonly string[] => {
+  const [first = "", ...rest] = lines;
+  const taken = [first.slice(0, characters)];
+  for (const line of rest) {
+    if ([...taken, line].join("; ").length > characters) break;
+    taken.push(line);
+  }
+  return taken;
+};
+
+/** A tool gives its reason first, before it explains how it is called; what ends a long run comes last. */
+const firstAndLast = (text: string): string => {
+  const lines = text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line !== "" && !NOISE.test(line));
+  const all = lines.join("; ");
+  if (all.length <= FIRST_CHARACTERS + LAST_CHARACTERS) return all;
+  const first = fitting(lines, FIRST_CHARACTERS);
+  const last = fitting(lines.slice(first.length).toReversed(), LAST_CHARACTERS).toReversed();
+  return [...first, "…", ...last].filter((line) => line !== "").join("; ");
+};
+
 /** The output of a child that failed, and how it ended, on one line. */
 export const outputOf = ({ code, stdout, stderr, timedOut }: Finished): string => {
-  const text = (stderr.trim() === "" ? stdout : stderr).trim().replaceAll(/\s*\n\s*/g, "; ");
+  const text = firstAndLast(stderr.trim() === "" ? stdout : stderr);
   const killed = timedOut ? "it was killed at its time limit" : "it was killed by a signal";
   const end = code < 0 || timedOut ? killed : `exit status ${code}`;
-  return text === "" ? end : `${text.slice(-800)} (${end})`;
+  return text === "" ? end : `${text} (${end})`;
 };
 
 /** The failure of a child. One that was killed does not say how far it came. */

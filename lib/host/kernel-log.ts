@@ -16,7 +16,7 @@ interface Line {
 
 const kernelLog = (): readonly Line[] => {
   try {
-    return run(["dmesg"], LIMIT_MS)
+    return run(["dmesg"], { limit: LIMIT_MS })
       .stdout.split("\n")
       .flatMap((line) => {
         const [, at, text] = /^\[\s*(\d+\.\d+)\]\s(.*)$/.exec(line) ?? [];

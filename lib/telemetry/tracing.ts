@@ -19,6 +19,7 @@ import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as References from "effect/References";
 import type * as Tracer from "effect/Tracer";
+import { maskKeys } from "../text/mask.ts";
 import { isArmed } from "./armed.ts";
 
 /** Where spans go. */
@@ -111,7 +112,8 @@ const end = (span: Tracer.Span, at: bigint, exit: Exit.Exit<unknown, unknown>): 
 
 const shownError = (cause: Cause.Cause<unknown>): Shown => {
   const error = Option.getOrUndefined(Cause.findErrorOption(cause));
-  if (error instanceof Error) return new Shown("_tag" in error ? String(error._tag) : error.name, error.message);
+  if (error instanceof Error)
+    return new Shown("_tag" in error ? String(error._tag) : error.name, maskKeys(error.message));
   return new Shown("Defect", "a defect; the log has its cause");
 };
 

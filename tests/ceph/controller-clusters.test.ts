@@ -64,7 +64,7 @@ test("The driver reads config.json again when it changes", async () => {
 const refusalOf = async (userID: string, userKey: string) => {
   for (let tries = 1; ; tries++) {
     const refused = await failureOf(create("pvc-key", CLUSTER, { userID, userKey }));
-    if (refused.code !== Code.UNAVAILABLE || tries === 5 || rig().release < 20) return refused;
+    if (refused.code !== Number(Code.UNAVAILABLE) || tries === 5 || rig().release < 20) return refused;
   }
 };
 

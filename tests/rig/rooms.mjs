@@ -17,17 +17,17 @@ import { fileURLToPath } from "node:url";
 export const ROOMS = {
   "lib/text": [],
   "lib/gen": [],
-  "lib/telemetry": [],
+  "lib/telemetry": ["lib/text"],
   "lib/cells": ["lib/telemetry"],
 
   // Ceph and the machine: nothing of CSI.
   "lib/ceph": ["lib/text"],
   "lib/ceph/cell": ["lib/ceph", "lib/cells"],
   "lib/ceph/live": ["lib/ceph", "lib/ceph/cell", "lib/cells"],
-  "lib/host": ["lib/cells"],
+  "lib/host": ["lib/cells", "lib/text"],
 
   // The wire: transport alone, then the words of CSI.
-  "lib/grpc": ["lib/gen", "lib/telemetry"],
+  "lib/grpc": ["lib/gen", "lib/telemetry", "lib/text"],
   "lib/csi": ["lib/gen", "lib/text"],
 
   // What recipes are made of.

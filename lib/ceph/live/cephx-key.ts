@@ -12,7 +12,7 @@ const AES = 1;
 export type KeyKind = "usual" | "newer" | "malformed";
 
 export const kindOfKey = (key: Redacted.Redacted): KeyKind => {
-  const text = RedactedModule.value(key).trim();
+  const text = RedactedModule.value(key);
   if (!/^[A-Za-z0-9+/]+={0,2}$/.test(text)) return "malformed";
   const bytes = Buffer.from(text, "base64");
   if (bytes.length <= HEADER_BYTES || bytes.readUInt16LE(10) !== bytes.length - HEADER_BYTES) return "malformed";

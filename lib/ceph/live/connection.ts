@@ -198,7 +198,7 @@ const connect = (
       const arg: Parameters<CellCalls["connect"]>[0] = {
         user,
         confFile: options.cephConf,
-        settings: settings(host, Redacted.value(key).trim(), each, options.osdTimeout),
+        settings: settings(host, Redacted.value(key), each, options.osdTimeout),
       };
       const limit = Duration.sum(Duration.seconds(each.limit), CONNECT_MARGIN);
       return cells.call<bigint>("connect", arg, { limit, subject, key: `connect ${user} ${subject}` });

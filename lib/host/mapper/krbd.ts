@@ -47,7 +47,7 @@ const features = (): bigint | undefined => {
   const known = supportedFeatures();
   if (known !== undefined) return known;
   try {
-    run(["modprobe", "rbd"], MODPROBE_LIMIT_MS);
+    run(["modprobe", "rbd"], { limit: MODPROBE_LIMIT_MS });
   } catch {
     // There is no modprobe here. The module may be built in or loaded from outside; `rbd map` finds out.
   }
@@ -111,7 +111,9 @@ const map = (request: MapArg): MapAnswer => {
   }
   const before = new Set(mappedDevices().map(({ path }) => path));
   const since = lastLogged();
-  const done = withKeyFile(request.key, (file) => run(mapArguments(request, file), MAP_LIMIT_MS));
+  const done = withKeyFile(request.key, (file) =>
+    run(mapArguments(request, file), { limit: MAP_LIMIT_MS, secret: request.key }),
+  );
   return afterChange("map", () => {
     if (done.code !== 0) return unmapped(before, request, failureOf(done, request, loggedSince(since, LOGGED_BY_KRBD)));
     const path = done.stdout.trim();
@@ -159,7 +161,7 @@ const faultOf = (device: MappedDevice, request: MapArg): string | undefined => {
 /** Unmaps what a failed map has mapped all the same; -> the failure, or "unknown" if something stays mapped. */
 const unmapped = (before: ReadonlySet<string>, image: ImageName, failure: Failure): MapAnswer => {
   for (const device of mappedDevices().filter((each) => !before.has(each.path) && isImage(each, image))) {
-    const done = run(unmapArguments(device.path, ""), UNMAP_LIMIT_MS);
+    const done = run(unmapArguments(device.path, ""), { limit: UNMAP_LIMIT_MS });
     if (done.code !== 0) {
       return { kind: "unknown", reason: `${failure.reason}; and ${device.path} stays mapped: ${outputOf(done)}` };
     }

@@ -17,6 +17,12 @@ describe("credentials", () => {
   test.each<[string, Record<string, string>, boolean, string]>([
     ["plain", { userID: "u", userKey: KEY }, false, `u ${KEY}`],
     ["newlines at the end", { userID: "u\n", userKey: `${KEY}\r\n` }, false, `u ${KEY}`],
+    ["blanks around them", { userID: " u\t", userKey: ` ${KEY} ` }, false, `u ${KEY}`],
+    ["a byte order mark before them", { userID: "\ufeffu", userKey: `\ufeff${KEY}` }, false, `u ${KEY}`],
+    ["no-break spaces around them", { userID: "\u00a0u", userKey: `\u00a0${KEY}\u202f\n` }, false, `u ${KEY}`],
+    ["joiners without width", { userID: "u\u200b", userKey: `\u2060${KEY}\u200d` }, false, `u ${KEY}`],
+    ["migrated, with a blank", { key: ` ${KEY}\n`, adminId: " kube" }, true, `kube ${KEY}`],
+    ["nothing but a blank", { userID: "u", userKey: "\u00a0 \n" }, false, "secret userKey: is empty"],
     ["other keys do not matter", { userID: "u", userKey: KEY, adminKey: "x" }, false, `u ${KEY}`],
     ["migrated", { key: KEY }, true, `admin ${KEY}`],
     ["migrated with a user", { key: KEY, adminId: "kube" }, true, `kube ${KEY}`],

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { Errno } from "../../../lib/cells/cell.ts";
 import { CellDown, CellErrno, CellStuck } from "../../../lib/cells/errors.ts";
-import { failure, must, run } from "../../../lib/host/child.ts";
+import { failure, must, outputOf, run } from "../../../lib/host/child.ts";
 import { failed } from "../../../lib/host/live.ts";
 import { outcomeOf } from "../../../lib/operations/outcomes.ts";
 
@@ -29,7 +29,7 @@ test("a tool that was killed does not say how far it came, one that exited does"
   const killed = run(["sh", "-c", "kill -9 $$"]);
   expect(killed.code).toBeLessThan(0);
   expect(failure("sh", killed)).toMatchObject({ midway: true, message: "it was killed by a signal" });
-  const late = run(["sleep", "10"], 50);
+  const late = run(["sleep", "10"], { limit: 50 });
   expect(failure("sleep", late)).toMatchObject({ midway: true, message: "it was killed at its time limit" });
   const thrown = (() => {
     try {
@@ -40,4 +40,31 @@ test("a tool that was killed does not say how far it came, one that exited does"
   })();
   expect(thrown).toBeInstanceOf(Errno);
   expect(thrown).toMatchObject({ midway: false, message: "no (exit status 3)" });
+});
+
+const finished = (stderr: string, stdout = "") => ({ code: 1, stdout, stderr, timedOut: false });
+
+test("a tool that explains its usage at length is quoted by its first lines, which have the reason, and by its last", () => {
+  const usage = Array.from({ length: 60 }, (_, at) => `/* option ${at} */\t[-o value ${at}]`);
+  const shown = outputOf(
+    finished(`Filesystem must be larger than 300MB.\n${usage.join("\n")}\n<value> is a number.\n`),
+  );
+  expect(shown).toStartWith("Filesystem must be larger than 300MB.; /* option 0 */");
+  expect(shown).toEndWith("; <value> is a number. (exit status 1)");
+  expect(shown).toContain("; …; ");
+  expect(shown.length).toBeLessThan(1000);
+});
+
+test("a tool that says one endless line is quoted by its beginning, and one that says little in full", () => {
+  const shown = outputOf(finished(`reason ${"x".repeat(5000)}`));
+  expect([shown.startsWith("reason xxx"), shown.length < 1000]).toEqual([true, true]);
+  const lines = Array.from({ length: 20 }, (_, at) => `line ${at}`);
+  expect(outputOf(finished(lines.join("\n")))).toBe(`${lines.join("; ")} (exit status 1)`);
+  expect(outputOf(finished("", "only stdout\n"))).toBe("only stdout (exit status 1)");
+});
+
+test("what Ceph's tools say on a node without a ceph.conf does not push out the reason", () => {
+  const noise = "2026-11-28T16:20:22.237+0000 7fd5f5c23380 -1 Errors while parsing config file!\n\n";
+  const shown = outputOf(finished(`did not load config file, using default settings.\n${noise}rbd: the reason\n`));
+  expect(shown).toBe("rbd: the reason (exit status 1)");
 });
