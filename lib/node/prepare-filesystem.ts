@@ -3,7 +3,7 @@
  *
  * 1. A device is formatted only if blkid finds nothing on it, its first bytes are zeros, and librbd says that no extent
  *    of the image is allocated. Before that it was mapped here, and proven to have no other user (./mappable.ts).
- * 2. The image of a static volume is never formatted, and nothing is formatted for readers.
+ * 2. Nothing is formatted for readers. A static volume is formatted like any other, after the same proof.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -19,7 +19,7 @@ export interface FilesystemWanted {
   /** "" for the one that is there, or the default. */
   readonly type: string;
   readonly readOnly: boolean;
-  readonly context: Pick<VolumeContext, "fixed" | "mkfsOptions">;
+  readonly context: Pick<VolumeContext, "mkfsOptions">;
 }
 
 /** -> the type of the filesystem, which is on the device then. */
@@ -36,11 +36,6 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
     return type;
   }
   const refuse = (reason: string) => new UnexpectedContent({ op: "format", subject: top.path, reason });
-  if (context.fixed !== undefined) {
-    return yield* refuse(
-      "it is blank, and the image of a static volume is never formatted. Make its filesystem by hand",
-    );
-  }
   if (readOnly) {
     return yield* refuse(
       "it is blank, and the volume is staged read-only. Write to it before you stage it for readers",

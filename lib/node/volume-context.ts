@@ -32,7 +32,7 @@ export interface StaticImage {
 
 export interface VolumeContext extends NodeParameters {
   readonly volumeId: string;
-  /** The image of a static volume, which is never formatted; `undefined`: the volume is in a journal. */
+  /** The image of a static volume; `undefined`: the volume is in a journal. */
   readonly fixed: StaticImage | undefined;
   /** The one that `mapOptions` and `unmapOptions` are for. */
   readonly mapper: MapperName;

@@ -157,15 +157,6 @@ describe("proof before harm", () => {
     }
   });
 
-  test("NodeStageVolume never formats a static volume", async () => {
-    const failure = await refused((host) => seedImage(host.cluster, "by-hand"), {
-      volumeId: "by-hand",
-      volumeContext: { ...PARAMETERS, staticVolume: "true" },
-    });
-    expect(failure?.code).toBe("FAILED_PRECONDITION");
-    expect(failure?.message).toContain("static");
-  });
-
   test("NodeStageVolume does not touch a device that is not the cluster's image of that name", async () => {
     const { host } = await aNode();
     const inner = hostMemoryService(host);
