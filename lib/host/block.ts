@@ -14,7 +14,11 @@ import { failure, must, outputOf, run } from "./child.ts";
 import { afterChange } from "./errno.ts";
 import type { Content, DeviceState, FilesystemOn, MkfsRequest } from "./host.ts";
 
-export type MkfsAnswer = { readonly kind: "made" } | { readonly kind: "not-blank"; readonly found: string };
+export type MkfsAnswer =
+  | { readonly kind: "made" }
+  /** By the tool: of the device's size, or of an argument. */
+  | { readonly kind: "refused"; readonly reason: string }
+  | { readonly kind: "not-blank"; readonly found: string };
 export type FsckAnswer = { readonly damaged: boolean; readonly output: string };
 
 /** `major:minor`, from stat's number, which is packed as in glibc: 12 bits of major inside 20 bits of minor. */
@@ -70,6 +74,10 @@ const DEFAULTS: Readonly<Record<string, readonly string[]>> = {
   xfs: ["-K"],
 };
 
+/** The words of errnos after which the same call may succeed. */
+const SYSTEM_FAILED =
+  /input\/output error|no such (file|device)|permission denied|not permitted|busy|cannot allocate memory|read-only file system|no space left|timed out/i;
+
 /** The kernel of another node that mounts the filesystem may be older than this mkfs.xfs, and may not know reflinks. */
 let reflinkOff: readonly string[] | undefined;
 const xfsAdditions = (): readonly string[] => {
@@ -83,8 +91,14 @@ const xfsAdditions = (): readonly string[] => {
 export const mkfs = ({ device, type, options }: MkfsRequest): MkfsAnswer => {
   const found = probe(device);
   if (found.kind !== "blank") return { kind: "not-blank", found: found.type };
-  const additions = type === "xfs" ? xfsAdditions() : [];
-  must([`mkfs.${type}`, ...(options ?? DEFAULTS[type] ?? []), ...additions, device]);
+  const given = options ?? DEFAULTS[type] ?? [];
+  const additions = type === "xfs" && !given.some((word) => word.includes("reflink=")) ? xfsAdditions() : [];
+  const done = run([`mkfs.${type}`, ...given, ...additions, device]);
+  if (done.code > 0 && !SYSTEM_FAILED.test(done.stderr)) {
+    const remedy = options === undefined ? "" : `. Its arguments are those of mkfsOptions: ${options.join(" ")}`;
+    return { kind: "refused", reason: `${outputOf(done)}${remedy}` };
+  }
+  if (done.code !== 0) throw failure(`mkfs.${type}`, done);
   return afterChange(`mkfs.${type}`, () => {
     const made = probe(device);
     if (made.kind !== "filesystem") throw new Error(`it succeeded, but blkid finds ${made.kind} on the device`);

@@ -50,6 +50,12 @@ export class MapRefused extends Data.TaggedError("MapRefused")<
     return `${this.subject} cannot be mapped: ${this.reason}`;
   }
 }
+/** A tool or the kernel refuses what it is asked for, by a reason that a retry does not change: an option, a size. */
+export class HostRefused extends Data.TaggedError("HostRefused")<About & { readonly reason: string }> {
+  override get message() {
+    return `${this.op} of ${this.subject} was refused: ${this.reason}`;
+  }
+}
 /** Something still uses the device. `holders` names it: mount points, other block devices, swap. */
 export class DeviceBusy extends Data.TaggedError("DeviceBusy")<About & { readonly holders: readonly string[] }> {
   override get message() {
@@ -82,6 +88,7 @@ export type HostError =
   | HostStuck
   | MapTimedOut
   | MapRefused
+  | HostRefused
   | DeviceBusy
   | UnexpectedContent
   | FilesystemDamaged

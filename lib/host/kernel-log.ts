@@ -30,6 +30,10 @@ const kernelLog = (): readonly Line[] => {
 /** The moment of the newest line. */
 export const lastLogged = (): number => kernelLog().at(-1)?.at ?? 0;
 
+/** The words of a tool, and those of the kernel about the same call, if there are any. */
+export const withLog = (text: string, log: string): string =>
+  log === "" ? text : `${text}; the kernel's log says: ${log}`;
+
 /** The last lines about `topic` that came after that moment, joined. */
 export const loggedSince = (since: number, topic: RegExp): string =>
   kernelLog()

@@ -21,6 +21,7 @@ import {
   FilesystemDamaged,
   type HostError,
   HostFailed,
+  HostRefused,
   HostStuck,
   HostUnexplained,
   MapRefused,
@@ -152,13 +153,17 @@ const hostService = (pools: Pools): HostService => {
 
     probe: (device) => change("probe", device, device, LIMIT.tool, "reads"),
     mkfs: (request) =>
-      Effect.flatMap(change("mkfs", request, request.device, LIMIT.tool), (answer) =>
-        answer.kind === "made"
-          ? Effect.void
-          : Effect.fail(
-              new UnexpectedContent({ op: "mkfs", subject: request.device, reason: `it holds ${answer.found} by now` }),
-            ),
-      ),
+      Effect.flatMap(change("mkfs", request, request.device, LIMIT.tool), (answer): Effect.Effect<void, HostError> => {
+        const about = { op: `mkfs.${request.type}`, subject: request.device };
+        switch (answer.kind) {
+          case "made":
+            return Effect.void;
+          case "refused":
+            return Effect.fail(new HostRefused({ ...about, reason: answer.reason }));
+          case "not-blank":
+            return Effect.fail(new UnexpectedContent({ ...about, reason: `it holds ${answer.found} by now` }));
+        }
+      }),
     fsck: (request) =>
       Effect.flatMap(change("fsck", request, request.device, LIMIT.tool), (answer) =>
         answer.damaged
@@ -189,7 +194,12 @@ const hostService = (pools: Pools): HostService => {
       }),
     ),
     resolvePath: (at) => look("resolvePath", at, at),
-    mount: (request) => change("mount", request, request.target, LIMIT.mount),
+    mount: (request) =>
+      Effect.flatMap(change("mount", request, request.target, LIMIT.mount), (answer) =>
+        answer.kind === "mounted"
+          ? Effect.void
+          : Effect.fail(new HostRefused({ op: "mount", subject: request.target, reason: answer.reason })),
+      ),
     unmount: (point) => change("unmount", point, point, LIMIT.mount),
     pathKind: (at) => look("pathKind", at, at),
     makeDirectory: (at) => path("makeDirectory", at),

@@ -24,9 +24,10 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { Errno } from "../cells/cell.ts";
-import { failure, must, run } from "./child.ts";
+import { failure, outputOf, run } from "./child.ts";
 import { afterChange } from "./errno.ts";
 import type { MountRequest, Usage } from "./host.ts";
+import { lastLogged, loggedSince, withLog } from "./kernel-log.ts";
 
 export type PathAnswer =
   | { readonly kind: "done"; readonly made: boolean }
@@ -52,9 +53,28 @@ export const resolvePath = (path: string): string | undefined => {
   return parent === undefined ? undefined : join(parent, basename(path));
 };
 
-export const mount = ({ source, target, type, options }: MountRequest): void => {
-  must(["mount", ...(type === undefined ? [] : ["-t", type]), "-o", options.join(","), source, target]);
+export type MountAnswer =
+  | { readonly kind: "mounted" }
+  /** By mount(8) or the kernel: of an option, or of the filesystem as it is. */
+  | { readonly kind: "refused"; readonly reason: string };
+
+/** mount(8) on a call that it cannot read, and on an EINVAL of the kernel. */
+const INVOCATION_WRONG = 1;
+const REFUSED = /wrong fs type, bad option|bad usage|unknown filesystem type/;
+
+export const mount = ({ source, target, type, options }: MountRequest): MountAnswer => {
+  const since = type === undefined ? 0 : lastLogged();
+  const done = run(["mount", ...(type === undefined ? [] : ["-t", type]), "-o", options.join(","), source, target]);
+  if (done.code === 0) return { kind: "mounted" };
+  if (type === undefined || done.code < 0) throw failure("mount", done);
+  const reason = withLog(outputOf(done), loggedSince(since, logOf(source, type)));
+  if (done.code !== INVOCATION_WRONG && !REFUSED.test(done.stderr)) throw new Errno("mount", 0, reason);
+  return { kind: "refused", reason: `${reason}. Its options are ${options.join(",")}` };
 };
+
+/** What the kernel logs of a filesystem: `EXT4-fs (rbd0): …`, `XFS (rbd0): …`, and of an option `ext4: …`. */
+const logOf = (source: string, type: string): RegExp =>
+  new RegExp(String.raw`\((${basename(source)})\)|\b(${type}|${type}-fs)\b`, "i");
 
 /** With `-c` umount does not open the path first: a broken filesystem would answer that with EIO. */
 export const unmount = (point: string): void => {

@@ -104,6 +104,7 @@ const OUTCOMES = {
   HostUnexplained: { code: Code.UNAVAILABLE, outcome: "unknown" },
   HostStuck: { code: Code.UNAVAILABLE, outcome: "unknown" },
   MapTimedOut: { code: Code.DEADLINE_EXCEEDED, outcome: "unknown" },
+  HostRefused: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   MapRefused: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   DeviceBusy: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   UnexpectedContent: { code: Code.FAILED_PRECONDITION, outcome: "none" },

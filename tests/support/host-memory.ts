@@ -10,7 +10,14 @@
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import type { MemoryCluster, MemoryImage } from "./ceph-memory/cluster.ts";
-import { DeviceBusy, HostFailed, type HostError, PathInTheWay, UnexpectedContent } from "../../lib/host/errors.ts";
+import {
+  DeviceBusy,
+  HostFailed,
+  HostRefused,
+  type HostError,
+  PathInTheWay,
+  UnexpectedContent,
+} from "../../lib/host/errors.ts";
 import type { Content, HostService, MapRequest } from "../../lib/host/host.ts";
 import { imageSpec, type MappedDevice } from "../../lib/host/mapped-device.ts";
 import { isReadOnly, type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
@@ -25,6 +32,8 @@ export type Disk =
       readonly files: Map<string, string>;
       /** Whether fsck does not repair it unasked. */
       damaged?: boolean;
+      /** Whether it was mounted when its snapshot was taken, so that its journal is to be replayed. */
+      dirty?: boolean;
     }
   | { readonly kind: "other"; readonly type: string };
 
@@ -149,6 +158,9 @@ const act = <A>(step: () => A): Effect.Effect<A, HostError> =>
 const fail = (op: string, subject: string, reason: string, errno = 0): never => {
   throw new Refused(new HostFailed({ op, subject, errno, reason }));
 };
+const refuse = (op: string, subject: string, reason: string): never => {
+  throw new Refused(new HostRefused({ op, subject, reason }));
+};
 const inTheWay = (subject: string, reason: string): never => {
   throw new Refused(new PathInTheWay({ op: "path", subject, reason }));
 };
@@ -253,7 +265,10 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           return node.mount({ ...devtmpfs, root, point: target, options: own });
         }
         const disk = diskOf(image);
-        if (disk.kind !== "filesystem" || disk.type !== type) return fail("mount", target, "wrong fs type", 32);
+        if (disk.kind !== "filesystem" || disk.type !== type) return refuse("mount", target, "wrong fs type");
+        const skipsJournal = options.includes("noload") || options.includes("norecovery");
+        if (disk.dirty === true && readOnly && !skipsJournal) fail("mount", target, "cannot mount read-only", 32);
+        if (!readOnly) disk.dirty = false;
         // As mount(8), which mounts read-only what it cannot mount writable.
         const state = readOnly ? ["ro", ...own.slice(1)] : own;
         const { major, minor } = device;

@@ -13,7 +13,7 @@ import { deviceNumber } from "../block.ts";
 import { type Finished, outputOf, run } from "../child.ts";
 import { afterChange } from "../errno.ts";
 import { holdersOf } from "../holders.ts";
-import { lastLogged, loggedSince } from "../kernel-log.ts";
+import { lastLogged, loggedSince, withLog } from "../kernel-log.ts";
 import { type ImageName, imageSpec, isImage, type MappedDevice } from "../mapped-device.ts";
 import { withKeyFile } from "./key-file.ts";
 import type { MapAnswer, MapArg, Mapper, UnmapAnswer, UnmapArg } from "./mapper.ts";
@@ -169,8 +169,13 @@ const unmapped = (before: ReadonlySet<string>, image: ImageName, failure: Failur
   return failure;
 };
 
+/** Words of the tool and of kernels old and new. */
+const OPTION_REFUSED =
+  /unknown (map option|parameter)|invalid \S+ value|requires a value|couldn't parse map options|bad option|unrecognized/i;
+const NEEDS_LOCK = /exclusive[- ]lock (feature )?is not enabled/;
+
 /** Why the rbd tool failed, and what to do. Its exit status is the errno, where there is one. */
-const failureOf = (done: Finished, { user }: MapArg, log: string): Failure => {
+const failureOf = (done: Finished, { options, user }: MapArg, log: string): Failure => {
   const detail = withLog(outputOf(done), log);
   const refused = (reason: string): Failure => ({
     kind: "refused",
@@ -204,23 +209,33 @@ const failureOf = (done: Finished, { user }: MapArg, log: string): Failure => {
       'this node is blocklisted. Make sure that nothing on it still writes to the image, then find its address with "ceph osd blocklist ls" and remove it with "ceph osd blocklist rm"',
     );
   }
-  if (done.code === E.INVAL && /unknown parameter|bad option|unrecognized/i.test(done.stderr + log)) {
-    return refused("mapOptions names an option that krbd does not have. Correct it in the StorageClass");
+  if (done.code === E.INVAL && NEEDS_LOCK.test(log)) {
+    return refused(
+      'mapOptions has exclusive or lock_on_read, and the image lacks the feature exclusive-lock. Enable it with "rbd feature enable", or leave the option out',
+    );
+  }
+  if (done.code === E.INVAL && OPTION_REFUSED.test(done.stderr + log)) {
+    return refused("mapOptions has an option that krbd does not take on this node. Correct it in the StorageClass");
+  }
+  if (done.code === E.INVAL && options !== "") {
+    return refused(`this node's kernel refuses to map the image with the options ${options}. Correct mapOptions`);
   }
   return { kind: "failed", errno: done.code, reason: detail };
 };
-
-const withLog = (text: string, log: string): string => (log === "" ? text : `${text}; the kernel's log says: ${log}`);
 
 // ---------------------------------------------------------------------------------------------------------- unmap
 
 const unmap = ({ device, options }: UnmapArg): UnmapAnswer => {
   if (!isMapped(device)) return { kind: "unmapped" };
-  const done = run(unmapArguments(device.path, options));
+  const asked = run(unmapArguments(device.path, options));
+  // A tool that refuses the options has asked nothing of the kernel.
+  const done = UNMAP_OPTIONS_REFUSED.test(asked.stderr) ? run(unmapArguments(device.path, "")) : asked;
   if (done.code === E.BUSY) return { kind: "busy", holders: holdersOf(device) };
   if (!afterChange("unmap", () => isMapped(device))) return { kind: "unmapped" };
   throw new Errno("unmap", done.code, done.code === 0 ? "the kernel still has it mapped" : outputOf(done));
 };
+
+const UNMAP_OPTIONS_REFUSED = /unknown unmap option|couldn't parse unmap options/;
 
 const isMapped = (device: MappedDevice): boolean => {
   const now = mappedDevices().find(({ path }) => path === device.path);

@@ -99,6 +99,18 @@ describe("rbd map", () => {
     ["lacking features", "echo 'rbd: sysfs write failed' >&2; exit 6", "refused", "rbd feature disable"],
     ["no rights", "exit 13", "refused", 'mon "profile rbd"'],
     ["a blocklisted node", "exit 108", "refused", "ceph osd blocklist ls"],
+    [
+      "an option that the tool does not have",
+      "echo \"rbd: unknown map option 'foo'\" >&2; exit 22",
+      "refused",
+      "option 'foo'",
+    ],
+    [
+      "a value that the tool cannot read",
+      "echo \"rbd: invalid ms_mode value 'x'\" >&2; exit 22",
+      "refused",
+      "mapOptions",
+    ],
     ["no answer", "echo 'rbd: map failed: (110) Connection timed out' >&2; exit 110", "failed", "no answer"],
     ["anything else", "echo 'rbd: the reason' >&2; exit 5", "failed", "rbd: the reason (exit status 5)"],
     ["a success of which the kernel knows nothing", "echo /dev/rbd77", "failed", "the kernel has no /dev/rbd77"],
@@ -127,6 +139,15 @@ describe("rbd map", () => {
       kind: "refused",
       reason: expect.stringContaining("mapOptions"),
     });
+    expect(logged("rbd: image csi-vol-1: exclusive-lock feature is not enabled")).toMatchObject({
+      kind: "refused",
+      reason: expect.stringContaining("lacks the feature exclusive-lock"),
+    });
     program("dmesg", "exit 1");
+  });
+
+  test("A map with options that fails with EINVAL and without a word is refused, and names the options", () => {
+    const answer = mapped("exit 22", { options: "alloc_size=3" });
+    expect(answer).toMatchObject({ kind: "refused", reason: expect.stringContaining("alloc_size=3") });
   });
 });
