@@ -24,8 +24,34 @@ const OWN_OPTIONS: Readonly<Record<string, readonly string[]>> = {
   xfs: ["nouuid"],
 };
 
-export const mountOptions = (type: string, { flags, readOnly }: MountWish): readonly string[] => [
-  ...new Set([...(OWN_OPTIONS[type] ?? []), "_netdev", ...flags, ...(readOnly ? ["ro"] : [])]),
+/** Options that mount a filesystem without its journal, by the names that it has for that; the first is the driver's. */
+const WITHOUT_JOURNAL: Readonly<Record<string, readonly string[]>> = {
+  ext3: ["noload", "norecovery"],
+  ext4: ["noload", "norecovery"],
+  xfs: ["norecovery"],
+};
+
+/**
+ * On a device that takes no writes nothing can replay the journal, which the snapshot of a mounted filesystem has. The
+ * filesystem is shown as it is without it: what was synced is there, the last changes may not be.
+ */
+const journalOptions = (type: string, flags: readonly string[]): readonly string[] => {
+  const names = WITHOUT_JOURNAL[type] ?? [];
+  return names.some((name) => flags.includes(name)) ? [] : names.slice(0, 1);
+};
+
+export const mountOptions = (
+  type: string,
+  { flags, readOnly }: MountWish,
+  device: { readonly readOnly: boolean },
+): readonly string[] => [
+  ...new Set([
+    ...(OWN_OPTIONS[type] ?? []),
+    ...(device.readOnly ? journalOptions(type, flags) : []),
+    "_netdev",
+    ...flags,
+    ...(readOnly ? ["ro"] : []),
+  ]),
 ];
 
 /**
@@ -59,9 +85,14 @@ export const bindOptions = ({ flags, readOnly }: MountWish, staged: readonly str
 /** Options that forbid something in a mount. The mount table shows them if they are in force. */
 const FORBIDDING = new Set(["noexec", "nosuid", "nodev", "nosymfollow"]);
 
-/** The options among those asked for that forbid something, and that a mount with the options `shown` does not have. */
-export const notInForce = (asked: readonly string[], shown: readonly string[]): readonly string[] =>
-  asked.filter((option) => FORBIDDING.has(option) && !shown.includes(option));
+/**
+ * The options among those asked for that forbid something, and that a mount with the options `shown` does not have. Of two
+ * that contradict each other, mount(8) takes the last.
+ */
+export const notInForce = (asked: readonly string[], shown: readonly string[]): readonly string[] => {
+  const lastWord = (option: string) => asked.findLast((each) => familyOf(option)?.includes(each));
+  return asked.filter((option) => FORBIDDING.has(option) && lastWord(option) === option && !shown.includes(option));
+};
 
 /** The type of the filesystem that is there, or, with `blank`, of the one to make. `requested` is "" for any. */
 export const chooseFilesystem = (

@@ -138,7 +138,7 @@ const mapFormatMount = Effect.fnUntraced(function* (
     return;
   }
   const type = yield* prepareFilesystem({ type: access.type, readOnly, context }, image, device);
-  const options = mountOptions(type, { flags: access.mountFlags, readOnly });
+  const options = mountOptions(type, { flags: access.mountFlags, readOnly }, device.top);
   yield* stage("make target", host.makeDirectory(target));
   yield* step("mount", host.mount({ source, target, type, options }), unmount);
   yield* stage("verify mount", proveMounted(target, device, readOnly, options));

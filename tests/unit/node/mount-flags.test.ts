@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
-import { bindOptions, mountOptions } from "../../../lib/host/filesystem.ts";
+import { bindOptions, mountOptions, notInForce } from "../../../lib/host/filesystem.ts";
 import { hostMemoryService, type MemoryNode, setDisk } from "../../support/host-memory.ts";
 import { aNode, expanding, IMAGE, nodeOn, PLACE, publishing, staging, TARGET } from "../../support/node-world.ts";
 import { aDriver } from "../../support/one-world.ts";
@@ -109,13 +109,19 @@ describe("flags that forbid something", () => {
 });
 
 test("The user's mount options come after the driver's, and each stands once", () => {
-  expect(mountOptions("xfs", { flags: ["nouuid", "_netdev", "noatime"], readOnly: true })).toEqual([
-    "nouuid",
-    "_netdev",
-    "noatime",
-    "ro",
-  ]);
-  expect(mountOptions("ext4", { flags: [], readOnly: false })).toEqual(["_netdev"]);
+  expect(mountOptions("xfs", { flags: ["nouuid", "_netdev", "noatime"], readOnly: true }, { readOnly: false })).toEqual(
+    ["nouuid", "_netdev", "noatime", "ro"],
+  );
+  expect(mountOptions("ext4", { flags: [], readOnly: false }, { readOnly: false })).toEqual(["_netdev"]);
+});
+
+test.each<[asked: string[], shown: string[], missing: string[]]>([
+  [["_netdev", "noexec", "nosuid"], ["rw", "nosuid"], ["noexec"]],
+  [["noexec", "exec"], ["rw"], []],
+  [["exec", "noexec"], ["rw"], ["noexec"]],
+  [["noatime", "discard"], ["rw", "relatime"], []],
+])("Of the options %j, a mount that shows %j lacks %j", (asked, shown, missing) => {
+  expect(notInForce(asked, shown)).toEqual(missing);
 });
 
 test.each<[flags: string[], readOnly: boolean, staged: string[], options: string[]]>([
