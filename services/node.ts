@@ -9,8 +9,11 @@
 import { resolve } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
+import * as Result from "effect/Result";
 import type { Flags } from "../lib/config/flags.ts";
 import type { InvalidSecret } from "../lib/config/errors.ts";
+import { mapsReadOnly } from "../lib/config/krbd-options.ts";
+import { parseNodeParameters } from "../lib/config/node-parameters.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { type Capability, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
@@ -92,7 +95,7 @@ const capabilityOf = Effect.fnUntraced(function* ({
 const stageSpec = Effect.fnUntraced(function* (
   request: NodeStageVolumeRequest,
 ): Effect.fn.Return<StageSpec, InvalidRequest | InvalidSecret> {
-  const { access, mode, readOnly } = yield* capabilityOf(request);
+  const { access, mode, ...capability } = yield* capabilityOf(request);
   const volumeId = yield* volumeIdOf(request.volumeId);
   const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
@@ -101,8 +104,10 @@ const stageSpec = Effect.fnUntraced(function* (
   if (refusal !== undefined) {
     return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason: refusal });
   }
+  const asksReadOnly = mapsReadOnly(context.mapOptions);
+  const readOnly = capability.readOnly || asksReadOnly;
   // The filesystem of a single reader may have a journal to replay, so its device is writable.
-  const mapReadOnly = mode === Mode.MULTI_NODE_READER_ONLY || (access.kind === "block" && readOnly);
+  const mapReadOnly = asksReadOnly || mode === Mode.MULTI_NODE_READER_ONLY || (access.kind === "block" && readOnly);
   const shared = mode === Mode.MULTI_NODE_READER_ONLY || mode === Mode.MULTI_NODE_MULTI_WRITER;
   return { volumeId, stagingPath, credentials, context, access, readOnly, mapReadOnly, shared };
 });
@@ -112,13 +117,21 @@ const unstageSpec = Effect.fnUntraced(function* (request: NodeUnstageVolumeReque
   return { volumeId, stagingPath: yield* pathOf("staging_target_path", request.stagingTargetPath) };
 });
 
+/** A context that no stage takes says nothing: the volume is staged already. */
+const isMappedReadOnly = (context: Readonly<Record<string, string>>): boolean =>
+  Result.match(parseNodeParameters(context), {
+    onFailure: () => false,
+    onSuccess: ({ mapOptions }) => mapsReadOnly(mapOptions),
+  });
+
 const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeRequest): Checked<PublishSpec> {
   const { access, mode, readOnly } = yield* capabilityOf(request);
   const volumeId = yield* volumeIdOf(request.volumeId);
   const targetPath = yield* pathOf("target_path", request.targetPath);
   const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
   const once = mode === Mode.SINGLE_NODE_SINGLE_WRITER;
-  return { volumeId, stagingPath, targetPath, access, readOnly: request.readonly || readOnly, once };
+  const takesNoWrites = request.readonly || readOnly || isMappedReadOnly(request.volumeContext);
+  return { volumeId, stagingPath, targetPath, access, readOnly: takesNoWrites, once };
 });
 
 const unpublishSpec = Effect.fnUntraced(function* (request: NodeUnpublishVolumeRequest): Checked<UnpublishSpec> {

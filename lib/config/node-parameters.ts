@@ -10,6 +10,7 @@
 import * as Result from "effect/Result";
 import * as z from "zod";
 import type { InvalidParameter } from "./errors.ts";
+import { refusalOfUnmapOptions } from "./krbd-options.ts";
 import { parseMapOptions } from "./map-options.ts";
 import { bool, type ParameterMap, read, readParameters, text } from "./parameter-kinds.ts";
 
@@ -21,7 +22,14 @@ export interface NodeParameters {
   readonly mkfsOptions: readonly string[] | undefined;
 }
 
-const krbdOptions = read((value) => Result.map(parseMapOptions(value), ({ krbd }) => krbd)).default("");
+const krbdOptions = read((value) => Result.map(parseMapOptions(value), ({ krbd }) => krbd));
+
+/** An option that the tool does not take would leave the volume staged for ever. */
+const unmapOptions = krbdOptions.transform((options, context) => {
+  const refusal = refusalOfUnmapOptions(options);
+  if (refusal !== undefined) context.addIssue({ code: "custom", message: refusal });
+  return options;
+});
 
 const arguments_ = text
   .transform((value) => value.split(" ").filter((word) => word !== ""))
@@ -35,8 +43,8 @@ const schema = z.object({
     .refine((value) => value !== "rbd-nbd", "is rbd-nbd, which this release does not have: write rbd, or leave it out")
     .refine((value) => ["", "rbd", "rbd-nbd"].includes(value), "write rbd, or leave it out")
     .optional(),
-  mapOptions: krbdOptions,
-  unmapOptions: krbdOptions,
+  mapOptions: krbdOptions.default(""),
+  unmapOptions: unmapOptions.default(""),
   mkfsOptions: arguments_.optional(),
 });
 

@@ -12,6 +12,7 @@ import * as z from "zod";
 import { type ImageFeatures, parseImageFeatures } from "../ceph/features.ts";
 import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
 import { InvalidParameter } from "./errors.ts";
+import { lockingOption, refusalOfMapOptions } from "./krbd-options.ts";
 import { readNamePrefix } from "./name-prefix.ts";
 import { parseNodeParameters } from "./node-parameters.ts";
 import { bool, name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
@@ -99,6 +100,12 @@ const across = (fields: Fields): readonly [string, string] | undefined => {
   return undefined;
 };
 
+const lockMissing = (mapOptions: string, { imageFeatures }: Fields): string | undefined => {
+  const option = lockingOption(mapOptions);
+  if (option === undefined || imageFeatures === undefined || imageFeatures.names.includes("exclusive-lock")) return;
+  return `has ${option}, which needs exclusive-lock in imageFeatures: add it, or leave the option out`;
+};
+
 const typed = (fields: Fields): VolumeParameters => ({
   clusterId: fields.clusterID,
   pool: fields.pool,
@@ -119,7 +126,10 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const fields = yield* readParameters(schema, parameters);
     const wrong = across(fields);
     if (wrong !== undefined) return yield* Result.fail(new InvalidParameter({ field: wrong[0], reason: wrong[1] }));
-    yield* parseNodeParameters(parameters);
+    const { mapOptions } = yield* parseNodeParameters(parameters);
+    const refusal = refusalOfMapOptions(mapOptions) ?? lockMissing(mapOptions, fields);
+    if (refusal !== undefined)
+      return yield* Result.fail(new InvalidParameter({ field: "mapOptions", reason: refusal }));
     return typed(fields);
   });
 

@@ -15,6 +15,7 @@ import type { CephError } from "../ceph/errors.ts";
 import type { ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
+import { joinMapOptions } from "../config/krbd-options.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { type Conflict, InvalidRequest, type LockHeld, type Precondition, VolumeNotFound } from "../csi/errors.ts";
@@ -158,7 +159,7 @@ const mapRequest = Effect.fnUntraced(function* (
     user: access.user,
     key: access.key,
     readOnly: mapReadOnly,
-    options: [context.mapOptions, nearReads].filter(Boolean).join(","),
+    options: joinMapOptions(context.mapOptions, nearReads),
     netNamespace: image.cluster.netNamespaceFilePath || undefined,
   };
 });

@@ -8,12 +8,14 @@
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
+import { sortUnmapOptions } from "../config/krbd-options.ts";
 import type { LockHeld, Precondition } from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { oneLine } from "../text/printable.ts";
 import { unmountAll } from "./mounts.ts";
 import { PublishedNodeRecord } from "./published-node-record.ts";
 import {
@@ -22,6 +24,7 @@ import {
   proveSupported,
   proveUnpublished,
   removeImageMeta,
+  type StagedVolume,
 } from "./staged-volume.ts";
 
 export interface UnstageSpec {
@@ -40,6 +43,19 @@ export const unstageVolume = Effect.fn("node.unstageVolume")(function* (
   yield* (yield* Locks).with([LockKey.volume(spec.volumeId)], unstageLocked(spec));
 });
 
+/** The options for the unmap. An older driver may have staged the volume with some that the rbd tool does not take. */
+const usableOptions = Effect.fnUntraced(function* ({ imageMeta, volumeId }: StagedVolume): Effect.fn.Return<string> {
+  if (imageMeta.kind !== "read") return "";
+  const { usable, others } = sortUnmapOptions(imageMeta.meta.unmapOptions);
+  if (others.length > 0) {
+    const dropped = others.map((each) => oneLine(each)).join(", ");
+    yield* Effect.logWarning(
+      `volume ${volumeId} is unmapped without ${dropped} of its unmapOptions, which "rbd unmap" does not take`,
+    );
+  }
+  return usable;
+});
+
 const unstageLocked = Effect.fnUntraced(function* ({
   volumeId,
   stagingPath,
@@ -54,7 +70,7 @@ const unstageLocked = Effect.fnUntraced(function* ({
     yield* stage("unmount", unmountAll(stagingTarget));
     yield* stage("remove target", host.removePath(stagingTarget));
   }
-  const unmapOptions = imageMeta.kind === "read" ? imageMeta.meta.unmapOptions : "";
+  const unmapOptions = yield* usableOptions(now);
   for (const { mapped } of devices) yield* stage("unmap", host.unmap(mapped, unmapOptions));
   if (imageMeta.kind !== "absent") yield* stage("remove image-meta", removeImageMeta(stagingPath));
   yield* stage("remove published node", (yield* PublishedNodeRecord).unstaged(volumeId));

@@ -37,7 +37,11 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
   ],
   unmapOptions: [
     ["force", true],
+    ["noudev,force", true],
     ["nbd:force", true],
+    ["nbd:mount_timeout=30;force", true],
+    ["force,mount_timeout=30", false],
+    ["krbd:exclusive", false],
     ["fuse:force", false],
     ["force\0", false],
   ],
