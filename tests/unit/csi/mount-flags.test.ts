@@ -11,6 +11,7 @@ test.each<[flags: string[], options: string[], readOnly: boolean]>([
   [["noatime", "noexec"], ["noatime", "noexec"], false],
   [["noatime,noexec"], ["noatime", "noexec"], false],
   [[" noatime , noexec ", "", ","], ["noatime", "noexec"], false],
+  [["noatime\n", "noexec\r\nnodev\n"], ["noatime", "noexec", "nodev"], false],
   [["ro"], [], true],
   [["ro", "noatime"], ["noatime"], true],
   [["noatime,ro"], ["noatime"], true],
@@ -24,8 +25,8 @@ test.each<[flags: string[], options: string[], readOnly: boolean]>([
 });
 
 test.each([
-  [["noatime\n,ro"], "control characters"],
   [["noatime\0"], "control characters"],
+  [['context="a\nb"'], "control characters"],
   [['context="a,b'], "double quote"],
 ])("The mount flags %j are refused", (flags, reason) => {
   const read = readMountFlags(flags);
