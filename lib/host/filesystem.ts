@@ -24,35 +24,23 @@ const OWN_OPTIONS: Readonly<Record<string, readonly string[]>> = {
   xfs: ["nouuid"],
 };
 
-/** Options that mount a filesystem without its journal, by the names that it has for that; the first is the driver's. */
+export const mountOptions = (type: string, { flags, readOnly }: MountWish): readonly string[] => [
+  ...new Set([...(OWN_OPTIONS[type] ?? []), "_netdev", ...flags, ...(readOnly ? ["ro"] : [])]),
+];
+
+/** What mounts a filesystem without its journal, by the names that it has for that; the first is the driver's. */
 const WITHOUT_JOURNAL: Readonly<Record<string, readonly string[]>> = {
   ext3: ["noload", "norecovery"],
   ext4: ["noload", "norecovery"],
   xfs: ["norecovery"],
 };
 
-/**
- * On a device that takes no writes nothing can replay the journal, which the snapshot of a mounted filesystem has. The
- * filesystem is shown as it is without it: what was synced is there, the last changes may not be.
- */
-const journalOptions = (type: string, flags: readonly string[]): readonly string[] => {
-  const names = WITHOUT_JOURNAL[type] ?? [];
-  return names.some((name) => flags.includes(name)) ? [] : names.slice(0, 1);
+/** The options with which the filesystem is mounted without its journal; `undefined`: there are none, or these are such. */
+export const withoutJournal = (type: string, options: readonly string[]): readonly string[] | undefined => {
+  const [own, ...others] = WITHOUT_JOURNAL[type] ?? [];
+  if (own === undefined || [own, ...others].some((name) => options.includes(name))) return undefined;
+  return [...options, own];
 };
-
-export const mountOptions = (
-  type: string,
-  { flags, readOnly }: MountWish,
-  device: { readonly readOnly: boolean },
-): readonly string[] => [
-  ...new Set([
-    ...(OWN_OPTIONS[type] ?? []),
-    ...(device.readOnly ? journalOptions(type, flags) : []),
-    "_netdev",
-    ...flags,
-    ...(readOnly ? ["ro"] : []),
-  ]),
-];
 
 /**
  * The options that each mount has for itself, in families of which a mount has one. The other options belong to the

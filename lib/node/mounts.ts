@@ -9,14 +9,36 @@
 import * as Effect from "effect/Effect";
 import { Conflict, Precondition } from "../csi/errors.ts";
 import { type HostError, PathInTheWay } from "../host/errors.ts";
-import { notInForce } from "../host/filesystem.ts";
-import { Host } from "../host/host.ts";
+import { notInForce, withoutJournal } from "../host/filesystem.ts";
+import { Host, type MountRequest } from "../host/host.ts";
 import { imageSpec } from "../host/mapped-device.ts";
 import { isReadOnly, isRbdMount, type MountEntry, mountsAt } from "../host/mountinfo.ts";
 import { shownBy, type StagedDevice } from "./staged-device.ts";
 
 /** More mounts than these on one path mean that something mounts it again and again. */
 const MAX_STACKED = 64;
+
+/**
+ * Mounts the filesystem of a device. If that takes no writes, nothing can replay the journal that the snapshot of a mounted
+ * filesystem has; such a filesystem is mounted without it, as it is in its place on the device.
+ */
+export const mountFilesystem = Effect.fnUntraced(function* (
+  { top }: StagedDevice,
+  request: Required<Omit<MountRequest, "source">>,
+): Effect.fn.Return<void, HostError, Host> {
+  const host = yield* Host;
+  const mount = host.mount({ ...request, source: top.path });
+  const options = top.readOnly ? withoutJournal(request.type, request.options) : undefined;
+  if (options === undefined) return yield* mount;
+  yield* Effect.catchTag(mount, "HostFailed", ({ message }) =>
+    Effect.andThen(
+      Effect.logWarning(
+        `the filesystem on ${top.path} is mounted without its journal (${options.join(",")}) because its device is read-only: changes of the moments before its snapshot may be missing. ${message}`,
+      ),
+      host.mount({ ...request, source: top.path, options }),
+    ),
+  );
+});
 
 /** Unmounts all mounts at a path, the visible one first. Fails at one that is not a volume's. */
 export const unmountAll = Effect.fnUntraced(function* (point: string): Effect.fn.Return<void, HostError, Host> {

@@ -29,7 +29,7 @@ import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { type Comparison, compareWithRequest, type WantedVolume } from "./compare-with-request.ts";
 import { devicesOfImage, proveOurs, waitUntilMappable } from "./mappable.ts";
-import { proveMounted, unmountAll } from "./mounts.ts";
+import { mountFilesystem, proveMounted, unmountAll } from "./mounts.ts";
 import { prepareFilesystem } from "./prepare-filesystem.ts";
 import { PublishedNodeRecord } from "./published-node-record.ts";
 import { clearStaleState } from "./stale-state.ts";
@@ -139,9 +139,9 @@ const mapFormatMount = Effect.fnUntraced(function* (
     return;
   }
   const type = yield* prepareFilesystem({ type: access.type, readOnly, context }, image, device);
-  const options = mountOptions(type, { flags: access.mountFlags, readOnly }, device.top);
+  const options = mountOptions(type, { flags: access.mountFlags, readOnly });
   yield* stage("make target", host.makeDirectory(target));
-  yield* step("mount", host.mount({ source, target, type, options }), unmount);
+  yield* step("mount", mountFilesystem(device, { target, type, options }), unmount);
   yield* stage("verify mount", proveMounted(target, device, readOnly, options));
   if (!readOnly) yield* stage("grow filesystem", host.growFilesystem({ device: source, type }, target));
 });

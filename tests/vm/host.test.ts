@@ -111,7 +111,7 @@ describe("a filesystem", () => {
           source: device,
           target: point,
           type,
-          options: mountOptions(type, { flags: ["noatime"], readOnly: false }, { readOnly: false }),
+          options: mountOptions(type, { flags: ["noatime"], readOnly: false }),
         }),
       );
       const [entry] = mountsAt(await run(host.mountTable), point);

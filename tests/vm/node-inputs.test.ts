@@ -34,6 +34,12 @@ const MINUTES = 240_000;
 const rbd = (...command: string[]): string => tool("rbd", "-c", rig().conf, ...command);
 const left = (volume: TestVolume) => [mapped().filter((spec) => spec === volume.spec), readdirSync(volume.staging)];
 const optionsAt = (path: string): readonly string[] => mountsAt(mountTable(), path).at(-1)?.options ?? [];
+/** The name of a new image that no driver has made. A second attempt of a test gets another one. */
+const madeByHand = (prefix: string, size: string): string => {
+  const image = `${prefix}-${crypto.randomUUID()}`;
+  rbd("create", "--size", size, `${world.pool.name}/${image}`);
+  return image;
+};
 const withContext = (volume: TestVolume, more: Readonly<Record<string, string>>): TestVolume =>
   volume.as({ volumeContext: { ...volume.volumeContext, ...more } });
 
@@ -199,9 +205,9 @@ describe("an option that the filesystem does not have", () => {
         code: "FAILED_PRECONDITION",
         message: expect.stringMatching(/nonsense.*mkfsOptions/),
       });
-      rbd("create", "--size", "100M", `${world.pool.name}/small`);
+      const image = madeByHand("small", "100M");
       const volumeContext = { clusterID: CLUSTER, pool: world.pool.name, staticVolume: "true" };
-      const small = world.known({ kind: "xfs", volumeId: "small", volumeContext, image: "small" });
+      const small = world.known({ kind: "xfs", volumeId: image, volumeContext, image });
       const failure = await failureOf(small.stage());
       expect(failure).toMatchObject({
         code: "FAILED_PRECONDITION",
@@ -232,8 +238,7 @@ describe("a static volume", () => {
     test(
       `a blank image that was made by hand is formatted once, and keeps its data: ${kind}`,
       async () => {
-        const image = `by-hand-${kind}`;
-        rbd("create", "--size", "1G", `${world.pool.name}/${image}`);
+        const image = madeByHand(`by-hand-${kind}`, "1G");
         const volumeContext = { clusterID: CLUSTER, pool: world.pool.name, staticVolume: "true" };
         const volume = world.known({ kind, volumeId: image, volumeContext, image });
         await volume.stage();
@@ -253,17 +258,18 @@ describe("a static volume", () => {
   test(
     "an image that was made by hand and holds data without a filesystem is not formatted",
     async () => {
-      rbd("create", "--size", "1G", `${world.pool.name}/precious`);
-      const device = rbd("map", "-o", "noudev", `${world.pool.name}/precious`);
-      tool("dd", "if=/dev/urandom", `of=${device}`, "bs=4096", "seek=100000", "count=1", "oflag=direct");
+      const image = madeByHand("precious", "64M");
+      const device = rbd("map", "-o", "noudev", `${world.pool.name}/${image}`);
+      tool("dd", "if=/dev/urandom", `of=${device}`, "bs=4096", "seek=10000", "count=1", "oflag=direct");
       rbd("unmap", "-o", "noudev", device);
       const contents = (): string => {
-        rbd("export", "--no-progress", `${world.pool.name}/precious`, "/tmp/precious");
-        return tool("sha256sum", "/tmp/precious");
+        const file = `/tmp/${crypto.randomUUID()}`;
+        rbd("export", "--no-progress", `${world.pool.name}/${image}`, file);
+        return tool("sh", "-c", `sha256sum < ${file}`);
       };
       const before = contents();
       const volumeContext = { clusterID: CLUSTER, pool: world.pool.name, staticVolume: "true" };
-      const volume = world.known({ kind: "ext4", volumeId: "precious", volumeContext, image: "precious" });
+      const volume = world.known({ kind: "ext4", volumeId: image, volumeContext, image });
       expect(await failureOf(volume.stage())).toMatchObject({
         code: "FAILED_PRECONDITION",
         message: expect.stringContaining("holds data"),
@@ -283,13 +289,14 @@ describe("the snapshot of a mounted filesystem", () => {
         const source = await world.makeVolume(kind);
         await source.stage();
         const sum = writeData(`${source.stagingTarget}/data`, 1);
-        tool("sync", "-f", source.stagingTarget);
-        // After the sync, so that the journal has something that is not in its place yet.
+        // The unmount brings everything into its place. What is written after it is in the journal at first.
+        await source.unstage();
+        await source.stage();
         writeFileSync(`${source.stagingTarget}/later`, "x", { flush: true });
         const { snapshot } = await world
           .driver()
           .controller.createSnapshot(
-            { name: `restored-${kind}`, sourceVolumeId: source.volumeId, secrets: secrets() },
+            { name: `restored-${crypto.randomUUID()}`, sourceVolumeId: source.volumeId, secrets: secrets() },
             LIMIT,
           );
         const snapshotId = snapshot?.snapshotId ?? "";
@@ -309,6 +316,7 @@ describe("the snapshot of a mounted filesystem", () => {
         expect(optionsAt(volume.target)).toContain("ro");
         expect(checksum(`${volume.target}/data`, 1)).toBe(sum);
         expect((await volume.stats()).volumeCondition?.abnormal).toBe(false);
+        expect(world.driver().log()).toContain("is mounted without its journal");
         await volume.unpublish();
         await volume.unstage();
         await source.unstage();
