@@ -240,6 +240,18 @@ describe("the trace of an RPC", () => {
     expect(driver.log.join("\n")).not.toContain("t0ken");
   });
 
+  test("A span and the answer show no key that a tool or a library has quoted in its error", async () => {
+    const collector = aCollector();
+    const key = "AQBabcdeAAAAABAAYWJjZGVmZ2hpamtsbW5vcA==";
+    const driver = await aDriver(collector.environment, () =>
+      stage("map", Effect.fail(new NotReadyYet({ subject: "pvc-1", problem: `failed to decode key '${key}'` }))),
+    );
+    expect((await failure(driver.call("pvc-1"))).details).toContain("failed to decode key '***'");
+    await driver.stop();
+    expect(collector.text()).toContain("failed to decode key '***'");
+    expect(collector.text()).not.toContain(key);
+  });
+
   test("A retry that joins is linked to the operation that it waits for", async () => {
     const collector = aCollector();
     const began = Deferred.makeUnsafe<void>();
