@@ -110,7 +110,7 @@ const parts: Record<string, Part> = {
       death.signal,
     ),
   },
-  vm: { folder: "tests/vm", minutes: 22, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
+  vm: { folder: "tests/vm", minutes: 35, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 
 const unknown = chosen.find((name) => !(name in parts));
