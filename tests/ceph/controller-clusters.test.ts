@@ -11,6 +11,7 @@ import { CLUSTER, createRequest, deleteRequest, failureOf, RETRIED, secrets } fr
 
 const dir = testFolder("clusters");
 const LIMIT_S = 3;
+const UNAVAILABLE: number = Code.UNAVAILABLE;
 /** A wrong key of the right form. */
 const WRONG_KEY = "AQBnUbVkAAAAABAAVVCqMHYjHmRxX0mUqqfyGA==";
 let driver: Driver;
@@ -64,7 +65,7 @@ test("The driver reads config.json again when it changes", async () => {
 const refusalOf = async (userID: string, userKey: string) => {
   for (let tries = 1; ; tries++) {
     const refused = await failureOf(create("pvc-key", CLUSTER, { userID, userKey }));
-    if (refused.code !== Number(Code.UNAVAILABLE) || tries === 5 || rig().release < 20) return refused;
+    if (refused.code !== UNAVAILABLE || tries === 5 || rig().release < 20) return refused;
   }
 };
 
