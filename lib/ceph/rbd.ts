@@ -42,6 +42,8 @@ export interface ImageStatus {
   readonly parent: Parent | undefined;
   /** Snapshots of every kind, those in the trash of snapshots included. */
   readonly snapshotCount: number;
+  /** Names of the snapshots of kind `user`. */
+  readonly namedSnapshots: readonly string[];
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
 }

@@ -5,6 +5,8 @@
  *
  * 1. No image goes to the trash while somebody has it open.
  * 2. An image with data of its own is never taken for one that a crash left half made.
+ * 3. No volume or snapshot goes while it has a snapshot that a person took: it holds data that somebody wanted to keep,
+ *    and the trash would never give the space back.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -14,6 +16,7 @@ import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
+import { proveNoPersonsSnapshot } from "./persons-snapshots.ts";
 import { Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
@@ -53,6 +56,13 @@ export const finishRemoval = Effect.fnUntraced(function* (
   }
 });
 
+/** A snapshot that a driver's own work left on an image. */
+export interface Leftover {
+  readonly snapshot: string;
+  /** Takes it away, and what it marks as half made. */
+  readonly clear: Effect.Effect<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd>;
+}
+
 export interface Removal {
   readonly pool: PoolRef;
   readonly imageName: string;
@@ -60,18 +70,16 @@ export interface Removal {
   readonly imageId?: string | undefined;
   /** Snapshots of its own that go with it. */
   readonly snapshots?: readonly string[];
-  /** Runs on the image before it goes. */
-  readonly prepare?: (
-    image: ImageStatus,
-  ) => Effect.Effect<void, CephError | Precondition, DriverSettings | Purge | Rbd | Rados>;
+  /** Which of further snapshots work that was cut off has left; they are cleared before the image goes. */
+  readonly leftovers?: (snapshots: readonly string[]) => Effect.Effect<readonly Leftover[], CephError, Rados | Rbd>;
   /** Images that follow it to the trash: once it is gone, they are looked for there. */
   readonly followers?: readonly string[];
 }
 
 /**
- * Removes images of which each is the child of the next. All are proven unused and moved to the trash before the purge
- * of the first begins, because whoever purges a child has its parents open. An image that is not there is removed to its
- * last trace.
+ * Removes images of which each is the child of the next. All are proven unused, and free of a person's snapshots, before
+ * anything changes. All are in the trash before the purge of the first begins, because whoever purges a child has its
+ * parents open. An image that is not there is removed to its last trace.
  */
 export const removeImages = Effect.fn("images.removeImages")(function* (
   removals: readonly Removal[],
@@ -82,6 +90,7 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
   const looked = yield* Effect.forEach(removals, (removal) =>
     Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
   );
+  const leftovers = yield* Effect.forEach(looked, ({ removal, image }) => driversLeftovers(removal, image));
   const present = new Set(looked.flatMap(({ removal, image }) => (image === undefined ? [] : [removal.imageName])));
   for (const { removal, image } of looked) {
     if (image !== undefined) continue;
@@ -94,14 +103,26 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
       followers.filter((follower) => !present.has(follower)),
     );
   }
-  for (const { removal, image } of looked) {
+  for (const [at, { removal, image }] of looked.entries()) {
     if (image === undefined) continue;
-    const { pool, imageName, snapshots = [], prepare } = removal;
-    if (prepare !== undefined) yield* prepare(image);
+    const { pool, imageName, snapshots = [] } = removal;
+    for (const { clear } of leftovers[at] ?? []) yield* clear;
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     yield* moveToTrash(pool, imageName);
   }
   for (const { removal, image } of looked) if (image !== undefined) yield* purge.discard(removal.pool, image.id);
+});
+
+/** What a driver left on the image. Fails if any other snapshot is there that does not go with it. */
+const driversLeftovers = Effect.fnUntraced(function* (
+  { pool, imageName, snapshots = [], leftovers }: Removal,
+  image: ImageStatus | undefined,
+): Effect.fn.Return<readonly Leftover[], CephError | Precondition, Rados | Rbd> {
+  const further = image?.namedSnapshots.filter((name) => !snapshots.includes(name)) ?? [];
+  const left = leftovers === undefined || further.length === 0 ? [] : yield* leftovers(further);
+  const driver = [...snapshots, ...left.map(({ snapshot }) => snapshot)];
+  if (image !== undefined) yield* proveNoPersonsSnapshot(pool, imageName, image, driver);
+  return left;
 });
 
 /**

@@ -4,13 +4,14 @@
  * Not here: how long it waits for a watcher (lib/images/in-use.ts).
  *
  * 1. No image goes while somebody watches it, and no reservation goes before its image.
- * 2. A volume that does not exist is deleted; "could not tell" is an error.
+ * 2. A volume with a snapshot that a person took stays as it is.
+ * 3. A volume that does not exist is deleted; "could not tell" is an error.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
@@ -25,7 +26,7 @@ import { locateVolume } from "../journal/locate.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { removeLeftoverSnapshots } from "./leftover-snapshots.ts";
+import { leftoverSnapshots } from "./leftover-snapshots.ts";
 
 export type DeleteVolumeError = CephError | ConfigError | LockHeld | Precondition;
 
@@ -68,10 +69,10 @@ export const removeVolumeImages = Effect.fn("volume.removeVolumeImages")(functio
 ): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
   const temp = tempImage(imageName);
   const copied = (yield* (yield* Rbd).imageId(pool, temp)) !== undefined;
-  const prepare = (image: ImageStatus) => removeLeftoverSnapshots(pool, imageName, image);
+  const leftovers = (snapshots: readonly string[]) => leftoverSnapshots(pool, imageName, snapshots);
   yield* removeImages(
     [
-      { pool, imageName, imageId, prepare, followers: [temp] },
+      { pool, imageName, imageId, leftovers, followers: [temp] },
       ...(copied ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
     ],
     mirrorDaemons,

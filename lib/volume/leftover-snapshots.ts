@@ -5,59 +5,87 @@
  * Not here: finishing them (./copy.ts, lib/snapshot/create.ts). This is for a volume that is deleted, with which they
  * can't be finished; while such a snapshot is there, the trash gives no space back.
  *
- * 1. Only a snapshot that the journal, or ceph-csi's own name, proves to be a driver's goes. A person's stays.
+ * 1. Only a snapshot that the journal, or ceph-csi's own name, proves to be a driver's goes. Any other one is a person's,
+ *    and keeps the volume (lib/images/persons-snapshots.ts).
  * 2. An image that the journal calls complete stays.
  * 3. The image goes first, its snapshot after it: a half-made image without that mark would be taken for whole.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
-import { discardUnfinished } from "../images/removal.ts";
-import { readAttributes, SNAPSHOTS, unreserve, VOLUMES } from "../journal/journal.ts";
+import { discardUnfinished, type Leftover } from "../images/removal.ts";
+import { type Attributes, readAttributes, SNAPSHOTS, unreserve, VOLUMES } from "../journal/journal.ts";
 
 /** A driver's name: prefix, UUID, and `-temp` on the snapshot that a copy goes through. */
 const NAME = /^.+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(-temp)?$/;
 
 type Needs = DriverSettings | Purge | Rados | Rbd;
 
-export const removeLeftoverSnapshots = Effect.fn("volume.removeLeftoverSnapshots")(function* (
+/** Those of the snapshots that a driver left, each with the way to clear it. Changes nothing itself. */
+export const leftoverSnapshots = Effect.fn("volume.leftoverSnapshots")(function* (
   pool: PoolRef,
   imageName: string,
-  image: ImageStatus,
-): Effect.fn.Return<void, CephError | Precondition, Needs> {
-  if (image.snapshotCount === 0) return;
-  const rbd = yield* Rbd;
-  for (const { kind, name } of yield* orRaced(rbd.snapshots(pool, imageName))) {
-    const [, uuid, temp] = NAME.exec(name) ?? [];
-    if (kind !== "user" || uuid === undefined) continue;
-    yield* temp === undefined
-      ? removeOfSnapshot(pool, imageName, name, uuid)
-      : removeOfCopy(pool, imageName, name, uuid, name.slice(0, -temp.length));
+  snapshots: readonly string[],
+): Effect.fn.Return<readonly Leftover[], CephError, Rados> {
+  const left: Leftover[] = [];
+  for (const snapshot of snapshots) {
+    const [, uuid, temp] = NAME.exec(snapshot) ?? [];
+    if (uuid === undefined) continue;
+    const clear =
+      temp === undefined
+        ? yield* ofSnapshot(pool, imageName, snapshot, uuid)
+        : yield* ofCopy(pool, imageName, snapshot, uuid, snapshot.slice(0, -temp.length));
+    if (clear !== undefined) left.push({ snapshot, clear });
   }
+  return left;
 });
 
-const removeOfCopy = Effect.fnUntraced(function* (
+const ofCopy = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   name: string,
   uuid: string,
   copyName: string,
-) {
+): Effect.fn.Return<Leftover["clear"] | undefined, CephError, Rados> {
   const copy = yield* readAttributes(VOLUMES, pool, uuid);
-  if (copy === undefined && !name.startsWith(VOLUMES.defaultImagePrefix)) return;
+  if (copy === undefined && !name.startsWith(VOLUMES.defaultImagePrefix)) return undefined;
+  return clearOfCopy(pool, imageName, name, copyName, copy);
+});
+
+const clearOfCopy = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  name: string,
+  copyName: string,
+  copy: Attributes | undefined,
+): Effect.fn.Return<void, CephError | Precondition, Needs> {
   if (copy?.imageId === undefined) yield* discardUnfinished(pool, name, [copyName]);
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
 });
 
-const removeOfSnapshot = Effect.fnUntraced(function* (pool: PoolRef, imageName: string, name: string, uuid: string) {
+const ofSnapshot = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  name: string,
+  uuid: string,
+): Effect.fn.Return<Leftover["clear"] | undefined, CephError, Rados> {
   const snapshot = yield* readAttributes(SNAPSHOTS, pool, uuid);
-  if (snapshot?.source !== imageName || snapshot.imageName !== name) return;
-  const { imageId, requestName } = snapshot;
+  if (snapshot?.source !== imageName || snapshot.imageName !== name) return undefined;
+  return clearOfSnapshot(pool, imageName, name, uuid, snapshot);
+});
+
+const clearOfSnapshot = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  name: string,
+  uuid: string,
+  { imageId, requestName }: Attributes,
+): Effect.fn.Return<void, CephError | Precondition, Needs> {
   if (imageId === undefined) yield* discardUnfinished(pool, name, [name]);
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
   if (imageId !== undefined) return;

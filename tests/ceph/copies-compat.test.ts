@@ -3,6 +3,7 @@
  * to restore, clone, finish and delete. The other driver's part is played by `rbd` and `rados`.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";
 import {
@@ -19,7 +20,7 @@ import {
 } from "./copies.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
 import { makePool, omapOf, tool } from "./inventory.ts";
-import { CLUSTER, createRequest } from "./requests.ts";
+import { CLUSTER, createRequest, failureOf } from "./requests.ts";
 
 const dir = testFolder("copycompat");
 const LIMIT = 120_000;
@@ -220,6 +221,39 @@ for (const upTo of ["the image in between", "its snapshot", "the clone", "the en
     LIMIT,
   );
 }
+
+test(
+  "A volume and a snapshot with snapshots that somebody took with rbd are not deleted, and lose nothing",
+  async () => {
+    const source = await volume("pvc-kept");
+    write(source.image, 1);
+    const id = await readySnapshot(driver.controller, "snap-kept", source.id);
+    const holder = `csi-snap-${uuidOf(id)}`;
+    const clone = await makeVolume(driver.controller, cloneRequest("pvc-kept-clone", pool.name, source.id));
+    for (const [image, drop] of [
+      [source.image, () => dropVolume(driver.controller, source)],
+      [holder, () => dropSnapshot(driver.controller, id)],
+      [clone.image, () => dropVolume(driver.controller, clone)],
+    ] as const) {
+      await tool("rbd", "snap", "create", "--no-progress", spec(image, "by-hand"));
+      const before = await snapshotsOf(image);
+      const { code, details } = await failureOf(drop());
+      expect(code).toBe(Code.FAILED_PRECONDITION);
+      expect(details).toStartWith(`image ${spec(image)} has a snapshot that no driver took: by-hand. `);
+      expect(await snapshotsOf(image)).toEqual(before);
+    }
+    const images = [source.image, holder, clone.image];
+    const trashed = JSON.parse(await tool("rbd", "trash", "ls", "--all", pool.name, "--format=json")) as Listed[];
+    expect(trashed.filter(({ name }) => images.includes(name))).toEqual([]);
+    for (const image of images) {
+      await tool("rbd", "snap", "rm", "--no-progress", spec(image, "by-hand"));
+    }
+    await dropVolume(driver.controller, source);
+    await dropSnapshot(driver.controller, id);
+    await dropVolume(driver.controller, clone);
+  },
+  LIMIT,
+);
 
 test(
   "The snapshots and clones of this file leave nothing",

@@ -42,6 +42,7 @@ export const imageContract = (at: () => Session): void => {
         mirror: "disabled",
         parent: undefined,
         snapshotCount: 0,
+        namedSnapshots: [],
       });
     },
     LIMIT,

@@ -49,6 +49,7 @@ export const snapshotContract = (at: () => Session): void => {
         }
         const status = await run((ceph) => ceph.imageStatus(ref, image));
         expect([status.snapshotCount, status.sizeBytes]).toEqual([2, 20n * MIB]);
+        expect(status.namedSnapshots).toEqual(both.map(({ name }) => name));
       }
     },
     LIMIT,

@@ -10,6 +10,7 @@ import type { ImageStatus, Parent } from "../rbd.ts";
 import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, written, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
+import { kindOf, listed } from "./snapshots.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_stat: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
@@ -25,7 +26,6 @@ const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_get_parent: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_linked_image_spec_cleanup: { args: [T.ptr], returns: T.void },
   rbd_snap_spec_cleanup: { args: [T.ptr], returns: T.void },
-  rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
 });
 
 // rbd_image_info_t: size at 0, object size at 8, then what other calls answer better; 160 bytes in all.
@@ -46,6 +46,7 @@ export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =
     check("rbd_get_id", rbd.rbd_get_id(handle, name, BigInt(name.length)));
     // an image without a data pool answers with its own pool
     const dataPool = poolName(where.cluster, rbd.rbd_get_data_pool_id(handle));
+    const snapshots = listed(handle);
     return {
       id: textIn(name),
       ...stat(handle),
@@ -56,7 +57,8 @@ export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =
       watchers: watchers(handle, instanceId(where.cluster)),
       mirror: mirror(handle),
       parent: parentOf(handle),
-      snapshotCount: snapshotCount(handle),
+      snapshotCount: snapshots.length,
+      namedSnapshots: snapshots.filter(({ id }) => kindOf(handle, id) === "user").map((snapshot) => snapshot.name),
       createdAt: createdAt(handle),
     };
   });
@@ -122,14 +124,6 @@ export const parentOf = (handle: bigint): Parent | undefined => {
   rbd.rbd_linked_image_spec_cleanup(image);
   rbd.rbd_snap_spec_cleanup(snapshot);
   return answer;
-};
-
-/** Asks librbd how much room the list needs, with one entry for its end, and reads no list. */
-const snapshotCount = (handle: bigint): number => {
-  const room = new Int32Array(new ArrayBuffer(4));
-  const result = rbd.rbd_snap_list(handle, null, room);
-  if (result !== -ERANGE) check("rbd_snap_list", result);
-  return Math.max(0, (room[0] ?? 0) - 1);
 };
 
 const createdAt = (handle: bigint): number => {

@@ -78,6 +78,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         watchers: [...found.watchers],
         parent: found.parent && parentOf(found.parent, cluster),
         snapshotCount: found.snapshots.length,
+        namedSnapshots: found.snapshots.filter(({ kind }) => kind === "user").map(({ name }) => name),
       };
     }),
 

@@ -77,5 +77,10 @@ export const copiesRoom: Room = {
       prepare: withSnapshot,
       call: ({ driver, ids }) => driver.deleteVolume(deletion(ids.volume)),
     },
+    "DeleteVolume: a volume with a snapshot that a person took": {
+      prepare: ({ cluster, ids }) => byHand(cluster).snapshot(imageOf(ids.volume), "before-upgrade"),
+      call: ({ driver, ids }) => driver.deleteVolume(deletion(ids.volume)),
+      code: "FAILED_PRECONDITION",
+    },
   },
 };

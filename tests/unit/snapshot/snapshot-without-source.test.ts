@@ -208,13 +208,3 @@ describe("sources that another driver deletes during a call", () => {
     });
   }
 });
-
-test("a snapshot made by hand keeps a deleted volume in the trash, also when its name looks like the driver's", async () => {
-  const cluster = aCluster();
-  await using driver = aDriver(cluster);
-  const id = await aVolume(driver, cluster);
-  await byHand(cluster).snapshot(imageOf(id), `backup-${UUID}`);
-  await driver.deleteVolume(deletion(id));
-  cluster.runManager();
-  expect(Object.values(poolDump(cluster).trash).map(({ name }) => name)).toEqual([imageOf(id)]);
-});
