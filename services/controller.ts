@@ -10,7 +10,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
-import { readCapabilities, readCapability } from "../lib/csi/capability.ts";
+import { filesystemsOf, readCapabilities, readCapability, refusalOfTypes } from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
 import { type CsiSnapshot, snapshotMessage } from "../lib/csi/messages.ts";
 import {
@@ -29,6 +29,7 @@ import {
   type ValidateVolumeCapabilitiesRequest,
   type VolumeContentSource,
 } from "../lib/gen/csi_pb.ts";
+import { readVolumeContext } from "../lib/node/volume-context.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { Flatten } from "../lib/images/flatten.ts";
 import { Purge } from "../lib/images/purge.ts";
@@ -42,7 +43,7 @@ import type { SourceRequest } from "../lib/volume/copy-source.ts";
 import { createVolume } from "../lib/volume/create.ts";
 import { deleteVolume } from "../lib/volume/delete.ts";
 import { type ExpandRequest, expandVolume } from "../lib/volume/expand.ts";
-import { proveVolumeExists } from "../lib/volume/prove-exists.ts";
+import { proveStaticExists, proveVolumeExists, refusalOfBlankImage } from "../lib/volume/prove-exists.ts";
 import { listing, listingOffered } from "./controller-listing.ts";
 import { credentials, text } from "./fields.ts";
 
@@ -67,21 +68,24 @@ const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequ
   const requestName = yield* text("name", request.name);
   const capabilities = yield* Effect.fromResult(readCapabilities("volume_capabilities", request.volumeCapabilities));
   const source = yield* contentSource(request.volumeContentSource);
-  if (source === undefined && capabilities.some(({ readOnly }) => readOnly)) {
+  if (source === undefined && capabilities.every(({ readOnly }) => readOnly)) {
     const reason =
-      "asks for a read-only volume without a content source, which would stay empty for ever. Add a writable capability or a source";
+      "asks only for readers of a volume without a content source, which would stay empty for ever. Add a writable capability or a source";
     return yield* new InvalidRequest({ field: "volume_capabilities", reason });
   }
   if (Object.keys(request.mutableParameters).length > 0) {
     const reason = "is not supported: no parameter of a volume can be modified";
     return yield* new InvalidRequest({ field: "mutable_parameters", reason });
   }
+  const refusal = refusalOfTypes("volume_capabilities", capabilities);
+  if (refusal !== undefined) return yield* new InvalidRequest(refusal);
   const { parameters, secrets, capacityRange, accessibilityRequirements } = request;
   const topology = accessibilityRequirements && {
     preferred: accessibilityRequirements.preferred.map(({ segments }) => segments),
     requisite: accessibilityRequirements.requisite.map(({ segments }) => segments),
   };
-  return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology };
+  const filesystems = filesystemsOf(capabilities);
+  return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology, filesystems };
 });
 
 const create = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
@@ -119,14 +123,23 @@ const expand = (request: ControllerExpandVolumeRequest) =>
 
 const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolumeCapabilitiesRequest) {
   const volumeId = yield* text("volume_id", request.volumeId);
-  if (request.volumeCapabilities.length === 0) {
+  const { volumeContext, volumeCapabilities, parameters, mutableParameters } = request;
+  if (volumeCapabilities.length === 0) {
     return yield* new InvalidRequest({ field: "volume_capabilities", reason: "is missing" });
   }
-  yield* proveVolumeExists(volumeId, yield* credentials(request.secrets, { allowMigration: true }));
-  const read = readCapabilities("volume_capabilities", request.volumeCapabilities);
+  const who = yield* credentials(request.secrets, { allowMigration: true });
+  const context = readVolumeContext(volumeId, volumeContext);
+  // A context that no node takes leads to no static image, but a dynamic volume is found without it.
+  const { fixed } = Result.getOrElse(context, () => ({ fixed: undefined }));
+  const image = yield* fixed === undefined ? proveVolumeExists(volumeId, who) : proveStaticExists(volumeId, fixed, who);
+  if (Result.isFailure(context)) return { message: context.failure.message };
+  const read = readCapabilities("volume_capabilities", volumeCapabilities);
   if (Result.isFailure(read)) return { message: read.failure.message };
-  const { volumeContext: context, volumeCapabilities, parameters, mutableParameters } = request;
-  return { confirmed: { volumeContext: context, volumeCapabilities, parameters, mutableParameters } };
+  const wrongType = refusalOfTypes("volume_capabilities", read.success);
+  if (wrongType !== undefined) return { message: new InvalidRequest(wrongType).message };
+  const tooSmall = yield* refusalOfBlankImage(image, filesystemsOf(read.success), context.success.mkfsOptions);
+  if (tooSmall !== undefined) return { message: `volume_capabilities ${tooSmall}` };
+  return { confirmed: { volumeContext, volumeCapabilities, parameters, mutableParameters } };
 });
 
 // --------------------------------------------------------------------------------------------------- snapshots

@@ -6,6 +6,7 @@
 import * as Result from "effect/Result";
 import { type VolumeCapability, VolumeCapability_AccessMode_Mode as Mode } from "../gen/csi_pb.ts";
 import { InvalidRequest } from "./errors.ts";
+import { refusalOfType } from "./filesystems.ts";
 import { readMountFlags } from "./mount-flags.ts";
 
 export interface Capability {
@@ -73,3 +74,19 @@ export const readCapabilities = (
       read.push(yield* readCapability(`${field}[${at}]`, capability));
     return read;
   });
+
+/** The types of filesystem that are asked for; "" is for any. */
+export const filesystemsOf = (capabilities: readonly Capability[]): readonly string[] =>
+  capabilities.flatMap(({ access }) => (access.kind === "filesystem" ? [access.type] : []));
+
+/** The first filesystem that no node mounts; `undefined`: each mounts all of them. */
+export const refusalOfTypes = (
+  field: string,
+  capabilities: readonly Capability[],
+): { readonly field: string; readonly reason: string } | undefined => {
+  for (const [at, { access }] of capabilities.entries()) {
+    const reason = access.kind === "filesystem" ? refusalOfType(access.type) : undefined;
+    if (reason !== undefined) return { field: `${field}[${at}].mount.fs_type`, reason };
+  }
+  return undefined;
+};

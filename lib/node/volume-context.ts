@@ -13,22 +13,17 @@ import * as Result from "effect/Result";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
-import { type Cluster, Clusters } from "../config/clusters.ts";
+import type { Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
-import { ClusterMapping } from "../config/mapping.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
 import { type NodeParameters, parseNodeParameters } from "../config/node-parameters.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, Precondition, type VolumeNotFound } from "../csi/errors.ts";
 import type { ImageName, MapperName } from "../host/mapped-device.ts";
-import { clusterAccess, locateVolume } from "../journal/locate.ts";
+import { locateVolume } from "../journal/locate.ts";
+import { locateStatic, type StaticImage } from "../journal/locate-static.ts";
 import { goBool } from "../text/go-values.ts";
 import { hasControl, oneLine } from "../text/printable.ts";
-
-export interface StaticImage {
-  readonly clusterId: string;
-  readonly pool: string;
-  readonly imageName: string;
-}
 
 export interface VolumeContext extends NodeParameters {
   readonly volumeId: string;
@@ -105,10 +100,7 @@ export const locateImage = Effect.fnUntraced(function* (
   credentials: Credentials,
 ): Effect.fn.Return<VolumeImage, LocateImageError, Ceph | Clusters | ClusterMapping> {
   if (fixed !== undefined) {
-    const cluster = yield* staticCluster(fixed.clusterId);
-    const access = clusterAccess(cluster, credentials);
-    const pool = { access, pool: fixed.pool, namespace: cluster.radosNamespace };
-    return { cluster, pool, imageName: fixed.imageName, journal: undefined };
+    return { ...(yield* locateStatic(fixed, credentials)), journal: undefined };
   }
   const { cluster, pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, credentials);
   if (attributes?.encryptKms !== undefined) {
@@ -120,20 +112,4 @@ export const locateImage = Effect.fnUntraced(function* (
   }
   const requestName = attributes?.requestName;
   return { cluster, pool, imageName, journal: requestName === undefined ? undefined : { pool, uuid, requestName } };
-});
-
-/** The cluster of a static volume. After a failover it is the first configured one that stands in for it. */
-const staticCluster = Effect.fnUntraced(function* (
-  clusterId: string,
-): Effect.fn.Return<Cluster, ConfigError, Clusters | ClusterMapping> {
-  const clusters = yield* Clusters;
-  const own = yield* Effect.result(clusters.get(clusterId));
-  if (Result.isSuccess(own)) return own.success;
-  if (own.failure._tag !== "ConfigMissing") return yield* own.failure;
-  for (const other of yield* (yield* ClusterMapping).mappedClusters(clusterId)) {
-    const found = yield* Effect.result(clusters.get(other));
-    if (Result.isSuccess(found)) return found.success;
-    if (found.failure._tag !== "ConfigMissing") return yield* found.failure;
-  }
-  return yield* own.failure;
 });

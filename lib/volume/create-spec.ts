@@ -8,10 +8,12 @@ import * as Effect from "effect/Effect";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
+import { parseNodeParameters } from "../config/node-parameters.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
 import { parseParameters, type VolumeParameters } from "../config/parameters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
-import type { InvalidRequest, Unplaceable } from "../csi/errors.ts";
+import { InvalidRequest, type Unplaceable } from "../csi/errors.ts";
+import { refusalOfSize } from "../csi/filesystems.ts";
 import { chooseSize, type InvalidSize, type SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
 import { ownerOf } from "../images/metadata.ts";
 import { clusterAccess } from "../journal/locate.ts";
@@ -24,6 +26,8 @@ export interface CreateVolumeRequest {
   readonly secrets: Readonly<Record<string, string>>;
   readonly size: SizeRequest;
   readonly source: SourceRequest | undefined;
+  /** Types of the filesystems that it is to be mounted as; "" is for any. */
+  readonly filesystems: readonly string[];
   /** Absent: the caller does not ask for topology. */
   readonly topology: Requirement | undefined;
 }
@@ -73,6 +77,7 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   const choice = yield* Effect.fromResult(poolsFor(parameters, request.topology));
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
+  if (request.source === undefined) yield* proveFilesystemsFit(request, sizeBytes);
   const cluster = yield* (yield* Clusters).get(parameters.clusterId);
   const { requestName, source } = request;
   if (source !== undefined) yield* readSource(source);
@@ -93,4 +98,16 @@ export const readCreateRequest = Effect.fnUntraced(function* (
     }),
   );
   return { requestName, clusterId: parameters.clusterId, candidates, others: choice.others.map(poolRef) };
+});
+
+/** A blank volume gets its filesystem from a node, by the parameters of its class. */
+const proveFilesystemsFit = Effect.fnUntraced(function* (
+  { filesystems, parameters }: CreateVolumeRequest,
+  sizeBytes: bigint,
+): Effect.fn.Return<void, InvalidParameter | InvalidRequest> {
+  const { mkfsOptions } = yield* Effect.fromResult(parseNodeParameters(parameters));
+  for (const type of filesystems) {
+    const reason = refusalOfSize(type, sizeBytes, mkfsOptions);
+    if (reason !== undefined) return yield* new InvalidRequest({ field: "volume_capabilities", reason });
+  }
 });

@@ -104,6 +104,23 @@ test("A volume is created, found again, grown, confirmed and deleted, and leaves
   expect(await settledInventory(pool.name)).toEqual(EMPTY);
 }, 60_000);
 
+test("ValidateVolumeCapabilities confirms a static volume by its volume_context, as Nomad registers one", async () => {
+  await tool("rbd", "create", "--size=1G", `${pool.name}/registered`);
+  const volumeContext = { clusterID: CLUSTER, pool: pool.name, staticVolume: "true", imageFeatures: "layering" };
+  const asked = { volumeCapabilities: [filesystem], secrets: secrets() };
+  const validate = (volumeId: string, more: Record<string, string> = {}) =>
+    driver.controller.validateVolumeCapabilities({
+      ...asked,
+      volumeId,
+      volumeContext: { ...volumeContext, ...more },
+    });
+  expect((await validate("registered")).confirmed?.volumeContext).toEqual(volumeContext);
+  for (const absent of [validate("unregistered"), validate("registered", { pool: "no-such-pool" })]) {
+    expect((await failureOf(absent)).code).toBe(Code.NOT_FOUND);
+  }
+  await tool("rbd", "rm", "--no-progress", `${pool.name}/registered`);
+}, 60_000);
+
 test("CreateVolume with a deleted name makes a new volume", async () => {
   const first = await create("pvc-again");
   await driver.controller.deleteVolume(deleteRequest(first.volumeId));

@@ -46,6 +46,11 @@ export const mounted = (mode: Mode): Capability => ({
   accessType: { case: "mount", value: { fsType: "ext4" } },
   accessMode: { mode },
 });
+/** For one node, as a filesystem of the type. */
+export const formatted = (fsType: string): Capability => ({
+  accessType: { case: "mount", value: { fsType } },
+  accessMode: { mode: Mode.SINGLE_NODE_WRITER },
+});
 export const asBlock = (mode: Mode): Capability => ({ accessType: { case: "block", value: {} }, accessMode: { mode } });
 export const MOUNT = mounted(Mode.SINGLE_NODE_WRITER);
 

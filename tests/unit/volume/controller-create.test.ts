@@ -5,6 +5,7 @@ import {
   ControllerServiceCapability_RPC_Type as Offered,
   VolumeCapability_AccessMode_Mode as Mode,
 } from "../../../lib/gen/csi_pb.ts";
+import { aVolume, cloneOf } from "../../support/copies-world.ts";
 import { aDriver, type DriverWorld } from "../../support/one-world.ts";
 import {
   aCluster,
@@ -14,6 +15,7 @@ import {
   creation,
   EAST,
   failureOf,
+  formatted,
   GIB,
   MIB,
   MOUNT,
@@ -342,4 +344,37 @@ test("ControllerGetCapabilities names the capabilities of the RPCs that the driv
     "SINGLE_NODE_MULTI_WRITER",
     "GET_SNAPSHOT",
   ]);
+});
+
+describe("CreateVolume takes capabilities that a node can serve:", () => {
+  const XFS_MIB_16 = { capacityRange: { requiredBytes: 16n << 20n }, volumeCapabilities: [formatted("xfs")] };
+  const taken: readonly (readonly [what: string, more: CreateInit])[] = [
+    ["a reader beside a writer", { volumeCapabilities: [mounted(Mode.MULTI_NODE_READER_ONLY), MOUNT] }],
+    ["a writer beside a reader of blocks", { volumeCapabilities: [MOUNT, asBlock(Mode.SINGLE_NODE_READER_ONLY)] }],
+    ["no type of filesystem", { volumeCapabilities: [formatted("")] }],
+    ["ext3", { volumeCapabilities: [formatted("ext3")] }],
+    [
+      "xfs of its smallest size",
+      { capacityRange: { requiredBytes: 300n << 20n }, volumeCapabilities: [formatted("xfs")] },
+    ],
+    [
+      "a smaller xfs that mkfsOptions ask for",
+      { ...XFS_MIB_16, parameters: { ...PARAMETERS, mkfsOptions: "--unsupported" } },
+    ],
+  ];
+  for (const [what, more] of taken) {
+    test(what, async () => {
+      await using driver = aDriver(aCluster());
+      expect((await driver.createVolume(creation(more))).volume.volumeId).not.toBe("");
+    });
+  }
+
+  test("a copy with xfs on fewer bytes than a new one would need, because its filesystem is there already", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const capacityRange = { requiredBytes: 16n << 20n };
+    const volumeId = await aVolume(driver, cluster, { capacityRange });
+    const copy = cloneOf(volumeId, { capacityRange, volumeCapabilities: [formatted("xfs")] });
+    expect((await driver.createVolume(copy)).volume.capacityBytes).toBe(16n << 20n);
+  });
 });

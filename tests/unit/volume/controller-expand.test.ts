@@ -11,11 +11,13 @@ import {
   EAST,
   expansion,
   failureOf,
+  formatted,
   GIB,
   MIB,
   MOUNT,
   mounted,
   PARAMETERS,
+  seedImage,
   uuidOf,
   validation,
 } from "../../support/world.ts";
@@ -227,9 +229,73 @@ describe("ValidateVolumeCapabilities", () => {
     expect(await codeOf(outside.validate(validation(volume.volumeId)))).toBe("NOT_FOUND");
   });
 
+  test("ValidateVolumeCapabilities confirms no filesystem that no node mounts", async () => {
+    await using at = await world();
+    const answer = await at.driver.validate(validation(at.volumeId, { volumeCapabilities: [formatted("ext2")] }));
+    expect(answer).toEqual({
+      message: 'volume_capabilities[0].mount.fs_type must be one of ext4, xfs, ext3, and not "ext2"',
+    });
+  });
+
+  test("ValidateVolumeCapabilities confirms xfs on a small image only where data is there already", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const { volume } = await driver.createVolume(creation({ capacityRange: { requiredBytes: 16n << 20n } }));
+    const request = validation(volume.volumeId, { volumeCapabilities: [formatted("xfs")] });
+    const message = expect.stringContaining("volume_capabilities asks for xfs on 16777216 bytes");
+    expect(await driver.validate(request)).toEqual({ message });
+    cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`).write(0n, 4096n);
+    expect(await driver.validate(request)).toHaveProperty("confirmed");
+  });
+
+  test("ValidateVolumeCapabilities confirms no volume_context that no node takes", async () => {
+    await using at = await world();
+    const answer = await at.driver.validate(validation(at.volumeId, { volumeContext: { mounter: "rbd-nbd" } }));
+    expect(answer).toEqual({ message: expect.stringContaining("volume_context.mounter") });
+  });
+
   test("ValidateVolumeCapabilities answers PERMISSION_DENIED to an unknown user", async () => {
     await using at = await world();
     const secrets = { userID: "nobody", userKey: MEMORY_KEY };
     expect(await codeOf(at.driver.validate(validation(at.volumeId, { secrets })))).toBe("PERMISSION_DENIED");
+  });
+});
+
+describe("ValidateVolumeCapabilities of a static volume", () => {
+  const CONTEXT = { clusterID: "east", pool: "rbd", staticVolume: "true", imageFeatures: "layering" };
+
+  test("A static volume is confirmed by the image that its volume_context leads to, and nothing is written", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    await seedImage(cluster, "my-image");
+    const before = cluster.dump();
+    const request = validation("my-image", { volumeContext: CONTEXT });
+    expect((await driver.validate(request)).confirmed?.volumeContext).toEqual(CONTEXT);
+    const migrated = { ...CONTEXT, migration: "true", imageName: "my-image" };
+    expect(await driver.validate(validation("mig_x", { volumeContext: migrated }))).toHaveProperty("confirmed");
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  for (const [what, volumeId, context] of [
+    ["image is not there", "another-image", CONTEXT],
+    ["pool is not there", "my-image", { ...CONTEXT, pool: "nowhere" }],
+    ["context does not call it static", "my-image", { ...CONTEXT, staticVolume: "false" }],
+    ["context names no pool", "my-image", { clusterID: "east", staticVolume: "true" }],
+  ] as const) {
+    test(`A static volume whose ${what} does not exist`, async () => {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      await seedImage(cluster, "my-image");
+      expect(await codeOf(driver.validate(validation(volumeId, { volumeContext: context })))).toBe("NOT_FOUND");
+    });
+  }
+
+  test("A static volume is found in the cluster that stands in for its own", async () => {
+    const cluster = aCluster();
+    const mapping = { elements: [{ clusters: [["gone", "east"]], pools: [] }], problems: new Map() } as const;
+    await using driver = aDriver(cluster, { mapping });
+    await seedImage(cluster, "my-image");
+    const volumeContext = { ...CONTEXT, clusterID: "gone" };
+    expect(await driver.validate(validation("my-image", { volumeContext }))).toHaveProperty("confirmed");
   });
 });
