@@ -33,9 +33,24 @@ export class ObjectNotFound extends Data.TaggedError("ObjectNotFound")<About> {
     return `object ${this.subject} does not exist. If the driver did not remove it, another program did`;
   }
 }
-export class PoolNotFound extends Data.TaggedError("PoolNotFound")<About> {
+/** `parameter`: the one that names the pool. */
+export class PoolNotFound extends Data.TaggedError("PoolNotFound")<
+  About & { readonly parameter?: "pool" | "dataPool" }
+> {
   override get message() {
-    return `pool ${this.subject} does not exist in the cluster. Create it, or correct "pool" in the StorageClass`;
+    const { subject, parameter = "pool" } = this;
+    return `${parameter === "pool" ? "pool" : "data pool"} ${subject} does not exist in the cluster. Create it, or correct "${parameter}" in the StorageClass`;
+  }
+}
+/** The type or the flags of a pool do not permit what is to be kept in it. */
+export class PoolUnfit extends Data.TaggedError("PoolUnfit")<
+  About & { readonly why: "erasure-coded" | "no overwrites" }
+> {
+  override get message() {
+    const { subject } = this;
+    return this.why === "erasure-coded"
+      ? `pool ${subject} is erasure-coded, and such a pool can hold the data of images only. Write "dataPool": "${subject}" in the StorageClass, and a replicated pool as "pool"`
+      : `data pool ${subject} is erasure-coded and does not allow overwrites, which images need. Run "ceph osd pool set ${subject} allow_ec_overwrites true", then retry`;
   }
 }
 /** The name is taken. */
@@ -139,6 +154,7 @@ export type CephError =
   | ParentLost
   | ObjectNotFound
   | PoolNotFound
+  | PoolUnfit
   | Exists
   | Raced
   | Busy

@@ -44,14 +44,22 @@ export interface OmapLink {
   readonly keys: readonly string[];
 }
 
+/** Journal and images are to be kept in the pool, and the data of images in `dataPool` if it is there. */
+export interface PoolUse {
+  readonly dataPool: string | undefined;
+}
+
 export interface PoolSpace {
   /** Bytes that clients can still write. Replication, erasure coding and the quota of the pool are taken into account. */
   readonly availableBytes: bigint;
 }
 
 export interface RadosCalls {
-  /** Gives the id of a pool; `PoolNotFound` if no pool has that name. */
-  readonly poolId: (access: ClusterAccess, pool: string) => Effect.Effect<bigint, CephError>;
+  /**
+   * Gives the id of a pool; `PoolNotFound` if no pool has that name. `use`: also proves, by what the monitors know of the
+   * pools and without a word to an OSD, that they fit; `PoolUnfit` if not. If the monitors do not tell, it is not proven.
+   */
+  readonly poolId: (access: ClusterAccess, pool: string, use?: PoolUse) => Effect.Effect<bigint, CephError>;
   readonly poolName: (access: ClusterAccess, id: bigint) => Effect.Effect<string, CephError>;
   /** Reads some keys. `undefined`: the object does not exist. An absent key is absent in the answer. */
   readonly omapGet: (

@@ -147,7 +147,11 @@ const groupPool = Effect.fnUntraced(function* (spec: GroupSpec, sources: NonEmpt
   const { volume, clusterId } = sources[spec.sourceVolumeIds.indexOf(lowest)] ?? sources[0];
   if (spec.groupPool === undefined) return { pool: volume.pool, poolId: volume.poolId, clusterId };
   const pool: PoolRef = { ...volume.pool, pool: spec.groupPool };
-  return { pool, poolId: yield* (yield* Rados).poolId(pool.access, spec.groupPool), clusterId };
+  return {
+    pool,
+    poolId: yield* (yield* Rados).poolId(pool.access, spec.groupPool, { dataPool: undefined }),
+    clusterId,
+  };
 });
 
 const proveSameMembers = ({ requestName }: GroupSpec, entry: GroupEntry, members: readonly Member[]) => {

@@ -66,6 +66,7 @@ const OUTCOMES = {
   SnapshotNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   ObjectNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   PoolNotFound: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  PoolUnfit: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   VolumeNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   GroupSnapshotNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   Exists: { code: Code.ALREADY_EXISTS, outcome: "none" },

@@ -9,6 +9,7 @@
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
+import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
@@ -90,6 +91,12 @@ export const findSource = Effect.fn("volume.findSource")(function* (
     return yield* new Precondition({ subject, problem });
   }
   const source = yield* request.kind === "snapshot" ? snapshotToCopy(located) : volumeToCopy(located);
+  if (source.kind === "volume" && (source.status.features & FEATURE_BITS.layering) === 0n) {
+    const subject = `image ${imageLabel(located.pool, located.imageName)}`;
+    const problem = "cannot be cloned, because it lacks the feature layering";
+    const remedy = "Copy its data to a volume that has it: the feature cannot be added to an image";
+    return yield* new Precondition({ subject, problem, remedy });
+  }
   if (sizeBytes < source.sizeBytes) {
     const reason = `asks for ${sizeBytes} bytes, but the ${request.kind} has ${source.sizeBytes}. Ask for at least as many`;
     return yield* new InvalidRequest({ field: "capacity_range", reason });

@@ -5,9 +5,10 @@
  * made (./pool-choice.ts).
  */
 import * as Effect from "effect/Effect";
+import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
-import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
+import { type ConfigError, InvalidParameter, type InvalidSecret } from "../config/errors.ts";
 import { parseNodeParameters } from "../config/node-parameters.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
 import { parseParameters, type VolumeParameters } from "../config/parameters.ts";
@@ -78,6 +79,7 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
   if (request.source === undefined) yield* proveFilesystemsFit(request, sizeBytes);
+  else yield* proveLayering(parameters);
   const cluster = yield* (yield* Clusters).get(parameters.clusterId);
   const { requestName, source } = request;
   if (source !== undefined) yield* readSource(source);
@@ -111,3 +113,14 @@ const proveFilesystemsFit = Effect.fnUntraced(function* (
     if (reason !== undefined) return yield* new InvalidRequest({ field: "volume_capabilities", reason });
   }
 });
+
+/** A copy reads from its parent, which the feature layering is for. */
+const proveLayering = ({ features }: VolumeParameters): Effect.Effect<void, InvalidParameter> =>
+  features === undefined || (features.mask & FEATURE_BITS.layering) !== 0n
+    ? Effect.void
+    : Effect.fail(
+        new InvalidParameter({
+          field: "imageFeatures",
+          reason: "lacks layering, which a volume with a content source needs: add it",
+        }),
+      );

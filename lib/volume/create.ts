@@ -91,7 +91,8 @@ const sourceLock = (source: SourceRequest | undefined): LockKey | undefined =>
 
 const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: CreateVolumePlan) {
   const spec = yield* stage("choose pool", choosePool(candidates, others));
-  const poolId = yield* stage("find", (yield* Rados).poolId(spec.pool.access, spec.pool.pool));
+  const { dataPool } = spec.parameters;
+  const poolId = yield* stage("find", (yield* Rados).poolId(spec.pool.access, spec.pool.pool, { dataPool }));
   const earlier = yield* stage("find", recoverEarlierAttempt(spec));
   const source =
     earlier.image === undefined && spec.source !== undefined

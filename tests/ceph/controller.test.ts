@@ -104,6 +104,26 @@ test("A volume is created, found again, grown, confirmed and deleted, and leaves
   expect(await settledInventory(pool.name)).toEqual(EMPTY);
 }, 60_000);
 
+test("CreateVolume tells a pool that cannot hold the volume by its type, though nothing can be read from it", async () => {
+  const coded = `${pool.name}-coded`;
+  // One OSD cannot hold the parts of an object: the pool is never active, and every operation in it would hang.
+  await tool("ceph", "osd", "pool", "create", coded, "1", "1", "erasure");
+  try {
+    const asPool = await failureOf(create("pvc-coded", { pool: coded }));
+    expect(asPool.code).toBe(Code.FAILED_PRECONDITION);
+    expect(asPool.details).toStartWith(`pool ${coded} is erasure-coded, and`);
+    const asData = await failureOf(create("pvc-coded", { dataPool: coded }));
+    expect(asData.code).toBe(Code.FAILED_PRECONDITION);
+    expect(asData.details).toContain(`"ceph osd pool set ${coded} allow_ec_overwrites true"`);
+    const absent = await failureOf(create("pvc-coded", { dataPool: "no-such-pool" }));
+    expect(absent.code).toBe(Code.INVALID_ARGUMENT);
+    expect(absent.details).toStartWith("data pool no-such-pool does not exist");
+    expect(await settledInventory(pool.name)).toEqual(EMPTY);
+  } finally {
+    await tool("ceph", "osd", "pool", "rm", coded, coded, "--yes-i-really-really-mean-it");
+  }
+}, 60_000);
+
 test("ValidateVolumeCapabilities confirms a static volume by its volume_context, as Nomad registers one", async () => {
   await tool("rbd", "create", "--size=1G", `${pool.name}/registered`);
   const volumeContext = { clusterID: CLUSTER, pool: pool.name, staticVolume: "true", imageFeatures: "layering" };

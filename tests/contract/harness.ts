@@ -30,6 +30,9 @@ export interface World {
   /** A user without mgr caps, whose osd caps name `pool` only. */
   readonly limited: ClusterAccess;
   readonly addPool: (name: string) => Promise<bigint>;
+  /** An erasure-coded one, in which nothing can be written: no OSD has its parts. */
+  readonly addCodedPool: (name: string) => Promise<void>;
+  readonly allowOverwrites: (pool: string) => Promise<void>;
   /** Whether an image in a group can be moved to the trash. */
   readonly trashesMembers: boolean;
   /** Whether `diff` can begin at a snapshot that has no name. */

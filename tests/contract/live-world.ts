@@ -63,6 +63,10 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     poolNames.set(id, name);
     return id;
   };
+  const addCodedPool = async (name: string): Promise<void> => {
+    await tool("ceph", "osd", "pool", "create", name, "1", "1", "erasure");
+    pools.push(name);
+  };
   const mark = crypto.randomUUID().slice(0, 8);
   const pool = `contract-${mark}`;
   const dataPool = `${pool}-data`;
@@ -175,6 +179,10 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     namespace,
     limited: { ...access, user, key: Redacted.make(made?.key ?? "") },
     addPool,
+    addCodedPool,
+    allowOverwrites: async (name) => {
+      await tool("ceph", "osd", "pool", "set", name, "allow_ec_overwrites", "true");
+    },
     diffsFromIds: rig.release >= 18,
     trashesMembers: rig.release < 20,
     setQuota: async (name, bytes) => {

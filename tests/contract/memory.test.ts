@@ -28,6 +28,10 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
     },
   });
   cluster.diffsFromIds = diffsFromIds;
+  const coded = (name: string, overwrites: boolean) => {
+    const pool = cluster.pools.get(name);
+    if (pool !== undefined) pool.coded = { overwrites };
+  };
   return {
     layer: cephLayerMemory(cluster),
     access: memoryAccess,
@@ -36,6 +40,11 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
     namespace: "other",
     limited: { ...memoryAccess, user: "limited", key: Redacted.make("bGltaXRlZA==") },
     addPool: async (name) => cluster.addPool(name),
+    addCodedPool: async (name) => {
+      cluster.addPool(name);
+      coded(name, false);
+    },
+    allowOverwrites: async (name) => coded(name, true),
     diffsFromIds,
     trashesMembers: cluster.trashesMembers,
     setQuota: async (name, bytes) => {

@@ -30,6 +30,34 @@ export const poolContract = (at: () => Session): void => {
   );
 
   test(
+    "An erasure-coded pool is refused for images, and for their data until it allows overwrites, without a word to an OSD",
+    async () => {
+      const { run, fails, world, nowhere } = at();
+      const { access, pool, dataPool } = world;
+      const coded = `${pool}-coded`;
+      await world.addCodedPool(coded);
+      const id = await run((ceph) => ceph.poolId(access, pool));
+      const use = (data: string | undefined) => ({ dataPool: data });
+      expect(await run((ceph) => ceph.poolId(access, pool, use(undefined)))).toBe(id);
+      expect(await run((ceph) => ceph.poolId(access, pool, use(dataPool)))).toBe(id);
+      const asPool = await fails((ceph) => ceph.poolId(access, coded, use(undefined)));
+      expect(asPool.message).toStartWith(`pool ${coded} is erasure-coded, and`);
+      const asData = await fails((ceph) => ceph.poolId(access, pool, use(coded)));
+      expect(asData.message).toContain(`"ceph osd pool set ${coded} allow_ec_overwrites true"`);
+      expect([asPool._tag, asData._tag]).toEqual(["PoolUnfit", "PoolUnfit"]);
+      await world.allowOverwrites(coded);
+      expect(await run((ceph) => ceph.poolId(access, pool, use(coded)))).toBe(id);
+      expect((await fails((ceph) => ceph.poolId(access, coded, use(coded))))._tag).toBe("PoolUnfit");
+      const absent = await fails((ceph) => ceph.poolId(access, pool, use(nowhere.pool)));
+      expect(absent._tag).toBe("PoolNotFound");
+      expect(absent.message).toContain(`data pool ${nowhere.pool} does not exist`);
+      expect(absent.message).toContain('correct "dataPool"');
+      expect((await fails((ceph) => ceph.poolId(access, nowhere.pool, use(undefined))))._tag).toBe("PoolNotFound");
+    },
+    LIMIT,
+  );
+
+  test(
     "A pool that does not exist is PoolNotFound, whatever the call",
     async () => {
       const { fails, world, nowhere } = at();

@@ -58,6 +58,13 @@ const calls = {
   shutdown: ({ cluster }: ClusterArg) => rados.shutdown(cluster),
 
   poolId: ({ cluster, pool }: ClusterArg & { readonly pool: string }) => rados.poolId(cluster, pool),
+  poolFitness: ({
+    cluster,
+    pool,
+    dataPool,
+    proven,
+  }: ClusterArg & { readonly pool: string; readonly dataPool: string | undefined; readonly proven: string }) =>
+    pools.fitness(cluster, pool, dataPool, proven),
   poolName: ({ cluster, id }: ClusterArg & { readonly id: bigint }) => rados.poolName(cluster, id),
   pools: ({ cluster }: ClusterArg) => pools.pools(cluster),
   poolSpace: ({ cluster, pool }: ClusterArg & { readonly pool: string }) => ({

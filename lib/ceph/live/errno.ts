@@ -84,7 +84,10 @@ const absent = (op: string, context: CallContext): CephError | undefined => {
   if (op === "rbd_namespace_exists") {
     return new PoolNotFound({ op, subject: `${pool}/${namespace} (a namespace: "rbd namespace create" makes one)` });
   }
-  if (op === "rados_pool_lookup") return new PoolNotFound({ op, subject: dataPool ?? pool });
+  if (op === "rados_pool_lookup" && dataPool !== undefined) {
+    return new PoolNotFound({ op, subject: dataPool, parameter: "dataPool" });
+  }
+  if (op === "rados_pool_lookup") return new PoolNotFound({ op, subject: pool });
   if (op === "rados_ioctx_create of the source") return new PoolNotFound({ op, subject: context.sourcePool ?? pool });
   if (op === "rados_ioctx_create of the member") return new PoolNotFound({ op, subject: context.memberPool ?? pool });
   if (op === "rbd_snap_set") return new ImageSnapshotNotFound({ op, subject: context.snapshot ?? subject });

@@ -5,20 +5,24 @@
  */
 import * as Effect from "effect/Effect";
 import { imageLabel, poolLabel } from "../label.ts";
-import type { ClusterAccess, OmapWrite, RadosCalls } from "../rados.ts";
+import type { Fitness } from "../cell/pools.ts";
+import { type CephError, PoolNotFound, PoolUnfit } from "../errors.ts";
+import type { ClusterAccess, OmapWrite, PoolUse, RadosCalls } from "../rados.ts";
 import type { Calls } from "./call.ts";
 import { keptForAMoment } from "./recent.ts";
 
-export const radosCalls = ({ call, inCluster }: Calls): Effect.Effect<RadosCalls> =>
+export const radosCalls = (calls: Calls): Effect.Effect<RadosCalls> =>
   Effect.gen(function* () {
-    const poolId = yield* keptForAMoment((access: ClusterAccess, pool: string) =>
+    const { call, inCluster } = calls;
+    const lookUp = yield* keptForAMoment((access: ClusterAccess, pool: string) =>
       inCluster(access, "poolId", { pool }, { key: `pool ${pool}`, pool }),
     );
+    const proveFit = yield* fitPools(calls);
     const poolName = yield* keptForAMoment((access: ClusterAccess, id: bigint) =>
       inCluster(access, "poolName", { id }, { key: `pool #${id}`, pool: `#${id}` }),
     );
     return {
-      poolId,
+      poolId: (access, pool, use) => (use === undefined ? lookUp(access, pool) : proveFit(access, pool, use)),
       poolName,
       pools: (access) => inCluster(access, "pools", {}, { key: "pools" }),
       poolSpace: (access, pool) =>
@@ -45,6 +49,33 @@ export const radosCalls = ({ call, inCluster }: Calls): Effect.Effect<RadosCalls
       objectRemove: call("objectRemove", ["object"], { changes: true }),
     };
   });
+
+const unfitError = ({ pool: subject, why }: NonNullable<Fitness["unfit"]>): CephError =>
+  why === "no such data pool"
+    ? new PoolNotFound({ op: "rados_pool_lookup", subject, parameter: "dataPool" })
+    : new PoolUnfit({ op: "osd pool ls", subject, why });
+
+/** The id of a pool that images can be kept in. The monitors are asked once for each pair of pools. */
+const fitPools = ({ inCluster }: Calls) => {
+  const proven = new Map<string, string>();
+  const ask = (access: ClusterAccess, pools: string): Effect.Effect<bigint, CephError> => {
+    const [pool = "", dataPool] = pools.split("\0");
+    const place = `${access.monitors.join(",")} ${pools}`;
+    const about = { key: `pool ${pools}`, pool };
+    const arg = { pool, dataPool, proven: proven.get(place) ?? "" };
+    return Effect.flatMap(inCluster(access, "poolFitness", arg, about), ({ id, ids, unfit, told }) => {
+      if (unfit !== undefined) return Effect.fail(unfitError(unfit));
+      if (told) proven.set(place, ids);
+      return Effect.succeed(id);
+    });
+  };
+  return Effect.map(
+    keptForAMoment(ask),
+    (kept) =>
+      (access: ClusterAccess, pool: string, { dataPool }: PoolUse) =>
+        kept(access, dataPool === undefined ? pool : `${pool}\0${dataPool}`),
+  );
+};
 
 const keysOf = ({ compare = {}, set = {}, remove = [] }: OmapWrite): readonly string[] => [
   ...Object.keys(compare),

@@ -52,6 +52,8 @@ export interface MemoryPool {
   maxAvailableBytes: bigint;
   /** 0: none. */
   quotaBytes: bigint;
+  /** Absent: it is replicated. */
+  coded?: { overwrites: boolean };
 }
 
 /** The reason why an image in the trash cannot be removed. */

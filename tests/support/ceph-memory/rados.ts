@@ -3,7 +3,7 @@
  *
  * Not here: images (./images.ts) and the order of keys (./omap.ts).
  */
-import { Exists, ObjectNotFound, PoolNotFound, Raced } from "../../../lib/ceph/errors.ts";
+import { Exists, ObjectNotFound, PoolNotFound, PoolUnfit, Raced } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { RadosCalls } from "../../../lib/ceph/rados.ts";
 import { admit, call, enter, refuse } from "./call.ts";
@@ -11,11 +11,20 @@ import type { MemoryCluster } from "./cluster.ts";
 import { asOmap, only } from "./omap.ts";
 
 export const radosCalls = (cluster: MemoryCluster): RadosCalls => ({
-  poolId: (access, pool) =>
+  poolId: (access, pool, use) =>
     call(() => {
-      admit(cluster, access, "rados_pool_lookup");
+      const op = "rados_pool_lookup";
+      admit(cluster, access, op);
       const found = cluster.pools.get(pool);
-      if (found === undefined) throw refuse(new PoolNotFound({ op: "rados_pool_lookup", subject: pool }));
+      if (found === undefined) throw refuse(new PoolNotFound({ op, subject: pool }));
+      if (use === undefined) return found.id;
+      const { dataPool } = use;
+      const data = dataPool === undefined ? found : cluster.pools.get(dataPool);
+      if (data === undefined) throw refuse(new PoolNotFound({ op, subject: dataPool ?? pool, parameter: "dataPool" }));
+      if (found.coded !== undefined) throw refuse(new PoolUnfit({ op, subject: pool, why: "erasure-coded" }));
+      if (data.coded?.overwrites === false) {
+        throw refuse(new PoolUnfit({ op, subject: dataPool ?? pool, why: "no overwrites" }));
+      }
       return found.id;
     }),
 
