@@ -9,6 +9,8 @@ import type { AnyRole } from "../lib/process/role.ts";
 import { VERSION } from "../lib/process/version.ts";
 import { liveWorld, type World } from "../lib/process/world.ts";
 import { driverRoles } from "./driver.ts";
+import { journalControllerRole } from "./journal-controller.ts";
+import { livenessRole } from "./liveness.ts";
 
 const help = (): string => {
   const lines = Object.entries(verbs).map(([name, verb]) => `  ${name.padEnd(8)} ${verb.help}`);
@@ -18,6 +20,8 @@ const help = (): string => {
 /** The roles that each `--type` runs. */
 const ROLES: Readonly<Record<Flags["type"], (flags: Flags, world: World) => readonly AnyRole[]>> = {
   rbd: driverRoles,
+  liveness: (flags) => [livenessRole(flags)],
+  controller: () => [journalControllerRole],
 };
 
 export const rolesOf = (flags: Flags, world: World = liveWorld(flags)) => ROLES[flags.type](flags, world);

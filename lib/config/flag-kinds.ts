@@ -50,12 +50,6 @@ export const text = (): FlagKind<string> =>
 export const shaped = (write: string, read: (value: string) => string | undefined): FlagKind<string> =>
   kind(write, (value) => (hasControl(value) ? undefined : read(value)));
 
-/** A kind of which not every value is accepted. */
-export const refined = <T>(of: FlagKind<T>, write: string, accepts: (value: T) => boolean): FlagKind<T> => ({
-  ...of,
-  schema: of.schema.refine(accepts, `write ${write}`),
-});
-
 /** One of these words. */
 export const oneOf = <const W extends string>(words: ReadonlyArray<W>): FlagKind<W> =>
   kind(words.join(", "), (value) => words.find((word) => word === value));

@@ -9,7 +9,8 @@
  */
 import * as Result from "effect/Result";
 import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "../grpc/endpoint.ts";
-import { bool, duration, type FlagKind, int, list, oneOf, path, refined, shaped, text } from "./flag-kinds.ts";
+import { goBool } from "../text/go-values.ts";
+import { bool, duration, type FlagKind, int, list, oneOf, path, shaped, text } from "./flag-kinds.ts";
 
 export interface Flag<K extends string, T> extends FlagKind<T> {
   /** Name in the typed result. */
@@ -46,8 +47,6 @@ const unixEndpoint = shaped("unix:///path (at most 107 bytes)", (value) => {
 
 /** ceph-csi's further types, and why each is refused. */
 export const OTHER_TYPES: Readonly<Record<string, string>> = {
-  liveness: "this release has no liveness probe: leave out the container that runs it",
-  controller: "this release does not rebuild journals: leave out the container that runs it",
   cephfs: "this driver serves RBD only",
   nfs: "this driver serves RBD only",
   nvmeof: "this driver serves RBD only",
@@ -65,7 +64,12 @@ const metricsPath = shaped("a path such as /metrics", (value) => (value.startsWi
 
 /** ceph-csi's flags that have an effect here. */
 const CEPH_CSI = {
-  type: flag("type", oneOf(["rbd"]), "rbd", "what to run; required, and rbd is all that this release has"),
+  type: flag(
+    "type",
+    oneOf(["rbd", "liveness", "controller"]),
+    "rbd",
+    "what to run; required. rbd: the driver; liveness: a probe of it; controller: nothing in this release",
+  ),
   endpoint: flag("endpoint", endpoint, "unix:///tmp/csi.sock", "where CSI is served"),
   drivername: flag("driverName", driverName, DEFAULT_DRIVER_NAME, "name of the driver"),
   nodeid: flag("nodeId", nodeId, "", "name of this node; required"),
@@ -93,6 +97,8 @@ const CEPH_CSI = {
     "how often an operation that runs for longer is logged",
   ),
   enableprofiling: flag("enableProfiling", bool(), "false", "serve metrics over HTTP"),
+  polltime: flag("pollTime", duration(), "60s", "liveness: how often it probes the driver at --endpoint"),
+  timeout: flag("probeTimeout", duration(), "3s", "liveness: how long the driver may take to answer a probe"),
   metricsport: flag("metricsPort", int(1, 65_535), "8080", "port of the metrics"),
   metricspath: flag("metricsPath", metricsPath, "/metrics", "path of the metrics"),
   version: flag("version", bool(), "false", "print the version and end"),
@@ -120,14 +126,42 @@ const OWN = {
 
 export const FLAGS = { ...CEPH_CSI, ...OWN };
 
+/** ceph-csi's feature gates so far. SlowGRPCRestart ends a process whose call hangs; here a thread that hangs is replaced. */
+const KNOWN_GATES: ReadonlySet<string> = new Set(["SlowGRPCRestart"]);
+
+const gatesIn = (value: string): ReadonlyArray<readonly [name: string, on: string]> =>
+  value
+    .split(",")
+    .map((gate) => gate.trim())
+    .filter((gate) => gate !== "")
+    .map((gate) => {
+      const [name = "", ...on] = gate.split("=");
+      return [name.trim(), on.join("=").trim()];
+    });
+
+const gates = shaped("Name=true,Name=false", (value) =>
+  gatesIn(value).every(([name, on]) => name !== "" && goBool(on) !== undefined) ? value : undefined,
+);
+
 export interface WithoutEffect {
   /** The kind matters: a boolean flag does not take the next argument. */
   readonly kind: FlagKind<unknown>;
   readonly reason: string;
+  /** Whether this value asks for something that is missed here: the log then warns. */
+  readonly missed?: (value: string) => boolean;
 }
 
-const because = (reason: string, kinds: Readonly<Record<string, FlagKind<unknown>>>) =>
-  Object.fromEntries(Object.entries(kinds).map(([name, kind]) => [name, { kind, reason }]));
+const because = (
+  reason: string,
+  kinds: Readonly<Record<string, FlagKind<unknown>>>,
+  missed?: WithoutEffect["missed"],
+) =>
+  Object.fromEntries(
+    Object.entries(kinds).map(([name, kind]): [string, WithoutEffect] => [
+      name,
+      { kind, reason, ...(missed && { missed }) },
+    ]),
+  );
 
 /** Flags of ceph-csi that are accepted and change nothing. */
 export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
@@ -140,8 +174,8 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
   }),
   ...because("ceph-csi 3.8 dropped it", { enablegrpcmetrics: bool(), histogramoption: text() }),
   ...because("this release does not serve CSI-Addons", { "csi-addons-endpoint": unixEndpoint }),
-  ...because("for --type=liveness, which this release does not have", { polltime: duration(), timeout: duration() }),
-  ...because("for --type=controller, which this release does not have", { drivernamespace: text() }),
+  ...because("for --type=controller, which has nothing to do in this release", { drivernamespace: text() }),
+  ...because("the pod's own service account is what the driver uses", { kubeconfig: text() }),
   ...because("a node never flattens an image to suit its kernel", { skipforceflatten: bool() }),
   ...because("for rbd-nbd, which this release does not have; kubelet names the path in each request", {
     stagingpath: path(),
@@ -149,10 +183,12 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
   ...because("the pod's own limit of processes stays as it is", {
     pidlimit: int(-1, 2 ** 31 - 1),
   }),
-  ...because("no feature gate of ceph-csi changes this driver", { "feature-gates": text() }),
-  ...because("this release does not fence; false is all that it accepts", {
-    "enable-fencing": refined(bool(), "false", (fencing) => !fencing),
-  }),
+  ...because(
+    "no feature gate changes this driver",
+    { "feature-gates": gates },
+    (value) => !gatesIn(value).every(([name]) => KNOWN_GATES.has(name)),
+  ),
+  ...because("this release does not fence", { "enable-fencing": bool() }, (value) => goBool(value) === true),
   ...because("images go at once; 0 is all that this release accepts", {
     rbdtrashmaxdelay: shaped("0", (delay) => (/^0[a-z]*$/.test(delay) ? delay : undefined)),
   }),
@@ -168,6 +204,7 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
     skip_headers: bool(),
     skip_log_headers: bool(),
     add_dir_header: bool(),
+    legacy_stderr_threshold_behavior: bool(),
     one_output: bool(),
   }),
 };

@@ -4,7 +4,9 @@
  *
  * Invariants:
  * 1. No argument list makes parseFlags throw; each gives Flags or one line that says what to write.
- * 2. A flag that has no effect is named in `withoutEffect`; nothing else is dropped silently.
+ * 2. A flag that has no effect is named in `withoutEffect`, and in `warnings` if its effect is missed; an unknown one is
+ *    named in `warnings`. Nothing is dropped silently.
+ * 3. An unknown flag never ends the start: operators pass new ones with every release. A known one with a wrong value does.
  */
 import * as Result from "effect/Result";
 import { closest } from "../text/closest.ts";
@@ -24,6 +26,8 @@ type Values = {
 export type Flags = Values & {
   /** Arguments that were given and have no effect, each with the reason. */
   readonly withoutEffect: ReadonlyArray<string>;
+  /** What the log warns of, a line each. No line holds the value of an unknown flag, which may be a secret. */
+  readonly warnings: ReadonlyArray<string>;
 };
 
 const known: ReadonlyMap<string, FlagKind<unknown>> = new Map<string, FlagKind<unknown>>([
@@ -34,7 +38,8 @@ const keys: ReadonlyMap<string, string> = new Map(Object.entries(FLAGS).map(([na
 
 const unknownFlag = (name: string): string => {
   const near = closest(name, [...known.keys()]);
-  return `unknown flag --${plainName(name)}: ${near === undefined ? "--help lists all flags" : `did you mean --${near}?`}`;
+  const hint = near === undefined ? "--help lists all flags" : `did you mean --${near}?`;
+  return `unknown flag --${plainName(name)} has no effect: ${hint}`;
 };
 
 /** A name from the command line, safe to print. */
@@ -51,15 +56,20 @@ const canonical = (name: string): string => (name === "h" ? "help" : name);
 interface Given {
   /** Text per flag, in the order of first mention; later mentions replace the text. */
   readonly texts: ReadonlyMap<string, string>;
+  readonly unknown: ReadonlySet<string>;
   readonly rest: ReadonlyArray<string>;
 }
 
-/** Splits arguments into flags and texts, and checks nothing but that. */
+/**
+ * Splits arguments into flags and texts, and checks nothing but that. A word after an unknown flag is its value: alone it
+ * would be nothing.
+ */
 const split = (argv: ReadonlyArray<string>): Result.Result<Given, string> => {
   const texts = new Map<string, string>();
+  const unknown = new Set<string>();
   for (let at = 0; at < argv.length; at++) {
     const argument = argv[at] ?? "";
-    if (argument === "--") return Result.succeed({ texts, rest: argv.slice(at + 1) });
+    if (argument === "--") return Result.succeed({ texts, unknown, rest: argv.slice(at + 1) });
     const [, spelled, assigned] = /^--?([^-=][^=]*)(?:=(.*))?$/s.exec(argument) ?? [];
     if (spelled === undefined) {
       const hint = goWord(argument)
@@ -69,8 +79,10 @@ const split = (argv: ReadonlyArray<string>): Result.Result<Given, string> => {
     }
     const name = canonical(spelled);
     const flag = known.get(name);
-    if (flag === undefined) return Result.fail(unknownFlag(name));
-    if (assigned !== undefined) {
+    if (flag === undefined) {
+      unknown.add(name);
+      if (assigned === undefined && argv[at + 1]?.startsWith("-") === false) at++;
+    } else if (assigned !== undefined) {
       texts.set(name, assigned);
     } else if (flag.isBool) {
       texts.set(name, "true");
@@ -81,7 +93,7 @@ const split = (argv: ReadonlyArray<string>): Result.Result<Given, string> => {
       texts.set(name, next);
     }
   }
-  return Result.succeed({ texts, rest: [] });
+  return Result.succeed({ texts, unknown, rest: [] });
 };
 
 const goWord = (argument: string): boolean => /^(true|false|t|f|1|0)$/i.test(argument);
@@ -105,7 +117,7 @@ const read = (texts: ReadonlyMap<string, string>): Result.Result<Map<string, unk
 /** Checks flags against each other. Returns what is wrong. */
 const across = (flags: Flags, given: ReadonlyMap<string, string>): string | undefined => {
   if (!given.has("type")) return "--type is missing: write --type=rbd";
-  if (flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
+  if (flags.type === "rbd" && flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
   const pairs = [
     ["rbdsoftmaxclonedepth", flags.rbdSoftMaxCloneDepth, "rbdhardmaxclonedepth", flags.rbdHardMaxCloneDepth],
     ["minsnapshotsonimage", flags.minSnapshotsOnImage, "maxsnapshotsonimage", flags.maxSnapshotsOnImage],
@@ -116,21 +128,37 @@ const across = (flags: Flags, given: ReadonlyMap<string, string>): string | unde
   return undefined;
 };
 
+/** Flags that are for another type than the driver. */
+const LIVENESS_ONLY = ["polltime", "timeout"];
+
+/** Names the flags that change nothing. */
+const remarksOn = (texts: ReadonlyMap<string, string>) => {
+  const withoutEffect: string[] = [];
+  const warnings: string[] = [];
+  for (const [name, value] of texts) {
+    const unused = Object.hasOwn(WITHOUT_EFFECT, name) ? WITHOUT_EFFECT[name] : undefined;
+    if (unused?.missed?.(value) === true) {
+      warnings.push(`--${name}=${oneLine(value)} has no effect: ${unused.reason}`);
+    } else if (unused !== undefined) {
+      withoutEffect.push(`--${name} (${unused.reason})`);
+    } else if (LIVENESS_ONLY.includes(name) && texts.get("type") === "rbd") {
+      withoutEffect.push(`--${name} (for --type=liveness)`);
+    }
+  }
+  return { withoutEffect, warnings };
+};
+
 /** Reads the arguments after the program's own. The failure is one line for stderr. */
 export const parseFlags = (argv: ReadonlyArray<string>): Result.Result<Flags, string> =>
   Result.gen(function* () {
-    const { texts, rest } = yield* split(argv);
+    const { texts, unknown, rest } = yield* split(argv);
     const values = yield* read(texts);
-    const withoutEffect = [
-      ...[...texts.keys()].flatMap((name) => {
-        const reason = Object.hasOwn(WITHOUT_EFFECT, name) ? WITHOUT_EFFECT[name]?.reason : undefined;
-        return reason === undefined ? [] : [`--${name} (${reason})`];
-      }),
-      ...rest.map((word) => `${oneLine(word)} (after --)`),
-    ];
+    const { withoutEffect, warnings } = remarksOn(texts);
+    withoutEffect.push(...rest.map((word) => `${oneLine(word)} (after --)`));
+    warnings.push(...[...unknown].map(unknownFlag));
     // Every key of the table has been set above, each with a value of its own kind.
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a loop over the table cannot be typed per key
-    const flags = { ...Object.fromEntries(values), withoutEffect } as unknown as Flags;
+    const flags = { ...Object.fromEntries(values), withoutEffect, warnings } as unknown as Flags;
     if (flags.help || flags.version) return flags;
     const wrong = across(flags, texts);
     if (wrong !== undefined) return yield* Result.fail(wrong);

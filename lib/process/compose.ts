@@ -37,7 +37,10 @@ export const compose = (
 ): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
     // Built first, so that it ends last: the log and the traces include what happens while the process stops.
-    const telemetry = yield* Layer.build(telemetryLayer(flags, VERSION, operationFields));
+    const { verbosity, metricsPort, metricsPath } = flags;
+    const enableProfiling = flags.enableProfiling || roles.some(({ servesMetrics }) => servesMetrics === true);
+    const telemetryFlags = { verbosity, enableProfiling, metricsPort, metricsPath };
+    const telemetry = yield* Layer.build(telemetryLayer(telemetryFlags, VERSION, operationFields));
     yield* Effect.provideContext(run(flags, roles, grace), telemetry);
   });
 
@@ -80,5 +83,8 @@ const drain = (operations: OperationsService, grace: Grace): Effect.Effect<void>
     yield* operations.drain(left);
   });
 
-const sayWithoutEffect = ({ withoutEffect }: Flags): Effect.Effect<void> =>
-  withoutEffect.length === 0 ? Effect.void : Effect.logInfo(`accepted without effect: ${withoutEffect.join(", ")}`);
+const sayWithoutEffect = ({ withoutEffect, warnings }: Flags): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    for (const warning of warnings) yield* Effect.logWarning(warning);
+    if (withoutEffect.length > 0) yield* Effect.logInfo(`accepted without effect: ${withoutEffect.join(", ")}`);
+  });

@@ -21,7 +21,6 @@ export const launch = (
   main: Effect.Effect<void, { readonly message: string }, Scope.Scope>,
   grace: Grace = makeGrace(Duration.seconds(25)),
 ): void => {
-  const fiber = Effect.runFork(Effect.scoped(main));
   let stopping = false;
   const stop = () => {
     if (stopping) process.exit(1);
@@ -30,8 +29,10 @@ export const launch = (
     setTimeout(() => process.exit(1), exitBy - Date.now());
     fiber.interruptUnsafe();
   };
+  // Before the work, so that a signal finds them as soon as anything of it can be seen.
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
+  const fiber = Effect.runFork(Effect.scoped(main));
   fiber.addObserver((exit) => {
     if (Exit.isSuccess(exit) || (stopping && Cause.hasInterruptsOnly(exit.cause))) process.exit(0);
     const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause));

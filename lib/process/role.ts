@@ -1,5 +1,5 @@
 /**
- * A role is one thing that this process can be: the Controller, the Node, later a registrar or a liveness probe. Each
+ * A role is one thing that this process can be: the Controller, the Node, a liveness probe, later a registrar. Each
  * is one file of services/ that exports its Role; compose.ts makes a process of the roles that the flags ask for.
  *
  * Not here: which roles there are (services/), and how they are started (./compose.ts).
@@ -27,6 +27,8 @@ export interface Role<P> {
   readonly endpoint?: string;
   /** Work besides answering calls. It is interrupted before the servers stop; its failure ends the process. */
   readonly runs?: Effect.Effect<void, RoleError, P | Scope.Scope>;
+  /** Metrics are what the role is for: the process serves them also without `--enableprofiling`. */
+  readonly servesMetrics?: boolean;
 }
 
 /** A role next to others. */

@@ -92,6 +92,7 @@ export const ROOMS = {
     "lib/operations",
     "lib/process",
     "lib/snapshot",
+    "lib/telemetry",
     "lib/volume",
   ],
 

@@ -1,7 +1,7 @@
 /**
- * A gRPC client typed by a protobuf-es descriptor, for tests, the demo, the benchmark and the liveness probe.
+ * A gRPC client typed by a protobuf-es descriptor, for tests, the demo and the benchmark.
  *
- * Not for the driver's own work: it speaks promises, not Effects, and has no policy of retries.
+ * Not for the product's own work (lib/grpc/ask.ts): it speaks promises, not Effects, and has no policy of retries.
  *
  * 1. Every client has its own connection: closing one never touches another's calls.
  * 2. A failed call rejects with grpc-js's ServiceError: `code` and `details` (the text).

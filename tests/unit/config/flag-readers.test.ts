@@ -15,7 +15,7 @@ import { role } from "../../../lib/process/role.ts";
 import { liveWorld, type World } from "../../../lib/process/world.ts";
 import { rolesOf } from "../../../services/main.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
-import { temporaryDirectory } from "../../support/grpc-serving.ts";
+import { eventually, temporaryDirectory } from "../../support/grpc-serving.ts";
 import { hostMemoryService, MemoryNode } from "../../support/host-memory.ts";
 import { aCluster } from "../../support/world.ts";
 
@@ -36,18 +36,8 @@ const freePort = async (): Promise<number | undefined> => {
   return port;
 };
 
-test("The driver reads each flag of the table when all roles start with everything on", async () => {
-  const directory = temporaryDirectory();
-  const argv = [
-    "--type=rbd",
-    "--nodeid=n",
-    "--controllerserver",
-    "--nodeserver",
-    "--enableprofiling",
-    `--metricsport=${await freePort()}`,
-    `--endpoint=unix://${join(directory, "csi.sock")}`,
-    "--grace-period=1s",
-  ];
+/** Starts the roles of these arguments in full, stops them, and gives the keys of the flags that were read. */
+const readBy = async (argv: readonly string[]): Promise<ReadonlySet<string>> => {
   const read = new Set<string>();
   const flags = new Proxy(Result.getOrThrow(parseFlags(argv)), {
     get: (target, key, receiver): unknown => {
@@ -66,10 +56,31 @@ test("The driver reads each flag of the table when all roles start with everythi
   if ("text" in asked) throw new Error("the driver starts");
   const fiber = Effect.runFork(Effect.scoped(asked.run));
   await Promise.race([start, Effect.runPromise(Fiber.join(fiber))]);
+  if (flags.type === "liveness") await eventually(() => read.has("probeTimeout"), "the first probe");
   await Effect.runPromise(Fiber.interrupt(fiber));
+  return read;
+};
+
+test("The driver and its liveness probe read each flag of the table between them", async () => {
+  const directory = temporaryDirectory();
+  const endpoint = `--endpoint=unix://${join(directory, "csi.sock")}`;
+  const driver = await readBy([
+    "--type=rbd",
+    "--nodeid=n",
+    "--controllerserver",
+    "--nodeserver",
+    "--enableprofiling",
+    `--metricsport=${await freePort()}`,
+    endpoint,
+    "--grace-period=1s",
+  ]);
+  const liveness = await readBy(["--type=liveness", "--polltime=1ms", endpoint, `--metricsport=${await freePort()}`]);
   rmSync(directory, { recursive: true });
-  const unread = Object.entries(FLAGS).filter(([, { key }]) => !read.has(key));
-  expect(unread.map(([name]) => `--${name}`)).toEqual([]);
+  const unread = (read: ReadonlySet<string>) =>
+    Object.entries(FLAGS).flatMap(([name, { key }]) => (read.has(key) ? [] : [name]));
+  expect(unread(driver)).toEqual(["polltime", "timeout"]);
+  expect(unread(liveness)).not.toContain("polltime");
+  expect(unread(liveness)).not.toContain("timeout");
 });
 
 test("No flag is in both lists, and each flag without effect has a reason", () => {

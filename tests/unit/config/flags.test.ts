@@ -146,11 +146,29 @@ describe("defaults", () => {
   test("The parsed flags have every key of the table", () => {
     const keys = Object.values(FLAGS).map((flag) => flag.key);
     expect(new Set(keys).size).toBe(keys.length);
-    expect(Object.keys(ok()).toSorted()).toEqual([...keys, "withoutEffect"].toSorted());
+    expect(Object.keys(ok()).toSorted()).toEqual([...keys, "withoutEffect", "warnings"].toSorted());
   });
 });
 
 describe("ceph-csi's own manifests", () => {
+  test("The parser accepts the arguments of the liveness and controller containers, which have no node", () => {
+    const liveness = Result.getOrThrow(
+      parseFlags(
+        "--type=liveness --endpoint=unix:///csi/csi.sock --metricsport=8680 --metricspath=/metrics --polltime=60s --timeout=3s".split(
+          " ",
+        ),
+      ),
+    );
+    expect(liveness).toMatchObject({ type: "liveness", metricsPort: 8680, withoutEffect: [], warnings: [] });
+    expect([liveness.pollTime, liveness.probeTimeout].map(Duration.toSeconds)).toEqual([60, 3]);
+    const controller = Result.getOrThrow(
+      parseFlags(
+        "--type=controller --v=5 --drivername=rbd.csi.ceph.com --drivernamespace=ns --setmetadata=true".split(" "),
+      ),
+    );
+    expect(controller).toMatchObject({ type: "controller", warnings: [] });
+  });
+
   test("The parser accepts the arguments of ceph-csi's node plugin", () => {
     const flags = ok(
       ..."--nodeid=n2 --pluginpath=/var/lib/kubelet/plugins --stagingpath=/var/lib/kubelet/plugins/kubernetes.io/csi/ --type=rbd --nodeserver=true --endpoint=unix:///csi/csi.sock --csi-addons-endpoint=unix:///csi/csi-addons.sock --v=5 --drivername=rbd.csi.ceph.com --enableprofiling=false --pidlimit=-1 --logslowopinterval=30s".split(
@@ -175,8 +193,6 @@ describe("ceph-csi's own manifests", () => {
     const values: Readonly<Record<string, string>> = {
       "csi-addons-endpoint": "unix:///tmp/csi-addons.sock",
       stagingpath: "/var/lib/kubelet/plugins/kubernetes.io/csi/",
-      polltime: "60s",
-      timeout: "3s",
       rbdtrashmaxdelay: "0s",
       "feature-gates": "SlowGRPCRestart=true",
     };
@@ -186,6 +202,57 @@ describe("ceph-csi's own manifests", () => {
     expect(ok(...argv).withoutEffect).toEqual(
       Object.entries(WITHOUT_EFFECT).map(([name, { reason }]) => `--${name} (${reason})`),
     );
+  });
+});
+
+describe("flags that nobody knows, or that have no effect yet", () => {
+  test.each<[ReadonlyArray<string>, string]>([
+    [["--new-in-3.20=x"], "unknown flag --new-in-3.20 has no effect: --help lists all flags"],
+    [["-new-in-3.20", "x"], "unknown flag --new-in-3.20 has no effect: --help lists all flags"],
+    [["--new-in-3.20"], "unknown flag --new-in-3.20 has no effect: --help lists all flags"],
+    [["--nodeservr"], "unknown flag --nodeservr has no effect: did you mean --nodeserver?"],
+    [["--__proto__=1"], "unknown flag --__proto__ has no effect: --help lists all flags"],
+    [["--a\nb=1"], 'unknown flag --"a\\nb" has no effect: --help lists all flags'],
+  ])("The arguments %p start the driver, and the log warns of the unknown flag", (argv, warning) => {
+    expect(ok(...argv, "--clustername=c")).toMatchObject({ warnings: [warning], clusterName: "c" });
+  });
+
+  test("A warning holds no value of an unknown flag, and names a flag once", () => {
+    const { warnings } = ok("--token=s3cret", "--token", "s3cret", "--other=s3cret");
+    expect(warnings).toHaveLength(2);
+    expect(warnings.join()).not.toContain("s3cret");
+  });
+
+  test("An unknown flag never takes the next flag as its value", () => {
+    expect(ok("--odd", "--clustername=c", "--even", "-v=5")).toMatchObject({ clusterName: "c", verbosity: 5 });
+  });
+
+  test("A flag whose effect is missed is warned of; its value of today is only noted", () => {
+    const reason = "this release does not fence";
+    expect(ok("--enable-fencing=false")).toMatchObject({
+      warnings: [],
+      withoutEffect: [`--enable-fencing (${reason})`],
+    });
+    expect(ok("--enable-fencing").warnings).toEqual([`--enable-fencing="true" has no effect: ${reason}`]);
+  });
+
+  test("A known feature gate is noted, and an unknown one warned of", () => {
+    const reason = "no feature gate changes this driver";
+    expect(ok("--feature-gates=SlowGRPCRestart=false")).toMatchObject({
+      warnings: [],
+      withoutEffect: [`--feature-gates (${reason})`],
+    });
+    expect(ok("--feature-gates=SlowGRPCRestart=true, Newest=1").warnings).toEqual([
+      `--feature-gates="SlowGRPCRestart=true, Newest=1" has no effect: ${reason}`,
+    ]);
+    expect(ok("--feature-gates=").warnings).toEqual([]);
+  });
+
+  test("The flags of --type=liveness are noted where the driver itself runs", () => {
+    expect(ok("--polltime=60s", "--timeout=3s").withoutEffect).toEqual([
+      "--polltime (for --type=liveness)",
+      "--timeout (for --type=liveness)",
+    ]);
   });
 });
 
@@ -213,15 +280,13 @@ describe("refused arguments", () => {
     [["--type=rbd", "--nodeserver", "--nodeid="], "--nodeid is missing: write --nodeid=NAME, this node's name"],
     [["--type=cephfs"], "--type=cephfs: this driver serves RBD only"],
     [["--type=nfs"], "--type=nfs: this driver serves RBD only"],
-    [["--type=liveness"], "--type=liveness: this release has no liveness probe: leave out the container that runs it"],
-    [["--type=controller"], "--type=controller: this release does not rebuild journals"],
-    [["--type=RBD"], '--type="RBD": write rbd'],
+    [["--type=nvmeof"], "--type=nvmeof: this driver serves RBD only"],
+    [["--type=RBD"], '--type="RBD": write rbd, liveness, controller'],
     [["--type=constructor"], '--type="constructor": write rbd'],
-    [["--enable-fencing"], '--enable-fencing="true": write false'],
+    [["--enable-fencing=maybe"], '--enable-fencing="maybe": write true or false'],
+    [["--feature-gates=SlowGRPCRestart"], '--feature-gates="SlowGRPCRestart": write Name=true,Name=false'],
+    [["--feature-gates=A=true,B=maybe"], "write Name=true,Name=false"],
     [["--rbdtrashmaxdelay=24h"], '--rbdtrashmaxdelay="24h": write 0'],
-    [["--nodeservr"], "unknown flag --nodeservr: did you mean --nodeserver?"],
-    [["--node-id=x"], "unknown flag --node-id: did you mean --nodeid?"],
-    [["--zzzzzzzzzzzz"], "unknown flag --zzzzzzzzzzzz: --help lists all flags"],
     [["--nodeid"], "--nodeid has no value: write --nodeid=value"],
     [["--nodeserver=maybe"], '--nodeserver="maybe": write true or false'],
     [["--nodeserver="], "--nodeserver=: write true or false"],

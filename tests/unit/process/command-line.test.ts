@@ -7,8 +7,8 @@ const LIMIT = 60_000;
 describe("the command line", () => {
   test.each([
     [["--type=rbd"], "--nodeid is missing: write --nodeid=NAME, this node's name"],
-    [["--nodeservr"], "unknown flag --nodeservr: did you mean --nodeserver?"],
-    [["driver", "--nodeservr"], "unknown flag --nodeservr: did you mean --nodeserver?"],
+    [["--nodeservr"], "--type is missing: write --type=rbd"],
+    [["driver", "--type=nvmeof"], "--type=nvmeof: this driver serves RBD only"],
     [
       ["verson", "--type=rbd"],
       'unknown verb "verson": write driver, help, version, or no verb and --flag=value for the driver. Did you mean version?',
