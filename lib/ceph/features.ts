@@ -41,15 +41,14 @@ export interface ImageFeatures {
   readonly needsNbd: boolean;
 }
 
-/** Reads a comma-separated list. The failure says what to write. */
+/** Reads a comma-separated list, with blanks and line ends around its words. The failure says what to write. */
 export const parseImageFeatures = (text: string): Result.Result<ImageFeatures, string> => {
-  if (text === "") return Result.fail(`is empty: leave it out, or write some of ${REQUESTABLE.join(",")}`);
+  if (text.trim() === "") return Result.fail(`is empty: leave it out, or write some of ${REQUESTABLE.join(",")}`);
   const names: Array<Requestable> = [];
-  for (const token of text.split(",")) {
+  for (const word of text.split(",")) {
+    const token = word.trim();
     if (!isRequestable(token)) {
-      const spaced = isRequestable(token.trim());
-      const hint = spaced ? "write the list without spaces" : `write some of ${REQUESTABLE.join(",")}`;
-      return Result.fail(`unknown feature ${oneLine(token)}: ${hint}`);
+      return Result.fail(`unknown feature ${oneLine(token)}: write some of ${REQUESTABLE.join(",")}`);
     }
     if (!names.includes(token)) names.push(token);
   }

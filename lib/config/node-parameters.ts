@@ -9,6 +9,7 @@
  */
 import * as Result from "effect/Result";
 import * as z from "zod";
+import { hasControl } from "../text/printable.ts";
 import type { InvalidParameter } from "./errors.ts";
 import { refusalOfUnmapOptions } from "./krbd-options.ts";
 import { parseMapOptions } from "./map-options.ts";
@@ -31,9 +32,12 @@ const unmapOptions = krbdOptions.transform((options, context) => {
   return options;
 });
 
-const arguments_ = text
-  .transform((value) => value.split(" ").filter((word) => word !== ""))
-  .transform((words) => (words.length === 0 ? undefined : words));
+/** Words with blanks or line ends between them: a YAML block gives an argument a line, and always a final line end. */
+const arguments_ = read((value) => {
+  const words = value.split(/[ \t\r\n]+/).filter((word) => word !== "");
+  if (words.some(hasControl)) return Result.fail("must not hold control characters");
+  return Result.succeed(words.length === 0 ? undefined : words);
+});
 
 const schema = z.object({
   encrypted: bool

@@ -16,6 +16,14 @@ test.each([
   ["krbd:a;krbd:", "", ""],
   ["a; ;", "a", ""],
   [";;nbd:x;;", "", "x"],
+  ["lock_on_read,queue_depth=9\n", "lock_on_read,queue_depth=9", ""],
+  ["lock_on_read, queue_depth=9", "lock_on_read,queue_depth=9", ""],
+  ["lock_on_read,\r\n\tqueue_depth=9,\r\n", "lock_on_read,queue_depth=9", ""],
+  ["lock_on_read\nqueue_depth=9\n", "lock_on_read,queue_depth=9", ""],
+  ["krbd:a,\n  b;\nnbd:c\n", "a,b", "c"],
+  ["krbd:\n  a\n  b\nnbd:\n  c\n", "a,b", "c"],
+  ["\n", "", ""],
+  ["a,,b,", "a,b", ""],
 ])("The parser reads the map options %p", (text, krbd, nbd) => {
   expect(parseMapOptions(text)).toEqual(Result.succeed({ krbd, nbd }));
 });
@@ -26,13 +34,14 @@ test.each([
   [":a", 'unknown mounter ""'],
   ["krbd:a;constructor:b", 'unknown mounter "constructor"'],
   ["a\0b", "control characters"],
-  ["krbd:a\nb", "control characters"],
+  ["krbd:a\tb", "control characters"],
+  ["lock_on_read\nfuse:x", "unknown mounter"],
 ])("The parser refuses the map options %p", (text, reason) => {
   const parsed = parseMapOptions(text);
   expect(Result.isFailure(parsed) ? parsed.failure : "").toContain(reason);
 });
 
-test("No map options make the parser throw, and each result is a trimmed, printable part of the text", () => {
+test("No map options make the parser throw, and each result is a list of trimmed, printable parts of the text", () => {
   const piece = fc.oneof(fc.constantFrom("krbd", "nbd", "NBD", ":", ";", " ", ",", "="), fc.string({ unit: "binary" }));
   const text = fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join(""));
   fc.assert(
@@ -43,9 +52,12 @@ test("No map options make the parser throw, and each result is a trimmed, printa
         return;
       }
       for (const part of Object.values(parsed.success) as Array<string>) {
-        expect(options).toContain(part);
-        expect(part).toBe(part.trim());
-        expect(part).not.toContain(";");
+        expect(part).not.toMatch(/[\n\0;]/);
+        for (const option of part === "" ? [] : part.split(",")) {
+          expect(options).toContain(option);
+          expect(option).not.toBe("");
+          expect(option).toBe(option.trim());
+        }
       }
     }),
     { numRuns: 1000 },

@@ -90,7 +90,9 @@ describe("refused parameters", () => {
     [{ ...BASE, volumeNamePrefix: "a\nb" }, "parameter volumeNamePrefix: must not hold control characters"],
     [{ ...BASE, volumeNamePrefix: "ü".repeat(101) }, "parameter volumeNamePrefix: must have at most 200 bytes"],
     [{ ...BASE, imageFeatures: "" }, "parameter imageFeatures: is empty: leave it out"],
-    [{ ...BASE, imageFeatures: "layering, object-map" }, "write the list without spaces"],
+    [{ ...BASE, imageFeatures: "\n" }, "parameter imageFeatures: is empty: leave it out"],
+    [{ ...BASE, imageFeatures: "layering, object-map" }, "imageFeatures: object-map needs exclusive-lock: add it"],
+    [{ ...BASE, imageFeatures: "layering object-map" }, 'imageFeatures: unknown feature "layering object-map"'],
     [
       { ...BASE, imageFeatures: "layering,journaling,exclusive-lock" },
       "imageFeatures: journaling needs mounter rbd-nbd, which this release does not have",
@@ -127,6 +129,7 @@ describe("image features", () => {
     ["layering,exclusive-lock,object-map,fast-diff,deep-flatten", 61n],
     ["fast-diff,object-map,exclusive-lock", 28n],
     ["layering,layering", 1n],
+    [" layering,\n  exclusive-lock\n", 5n],
     ["exclusive-lock,journaling", 68n],
   ])("The parser reads the image features %s", (text, mask) => {
     expect(Result.getOrThrow(parseImageFeatures(text)).mask).toBe(mask);

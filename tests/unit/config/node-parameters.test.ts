@@ -32,8 +32,9 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
     ["lock_on_read,notrim", true],
     ["krbd:ms_mode=secure;nbd:try-netlink", true],
     ["nbd:try-netlink", true],
+    ["lock_on_read,\n  notrim\n", true],
     ["fuse:x", false],
-    ["a\nb", false],
+    ["lock_on_read\0", false],
   ],
   unmapOptions: [
     ["force", true],
@@ -42,6 +43,7 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
     ["nbd:mount_timeout=30;force", true],
     ["force,mount_timeout=30", false],
     ["krbd:exclusive", false],
+    ["force\n", true],
     ["fuse:force", false],
     ["force\0", false],
   ],
@@ -49,7 +51,8 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
     ["", true],
     ["-m0 -L data", true],
     ["-L\0", false],
-    ["-L\n", false],
+    ["-m0\n-L data\n", true],
+    ["-L\v", false],
   ],
 };
 
@@ -94,9 +97,13 @@ describe("parameters of CreateVolume and NodeStageVolume", () => {
 });
 
 test("A node gets the kernel's options only, and mkfs's arguments one by one", () => {
-  const parameters = { mapOptions: "lock_on_read;nbd:try-netlink", unmapOptions: "force", mkfsOptions: " -m0  -K" };
+  const parameters = {
+    mapOptions: "lock_on_read,\n notrim;\nnbd:try-netlink\n",
+    unmapOptions: "force\n",
+    mkfsOptions: " -m0  \n\t-K\r\n",
+  };
   expect(Result.getOrThrow(parseNodeParameters(parameters))).toEqual({
-    mapOptions: "lock_on_read",
+    mapOptions: "lock_on_read,notrim",
     unmapOptions: "force",
     mkfsOptions: ["-m0", "-K"],
   });

@@ -170,7 +170,7 @@ describe("CreateVolume", () => {
       volumeNamePrefix: ["", "a/b", "a@b", "a\0", "x".repeat(201)],
       imageFeatures: [
         "",
-        "layering, exclusive-lock",
+        "layering exclusive-lock",
         "striping",
         "object-map",
         "fast-diff,exclusive-lock",
@@ -180,8 +180,8 @@ describe("CreateVolume", () => {
       encrypted: ["yes", "2", " true", "true"],
       topologyConstrainedPools: [],
       mounter: ["fuse", "RBD", "rbd-nbd"],
-      mapOptions: ["fuse:x", "a\nb"],
-      unmapOptions: ["fuse:x", "a\nb"],
+      mapOptions: ["fuse:x", "a\u0001b"],
+      unmapOptions: ["fuse:x", "a\u0001b"],
       mkfsOptions: ["-L\0"],
       tryOtherMounters: ["perhaps"],
     }).flatMap(([key, values]) =>
