@@ -51,6 +51,7 @@ import { type UnstageSpec, unstageVolume } from "../lib/node/unstage.ts";
 import { readVolumeContext } from "../lib/node/volume-context.ts";
 import { stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
+import { remark } from "../lib/operations/remark.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
 
@@ -100,6 +101,7 @@ const stageSpec = Effect.fnUntraced(function* (
   const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const context = yield* Effect.fromResult(readVolumeContext(volumeId, request.volumeContext));
+  yield* remark(context.remarks);
   const refusal = access.kind === "filesystem" ? refusalOfType(access.type) : undefined;
   if (refusal !== undefined) {
     return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason: refusal });

@@ -5,15 +5,16 @@
  *
  * Not here: parameters of the image (./parameters.ts), and what makes a volume static (lib/node/volume-context.ts).
  *
- * 1. A volume that asks for encryption, or for another mapper than the kernel's, is refused: never staged plain.
+ * 1. A volume that asks for encryption, or for rbd-nbd, is refused: never staged plain. Any other mounter is the kernel's,
+ *    as in ceph-csi, with a remark.
  */
 import * as Result from "effect/Result";
 import * as z from "zod";
-import { hasControl } from "../text/printable.ts";
+import { hasControl, oneLine } from "../text/printable.ts";
 import type { InvalidParameter } from "./errors.ts";
 import { refusalOfUnmapOptions } from "./krbd-options.ts";
 import { parseMapOptions } from "./map-options.ts";
-import { bool, type ParameterMap, read, readParameters, text } from "./parameter-kinds.ts";
+import { bool, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
 
 export interface NodeParameters {
   /** Options of `rbd map` and `rbd unmap`, for the kernel's driver; "" for none. */
@@ -21,6 +22,8 @@ export interface NodeParameters {
   readonly unmapOptions: string;
   /** Arguments that replace mkfs's default ones; `undefined` keeps those. */
   readonly mkfsOptions: readonly string[] | undefined;
+  /** What has no effect, for the log. */
+  readonly remarks: readonly string[];
 }
 
 const krbdOptions = read((value) => Result.map(parseMapOptions(value), ({ krbd }) => krbd));
@@ -43,19 +46,28 @@ const schema = z.object({
   encrypted: bool
     .refine((encrypted) => !encrypted, "is true, and this release does not encrypt: it makes no plain volume instead")
     .default(false),
-  mounter: text
+  mounter: z
+    .string()
     .refine((value) => value !== "rbd-nbd", "is rbd-nbd, which this release does not have: write rbd, or leave it out")
-    .refine((value) => ["", "rbd", "rbd-nbd"].includes(value), "write rbd, or leave it out")
-    .optional(),
+    .default("rbd"),
+  tryOtherMounters: bool.default(false),
   mapOptions: krbdOptions.default(""),
   unmapOptions: unmapOptions.default(""),
   mkfsOptions: arguments_.optional(),
 });
 
+const remarksOn = ({ mounter, tryOtherMounters }: z.output<typeof schema>): readonly string[] => [
+  ...(mounter === "" || mounter === "rbd"
+    ? []
+    : [`parameter mounter: ${oneLine(mounter)} is not a mounter, so the kernel maps the volume: write rbd`]),
+  ...(tryOtherMounters ? ["parameter tryOtherMounters has no effect: this release has the kernel's mounter only"] : []),
+];
+
 /** Reads what a node acts on. Names the first parameter that is wrong, or that this release does not serve. */
 export const parseNodeParameters = (parameters: ParameterMap): Result.Result<NodeParameters, InvalidParameter> =>
-  Result.map(readParameters(schema, parameters), ({ mapOptions, unmapOptions, mkfsOptions }) => ({
-    mapOptions,
-    unmapOptions,
-    mkfsOptions,
+  Result.map(readParameters(schema, parameters), (fields) => ({
+    mapOptions: fields.mapOptions,
+    unmapOptions: fields.unmapOptions,
+    mkfsOptions: fields.mkfsOptions,
+    remarks: remarksOn(fields),
   }));

@@ -15,7 +15,7 @@ import { InvalidParameter } from "./errors.ts";
 import { lockingOption, refusalOfMapOptions } from "./krbd-options.ts";
 import { readNamePrefix } from "./name-prefix.ts";
 import { parseNodeParameters } from "./node-parameters.ts";
-import { bool, name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
+import { name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
 
 export interface VolumeParameters {
   readonly clusterId: string;
@@ -31,6 +31,8 @@ export interface VolumeParameters {
   readonly striping: { readonly unit: bigint; readonly count: bigint } | undefined;
   /** log2 of the object size in bytes. */
   readonly objectOrder: number | undefined;
+  /** What was given and has no effect, for the log. */
+  readonly remarks: readonly string[];
 }
 
 export const DEFAULT_VOLUME_NAME_PREFIX = "csi-vol-";
@@ -75,8 +77,6 @@ const schema = z.object({
   stripeUnit: uint64.optional(),
   stripeCount: uint64.optional(),
   objectSize: order.optional(),
-  // Checked, and of no effect: this release has no other mounter to try.
-  tryOtherMounters: bool.optional(),
 });
 type Fields = z.output<typeof schema>;
 
@@ -106,7 +106,18 @@ const lockMissing = (mapOptions: string, { imageFeatures }: Fields): string | un
   return `has ${option}, which needs exclusive-lock in imageFeatures: add it, or leave the option out`;
 };
 
-const typed = (fields: Fields): VolumeParameters => ({
+/** ceph-csi's limits of I/O, in the spelling of its documents since 3.17 and in the older one. */
+const QOS =
+  /^(?:(?:base|max)(?:read|write)?(?:iops|bps|bytespersecond)|(?:read|write)?(?:iops|bps)pergib|basevolsizebytes)$/i;
+
+const remarksOn = (parameters: ParameterMap): readonly string[] => {
+  const limits = Object.keys(parameters).filter((key) => QOS.test(key));
+  return limits.length === 0
+    ? []
+    : [`parameters ${limits.toSorted().join(", ")} have no effect: this release does not limit the I/O of volumes`];
+};
+
+const typed = (fields: Fields): Omit<VolumeParameters, "remarks"> => ({
   clusterId: fields.clusterID,
   pool: fields.pool,
   topologyConstrainedPools: fields.topologyConstrainedPools || undefined,
@@ -126,11 +137,11 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const fields = yield* readParameters(schema, parameters);
     const wrong = across(fields);
     if (wrong !== undefined) return yield* Result.fail(new InvalidParameter({ field: wrong[0], reason: wrong[1] }));
-    const { mapOptions } = yield* parseNodeParameters(parameters);
+    const { mapOptions, remarks } = yield* parseNodeParameters(parameters);
     const refusal = refusalOfMapOptions(mapOptions) ?? lockMissing(mapOptions, fields);
     if (refusal !== undefined)
       return yield* Result.fail(new InvalidParameter({ field: "mapOptions", reason: refusal }));
-    return typed(fields);
+    return { ...typed(fields), remarks: [...remarks, ...remarksOn(parameters)] };
   });
 
 /** Values that the driver chose for a volume. */

@@ -94,12 +94,21 @@ const decode = (method: DescMethod, bytes: Uint8Array): Result.Result<Message, R
       new RpcError({ code: Code.INVALID_ARGUMENT, message: `request is not a valid ${method.input.typeName}` }),
   });
 
-const logFinished = (method: DescMethod, status: CallStatus, ms: number): Effect.Effect<void> => {
-  const line = status.code === OK.code && isRoutine(method) ? Effect.logDebug : Effect.logInfo;
-  const facts = { code: codeName(status.code), ms: Math.round(ms * 10) / 10 };
-  return line("call finished").pipe(
-    Effect.annotateLogs(status.message === "" ? facts : { ...facts, error: status.message }),
-  );
+const logFinished = (
+  method: DescMethod,
+  status: CallStatus,
+  ms: number,
+  warnings: readonly string[],
+): Effect.Effect<void> => {
+  const quiet = status.code === OK.code && isRoutine(method) ? Effect.logDebug : Effect.logInfo;
+  const line = warnings.length > 0 ? Effect.logWarning : quiet;
+  const facts = {
+    code: codeName(status.code),
+    ms: Math.round(ms * 10) / 10,
+    ...(status.message !== "" && { error: status.message }),
+    ...(warnings.length > 0 && { warnings: warnings.join("; ") }),
+  };
+  return line("call finished").pipe(Effect.annotateLogs(facts));
 };
 
 const unimplemented = (method: DescMethod): Effect.Effect<never, RpcError> =>
@@ -141,7 +150,9 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
     answer: (status: CallStatus) => void,
   ): void => {
     const since = performance.now();
+    const remarks: string[] = [];
     const info: CallInfo = {
+      remarks,
       rpc: `/${method.parent.typeName}/${method.name}`,
       method: method.name,
       deadline: millisOf(arrival.getDeadline()),
@@ -190,7 +201,7 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
     });
     const program = Effect.onExit(body, (exit) => {
       const status = conclude(Exit.isSuccess(exit) ? OK : statusOf(exit.cause, info.id), true);
-      const finished = logFinished(method, status, performance.now() - since);
+      const finished = logFinished(method, status, performance.now() - since, remarks);
       if (Exit.isSuccess(exit) || !isDefect(exit.cause)) return finished;
       return Effect.andThen(Effect.logError("defect in a handler", exit.cause), finished);
     });

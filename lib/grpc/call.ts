@@ -16,6 +16,8 @@ export interface CallInfo {
   readonly id: string;
   /** The first value of a request header. */
   readonly header: (name: string) => string | undefined;
+  /** What the line that ends the call warns of. Absent: no such line is written. */
+  readonly remarks?: string[];
 }
 
 /** Outside of a call: an empty one. */

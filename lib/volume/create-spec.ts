@@ -18,6 +18,7 @@ import { refusalOfSize } from "../csi/filesystems.ts";
 import { chooseSize, type InvalidSize, type SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
 import { ownerOf } from "../images/metadata.ts";
 import { clusterAccess } from "../journal/locate.ts";
+import { remark } from "../operations/remark.ts";
 import { readSource, type SourceRequest } from "./copy-source.ts";
 import { poolsFor, type Requirement, type Segments } from "./topology.ts";
 
@@ -75,6 +76,7 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   request: CreateVolumeRequest,
 ): Effect.fn.Return<CreateVolumePlan, CreateRequestError, Clusters> {
   const parameters = yield* Effect.fromResult(parseParameters(request.parameters));
+  yield* remark(parameters.remarks);
   const choice = yield* Effect.fromResult(poolsFor(parameters, request.topology));
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));

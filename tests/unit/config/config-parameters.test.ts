@@ -24,7 +24,37 @@ test("Parameters that are absent get their defaults", () => {
     features: undefined,
     striping: undefined,
     objectOrder: undefined,
+    remarks: [],
   });
+});
+
+test.each<[Record<string, string>, string[]]>([
+  [{ mounter: "krbd" }, ['parameter mounter: "krbd" is not a mounter, so the kernel maps the volume: write rbd']],
+  [{ mounter: "a\nb" }, ['parameter mounter: "a\\nb" is not a mounter, so the kernel maps the volume: write rbd']],
+  [{ mounter: "" }, []],
+  [{ mounter: "rbd" }, []],
+  [{ tryOtherMounters: "false" }, []],
+  [{ tryOtherMounters: "1" }, ["parameter tryOtherMounters has no effect: this release has the kernel's mounter only"]],
+  [
+    { maxReadIops: "100", BaseWriteBytesPerSecond: "1", baseVolSizeBytes: "1", iopsPerGiB: "2" },
+    [
+      "parameters BaseWriteBytesPerSecond, baseVolSizeBytes, iopsPerGiB, maxReadIops have no effect: this release does not limit the I/O of volumes",
+    ],
+  ],
+])("The parser accepts the parameters %j, and remarks what has no effect", (more, remarks) => {
+  expect(ok(more).remarks).toEqual(remarks);
+});
+
+const QOS_2026 =
+  "baseIops maxIops baseReadIops maxReadIops baseWriteIops maxWriteIops baseBps maxBps baseReadBps maxReadBps baseWriteBps maxWriteBps iopsPerGiB readIopsPerGiB writeIopsPerGiB bpsPerGiB readBpsPerGiB writeBpsPerGiB baseVolSizeBytes";
+const QOS_OLDER =
+  "BaseReadIops BaseWriteIops BaseReadBytesPerSecond BaseWriteBytesPerSecond ReadIopsPerGiB WriteIopsPerGiB ReadBpsPerGiB WriteBpsPerGiB BaseVolSizeBytes";
+test.each(`${QOS_2026} ${QOS_OLDER}`.split(" "))("The parser accepts and remarks the limit of I/O %s", (key) => {
+  expect(ok({ [key]: "1" }).remarks.join()).toStartWith(`parameters ${key} have no effect`);
+});
+
+test.each(["iops", "maxReads", "pool2", "basePath"])("The parser takes %s for no limit of I/O", (key) => {
+  expect(ok({ [key]: "1" }).remarks).toEqual([]);
 });
 
 test("The parser reads every parameter", () => {
@@ -111,7 +141,6 @@ describe("refused parameters", () => {
     [{ ...BASE, encrypted: "yes" }, "parameter encrypted: write true or false"],
     [{ ...BASE, encrypted: "" }, "parameter encrypted: write true or false"],
     [{ ...BASE, encrypted: "true" }, "parameter encrypted: is true, and this release does not encrypt"],
-    [{ ...BASE, mounter: "krbd" }, "parameter mounter: write rbd, or leave it out"],
     [{ ...BASE, mounter: "rbd-nbd" }, "parameter mounter: is rbd-nbd, which this release does not have"],
     [{ ...BASE, tryOtherMounters: "maybe" }, "parameter tryOtherMounters: write true or false"],
     [{ ...BASE, mapOptions: "ceph:x" }, 'parameter mapOptions: unknown mounter "ceph"'],

@@ -23,9 +23,10 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
     ["", true],
     ["rbd", true],
     ["rbd-nbd", false],
-    ["krbd", false],
-    ["RBD", false],
-    ["a\nb", false],
+    ["krbd", true],
+    ["RBD", true],
+    ["fuse", true],
+    ["a\nb", true],
   ],
   mapOptions: [
     ["", true],
@@ -96,6 +97,17 @@ describe("parameters of CreateVolume and NodeStageVolume", () => {
   });
 });
 
+test("A volume whose mounter is unknown is the kernel's, and the log of create and of stage warns of it", async () => {
+  const warning = 'parameter mounter: "krbd" is not a mounter, so the kernel maps the volume: write rbd';
+  await using controller = aDriver(aCluster());
+  await controller.createVolume(creation({ parameters: { ...PARAMETERS, mounter: "krbd" } }));
+  expect(controller.log).toContain(warning);
+  const { host } = await aNode();
+  await using node = nodeOn(host);
+  await node.stage(staging({ volumeContext: { ...PARAMETERS, imageName: IMAGE, mounter: "krbd" } }));
+  expect(node.log).toContain(warning);
+});
+
 test("A node gets the kernel's options only, and mkfs's arguments one by one", () => {
   const parameters = {
     mapOptions: "lock_on_read,\n notrim;\nnbd:try-netlink\n",
@@ -106,10 +118,12 @@ test("A node gets the kernel's options only, and mkfs's arguments one by one", (
     mapOptions: "lock_on_read,notrim",
     unmapOptions: "force",
     mkfsOptions: ["-m0", "-K"],
+    remarks: [],
   });
   expect(Result.getOrThrow(parseNodeParameters({}))).toEqual({
     mapOptions: "",
     unmapOptions: "",
     mkfsOptions: undefined,
+    remarks: [],
   });
 });

@@ -9,6 +9,7 @@ import * as Exit from "effect/Exit";
 import * as Stream from "effect/Stream";
 import { Controller, Identity, Node, SnapshotMetadata } from "../../../lib/gen/csi_pb.ts";
 import { CallInfo } from "../../../lib/grpc/call.ts";
+import { remark } from "../../../lib/operations/remark.ts";
 import { type CallSettings, client } from "../../support/grpc-client.ts";
 import { type ServiceImpl, served } from "../../../lib/grpc/service.ts";
 import { Code, codeName, RpcError } from "../../../lib/grpc/status.ts";
@@ -75,6 +76,22 @@ describe("unary calls", () => {
     expect(server.finished()[0]?.annotations["call"]).toBe(seen?.id);
     await controller.deleteVolume({});
     expect(seen?.deadline).toBeUndefined();
+  });
+
+  test("A call whose request holds what has no effect ends with one line that warns of it", async () => {
+    const { server, controller } = await controllerWith({
+      createVolume: () => Effect.as(remark(["a has no effect", "b has none"]), {}),
+      deleteVolume: () => Effect.succeed({}),
+    });
+    await controller.createVolume({}, settings());
+    await controller.deleteVolume({}, settings());
+    const [warned, plain] = server.finished();
+    expect(warned).toMatchObject({
+      level: "Warn",
+      annotations: { code: "OK", warnings: "a has no effect; b has none" },
+    });
+    expect(plain).toMatchObject({ level: "Info" });
+    expect(plain?.annotations).not.toHaveProperty("warnings");
   });
 
   test("A unary call ends with the handler's own code and text", async () => {

@@ -78,7 +78,6 @@ const rpcs: readonly {
       ["staticVolume without a pool", { volumeContext: { staticVolume: "true", clusterID: "east" } }, BAD],
       ["staticVolume without a cluster", { volumeContext: { staticVolume: "true", pool: "rbd" } }, BAD],
       ["pool that is a path", { volumeContext: { staticVolume: "true", clusterID: "east", pool: "a/b" } }, BAD],
-      ["mounter unknown", context("mounter", "fuse"), BAD],
       ["mapOptions with a control character", context("mapOptions", "a\u0001b"), BAD],
       ["unmapOptions of an unknown mounter", context("unmapOptions", "fuse:x"), BAD],
       ["mkfsOptions with a NUL", context("mkfsOptions", "-L\0"), BAD],

@@ -179,7 +179,7 @@ describe("CreateVolume", () => {
       objectSize: ["0", "-1", "3000", "4097", "67108864", "4 MiB", "1e6", "0x1000"],
       encrypted: ["yes", "2", " true", "true"],
       topologyConstrainedPools: [],
-      mounter: ["fuse", "RBD", "rbd-nbd"],
+      mounter: ["rbd-nbd"],
       mapOptions: ["fuse:x", "a\u0001b"],
       unmapOptions: ["fuse:x", "a\u0001b"],
       mkfsOptions: ["-L\0"],
