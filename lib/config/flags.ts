@@ -69,6 +69,8 @@ const split = (argv: ReadonlyArray<string>): Result.Result<Given, string> => {
   const unknown = new Set<string>();
   for (let at = 0; at < argv.length; at++) {
     const argument = argv[at] ?? "";
+    // What a template leaves of an option that is not set.
+    if (argument === "") continue;
     if (argument === "--") return Result.succeed({ texts, unknown, rest: argv.slice(at + 1) });
     const [, spelled, assigned] = /^--?([^-=][^=]*)(?:=(.*))?$/s.exec(argument) ?? [];
     if (spelled === undefined) {

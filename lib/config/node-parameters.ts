@@ -50,18 +50,15 @@ const schema = z.object({
     .string()
     .refine((value) => value !== "rbd-nbd", "is rbd-nbd, which this release does not have: write rbd, or leave it out")
     .default("rbd"),
-  tryOtherMounters: bool.default(false),
   mapOptions: krbdOptions.default(""),
   unmapOptions: unmapOptions.default(""),
   mkfsOptions: arguments_.optional(),
 });
 
-const remarksOn = ({ mounter, tryOtherMounters }: z.output<typeof schema>): readonly string[] => [
-  ...(mounter === "" || mounter === "rbd"
+const remarksOn = (mounter: string): readonly string[] =>
+  mounter === "" || mounter === "rbd"
     ? []
-    : [`parameter mounter: ${oneLine(mounter)} is not a mounter, so the kernel maps the volume: write rbd`]),
-  ...(tryOtherMounters ? ["parameter tryOtherMounters has no effect: this release has the kernel's mounter only"] : []),
-];
+    : [`parameter mounter: ${oneLine(mounter)} is not a mounter, so the kernel maps the volume: write rbd`];
 
 /** Reads what a node acts on. Names the first parameter that is wrong, or that this release does not serve. */
 export const parseNodeParameters = (parameters: ParameterMap): Result.Result<NodeParameters, InvalidParameter> =>
@@ -69,5 +66,5 @@ export const parseNodeParameters = (parameters: ParameterMap): Result.Result<Nod
     mapOptions: fields.mapOptions,
     unmapOptions: fields.unmapOptions,
     mkfsOptions: fields.mkfsOptions,
-    remarks: remarksOn(fields),
+    remarks: remarksOn(fields.mounter),
   }));

@@ -15,7 +15,7 @@ import { InvalidParameter } from "./errors.ts";
 import { lockingOption, refusalOfMapOptions } from "./krbd-options.ts";
 import { readNamePrefix } from "./name-prefix.ts";
 import { parseNodeParameters } from "./node-parameters.ts";
-import { name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
+import { bool, name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
 
 export interface VolumeParameters {
   readonly clusterId: string;
@@ -77,6 +77,7 @@ const schema = z.object({
   stripeUnit: uint64.optional(),
   stripeCount: uint64.optional(),
   objectSize: order.optional(),
+  tryOtherMounters: bool.default(false),
 });
 type Fields = z.output<typeof schema>;
 
@@ -110,11 +111,16 @@ const lockMissing = (mapOptions: string, { imageFeatures }: Fields): string | un
 const QOS =
   /^(?:(?:base|max)(?:read|write)?(?:iops|bps|bytespersecond)|(?:read|write)?(?:iops|bps)pergib|basevolsizebytes)$/i;
 
-const remarksOn = (parameters: ParameterMap): readonly string[] => {
+const remarksOn = (parameters: ParameterMap, fields: Fields): readonly string[] => {
   const limits = Object.keys(parameters).filter((key) => QOS.test(key));
-  return limits.length === 0
-    ? []
-    : [`parameters ${limits.toSorted().join(", ")} have no effect: this release does not limit the I/O of volumes`];
+  return [
+    ...(fields.tryOtherMounters
+      ? ["parameter tryOtherMounters has no effect: this release has the kernel's mounter only"]
+      : []),
+    ...(limits.length > 0
+      ? [`parameters ${limits.toSorted().join(", ")} have no effect: this release does not limit the I/O of volumes`]
+      : []),
+  ];
 };
 
 const typed = (fields: Fields): Omit<VolumeParameters, "remarks"> => ({
@@ -141,7 +147,7 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const refusal = refusalOfMapOptions(mapOptions) ?? lockMissing(mapOptions, fields);
     if (refusal !== undefined)
       return yield* Result.fail(new InvalidParameter({ field: "mapOptions", reason: refusal }));
-    return { ...typed(fields), remarks: [...remarks, ...remarksOn(parameters)] };
+    return { ...typed(fields), remarks: [...remarks, ...remarksOn(parameters, fields)] };
   });
 
 /** Values that the driver chose for a volume. */
