@@ -13,7 +13,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import * as z from "zod";
-import { fieldsOf, isObject } from "../text/go-json.ts";
+import { type Fields, fieldsOf, isObject, misspelled } from "../text/go-json.ts";
 import { hasControl, oneLine } from "../text/printable.ts";
 import { type ConfigError, ConfigInvalid, ConfigMissing } from "./errors.ts";
 import { parseArray } from "./json-array.ts";
@@ -52,21 +52,40 @@ const section = <S extends z.ZodRawShape>(shape: S) =>
     z.object(shape, "must be an object"),
   );
 
+const rbdShape = {
+  radosNamespace: line.default(""),
+  netNamespaceFilePath: line.default(""),
+  mirrorDaemonCount: z.int("must be a whole number").min(0, "must not be negative").default(0),
+};
+const affinityShape = {
+  enabled: flag.optional(),
+  crushLocationLabels: z.array(nonEmpty, "must be an array of strings").default([]),
+};
 const entryShape = {
   clusterID: nonEmpty,
   monitors: z.array(nonEmpty, "must be an array of strings").min(1, "must name at least one monitor"),
-  rbd: section({
-    radosNamespace: line.default(""),
-    netNamespaceFilePath: line.default(""),
-    mirrorDaemonCount: z.int("must be a whole number").min(0, "must not be negative").default(0),
-  }).prefault({}),
-  readAffinity: section({
-    enabled: flag.optional(),
-    crushLocationLabels: z.array(nonEmpty, "must be an array of strings").default([]),
-  }).prefault({}),
+  rbd: section(rbdShape).prefault({}),
+  readAffinity: section(affinityShape).prefault({}),
 };
 const entrySchema = z.object(entryShape);
 const ENTRY_FIELDS = [...Object.keys(entryShape), "radosNamespace"];
+
+/** Keys of an entry that are almost ours, with their place. ceph-csi's keys for other drivers are none of them. */
+const misspelledIn = (entry: Fields): ReadonlyArray<string> => {
+  const fields = fieldsOf(entry, ENTRY_FIELDS);
+  const places: ReadonlyArray<readonly [place: string, object: unknown, names: ReadonlyArray<string>]> = [
+    ["", entry, Object.keys(entryShape)],
+    ["rbd.", fields["rbd"], Object.keys(rbdShape)],
+    ["readAffinity.", fields["readAffinity"], Object.keys(affinityShape)],
+  ];
+  return places.flatMap(([place, object, names]) =>
+    isObject(object)
+      ? misspelled(object, names).map(
+          ([written, meant]) => `${oneLine(place + written)} is not a key and has no effect: write ${place}${meant}`,
+        )
+      : [],
+  );
+};
 
 const issueText = (issue: z.core.$ZodIssue | undefined): string => {
   const path = (issue?.path ?? []).map(String).join(".");
@@ -109,7 +128,8 @@ const parseEntry = (value: unknown, index: number, defaults: ClusterDefaults): E
   const id = entryShape.clusterID.safeParse(fields["clusterID"]);
   const name = id.success ? id.data : index;
   const parsed = entrySchema.safeParse(fields);
-  if (!parsed.success) return { name, remarks: parsed.error.issues.slice(0, 5).map(issueText) };
+  const typos = misspelledIn(value);
+  if (!parsed.success) return { name, remarks: [...parsed.error.issues.slice(0, 5).map(issueText), ...typos] };
   const { clusterID, monitors, rbd, readAffinity } = parsed.data;
   const mirrorDaemonCount = rbd.mirrorDaemonCount || 1;
   const { enabled = defaults.readAffinity, crushLocationLabels } = readAffinity;
@@ -120,7 +140,7 @@ const parseEntry = (value: unknown, index: number, defaults: ClusterDefaults): E
     mirrorDaemonCount,
     readAffinity: { enabled, crushLocationLabels },
   };
-  return { name, cluster, remarks: notesOn(fields, cluster) };
+  return { name, cluster, remarks: [...notesOn(fields, cluster), ...typos] };
 };
 
 /** Reads the text of a config.json. Fails only when there are no entries to speak of. */

@@ -13,7 +13,8 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import * as z from "zod";
-import { fieldsOf, isObject } from "../text/go-json.ts";
+import { fieldsOf, isObject, misspelled } from "../text/go-json.ts";
+import { oneLine } from "../text/printable.ts";
 import type { ConfigInvalid } from "./errors.ts";
 import { parseArray } from "./json-array.ts";
 import { MOMENT_MS, reread } from "./reread.ts";
@@ -35,9 +36,11 @@ export interface MappingTable {
   readonly elements: ReadonlyArray<Element>;
   /** Per index of a refused element: why. */
   readonly problems: ReadonlyMap<number, string>;
+  /** On elements that are in force. */
+  readonly remarks: ReadonlyArray<string>;
 }
 
-export const NO_MAPPING: MappingTable = { elements: [], problems: new Map() };
+export const NO_MAPPING: MappingTable = { elements: [], problems: new Map(), remarks: [] };
 
 const FORM = "must be an object of strings";
 const pairs = (value: z.ZodType<string, string>, form: string) =>
@@ -57,8 +60,13 @@ export const parseMapping = (text: string, path = "cluster-mapping.json"): Resul
   Result.map(parseArray(path, text), (values) => {
     const elements: Array<Element> = [];
     const problems = new Map<number, string>();
+    const remarks: Array<string> = [];
     for (const [index, value] of values.entries()) {
+      const typos = isObject(value) ? misspelled(value, Object.keys(elementShape)) : [];
       const parsed = elementSchema.safeParse(isObject(value) ? fieldsOf(value, Object.keys(elementShape)) : value);
+      for (const [written, meant] of typos) {
+        remarks.push(`element ${index}: ${oneLine(written)} is not a key and has no effect: write ${meant}`);
+      }
       if (parsed.success) {
         elements.push({ clusters: parsed.data.clusterIDMapping, pools: parsed.data.RBDPoolIDMapping });
       } else {
@@ -66,7 +74,7 @@ export const parseMapping = (text: string, path = "cluster-mapping.json"): Resul
         problems.set(index, `${issue?.path.map(String).join(".") || "the element"}: ${issue?.message ?? "is wrong"}`);
       }
     }
-    return { elements, problems };
+    return { elements, problems, remarks };
   });
 
 const otherSide = (list: Pairs, id: string): ReadonlyArray<string> =>
@@ -122,8 +130,11 @@ export class ClusterMapping extends Context.Service<
         missing: Result.succeed(NO_MAPPING),
         onRead: (now) =>
           Effect.forEach(
-            now.problems,
-            ([index, problem]) => Effect.logWarning(`${path}: element ${index} has no effect: ${problem}`),
+            [
+              ...[...now.problems].map(([index, problem]) => `element ${index} has no effect: ${problem}`),
+              ...now.remarks,
+            ],
+            (line) => Effect.logWarning(`${path}: ${line}`),
             { discard: true },
           ),
       });

@@ -10,6 +10,7 @@
  */
 import * as Result from "effect/Result";
 import { fieldsOf, isObject } from "../text/go-json.ts";
+import { parseJson } from "../text/json.ts";
 
 export interface ImageMeta {
   readonly pool: string;
@@ -59,12 +60,9 @@ export const encodeImageMeta = (meta: ImageMeta): string =>
 
 /** The failure is what is wrong with the text. */
 export const decodeImageMeta = (text: string): Result.Result<ImageMeta, string> => {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return Result.fail("it is not JSON");
-  }
+  const json = parseJson(text);
+  if (Result.isFailure(json)) return Result.fail(`it is not JSON at ${json.failure}`);
+  const value = json.success;
   if (!isObject(value)) return Result.fail("it is not a JSON object");
   const fields = fieldsOf(value, KEYS);
   for (const key of KEYS) {

@@ -5,6 +5,7 @@
  *
  * Invariant: no text makes parseArray throw, and no wrong element hides another.
  */
+import { closest } from "./closest.ts";
 
 export type Fields = Readonly<Record<string, unknown>>;
 
@@ -20,4 +21,15 @@ export const fieldsOf = (object: Fields, names: ReadonlyArray<string>): Record<s
     if (name !== undefined && value !== null) found[name] = value;
   }
   return found;
+};
+
+/** The keys that are almost one of these names, which the object lacks; each with that name. */
+export const misspelled = (object: Fields, names: ReadonlyArray<string>): ReadonlyArray<readonly [string, string]> => {
+  const known = new Set(names.map((name) => name.toLowerCase()));
+  const given = new Set(Object.keys(object).map((key) => key.toLowerCase()));
+  const lacking = names.filter((name) => !given.has(name.toLowerCase()));
+  return Object.keys(object).flatMap((key): ReadonlyArray<readonly [string, string]> => {
+    const meant = known.has(key.toLowerCase()) ? undefined : closest(key, lacking);
+    return meant === undefined ? [] : [[key, meant]];
+  });
 };

@@ -6,7 +6,7 @@
  * 2. A pool fits a topology if all of its segments are in it; segments that the pool does not name don't matter.
  */
 import * as Result from "effect/Result";
-import * as z from "zod";
+import { type ConstrainedPool, readConstrainedPools } from "../config/constrained-pools.ts";
 import { InvalidParameter } from "../config/errors.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
 import { Unplaceable } from "../csi/errors.ts";
@@ -26,36 +26,11 @@ export interface Candidate {
   readonly segments: Segments;
 }
 
-const pools = z.array(
-  z.object({
-    poolName: z.string().min(1),
-    dataPool: z.string().min(1).optional(),
-    domainSegments: z.array(z.object({ domainLabel: z.string().min(1), value: z.string().min(1) })).min(1),
-  }),
-);
-type Pool = z.infer<typeof pools>[number];
-
-const FIELD = "topologyConstrainedPools";
-
-const readPools = (text: string): Result.Result<readonly Pool[], InvalidParameter> => {
-  const refuse = (reason: string) => Result.fail(new InvalidParameter({ field: FIELD, reason }));
-  let json: unknown;
-  try {
-    json = JSON.parse(text.replaceAll("\n", " "));
-  } catch {
-    return refuse("is not JSON");
-  }
-  const parsed = pools.safeParse(json);
-  if (parsed.success) return Result.succeed(parsed.data);
-  const issue = parsed.error.issues[0];
-  return refuse(`${issue?.path.map(String).join(".") ?? ""}: ${issue?.message ?? "is wrong"}`);
-};
-
 /** Labels as the pools name them: what follows the driver's part. */
 const plain = (segments: Segments): ReadonlyMap<string, string> =>
   new Map(Object.entries(segments).map(([key, value]) => [key.slice(key.indexOf("/") + 1), value]));
 
-const fits = ({ domainSegments }: Pool, segments: ReadonlyMap<string, string>): boolean =>
+const fits = ({ domainSegments }: ConstrainedPool, segments: ReadonlyMap<string, string>): boolean =>
   domainSegments.every(({ domainLabel, value }) => segments.get(domainLabel) === value);
 
 export interface Choice {
@@ -68,7 +43,7 @@ export const candidatePools = (
   text: string,
   { preferred, requisite }: Requirement,
 ): Result.Result<Choice, InvalidParameter | Unplaceable> =>
-  Result.flatMap(readPools(text), (all) => {
+  Result.flatMap(readConstrainedPools(text), (all) => {
     const found = new Map<string, Candidate>();
     for (const segments of [...preferred, ...requisite]) {
       const labels = plain(segments);
@@ -82,8 +57,8 @@ export const candidatePools = (
       return Result.fail(
         new Unplaceable({
           subject: `accessibility_requirements ${asked}`,
-          problem: `can be served from no pool of ${FIELD}`,
-          remedy: `Correct ${FIELD}, or the labels of the nodes`,
+          problem: `can be served from no pool of topologyConstrainedPools`,
+          remedy: `Correct topologyConstrainedPools, or the labels of the nodes`,
         }),
       );
     }

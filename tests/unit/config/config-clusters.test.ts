@@ -107,6 +107,29 @@ describe("entries of config.json", () => {
     expect(table.clusters.size).toBe(0);
   });
 
+  test.each<[unknown, readonly string[], number]>([
+    [
+      { clusterID: "c", monitor: ["m"] },
+      ["monitors must be an array of strings", '"monitor" is not a key and has no effect: write monitors'],
+      0,
+    ],
+    [
+      { ...good, rbd: { radosNamspace: "ns" } },
+      ['"rbd.radosNamspace" is not a key and has no effect: write rbd.radosNamespace'],
+      1,
+    ],
+    [
+      { ...good, readAffinty: { enabled: true } },
+      ['"readAffinty" is not a key and has no effect: write readAffinity'],
+      1,
+    ],
+    [{ ...good, cephFS: { radosNamespace: "x" }, nfs: {}, comment: "ours" }, [], 1],
+  ])("The reader names keys of %j that are almost the right ones", (entry, problems, usable) => {
+    const table = one(entry);
+    expect([...table.problems.values()]).toEqual(problems.length === 0 ? [] : [problems.join("; ")]);
+    expect(table.clusters.size).toBe(usable);
+  });
+
   test("A null counts as absent, the last of two spellings of a key applies, and 0 daemons count as one", () => {
     const text =
       '[{"clusterId":"a","CLUSTERID":"b","monitors":["m"],"rbd":{"mirrorDaemonCount":0,"radosNamespace":null},"readAffinity":null}]';
@@ -122,9 +145,9 @@ describe("entries of config.json", () => {
 
 describe("whole files", () => {
   test.each([
-    ["", "not valid JSON"],
-    ["[", "not valid JSON"],
-    ['[{"clusterID":"a","monitors":["m"]},]', "not valid JSON"],
+    ["", "not valid JSON at line 1, column 1: a value is missing"],
+    ["[", "not valid JSON at line 1, column 2: a value is missing"],
+    ['[\n{"clusterID":"a","monitors":["m"]},\n]', 'not valid JSON at line 2, column 35: a comma before "]"'],
     ["{}", "not a JSON array"],
     ['"x"', "not a JSON array"],
   ])("The reader refuses the file %p", (text, reason) => {

@@ -61,6 +61,16 @@ test.each<[unknown, string]>([
   expect(table.problems.get(0)).toContain(problem);
 });
 
+test("The reader remarks a key that is almost the right one, and keeps the rest of its element", () => {
+  const table = Result.getOrThrow(
+    parseMapping('[{"clusterIDMapping":{"a":"b"},"RBDPoolIDMaping":[]},{"CephFSFscIDMapping":[]}]'),
+  );
+  expect(table.remarks).toEqual([
+    'element 0: "RBDPoolIDMaping" is not a key and has no effect: write RBDPoolIDMapping',
+  ]);
+  expect(mappedClusters(table, "a")).toEqual(["b"]);
+});
+
 test("The ClusterMapping service answers from its table", async () => {
   const ask = Effect.flatMap(ClusterMapping, (mapping) => mapping.mapped("west", 2n));
   const found = await Effect.runPromise(Effect.provide(ask, ClusterMapping.layerOf(golden)));

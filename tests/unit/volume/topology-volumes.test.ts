@@ -277,16 +277,32 @@ describe("topology of copies", () => {
 describe("refused topologies", () => {
   const asked = { accessibilityRequirements: preferring("a") };
   const segment = { domainLabel: "zone", value: "a" };
-  for (const [what, pools] of [
-    ["text that is not JSON", "[{]"],
-    ["JSON that is not a list", "{}"],
-    ["a list of texts", '["rbd"]'],
-    ["a pool without a name", [{ domainSegments: [segment] }]],
-    ["a pool with an empty name", [{ poolName: "", domainSegments: [segment] }]],
-    ["a pool with an empty data pool", [{ poolName: "rbd", dataPool: "", domainSegments: [segment] }]],
-    ["a pool without segments", [{ poolName: "rbd", domainSegments: [] }]],
-    ["a segment without a value", [{ poolName: "rbd", domainSegments: [{ domainLabel: "zone" }] }]],
-    ["null", "null"],
+  for (const [what, pools, says] of [
+    ["text that is not JSON", "[{]", 'is not JSON at line 1, column 3: a key is missing, found "]"'],
+    ["a comma too many", '[\n {"poolName": "rbd"},\n]', 'is not JSON at line 2, column 21: a comma before "]"'],
+    ["JSON that is not a list", "{}", "must be a list of objects, such as"],
+    ["a list of texts", '["rbd"]', "[0] must be an object"],
+    ["a pool without a name", [{ domainSegments: [segment] }], "[0].poolName must be a text"],
+    ["a pool with an empty name", [{ poolName: "", domainSegments: [segment] }], "[0].poolName must not be empty"],
+    ["a pool with an empty data pool", [{ poolName: "rbd", dataPool: "" }], "[0].dataPool must not be empty"],
+    ["a typo in poolName", [{ poolNane: "rbd" }], "[0].poolNane is not a key: write poolName"],
+    ["a typo in dataPool", [{ poolName: "rbd", datapol: "ec" }], "[0].datapol is not a key: write dataPool"],
+    [
+      "a typo in domainSegments",
+      [{ poolName: "rbd", domainSegment: [segment] }],
+      "[0].domainSegment is not a key: write domainSegments",
+    ],
+    [
+      "a typo in a segment",
+      [{ poolName: "rbd", domainSegments: [segment, { domainLable: "zone", value: "a" }] }],
+      "[0].domainSegments[1].domainLable is not a key: write domainLabel",
+    ],
+    [
+      "a segment without a value",
+      [{ poolName: "rbd", domainSegments: [{ domainLabel: "zone" }] }],
+      "[0].domainSegments[0].value must be a text",
+    ],
+    ["null", "null", "must be a list of objects"],
   ] as const) {
     test(`CreateVolume refuses topologyConstrainedPools with ${what}`, async () => {
       const cluster = aCluster();
@@ -294,11 +310,24 @@ describe("refused topologies", () => {
       const failure = await failureOf(driver.createVolume(creation(placed(asked, pools))));
       expect(failure).toMatchObject({
         code: "INVALID_ARGUMENT",
-        message: expect.stringContaining("topologyConstrainedPools"),
+        message: expect.stringContaining(`topologyConstrainedPools: ${says}`),
       });
       expect(cluster.dump()).toEqual(EMPTY);
     });
   }
+
+  test("CreateVolume reads keys in any case, and takes a pool without segments for every part of the cluster", async () => {
+    for (const pools of [
+      [{ POOLNAME: "ssd", domainsegments: [{ domainlabel: "zone", Value: "a" }], note: "fast" }],
+      [{ poolName: "ssd", domainSegments: [] }],
+      [{ poolName: "rbd", domainSegments: [{ domainLabel: "zone", value: "b" }] }, { poolName: "ssd" }],
+    ]) {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      await driver.createVolume(creation(placed(asked, pools)));
+      expect(imagesIn(cluster, "ssd")).toHaveLength(1);
+    }
+  });
 
   test("CreateVolume answers RESOURCE_EXHAUSTED for a place without a pool, so that the CO tries another place", async () => {
     const cluster = aCluster();
