@@ -31,7 +31,7 @@ const watch = (flags: Flags): Effect.Effect<void, never, Scope.Scope> =>
     const metrics = yield* Metrics;
     const help = "Whether the driver answered the last probe: 1 or 0.";
     yield* metrics.add(() => [{ name: "csi_liveness", help, labels: {}, value: alive ? 1 : 0 }]);
-    yield* Effect.gen(function* () {
+    return yield* Effect.gen(function* () {
       yield* Effect.sleep(flags.pollTime);
       const wrong = yield* probe(flags);
       if (wrong !== undefined) yield* Effect.logWarning(`probe of ${flags.endpoint} failed: ${wrong}`);

@@ -27,6 +27,7 @@ class Fault extends Error {
 }
 
 const BLANK = /[ \t\r\n]*/y;
+// oxlint-disable-next-line no-control-regex -- JSON has none in its texts
 const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
 const SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])|(?:true|false|null)(?!\w)/y;
 /** Deeper than anything that a person writes; the scanner calls itself for each level. */

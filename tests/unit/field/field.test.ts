@@ -45,8 +45,13 @@ interface PersistentVolume extends KubernetesObject {
   };
 }
 
-// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the files are ours; a wrong one fails its test
-const documents = <T>(name: string): readonly T[] => Bun.YAML.parse(textOf(name)) as T[];
+/** Every document of a file, or every element of its list. */
+const documents = (name: string): unknown => Bun.YAML.parse(textOf(name));
+// oxlint-disable typescript/no-unsafe-type-assertion -- the files are ours; a wrong one fails its test
+const CONTAINERS = documents("arguments.yaml") as readonly Container[];
+const STORAGE_CLASSES = documents("storage-classes.yaml") as readonly StorageClass[];
+const PERSISTENT_VOLUMES = documents("persistent-volumes.yaml") as readonly PersistentVolume[];
+// oxlint-enable typescript/no-unsafe-type-assertion
 
 const filesystem = (fsType: string, mountFlags: readonly string[] = [], mode = Mode.SINGLE_NODE_WRITER) => ({
   accessType: { case: "mount" as const, value: { fsType, mountFlags: [...mountFlags] } },
@@ -73,7 +78,7 @@ const aNodeOf = (cluster: MemoryCluster): MemoryNode => {
 };
 
 describe("rendered arguments", () => {
-  test.each(documents<Container>("arguments.yaml").map((container) => [container.from, container] as const))(
+  test.each(CONTAINERS.map((container) => [container.from, container] as const))(
     "The flags are read as the file says: %s",
     (_, { args, warnings = [], withoutEffect = [], refused }) => {
       const parsed = parseFlags(args);
@@ -104,7 +109,7 @@ describe("StorageClasses", () => {
   const segments = { "topology.rbd.csi.ceph.com/region": "east", "topology.rbd.csi.ceph.com/zone": "zone2" };
   const topology = { requisite: [{ segments }], preferred: [{ segments }] };
 
-  test.each(documents<StorageClass>("storage-classes.yaml").map((each) => [each.metadata.name, each] as const))(
+  test.each(STORAGE_CLASSES.map((each) => [each.metadata.name, each] as const))(
     "A volume of the class is created and staged, or refused as the file says: %s",
     async (_, storageClass) => {
       const { parameters, mountOptions = [] } = storageClass;
@@ -130,7 +135,7 @@ describe("StorageClasses", () => {
 });
 
 describe("PersistentVolumes", () => {
-  test.each(documents<PersistentVolume>("persistent-volumes.yaml").map((each) => [each.metadata.name, each] as const))(
+  test.each(PERSISTENT_VOLUMES.map((each) => [each.metadata.name, each] as const))(
     "The volume is staged, or refused as the file says: %s",
     async (_, persistentVolume) => {
       const { accessModes, volumeMode, mountOptions, csi } = persistentVolume.spec;

@@ -84,7 +84,8 @@ describe("a volume", () => {
     const west = { ...EAST, clusterId: "west" };
     const mapping = {
       elements: [{ clusters: [["west", "east"]], pools: [[["9", "2"]]] }],
-      problems: new Map(), remarks: [],
+      problems: new Map(),
+      remarks: [],
     } as const;
     await using driver = aDriver(cluster, { clusters: [EAST, west], mapping });
     await driver.deleteVolume(deletion(`0001-0004-west-0000000000000009-${UUID}`));
