@@ -99,6 +99,12 @@ export class TimedOut extends Data.TaggedError("TimedOut")<About> {
     return `Ceph did not answer ${this.op} on ${this.subject} in time. Check "ceph -s" (OSDs down, cluster full, network), then retry`;
   }
 }
+/** librados does not take ceph.conf, so that no cluster was asked. `subject` is its path. */
+export class ConfFileInvalid extends Data.TaggedError("ConfFileInvalid")<About & { readonly reason: string }> {
+  override get message() {
+    return `${this.subject} is not a ceph.conf that Ceph's library can read: ${this.reason}`;
+  }
+}
 export class Unreachable extends Data.TaggedError("Unreachable")<About & { readonly reason: string }> {
   override get message() {
     return `the monitors ${this.subject} cannot be reached: ${this.reason}. Check "monitors" in config.json and the network between this node and them`;
@@ -163,6 +169,7 @@ export type CephError =
   | InvalidCall
   | AccessDenied
   | TimedOut
+  | ConfFileInvalid
   | Unreachable
   | ClientTooOld
   | ManagerUnavailable

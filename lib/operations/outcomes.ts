@@ -98,6 +98,7 @@ const OUTCOMES = {
   CallStuck: { code: Code.UNAVAILABLE, outcome: "unknown" },
   Unreachable: { code: Code.UNAVAILABLE, outcome: "unknown" },
   ManagerUnavailable: { code: Code.UNAVAILABLE, outcome: "none" },
+  ConfFileInvalid: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   CephFailed: { code: Code.INTERNAL, outcome: "none" },
   CephUnexplained: { code: Code.UNAVAILABLE, outcome: "unknown" },
   JournalCorrupt: { code: Code.INTERNAL, outcome: "none" },

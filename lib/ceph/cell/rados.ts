@@ -6,14 +6,16 @@
  * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
  * 2. An ioctx lives for one call, and so does everything made from it.
  */
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dlopen, FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
+import { deadlyLine, faultyLine } from "./conf-file.ts";
 import {
   check,
   cString,
   cStringAt,
   EBUSY,
+  EINVAL,
   ENOENT,
   ERANGE,
   held,
@@ -68,7 +70,7 @@ export const connect = ({ user, confFile, settings }: ConnectArg): bigint => {
   check("rados_create2", rados.rados_create2(place, "ceph", plain(`client.${user}`), 0n));
   const cluster = valueOf(place);
   try {
-    if (existsSync(confFile)) check("rados_conf_read_file", rados.rados_conf_read_file(cluster, plain(confFile)));
+    if (existsSync(confFile)) readConfFile(cluster, confFile);
     for (const [option, value] of settings) {
       check(`rados_conf_set ${option}`, rados.rados_conf_set(cluster, option, plain(value)));
     }
@@ -78,6 +80,22 @@ export const connect = ({ user, confFile, settings }: ConnectArg): bigint => {
     rados.rados_shutdown(cluster);
     throw error;
   }
+};
+
+/** Fails with errno and a clause that says where the file is wrong. */
+const readConfFile = (cluster: bigint, path: string): void => {
+  const op = "rados_conf_read_file";
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    throw new Errno(op, EINVAL, `it cannot be read (${error instanceof Error ? error.message : String(error)})`);
+  }
+  const deadly = deadlyLine(text, release());
+  if (deadly !== undefined) throw new Errno(op, EINVAL, deadly);
+  const result = rados.rados_conf_read_file(cluster, plain(path));
+  if (result < 0)
+    throw new Errno(op, -result, result === -EINVAL ? faultyLine(text) : `it cannot be read (errno ${-result})`);
 };
 
 export const shutdown = (cluster: bigint): void => rados.rados_shutdown(cluster);

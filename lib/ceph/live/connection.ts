@@ -17,7 +17,7 @@ import type * as Scope from "effect/Scope";
 import type { CellErrno, CellError } from "../../cells/errors.ts";
 import type { CellPool } from "../../cells/pool.ts";
 import type { CellCalls } from "../cell/cell.ts";
-import { AccessDenied, CallStuck, type CephError, CephFailed, Unreachable } from "../errors.ts";
+import { AccessDenied, CallStuck, type CephError, CephFailed, ConfFileInvalid, Unreachable } from "../errors.ts";
 import type { ClusterAccess } from "../rados.ts";
 import { kindOfKey } from "./cephx-key.ts";
 import { EACCES, EINVAL, endsConnection, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT, nameOf, tooOld } from "./errno.ts";
@@ -211,7 +211,10 @@ const connect = (
           if (error._tag !== "CellErrno") {
             return Effect.fail(new CallStuck({ op: "rados_connect", subject, reason: error.message }));
           }
-          return Effect.flatMap(explain(cells, error, { identity, kind, denied }), Effect.fail);
+          return Effect.flatMap(
+            explain(cells, error, { identity, kind, denied, confFile: options.cephConf }),
+            Effect.fail,
+          );
         }),
       );
     return { handle, aside: 0, damaged: false, retired: false };
@@ -224,14 +227,18 @@ interface Refusal {
   readonly identity: Identity;
   readonly kind: "usual" | "newer";
   readonly denied: (op: string) => CephError;
+  readonly confFile: string;
 }
 
 const explain = (
   cells: CellPool,
   { op, errno, message }: CellErrno,
-  { identity, kind, denied }: Refusal,
+  { identity, kind, denied, confFile }: Refusal,
 ): Effect.Effect<CephError> => {
   const { monitors: subject } = identity;
+  if (op === "rados_conf_read_file") {
+    return Effect.succeed(new ConfFileInvalid({ op, subject: confFile, reason: message }));
+  }
   if (op !== "rados_connect") {
     return Effect.succeed(new CephFailed({ op, subject, errno, reason: errno === 0 ? message : nameOf(errno) }));
   }
