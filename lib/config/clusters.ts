@@ -40,6 +40,11 @@ export interface ClusterTable {
 
 const line = z.string("must be a string").refine((value) => !hasControl(value), "must not hold control characters");
 const nonEmpty = line.refine((value) => value.trim() !== "", "must not be empty");
+/** librados splits its list of monitors at blanks and line ends, too. */
+const trimmed = z
+  .string("must be a string")
+  .transform((value) => value.trim())
+  .pipe(nonEmpty);
 
 const flag = z.union([z.boolean(), z.enum(["true", "false"]).transform((word) => word === "true")], {
   error: "must be true or false",
@@ -63,7 +68,7 @@ const affinityShape = {
 };
 const entryShape = {
   clusterID: nonEmpty,
-  monitors: z.array(nonEmpty, "must be an array of strings").min(1, "must name at least one monitor"),
+  monitors: z.array(trimmed, "must be an array of strings").min(1, "must name at least one monitor"),
   rbd: section(rbdShape).prefault({}),
   readAffinity: section(affinityShape).prefault({}),
 };

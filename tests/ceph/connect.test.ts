@@ -1,16 +1,19 @@
 /** How connecting fails, and what becomes of a connection: each failure its own error, within its limit. */
 import { createServer } from "node:net";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
+import * as Result from "effect/Result";
 import type { Ceph, CephCalls } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
 import { cephLayerLive } from "../../lib/ceph/live/live.ts";
 import { Manager } from "../../lib/ceph/manager.ts";
 import { type ClusterAccess, Rados } from "../../lib/ceph/rados.ts";
 import { hasRig, rig, type Rig } from "../rig/cluster.ts";
+import { CONF_FILES, type ConfFile } from "../support/conf-files.ts";
 import { wholeCeph } from "../support/whole-ceph.ts";
 import { frozen, timed, tool } from "./hands.ts";
 
@@ -72,6 +75,34 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
   const keyed = (key: string) => ({ key: Redacted.make(key) });
 
   test(
+    "A ceph.conf that librados takes is taken, and one that it refuses is named with the line that is wrong",
+    async () => {
+      const path = `${cluster.dir}/written.conf`;
+      const own = ManagedRuntime.make(cephLayerLive({ cells: 1, idle: Duration.zero, cephConf: path }));
+      const asked = () =>
+        own.runPromise(Effect.flatMap(wholeCeph, (ceph) => Effect.result(ceph.poolId(access, cluster.pool))));
+      const beyondAscii = "[global]\nfsid = café\n";
+      const files: readonly ConfFile[] = [
+        ...CONF_FILES,
+        { text: beyondAscii, ...(cluster.release < 18 && { says: "line 2 has a letter beyond ASCII" }) },
+      ];
+      for (const { text, says } of files) {
+        await Bun.write(path, text);
+        const answer = await asked();
+        if (says === undefined) {
+          expect([text, Result.isSuccess(answer)]).toEqual([text, true]);
+          continue;
+        }
+        const error = Result.isFailure(answer) ? answer.failure : undefined;
+        expect([text, error?._tag]).toEqual([text, "ConfFileInvalid"]);
+        expect(error?.message).toContain(`${path} is not a ceph.conf that Ceph's library can read: ${says}`);
+      }
+      await own.dispose();
+    },
+    LIMIT,
+  );
+
+  test(
     "A wrong key and an unknown user are denied at once, in each notation of the monitors",
     async () => {
       const [monitor = ""] = cluster.monitors;
@@ -87,6 +118,41 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
       }
     },
     6 * REFUSED_MS,
+  );
+
+  test(
+    "Monitors by name connect as with the rbd tool, and a wrong login is denied at once, whatever else is in the list",
+    async () => {
+      const [monitor = ""] = cluster.monitors;
+      const [address = "", port = ""] = monitor.split(":");
+      const hosts = `${cluster.dir}/hosts`;
+      // Nothing listens on the other address of the second name.
+      await Bun.write(hosts, `${address} mon.ceph.test\n127.9.9.9 both.ceph.test\n${address} both.ceph.test\n`);
+      const named = [
+        [`mon.ceph.test:${port}`],
+        [`127.9.9.9:${port}`, `mon.ceph.test:${port}`],
+        [`mon.ceph.test:${port}, ${monitor}`],
+        [`${monitor};127.9.9.9:${port}`],
+        [`both.ceph.test:${port}`],
+        [`${monitor}/0`],
+      ];
+      const refused: readonly (readonly [list: readonly string[], says: string])[] = [
+        [[`v1:mon.ceph.test:${port}`], `in a form that is for addresses: write mon.ceph.test:${port}`],
+        [[monitor, "no-such.ceph.test:6790"], "cannot be reached: no-such.ceph.test:6790 has a name that cannot be"],
+      ];
+      const lists = JSON.stringify([...named, ...refused.map(([list]) => list)]);
+      const script = 'mount --bind "$1" /etc/hosts && exec "$2" "$3" "$4"';
+      const argv = [hosts, process.execPath, join(import.meta.dir, "ask-monitors.ts"), lists];
+      const asking = Bun.spawn(["unshare", "--mount", "sh", "-c", script, "sh", ...argv], {
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      const answers: unknown = JSON.parse(await new Response(asking.stdout).text());
+      expect(answers).toEqual([
+        ...named.map(() => ["OK", "AccessDenied"]),
+        ...refused.map(([, says]) => [expect.stringContaining(says), expect.stringContaining(says)]),
+      ]);
+    },
+    2 * LIMIT,
   );
 
   test(

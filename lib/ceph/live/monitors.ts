@@ -7,10 +7,12 @@
  * 1. A failure here never fails a connection: librados finds out the rest.
  * 2. It is needed because librados tries an address with an unusual port and without `v1:` or `v2:` as both kinds at once.
  *    The wrong kind never answers, so that a wrong key looks like a monitor that does not answer.
+ * 3. librados takes a name only without `v1:` and `v2:`. Behind those it gets the addresses that the name has.
  */
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
-import { connect } from "node:net";
+import { lookup } from "node:dns/promises";
+import { connect, isIP } from "node:net";
 
 /** Ports whose protocol is fixed. */
 const USUAL_PORTS: readonly number[] = [3300, 6789];
@@ -20,22 +22,32 @@ const LONGEST_GREETING = 9;
 type Finding = "v1" | "v2" | "refuses" | "silent" | "unreachable" | "unknown name" | "stranger";
 
 interface Address {
+  readonly protocol: "v1" | "v2" | undefined;
   readonly host: string;
   readonly port: number;
+  readonly isName: boolean;
 }
 
+const ADDRESS = /^(?:(v[12]):)?(?:\[([0-9a-fA-F:.]+)\]|([^\s:[\],/]+))(?::(\d+))?(?:\/\d+)?$/;
+
 const addressIn = (text: string): Address | undefined => {
-  const parts = /^(?:v[12]:)?(?:\[([0-9a-fA-F:.]+)\]|([^\s:[\],/]+))(?::(\d+))?(?:\/\d+)?$/.exec(text.trim());
-  const host = parts?.[1] ?? parts?.[2];
-  return host === undefined ? undefined : { host, port: Number(parts?.[3] ?? 3300) };
+  const parts = ADDRESS.exec(text);
+  const host = parts?.[2] ?? parts?.[3];
+  if (host === undefined) return undefined;
+  const protocol = parts?.[1] === "v1" || parts?.[1] === "v2" ? parts[1] : undefined;
+  return { protocol, host, port: Number(parts?.[4] ?? 3300), isName: isIP(host) === 0 };
 };
+
+/** The entries of a list as librados splits it: at commas, semicolons and blanks, but not within "[v2:…,v1:…]". */
+const entriesIn = (monitors: readonly string[]): readonly string[] =>
+  monitors.flatMap((text) => text.match(/\[v[^\]]*\](?:[^,;\s]*)|[^,;\s]+/g) ?? []);
 
 const findingOf = (code: string | undefined): Finding => {
   if (code === "ECONNREFUSED") return "refuses";
   return code === "ENOTFOUND" || code === "EAI_AGAIN" ? "unknown name" : "unreachable";
 };
 
-const greet = ({ host, port }: Address, limit: Duration.Duration): Effect.Effect<Finding> =>
+const greet = ({ host, port }: Pick<Address, "host" | "port">, limit: Duration.Duration): Effect.Effect<Finding> =>
   Effect.suspend(() => {
     let connected = false;
     const answer = Effect.callback<Finding>((resume) => {
@@ -60,24 +72,52 @@ const greet = ({ host, port }: Address, limit: Duration.Duration): Effect.Effect
     return Effect.timeoutOrElse(answer, { duration: limit, orElse: late });
   });
 
-const hasUnusualPort = (text: string): boolean => {
-  const port = /^(?:\[[0-9a-fA-F:.]+\]|[^\s:[\],/]+):(\d+)$/.exec(text)?.[1];
-  return port !== undefined && !USUAL_PORTS.includes(Number(port));
-};
+/** Whether librados would try both protocols at the address. */
+const isOpen = ({ protocol, port }: Address): boolean => protocol === undefined && !USUAL_PORTS.includes(port);
 
-/** Makes the list for `mon_host`: adds the protocol to each address that leaves it open. */
-export const monHost = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
-  Effect.forEach(
-    monitors.flatMap((entry) => (entry.includes("[v") ? [entry] : entry.split(","))).map((entry) => entry.trim()),
-    (entry) => {
-      const address = hasUnusualPort(entry) ? addressIn(entry) : undefined;
-      if (address === undefined) return Effect.succeed(entry);
-      return greet(address, limit).pipe(
-        Effect.map((found) => (found === "v1" || found === "v2" ? `${found}:${entry}` : entry)),
+const addressesOf = ({ host, isName }: Address, limit: Duration.Duration): Effect.Effect<readonly string[]> =>
+  isName
+    ? Effect.tryPromise(() => lookup(host, { all: true })).pipe(
+        Effect.map((found) => found.map(({ address }) => address)),
+        Effect.timeout(limit),
+        Effect.orElseSucceed(() => []),
+      )
+    : Effect.succeed([host]);
+
+const withPort = (host: string, port: number): string => `${host.includes(":") ? `[${host}]` : host}:${port}`;
+
+/** An entry in the forms that it may have in `mon_host`. */
+interface Settled {
+  readonly entry: string;
+  /** Its addresses that told their protocol, with it. `undefined`: the entry stays as it is. */
+  readonly told: readonly string[] | undefined;
+}
+
+const settle = (entry: string, limit: Duration.Duration): Effect.Effect<Settled> =>
+  Effect.gen(function* () {
+    const address = addressIn(entry);
+    const isForm = address !== undefined && isOpen(address) && !(address.isName && entry.includes("/"));
+    if (!isForm) return { entry, told: undefined };
+    const hosts = yield* addressesOf(address, limit);
+    if (hosts.length === 0) return { entry, told: undefined };
+    const ask = (host: string) =>
+      Effect.map(greet({ host, port: address.port }, limit), (found) =>
+        found === "v1" || found === "v2" ? [`${found}:${withPort(host, address.port)}`] : [],
       );
-    },
-    { concurrency: "unbounded" },
-  ).pipe(Effect.map((list) => list.join(",")));
+    return { entry, told: (yield* Effect.forEach(hosts, ask, { concurrency: "unbounded" })).flat() };
+  });
+
+/**
+ * Makes the list for `mon_host`: adds the protocol to each address that leaves it open. One that tells none is left out
+ * where another tells: librados would wait for it, and a wrong key would look like a monitor that does not answer.
+ */
+export const monHost = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
+  Effect.forEach(entriesIn(monitors), (entry) => settle(entry, limit), { concurrency: "unbounded" }).pipe(
+    Effect.map((list) => {
+      const someTell = list.some(({ told = [] }) => told.length > 0);
+      return list.flatMap(({ entry, told }) => (told === undefined || !someTell ? [entry] : told)).join(",");
+    }),
+  );
 
 const STATES: Record<Finding, string> = {
   v1: "is there, but did not finish the login",
@@ -89,14 +129,35 @@ const STATES: Record<Finding, string> = {
   stranger: "is not a Ceph monitor",
 };
 
-/** Describes each monitor in one clause, for an error message. */
+/** Who answers at one entry; `unfit`: why librados takes no list that has it. */
+interface Look {
+  readonly finding?: Finding;
+  readonly unfit?: string;
+}
+
+const look = (entry: string, limit: Duration.Duration): Effect.Effect<Look> =>
+  Effect.suspend((): Effect.Effect<Look> => {
+    const address = addressIn(entry);
+    if (address === undefined) return Effect.succeed({ unfit: `"${entry}" is not an address` });
+    if (address.isName && (address.protocol !== undefined || entry.includes("/"))) {
+      const plain = withPort(address.host, address.port);
+      return Effect.succeed({ unfit: `"${entry}" has a name in a form that is for addresses: write ${plain}` });
+    }
+    return Effect.map(greet(address, limit), (finding) => ({
+      finding,
+      ...(finding === "unknown name" && { unfit: `${entry} ${STATES[finding]}` }),
+    }));
+  });
+
+/** Describes each monitor in one clause, for an error message; those that spoil the list, where there are such. */
 export const diagnose = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
-  Effect.forEach(
-    monitors.flatMap((entry) => entry.replaceAll(/\[(?=v[12]:)|\]$/g, "").split(",")),
-    (entry) => {
-      const address = addressIn(entry);
-      if (address === undefined) return Effect.succeed(`"${entry}" is not an address`);
-      return greet(address, limit).pipe(Effect.map((found) => `${entry} ${STATES[found]}`));
-    },
-    { concurrency: "unbounded" },
-  ).pipe(Effect.map((clauses) => clauses.join("; ")));
+  Effect.gen(function* () {
+    const entries = entriesIn(monitors).flatMap((entry) =>
+      entry.replaceAll(/\[(?=v[12]:)|(?<=:\d+(?:\/\d+)?)\]$/g, "").split(","),
+    );
+    const found = yield* Effect.forEach(entries, (entry) => look(entry, limit), { concurrency: "unbounded" });
+    const unfit = found.flatMap(({ unfit: clause }) => (clause === undefined ? [] : [clause]));
+    // librados takes no list with such an entry, so that the other monitors have not been asked.
+    if (unfit.length > 0) return unfit.join("; ");
+    return found.map(({ finding = "unreachable" }, at) => `${entries[at]} ${STATES[finding]}`).join("; ");
+  });

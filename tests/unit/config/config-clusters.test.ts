@@ -90,7 +90,7 @@ describe("entries of config.json", () => {
     ["monitors must be an array of strings", { clusterID: "c" }],
     ["monitors must be an array of strings", { ...good, monitors: "m1,m2" }],
     ["monitors.0 must not be empty", { ...good, monitors: [" "] }],
-    ["monitors.0 must not hold control characters", { ...good, monitors: ["m\n"] }],
+    ["monitors.0 must not hold control characters", { ...good, monitors: ["m\0"] }],
     ["rbd must be an object", { ...good, rbd: "x" }],
     ["rbd.radosNamespace must be a string", { ...good, rbd: { radosNamespace: 1 } }],
     ["rbd.radosNamespace must not hold control characters", { ...good, rbd: { radosNamespace: "a\0b" } }],
@@ -128,6 +128,10 @@ describe("entries of config.json", () => {
     const table = one(entry);
     expect([...table.problems.values()]).toEqual(problems.length === 0 ? [] : [problems.join("; ")]);
     expect(table.clusters.size).toBe(usable);
+  });
+
+  test("Blanks and line ends around a monitor do not count", () => {
+    expect(one({ ...good, monitors: [" m1:6789\n", "\tm2"] }).clusters.get("c")?.monitors).toEqual(["m1:6789", "m2"]);
   });
 
   test("A null counts as absent, the last of two spellings of a key applies, and 0 daemons count as one", () => {
