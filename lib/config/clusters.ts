@@ -57,11 +57,17 @@ const section = <S extends z.ZodRawShape>(shape: S) =>
     z.object(shape, "must be an object"),
   );
 
+const daemonCount = z.int("must be a whole number").min(0, "must not be negative").default(0);
 const rbdShape = {
   radosNamespace: line.default(""),
   netNamespaceFilePath: line.default(""),
-  mirrorDaemonCount: z.int("must be a whole number").min(0, "must not be negative").default(0),
+  mirrorDaemonCount: daemonCount,
+  // The name that its documents have had as well.
+  mirrorCount: daemonCount,
 };
+/** ceph-csi's since 3.13. They are accepted in any form, because nothing reads them here. */
+const WITHOUT_EFFECT = ["rbd.controllerPublishSecretRef", "rbd.nodePublishSecretRef", "replicationDestination"];
+
 const affinityShape = {
   enabled: flag.optional(),
   crushLocationLabels: z.array(nonEmpty, "must be an array of strings").default([]),
@@ -98,8 +104,15 @@ const issueText = (issue: z.core.$ZodIssue | undefined): string => {
   return `${path || "the entry"} ${issue?.message ?? "is wrong"}`;
 };
 
+/** Whether the entry has something at `a.b`, with keys in any case. */
+const has = (entry: Fields, place: string): boolean => {
+  let value: unknown = entry;
+  for (const key of place.split(".")) value = isObject(value) ? fieldsOf(value, [key])[key] : undefined;
+  return value !== undefined;
+};
+
 /** Remarks on an entry that works all the same. */
-const notesOn = (fields: Record<string, unknown>, cluster: Cluster): ReadonlyArray<string> => {
+const notesOn = (entry: Fields, fields: Record<string, unknown>, cluster: Cluster): ReadonlyArray<string> => {
   const notes: Array<string> = [];
   const affinity = fields["readAffinity"];
   if (isObject(affinity) && typeof fieldsOf(affinity, ["enabled"])["enabled"] === "string") {
@@ -111,6 +124,9 @@ const notesOn = (fields: Record<string, unknown>, cluster: Cluster): ReadonlyArr
     cluster.radosNamespace === ""
   ) {
     notes.push("radosNamespace outside of rbd has no effect: write it as rbd.radosNamespace");
+  }
+  for (const place of WITHOUT_EFFECT) {
+    if (has(entry, place)) notes.push(`${place} has no effect in this release`);
   }
   return notes;
 };
@@ -136,16 +152,17 @@ const parseEntry = (value: unknown, index: number, defaults: ClusterDefaults): E
   const typos = misspelledIn(value);
   if (!parsed.success) return { name, remarks: [...parsed.error.issues.slice(0, 5).map(issueText), ...typos] };
   const { clusterID, monitors, rbd, readAffinity } = parsed.data;
-  const mirrorDaemonCount = rbd.mirrorDaemonCount || 1;
+  const { mirrorCount, ...inRbd } = rbd;
+  const mirrorDaemonCount = rbd.mirrorDaemonCount || mirrorCount || 1;
   const { enabled = defaults.readAffinity, crushLocationLabels } = readAffinity;
   const cluster: Cluster = {
     clusterId: clusterID,
     monitors,
-    ...rbd,
+    ...inRbd,
     mirrorDaemonCount,
     readAffinity: { enabled, crushLocationLabels },
   };
-  return { name, cluster, remarks: [...notesOn(fields, cluster), ...typos] };
+  return { name, cluster, remarks: [...notesOn(value, fields, cluster), ...typos] };
 };
 
 /** Reads the text of a config.json. Fails only when there are no entries to speak of. */

@@ -134,6 +134,25 @@ describe("entries of config.json", () => {
     expect(one({ ...good, monitors: [" m1:6789\n", "\tm2"] }).clusters.get("c")?.monitors).toEqual(["m1:6789", "m2"]);
   });
 
+  test("The reader takes the keys of ceph-csi 3.13 to 3.18, and remarks those that have no effect yet", () => {
+    const table = one({
+      ...good,
+      rbd: {
+        mirrorCount: 3,
+        controllerPublishSecretRef: { name: "s", namespace: "n" },
+        nodePublishSecretRef: { secretName: "s", secretNamespace: "n" },
+      },
+      replicationDestination: { remoteClusterID: "west", rbd: { remotePoolMapping: { "2": { poolID: "3" } } } },
+    });
+    expect(table.clusters.get("c")?.mirrorDaemonCount).toBe(3);
+    expect(table.problems.get("c")).toBe(
+      "rbd.controllerPublishSecretRef has no effect in this release; rbd.nodePublishSecretRef has no effect in this release; replicationDestination has no effect in this release",
+    );
+    expect(one({ ...good, rbd: { mirrorDaemonCount: 2, mirrorCount: 5 } }).clusters.get("c")?.mirrorDaemonCount).toBe(
+      2,
+    );
+  });
+
   test("A null counts as absent, the last of two spellings of a key applies, and 0 daemons count as one", () => {
     const text =
       '[{"clusterId":"a","CLUSTERID":"b","monitors":["m"],"rbd":{"mirrorDaemonCount":0,"radosNamespace":null},"readAffinity":null}]';
