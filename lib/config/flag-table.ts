@@ -77,7 +77,6 @@ const CEPH_CSI = {
   controllerserver: flag("controllerServer", bool(), "false", "serve the controller; both, if neither is asked for"),
   nodeserver: flag("nodeServer", bool(), "false", "serve the node; both, if neither is asked for"),
   clustername: flag("clusterName", text(), "", "name of the Kubernetes cluster, for image metadata"),
-  setmetadata: flag("setMetadata", bool(), "false", "write names of PVC, PV and snapshot to image metadata"),
   rbdhardmaxclonedepth: flag("rbdHardMaxCloneDepth", int(1, 14), "8", "clones deeper than this are flattened first"),
   rbdsoftmaxclonedepth: flag("rbdSoftMaxCloneDepth", int(0, 14), "4", "clones deeper than this are flattened later"),
   maxsnapshotsonimage: flag("maxSnapshotsOnImage", int(1, 500), "450", "no new snapshot above this many"),
@@ -173,6 +172,9 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
     radosnamespacecephfs: text(),
   }),
   ...because("ceph-csi 3.8 dropped it", { enablegrpcmetrics: bool(), histogramoption: text() }),
+  ...because("ceph-csi 3.17 dropped it: names of PVC, PV and snapshot are always in the image's metadata", {
+    setmetadata: bool(),
+  }),
   ...because("this release does not serve CSI-Addons", { "csi-addons-endpoint": unixEndpoint }),
   ...because("for --type=controller, which has nothing to do in this release", { drivernamespace: text() }),
   ...because("the pod's own service account is what the driver uses", { kubeconfig: text() }),

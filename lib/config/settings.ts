@@ -14,9 +14,7 @@ export interface CloneDepthLimits {
 export interface Settings {
   /** Names the journals: `csi.volumes.<instanceId>`, `csi.snaps.<instanceId>`. */
   readonly instanceId: string;
-  /** Whether images carry the names of their claim and volume, or snapshot, as metadata. */
-  readonly setMetadata: boolean;
-  /** Written next to those names, if not "". */
+  /** Written into the metadata of images next to the names of their claim and volume, or snapshot, if not "". */
   readonly clusterName: string;
   readonly cloneDepth: CloneDepthLimits;
   /** Snapshots of one image: above the first no new one; above the second flattening begins. */
@@ -36,7 +34,6 @@ const AT_ONCE = 16;
 
 export const settingsOf = (flags: Flags): Settings => ({
   instanceId: flags.instanceId,
-  setMetadata: flags.setMetadata,
   clusterName: flags.clusterName,
   cloneDepth: { softDepth: flags.rbdSoftMaxCloneDepth, hardDepth: flags.rbdHardMaxCloneDepth },
   maxSnapshots: flags.maxSnapshotsOnImage,

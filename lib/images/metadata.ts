@@ -21,13 +21,13 @@ export const ownerOf = (parameters: Parameters): string | undefined =>
 const entries = (
   keys: readonly string[],
   foreign: readonly string[],
-  { setMetadata, clusterName }: Settings,
+  { clusterName }: Settings,
   parameters: Parameters,
   cloned: boolean,
 ): Readonly<Record<string, string | undefined>> => ({
   ...(cloned && Object.fromEntries([...foreign, CLUSTER_KEY].map((key) => [key, undefined]))),
-  ...(setMetadata && Object.fromEntries(keys.flatMap((key) => (parameters[key] ? [[key, parameters[key]]] : [])))),
-  ...(setMetadata && clusterName !== "" && { [CLUSTER_KEY]: clusterName }),
+  ...Object.fromEntries(keys.flatMap((key) => (parameters[key] ? [[key, parameters[key]]] : []))),
+  ...(clusterName !== "" && { [CLUSTER_KEY]: clusterName }),
 });
 
 export const volumeMetadata = (options: Settings, parameters: Parameters, cloned: boolean) =>

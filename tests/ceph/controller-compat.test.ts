@@ -16,7 +16,7 @@ let pool: Awaited<ReturnType<typeof makePool>>;
 beforeAll(async () => {
   pool = await makePool("compat");
   writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
-  driver = await startDriver({ dir, flags: ["--setmetadata=true", "--clustername=here"] });
+  driver = await startDriver({ dir, flags: ["--clustername=here"] });
 }, 60_000);
 
 afterAll(async () => {

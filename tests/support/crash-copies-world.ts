@@ -27,7 +27,7 @@ import {
 } from "./copies-world.ts";
 import { aCluster, deletion, GIB, poolDump, seed, uuidOf } from "./world.ts";
 
-export const SETTINGS = { flags: { setmetadata: true, clustername: "prod" } };
+export const SETTINGS = { flags: { clustername: "prod" } };
 
 /** What a scenario's calls are about, filled by its preparation. */
 export interface Ids {

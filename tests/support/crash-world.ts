@@ -24,7 +24,7 @@ const DIRECTORY = "csi.volumes.default";
 const POOL: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 
 /** All drivers write metadata: it is one call more to fail. */
-export const SETTINGS = { flags: { setmetadata: true } };
+export const SETTINGS = { flags: {} };
 
 export interface Scenario {
   readonly name: string;

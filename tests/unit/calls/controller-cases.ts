@@ -3,13 +3,14 @@ import rows from "../../golden/controller-calls.json";
 import { creation, deletion, expansion, GIB, PARAMETERS, uuidOf, validation } from "../../support/world.ts";
 import { emptyWorld, type Room, type Step } from "./room.ts";
 
-const request = creation({ parameters: { ...PARAMETERS, "csi.storage.k8s.io/pv/name": "pvc-1" } });
+const request = creation();
+const named = creation({ parameters: { ...PARAMETERS, "csi.storage.k8s.io/pv/name": "pvc-1" } });
 const create: Step = ({ driver }) => driver.createVolume(request);
+const createNamed: Step = ({ driver }) => driver.createVolume(named);
 const remove: Step = ({ driver, ids }) => driver.deleteVolume(deletion(ids.volume));
 const aVolume: Step = async ({ driver, ids }) => {
   ids.volume = (await driver.createVolume(request)).volume.volumeId;
 };
-const given = { flags: { setmetadata: true } };
 
 export const controllerRoom: Room = {
   name: "controller",
@@ -17,11 +18,10 @@ export const controllerRoom: Room = {
   world: emptyWorld,
   cases: {
     "CreateVolume: a new name": { call: create },
-    "CreateVolume: a new name, with metadata": { given, call: create },
+    "CreateVolume: a new name, with metadata": { call: createNamed },
     "CreateVolume: a volume that is there": { prepare: aVolume, call: create },
-    "CreateVolume: a volume that is there, with metadata": { given, prepare: aVolume, call: create },
+    "CreateVolume: a volume that is there, with metadata": { prepare: aVolume, call: createNamed },
     "CreateVolume: another volume of that name": {
-      given,
       prepare: aVolume,
       call: ({ driver }) => driver.createVolume(creation({ capacityRange: { requiredBytes: 2n * GIB } })),
       code: "ALREADY_EXISTS",

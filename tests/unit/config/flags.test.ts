@@ -33,11 +33,11 @@ describe("Go's flag syntax", () => {
 
   test("A boolean flag stands alone or has one of Go's words, and takes no next argument", () => {
     for (const word of ["1", "t", "T", "true", "TRUE", "True"])
-      expect(ok(`--setmetadata=${word}`).setMetadata).toBe(true);
+      expect(ok(`--enableprofiling=${word}`).enableProfiling).toBe(true);
     for (const word of ["0", "f", "F", "false", "FALSE", "False"]) {
-      expect(ok("--setmetadata", `--setmetadata=${word}`).setMetadata).toBe(false);
+      expect(ok("--enableprofiling", `--enableprofiling=${word}`).enableProfiling).toBe(false);
     }
-    expect(ok("-setmetadata", "-v=5")).toMatchObject({ setMetadata: true, verbosity: 5 });
+    expect(ok("-enableprofiling", "-v=5")).toMatchObject({ enableProfiling: true, verbosity: 5 });
   });
 
   test("The argument -- ends the flags, and the parser reports what follows it", () => {
@@ -109,7 +109,6 @@ describe("defaults", () => {
       driverName: "rbd.csi.ceph.com",
       instanceId: "default",
       clusterName: "",
-      setMetadata: false,
       rbdHardMaxCloneDepth: 8,
       rbdSoftMaxCloneDepth: 4,
       maxSnapshotsOnImage: 450,

@@ -17,7 +17,7 @@ import { virtualTime } from "../../support/virtual-time.ts";
 
 const VOLUMES = ["a0000000-0000-4000-8000-000000000001", "b0000000-0000-4000-8000-000000000002"] as const;
 const IDS = VOLUMES.map((uuid) => `0001-0004-east-0000000000000002-${uuid}`);
-const SETTINGS = { flags: { setmetadata: true } };
+const SETTINGS = { flags: {} };
 /** Far more than any of these RPCs makes. */
 const MOST_CALLS = 80;
 

@@ -79,7 +79,7 @@ test("a snapshot whose image a dead driver still has open is made by a later ret
 
 test("R15: the retry of CreateSnapshot writes metadata on the snapshot, and none on the source", async () => {
   const cluster = aCluster();
-  await using driver = aDriver(cluster, { flags: { setmetadata: true } });
+  await using driver = aDriver(cluster);
   const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, [`${K8S}pv/name`]: "pvc-1" } });
   reserveSnapshot(cluster, imageOf(id));
   await byHand(cluster).snapshot(imageOf(id), HOLDER);

@@ -41,7 +41,7 @@ type Row<Fields> = readonly [what: string, fields: Fields, names: string, code?:
 const outcome = async (call: (driver: Driver, volumeId: string, cluster: MemoryCluster) => Promise<unknown>) => {
   const cluster = aCluster();
   const { service, calls, forget } = recorded(cephMemoryService(cluster));
-  await using driver = aDriver(cluster, { ceph: service, flags: { setmetadata: true } });
+  await using driver = aDriver(cluster, { ceph: service });
   const { volume } = await driver.createVolume(creation({ name: "pvc-there" }));
   const before = cluster.dump();
   forget();

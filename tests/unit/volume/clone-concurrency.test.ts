@@ -232,9 +232,8 @@ describe("two drivers over one cluster", () => {
       const slowed = intercepted(cephMemoryService(cluster), (_, act) =>
         roll(3) === 0 ? Effect.delay(act, roll(2)) : act,
       );
-      const flags = { setmetadata: true };
-      await using first = aDriver(cluster, { ceph: slowed, flags });
-      await using second = aDriver(cluster, { flags });
+      await using first = aDriver(cluster, { ceph: slowed });
+      await using second = aDriver(cluster);
       const volumes = new Set<string>();
       const snapshots = new Set<string>();
       const any = (ids: ReadonlySet<string>) => [...ids][roll(ids.size || 1)] ?? "none";

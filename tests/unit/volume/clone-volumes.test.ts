@@ -138,7 +138,7 @@ describe("layout of a copy", () => {
   test("the metadata of a copy names the copy, and nothing of its source", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using driver = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
+      await using driver = aDriver(cluster, { flags: { clustername: "prod" } });
       const all = await prepared(driver, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
       const parameters = { ...PARAMETERS, ...COPY_NAMES };
       const { volume } = await driver.createVolume(request(all, { parameters }));
@@ -150,10 +150,10 @@ describe("layout of a copy", () => {
     }
   });
 
-  test("a copy carries nothing of its source's metadata where the driver writes none", async () => {
+  test("a copy carries nothing of its source's names where it has none of its own", async () => {
     for (const [, request] of copies) {
       const cluster = aCluster();
-      await using writing = aDriver(cluster, { flags: { setmetadata: true, clustername: "prod" } });
+      await using writing = aDriver(cluster, { flags: { clustername: "prod" } });
       const all = await prepared(writing, cluster, { parameters: { ...PARAMETERS, ...VOLUME_NAMES } });
       await using driver = aDriver(cluster);
       const { volume } = await driver.createVolume(request(all));

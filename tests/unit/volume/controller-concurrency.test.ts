@@ -174,7 +174,7 @@ describe("two drivers over one cluster", () => {
       const slowed = intercepted(cephMemoryService(cluster), (_, act) =>
         roll(3) === 0 ? Effect.delay(act, roll(2)) : act,
       );
-      const flags = { setmetadata: true, clustername: "prod" };
+      const flags = { clustername: "prod" };
       await using first = aDriver(cluster, { ceph: slowed, flags });
       await using second = aDriver(cluster, { flags });
       const drivers: readonly Driver[] = [first, second];

@@ -181,29 +181,28 @@ describe("image metadata", () => {
     return Object.fromEntries(cluster.image("rbd", `csi-vol-${uuid}`).meta);
   };
 
-  test("the image metadata names claim, volume and Kubernetes cluster where the flags ask for it", async () => {
-    const flags = { setmetadata: true, clustername: "prod" };
+  test("the image metadata names claim and volume, and the Kubernetes cluster where a flag names it", async () => {
+    const flags = { clustername: "prod" };
     expect(await metaOf(flags, { ...KUBERNETES, "csi.storage.k8s.io/fstype": "xfs" })).toEqual({
       ...KUBERNETES,
       "csi.ceph.com/cluster/name": "prod",
     });
-    expect(await metaOf({ setmetadata: true }, KUBERNETES)).toEqual(KUBERNETES);
-    expect(await metaOf({ setmetadata: true, clustername: "prod" }, {})).toEqual({
+    expect(await metaOf({}, KUBERNETES)).toEqual(KUBERNETES);
+    expect(await metaOf({ clustername: "prod" }, {})).toEqual({
       "csi.ceph.com/cluster/name": "prod",
     });
-    expect(await metaOf({ setmetadata: true }, {})).toEqual({});
-    expect(await metaOf({ setmetadata: false, clustername: "prod" }, KUBERNETES)).toEqual({});
+    expect(await metaOf({}, {})).toEqual({});
   });
 
   test("a repeated CreateVolume sets the image metadata that the first call did not set", async () => {
     const cluster = aCluster();
     await using without = aDriver(cluster);
-    await using driver = aDriver(cluster, { flags: { setmetadata: true } });
+    await using driver = aDriver(cluster, { flags: { clustername: "prod" } });
     const request = creation({ parameters: { ...PARAMETERS, ...KUBERNETES } });
     const { volume } = await without.createVolume(request);
     await driver.createVolume(request);
     const { meta } = cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`);
-    expect(Object.fromEntries(meta)).toEqual(KUBERNETES);
+    expect(Object.fromEntries(meta)).toEqual({ ...KUBERNETES, "csi.ceph.com/cluster/name": "prod" });
   });
 });
 

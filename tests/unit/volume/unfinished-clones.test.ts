@@ -44,7 +44,7 @@ const isWholeClone = (cluster: MemoryCluster, source: string, data: readonly str
 
 test("R7: a clone of which only the image in between is whole is finished, with volume ID, image ID, size and metadata", async () => {
   const cluster = aCluster();
-  await using driver = aDriver(cluster, { flags: { setmetadata: true } });
+  await using driver = aDriver(cluster);
   const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, [`${K8S}pv/name`]: "pvc-1" } });
   const source = imageOf(id);
   reserveCopy(cluster);
