@@ -33,6 +33,7 @@ import { readVolumeContext } from "../lib/node/volume-context.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
 import { Flatten } from "../lib/images/flatten.ts";
 import { Purge } from "../lib/images/purge.ts";
+import { withTrashDelay } from "../lib/images/trash-delay.ts";
 import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
@@ -200,7 +201,7 @@ export const controller = () =>
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 
 /** The layers that recipes need besides Ceph, locks, operations and the configuration. */
-export const controllerLayer = Layer.merge(Purge.layer, Flatten.layer);
+export const controllerLayer = Layer.merge(Layer.provide(withTrashDelay, Purge.layer), Flatten.layer);
 
 export const controllerRole = (world: World) =>
   role({

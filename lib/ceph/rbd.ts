@@ -137,7 +137,7 @@ export interface ImageCalls {
    * Moves an image to the trash, also one that is watched: the caller asks about watchers before. Finishes a move that
    * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group.
    */
-  readonly trashMove: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
+  readonly trashMove: (pool: PoolRef, image: string, keepSeconds?: number) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
   /** Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. */

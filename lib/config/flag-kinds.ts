@@ -42,6 +42,14 @@ export const duration = (): FlagKind<Duration.Duration> =>
     return nanos === undefined || nanos <= 0n || nanos > year ? undefined : Duration.nanos(nanos);
   });
 
+/** A duration of 0 or more, at most ten years, as 0 or with a unit. */
+export const delay = (): FlagKind<Duration.Duration> =>
+  kind("0 or a duration such as 24h or 1h30m", (text) => {
+    const nanos = goDuration(text);
+    const longest = 3_650n * 24n * 3_600n * 1_000_000_000n;
+    return nanos === undefined || nanos < 0n || nanos > longest ? undefined : Duration.nanos(nanos);
+  });
+
 /** Any text on one line, also none. */
 export const text = (): FlagKind<string> =>
   kind("text without control characters", (value) => (hasControl(value) ? undefined : value));

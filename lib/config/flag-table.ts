@@ -10,7 +10,7 @@
 import * as Result from "effect/Result";
 import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "../grpc/endpoint.ts";
 import { goBool } from "../text/go-values.ts";
-import { bool, duration, type FlagKind, int, list, oneOf, path, shaped, text } from "./flag-kinds.ts";
+import { bool, delay, duration, type FlagKind, int, list, oneOf, path, shaped, text } from "./flag-kinds.ts";
 
 export interface Flag<K extends string, T> extends FlagKind<T> {
   /** Name in the typed result. */
@@ -81,6 +81,12 @@ const CEPH_CSI = {
   rbdsoftmaxclonedepth: flag("rbdSoftMaxCloneDepth", int(0, 14), "4", "clones deeper than this are flattened later"),
   maxsnapshotsonimage: flag("maxSnapshotsOnImage", int(1, 500), "450", "no new snapshot above this many"),
   minsnapshotsonimage: flag("minSnapshotsOnImage", int(0, 500), "250", "flattening begins above this many"),
+  rbdtrashmaxdelay: flag(
+    "trashDelay",
+    delay(),
+    "0",
+    "removed images stay in the trash, protected for that time, until an administrator purges them; 0: they go at once",
+  ),
   domainlabels: flag("domainLabels", list(), "", "node labels that make up its topology"),
   "enable-read-affinity": flag(
     "enableReadAffinity",
@@ -191,9 +197,6 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
     (value) => !gatesIn(value).every(([name]) => KNOWN_GATES.has(name)),
   ),
   ...because("this release does not fence", { "enable-fencing": bool() }, (value) => goBool(value) === true),
-  ...because("images go at once; 0 is all that this release accepts", {
-    rbdtrashmaxdelay: shaped("0", (delay) => (/^0[a-z]*$/.test(delay) ? delay : undefined)),
-  }),
   ...because("for Go's logger; all lines go to stderr", {
     logtostderr: bool(),
     alsologtostderr: bool(),

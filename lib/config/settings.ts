@@ -17,6 +17,8 @@ export interface Settings {
   /** Written into the metadata of images next to the names of their claim and volume, or snapshot, if not "". */
   readonly clusterName: string;
   readonly cloneDepth: CloneDepthLimits;
+  /** For how long a removed image stays protected in the trash, for an administrator to purge; 0: it goes at once. */
+  readonly trashDelay: Duration.Duration;
   /** Snapshots of one image: above the first no new one; above the second flattening begins. */
   readonly maxSnapshots: number;
   readonly minSnapshots: number;
@@ -36,6 +38,7 @@ export const settingsOf = (flags: Flags): Settings => ({
   instanceId: flags.instanceId,
   clusterName: flags.clusterName,
   cloneDepth: { softDepth: flags.rbdSoftMaxCloneDepth, hardDepth: flags.rbdHardMaxCloneDepth },
+  trashDelay: flags.trashDelay,
   maxSnapshots: flags.maxSnapshotsOnImage,
   minSnapshots: flags.minSnapshotsOnImage,
   inUsePatience: IN_USE_PATIENCE,

@@ -29,6 +29,8 @@ export class Purge extends Context.Service<
   Purge,
   {
     readonly discard: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+    /** For how long the trash protects an image that is moved there; above 0 nobody but an administrator removes it. */
+    readonly keepSeconds: number;
     /** Images that this process still has to remove itself. */
     readonly pending: () => readonly string[];
   }
@@ -82,7 +84,7 @@ export class Purge extends Context.Service<
           // A manager at work may have been away when an earlier process left something: no hurry then.
           yield* Effect.forkIn(by === "manager" ? Effect.delay(sweep(pool), SWEEP_AFTER) : sweep(pool), scope);
         });
-      return Purge.of({ discard, pending: own.pending });
+      return Purge.of({ discard, keepSeconds: 0, pending: own.pending });
     }),
   );
 }

@@ -31,10 +31,14 @@ export const discardImage = Effect.fnUntraced(function* (
 });
 
 /** A second move finishes one that was cut off. If the image is not there, another driver has moved it. */
-const moveToTrash = (pool: PoolRef, imageName: string): Effect.Effect<void, CephError, Rbd> =>
-  Effect.flatMap(Rbd, (rbd) =>
-    rbd.trashMove(pool, imageName).pipe(Effect.catchTag("ImageNotFound", () => Effect.void)),
-  );
+const moveToTrash = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+): Effect.fn.Return<void, CephError, Purge | Rbd> {
+  const { keepSeconds } = yield* Purge;
+  const move = (yield* Rbd).trashMove(pool, imageName, keepSeconds);
+  yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
+});
 
 /**
  * Finishes the removal of an image that is gone under its name: in the trash, or on the way there. `followers` are

@@ -106,7 +106,9 @@ const calls = {
       { images, metadata }: PoolArg & { readonly images: readonly string[]; readonly metadata: readonly string[] },
     ) => briefs(io, images, metadata),
   ),
-  trashMove: pooled((io, { image }: ImageArg) => trash.move(io, image)),
+  trashMove: pooled((io, { image, keepSeconds }: ImageArg & { readonly keepSeconds?: number }) =>
+    trash.move(io, image, keepSeconds),
+  ),
   trashGet: pooled((io, { id }: TrashArg) => trash.get(io, id)),
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),
   trashRemove: pooled((io, { id }: TrashArg) => trash.remove(io, id)),

@@ -33,9 +33,9 @@ const entryAt = (view: DataView, at: number): TrashEntry => ({
   source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
 });
 
-/** librbd moves an image also if it has watchers, and refuses to `remove` it then. The caller asks about them before. */
-export const move = (io: bigint, image: string): void => {
-  const result = rbd.rbd_trash_move(io, plain(image), 0n);
+/** Before `keepSeconds` are over the image is only removed by force. librbd moves an image also if it has watchers, and refuses to `remove` it then. The caller asks about them before. */
+export const move = (io: bigint, image: string, keepSeconds = 0): void => {
+  const result = rbd.rbd_trash_move(io, plain(image), BigInt(keepSeconds));
   // it opens no parent, so the entry of the image in `rbd_directory` is missing: that is not absence of the image
   if (result === -ENOENT && isThere(io, image)) throw new Errno("rbd_trash_move of an image that is there", ENOENT);
   check("rbd_trash_move", result);

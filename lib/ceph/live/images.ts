@@ -25,7 +25,7 @@ export const imageCalls = ({ call, change }: Calls, trashRemoveLimit: Duration.D
     key: undefined,
   })),
 
-  trashMove: change("trashMove", ["image"]),
+  trashMove: change("trashMove", ["image", "keepSeconds"]),
   trashGet: call("trashGet", ["id"]),
   trashList: call("trashList", [], (pool) => ({ subject: `the trash of ${poolLabel(pool)}` })),
   trashRemove: change("trashRemove", ["id"], { limit: trashRemoveLimit, pace: "slow" }),

@@ -129,6 +129,10 @@ describe("defaults", () => {
       socketGroup: "",
       withoutEffect: [],
     });
+    expect(["0", "0s", "24h"].map((text) => Duration.toHours(ok(`--rbdtrashmaxdelay=${text}`).trashDelay))).toEqual([
+      0, 0, 24,
+    ]);
+    expect(Duration.toMillis(ok().trashDelay)).toBe(0);
     const { logSlowOpInterval, osdTimeout, monTimeout, connectTimeout, gracePeriod } = ok();
     const durations = [logSlowOpInterval, osdTimeout, monTimeout, connectTimeout, gracePeriod];
     expect(durations.map(Duration.toSeconds)).toEqual([30, 30, 30, 15, 25]);
@@ -192,7 +196,6 @@ describe("ceph-csi's own manifests", () => {
     const values: Readonly<Record<string, string>> = {
       "csi-addons-endpoint": "unix:///tmp/csi-addons.sock",
       stagingpath: "/var/lib/kubelet/plugins/kubernetes.io/csi/",
-      rbdtrashmaxdelay: "0s",
       "feature-gates": "SlowGRPCRestart=true",
     };
     const argv = Object.entries(WITHOUT_EFFECT).map(
@@ -285,7 +288,8 @@ describe("refused arguments", () => {
     [["--enable-fencing=maybe"], '--enable-fencing="maybe": write true or false'],
     [["--feature-gates=SlowGRPCRestart"], '--feature-gates="SlowGRPCRestart": write Name=true,Name=false'],
     [["--feature-gates=A=true,B=maybe"], "write Name=true,Name=false"],
-    [["--rbdtrashmaxdelay=24h"], '--rbdtrashmaxdelay="24h": write 0'],
+    [["--rbdtrashmaxdelay=-1s"], '--rbdtrashmaxdelay="-1s": write 0 or a duration such as 24h'],
+    [["--rbdtrashmaxdelay=1d"], '--rbdtrashmaxdelay="1d": write 0 or a duration such as 24h'],
     [["--nodeid"], "--nodeid has no value: write --nodeid=value"],
     [["--nodeserver=maybe"], '--nodeserver="maybe": write true or false'],
     [["--nodeserver="], "--nodeserver=: write true or false"],

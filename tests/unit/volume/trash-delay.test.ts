@@ -1,0 +1,71 @@
+/** `--rbdtrashmaxdelay`: what is removed stays in the trash, for an administrator to purge. */
+import { expect, test } from "bun:test";
+import type { CephCalls } from "../../../lib/ceph/ceph.ts";
+import { failingOnce, recorded } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { aDriver, type DriverWorld } from "../../support/one-world.ts";
+import { aCluster, codeOf, creation, deletion, poolDump } from "../../support/world.ts";
+
+const trashIn = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash);
+
+/** A driver with that delay; the protection that it asks for and its calls that remove from the trash. */
+const keeping = (cluster: MemoryCluster, delay: string, more: DriverWorld = {}) => {
+  const kept: (number | undefined)[] = [];
+  const { service, calls } = recorded(cephMemoryService(cluster));
+  const ceph: CephCalls = {
+    ...service,
+    trashMove: (pool, image, keepSeconds) => {
+      kept.push(keepSeconds);
+      return service.trashMove(pool, image, keepSeconds);
+    },
+  };
+  const removals = () => calls().filter(({ method }) => /trashRemove$/i.test(method));
+  return { driver: aDriver(cluster, { ceph, flags: { rbdtrashmaxdelay: delay }, ...more }), kept, removals };
+};
+
+test("A deleted volume stays in the trash, protected for the delay, and its journal is clean", async () => {
+  const cluster = aCluster();
+  const { driver, kept, removals } = keeping(cluster, "24h");
+  await using _ = driver;
+  const { volume } = await driver.createVolume(creation());
+  await driver.deleteVolume(deletion(volume.volumeId));
+  expect(kept).toEqual([86_400]);
+  expect(trashIn(cluster)).toHaveLength(1);
+  expect(poolDump(cluster)).toMatchObject({ images: {}, objects: { "csi.volumes.default": {} } });
+  // Nor does a repeated call, or that of another driver, purge it.
+  await driver.deleteVolume(deletion(volume.volumeId));
+  await using other = keeping(cluster, "1s").driver;
+  await other.deleteVolume(deletion(volume.volumeId));
+  const second = await driver.createVolume(creation());
+  await driver.deleteVolume(deletion(second.volume.volumeId));
+  // A repeated call looks for the image again, and finds it gone.
+  expect(new Set(kept)).toEqual(new Set([86_400]));
+  expect(trashIn(cluster)).toHaveLength(2);
+  expect(removals()).toEqual([]);
+});
+
+test("A volume whose deletion failed after the move to the trash stays there when the deletion is finished", async () => {
+  const cluster = aCluster();
+  const { driver, removals } = keeping(cluster, "24h");
+  await using _ = driver;
+  const { volume } = await driver.createVolume(creation());
+  await using dying = aDriver(cluster, {
+    ceph: failingOnce(cephMemoryService(cluster), "objectRemove", /csi\.volume\./),
+    flags: { rbdtrashmaxdelay: "24h" },
+  });
+  expect(await codeOf(dying.deleteVolume(deletion(volume.volumeId)))).toBe("RESOURCE_EXHAUSTED");
+  expect(trashIn(cluster)).toHaveLength(1);
+  await driver.deleteVolume(deletion(volume.volumeId));
+  expect(trashIn(cluster)).toHaveLength(1);
+  expect(removals()).toEqual([]);
+});
+
+test("Without a delay a deleted volume is protected for no time, and goes at once", async () => {
+  const cluster = aCluster();
+  const { driver, kept, removals } = keeping(cluster, "0");
+  await using _ = driver;
+  const { volume } = await driver.createVolume(creation());
+  await driver.deleteVolume(deletion(volume.volumeId));
+  expect(kept).toEqual([0]);
+  expect(removals()).toHaveLength(1);
+});
