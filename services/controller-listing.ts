@@ -11,19 +11,32 @@ import * as Result from "effect/Result";
 import { readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
 import { snapshotMessage } from "../lib/csi/messages.ts";
+import { VOLUME_CONDITION, withCondition } from "../lib/csi/volume-condition.ts";
 import {
+  type ControllerGetVolumeHealthRequest,
   type ControllerGetVolumeRequest,
+  ControllerGetVolumeResponse_VolumeStatusSchema as StatusSchema,
+  type ControllerListVolumeHealthRequest,
   ControllerServiceCapability_RPC_Type as Offered,
   type GetCapacityRequest,
   type GetSnapshotRequest,
   type ListSnapshotsRequest,
   type ListVolumesRequest,
+  ListVolumesResponse_VolumeStatusSchema as ListedStatusSchema,
+  VolumeHealthErrorType as Status,
 } from "../lib/gen/csi_pb.ts";
 import { capacity, capacityOf } from "../lib/listing/capacity.ts";
 import { canList } from "../lib/listing/cluster-credentials.ts";
 import { encodeToken, type ListKind, parseToken } from "../lib/listing/page-token.ts";
 import { getSnapshot, listSnapshots } from "../lib/listing/snapshots.ts";
-import { type ListedVolume, listVolumes, volumeStatus } from "../lib/listing/volumes.ts";
+import type { Fault } from "../lib/listing/volume-health.ts";
+import {
+  listVolumeHealth,
+  listVolumes,
+  type VolumeHealth,
+  volumeHealth,
+  volumeStatus,
+} from "../lib/listing/volumes.ts";
 import { reading } from "../lib/operations/rpc.ts";
 import { optionalCredentials, text } from "./fields.ts";
 
@@ -35,20 +48,54 @@ const pageOf = Effect.fnUntraced(function* (
   return { maxEntries, after: yield* Effect.fromResult(parseToken(kind, startingToken)) };
 });
 
-const volumeMessage = ({ volumeId, capacityBytes, nodes, condition }: ListedVolume) => ({
-  volume: { volumeId, capacityBytes },
-  status: { publishedNodeIds: [...nodes], volumeCondition: condition },
-});
-
 const volumes = Effect.fnUntraced(function* (request: ListVolumesRequest) {
   const { after, maxEntries } = yield* pageOf("volumes", request);
   const { entries, next } = yield* listVolumes(after, maxEntries);
-  return { entries: entries.map(volumeMessage), nextToken: next === undefined ? "" : encodeToken("volumes", next) };
+  return {
+    entries: entries.map(({ volumeId, capacityBytes, nodes, fault }) => ({
+      volume: { volumeId, capacityBytes },
+      status: withCondition(ListedStatusSchema, { publishedNodeIds: [...nodes] }, fault?.message),
+    })),
+    nextToken: next === undefined ? "" : encodeToken("volumes", next),
+  };
 });
 
 const volume = Effect.fnUntraced(function* (request: ControllerGetVolumeRequest) {
-  return volumeMessage(yield* volumeStatus(yield* text("volume_id", request.volumeId)));
+  const { volumeId, capacityBytes, nodes, fault } = yield* volumeStatus(yield* text("volume_id", request.volumeId));
+  return {
+    volume: { volumeId, capacityBytes },
+    status: withCondition(StatusSchema, { publishedNodeIds: [...nodes] }, fault?.message),
+  };
 });
+
+// ---------------------------------------------------------------------------------------------- health of volumes
+
+const STATUS: Readonly<Record<Fault["status"], Status>> = {
+  degraded: Status.DEGRADED,
+  inaccessible: Status.INACCESSIBLE,
+  "data loss": Status.DATA_LOSS,
+};
+
+const healthMessage = ({ volumeId, fault }: VolumeHealth) => ({
+  volumeId,
+  healthStatuses: fault === undefined ? [] : [{ ...fault, status: STATUS[fault.status] }],
+});
+
+const unhealthyVolumes = Effect.fnUntraced(function* (request: ControllerListVolumeHealthRequest) {
+  const { after, maxEntries } = yield* pageOf("volume health", request);
+  const { entries, next } = yield* listVolumeHealth(yield* optionalCredentials(request.secrets), after, maxEntries);
+  return {
+    entries: entries.map(healthMessage),
+    nextToken: next === undefined ? "" : encodeToken("volume health", next),
+  };
+});
+
+const health = Effect.fnUntraced(function* (request: ControllerGetVolumeHealthRequest) {
+  const volumeId = yield* text("volume_id", request.volumeId);
+  return { volumeHealth: healthMessage(yield* volumeHealth(volumeId, yield* optionalCredentials(request.secrets))) };
+});
+
+// ------------------------------------------------------------------------------------------ snapshots and capacity
 
 const snapshots = Effect.fnUntraced(function* (request: ListSnapshotsRequest) {
   const page = yield* pageOf("snapshots", request);
@@ -76,17 +123,21 @@ const space = Effect.fnUntraced(function* ({ volumeCapabilities, parameters, acc
 export const listing = {
   listVolumes: reading(volumes),
   controllerGetVolume: reading(volume),
+  controllerListVolumeHealth: reading(unhealthyVolumes),
+  controllerGetVolumeHealth: reading(health),
   listSnapshots: reading(snapshots),
   getSnapshot: reading(snapshot),
   getCapacity: reading(space),
 };
 
-const WITH_CREDENTIALS = [
+const WITH_CREDENTIALS: readonly Offered[] = [
   Offered.LIST_VOLUMES,
   Offered.LIST_VOLUMES_PUBLISHED_NODES,
   Offered.LIST_SNAPSHOTS,
   Offered.GET_VOLUME,
-  Offered.VOLUME_CONDITION,
+  VOLUME_CONDITION.controller,
+  Offered.GET_VOLUME_HEALTH,
+  Offered.LIST_VOLUME_HEALTH,
   Offered.GET_CAPACITY,
 ];
 

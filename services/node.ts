@@ -18,13 +18,14 @@ import { parseCredentials } from "../lib/config/secrets.ts";
 import { type Capability, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
 import { refusalOfType } from "../lib/csi/filesystems.ts";
-import { HEALTHY_MESSAGE } from "../lib/csi/messages.ts";
 import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
+import { VOLUME_CONDITION, withCondition } from "../lib/csi/volume-condition.ts";
 import {
   Node,
   type NodeExpandVolumeRequest,
   NodeExpandVolumeRequestSchema,
   type NodeGetVolumeStatsRequest,
+  NodeGetVolumeStatsResponseSchema,
   type NodePublishVolumeRequest,
   NodePublishVolumeRequestSchema,
   NodeServiceCapability_RPC_Type as Offered,
@@ -186,17 +187,15 @@ const inodesMessage = ({ totalInodes, freeInodes }: Usage) => ({
   available: freeInodes,
 });
 
-const statsMessage = (stats: VolumeStats) => ({
-  ...usageMessages(stats),
-  volumeCondition: { abnormal: stats.fault !== undefined, message: stats.fault ?? HEALTHY_MESSAGE },
-});
+const statsMessage = (stats: VolumeStats) =>
+  withCondition(NodeGetVolumeStatsResponseSchema, usageMessages(stats), stats.fault);
 
 // ----------------------------------------------------------------------------------------------------- the service
 
-const OFFERED = [
+const OFFERED: readonly Offered[] = [
   Offered.STAGE_UNSTAGE_VOLUME,
   Offered.GET_VOLUME_STATS,
-  Offered.VOLUME_CONDITION,
+  VOLUME_CONDITION.node,
   Offered.EXPAND_VOLUME,
   Offered.SINGLE_NODE_MULTI_WRITER,
 ];

@@ -29,9 +29,6 @@ export interface CsiGroupSnapshot {
   readonly snapshots: readonly CsiSnapshot[];
 }
 
-/** The message of a VolumeCondition that is not abnormal, from the controller and from the node. */
-export const HEALTHY_MESSAGE = "volume is in a healthy condition";
-
 const MS = 1000;
 
 const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });

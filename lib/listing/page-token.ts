@@ -13,7 +13,7 @@ import * as Result from "effect/Result";
 import * as z from "zod";
 import { InvalidToken } from "../csi/errors.ts";
 
-export type ListKind = "volumes" | "snapshots";
+export type ListKind = "volumes" | "snapshots" | "volume health";
 
 export interface Position {
   readonly clusterId: string;
@@ -23,7 +23,7 @@ export interface Position {
 }
 
 /** Begins every token of the form below; a token that begins with another text is not understood. */
-const FORM: Readonly<Record<ListKind, string>> = { volumes: "v1", snapshots: "s1" };
+const FORM: Readonly<Record<ListKind, string>> = { volumes: "v1", snapshots: "s1", "volume health": "h1" };
 const MAX_TOKEN = 1024;
 
 const parts = z.tuple([z.string().min(1), z.string().regex(/^\d{1,19}$/), z.string().min(1)]);

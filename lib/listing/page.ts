@@ -7,7 +7,8 @@
  *    one order, in which no change of anything else moves them.
  * 2. A list looks into the pools that are given to RBD and have a journal of this driver. A pool that the user must not
  *    read is passed over, unless the administrator has named it, or no pool can be read.
- * 3. The work for a page depends on its size, not on how many volumes there are.
+ * 3. The work for a page depends on its size, not on how many volumes there are. A page of what few names stand for ends
+ *    after so many names, even with no entry: its token leads on.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -60,6 +61,8 @@ export interface PageSpec<A, E, R> {
   readonly after: Position | undefined;
   /** 0: as many as a page takes. */
   readonly maxEntries: number;
+  /** Whether most names stand for nothing: a page then looks at many at once, whatever its size, and at so many in all. */
+  readonly sparse?: boolean;
   /** What the names stand for, in their order; `undefined` for a name that stands for nothing. */
   readonly describe: (
     journal: JournalPool,
@@ -71,16 +74,37 @@ export interface PageSpec<A, E, R> {
 class PageInProgress<A> {
   readonly entries: A[] = [];
   last: Position | undefined;
+  private seen = 0;
 
-  constructor(readonly limit: number) {}
+  constructor(
+    readonly limit: number,
+    readonly sparse: boolean,
+  ) {}
 
   get room(): number {
     return this.limit - this.entries.length;
   }
 
+  /** How many names to look at next. */
+  get names(): number {
+    return this.sparse ? LARGEST_PAGE - this.seen : this.room;
+  }
+
+  get full(): boolean {
+    return this.room === 0 || this.names === 0;
+  }
+
   /** How many names to ask for: one more than fits, because it shows whether there are more. */
   get namesToAsk(): number {
-    return Math.max(this.room + 1, FEWEST_NAMES);
+    return Math.max(this.names + 1, FEWEST_NAMES);
+  }
+
+  /** Takes the entries that these names stand for, as far as there is room; -> the last name that it got to. */
+  take(names: readonly string[], found: readonly { readonly requestName: string; readonly entry: A }[]): string {
+    const taken = found.slice(0, this.room);
+    this.entries.push(...taken.map(({ entry }) => entry));
+    this.seen += names.length;
+    return (taken.length < found.length ? taken.at(-1)?.requestName : names.at(-1)) ?? "";
   }
 }
 
@@ -95,7 +119,7 @@ export const pageOf = Effect.fn("listing.pageOf")(function* <A, E, R>(
   spec: PageSpec<A, E, R>,
 ): Effect.fn.Return<Page<A>, E | PageError, R | Rados | Clusters | ClusterSecrets | DriverSettings> {
   const limit = spec.maxEntries === 0 ? LARGEST_PAGE : Math.min(spec.maxEntries, LARGEST_PAGE);
-  const page = new PageInProgress<A>(limit);
+  const page = new PageInProgress<A>(limit, spec.sparse ?? false);
   for (const cluster of spec.clusters) {
     const { full } = yield* fillFromCluster(yield* clusterWithSecret(cluster.clusterId, spec.credentials), spec, page);
     if (full) return { entries: page.entries, next: page.last };
@@ -184,12 +208,18 @@ const fillFromNames = Effect.fnUntraced(function* <A, E, R>(
   page: PageInProgress<A>,
 ): Effect.fn.Return<Filled, E, R> {
   for (let rest = names; rest.length > 0; ) {
-    if (page.room === 0) return { full: true };
-    const part = rest.slice(0, page.room);
+    if (page.full) return { full: true };
+    const part = rest.slice(0, page.names);
     const named = part.flatMap(({ requestName, place }) => (place === undefined ? [] : [{ requestName, ...place }]));
-    page.entries.push(...(yield* describe(journal, named)).filter((entry) => entry !== undefined));
-    const { requestName = "" } = part.at(-1) ?? {};
-    page.last = { clusterId: journal.cluster.clusterId, poolId: journal.poolId, requestName };
+    const described = yield* describe(journal, named);
+    const found = named.flatMap(({ requestName }, i) => {
+      const entry = described[i];
+      return entry === undefined ? [] : [{ requestName, entry }];
+    });
+    const all = part.map(({ requestName }) => requestName);
+    const last = page.take(all, found);
+    page.last = { clusterId: journal.cluster.clusterId, poolId: journal.poolId, requestName: last };
+    if (last !== all.at(-1)) return { full: true };
     rest = rest.slice(part.length);
   }
   return { full: false };

@@ -1,15 +1,17 @@
 /**
- * Volumes as the journal lists them (ListVolumes), and one volume as it is now (ControllerGetVolume).
+ * Volumes as the journal lists them (ListVolumes, ControllerListVolumeHealth), and one volume as it is now
+ * (ControllerGetVolume, ControllerGetVolumeHealth).
  *
  * A list opens no image: a page costs one read of its images' headers, all at once, and a few calls more. It reads the
  * journal's own entries only for names whose images do not have their default names. So a list says whether an image
- * exists and whether its pool is full. Only `volumeStatus` says that an image is a mirror of another cluster's image,
- * that its parent is lost, or that its data pool is full.
+ * exists and whether its pool is full. Only a look at one volume says that an image is a mirror of another cluster's
+ * image, that its parent is lost, or that its data pool is full.
  *
  * Not here: how a page is filled (./page.ts), and the words for a volume's health (./volume-health.ts).
  *
  * 1. A name whose image was never complete is not a volume yet, and is not listed.
- * 2. A volume that was complete and has lost its image is listed, as abnormal.
+ * 2. A volume that was complete and has lost its image is listed, with that fault.
+ * 3. Both kinds of list, and both looks at one volume, tell the same fault of it.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -20,6 +22,7 @@ import { type ImageBrief, type ImageStatus, Rbd, type TrashEntry } from "../ceph
 import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
+import type { Credentials } from "../config/secrets.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { type Precondition, VolumeNotFound } from "../csi/errors.ts";
@@ -33,23 +36,18 @@ import { allClusters, credentialsFor } from "./cluster-credentials.ts";
 import { imageHeaders, imagePoolOf, type NamedImage } from "./image-headers.ts";
 import type { Position } from "./page-token.ts";
 import { type JournalName, type JournalPool, type Page, type PageError, pageOf } from "./page.ts";
-import {
-  abnormal,
-  type Condition,
-  conditionOf,
-  HEALTHY,
-  imageGone,
-  isFull,
-  poolFull,
-  poolGone,
-} from "./volume-health.ts";
+import { type Fault, faultOf, imageGone, isFull, parentLost, poolFull, poolGone } from "./volume-health.ts";
 
-export interface ListedVolume {
+export interface VolumeHealth {
   readonly volumeId: string;
+  /** `undefined`: nothing is wrong with it. */
+  readonly fault: Fault | undefined;
+}
+
+export interface ListedVolume extends VolumeHealth {
   /** 0 for a volume whose image is gone. */
   readonly capacityBytes: bigint;
   readonly nodes: readonly string[];
-  readonly condition: Condition;
 }
 
 // --------------------------------------------------------------------------------------------------------- a page
@@ -63,15 +61,39 @@ export const listVolumes = Effect.fn("listing.listVolumes")(function* (
   return yield* pageOf({ kind: VOLUMES, clusters, credentials: undefined, after, maxEntries, describe: describeNames });
 });
 
-/** In the order of the names; `undefined` for a name that has no volume. */
+/** The volumes that something is wrong with. A page without any may have others after it. */
+export const listVolumeHealth = Effect.fn("listing.listVolumeHealth")(function* (
+  credentials: Credentials | undefined,
+  after: Position | undefined,
+  maxEntries: number,
+): Effect.fn.Return<Page<VolumeHealth>, PageError, Rbd | Rados | Clusters | ClusterSecrets | DriverSettings> {
+  const clusters = yield* allClusters(after?.clusterId);
+  const describe = (journal: JournalPool, names: readonly JournalName[]) =>
+    Effect.map(volumesOf(journal, names, NO_NODES), (volumes) =>
+      volumes.map((volume) => (volume?.fault === undefined ? undefined : volume)),
+    );
+  return yield* pageOf({ kind: VOLUMES, clusters, credentials, after, maxEntries, sparse: true, describe });
+});
+
 const describeNames = Effect.fnUntraced(function* (
   journal: JournalPool,
   names: readonly JournalName[],
 ): Effect.fn.Return<readonly (ListedVolume | undefined)[], CephError, Rbd | Rados | DriverSettings> {
-  if (names.length === 0) return [];
   const { instanceId } = yield* DriverSettings;
+  return yield* volumesOf(journal, names, publishedNodes(journal.pool, instanceId, names));
+});
+
+const NO_NODES = Effect.succeed<readonly (readonly string[])[]>([]);
+
+/** In the order of the names; `undefined` for a name that has no volume. `nodesOfAll` reads the nodes of each name. */
+const volumesOf = Effect.fnUntraced(function* <R>(
+  journal: JournalPool,
+  names: readonly JournalName[],
+  nodesOfAll: Effect.Effect<readonly (readonly string[])[], CephError, R>,
+): Effect.fn.Return<readonly (ListedVolume | undefined)[], CephError, Rbd | Rados | R> {
+  if (names.length === 0) return [];
   const [volumes, nodes, full] = yield* Effect.all(
-    [lookUpImages(journal, names), publishedNodes(journal.pool, instanceId, names), fullPools(journal, names)],
+    [lookUpImages(journal, names), nodesOfAll, fullPools(journal, names)],
     { concurrency: "unbounded" },
   );
   const trash = yield* trashOf(volumes);
@@ -85,7 +107,7 @@ const describeNames = Effect.fnUntraced(function* (
       volumeId: id.success,
       capacityBytes: header?.sizeBytes ?? 0n,
       nodes: nodes[i] ?? [],
-      condition: listedCondition(volume, poolId, trash, full),
+      fault: listedFault(volume, poolId, trash, full),
     };
   });
 });
@@ -99,15 +121,15 @@ interface VolumeImage extends NamedImage {
   readonly header: ImageBrief | undefined;
 }
 
-const listedCondition = (
+const listedFault = (
   { pool, imageName, imageId, header }: VolumeImage,
   poolId: bigint,
   trash: ReadonlyMap<string, TrashEntry>,
   full: ReadonlySet<string>,
-): Condition => {
+): Fault | undefined => {
   if (pool === undefined) return poolGone(poolId);
   if (header === undefined) return imageGone(pool, imageName, trash.get(imageId ?? ""));
-  return full.has(pool.pool) ? poolFull(pool.pool) : HEALTHY;
+  return full.has(pool.pool) ? poolFull(pool.pool) : undefined;
 };
 
 /** Looks for images with default names first; for the others the journal has the name, and whether it was complete. */
@@ -161,55 +183,82 @@ const trashOf = Effect.fnUntraced(function* (
 export type VolumeStatusError = CephError | ConfigError | Precondition | VolumeNotFound;
 type StatusNeeds = Ceph | Clusters | ClusterSecrets | ClusterMapping | DriverSettings;
 
+/** A volume as a look at its image finds it. */
+interface VolumeNow {
+  readonly volume: LocatedVolume;
+  readonly capacityBytes: bigint;
+  /** Whether a node may have it open. */
+  readonly open: boolean;
+  /** The image, or why it cannot be opened. */
+  readonly found: { readonly image: ImageStatus } | { readonly fault: Fault };
+}
+
 export const volumeStatus = Effect.fn("listing.volumeStatus")(function* (
   volumeId: string,
 ): Effect.fn.Return<ListedVolume, VolumeStatusError, StatusNeeds> {
+  const now = yield* lookAtVolume(volumeId, undefined);
+  const nodes = now.open ? yield* nodesOf(now.volume) : [];
+  return { volumeId, capacityBytes: now.capacityBytes, nodes, fault: yield* faultNow(now) };
+});
+
+/** Without credentials of the request, it uses those that the administrator has given for the cluster. */
+export const volumeHealth = Effect.fn("listing.volumeHealth")(function* (
+  volumeId: string,
+  requestCredentials: Credentials | undefined,
+): Effect.fn.Return<VolumeHealth, VolumeStatusError, StatusNeeds> {
+  return { volumeId, fault: yield* faultNow(yield* lookAtVolume(volumeId, requestCredentials)) };
+});
+
+const faultNow = ({ volume, found }: VolumeNow) =>
+  "fault" in found ? Effect.succeed(found.fault) : faultOf(volume.pool, found.image);
+
+const lookAtVolume = Effect.fnUntraced(function* (
+  volumeId: string,
+  requestCredentials: Credentials | undefined,
+): Effect.fn.Return<VolumeNow, VolumeStatusError, StatusNeeds> {
   const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
-  const volume = yield* locateVolume(volumeId, yield* credentialsFor(clusterIdIn(volumeId), undefined, gone));
+  const volume = yield* locateVolume(volumeId, yield* credentialsFor(clusterIdIn(volumeId), requestCredentials, gone));
   return yield* Effect.matchEffect(statusIfThere(volume.pool, volume.imageName), {
-    onSuccess: (image): Described => (image === undefined ? withoutImage(volume) : withImage(volume, image)),
+    onSuccess: (image): Described =>
+      image === undefined ? withoutImage(volume) : Effect.succeed(opened(volume, image)),
     onFailure: (error): Described => (error._tag === "ParentLost" ? withoutParent(volume, error) : Effect.fail(error)),
   });
 });
 
-type Described = Effect.Effect<ListedVolume, VolumeStatusError, StatusNeeds>;
+type Described = Effect.Effect<VolumeNow, VolumeStatusError, StatusNeeds>;
 
 const clusterIdIn = (volumeId: string): Result.Result<{ readonly clusterId: string }, { readonly reason: string }> =>
   volumeKind(volumeId) === "migrated"
     ? Result.mapError(parseMigratedId(volumeId), (reason) => ({ reason }))
     : parseVolumeId(volumeId);
 
-const withImage = Effect.fnUntraced(function* (
-  volume: LocatedVolume,
-  image: ImageStatus,
-): Effect.fn.Return<ListedVolume, CephError, Rados | DriverSettings> {
-  const nodes = image.watchers.length === 0 ? [] : yield* nodesOf(volume);
-  const condition = yield* conditionOf(volume.pool, image);
-  return { volumeId: volume.handle, capacityBytes: image.sizeBytes, nodes, condition };
+const opened = (volume: LocatedVolume, image: ImageStatus): VolumeNow => ({
+  volume,
+  capacityBytes: image.sizeBytes,
+  open: image.watchers.length > 0,
+  found: { image },
 });
 
-const withoutImage = Effect.fnUntraced(function* ({
-  handle: volumeId,
-  pool,
-  imageName,
-  attributes,
-}: LocatedVolume): Effect.fn.Return<ListedVolume, CephError | VolumeNotFound, Rbd> {
+const withoutImage = Effect.fnUntraced(function* (
+  volume: LocatedVolume,
+): Effect.fn.Return<VolumeNow, CephError | VolumeNotFound, Rbd> {
+  const { handle: volumeId, pool, imageName, attributes } = volume;
   const imageId = attributes?.imageId;
   if (imageId === undefined) return yield* new VolumeNotFound({ volumeId, reason: "it has no image" });
-  const condition = imageGone(pool, imageName, yield* (yield* Rbd).trashGet(pool, imageId));
-  return { volumeId, capacityBytes: 0n, nodes: [], condition };
+  const fault = imageGone(pool, imageName, yield* (yield* Rbd).trashGet(pool, imageId));
+  return { volume, capacityBytes: 0n, open: false, found: { fault } };
 });
 
-/** The image cannot be opened, so nobody can say that no node has it: the nodes are those of the journal. */
+/** The image cannot be opened, so nobody can say that no node has it. */
 const withoutParent = Effect.fnUntraced(function* (
   volume: LocatedVolume,
-  { message }: ParentLost,
-): Effect.fn.Return<ListedVolume, CephError, Rbd | Rados | DriverSettings> {
+  error: ParentLost,
+): Effect.fn.Return<VolumeNow, CephError, Rbd> {
   const [header] = yield* (yield* Rbd).imageBriefs(volume.pool, [volume.imageName], []);
-  const nodes = yield* nodesOf(volume);
-  return { volumeId: volume.handle, capacityBytes: header?.sizeBytes ?? 0n, nodes, condition: abnormal(message) };
+  return { volume, capacityBytes: header?.sizeBytes ?? 0n, open: true, found: { fault: parentLost(error) } };
 });
 
+/** The nodes of the journal. */
 const nodesOf = Effect.fnUntraced(function* ({
   pool,
   uuid,

@@ -1,12 +1,16 @@
 /** What a real driver on a real Ceph lists over gRPC: 2,000 volumes in pages, snapshots, conditions, capacity. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import { ControllerServiceCapability_RPC_Type as Offered } from "../../lib/gen/csi_pb.ts";
+import {
+  ControllerServiceCapability_RPC_Type as Offered,
+  VolumeHealthErrorType as Status,
+} from "../../lib/gen/csi_pb.ts";
 import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Driver, startDriver, testFolder, writeConfig, writeSecrets } from "./driver.ts";
 import { makePool, tool } from "./inventory.ts";
 import { CLUSTER, createRequest, deleteRequest, failureOf, GIB, MIB, secrets } from "./requests.ts";
+import { caller12, type Condition, conditionOf } from "../support/csi-1.12.ts";
 
 const LIMIT = 60_000;
 const LONG = 180_000;
@@ -62,10 +66,10 @@ const pages = async (maxEntries: number) => {
 const allIds = async (maxEntries = 0): Promise<readonly string[]> =>
   (await pages(maxEntries)).flatMap(({ ids }) => ids);
 
-const conditionOf = async (volumeId: string) => {
+const conditionsOf = async (volumeId: string) => {
   const { status } = await driver.controller.controllerGetVolume({ volumeId });
   const listed = (await driver.controller.listVolumes({})).entries.find(({ volume }) => volume?.volumeId === volumeId);
-  return [status?.volumeCondition?.message, listed?.status?.volumeCondition?.message];
+  return [conditionOf(status)?.message, conditionOf(listed?.status)?.message];
 };
 
 test(
@@ -77,8 +81,18 @@ test(
     expect(failure.details).toContain(join(secretsDir, CLUSTER));
     writeSecrets(secretsDir, CLUSTER, administrator());
     expect(await offered()).toEqual(
-      expect.arrayContaining(["LIST_VOLUMES", "LIST_SNAPSHOTS", "GET_VOLUME", "VOLUME_CONDITION", "GET_CAPACITY"]),
+      expect.arrayContaining([
+        "LIST_VOLUMES",
+        "LIST_SNAPSHOTS",
+        "GET_VOLUME",
+        "GET_VOLUME_HEALTH",
+        "LIST_VOLUME_HEALTH",
+        "GET_CAPACITY",
+      ]),
     );
+    const older = caller12("Controller", `unix://${driver.socket}`);
+    expect(JSON.stringify(await older.call("controllerGetCapabilities"))).toContain('"VOLUME_CONDITION"');
+    older.close();
     expect(driver.log()).not.toContain(rig().key);
   },
   LIMIT,
@@ -110,7 +124,7 @@ test(
     const sizes = first.entries.filter(({ volume }) => made.includes(volume?.volumeId ?? ""));
     for (const { volume, status } of sizes) {
       expect(Number(volume?.capacityBytes)).toBeGreaterThan(0);
-      expect(status?.volumeCondition?.abnormal).toBe(false);
+      expect(conditionOf(status)?.abnormal).toBe(false);
     }
     // the last of the page goes, others come before and after it
     const last = first.entries.at(-1)?.volume?.volumeId ?? "";
@@ -128,29 +142,51 @@ test(
   LONG,
 );
 
+/** The faults that both RPCs of CSI 1.13 tell of a volume: of it alone, and in the list. */
+const faultsOf = async (volumeId: string) => {
+  const { volumeHealth } = await driver.controller.controllerGetVolumeHealth({ volumeId });
+  const { entries } = await driver.controller.controllerListVolumeHealth({});
+  const listed = entries.find((entry) => entry.volumeId === volumeId);
+  return [volumeHealth?.healthStatuses, listed?.healthStatuses].map((faults) =>
+    faults?.map(({ status, reason }) => [status, reason]),
+  );
+};
+
 test(
-  "A volume whose image is in the trash, or whose pool is full, is abnormal",
+  "Callers of CSI 1.12 and 1.13 both learn that an image is in the trash, or that its pool is full",
   async () => {
+    const older = caller12("Controller", `unix://${driver.socket}`);
+    const conditionFor12 = async (volumeId: string) =>
+      (await older.call("controllerGetVolume", { volumeId })) as { status: { volumeCondition?: Condition } };
     const healthy = "volume is in a healthy condition";
     const volumeId = await create("pvc-condition", { pool: other.name });
     const image = `csi-vol-${volumeId.slice(-36)}`;
-    expect((await conditionOf(volumeId))[0]).toBe(healthy);
+    expect(await conditionsOf(volumeId)).toEqual([healthy, healthy]);
+    expect(await faultsOf(volumeId)).toEqual([[], undefined]);
+
     await tool("rbd", "trash", "mv", `${other.name}/${image}`);
-    const { status } = await driver.controller.controllerGetVolume({ volumeId });
-    expect(status?.volumeCondition).toMatchObject({
+    const trashed = [[Status.INACCESSIBLE, "ImageInTrash"]];
+    expect(await faultsOf(volumeId)).toEqual([trashed, trashed]);
+    const { status } = await conditionFor12(volumeId);
+    expect(status.volumeCondition).toEqual({
       abnormal: true,
       message: expect.stringContaining("rbd trash restore"),
     });
-    const [trashed] = JSON.parse(await tool("rbd", "trash", "ls", other.name, "--format=json")) as { id: string }[];
-    await tool("rbd", "trash", "restore", "--pool", other.name, trashed?.id ?? "");
+    const [entry] = JSON.parse(await tool("rbd", "trash", "ls", other.name, "--format=json")) as { id: string }[];
+    await tool("rbd", "trash", "restore", "--pool", other.name, entry?.id ?? "");
+
     await tool("ceph", "osd", "pool", "set-quota", other.name, "max_bytes", "1");
-    expect((await driver.controller.controllerGetVolume({ volumeId })).status?.volumeCondition?.message).toContain(
-      `pool ${other.name} is full`,
-    );
+    const full = [[Status.DEGRADED, "PoolFull"]];
+    expect(await faultsOf(volumeId)).toEqual([full, full]);
+    expect((await conditionFor12(volumeId)).status.volumeCondition?.message).toContain(`pool ${other.name} is full`);
     await tool("ceph", "osd", "pool", "set-quota", other.name, "max_bytes", "0");
-    expect((await conditionOf(volumeId))[0]).toBe(healthy);
+    expect(await faultsOf(volumeId)).toEqual([[], undefined]);
+    expect((await conditionFor12(volumeId)).status.volumeCondition).toEqual({ abnormal: false, message: healthy });
+
     await driver.controller.deleteVolume(deleteRequest(volumeId));
     expect((await failureOf(driver.controller.controllerGetVolume({ volumeId }))).code).toBe(Code.NOT_FOUND);
+    expect((await failureOf(driver.controller.controllerGetVolumeHealth({ volumeId }))).code).toBe(Code.NOT_FOUND);
+    older.close();
   },
   LIMIT,
 );
@@ -237,7 +273,7 @@ test(
     try {
       expect(await allIds()).toEqual([volumeId]);
       const { status } = await driver.controller.controllerGetVolume({ volumeId });
-      expect(status?.volumeCondition?.abnormal).toBe(false);
+      expect(conditionOf(status)?.abnormal).toBe(false);
       expect((await driver.controller.getCapacity({})).availableCapacity).toBeGreaterThan(0n);
       writeSecrets(secretsDir, CLUSTER, { userID: user, userKey: key, pools: `${other.name}\n` });
       expect(await allIds()).toEqual([volumeId]);

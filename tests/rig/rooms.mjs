@@ -102,7 +102,7 @@ export const ROOMS = {
   "tests/contract": ["lib/*", "tests/rig", "tests/support"],
   "tests/ceph": ["lib/*", "tests/contract", "tests/rig", "tests/support"],
   "tests/conformance": ["lib/*", "tests/ceph", "tests/rig"],
-  "tests/vm": ["lib/*", "tests/ceph", "tests/conformance", "tests/rig"],
+  "tests/vm": ["lib/*", "tests/ceph", "tests/conformance", "tests/rig", "tests/support"],
   "tests/demo": ["lib/*", "tests/ceph", "tests/rig", "tests/support"],
   "tests/bench": ["lib/*", "services", "tests/ceph", "tests/rig", "tests/support"],
 };

@@ -43,6 +43,17 @@ export const offered = async (driver: Driver): Promise<readonly number[]> =>
 export const aSnapshot = async (driver: Driver, name: string, sourceVolumeId: string): Promise<string> =>
   (await readySnapshot(driver, snapshotOf(sourceVolumeId, { name, parameters: {} }))).snapshotId;
 
+/** Moves an image of pool `rbd` to the trash, as a user can; -> its ID. */
+export const trashImage = (cluster: MemoryCluster, imageName: string): string => {
+  const { id } = cluster.image("rbd", imageName);
+  const space = cluster.namespace("rbd", "");
+  const image = space?.images.get(imageName);
+  if (image === undefined) throw new Error(`no image ${imageName}`);
+  space?.images.delete(imageName);
+  space?.trash.set(id, { name: imageName, source: "user", moving: false, image });
+  return id;
+};
+
 /** Puts volumes as a driver leaves them, without going through one: `pvc-000000` and on. -> their UUIDs. */
 export const seedVolumes = (
   cluster: MemoryCluster,

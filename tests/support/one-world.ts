@@ -26,7 +26,9 @@ import { ClusterMapping, type MappingTable, NO_MAPPING } from "../../lib/config/
 import { DriverSettings } from "../../lib/config/settings.ts";
 import {
   ControllerExpandVolumeRequestSchema,
+  ControllerGetVolumeHealthRequestSchema,
   ControllerGetVolumeRequestSchema,
+  ControllerListVolumeHealthRequestSchema,
   CreateSnapshotRequestSchema,
   CreateVolumeGroupSnapshotRequestSchema,
   CreateVolumeRequestSchema,
@@ -157,6 +159,8 @@ export const aDriver = (cluster: MemoryCluster, given: DriverWorld = {}) => {
     listVolumes: rpc(ListVolumesRequestSchema, volumes.listVolumes),
     listSnapshots: rpc(ListSnapshotsRequestSchema, volumes.listSnapshots),
     getVolume: rpc(ControllerGetVolumeRequestSchema, volumes.controllerGetVolume),
+    listHealth: rpc(ControllerListVolumeHealthRequestSchema, volumes.controllerListVolumeHealth),
+    getHealth: rpc(ControllerGetVolumeHealthRequestSchema, volumes.controllerGetVolumeHealth),
     getSnapshot: rpc(GetSnapshotRequestSchema, volumes.getSnapshot),
     getCapacity: rpc(GetCapacityRequestSchema, volumes.getCapacity),
     capabilities: () => called(volumes.controllerGetCapabilities()),

@@ -6,6 +6,7 @@ import { GIB } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { checksum, failureOf, makeWorld, mapped, type TestVolume, type World, writeData } from "./kubelet.ts";
 import { mountTable, tool } from "./loop.ts";
+import { conditionOf } from "../support/csi-1.12.ts";
 
 let world: World;
 beforeAll(async () => {
@@ -153,7 +154,7 @@ describe("a device that does not answer", () => {
         expect(await answered()).toBeLessThan(limit);
         await other.stage();
         await other.publish();
-        expect((await other.stats()).volumeCondition?.abnormal).toBe(false);
+        expect(conditionOf(await other.stats())?.abnormal).toBe(false);
         await other.unpublish();
         await other.unstage();
         expect(await answered()).toBeLessThan(limit);
@@ -205,7 +206,7 @@ describe("a filesystem that was shut down", () => {
       await volume.publish();
       const sum = writeData(`${volume.target}/data`, 1);
       tool("xfs_io", "-x", "-c", "shutdown", volume.stagingTarget);
-      expect((await volume.stats()).volumeCondition?.abnormal).toBe(true);
+      expect(conditionOf(await volume.stats())?.abnormal).toBe(true);
       const refused = await failureOf(volume.stage());
       expect(refused).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(volume.target) });
       await volume.unpublish();

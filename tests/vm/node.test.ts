@@ -6,6 +6,7 @@ import { GIB } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { checksum, failureOf, makeWorld, mapped, type World, writeData } from "./kubelet.ts";
 import { isMounted, mountTable, tool } from "./loop.ts";
+import { conditionOf } from "../support/csi-1.12.ts";
 
 let world: World;
 beforeAll(async () => {
@@ -42,11 +43,12 @@ describe("a filesystem", () => {
         const before = (await volume.stats()).usage.find(({ unit }) => unit === Unit.BYTES);
         await volume.grow(2n * GIB);
         expect((await volume.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
-        const { usage, volumeCondition } = await volume.stats();
+        const stats = await volume.stats();
+        const { usage } = stats;
         const bytes = usage.find(({ unit }) => unit === Unit.BYTES);
         expect(bytes?.total).toBeGreaterThan((before?.total ?? 0n) + GIB - GIB / 16n);
         expect(usage.find(({ unit }) => unit === Unit.INODES)?.used).toBeGreaterThan(0n);
-        expect(volumeCondition?.abnormal).toBe(false);
+        expect(conditionOf(stats)?.abnormal).toBe(false);
 
         await world.restart();
         await volume.stage();

@@ -1,6 +1,7 @@
 /** RPCs that only look, at two pools, of which one holds three volumes and two snapshots of the first. */
 import rows from "../../golden/listing-calls.json";
-import { aSnapshot } from "../../support/listing-world.ts";
+import { imageOf } from "../../support/copies-world.ts";
+import { aSnapshot, trashImage } from "../../support/listing-world.ts";
 import { aCluster, creation, PARAMETERS, SECRETS, uuidOf } from "../../support/world.ts";
 import type { At, Room, Step } from "./room.ts";
 
@@ -13,9 +14,19 @@ const threeVolumes = async ({ driver, ids }: At, more: Record<string, string> = 
   ids.volume = made[0] ?? "";
   ids.snapshot = await aSnapshot(driver, "one", ids.volume);
   ids.otherSnapshot = await aSnapshot(driver, "two", ids.volume);
+  return made;
 };
 const withVolumes: Step = (at) => threeVolumes(at);
 const list: Step = ({ driver }) => driver.listVolumes();
+const listHealth: Step = ({ driver }) => driver.listHealth();
+const health: Step = ({ driver, ids }) => driver.getHealth({ volumeId: ids.volume });
+
+/** The image of the first volume is in the trash, and that of the last is gone. */
+const withSickVolumes: Step = async (at) => {
+  const [first, , last] = await threeVolumes(at);
+  trashImage(at.cluster, imageOf(first ?? ""));
+  at.cluster.namespace("rbd", "")?.images.delete(imageOf(last ?? ""));
+};
 
 export const listingRoom: Room = {
   name: "listing",
@@ -50,6 +61,31 @@ export const listingRoom: Room = {
     "ControllerGetVolume: no volume ID": {
       prepare: withVolumes,
       call: ({ driver }) => driver.getVolume({ volumeId: "nonsense" }),
+      code: "NOT_FOUND",
+    },
+    "ControllerListVolumeHealth: all are healthy": { prepare: withVolumes, call: listHealth },
+    "ControllerListVolumeHealth: one in the trash, one gone": { prepare: withSickVolumes, call: listHealth },
+    "ControllerListVolumeHealth: a page of one": {
+      prepare: withSickVolumes,
+      call: ({ driver }) => driver.listHealth({ maxEntries: 1 }),
+    },
+    "ControllerListVolumeHealth: a token of somebody else": {
+      prepare: withVolumes,
+      call: ({ driver }) => driver.listHealth({ startingToken: "1" }),
+      code: "ABORTED",
+    },
+    "ControllerGetVolumeHealth: a volume that nobody has open": { prepare: withVolumes, call: health },
+    "ControllerGetVolumeHealth: a volume in use": {
+      prepare: async (at) => {
+        await withVolumes(at);
+        at.cluster.watch("rbd", imageOf(at.ids.volume));
+      },
+      call: health,
+    },
+    "ControllerGetVolumeHealth: a volume whose image is in the trash": { prepare: withSickVolumes, call: health },
+    "ControllerGetVolumeHealth: no volume ID": {
+      prepare: withVolumes,
+      call: ({ driver }) => driver.getHealth({ volumeId: "nonsense" }),
       code: "NOT_FOUND",
     },
     "ListSnapshots: all": { prepare: withVolumes, call: ({ driver }) => driver.listSnapshots() },

@@ -50,6 +50,11 @@ beforeAll(() => {
   );
 }, 40_000);
 
+/** What 1.13 has given up of 1.12: the golden table of 1.12 has it, and no table after it. */
+const GIVEN_UP_MESSAGES = ["VolumeCondition"];
+const GIVEN_UP_FIELD = [2, "volume_condition"];
+const GIVEN_UP_VALUE = "VOLUME_CONDITION";
+
 /** Drops the key when there are no options, as the tables do. */
 const withOptions = (options: Options): { options?: Options } => (Object.keys(options).length === 0 ? {} : { options });
 
@@ -94,8 +99,20 @@ const fieldRow = (field: DescField) => ({
 
 const shortName = (file: DescFile, desc: DescEnum | DescMessage) => desc.typeName.slice(file.proto.package.length + 1);
 
+/** First and last number of each reserved range; protobuf has the end of a message's range one higher. */
+const reservedIn = (desc: DescEnum | DescMessage) => {
+  const last = desc.kind === "message" ? 1 : 0;
+  const ranges = desc.proto.reservedRange.map(({ start, end }) => [start, end - last]);
+  return ranges.length === 0 ? {} : { reserved: ranges };
+};
+
 const messageRows = (file: DescFile, message: DescMessage): Row[] => [
-  { message: shortName(file, message), fields: message.fields.map(fieldRow), ...optionsOf(message) },
+  {
+    message: shortName(file, message),
+    fields: message.fields.map(fieldRow),
+    ...optionsOf(message),
+    ...reservedIn(message),
+  },
   ...message.nestedMessages.flatMap((nested) => messageRows(file, nested)),
   ...message.nestedEnums.map((nested) => enumRow(file, nested)),
 ];
@@ -104,6 +121,7 @@ const enumRow = (file: DescFile, desc: DescEnum) => ({
   enum: shortName(file, desc),
   values: desc.values.map((value) => ({ n: value.number, name: value.name, ...optionsOf(value) })),
   ...optionsOf(desc),
+  ...reservedIn(desc),
 });
 
 const rpcRow = (method: DescMethod) => ({
@@ -144,8 +162,11 @@ const byName = (rows: readonly Row[]): Readonly<Record<string, Row>> => {
   return Object.fromEntries(named);
 };
 
+const goldenTable = (name: string): Table =>
+  JSON.parse(readFileSync(join(root, `tests/golden/wire/${name}.json`), "utf8"));
+
 describe.each(["csi", "pluginregistration"])("proto/%s.proto", (name) => {
-  const golden: Table = JSON.parse(readFileSync(join(root, `tests/golden/wire/${name}.json`), "utf8"));
+  const golden = goldenTable(name);
   const compiled = (): Table => {
     const file = registry.getFile(`${name}.proto`);
     if (file === undefined) throw new Error(`buf build made no ${name}.proto`);
@@ -166,10 +187,54 @@ describe.each(["csi", "pluginregistration"])("proto/%s.proto", (name) => {
   );
 });
 
-test("The golden tables hold five CSI services with 32 RPCs, and mark secrets", () => {
-  const golden: Table = JSON.parse(readFileSync(join(root, "tests/golden/wire/csi.json"), "utf8"));
-  expect(golden.services.map(({ rpcs }) => (Array.isArray(rpcs) ? rpcs.length : 0))).toEqual([3, 15, 4, 2, 8]);
-  expect(JSON.stringify(golden.types).split('"csi_secret":true').length - 1).toBe(19);
+test("The golden tables hold five CSI services with 32 RPCs in 1.12 and 36 in 1.13, and mark secrets", () => {
+  for (const [name, rpcsOf, secrets] of [
+    ["csi-1.12", [3, 15, 4, 2, 8], 19],
+    ["csi", [3, 17, 4, 2, 10], 22],
+  ] as const) {
+    const golden = goldenTable(name);
+    expect(golden.services.map(({ rpcs }) => (Array.isArray(rpcs) ? rpcs.length : 0))).toEqual([...rpcsOf]);
+    expect(JSON.stringify(golden.types).split('"csi_secret":true').length - 1).toBe(secrets);
+  }
+});
+
+describe("proto/ against the golden table of CSI 1.12", () => {
+  const old = goldenTable("csi-1.12");
+  const rowsIn = (row: Row | undefined, part: string): readonly Row[] => {
+    const rows = row?.[part];
+    return Array.isArray(rows) ? rows : [];
+  };
+  const compiled = (file: string): Table => {
+    const found = registry.getFile(file);
+    if (found === undefined) throw new Error(`buf build made no ${file}`);
+    return table(found);
+  };
+
+  test("proto/csi_1_12.proto has exactly the messages that 1.13 has given up", () => {
+    const given = byName(compiled("csi_1_12.proto").types);
+    expect(Object.keys(given)).toEqual(GIVEN_UP_MESSAGES);
+    for (const name of GIVEN_UP_MESSAGES) expect(given[name]).toEqual(byName(old.types)[name]);
+  });
+
+  test("proto/csi.proto has every RPC, field and value of 1.12 but those that it reserves", () => {
+    const [services, types] = [byName(compiled("csi.proto").services), byName(compiled("csi.proto").types)];
+    for (const [name, row] of Object.entries(byName(old.services))) {
+      expect(rowsIn(services[name], "rpcs")).toEqual(expect.arrayContaining([...rowsIn(row, "rpcs")]));
+    }
+    for (const [name, row] of Object.entries(byName(old.types))) {
+      if (GIVEN_UP_MESSAGES.includes(name)) continue;
+      const reserved = JSON.stringify(types[name]?.["reserved"] ?? []);
+      const isGone = ({ n }: Row) => reserved === JSON.stringify([[n, n]]);
+      for (const part of ["fields", "values"] as const) {
+        const kept = rowsIn(row, part).filter((each) => !isGone(each));
+        expect({ [name]: rowsIn(types[name], part) }).toEqual({ [name]: expect.arrayContaining([...kept]) });
+        for (const gone of rowsIn(row, part).filter(isGone)) {
+          if (part === "fields") expect([gone["n"], gone["name"]]).toEqual(GIVEN_UP_FIELD);
+          else expect(gone["name"]).toBe(GIVEN_UP_VALUE);
+        }
+      }
+    }
+  });
 });
 
 const files = (directory: string) =>

@@ -7,10 +7,20 @@ import * as Result from "effect/Result";
 import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
 import { failAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { VOLUME_CONDITION } from "../../../lib/csi/volume-condition.ts";
 import { ControllerServiceCapability_RPC_Type as Offered } from "../../../lib/gen/csi_pb.ts";
 import { encodeToken, type Position, parseToken } from "../../../lib/listing/page-token.ts";
+import { conditionOf } from "../../support/csi-1.12.ts";
 import { aDriver } from "../../support/one-world.ts";
-import { ADMIN, seedVolumes, aSnapshot, offered, allVolumes, LISTING } from "../../support/listing-world.ts";
+import {
+  ADMIN,
+  seedVolumes,
+  aSnapshot,
+  offered,
+  allVolumes,
+  LISTING,
+  trashImage,
+} from "../../support/listing-world.ts";
 import {
   aCluster,
   codeOf,
@@ -30,7 +40,14 @@ const idOf = (uuid: string, pool = 2, clusterId = "east") =>
 const HEALTHY = { abnormal: false, message: "volume is in a healthy condition" };
 
 describe("offered capabilities", () => {
-  const LISTS = [Offered.LIST_VOLUMES, Offered.LIST_SNAPSHOTS, Offered.GET_VOLUME, Offered.VOLUME_CONDITION];
+  const LISTS: readonly number[] = [
+    Offered.LIST_VOLUMES,
+    Offered.LIST_SNAPSHOTS,
+    Offered.GET_VOLUME,
+    Offered.GET_VOLUME_HEALTH,
+    Offered.LIST_VOLUME_HEALTH,
+    VOLUME_CONDITION.controller,
+  ];
 
   test("the driver offers lists, conditions and capacity once every cluster has credentials, and GetSnapshot always", async () => {
     await using with_ = aDriver(aCluster(), LISTING);
@@ -66,11 +83,15 @@ describe("ListVolumes", () => {
     const { volume: one } = await lister.createVolume(creation());
     const parameters = { ...PARAMETERS, pool: "ssd", volumeNamePrefix: "tenant-" };
     const { volume: two } = await lister.createVolume(creation({ name: "pvc-0", parameters }));
-    const status = { publishedNodeIds: [], volumeCondition: HEALTHY };
-    expect(await lister.listVolumes()).toEqual({
-      entries: [one, two].map(({ volumeId, capacityBytes }) => ({ volume: { volumeId, capacityBytes }, status })),
-      nextToken: "",
-    });
+    const { entries, nextToken } = await lister.listVolumes();
+    expect(entries.map(({ volume }) => volume)).toEqual(
+      [one, two].map(({ volumeId, capacityBytes }) => ({ volumeId, capacityBytes })),
+    );
+    for (const { status } of entries) {
+      expect(status.publishedNodeIds).toEqual([]);
+      expect(conditionOf(status)).toEqual(HEALTHY);
+    }
+    expect(nextToken).toBe("");
     await lister.deleteVolume(deletion(one.volumeId));
     expect((await lister.listVolumes()).entries.map(({ volume }) => volume.volumeId)).toEqual([two.volumeId]);
   });
@@ -278,7 +299,7 @@ describe("pages of ListVolumes", () => {
         requestName: fc.string({ unit: "grapheme", minLength: 1, maxLength: 128 }),
       });
       fc.assert(
-        fc.property(positions, fc.constantFrom("volumes", "snapshots"), (position, kind) => {
+        fc.property(positions, fc.constantFrom("volumes", "snapshots", "volume health"), (position, kind) => {
           const token = encodeToken(kind, position);
           expect(Result.getOrThrow(parseToken(kind, token))).toEqual(position);
           expect(token).toMatch(/^[\w-]+$/);
@@ -300,8 +321,8 @@ describe("pages of ListVolumes", () => {
 describe("volume condition", () => {
   const of = async (lister: ReturnType<typeof aDriver>, volumeId: string) => {
     const { entries } = await lister.listVolumes();
-    const listed = entries.find(({ volume }) => volume.volumeId === volumeId)?.status.volumeCondition;
-    return [listed, (await lister.getVolume({ volumeId })).status.volumeCondition];
+    const listed = entries.find(({ volume }) => volume.volumeId === volumeId);
+    return [conditionOf(listed?.status), conditionOf((await lister.getVolume({ volumeId })).status)];
   };
 
   test("a volume is abnormal when its image is in the trash or gone, and NOT_FOUND once its entry is gone", async () => {
@@ -311,17 +332,12 @@ describe("volume condition", () => {
     const { volumeId } = volume;
     expect(await of(lister, volumeId)).toEqual([HEALTHY, HEALTHY]);
     const image = `csi-vol-${volumeId.slice(-36)}`;
-    const { id } = cluster.image("rbd", image);
-    const space = cluster.namespace("rbd", "");
-    const held = space?.images.get(image);
-    if (held === undefined) throw new Error("no image");
-    space?.images.delete(image);
-    space?.trash.set(id, { name: image, source: "user", moving: false, image: held });
+    const id = trashImage(cluster, image);
     for (const condition of await of(lister, volumeId)) {
       expect(condition).toEqual({ abnormal: true, message: expect.stringContaining("rbd trash restore") });
       expect(condition?.message).toContain(id);
     }
-    space?.trash.clear();
+    cluster.namespace("rbd", "")?.trash.clear();
     for (const condition of await of(lister, volumeId)) {
       expect(condition).toEqual({ abnormal: true, message: `image rbd/${image} is gone, and it is not in the trash` });
     }
@@ -348,11 +364,11 @@ describe("volume condition", () => {
     );
     const { parent } = cluster.image("rbd", `csi-vol-${volume.volumeId.slice(-36)}`);
     if (parent === undefined) throw new Error("no parent");
-    expect((await lister.getVolume({ volumeId: volume.volumeId })).status.volumeCondition).toEqual(HEALTHY);
+    expect(conditionOf((await lister.getVolume({ volumeId: volume.volumeId })).status)).toEqual(HEALTHY);
     parent.gone = true;
     const { volume: found, status } = await lister.getVolume({ volumeId: volume.volumeId });
     expect(found.capacityBytes).toBe(GIB);
-    expect(status.volumeCondition).toMatchObject({
+    expect(conditionOf(status)).toMatchObject({
       abnormal: true,
       message: expect.stringContaining("its parent image cannot be opened"),
     });
@@ -375,13 +391,13 @@ describe("volume condition", () => {
     }
     space("rbd").maxAvailableBytes = 1n << 40n;
     space("ec").maxAvailableBytes = 0n;
-    expect((await lister.getVolume({ volumeId: volume.volumeId })).status.volumeCondition).toMatchObject({
+    expect(conditionOf((await lister.getVolume({ volumeId: volume.volumeId })).status)).toMatchObject({
       abnormal: true,
       message: expect.stringContaining("pool ec is full"),
     });
     space("ec").maxAvailableBytes = 1n << 40n;
     cluster.image("rbd", `csi-vol-${volume.volumeId.slice(-36)}`).mirror = "non-primary";
-    expect((await lister.getVolume({ volumeId: volume.volumeId })).status.volumeCondition).toMatchObject({
+    expect(conditionOf((await lister.getVolume({ volumeId: volume.volumeId })).status)).toMatchObject({
       abnormal: true,
       message: expect.stringContaining("mirror"),
     });
@@ -421,7 +437,7 @@ describe("volume condition", () => {
     await using lister = aDriver(cluster, LISTING);
     const { entries } = await lister.listVolumes();
     expect(
-      entries.map(({ volume, status }) => [volume.volumeId, volume.capacityBytes, status.volumeCondition.message]),
+      entries.map(({ volume, status }) => [volume.volumeId, volume.capacityBytes, conditionOf(status)?.message]),
     ).toEqual([
       [idOf(made, 3), 1n << 20n, HEALTHY.message],
       [idOf(uuid, 15), 0n, "the cluster has no pool with id 15 any more"],
