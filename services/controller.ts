@@ -26,6 +26,7 @@ import {
   DeleteSnapshotRequestSchema,
   type DeleteVolumeRequest,
   DeleteVolumeRequestSchema,
+  type TopologyRequirement,
   type ValidateVolumeCapabilitiesRequest,
   type VolumeContentSource,
 } from "../lib/gen/csi_pb.ts";
@@ -45,6 +46,7 @@ import { createVolume } from "../lib/volume/create.ts";
 import { deleteVolume } from "../lib/volume/delete.ts";
 import { type ExpandRequest, expandVolume } from "../lib/volume/expand.ts";
 import { proveStaticExists, proveVolumeExists, refusalOfBlankImage } from "../lib/volume/prove-exists.ts";
+import type { Requirement } from "../lib/volume/topology.ts";
 import { listing, listingOffered } from "./controller-listing.ts";
 import { credentials, text } from "./fields.ts";
 
@@ -65,6 +67,12 @@ const contentSource = (source: VolumeContentSource | undefined) => {
   }
 };
 
+const requirement = (asked: TopologyRequirement | undefined): Requirement | undefined =>
+  asked && {
+    preferred: asked.preferred.map(({ segments }) => segments),
+    requisite: asked.requisite.map(({ segments }) => segments),
+  };
+
 const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
   const requestName = yield* text("name", request.name);
   const capabilities = yield* Effect.fromResult(readCapabilities("volume_capabilities", request.volumeCapabilities));
@@ -81,10 +89,7 @@ const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequ
   const refusal = refusalOfTypes("volume_capabilities", capabilities);
   if (refusal !== undefined) return yield* new InvalidRequest(refusal);
   const { parameters, secrets, capacityRange, accessibilityRequirements } = request;
-  const topology = accessibilityRequirements && {
-    preferred: accessibilityRequirements.preferred.map(({ segments }) => segments),
-    requisite: accessibilityRequirements.requisite.map(({ segments }) => segments),
-  };
+  const topology = requirement(accessibilityRequirements);
   const filesystems = filesystemsOf(capabilities);
   return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology, filesystems };
 });
@@ -154,8 +159,9 @@ const takeSnapshot = Effect.fnUntraced(function* (
 ) {
   const requestName = yield* stage("validate", text("name", request.name));
   const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
-  const { parameters, secrets } = request;
-  const snapshot = yield* createSnapshot({ requestName, sourceVolumeId, parameters, secrets }, (early) =>
+  const { parameters, secrets, accessibilityRequirements } = request;
+  const topology = requirement(accessibilityRequirements);
+  const snapshot = yield* createSnapshot({ requestName, sourceVolumeId, parameters, secrets, topology }, (early) =>
     answerEarly(snapshotAnswer(early)),
   );
   return snapshotAnswer(snapshot);

@@ -29,6 +29,8 @@ export interface IdentityOptions<R = never> {
   readonly snapshotMetadata?: boolean;
   /** Volumes are out of reach for some nodes: the CO has to schedule by topology. */
   readonly accessibilityConstraints?: boolean;
+  /** Snapshots can be restored only where their pool can be reached. */
+  readonly snapshotAccessibilityConstraints?: boolean;
   /** False while the driver can't serve yet; must answer in milliseconds. */
   readonly ready: Effect.Effect<boolean, never, R>;
 }
@@ -47,6 +49,7 @@ const capabilities = <R>(options: IdentityOptions<R>): Capability[] => {
     [options.accessibilityConstraints, Offered.VOLUME_ACCESSIBILITY_CONSTRAINTS],
     [options.groupController, Offered.GROUP_CONTROLLER_SERVICE],
     [options.snapshotMetadata, Offered.SNAPSHOT_METADATA_SERVICE],
+    [options.snapshotAccessibilityConstraints, Offered.SNAPSHOT_ACCESSIBILITY_CONSTRAINTS],
   ];
   return [
     ...services.flatMap(([offered, type]): Capability[] =>
@@ -70,6 +73,7 @@ export const identityRole = ({ driverName, controllerServer }: Flags): Role<neve
           groupController: controllerServer,
           snapshotMetadata: controllerServer,
           accessibilityConstraints: true,
+          snapshotAccessibilityConstraints: controllerServer,
           ready: Effect.succeed(true),
         }),
       ),

@@ -12,6 +12,8 @@ export interface CloneDepthLimits {
 }
 
 export interface Settings {
+  /** Part of the keys of topology segments. */
+  readonly driverName: string;
   /** Names the journals: `csi.volumes.<instanceId>`, `csi.snaps.<instanceId>`. */
   readonly instanceId: string;
   /** Written into the metadata of images next to the names of their claim and volume, or snapshot, if not "". */
@@ -35,6 +37,7 @@ const IN_USE_PATIENCE = Duration.seconds(5);
 const AT_ONCE = 16;
 
 export const settingsOf = (flags: Flags): Settings => ({
+  driverName: flags.driverName,
   instanceId: flags.instanceId,
   clusterName: flags.clusterName,
   cloneDepth: { softDepth: flags.rbdSoftMaxCloneDepth, hardDepth: flags.rbdHardMaxCloneDepth },

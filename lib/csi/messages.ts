@@ -17,6 +17,8 @@ export interface CsiSnapshot {
   readonly ready: boolean;
   /** Set for a member of a group snapshot. */
   readonly groupSnapshotId?: string;
+  /** From where volumes that are restored from it can be reached; absent or empty: from everywhere, or not known. */
+  readonly usableFrom?: readonly Readonly<Record<string, string>>[];
 }
 
 /** A group snapshot as CSI describes it. */
@@ -33,10 +35,13 @@ const MS = 1000;
 
 const timestamp = (ms: number) => ({ seconds: BigInt(Math.floor(ms / MS)), nanos: Math.round((ms % MS) * 1e6) });
 
-export const snapshotMessage = ({ createdAt, ready, ...snapshot }: CsiSnapshot) =>
-  ({ ...snapshot, creationTime: timestamp(createdAt), readyToUse: ready }) satisfies MessageInitShape<
-    typeof SnapshotSchema
-  >;
+export const snapshotMessage = ({ createdAt, ready, usableFrom = [], ...snapshot }: CsiSnapshot) =>
+  ({
+    ...snapshot,
+    creationTime: timestamp(createdAt),
+    readyToUse: ready,
+    ...(usableFrom.length > 0 && { accessibleTopology: usableFrom.map((segments) => ({ segments: { ...segments } })) }),
+  }) satisfies MessageInitShape<typeof SnapshotSchema>;
 
 export const groupSnapshotMessage = ({ groupSnapshotId, createdAt, ready, snapshots }: CsiGroupSnapshot) =>
   ({

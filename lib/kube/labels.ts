@@ -9,6 +9,7 @@ import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import * as z from "zod";
+import { topologyPrefix } from "../csi/topology-prefix.ts";
 import { getObject, type KubeAccess, KubeFailed } from "./client.ts";
 
 export class NodeLabelWrong extends Data.TaggedError("NodeLabelWrong")<{ readonly message: string }> {}
@@ -40,7 +41,7 @@ export const topologySegments = (
   driverName: string,
 ): Result.Result<Labels, NodeLabelWrong> => {
   const refuse = (message: string) => Result.fail(new NodeLabelWrong({ message }));
-  const prefix = `topology.${driverName.toLowerCase()}`;
+  const prefix = topologyPrefix(driverName);
   if (prefix.length > MAX_PREFIX) {
     return refuse(
       `--drivername is too long for --domainlabels: ${prefix} has more than ${MAX_PREFIX} characters. Use a shorter name`,

@@ -14,6 +14,7 @@
  * 2. A name that was given to a snapshot of another volume is a Conflict.
  * 3. The source keeps no trace of the snapshot but its data: the transient snapshot goes as soon as the clone exists.
  * 4. A point in time that a caller may know of is never undone, and never taken anew: the next call finishes it.
+ * 5. A snapshot that could not be used from where the request asks for is refused before anything is written.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -32,6 +33,7 @@ import {
   type LockHeld,
   type NotReadyYet,
   type TooMany,
+  type Unplaceable,
   type VolumeNotFound,
 } from "../csi/errors.ts";
 import type { CsiSnapshot } from "../csi/messages.ts";
@@ -50,15 +52,19 @@ import { compensated, type Compensations, step } from "../operations/compensatio
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import type { Requirement } from "../volume/topology.ts";
 import { makeReady, type SnapshotImage, undoReservation } from "./finish.ts";
 import { readSnapshotParameters } from "./parameters.ts";
 import { findSourceVolume, type SourceVolume, type SourceVolumeError } from "./source-volume.ts";
+import { type SnapshotTopology, usableFrom } from "./topology.ts";
 
 export interface SnapshotRequest {
   readonly requestName: string;
   readonly sourceVolumeId: string;
   readonly parameters: Readonly<Record<string, string>>;
   readonly secrets: Readonly<Record<string, string>>;
+  /** From where the snapshot has to be usable; absent: the caller does not say. */
+  readonly topology: Requirement | undefined;
 }
 
 /** A request whose fields are checked. */
@@ -70,6 +76,7 @@ interface SnapshotSpec {
   readonly snapshotPrefix: string;
   readonly cluster: Cluster | undefined;
   readonly credentials: Credentials;
+  readonly topology: SnapshotTopology;
 }
 
 export type CreateSnapshotError =
@@ -80,7 +87,8 @@ export type CreateSnapshotError =
   | NotReadyYet
   | TooMany
   | JournalCorrupt
-  | LockHeld;
+  | LockHeld
+  | Unplaceable;
 type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Purge | Flatten;
 
 const { SNAPSHOTS, imageNameOf } = journal;
@@ -101,11 +109,17 @@ export const createSnapshot = Effect.fn("snapshot.createSnapshot")(function* (
   return yield* locks.with(held, create);
 });
 
-const readSpec = Effect.fnUntraced(function* ({ secrets, ...request }: SnapshotRequest) {
-  const { clusterId, snapshotPrefix } = yield* Effect.fromResult(readSnapshotParameters(request.parameters));
+const readSpec = Effect.fnUntraced(function* ({ secrets, topology: requirement, ...request }: SnapshotRequest) {
+  const {
+    clusterId,
+    snapshotPrefix,
+    constrainedPools: pools,
+  } = yield* Effect.fromResult(readSnapshotParameters(request.parameters));
   const credentials = yield* Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
   const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
-  const spec: SnapshotSpec = { ...request, snapshotPrefix, cluster, credentials };
+  const { driverName } = yield* DriverSettings;
+  const topology = { pools, requirement, driverName };
+  const spec: SnapshotSpec = { ...request, snapshotPrefix, cluster, credentials, topology };
   return spec;
 });
 
@@ -115,6 +129,7 @@ const snapshotOf = Effect.fnUntraced(function* (
   source: SourceVolume,
   answerEarly: (snapshot: CsiSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiSnapshot, CreateSnapshotError, Needs> {
+  yield* stage("check topology", Effect.fromResult(usableFrom(source.volume.pool.pool, spec.topology)));
   const earlier = yield* stage("recover earlier attempt", recoverEarlierAttempt(spec, source));
   if (earlier?.image !== undefined) {
     return yield* describe(spec, source.volume, earlier.reservation.uuid, earlier.image, true);
@@ -220,6 +235,7 @@ const finishWithoutSource = Effect.fnUntraced(function* (
   const { instanceId } = yield* DriverSettings;
   const source = yield* stage("find source", locateVolume(sourceVolumeId, credentials));
   const { pool } = source;
+  yield* stage("check topology", Effect.fromResult(usableFrom(pool.pool, spec.topology)));
   const reservation = yield* stage("look up name", journal.lookUp(SNAPSHOTS, pool, instanceId, requestName));
   if (reservation === undefined || reservation.attributes.source !== source.imageName) return yield* gone;
   const { uuid, attributes } = reservation;
@@ -244,15 +260,17 @@ const holdsPointInTime = ({ pool }: LocatedVolume, imageName: string, { parent }
     : Effect.flatMap(Rbd, (rbd): Effect.Effect<boolean, CephError> => rbd.imageHasData(pool, imageName, "own"));
 
 const describe = (
-  { cluster, sourceVolumeId }: SnapshotSpec,
+  { cluster, sourceVolumeId, topology }: SnapshotSpec,
   source: LocatedVolume,
   uuid: string,
   { sizeBytes, createdAt }: ImageStatus,
   ready: boolean,
-): Effect.Effect<CsiSnapshot, InvalidRequest> => {
+): Effect.Effect<CsiSnapshot, InvalidRequest | Unplaceable> => {
   const { clusterId } = cluster ?? source.cluster;
-  const snapshotId = newHandle({ clusterId, poolId: source.poolId, uuid });
-  return Effect.fromResult(
-    Result.map(snapshotId, (id) => ({ snapshotId: id, sourceVolumeId, sizeBytes, createdAt, ready })),
-  );
+  const described = Result.gen(function* () {
+    const snapshotId = yield* newHandle({ clusterId, poolId: source.poolId, uuid });
+    const from = yield* usableFrom(source.pool.pool, topology);
+    return { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready, usableFrom: from };
+  });
+  return Effect.fromResult(described);
 };

@@ -1,5 +1,6 @@
 /** The parameters of a VolumeSnapshotClass. Those that other drivers and sidecars read are ignored. */
 import * as Result from "effect/Result";
+import { type ConstrainedPool, readConstrainedPools } from "../config/constrained-pools.ts";
 import { InvalidParameter } from "../config/errors.ts";
 import { readNamePrefix } from "../config/name-prefix.ts";
 import { SNAPSHOTS } from "../journal/journal.ts";
@@ -10,6 +11,8 @@ export interface SnapshotParameters {
   readonly clusterId: string | undefined;
   /** The first part of the image's name. */
   readonly snapshotPrefix: string;
+  /** Absent: every pool can be reached from everywhere. */
+  readonly constrainedPools: readonly ConstrainedPool[] | undefined;
 }
 
 export const readSnapshotParameters = (
@@ -24,5 +27,11 @@ export const readSnapshotParameters = (
   const field = "snapshotNamePrefix";
   const prefix = readNamePrefix(parameters[field] ?? SNAPSHOTS.defaultImagePrefix);
   if (Result.isFailure(prefix)) return refuse(field, prefix.failure);
-  return Result.succeed({ clusterId: parameters["clusterID"], snapshotPrefix: prefix.success });
+  const pools = parameters["topologyConstrainedPools"];
+  const constrainedPools = pools ? readConstrainedPools(pools) : Result.succeed(undefined);
+  return Result.map(constrainedPools, (constrained) => ({
+    clusterId: parameters["clusterID"],
+    snapshotPrefix: prefix.success,
+    constrainedPools: constrained,
+  }));
 };

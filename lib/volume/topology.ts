@@ -27,10 +27,10 @@ export interface Candidate {
 }
 
 /** Labels as the pools name them: what follows the driver's part. */
-const plain = (segments: Segments): ReadonlyMap<string, string> =>
+export const plain = (segments: Segments): ReadonlyMap<string, string> =>
   new Map(Object.entries(segments).map(([key, value]) => [key.slice(key.indexOf("/") + 1), value]));
 
-const fits = ({ domainSegments }: ConstrainedPool, segments: ReadonlyMap<string, string>): boolean =>
+export const fits = ({ domainSegments }: ConstrainedPool, segments: ReadonlyMap<string, string>): boolean =>
   domainSegments.every(({ domainLabel, value }) => segments.get(domainLabel) === value);
 
 export interface Choice {

@@ -32,14 +32,23 @@ export const ROOMS = {
 
   // What recipes are made of.
   "lib/config": ["lib/ceph", "lib/csi", "lib/grpc", "lib/text"],
-  "lib/kube": ["lib/config"],
+  "lib/kube": ["lib/config", "lib/csi"],
   "lib/journal": ["lib/ceph", "lib/config", "lib/csi"],
   "lib/operations": ["lib/cells", "lib/ceph", "lib/config", "lib/csi", "lib/grpc", "lib/host", "lib/telemetry"],
   "lib/images": ["lib/ceph", "lib/config", "lib/csi", "lib/journal", "lib/operations", "lib/telemetry"],
 
   // Recipes.
   "lib/volume": ["lib/ceph", "lib/config", "lib/csi", "lib/images", "lib/journal", "lib/operations"],
-  "lib/snapshot": ["lib/ceph", "lib/config", "lib/csi", "lib/images", "lib/journal", "lib/operations", "lib/text"],
+  "lib/snapshot": [
+    "lib/ceph",
+    "lib/config",
+    "lib/csi",
+    "lib/images",
+    "lib/journal",
+    "lib/operations",
+    "lib/text",
+    "lib/volume",
+  ],
   "lib/listing": ["lib/ceph", "lib/config", "lib/csi", "lib/images", "lib/journal", "lib/volume"],
   "lib/changed-blocks": ["lib/ceph", "lib/config", "lib/csi", "lib/journal", "lib/listing"],
   "lib/group": [

@@ -9,6 +9,7 @@ import { hostLayerLive } from "../../lib/host/live.ts";
 import { mountsAt } from "../../lib/host/mountinfo.ts";
 import { CLUSTER, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
+import { conditionOf } from "../support/csi-1.12.ts";
 import {
   capabilityOf,
   failureOf,
@@ -315,7 +316,7 @@ describe("the snapshot of a mounted filesystem", () => {
         await volume.publish();
         expect(optionsAt(volume.target)).toContain("ro");
         expect(checksum(`${volume.target}/data`, 1)).toBe(sum);
-        expect((await volume.stats()).volumeCondition?.abnormal).toBe(false);
+        expect(conditionOf(await volume.stats())?.abnormal).toBe(false);
         expect(world.driver().log()).toContain("is mounted without its journal");
         await volume.unpublish();
         await volume.unstage();

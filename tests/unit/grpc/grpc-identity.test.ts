@@ -47,6 +47,11 @@ test("The identity service offers each other capability when the plugin serves i
     Offered.SNAPSHOT_METADATA_SERVICE,
     Expansion.ONLINE,
   ]);
+  expect(offered({ controller: true, snapshotAccessibilityConstraints: true })).toEqual([
+    Offered.CONTROLLER_SERVICE,
+    Offered.SNAPSHOT_ACCESSIBILITY_CONSTRAINTS,
+    Expansion.ONLINE,
+  ]);
 });
 
 test.each([true, false])("Probe answers ready=%p as the driver reports", (ready) => {
