@@ -101,6 +101,7 @@ const listPage = (
     clusters,
     credentials,
     ...page,
+    sparse: sourceUuid !== undefined,
     describe: (journal, names) => describeNames(journal, names, sourceUuid),
   });
 

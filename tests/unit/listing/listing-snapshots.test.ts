@@ -61,6 +61,24 @@ describe("ListSnapshots", () => {
       expect(await lister.getSnapshot({ snapshotId: snapshot.snapshotId })).toEqual({ snapshot });
   });
 
+  test("ListSnapshots of one volume looks at many names at once, so that a small page costs a few calls", async () => {
+    const cluster = aCluster();
+    const { service, calls, forget } = recorded(cephMemoryService(cluster));
+    await using lister = aDriver(cluster, { ...LISTING, ceph: service });
+    const [one, other] = [
+      (await lister.createVolume(creation({ name: "one" }))).volume.volumeId,
+      (await lister.createVolume(creation({ name: "other" }))).volume.volumeId,
+    ];
+    for (let i = 10; i < 40; i++) await aSnapshot(lister, `a-${i}`, other);
+    const [first, second] = [await aSnapshot(lister, "b-1", one), await aSnapshot(lister, "b-2", one)];
+    forget();
+    const page = await lister.listSnapshots({ sourceVolumeId: one, maxEntries: 1 });
+    expect(page.entries.map(({ snapshot }) => snapshot.snapshotId)).toEqual([first]);
+    expect(calls().map(({ method }) => method)).toEqual(["pools", "omapList", "omapGetMany", "imageBriefs"]);
+    const request = { sourceVolumeId: one, maxEntries: 1, startingToken: page.nextToken };
+    expect(await idsOf(lister, request)).toEqual([second]);
+  });
+
   test("ListSnapshots lists snapshots in pages of any size", async () => {
     await using world = await stage();
     const whole = await idsOf(world.lister);
