@@ -35,6 +35,7 @@ import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { makeReady } from "../snapshot/finish.ts";
+import { poolTopology } from "../snapshot/topology.ts";
 import type { Member } from "./member.ts";
 import { memberImageName, partsOf, takePointInTime, type TakePointInTimeError } from "./point-in-time.ts";
 import {
@@ -75,7 +76,9 @@ const createLocked = Effect.fnUntraced(function* (
   spec: GroupSpec,
   answerEarly: (group: CsiGroupSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs> {
+  const { driverName } = yield* DriverSettings;
   const group = yield* stage("find group", findGroup(spec));
+  const describe = describer(group, (pool) => poolTopology(pool, spec.constrainedPools, driverName));
   const { createdAt, parts } =
     group.createdAt === undefined
       ? yield* compensated(takePointInTime(spec, group))
@@ -83,10 +86,10 @@ const createLocked = Effect.fnUntraced(function* (
   // From here on nothing is undone: the caller counts on this point in time.
   const images = yield* stage("look at members", lookAtMembers(spec, group));
   const ready = images.every(({ status }) => status !== undefined);
-  if (!ready) yield* stage("answer", answerEarly(describe(group, createdAt, [], false)));
+  if (!ready) yield* stage("answer", answerEarly(describe(createdAt, [], false)));
   const sizes = ready ? images.map(({ status }) => status?.sizeBytes) : yield* makeMembers(spec, group, images, parts);
   yield* stage("remove group", (yield* Rbd).groupRemove(group.pool, group.groupName));
-  return describe(group, createdAt, sizes, true);
+  return describe(createdAt, sizes, true);
 });
 
 interface MemberImage {
@@ -157,18 +160,16 @@ const makeMember = Effect.fnUntraced(function* (
   return status;
 });
 
-/** A member without a size in `sizes` has that of its volume. */
-const describe = (
-  { groupSnapshotId, members }: Group,
-  createdAt: number,
-  sizes: readonly (bigint | undefined)[],
-  ready: boolean,
-): CsiGroupSnapshot => ({
-  groupSnapshotId,
-  createdAt,
-  ready,
-  snapshots: members.map(({ source, sourceVolumeId, snapshotId }, i) => {
-    const sizeBytes = sizes[i] ?? source.image.sizeBytes;
-    return { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready, groupSnapshotId };
-  }),
-});
+/** A member without a size in `sizes` has that of its volume. `topologyOf`: from where a pool can be reached. */
+const describer =
+  ({ groupSnapshotId, members }: Group, topologyOf: (pool: string) => ReturnType<typeof poolTopology>) =>
+  (createdAt: number, sizes: readonly (bigint | undefined)[], ready: boolean): CsiGroupSnapshot => ({
+    groupSnapshotId,
+    createdAt,
+    ready,
+    snapshots: members.map(({ source, pool, sourceVolumeId, snapshotId }, i) => {
+      const sizeBytes = sizes[i] ?? source.image.sizeBytes;
+      const usableFrom = topologyOf(pool.pool);
+      return { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready, groupSnapshotId, usableFrom };
+    }),
+  });

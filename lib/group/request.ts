@@ -20,7 +20,7 @@ import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { findSourceVolume, sameCluster, type SourceVolume, type SourceVolumeError } from "../snapshot/source-volume.ts";
 import { type Member, memberOf } from "./member.ts";
-import { readGroupParameters } from "./parameters.ts";
+import { type GroupParameters, readGroupParameters } from "./parameters.ts";
 
 export interface GroupRequest {
   readonly requestName: string;
@@ -39,6 +39,7 @@ export interface GroupSpec {
   readonly parameters: Readonly<Record<string, string>>;
   readonly snapshotPrefix: string;
   readonly groupPrefix: string;
+  readonly constrainedPools: GroupParameters["constrainedPools"];
   readonly groupPool: string | undefined;
   readonly cluster: Cluster | undefined;
   readonly credentials: Credentials;

@@ -30,10 +30,9 @@ export const usableFrom = (
   pool: string,
   { pools, requirement, driverName }: SnapshotTopology,
 ): Result.Result<readonly Segments[], Unplaceable> => {
-  if (pools === undefined) return Result.succeed([]);
-  const places = pools.filter(({ poolName }) => poolName === pool);
   const asked = [...(requirement?.preferred ?? []), ...(requirement?.requisite ?? [])];
-  if (asked.length === 0) return Result.succeed(places.map((place) => segmentsOf(place, driverName)));
+  if (pools === undefined || asked.length === 0) return Result.succeed(poolTopology(pool, pools, driverName));
+  const places = pools.filter(({ poolName }) => poolName === pool);
   const found = asked.filter((segments) => places.some((place) => fits(place, plain(segments))));
   if (found.length > 0) return Result.succeed(distinct(found));
   return Result.fail(
@@ -44,6 +43,14 @@ export const usableFrom = (
     }),
   );
 };
+
+/** From where the class says that the pool can be reached; empty: from everywhere, or the class does not say. */
+export const poolTopology = (
+  pool: string,
+  pools: readonly ConstrainedPool[] | undefined,
+  driverName: string,
+): readonly Segments[] =>
+  (pools ?? []).filter(({ poolName }) => poolName === pool).map((place) => segmentsOf(place, driverName));
 
 const segmentsOf = ({ domainSegments }: ConstrainedPool, driverName: string): Segments =>
   Object.fromEntries(

@@ -8,7 +8,7 @@ import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory
 import { aVolume, readySnapshot, restoreOf, snapshotOf } from "../../support/copies-world.ts";
 import { ADMIN } from "../../support/listing-world.ts";
 import { aDriver, type Driver, type DriverWorld } from "../../support/one-world.ts";
-import { aCluster, codeOf, type CreateInit, deletion, failureOf } from "../../support/world.ts";
+import { aCluster, codeOf, type CreateInit, deletion, failureOf, SECRETS } from "../../support/world.ts";
 
 const KEY = "topology.rbd.csi.ceph.com";
 const at = (zone: string, rack = "r1") => ({ segments: { [`${KEY}/zone`]: zone, [`${KEY}/rack`]: rack } });
@@ -154,6 +154,20 @@ describe("refused requests", () => {
     });
     expect(calls()).toEqual([]);
   });
+});
+
+test("each member of a group snapshot is usable from where the class says that its own pool is", async () => {
+  await using world = await withVolume();
+  const { cluster, driver, volumeId } = world;
+  const other = await aVolume(driver, cluster, { name: "pvc-2", parameters: CLASS, ...asking([at("a")]) });
+  const group = (name: string, parameters: Record<string, string>) =>
+    driver.createGroup({ name, sourceVolumeIds: [volumeId, other], secrets: SECRETS, parameters });
+  const told = async (made: ReturnType<typeof group>) =>
+    (await made).groupSnapshot.snapshots.map(({ accessibleTopology }) => accessibleTopology);
+  const zones = ["b", "a"].map((zone) => [{ segments: { [`${KEY}/zone`]: zone } }]);
+  expect(await told(group("one", CLASS))).toEqual(zones);
+  expect(await told(group("one", CLASS))).toEqual(zones);
+  expect(await told(group("two", { clusterID: "east" }))).toEqual([undefined, undefined]);
 });
 
 test("lists and GetSnapshot have no snapshot class, and tell no topology", async () => {
