@@ -79,7 +79,7 @@ const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequ
   const source = yield* contentSource(request.volumeContentSource);
   if (source === undefined && capabilities.every(({ readOnly }) => readOnly)) {
     const reason =
-      "asks only for readers of a volume without a content source, which would stay empty for ever. Add a writable capability or a source";
+      "asks only for readers, by access mode or by the mount flag ro, of a volume without a content source, which would stay empty for ever. Add a writable capability or a source";
     return yield* new InvalidRequest({ field: "volume_capabilities", reason });
   }
   if (Object.keys(request.mutableParameters).length > 0) {
