@@ -292,7 +292,11 @@ describe("ValidateVolumeCapabilities of a static volume", () => {
 
   test("A static volume is found in the cluster that stands in for its own", async () => {
     const cluster = aCluster();
-    const mapping = { elements: [{ clusters: [["gone", "east"]], pools: [] }], problems: new Map(), remarks: [] } as const;
+    const mapping = {
+      elements: [{ clusters: [["gone", "east"]], pools: [] }],
+      problems: new Map(),
+      remarks: [],
+    } as const;
     await using driver = aDriver(cluster, { mapping });
     await seedImage(cluster, "my-image");
     const volumeContext = { ...CONTEXT, clusterID: "gone" };
