@@ -298,6 +298,8 @@ test("the Controller service handles exactly the RPCs that the driver offers", (
     "ControllerExpandVolume",
     "ControllerGetCapabilities",
     "ControllerGetVolume",
+    "ControllerGetVolumeHealth",
+    "ControllerListVolumeHealth",
     "CreateSnapshot",
     "CreateVolume",
     "DeleteSnapshot",
