@@ -143,9 +143,10 @@ describe.skipIf(!hasRig())("connecting to a real cluster", () => {
         [[monitor, "no-such.ceph.test:6790"], "cannot be reached: no-such.ceph.test:6790 has a name that cannot be"],
       ];
       const lists = JSON.stringify([...named, ...refused.map(([list]) => list)]);
-      const script = 'mount --bind "$1" /etc/hosts && exec "$2" "$3" "$4"';
+      // Where the root folder is another release's (tests/rig/place.ts) all mounts are private, and it is none itself.
+      const script = 'mount --make-rprivate / 2>/dev/null; mount --bind "$1" /etc/hosts && exec "$2" "$3" "$4"';
       const argv = [hosts, process.execPath, join(import.meta.dir, "ask-monitors.ts"), lists];
-      const asking = Bun.spawn(["unshare", "--mount", "sh", "-c", script, "sh", ...argv], {
+      const asking = Bun.spawn(["unshare", "--mount", "--propagation=unchanged", "sh", "-c", script, "sh", ...argv], {
         stdio: ["ignore", "pipe", "inherit"],
       });
       // librados writes there as well.
