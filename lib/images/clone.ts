@@ -12,7 +12,7 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
-import { type CloneSpec, Rbd } from "../ceph/rbd.ts";
+import { type CloneSpec, type Parent, Rbd } from "../ceph/rbd.ts";
 import { Conflict, type NotReadyYet, type Precondition } from "../csi/errors.ts";
 import type { Purge } from "./purge.ts";
 import { asRaced, orRaced } from "./races.ts";
@@ -38,11 +38,13 @@ export interface Target {
 
 /**
  * Continues a clone that an earlier call may have begun: removes a target that was cut off. -> whether the target is
- * there, whole. A request for another source than the earlier one is refused, because the target holds other data.
+ * there, whole. A request for another source than the earlier one is refused, because the target holds other data; but
+ * a clone of an `obsolete` parent is removed.
  */
 export const resumeClone = Effect.fn("images.resumeClone")(function* (
   source: Transient,
   { pool, image, snapshots }: Target,
+  obsolete: (parent: Parent) => boolean = () => false,
 ): Effect.fn.Return<boolean, CephError | Conflict | NotReadyYet | Precondition, Purge | Rbd> {
   const rbd = yield* Rbd;
   const removed = Effect.as(clearUnfinished(pool, image, snapshots), false);
@@ -60,6 +62,7 @@ export const resumeClone = Effect.fn("images.resumeClone")(function* (
   const from = parent && imageLabel({ ...source.pool, ...parent }, parent.image);
   const wanted = imageLabel(source.pool, source.image);
   if (from === wanted) return true;
+  if (parent !== undefined && obsolete(parent)) return yield* removed;
   if (from !== undefined) {
     const problem = `is a copy of ${from}, and the request asks for a copy of ${wanted}`;
     return yield* new Conflict({ subject: `image ${imageLabel(pool, image)}`, problem });

@@ -15,6 +15,17 @@ export const cloneSpec = (parameters: VolumeParameters): CloneSpec => ({
   ...(parameters.objectOrder !== undefined && { objectSize: 1n << BigInt(parameters.objectOrder) }),
 });
 
+const HOLDER_FEATURES = FEATURE_BITS.layering | FEATURE_BITS["deep-flatten"];
+
+/**
+ * The layout of a copy of a volume. A class that names no features gets those of ceph-csi's copies, whichever way the copy
+ * takes: the source's own may be some that the class never asked for.
+ */
+export const volumeCopySpec = (parameters: VolumeParameters): CloneSpec => ({
+  features: HOLDER_FEATURES,
+  ...cloneSpec(parameters),
+});
+
 export const imageSpec = (parameters: VolumeParameters, sizeBytes: bigint): ImageSpec => ({
   sizeBytes,
   ...cloneSpec(parameters),
@@ -22,7 +33,7 @@ export const imageSpec = (parameters: VolumeParameters, sizeBytes: bigint): Imag
 
 /** The layout of images that only hold a point in time: a snapshot's, and the one in between of a copy. Their data stays in the pool of the source. */
 export const holderSpec = (source: ImageStatus): CloneSpec => ({
-  features: FEATURE_BITS.layering | FEATURE_BITS["deep-flatten"],
+  features: HOLDER_FEATURES,
   ...(source.dataPool !== undefined && { dataPool: source.dataPool }),
 });
 

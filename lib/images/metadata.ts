@@ -1,6 +1,6 @@
 /**
  * Image metadata that names the Kubernetes objects behind an image. A clone inherits the metadata of its parent, so keys
- * of the other kind are removed.
+ * that do not get a value of their own are removed.
  */
 import type { Settings } from "../config/settings.ts";
 
@@ -25,7 +25,7 @@ const entries = (
   parameters: Parameters,
   cloned: boolean,
 ): Readonly<Record<string, string | undefined>> => ({
-  ...(cloned && Object.fromEntries([...foreign, CLUSTER_KEY].map((key) => [key, undefined]))),
+  ...(cloned && Object.fromEntries([...keys, ...foreign, CLUSTER_KEY].map((key) => [key, undefined]))),
   ...Object.fromEntries(keys.flatMap((key) => (parameters[key] ? [[key, parameters[key]]] : []))),
   ...(clusterName !== "" && { [CLUSTER_KEY]: clusterName }),
 });

@@ -1,7 +1,8 @@
 /**
  * The limit of snapshots on one image, and the flattening that makes room below it.
  *
- * 1. Only images that hold a point in time of this very image are flattened, the oldest first. No volume is.
+ * 1. Only images that hold a point in time of this very image are flattened, the oldest first. No volume is: the snapshot
+ *    that a direct copy was made of has the name of an image that is not there (lib/volume/copy.ts).
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -24,20 +25,24 @@ export const limitSnapshots = Effect.fn("images.limitSnapshots")(function* (
   const { maxSnapshots, minSnapshots } = yield* DriverSettings;
   if (snapshotCount <= minSnapshots) return;
   const flatten = yield* Flatten;
-  const kept = (yield* (yield* Rbd).snapshots(pool, imageName)).filter(({ kind }) => kind === "trash");
+  const rbd = yield* Rbd;
+  const kept = (yield* rbd.snapshots(pool, imageName)).flatMap(({ originalName }) => originalName ?? []);
+  // The others: a copy that is a clone of the volume itself; an image in another pool; one that is deleted, and is kept
+  // itself by a volume that was made of it.
+  const there = yield* rbd.imageBriefs(pool, kept, []);
+  const holders = kept.filter((_, i) => there[i] !== undefined);
   let tooMany = snapshotCount - minSnapshots;
-  for (const { originalName } of kept) {
-    if (tooMany === 0 || originalName === undefined) continue;
-    tooMany -= yield* flatten.request(pool, originalName).pipe(
+  for (const holder of holders) {
+    if (tooMany === 0) break;
+    tooMany -= yield* flatten.request(pool, holder).pipe(
       Effect.as(1),
-      // Deleted, and kept itself by a volume that was made of it; or in another pool.
       Effect.catchTag("ImageNotFound", () => Effect.succeed(0)),
     );
   }
   if (snapshotCount <= maxSnapshots) return;
   return yield* new TooMany({
     subject: `image ${imageLabel(pool, imageName)}`,
-    problem: `has ${snapshotCount} snapshots, and at most ${maxSnapshots} are allowed. Clones keep ${kept.length} of them, and are being flattened`,
-    remedy: "Retry later, or delete snapshots",
+    problem: `has ${snapshotCount} snapshots, and at most ${maxSnapshots} are allowed. Clones keep ${kept.length} of them, and ${holders.length} of these clones can be flattened, which is under way`,
+    remedy: "Retry later, or delete snapshots and clones",
   });
 });

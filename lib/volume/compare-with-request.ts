@@ -5,8 +5,10 @@
  * Not here: the layout of images (lib/images/layout.ts).
  */
 import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
 import type { ImageStatus } from "../ceph/rbd.ts";
 import { Conflict } from "../csi/errors.ts";
+import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { UUID_LENGTH } from "../csi/volume-id.ts";
 import { tempImage } from "../images/intermediate.ts";
 import { difference } from "../images/layout.ts";
@@ -35,11 +37,15 @@ export const proveFits = (
 const otherSource = (source: SourceRequest | undefined, { parent }: ImageStatus, imageName: string | undefined) => {
   if (parent === undefined) return undefined;
   if (source === undefined) return `it is a copy of ${parent.image}, and the request asks for an empty volume`;
-  const same =
-    source.kind === "snapshot"
-      ? parent.image.endsWith(source.id.slice(-UUID_LENGTH))
-      : imageName === undefined || parent.image === tempImage(imageName);
-  return same
+  const between = source.kind === "volume" && (imageName === undefined || parent.image === tempImage(imageName));
+  return between || isImageOf(source, parent.image)
     ? undefined
     : `it is a copy of ${parent.image}, and the request asks for a copy of ${source.kind} ${source.id}`;
 };
+
+/** Whether the image is that of the source: a driver ends its name in the UUID of the ID. */
+const isImageOf = ({ id }: SourceRequest, image: string): boolean =>
+  Result.match(parseMigratedId(id), {
+    onFailure: () => image.endsWith(id.slice(-UUID_LENGTH)),
+    onSuccess: ({ imageName }) => image === imageName,
+  });

@@ -18,7 +18,7 @@ import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import type { DriverSettings } from "../config/settings.ts";
+import { DriverSettings, type Settings } from "../config/settings.ts";
 import {
   InvalidRequest,
   type NotReadyYet,
@@ -51,6 +51,8 @@ export interface VolumeToCopy {
   readonly located: LocatedVolume;
   readonly sizeBytes: bigint;
   readonly status: ImageStatus;
+  /** The copy is a clone of the volume itself. Otherwise it goes through an image in between (see `clonedDirectly`). */
+  readonly direct: boolean;
 }
 
 /** A source that exists. */
@@ -77,7 +79,7 @@ export const findSource = Effect.fn("volume.findSource")(function* (
   credentials: Credentials,
   sizeBytes: bigint,
   pool: PoolRef,
-): Effect.fn.Return<CopySource, FindSourceError, Ceph | Clusters | ClusterMapping> {
+): Effect.fn.Return<CopySource, FindSourceError, Ceph | Clusters | ClusterMapping | DriverSettings> {
   const locate = request.kind === "snapshot" ? locateSnapshot : locateVolume;
   const located = yield* locate(request.id, credentials);
   const { access, namespace } = located.pool;
@@ -119,10 +121,22 @@ const snapshotToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
 
 const volumeToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
   const status = yield* (yield* Rbd).imageStatus(located.pool, located.imageName);
-  return { kind: "volume", located, sizeBytes: status.sizeBytes, status } satisfies VolumeToCopy;
+  const direct = clonedDirectly(status, yield* DriverSettings);
+  return { kind: "volume", located, sizeBytes: status.sizeBytes, status, direct } satisfies VolumeToCopy;
 });
 
-/** How many parents a restore adds to the chain, and a copy of a volume, which goes through an image in between. */
+/**
+ * Whether a copy of the volume may be a clone of the volume itself, which saves the second of two snapshots. It may not,
+ * so that nobody flattens a volume that no request names:
+ *
+ * - where the volume is a clone: ceph-csi flattens the parent of what it clones, as soon as that has a parent in turn;
+ * - where it has half as many snapshots as flattening begins at: room for one more is made by flattening the clone behind
+ *   an old one, and only an image in between can be flattened for that.
+ */
+const clonedDirectly = ({ parent, snapshotCount }: ImageStatus, { minSnapshots }: Settings): boolean =>
+  parent === undefined && 2 * snapshotCount < minSnapshots;
+
+/** How many parents a restore adds to the chain, and a copy of a volume that goes through an image in between. */
 const ADDED = { snapshot: 1, volume: 2 } as const;
 
 /**

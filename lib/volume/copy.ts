@@ -1,24 +1,28 @@
 /**
- * Volumes made of the data of others: of a snapshot, of a volume. The images in between and their names are ceph-csi's
- * (`<image>-temp`), so that either driver can finish, clone again and delete what the other made.
+ * Volumes made of the data of others: of a snapshot, of a volume. A volume's copy is a clone of the volume, by way of the
+ * snapshot `<source>@<image>-temp`; or it goes through an image in between, `<image>-temp`, a clone by way of the same
+ * snapshot. These names, and the second way, are ceph-csi's, so that either driver can finish, clone again and delete
+ * what the other made. Which way is taken says `VolumeToCopy.direct` (./copy-source.ts).
  *
  * Not here: the source (./copy-source.ts) and the journal entry of the new volume (./create.ts).
  *
  * 1. The copy holds the source as it was at one moment between the request and its answer.
- * 2. An image that an earlier attempt left half made is made again, never trusted (lib/images/clone.ts).
+ * 2. An image that an earlier attempt left half made is made again, never trusted (lib/images/clone.ts). While the
+ *    snapshot of the source is there, both the image and the one in between may be half made.
+ * 3. What an earlier attempt made whole is used, whichever way it took.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
-import { Rbd, type SnapshotRef } from "../ceph/rbd.ts";
+import { type Parent, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { type Conflict, NotReadyYet, type Precondition } from "../csi/errors.ts";
 import { cloneThrough, resumeClone, type Target, type Transient } from "../images/clone.ts";
 import { tempImage } from "../images/intermediate.ts";
-import { cloneSpec, holderSpec } from "../images/layout.ts";
+import { cloneSpec, holderSpec, volumeCopySpec } from "../images/layout.ts";
 import { noMetadata } from "../images/metadata.ts";
 import type { Purge } from "../images/purge.ts";
 import { asRaced, orRaced } from "../images/races.ts";
@@ -66,7 +70,8 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
 ): Effect.fn.Return<void, CephError | Conflict | NotReadyYet | Precondition, Ceph | Purge | Compensations> {
   const rbd = yield* Rbd;
   const { imagePool: pool, imageName: image } = reserved;
-  const target = { pool, image, spec: cloneSpec(spec.parameters), snapshots: [] };
+  const layout = source.kind === "snapshot" ? cloneSpec : volumeCopySpec;
+  const target = { pool, image, spec: layout(spec.parameters), snapshots: [] };
   // The source was there when it was looked for: the next call cleans up where it does not come back.
   const resume = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", asRaced);
   // A resume that fails is not undone, because what it looks at may be another driver's work.
@@ -87,7 +92,7 @@ const snapshotOf = ({ located: { pool, imageName } }: CopySource): SnapshotRef =
   snapshot: imageName,
 });
 
-/** The snapshots that the two clones of a volume's copy go through: of the source, and of the image in between. */
+/** The snapshots that clones of a volume's copy go through: of the source, and of the image in between if there is one. */
 const transients = ({ located }: VolumeToCopy, pool: PoolRef, image: string): readonly [Transient, Transient] => [
   { pool: located.pool, image: located.imageName, snapshot: tempImage(image) },
   { pool, image: tempImage(image), snapshot: image, clients: "unasked" },
@@ -122,9 +127,9 @@ const resumeCopy = Effect.fnUntraced(function* (source: CopySource, target: Targ
     const whole = Effect.catchTag(resumeClone(second, target), "ImageNotFound", asRaced);
     return { temp, image: yield* whole };
   }
-  // An undo was cut off, or the earlier request was for a snapshot.
-  yield* clearUnfinished(pool, image);
-  return NOTHING_DONE;
+  // Its image in between is gone where an undo was cut off; it is a restore where the earlier request was for a snapshot.
+  const obsolete = (parent: Parent) => parent.image === tempImage(image) || parent.image === parent.snapshot;
+  return { temp, image: yield* resumeClone(first, target, obsolete) };
 });
 
 /** Makes the image from the source, as far as it is not done. */
@@ -134,10 +139,11 @@ const copySource = Effect.fnUntraced(function* (source: CopySource, target: Targ
   if (source.kind === "snapshot") {
     return yield* stage("clone", rbd.imageClone(snapshotOf(source), pool, image, spec).pipe(orNotReady(source)));
   }
+  if (done.image) return;
   const [first, second] = transients(source, pool, image);
+  if (source.direct && !done.temp) return yield* stage("clone", cloneThrough(first, target));
   const temp = imageBetween(source, target);
   if (!done.temp) yield* stage("snapshot source", cloneThrough(first, temp));
-  if (done.image) return;
   yield* stage(
     "clone",
     // Only this request uses the image in between; whoever removed it serves the same request.

@@ -64,7 +64,11 @@ const clearOfCopy = Effect.fnUntraced(function* (
   copyName: string,
   copy: Attributes | undefined,
 ): Effect.fn.Return<void, CephError | Precondition, Needs> {
-  if (copy?.imageId === undefined) yield* discardUnfinished(pool, name, [copyName]);
+  if (copy?.imageId === undefined) {
+    // The copy itself, where it is a clone of the volume: only the journal's own word tells that it was never finished.
+    if (copy?.imageName === copyName) yield* discardUnfinished(pool, copyName);
+    yield* discardUnfinished(pool, name, [copyName]);
+  }
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
 });
 

@@ -125,10 +125,32 @@ test(
   LIMIT,
 );
 
+const VOLUME_KEYS = ["csi.imageid", "csi.imagename", "csi.volname"];
+const keysOf = async ({ id }: { readonly id: string }) => [
+  ...((await omapOf(pool.name, `csi.volume.${uuidOf(id)}`)) ?? new Map<string, string>()).keys(),
+];
+
 test(
-  "A clone that the driver makes goes through an image of ceph-csi's name and layout, which stays as long as the clone",
+  "A clone of a volume that the driver makes is a clone of its image, by a snapshot of ceph-csi's name that is removed",
   async () => {
     const source = await volume("pvc-source");
+    const clone = await makeVolume(driver.controller, cloneRequest("pvc-clone", pool.name, source.id));
+    expect((await infoOf(pool.name, clone.image)).features.toSorted()).toEqual(HOLDER_FEATURES);
+    expect((await layoutOf(clone.image)).parent).toBe(source.image);
+    expect(await snapshotsOf(source.image)).toEqual([`trash ${clone.image}-temp`]);
+    expect(await childrenOf(source.image)).toEqual([clone.image]);
+    expect(await keysOf(clone)).toEqual(VOLUME_KEYS);
+    await dropVolume(driver.controller, clone);
+    await dropVolume(driver.controller, source);
+  },
+  LIMIT,
+);
+
+test(
+  "A clone of a clone goes through an image of ceph-csi's name and layout, which stays as long as the clone",
+  async () => {
+    const first = await volume("pvc-first");
+    const source = await makeVolume(driver.controller, cloneRequest("pvc-source", pool.name, first.id));
     const clone = await makeVolume(driver.controller, cloneRequest("pvc-clone", pool.name, source.id));
     const temp = `${clone.image}-temp`;
     expect(await layoutOf(temp)).toEqual({ features: HOLDER_FEATURES, parent: source.image });
@@ -136,13 +158,10 @@ test(
     expect(await snapshotsOf(source.image)).toEqual([`trash ${temp}`]);
     expect(await snapshotsOf(temp)).toEqual([`trash ${clone.image}`]);
     expect(await childrenOf(temp)).toEqual([clone.image]);
-    expect([...((await omapOf(pool.name, `csi.volume.${uuidOf(clone.id)}`)) ?? []).keys()]).toEqual([
-      "csi.imageid",
-      "csi.imagename",
-      "csi.volname",
-    ]);
+    expect(await keysOf(clone)).toEqual(VOLUME_KEYS);
     await dropVolume(driver.controller, clone);
     await dropVolume(driver.controller, source);
+    await dropVolume(driver.controller, first);
   },
   LIMIT,
 );
@@ -186,18 +205,23 @@ for (const ready of [true, false]) {
   );
 }
 
+/** The journal entry of a copy as either driver reserves it, before its image is complete. */
+const reserveByHand = async (name: string) => {
+  const uuid = crypto.randomUUID();
+  const image = `csi-vol-${uuid}`;
+  await tool("rados", "--pool", pool.name, "create", `csi.volume.${uuid}`);
+  await setKeys("csi.volumes.default", { [`csi.volume.${name}`]: uuid });
+  await setKeys(`csi.volume.${uuid}`, { "csi.volname": name, "csi.imagename": image });
+  return { uuid, image, temp: `${image}-temp` };
+};
+
 for (const upTo of ["the image in between", "its snapshot", "the clone", "the end"] as const) {
   test(
     `A clone of ceph-csi's that came as far as ${upTo} is finished, cloned and deleted`,
     async () => {
       const source = await volume("pvc-source");
       write(source.image, 1);
-      const uuid = crypto.randomUUID();
-      const image = `csi-vol-${uuid}`;
-      const temp = `${image}-temp`;
-      await tool("rados", "--pool", pool.name, "create", `csi.volume.${uuid}`);
-      await setKeys("csi.volumes.default", { "csi.volume.pvc-clone": uuid });
-      await setKeys(`csi.volume.${uuid}`, { "csi.volname": "pvc-clone", "csi.imagename": image });
+      const { uuid, image, temp } = await reserveByHand("pvc-clone");
       await cloneByHand(source.image, temp, temp);
       if (upTo === "its snapshot") await tool("rbd", "snap", "create", "--no-progress", spec(temp, image));
       if (upTo === "the clone" || upTo === "the end") await cloneByHand(temp, image, image);
@@ -217,6 +241,89 @@ for (const upTo of ["the image in between", "its snapshot", "the clone", "the en
       await dropVolume(driver.controller, source);
       expect(valueOf(again.image)).toBe(upTo === "the end" ? 2 : 1);
       await dropVolume(driver.controller, again);
+    },
+    LIMIT,
+  );
+}
+
+/** ceph-csi's DeleteVolume of an image: to the trash, and to the manager. */
+const deleteByHand = async ({ id, image }: { readonly id: string; readonly image: string }, name: string) => {
+  const { id: imageId } = await infoOf(pool.name, image);
+  await tool("rbd", "trash", "mv", spec(image));
+  await tool("ceph", "rbd", "task", "add", "trash", "remove", spec(imageId));
+  await tool("rados", "--pool", pool.name, "rm", `csi.volume.${uuidOf(id)}`);
+  await tool("rados", "--pool", pool.name, "rmomapkey", "csi.volumes.default", `csi.volume.${name}`);
+};
+
+for (const upTo of ["the snapshot of its source", "its image", "the removal of that snapshot"] as const) {
+  test(
+    `A direct clone that came as far as ${upTo} is finished with the source's data, and nothing is left on the source`,
+    async () => {
+      const source = await volume("pvc-source");
+      write(source.image, 1);
+      const { uuid, image, temp } = await reserveByHand("pvc-clone");
+      if (upTo === "the removal of that snapshot") await cloneByHand(source.image, temp, image);
+      else await tool("rbd", "snap", "create", "--no-progress", spec(source.image, temp));
+      if (upTo === "its image") {
+        await tool("rbd", "clone", "--rbd-default-clone-format=2", spec(source.image, temp), spec(image));
+      }
+      write(source.image, 2);
+      const found = await makeVolume(driver.controller, cloneRequest("pvc-clone", pool.name, source.id));
+      expect(found).toEqual({ id: handleOf(uuid), image });
+      expect((await layoutOf(image)).parent).toBe(source.image);
+      expect(valueOf(image)).toBe(1);
+      const snapshots = (await snapshotsOf(source.image)).filter((each) => each.startsWith("user"));
+      expect(snapshots).toEqual([]);
+      await dropVolume(driver.controller, source);
+      expect(valueOf(image)).toBe(1);
+      await dropVolume(driver.controller, found);
+    },
+    LIMIT,
+  );
+}
+
+test(
+  "ceph-csi clones, flattens and deletes direct clones and their source, in any order",
+  async () => {
+    const source = await volume("pvc-source");
+    write(source.image, 1);
+    const clone = (name: string) => makeVolume(driver.controller, cloneRequest(name, pool.name, source.id));
+    const [one, two] = [await clone("pvc-one"), await clone("pvc-two")];
+    const { image, temp, uuid } = await reserveByHand("pvc-theirs");
+    await cloneByHand(one.image, temp, temp);
+    await cloneByHand(temp, image, image);
+    await setKeys(`csi.volume.${uuid}`, { "csi.imageid": (await infoOf(pool.name, image)).id });
+    await deleteByHand(source, "pvc-source");
+    await deleteByHand(one, "pvc-one");
+    expect([two.image, image].map(valueOf)).toEqual([1, 1]);
+    await tool("rbd", "flatten", "--no-progress", spec(two.image));
+    expect((await layoutOf(two.image)).parent).toBeUndefined();
+    expect([two.image, image].map(valueOf)).toEqual([1, 1]);
+    await deleteByHand(two, "pvc-two");
+    await dropVolume(driver.controller, { id: handleOf(uuid), image });
+  },
+  LIMIT,
+);
+
+for (const taken of ["gives the name up and begins anew", "takes the image for the volume"] as const) {
+  test(
+    `The source of a direct clone that was cut off is deleted to its last trace after ceph-csi ${taken}`,
+    async () => {
+      const source = await volume("pvc-source");
+      write(source.image, 1);
+      const { image, temp, uuid } = await reserveByHand("pvc-clone");
+      await tool("rbd", "snap", "create", "--no-progress", spec(source.image, temp));
+      if (taken === "takes the image for the volume") {
+        await tool("rbd", "clone", "--rbd-default-clone-format=2", spec(source.image, temp), spec(image));
+        await setKeys(`csi.volume.${uuid}`, { "csi.imageid": (await infoOf(pool.name, image)).id });
+      } else {
+        await tool("rados", "--pool", pool.name, "rm", `csi.volume.${uuid}`);
+        await tool("rados", "--pool", pool.name, "rmomapkey", "csi.volumes.default", "csi.volume.pvc-clone");
+      }
+      await dropVolume(driver.controller, source);
+      if (taken !== "takes the image for the volume") return;
+      expect(valueOf(image)).toBe(1);
+      await dropVolume(driver.controller, { id: handleOf(uuid), image });
     },
     LIMIT,
   );

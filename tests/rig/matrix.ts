@@ -30,7 +30,7 @@ const work = temporaryFolder("csi-rbd-matrix-");
 
 // The usual runs are `npm test`'s; here they show that each release takes part in them.
 const lengths = long
-  ? { CSI_RBD_LIFECYCLES: "200", CSI_RBD_COPIES: "500", CSI_RBD_CROWD_SECONDS: "120" }
+  ? { CSI_RBD_LIFECYCLES: "200", CSI_RBD_COPIES: "500", CSI_RBD_CLONES: "300", CSI_RBD_CROWD_SECONDS: "120" }
   : { CSI_RBD_LIFECYCLES: "24", CSI_RBD_COPIES: "8", CSI_RBD_CROWD_SECONDS: "6" };
 
 const outcomes: Array<Outcome> = [];

@@ -11,6 +11,9 @@ import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memo
 import type { Driver } from "./one-world.ts";
 import { type CreateInit, creation, eventually, type Fields, PARAMETERS, poolDump, SECRETS, uuidOf } from "./world.ts";
 
+/** Flags with which every copy of a volume goes through an image in between: no number of snapshots is small enough. */
+export const THROUGH = { minsnapshotsonimage: 0 };
+
 export const POOL: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 export const MIB_4 = 4n << 20n;
 

@@ -29,6 +29,9 @@ import { aCluster, deletion, GIB, poolDump, seed, uuidOf } from "./world.ts";
 
 export const SETTINGS = { flags: { clustername: "prod" } };
 
+/** With these, the copy of a volume that has a snapshot goes through an image in between, and nothing is flattened yet. */
+export const SETTINGS_THROUGH = { flags: { ...SETTINGS.flags, minsnapshotsonimage: 2 } };
+
 /** What a scenario's calls are about, filled by its preparation. */
 export interface Ids {
   volumeId: string;
@@ -38,6 +41,8 @@ export interface Ids {
 
 export interface CopyScenario {
   readonly name: string;
+  /** Of every driver; absent: `SETTINGS`. */
+  readonly settings?: typeof SETTINGS;
   /** On top of `pvc-1` with data. */
   readonly prepare?: (cluster: MemoryCluster, driver: Driver, ids: Ids) => Promise<unknown>;
   readonly call: (driver: Driver, ids: Ids) => Promise<unknown>;
@@ -56,10 +61,13 @@ const K8S = "csi.storage.k8s.io/";
 const volumeNames = (name: string) => ({ ...PARAMETERS, [`${K8S}pv/name`]: name });
 
 /** A cluster with the bystander and `pvc-1`, in the scenario's state. */
-export const aWorld = async ({ prepare }: CopyScenario): Promise<{ cluster: MemoryCluster; ids: Ids }> => {
+export const aWorld = async ({
+  prepare,
+  settings = SETTINGS,
+}: CopyScenario): Promise<{ cluster: MemoryCluster; ids: Ids }> => {
   const cluster = aCluster();
   for (const directory of DIRECTORIES) seed(cluster, { [directory]: {} });
-  await using driver = aDriver(cluster, SETTINGS);
+  await using driver = aDriver(cluster, settings);
   const other = await aVolume(driver, cluster, { name: "pvc-other" });
   await readySnapshot(driver, snapshotOf(other, { name: "snap-other" }));
   await driver.createVolume(cloneOf(other, { name: "pvc-other-clone" }));
@@ -105,7 +113,7 @@ const nameOnly = (directory: string, key: string) => async (cluster: MemoryClust
   void cluster.namespace("rbd", "")?.objects.get(directory)?.set(key, "b0285c97-a0ce-41eb-8c66-0242ac110002");
 
 const SNAP_KEY = ["csi.snaps.default", "csi.snap.snap-1"] as const;
-const COPY_KEY = ["csi.volumes.default", "csi.volume.pvc-copy"] as const;
+export const COPY_KEY = ["csi.volumes.default", "csi.volume.pvc-copy"] as const;
 
 const parameters = volumeNames("pvc-copy");
 const larger = { capacityRange: { requiredBytes: 2n * GIB }, parameters };
@@ -127,6 +135,61 @@ const undoCopy: CopyScenario["undo"] = (driver, made) =>
 const takes = { call: takeSnapshot, makes: SNAP_KEY, undo: undoSnapshot };
 const restores = { call: restore, makes: COPY_KEY, undo: undoCopy };
 const clones = { call: clone, makes: COPY_KEY, undo: undoCopy };
+
+/** `clonesMade`: which of its clones can fail. */
+const copiesOfVolumes = (clonesMade: readonly number[]): readonly CopyScenario[] => [
+  { name: "CreateVolume from a volume", ...clones },
+  {
+    name: "CreateVolume from a volume, larger",
+    ...clones,
+    call: (driver, { volumeId }) => driver.createVolume(cloneOf(volumeId, larger)),
+  },
+  {
+    name: "CreateVolume from a volume, of a half-reserved name",
+    prepare: nameOnly(...COPY_KEY),
+    call: clone,
+    makes: COPY_KEY,
+  },
+  ...clonesMade.map((nth) => ({
+    name: `CreateVolume from a volume that fails at its clone ${nth} and undoes`,
+    ...clones,
+    ceph: failing("imageClone", nth),
+    mayOrphan: true,
+  })),
+  {
+    name: "CreateVolume from a volume that fails at its end and undoes",
+    ...clones,
+    ceph: failing("omapWrite", 3),
+    mayOrphan: true,
+  },
+  { name: "DeleteVolume of a clone", prepare: withClone, call: dropCopy },
+  {
+    name: "DeleteVolume of a clone whose image is in the trash",
+    prepare: async (cluster, driver, ids) => {
+      await withClone(cluster, driver, ids);
+      await trash(cluster, imageOf(ids.copyId));
+    },
+    call: dropCopy,
+  },
+  {
+    name: "DeleteVolume of one with a snapshot and a clone",
+    prepare: async (cluster, driver, ids) => {
+      await withSnapshot(cluster, driver, ids);
+      await withClone(cluster, driver, ids);
+    },
+    call: (driver, { volumeId }) => driver.deleteVolume(deletion(volumeId)),
+  },
+];
+
+const TRASHED_IN_BETWEEN: CopyScenario = {
+  name: "DeleteVolume of a clone both of whose images are in the trash",
+  prepare: async (cluster, driver, ids) => {
+    await withClone(cluster, driver, ids);
+    await trash(cluster, imageOf(ids.copyId));
+    await trash(cluster, `${imageOf(ids.copyId)}-temp`);
+  },
+  call: dropCopy,
+};
 
 export const copyScenarios: readonly CopyScenario[] = [
   { name: "CreateSnapshot", ...takes },
@@ -183,57 +246,17 @@ export const copyScenarios: readonly CopyScenario[] = [
     ceph: failing("omapWrite", 3),
     mayOrphan: true,
   },
-  { name: "CreateVolume from a volume", ...clones },
-  {
-    name: "CreateVolume from a volume, larger",
-    ...clones,
-    call: (driver, { volumeId }) => driver.createVolume(cloneOf(volumeId, larger)),
-  },
-  {
-    name: "CreateVolume from a volume, of a half-reserved name",
-    prepare: nameOnly(...COPY_KEY),
-    call: clone,
-    makes: COPY_KEY,
-  },
-  ...[1, 2].map((nth) => ({
-    name: `CreateVolume from a volume that fails at its clone ${nth} and undoes`,
-    ...clones,
-    ceph: failing("imageClone", nth),
-    mayOrphan: true,
-  })),
-  {
-    name: "CreateVolume from a volume that fails at its end and undoes",
-    ...clones,
-    ceph: failing("omapWrite", 3),
-    mayOrphan: true,
-  },
-  { name: "DeleteVolume of a clone", prepare: withClone, call: dropCopy },
   { name: "DeleteVolume of a restore", prepare: withRestore, call: dropCopy },
-  {
-    name: "DeleteVolume of a clone whose image is in the trash",
-    prepare: async (cluster, driver, ids) => {
-      await withClone(cluster, driver, ids);
-      await trash(cluster, imageOf(ids.copyId));
+  ...copiesOfVolumes([1]),
+  ...[...copiesOfVolumes([1, 2]), TRASHED_IN_BETWEEN].map((scenario) => ({
+    ...scenario,
+    name: `${scenario.name}, by way of an image in between`,
+    settings: SETTINGS_THROUGH,
+    prepare: async (cluster: MemoryCluster, driver: Driver, ids: Ids) => {
+      await readySnapshot(driver, snapshotOf(ids.volumeId, { name: "snap-before" }));
+      await scenario.prepare?.(cluster, driver, ids);
     },
-    call: dropCopy,
-  },
-  {
-    name: "DeleteVolume of a clone both of whose images are in the trash",
-    prepare: async (cluster, driver, ids) => {
-      await withClone(cluster, driver, ids);
-      await trash(cluster, imageOf(ids.copyId));
-      await trash(cluster, `${imageOf(ids.copyId)}-temp`);
-    },
-    call: dropCopy,
-  },
-  {
-    name: "DeleteVolume of one with a snapshot and a clone",
-    prepare: async (cluster, driver, ids) => {
-      await withSnapshot(cluster, driver, ids);
-      await withClone(cluster, driver, ids);
-    },
-    call: (driver, { volumeId }) => driver.deleteVolume(deletion(volumeId)),
-  },
+  })),
 ];
 
 /** The cluster's dump by names; see 2 above. What the scenario began with keeps its part, also when its name is gone. */

@@ -9,6 +9,7 @@ import {
   restoreOf,
   snapshotDeletion,
   snapshotOf,
+  THROUGH,
 } from "../../support/copies-world.ts";
 import { deletion, GIB } from "../../support/world.ts";
 import { emptyWorld, type Room, type Step } from "./room.ts";
@@ -63,8 +64,13 @@ export const copiesRoom: Room = {
     "CreateVolume: from a volume, larger": {
       call: ({ driver, ids }) => driver.createVolume(cloneOf(ids.volume, larger)),
     },
+    "CreateVolume: from a volume that is a clone": {
+      prepare: withClone,
+      call: ({ driver, ids }) => driver.createVolume(cloneOf(ids.copy, { name: "pvc-3" })),
+    },
     "CreateVolume: from a volume, a volume that is there": { prepare: withClone, call: clone },
     "CreateVolume: from a volume that was a clone and was flattened": {
+      given: { flags: THROUGH },
       prepare: async (at) => {
         await withClone(at);
         await byHand(at.cluster).flatten(imageOf(at.ids.copy));
@@ -73,6 +79,11 @@ export const copiesRoom: Room = {
     },
     "DeleteVolume: a restore": { prepare: withRestore, call: dropCopy },
     "DeleteVolume: a clone": { prepare: withClone, call: dropCopy },
+    "DeleteVolume: a clone that went through an image in between": {
+      given: { flags: THROUGH },
+      prepare: withClone,
+      call: dropCopy,
+    },
     "DeleteVolume: a volume with a snapshot": {
       prepare: withSnapshot,
       call: ({ driver, ids }) => driver.deleteVolume(deletion(ids.volume)),

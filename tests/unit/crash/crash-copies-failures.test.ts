@@ -60,7 +60,7 @@ describe("retry after one failure at each call", () => {
       test(`A retry of "${scenario.name}" succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
         const undisturbed = await aWorld(scenario);
         {
-          await using driver = aDriver(undisturbed.cluster, SETTINGS);
+          await using driver = aDriver(undisturbed.cluster, scenario.settings ?? SETTINGS);
           await scenario.call(driver, undisturbed.ids);
           await idle(undisturbed.cluster);
         }
@@ -72,7 +72,7 @@ describe("retry after one failure at each call", () => {
           const fault = faultAt(cephMemoryService(cluster), k, error, moment);
           const { service, calls } = recorded(fault.service);
           const time = virtualTime();
-          await using driver = aDriver(cluster, { ...SETTINGS, ceph: service, time });
+          await using driver = aDriver(cluster, { ...(scenario.settings ?? SETTINGS), ceph: service, time });
           const failure = await failureOf(time.until(scenario.call(driver, ids)));
           fault.over();
           if (calls().length < k) break;
@@ -108,7 +108,7 @@ describe("the remains of a definite failure", () => {
         const { cluster, ids } = await aWorld(scenario);
         const before = canonical(cluster, ids);
         const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, noSpace, "before"));
-        await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
+        await using driver = aDriver(cluster, { ...(scenario.settings ?? SETTINGS), ceph: service });
         const failure = await failureOf(scenario.call(driver, ids));
         if (calls().length < k) break;
         await idle(cluster);

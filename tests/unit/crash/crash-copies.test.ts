@@ -13,11 +13,12 @@ import { Crash, crashAt, intercepted, recorded } from "../../support/ceph-faults
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import type { CutShort } from "../../support/ceph-memory/cluster.ts";
 import { RpcError } from "../../../lib/grpc/status.ts";
-import { aDriver } from "../../support/one-world.ts";
-import { MIB_4, holderOf, imageOf, read, snapshotOf } from "../../support/copies-world.ts";
+import { aDriver, type Driver } from "../../support/one-world.ts";
+import { MIB_4, holderOf, imageOf, read, snapshotOf, snapshotsOf } from "../../support/copies-world.ts";
 import {
   aWorld,
   canonical,
+  COPY_KEY,
   copyScenarios,
   type CopyScenario,
   dropOrphans,
@@ -25,18 +26,19 @@ import {
   idle,
   type Ids,
   SETTINGS,
+  SETTINGS_THROUGH,
 } from "../../support/crash-copies-world.ts";
-import { eventually } from "../../support/world.ts";
+import { eventually, uuidOf } from "../../support/world.ts";
 
 /** Runs the scenario's call on a driver that is to die; -> whether it died. */
 const dies = async (
   cluster: MemoryCluster,
-  { call, ceph }: CopyScenario,
+  { call, ceph, settings = SETTINGS }: CopyScenario,
   ids: Ids,
   service: CephCalls,
   crashed: () => boolean,
 ): Promise<boolean> => {
-  await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
+  await using driver = aDriver(cluster, { ...settings, ceph: service });
   try {
     await call(driver, ids);
     await idle(cluster);
@@ -48,8 +50,8 @@ const dies = async (
 };
 
 /** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
-const retried = async (cluster: MemoryCluster, { call, mayOrphan }: CopyScenario, ids: Ids) => {
-  await using driver = aDriver(cluster, SETTINGS);
+const retried = async (cluster: MemoryCluster, { call, mayOrphan, settings = SETTINGS }: CopyScenario, ids: Ids) => {
+  await using driver = aDriver(cluster, settings);
   const made = await call(driver, ids);
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
   await idle(cluster);
@@ -71,7 +73,7 @@ const oneDeath = async (scenario: CopyScenario, expected: unknown, dying: Dying)
   // One name, one ID: what the dead driver had written down is what the retry answers.
   if (scenario.makes !== undefined && begun !== undefined) expect(entryOf(cluster, scenario.makes)).toBe(begun);
   if (scenario.undo !== undefined) {
-    await using driver = aDriver(cluster, SETTINGS);
+    await using driver = aDriver(cluster, scenario.settings ?? SETTINGS);
     await scenario.undo(driver, made);
     await idle(cluster);
     expect(canonical(cluster, ids)).toEqual(before);
@@ -157,10 +159,12 @@ describe("death in the middle of a call that is several to Ceph", () => {
 });
 
 describe("a clone that fails half-way, and death in its undo", () => {
-  const undone = copyScenarios.filter(({ name }) => name === "CreateSnapshot" || name === "CreateVolume from a volume");
+  const undone = copyScenarios.filter(({ name }) =>
+    /^(CreateSnapshot|CreateVolume from a volume(, by way of.*)?)$/.test(name),
+  );
   for (const scenario of undone) {
     for (const how of CUTS.imageClone) {
-      for (const nth of scenario.name === "CreateSnapshot" ? [1] : [1, 2]) {
+      for (const nth of scenario.settings === SETTINGS_THROUGH ? [1, 2] : [1]) {
         test(`The next driver finishes "${scenario.name}" after a death in the undo of clone ${nth}, cut off as ${how}`, async () => {
           const expected = await undisturbed(scenario);
           let deaths = 0;
@@ -197,6 +201,44 @@ describe("a clone that fails half-way, and death in its undo", () => {
         }, 60_000);
       }
     }
+  }
+});
+
+describe("a copy of a volume that another way was begun for", () => {
+  // As when the source gets a snapshot too many in between, or another driver takes over.
+  const scenario = copyScenarios.find(
+    ({ name }) => name === "CreateVolume from a volume, by way of an image in between",
+  );
+  if (scenario === undefined) throw new Error("no such scenario");
+  for (const [way, first, next] of [
+    ["a clone of the volume", SETTINGS, SETTINGS_THROUGH],
+    ["by way of an image in between", SETTINGS_THROUGH, SETTINGS],
+  ] as const) {
+    test(`A copy begun ${way} is finished, with its data, by a driver that goes the other way`, async () => {
+      let finished = 0;
+      for (const moment of ["before", "after"] as const) {
+        for (let k = 1; ; k++) {
+          const { cluster, ids } = await aWorld(scenario);
+          const before = canonical(cluster, ids);
+          const source = imageOf(ids.volumeId);
+          const kept = snapshotsOf(cluster, source);
+          const { service, crashed } = crashAt(cephMemoryService(cluster), k, moment);
+          if (!(await dies(cluster, { ...scenario, settings: first }, ids, service, crashed))) break;
+          const uuid = entryOf(cluster, COPY_KEY);
+          const { made } = await retried(cluster, { ...scenario, settings: next }, ids);
+          const { volume } = made as Awaited<ReturnType<Driver["createVolume"]>>;
+          expect([moment, k, uuid ?? uuidOf(volume.volumeId)]).toEqual([moment, k, uuidOf(volume.volumeId)]);
+          expect(read(cluster, imageOf(volume.volumeId))).toEqual(read(cluster, source));
+          expect(snapshotsOf(cluster, source)).toEqual([...kept, `trash ${imageOf(volume.volumeId)}-temp`]);
+          await using driver = aDriver(cluster, next);
+          await scenario.undo?.(driver, made);
+          await idle(cluster);
+          expect([moment, k, canonical(cluster, ids)]).toEqual([moment, k, before]);
+          finished += 1;
+        }
+      }
+      expect(finished).toBeGreaterThan(20);
+    }, 60_000);
   }
 });
 

@@ -20,6 +20,7 @@ import {
   snapshotDeletion,
   snapshotOf,
   snapshotsOf,
+  THROUGH,
 } from "../../support/copies-world.ts";
 import {
   aCluster,
@@ -66,9 +67,36 @@ describe("layout of a copy", () => {
     expect(Object.keys(poolDump(cluster).images).toSorted()).toEqual([image, holder, imageOf(all.volumeId)].toSorted());
   });
 
-  test("a clone of a volume goes through an image in between, and leaves no snapshot by name", async () => {
+  test("a copy of a volume is a clone of it, takes one snapshot, and leaves none by name", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
+    const volumeId = await aVolume(driver, cluster);
+    const { volume } = await driver.createVolume(cloneOf(volumeId));
+    const [source, image] = [imageOf(volumeId), imageOf(volume.volumeId)];
+    expect(parentOf(cluster, image)).toBe(`${source}@${image}-temp`);
+    expect(snapshotsOf(cluster, source)).toEqual([`trash ${image}-temp`]);
+    expect(snapshotsOf(cluster, image)).toEqual([]);
+    expect(Object.keys(poolDump(cluster).images).toSorted()).toEqual([source, image].toSorted());
+  });
+
+  test("a copy of a volume that is a clone itself goes through an image in between", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const all = await prepared(driver, cluster);
+    for (const [n, request] of [restoreOf(all.snapshotId), cloneOf(all.volumeId)].entries()) {
+      const name = `pvc-first-${n}`;
+      const first = await driver.createVolume({ ...request, name });
+      const { volume } = await driver.createVolume(cloneOf(first.volume.volumeId, { name: `pvc-second-${n}` }));
+      const image = imageOf(volume.volumeId);
+      expect(parentOf(cluster, image)).toBe(`${image}-temp@${image}`);
+      expect(parentOf(cluster, `${image}-temp`)).toBe(`${imageOf(first.volume.volumeId)}@${image}-temp`);
+      expect(read(cluster, image)).toEqual(all.data);
+    }
+  });
+
+  test("a copy of a volume with many snapshots goes through an image in between, and leaves no snapshot by name", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster, { flags: THROUGH });
     const volumeId = await aVolume(driver, cluster);
     const { volume } = await driver.createVolume(cloneOf(volumeId));
     const image = imageOf(volume.volumeId);
@@ -111,9 +139,18 @@ describe("layout of a copy", () => {
     }
   });
 
-  test("the image in between has the source's data pool, whatever data pool the copy has", async () => {
+  test("a copy has no feature that neither its class nor ceph-csi gives it, whatever its source has", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
+    const parameters = { ...PARAMETERS, imageFeatures: "layering,exclusive-lock,object-map,fast-diff" };
+    const volumeId = await aVolume(driver, cluster, { parameters });
+    const { volume } = await driver.createVolume(cloneOf(volumeId));
+    expect(cluster.image("rbd", imageOf(volume.volumeId)).bornFeatures).toBe(33n);
+  });
+
+  test("the image in between has the source's data pool, whatever data pool the copy has", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster, { flags: THROUGH });
     const volumeId = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, dataPool: "ec" } });
     const { volume } = await driver.createVolume(cloneOf(volumeId));
     const image = imageOf(volume.volumeId);
@@ -299,6 +336,7 @@ describe("taken names", () => {
     ["the snapshot", ({ snapshotId }, more) => restoreOf(snapshotId, more)],
     ["the volume", ({ volumeId }, more) => cloneOf(volumeId, more)],
     ["another snapshot", ({ other }, more) => restoreOf(other.snapshotId, more)],
+    ["another volume", ({ other }, more) => cloneOf(other.volumeId, more)],
   ];
   for (const [first, make] of contents) {
     for (const [second, ask] of contents) {
@@ -356,7 +394,7 @@ describe("taken names", () => {
 
 test("R22: images that only hold data for others keep it in the source's data pool, also when they are flattened", async () => {
   const cluster = aCluster();
-  await using driver = aDriver(cluster);
+  await using driver = aDriver(cluster, { flags: { minsnapshotsonimage: 1 } });
   const id = await aVolume(driver, cluster, { parameters: { ...PARAMETERS, dataPool: "ec" } });
   const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
   const { volume } = await driver.createVolume(cloneOf(id));

@@ -18,6 +18,7 @@ import {
   restoreOf,
   settled,
   snapshotOf,
+  THROUGH,
 } from "../../support/copies-world.ts";
 import { aCluster, codeOf, deletion, objectsOf, poolDump, uuidOf } from "../../support/world.ts";
 
@@ -83,7 +84,7 @@ for (const [what, method, subject, error] of [
     const faulty = intercepted(failingOnce(cephMemoryService(cluster), method, subject, error), (call, act) =>
       call.method === "omapWrite" && ++writes === 3 ? Effect.fail(new NoSpace({ op: "a_call", subject: "rbd" })) : act,
     );
-    await using driver = aDriver(cluster, { ceph: faulty });
+    await using driver = aDriver(cluster, { ceph: faulty, flags: THROUGH });
     expect(await codeOf(driver.createVolume(cloneOf(id)))).toBe("RESOURCE_EXHAUSTED");
     const uuid = objectsOf(cluster).get("csi.volumes.default")?.get("csi.volume.pvc-copy");
     expect(objectsOf(cluster).get(`csi.volume.${uuid}`)?.get("csi.volname")).toBe("pvc-copy");

@@ -1,7 +1,7 @@
 /** How chains of clones are kept short, and images from having too many snapshots: by whom, when, and what callers hear. */
 import { describe, expect, test } from "bun:test";
 import { AccessDenied } from "../../../lib/ceph/errors.ts";
-import { intercepted } from "../../support/ceph-faults.ts";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { Metrics } from "../../../lib/telemetry/metrics.ts";
 import * as Effect from "effect/Effect";
@@ -240,7 +240,7 @@ describe("number of snapshots of one image", () => {
       const failure = await failureOf(copy(driver, id));
       expect(failure?.code).toBe("RESOURCE_EXHAUSTED");
       expect(failure?.message).toContain(
-        `image rbd/${imageOf(id)} has 5 snapshots, and at most 4 are allowed. Clones keep 5 of them, and are being flattened`,
+        `image rbd/${imageOf(id)} has 5 snapshots, and at most 4 are allowed. Clones keep 5 of them, and 5 of these clones can be flattened, which is under way`,
       );
       expect(poolDump(cluster)).toEqual(before);
       expect(flattening(cluster)).toEqual(ids.slice(0, 3).map(holderOf));
@@ -263,6 +263,44 @@ describe("number of snapshots of one image", () => {
     expect(await codeOf(driver.createSnapshot(snapshotOf(id, { name: "one-more" })))).toBe("OK");
     expect(flattening(cluster)).toEqual(others.slice(0, 2).map(holderOf));
     expect(parentOf(cluster, imageOf(volume.volumeId))).toBe(`${holderOf(first)}@${holderOf(first)}`);
+  });
+
+  test("a source of 300 clones never passes its limits, and no volume is flattened for it", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    const data = read(cluster, imageOf(id));
+    cluster.managerHeld = true;
+    const asked = new Set<string>();
+    const images: string[] = [];
+    for (let n = 0; n < 300; n++) {
+      const { volume } = await driver.createVolume(cloneOf(id, { name: `pvc-${n + 2}` }));
+      images.push(imageOf(volume.volumeId));
+      for (const image of flattening(cluster)) asked.add(image);
+      // The manager is slow: it flattens what it was asked for now and then.
+      if (n % 20 === 0) cluster.runManager();
+      expect(snapshotsOf(cluster, imageOf(id)).length).toBeLessThanOrEqual(270);
+    }
+    const direct = images.filter((image) => parentOf(cluster, image) === `${imageOf(id)}@${image}-temp`);
+    expect(direct).toEqual(images.slice(0, 125));
+    expect([...asked].filter((image) => !image.endsWith("-temp"))).toEqual([]);
+    expect(asked.size).toBeGreaterThan(0);
+    for (const image of images) expect(read(cluster, image)).toEqual(data);
+  });
+
+  test("a direct clone costs no question to the manager when room for one more snapshot is made", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster, limits(6, 9));
+    const id = await aVolume(driver, cluster);
+    cluster.managerHeld = true;
+    for (let n = 0; n < 7; n++) await driver.createVolume(cloneOf(id, { name: `pvc-${n + 2}` }));
+    const kept = snapshotsOf(cluster, imageOf(id)).map((each) => each.replace("trash ", ""));
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await using counting = aDriver(cluster, { ceph: service, ...limits(6, 9) });
+    await counting.createVolume(cloneOf(id, { name: "pvc-one-more" }));
+    const flattened = calls().filter(({ method }) => method === "managerFlatten");
+    // Three are direct; the oldest of the others is the one that goes.
+    expect(flattened.map(({ subject }) => subject)).toEqual([`rbd/${kept[3]}`]);
   });
 
   test("snapshots made by hand count towards the limit, and the driver never removes them", async () => {

@@ -16,6 +16,7 @@ import {
   settled,
   snapshotOf,
   snapshotsOf,
+  THROUGH,
 } from "../../support/copies-world.ts";
 import { aCluster, codeOf, deletion, poolDump } from "../../support/world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
@@ -28,7 +29,7 @@ const cloned = async (driver: Driver, cluster: MemoryCluster) => {
 
 test("R25: the image in between goes with its volume", async () => {
   const cluster = aCluster();
-  await using driver = aDriver(cluster);
+  await using driver = aDriver(cluster, { flags: THROUGH });
   const { copyId, source } = await cloned(driver, cluster);
   await driver.deleteVolume(deletion(copyId));
   await settled(cluster);
@@ -42,7 +43,7 @@ for (const [what, look] of [
 ] as const) {
   test(`R25: the image in between of a flattened volume goes with the next ${what} of it`, async () => {
     const cluster = aCluster();
-    await using driver = aDriver(cluster);
+    await using driver = aDriver(cluster, { flags: THROUGH });
     const { copyId, source, temp } = await cloned(driver, cluster);
     const data = read(cluster, imageOf(copyId));
     await byHand(cluster).flatten(imageOf(copyId));
@@ -56,7 +57,7 @@ for (const [what, look] of [
 
   test(`R25: the image in between stays while its volume reads from it, also when a ${what} of the volume is made`, async () => {
     const cluster = aCluster();
-    await using driver = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 9, rbdhardmaxclonedepth: 9 } });
+    await using driver = aDriver(cluster, { flags: { rbdsoftmaxclonedepth: 9, rbdhardmaxclonedepth: 9, ...THROUGH } });
     const { copyId, temp } = await cloned(driver, cluster);
     await look(driver, copyId);
     expect(Object.keys(poolDump(cluster).images)).toContain(temp);
@@ -67,7 +68,7 @@ for (const [what, look] of [
 test("R25: an image in between that cannot go yet fails nobody's request", async () => {
   const cluster = aCluster();
   const time = virtualTime();
-  await using driver = aDriver(cluster, { time });
+  await using driver = aDriver(cluster, { time, flags: THROUGH });
   const { copyId, temp } = await cloned(driver, cluster);
   await byHand(cluster).flatten(imageOf(copyId));
   cluster.watch("rbd", temp);

@@ -4,7 +4,7 @@
  *
  * Not here: deaths of our own driver (tests/unit/crash/crash-copies.test.ts).
  */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import type { MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aDriver } from "../../support/one-world.ts";
 import {
@@ -20,7 +20,7 @@ import {
   settled,
   snapshotsOf,
 } from "../../support/copies-world.ts";
-import { aCluster, failureOf, GIB, objectsOf, seed, uuidOf } from "../../support/world.ts";
+import { aCluster, codeOf, deletion, failureOf, GIB, objectsOf, poolDump, seed, uuidOf } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
 const V = `csi-vol-${UUID}`;
@@ -33,12 +33,16 @@ const reserveCopy = (cluster: MemoryCluster): void => {
   seed(cluster, { [`csi.volume.${UUID}`]: { "csi.volname": "pvc-copy", "csi.imagename": V } });
 };
 
+type Way = "direct" | "through";
+
 /** Nothing of a copy but the copy: no snapshot by name on the source, no image but those that belong. */
-const isWholeClone = (cluster: MemoryCluster, source: string, data: readonly string[]): void => {
-  expect(parentOf(cluster, V)).toBe(`${TEMP}@${V}`);
+const isWholeClone = (cluster: MemoryCluster, source: string, data: readonly string[], way: Way): void => {
+  expect(parentOf(cluster, V)).toBe(way === "direct" ? `${source}@${TEMP}` : `${TEMP}@${V}`);
   expect(read(cluster, V)).toEqual(data);
   expect(snapshotsOf(cluster, source)).toEqual([`trash ${TEMP}`]);
-  expect(snapshotsOf(cluster, TEMP)).toEqual([`trash ${V}`]);
+  const between = poolDump(cluster).images[TEMP];
+  if (way === "direct") expect(between).toBeUndefined();
+  else expect(snapshotsOf(cluster, TEMP)).toEqual([`trash ${V}`]);
   expect(objectsOf(cluster).get(`csi.volume.${UUID}`)?.get("csi.imageid")).toBe(cluster.image("rbd", V).id);
 };
 
@@ -56,7 +60,7 @@ test("R7: a clone of which only the image in between is whole is finished, with 
   const { volume } = await driver.createVolume(cloneOf(id, { parameters, capacityRange: { requiredBytes: 2n * GIB } }));
   expect(volume).toMatchObject({ capacityBytes: 2n * GIB, volumeContext: { imageName: V } });
   expect(uuidOf(volume.volumeId)).toBe(UUID);
-  isWholeClone(cluster, source, data);
+  isWholeClone(cluster, source, data, "through");
   expect(metaOf(cluster, V)).toEqual({ [`${K8S}pv/name`]: "pvc-copy" });
   expect(metaOf(cluster, TEMP)).toEqual({});
 });
@@ -81,7 +85,7 @@ for (const begun of [false, true]) {
     cluster.image("rbd", source).write(0n, MIB_4);
     const { volume } = await driver.createVolume(cloneOf(id));
     expect(uuidOf(volume.volumeId)).toBe(UUID);
-    isWholeClone(cluster, source, data);
+    isWholeClone(cluster, source, data, "through");
     await settled(cluster);
   });
 }
@@ -100,7 +104,7 @@ for (const cut of [undefined, "header", "parent", "child", "metadata"] as const)
     }
     const data = read(cluster, source);
     await driver.createVolume(cloneOf(id));
-    isWholeClone(cluster, source, data);
+    isWholeClone(cluster, source, data, "direct");
     await settled(cluster);
   });
 }
@@ -128,7 +132,7 @@ for (const [what, image] of [
     expect(cluster.dump()).toEqual(before);
     close();
     await driver.createVolume(cloneOf(id));
-    isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)));
+    isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)), image === V ? "through" : "direct");
   });
 }
 
@@ -143,5 +147,86 @@ test("a half-done clone is not finished for another source: it would hold the fi
   const failure = await failureOf(driver.createVolume(cloneOf(other)));
   expect(failure).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining(imageOf(id)) });
   await driver.createVolume(cloneOf(id));
-  isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)));
+  isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)), "direct");
+});
+
+describe("copies that are clones of the volume itself", () => {
+  /** The steps of a direct copy, as far as its image. */
+  const begin = async (cluster: MemoryCluster, source: string): Promise<void> => {
+    reserveCopy(cluster);
+    await byHand(cluster).snapshot(source, TEMP);
+    await byHand(cluster).clone(source, TEMP, V);
+  };
+
+  for (const cut of ["header", "parent", "child", "metadata", undefined] as const) {
+    test(`a direct copy is made again while the snapshot of its source is there, when it was ${cut === undefined ? "whole" : `cut off (${cut})`}`, async () => {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      const id = await aVolume(driver, cluster);
+      const source = imageOf(id);
+      await begin(cluster, source);
+      if (cut !== undefined) cluster.cutShort(cut, "rbd", V);
+      const data = read(cluster, source);
+      // The point in time is the one that there is, not a new one.
+      cluster.image("rbd", source).write(0n, MIB_4);
+      await driver.createVolume(cloneOf(id));
+      isWholeClone(cluster, source, data, "direct");
+      await settled(cluster);
+    });
+
+    test(`DeleteVolume of the source takes away a direct copy that is not finished, when it was ${cut === undefined ? "whole" : `cut off (${cut})`}`, async () => {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      const id = await aVolume(driver, cluster);
+      await begin(cluster, imageOf(id));
+      if (cut !== undefined) cluster.cutShort(cut, "rbd", V);
+      await driver.deleteVolume(deletion(id));
+      expect(await codeOf(driver.createVolume(cloneOf(id)))).toBe("NOT_FOUND");
+      await settled(cluster);
+      expect(poolDump(cluster).images).toEqual({});
+      expect(objectsOf(cluster).get("csi.volumes.default")?.size).toBe(0);
+    });
+  }
+
+  test("a direct copy without the snapshot of its source is whole, and is not made again", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    await begin(cluster, imageOf(id));
+    await byHand(cluster).dropSnapshot(imageOf(id), TEMP);
+    const imageId = cluster.image("rbd", V).id;
+    await driver.createVolume(cloneOf(id, { capacityRange: { requiredBytes: 2n * GIB } }));
+    expect(cluster.image("rbd", V)).toMatchObject({ id: imageId, sizeBytes: 2n * GIB });
+    isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)), "direct");
+  });
+
+  test("a direct copy of another volume under the same name is refused, and stays", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    const other = await aVolume(driver, cluster, { name: "pvc-2" });
+    await begin(cluster, imageOf(id));
+    await byHand(cluster).dropSnapshot(imageOf(id), TEMP);
+    const failure = await failureOf(driver.createVolume(cloneOf(other)));
+    expect(failure).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining(imageOf(id)) });
+    await driver.createVolume(cloneOf(id));
+    isWholeClone(cluster, imageOf(id), read(cluster, imageOf(id)), "direct");
+  });
+
+  // ceph-csi takes an image that is there for the volume, writes its ID, and leaves the snapshot.
+  test("a copy that another driver calls complete stays when its source is deleted, with its data, and the snapshot goes", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    await begin(cluster, imageOf(id));
+    const data = read(cluster, V);
+    objectsOf(cluster).get(`csi.volume.${UUID}`)?.set("csi.imageid", cluster.image("rbd", V).id);
+    const { volume } = await driver.createVolume(cloneOf(id));
+    await driver.deleteVolume(deletion(id));
+    cluster.runManager();
+    expect(read(cluster, V)).toEqual(data);
+    await driver.deleteVolume(deletion(volume.volumeId));
+    await settled(cluster);
+    expect(poolDump(cluster).images).toEqual({});
+  });
 });
