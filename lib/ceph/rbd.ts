@@ -165,6 +165,16 @@ export interface SnapshotCalls {
   ) => Effect.Effect<void, CephError>;
   /** Succeeds if there is no such snapshot. One that has clones moves to the trash of snapshots. */
   readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
+  /**
+   * Gives the internal ids of the clones that the snapshot knows of, those in the trash of images included;
+   * `ImageSnapshotNotFound` if there is no such snapshot. A clone that was cut off may read from a snapshot that does not
+   * know of it.
+   */
+  readonly snapshotChildren: (
+    pool: PoolRef,
+    image: string,
+    snapshot: string,
+  ) => Effect.Effect<readonly string[], CephError>;
   /** Lists the snapshots of every kind, oldest first. */
   readonly snapshots: (pool: PoolRef, image: string) => Effect.Effect<readonly Snapshot[], CephError>;
   /**

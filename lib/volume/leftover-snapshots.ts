@@ -9,15 +9,18 @@
  *    and keeps the volume (lib/images/persons-snapshots.ts).
  * 2. An image that the journal calls complete stays.
  * 3. The image goes first, its snapshot after it: a half-made image without that mark would be taken for whole.
+ * 4. No snapshot goes from which an image that stays would lose its data. ceph-csi takes any image of a copy's name for
+ *    complete, also one that was cut off before the snapshot knew of it.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
-import type { Precondition } from "../csi/errors.ts";
+import { Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
-import { orRaced } from "../images/races.ts";
+import { orRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, type Leftover } from "../images/removal.ts";
 import { type Attributes, readAttributes, SNAPSHOTS, unreserve, VOLUMES } from "../journal/journal.ts";
 
@@ -68,8 +71,29 @@ const clearOfCopy = Effect.fnUntraced(function* (
     // The copy itself, where it is a clone of the volume: only the journal's own word tells that it was never finished.
     if (copy?.imageName === copyName) yield* discardUnfinished(pool, copyName);
     yield* discardUnfinished(pool, name, [copyName]);
-  }
+  } else yield* proveKnown(pool, imageName, name, [copyName, name]);
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
+});
+
+/** Fails if one of the images reads from the snapshot, and the snapshot, which therefore would be removed, does not know of it. */
+const proveKnown = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  snapshot: string,
+  clones: readonly string[],
+): Effect.fn.Return<void, CephError | Precondition, Rbd> {
+  for (const clone of clones) {
+    const status = yield* statusIfThere(pool, clone);
+    if (status?.parent?.image !== imageName || status.parent.snapshot !== snapshot) continue;
+    const known = yield* orRaced((yield* Rbd).snapshotChildren(pool, imageName, snapshot));
+    if (known.includes(status.id)) continue;
+    const at = imageLabel(pool, clone);
+    return yield* new Precondition({
+      subject: `image ${imageLabel(pool, imageName)}`,
+      problem: `has the snapshot ${snapshot}, from which image ${at} reads without being listed as its clone: it was cut off when it was made, and would lose its data`,
+      remedy: `Make ${at} independent ("rbd flatten ${at}"), then delete again`,
+    });
+  }
 });
 
 const ofSnapshot = Effect.fnUntraced(function* (

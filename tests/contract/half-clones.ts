@@ -33,7 +33,11 @@ export const halfCloneContract = (at: () => Session): void => {
     async () => {
       const { run, fails, pool, world } = at();
       const { source, clone } = await cut("child");
-      expect((await run((ceph) => ceph.imageStatus(pool, clone))).parent?.image).toBe(source);
+      expect((await run((ceph) => ceph.imageStatus(pool, clone))).parent).toMatchObject({
+        image: source,
+        snapshot: "s",
+      });
+      expect(await run((ceph) => ceph.snapshotChildren(pool, source, "s"))).toEqual([]);
       expect(await world.content(pool, clone)).toBe(await world.content(pool, source, "s"));
       const { id } = await run((ceph) => ceph.imageStatus(pool, clone));
       await run((ceph) => ceph.snapshotRemove(pool, source, "s"));

@@ -55,6 +55,29 @@ export const snapshotTrashContract = (at: () => Session): void => {
   );
 
   test(
+    "A snapshot knows its clones by their ids, also those in the trash, until they are flattened or gone",
+    async () => {
+      const { run, fails, pool, aSource } = at();
+      const source = await aSource();
+      const known = async () => (await run((ceph) => ceph.snapshotChildren(pool, source, "s"))).toSorted();
+      expect(await known()).toEqual([]);
+      const clones = Array.from({ length: 20 }, () => "");
+      for (const i of clones.keys()) clones[i] = await cloned(source);
+      const ids = await Promise.all(
+        clones.map(async (clone) => (await run((ceph) => ceph.imageStatus(pool, clone))).id),
+      );
+      expect(await known()).toEqual(ids.toSorted());
+      const [flattened = "", trashed = "", gone = ""] = clones;
+      await run((ceph) => ceph.imageFlatten(pool, flattened));
+      await run((ceph) => ceph.trashMove(pool, trashed));
+      await removed(gone);
+      expect(await known()).toEqual([...ids.slice(1, 2), ...ids.slice(3)].toSorted());
+      expect((await fails((ceph) => ceph.snapshotChildren(pool, source, "t")))._tag).toBe("ImageSnapshotNotFound");
+    },
+    LONG_LIMIT,
+  );
+
+  test(
     "A snapshot in the trash is gone with its last clone, however the clone goes",
     async () => {
       const { run, pool, aSource } = at();

@@ -117,6 +117,7 @@ const calls = {
     snapshots.create(io, arg.image, arg.snapshot, arg.clients),
   ),
   snapshotRemove: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.remove(io, image, snapshot)),
+  snapshotChildren: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.children(io, image, snapshot)),
   snapshots: pooled((io, { image }: ImageArg) => snapshots.list(io, image)),
   imageClone: pooled((io, arg: ImageArg & { readonly source: clones.SourceArg; readonly spec: CloneSpec }) =>
     clones.clone(arg.source, { where: arg, io, image: arg.image, spec: arg.spec }),

@@ -12,13 +12,16 @@
  */
 import { dlopen, FFIType as T } from "bun:ffi";
 import type { Snapshot } from "../rbd.ts";
-import { check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
+import { check, cStringAt, ENOENT, ERANGE, millis, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { noProgress, withImage } from "./rbd.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_snap_create2: { args: [T.u64, T.cstring, T.u32, T.ptr, T.ptr], returns: T.i32 },
   rbd_snap_remove: { args: [T.u64, T.cstring], returns: T.i32 },
+  rbd_snap_set: { args: [T.u64, T.cstring], returns: T.i32 },
+  rbd_list_children3: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
+  rbd_linked_image_spec_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
   rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_snap_list_end: { args: [T.ptr], returns: T.void },
   rbd_snap_get_namespace_type: { args: [T.u64, T.u64, T.ptr], returns: T.i32 },
@@ -49,6 +52,29 @@ export const list = (io: bigint, image: string): readonly Snapshot[] =>
       .map((snapshot) => describe(handle, snapshot))
       .filter((snapshot) => snapshot !== undefined),
   );
+
+// rbd_linked_image_spec_t: pool id, then addresses of pool, namespace, image id and image name, then "in the trash".
+const LINKED_WORDS = 6;
+
+export const children = (io: bigint, image: string, snapshot: string): readonly string[] =>
+  withImage(io, image, "read", (handle) => {
+    check("rbd_snap_set", rbd.rbd_snap_set(handle, plain(snapshot)));
+    for (let room = 16; ; ) {
+      const linked = new BigUint64Array(new ArrayBuffer(room * LINKED_WORDS * 8));
+      const count = slot(BigInt(room));
+      const result = rbd.rbd_list_children3(handle, linked, count);
+      if (result === -ERANGE) {
+        room = Number(valueOf(count));
+        continue;
+      }
+      check("rbd_list_children", result);
+      const ids = Array.from({ length: Number(valueOf(count)) }, (_, i) =>
+        cStringAt(linked[i * LINKED_WORDS + 3] ?? 0n),
+      );
+      rbd.rbd_linked_image_spec_list_cleanup(linked, valueOf(count));
+      return ids;
+    }
+  });
 
 interface Listed {
   readonly id: bigint;

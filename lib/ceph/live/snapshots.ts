@@ -14,6 +14,9 @@ import type { About, Calls } from "./call.ts";
 export const snapshotCalls = ({ call, change, inPool }: Calls, longLimit: Duration.Duration): SnapshotCalls => ({
   snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], slowly),
   snapshotRemove: change("snapshotRemove", ["image", "snapshot"], slowly),
+  snapshotChildren: call("snapshotChildren", ["image", "snapshot"], (pool, image, snapshot) => ({
+    snapshot: snapshotLabel({ pool, image, snapshot }),
+  })),
   snapshots: call("snapshots", ["image"]),
   imageClone: (source, pool, image, spec) =>
     inPool(

@@ -58,6 +58,12 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         if (there !== undefined) found.dropSnapshot(there);
       }),
 
+    snapshotChildren: (ref, image, snapshot) =>
+      call(() => {
+        const found = open(cluster, ref, image, "rbd_list_children");
+        return [...at(ref, found, snapshot, "rbd_snap_set").children].map(({ id }) => id);
+      }),
+
     snapshots: (ref, image) =>
       call(() =>
         open(cluster, ref, image, "rbd_snap_list").snapshots.map(

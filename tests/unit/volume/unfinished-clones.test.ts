@@ -230,3 +230,34 @@ describe("copies that are clones of the volume itself", () => {
     expect(poolDump(cluster).images).toEqual({});
   });
 });
+
+for (const way of ["direct", "through"] as const) {
+  test(`DeleteVolume of a source refuses while a copy that another driver calls complete would lose its data with it (${way === "direct" ? "a direct one" : "by way of an image in between"})`, async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    reserveCopy(cluster);
+    const cut = way === "direct" ? V : TEMP;
+    await byHand(cluster).snapshot(imageOf(id), TEMP);
+    await byHand(cluster).clone(imageOf(id), TEMP, cut);
+    cluster.cutShort("child", "rbd", cut);
+    if (way === "through") {
+      await byHand(cluster).snapshot(TEMP, V);
+      await byHand(cluster).clone(TEMP, V, V);
+      await byHand(cluster).dropSnapshot(TEMP, V);
+    }
+    objectsOf(cluster).get(`csi.volume.${UUID}`)?.set("csi.imageid", cluster.image("rbd", V).id);
+    const data = read(cluster, V);
+    const before = cluster.dump();
+    const failure = await failureOf(driver.deleteVolume(deletion(id)));
+    expect(failure).toMatchObject({
+      code: "FAILED_PRECONDITION",
+      message: expect.stringContaining(`"rbd flatten rbd/${cut}"`),
+    });
+    expect(cluster.dump()).toEqual(before);
+    await byHand(cluster).flatten(cut);
+    await driver.deleteVolume(deletion(id));
+    await settled(cluster);
+    expect(read(cluster, V)).toEqual(data);
+  });
+}
