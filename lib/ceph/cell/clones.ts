@@ -6,16 +6,16 @@
  *
  * 1. Every clone has format 2: its snapshot is not protected, and can be removed while it has clones.
  */
-import { dlopen, FFIType as T } from "bun:ffi";
+import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { cloneById, type Target } from "./clone-by-id.ts";
-import { check, EINVAL, ENOENT, optional, plain } from "./ffi.ts";
+import { bind, check, EINVAL, ENOENT, optional, plain } from "./ffi.ts";
 import { withPool } from "./rados.ts";
 import { explaining, explainMissing, id as idOf, whileThere, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 import { parentOf } from "./status.ts";
 
-const { symbols: rbd } = dlopen("librbd.so.1", {
+const rbd = bind("librbd.so.1", {
   rbd_clone3: { args: [T.u64, T.cstring, T.cstring, T.u64, T.cstring, T.u64], returns: T.i32 },
   rbd_flatten: { args: [T.u64], returns: T.i32 },
 });

@@ -13,18 +13,18 @@
  * 5. Extents ascend and do not touch, however the image is striped: librbd goes from one round of objects to the next, and
  *    within a round in the order of the objects.
  */
-import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
+import { FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { append, byOffset } from "../ranges.ts";
 import type { Extent } from "../rbd.ts";
 import { type DiffAnswer, united } from "./diff-without-start.ts";
-import { check, cString, EINVAL, ENOENT, held, optional, plain } from "./ffi.ts";
+import { bind, check, cString, EINVAL, ENOENT, held, optional, plain } from "./ffi.ts";
 import type { PoolArg } from "./rados.ts";
 import { sizeOf, STOP, withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 import { stat, stripeCount } from "./status.ts";
 
-const { symbols: rbd } = dlopen("librbd.so.1", {
+const rbd = bind("librbd.so.1", {
   rbd_snap_set: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_snap_set_by_id: { args: [T.u64, T.u64], returns: T.i32 },
   rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },

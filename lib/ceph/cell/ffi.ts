@@ -16,6 +16,27 @@ import { Errno } from "../../cells/cell.ts";
 
 export const { EBUSY, EEXIST, EINVAL, ENOENT, ENOEXEC, ERANGE } = constants.errno;
 
+type Symbols<Fns extends Record<string, FFIFunction>> = ReturnType<typeof dlopen<Fns>>["symbols"];
+
+/**
+ * Binds functions of a library, each when it is first used: a bound function costs a cell 10 KiB and a part of a
+ * millisecond, and most cells use few. The first is bound at once, so that a cell does not start without the library.
+ */
+export const bind = <Fns extends Record<string, FFIFunction>>(library: string, functions: Fns): Symbols<Fns> => {
+  const symbols = {};
+  Object.entries(functions).forEach(([name, signature], i) => {
+    const bound = (): unknown => {
+      const value: unknown = dlopen(library, { [name]: signature }).symbols[name];
+      Object.defineProperty(symbols, name, { value });
+      return value;
+    };
+    Object.defineProperty(symbols, name, { get: bound, configurable: true });
+    if (i === 0) bound();
+  });
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- each name of `functions` was defined above
+  return symbols as Symbols<Fns>;
+};
+
 /** Binds functions that not every release of the library has. */
 export const optional = <Fns extends Record<string, FFIFunction>>(library: string, functions: Fns) => {
   try {

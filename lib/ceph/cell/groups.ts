@@ -7,15 +7,15 @@
  * 2. Groups are read from their objects, because librbd lists one that does not exist as empty (Ceph 16): here it is
  *    undefined.
  */
-import { dlopen, FFIType as T } from "bun:ffi";
+import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
-import { check, EBUSY, EEXIST, ENOENT, plain } from "./ffi.ts";
+import { bind, check, EBUSY, EEXIST, ENOENT, plain } from "./ffi.ts";
 import { list, readMany } from "./omaps.ts";
 import { type PoolArg, poolName, withPool, withPoolId } from "./rados.ts";
 import { id as imageIdOf } from "./rbd.ts";
 
-const { symbols: rbd } = dlopen("librbd.so.1", {
+const rbd = bind("librbd.so.1", {
   rbd_group_create: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_group_remove: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_group_image_add: { args: [T.u64, T.cstring, T.u64, T.cstring], returns: T.i32 },

@@ -6,11 +6,11 @@
  * 1. `readMany` has a bounded number of reads under way. This thread starts and awaits them: librados calls no JavaScript.
  * 2. The memory to which C writes answers stays in place until every read has ended, also if one of them failed.
  */
-import { dlopen, FFIType as T, type Pointer, ptr } from "bun:ffi";
+import { FFIType as T, type Pointer, ptr } from "bun:ffi";
 import type { OmapLink, OmapWrite } from "../rados.ts";
-import { bytesAt, check, counted, ENOENT, held, plain, slot, textAt, valueOf, zeroed } from "./ffi.ts";
+import { bind, bytesAt, check, counted, ENOENT, held, plain, slot, textAt, valueOf, zeroed } from "./ffi.ts";
 
-const { symbols: rados } = dlopen("librados.so.2", {
+const rados = bind("librados.so.2", {
   rados_create_read_op: { args: [], returns: T.u64 },
   rados_release_read_op: { args: [T.u64], returns: T.void },
   rados_read_op_omap_get_vals2: {

@@ -13,11 +13,11 @@ import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { PARENT, whileParentsGo } from "./ancestry.ts";
 import { metadataOf } from "./image-headers.ts";
 import { Decoder } from "./decoder.ts";
-import { check, EINVAL, ENOENT, plain, slot, valueOf, written, zeroed } from "./ffi.ts";
+import { bind, check, EINVAL, ENOENT, plain, slot, valueOf, written, zeroed } from "./ffi.ts";
 import { exists } from "./omaps.ts";
 import { execute, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
 
-const { symbols: rbd } = dlopen("librbd.so.1", {
+const rbd = bind("librbd.so.1", {
   rbd_image_options_create: { args: [T.ptr], returns: T.void },
   rbd_image_options_destroy: { args: [T.u64], returns: T.void },
   rbd_image_options_set_string: { args: [T.u64, T.i32, T.cstring], returns: T.i32 },

@@ -10,12 +10,12 @@
  *    maps.
  * 2. `list` makes no operation for each snapshot: librbd reads all of them with the header.
  */
-import { dlopen, FFIType as T } from "bun:ffi";
+import { FFIType as T } from "bun:ffi";
 import type { Snapshot } from "../rbd.ts";
-import { check, cStringAt, ENOENT, ERANGE, millis, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import { bind, check, cStringAt, ENOENT, ERANGE, millis, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { noProgress, withImage } from "./rbd.ts";
 
-const { symbols: rbd } = dlopen("librbd.so.1", {
+const rbd = bind("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_snap_create2: { args: [T.u64, T.cstring, T.u32, T.ptr, T.ptr], returns: T.i32 },
   rbd_snap_remove: { args: [T.u64, T.cstring], returns: T.i32 },

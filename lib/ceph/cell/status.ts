@@ -5,14 +5,14 @@
  *
  * 1. The image is opened read-only: that registers no watcher and takes no lock.
  */
-import { dlopen, FFIType as T } from "bun:ffi";
+import { FFIType as T } from "bun:ffi";
 import type { ImageStatus, Parent } from "../rbd.ts";
-import { check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, written, zeroed } from "./ffi.ts";
+import { bind, check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, written, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
 
-const { symbols: rbd } = dlopen("librbd.so.1", {
+const rbd = bind("librbd.so.1", {
   rbd_stat: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
   rbd_get_id: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
   rbd_get_stripe_unit: { args: [T.u64, T.ptr], returns: T.i32 },

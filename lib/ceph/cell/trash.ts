@@ -7,13 +7,13 @@
  * 1. Only an image that was moved to the trash before is removed.
  * 2. `remove` does not force: an entry that is protected until a later time stays.
  */
-import { dlopen, FFIType as T } from "bun:ffi";
+import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import type { TrashEntry } from "../rbd.ts";
-import { check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
+import { bind, check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
 import { isThere } from "./rbd.ts";
 
-const { symbols: rbd } = dlopen("librbd.so.1", {
+const rbd = bind("librbd.so.1", {
   rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
   rbd_trash_get: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
   rbd_trash_get_cleanup: { args: [T.ptr], returns: T.void },
