@@ -24,6 +24,7 @@ import { copies } from "./copies.ts";
 import { pages, pagesInMemory } from "./lists.ts";
 import type { Line } from "./report.ts";
 import { floorCeph } from "./sides.ts";
+import { snapshots } from "./snapshots.ts";
 import { telemetry } from "./telemetry.ts";
 import { memory, volumes } from "./volumes.ts";
 
@@ -48,6 +49,7 @@ const parts: Readonly<Record<string, (place: Place) => Promise<readonly Line[]>>
       ],
     }),
   copies: ({ driver, ceph, pool }) => copies(driver, ceph, pool, QUICK ? 5 : 16),
+  snapshots: ({ driver, ceph, pool }) => snapshots(driver, ceph, pool, QUICK ? 4 : 12),
   lists: async ({ driver, ceph, pool }) => [
     ...(await pages(driver, ceph, pool, { volumes: 2000, rounds: QUICK ? 2 : 8 })),
     ...(await pagesInMemory(20_000)),

@@ -6,7 +6,7 @@ import * as Fiber from "effect/Fiber";
 import * as Schedule from "effect/Schedule";
 import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import type { CephError } from "../../lib/ceph/errors.ts";
-import { cephLayerLive, type CephLiveOptions } from "../../lib/ceph/live/live.ts";
+import { cephLayerLive, type CephLiveOptions, makeCephLive } from "../../lib/ceph/live/live.ts";
 import { LONG_LIMIT, MIB } from "../contract/harness.ts";
 import { wholeCeph } from "../support/whole-ceph.ts";
 import { frozen, timed } from "./hands.ts";
@@ -23,13 +23,22 @@ primitives("slow calls", ({ session: at, rig }) => {
       ),
     );
 
+  /** What `act` gives, while the monitors do not answer. */
+  const frozenDuring = async <A>(act: () => Promise<A>): Promise<A> => {
+    const given: A[] = [];
+    await frozen(rig, "mon.a", async () => void given.push(await act()));
+    const [first] = given;
+    if (first === undefined) throw new Error("nothing was given");
+    return first;
+  };
+
   test(
     "Quick calls do not wait behind slow calls, however many there are",
     async () => {
       const { pool, anImage } = at();
       const images: string[] = [];
       for (let i = 0; i < 12; i++) images.push(await anImage());
-      const left = await over({ cells: 1, slowCells: 1 }, (ceph) =>
+      const left = await over({ cells: 1, waitingCells: 1 }, (ceph) =>
         Effect.gen(function* () {
           yield* ceph.imageId(pool, "warm");
           let waiting = images.length;
@@ -45,6 +54,35 @@ primitives("slow calls", ({ session: at, rig }) => {
         }),
       );
       expect(left).toBeGreaterThan(0);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "Forty snapshots wait for the monitors at once, and a change of another image goes on meanwhile",
+    async () => {
+      const { pool, anImage } = at();
+      const images: string[] = [];
+      for (let i = 0; i < 40; i++) images.push(await anImage());
+      const other = await anImage();
+      const made = Effect.gen(function* () {
+        const { service, state } = yield* makeCephLive({ cephConf: `${rig.dir}/absent.conf`, cells: 1 });
+        yield* service.imageStatus(pool, other);
+        const snapshots = yield* Effect.promise(() =>
+          frozenDuring(async () => {
+            const all = Effect.runPromise(
+              Effect.forEach(images, (image) => service.snapshotCreate(pool, image, "s"), { concurrency: "unbounded" }),
+            );
+            while (state().waiting.running.length < images.length) await Bun.sleep(20);
+            expect(await Effect.runPromise(service.imageGrow(pool, other, 32n * MIB))).toBe(32n * MIB);
+            return () => all;
+          }),
+        );
+        yield* Effect.promise(snapshots);
+        return yield* Effect.forEach(images, (image) => service.snapshots(pool, image));
+      });
+      const kept = await Effect.runPromise(made.pipe(Effect.scoped, Effect.orDie));
+      expect(kept.map((snapshots) => snapshots.map(({ name }) => name))).toEqual(images.map(() => ["s"]));
     },
     LONG_LIMIT,
   );

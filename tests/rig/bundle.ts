@@ -8,7 +8,7 @@
 import { join, relative } from "node:path";
 import { checkout } from "./suite.ts";
 
-const cells = ["lib/ceph/cell/cell.ts", "lib/host/cell.ts"];
+const cells = ["lib/ceph/cell/cell.ts", "lib/ceph/cell/waiting-cell.ts", "lib/host/cell.ts"];
 
 const build = async (sources: ReadonlyArray<string>, into: string, naming: string): Promise<void> => {
   const entrypoints = sources.map((source) => join(checkout, source));

@@ -1,7 +1,7 @@
 /**
  * A Ceph cell: makes one blocking call of librados or librbd for each request. This file is the entry of the worker.
  *
- * Not here: which call is made when, and its limit (lib/ceph/live). Nothing here or below imports Effect, because a cell
+ * Not here: the calls that wait for the monitors (./waiting-cell.ts), which call is made when, and its limit (lib/ceph/live). Nothing here or below imports Effect, because a cell
  * has to stay small.
  */
 import { serveCell } from "../../cells/cell.ts";
@@ -22,8 +22,10 @@ import * as snapshots from "./snapshots.ts";
 import { status } from "./status.ts";
 import * as tasks from "./tasks.ts";
 import * as trash from "./trash.ts";
+import type { WaitingCalls } from "./waiting-cell.ts";
 
 type PoolArg = rados.PoolArg;
+const { pooled } = rados;
 interface ClusterArg {
   readonly cluster: bigint;
 }
@@ -36,21 +38,12 @@ interface ImageArg extends PoolArg {
 interface TrashArg extends PoolArg {
   readonly id: string;
 }
-interface SnapshotArg extends ImageArg {
-  readonly snapshot: string;
-}
 interface GroupArg extends PoolArg {
   readonly group: string;
 }
 interface GroupSnapshotArg extends GroupArg {
   readonly snapshot: string;
 }
-
-/** A call in a pool. The pool is opened for the call and closed after it. */
-const pooled =
-  <A extends PoolArg, B>(act: (io: bigint, arg: A) => B) =>
-  (arg: A): B =>
-    rados.withPool(arg, (io) => act(io, arg));
 
 const calls = {
   release: () => rados.release(),
@@ -113,10 +106,6 @@ const calls = {
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),
   trashRemove: pooled((io, { id }: TrashArg) => trash.remove(io, id)),
 
-  snapshotCreate: pooled((io, arg: SnapshotArg & { readonly clients: "asked" | "unasked" | undefined }) =>
-    snapshots.create(io, arg.image, arg.snapshot, arg.clients),
-  ),
-  snapshotRemove: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.remove(io, image, snapshot)),
   snapshotChildren: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.children(io, image, snapshot)),
   snapshots: pooled((io, { image }: ImageArg) => snapshots.list(io, image)),
   imageClone: pooled((io, arg: ImageArg & { readonly source: clones.SourceArg; readonly spec: CloneSpec }) =>
@@ -141,7 +130,7 @@ const calls = {
   managerTasks: ({ cluster }: ClusterArg) => tasks.list(cluster),
 };
 
-export type CellCalls = typeof calls;
+export type CellCalls = typeof calls & WaitingCalls;
 
 serveCell(calls, () => {
   Bun.gc(true);

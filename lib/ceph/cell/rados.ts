@@ -6,11 +6,11 @@
  * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
  * 2. An ioctx lives for one call, and so does everything made from it.
  */
-import { existsSync, readFileSync } from "node:fs";
-import { dlopen, FFIType as T, ptr } from "bun:ffi";
+import { FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { deadlyLine, faultyLine } from "./conf-file.ts";
 import {
+  bind,
   check,
   cString,
   cStringAt,
@@ -28,7 +28,7 @@ import {
   zeroed,
 } from "./ffi.ts";
 
-const { symbols: rados } = dlopen("librados.so.2", {
+const rados = bind("librados.so.2", {
   rados_create2: { args: [T.ptr, T.cstring, T.cstring, T.u64], returns: T.i32 },
   rados_conf_read_file: { args: [T.u64, T.cstring], returns: T.i32 },
   rados_conf_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
@@ -70,7 +70,7 @@ export const connect = ({ user, confFile, settings }: ConnectArg): bigint => {
   check("rados_create2", rados.rados_create2(place, "ceph", plain(`client.${user}`), 0n));
   const cluster = valueOf(place);
   try {
-    if (existsSync(confFile)) readConfFile(cluster, confFile);
+    if (files().existsSync(confFile)) readConfFile(cluster, confFile);
     for (const [option, value] of settings) {
       check(`rados_conf_set ${option}`, rados.rados_conf_set(cluster, option, plain(value)));
     }
@@ -82,12 +82,15 @@ export const connect = ({ user, confFile, settings }: ConnectArg): bigint => {
   }
 };
 
+/** Loaded by the cells that connect alone, because it takes half a MiB of each. */
+const files = () => process.getBuiltinModule("node:fs");
+
 /** Fails with errno and a clause that says where the file is wrong. */
 const readConfFile = (cluster: bigint, path: string): void => {
   const op = "rados_conf_read_file";
   let text: string;
   try {
-    text = readFileSync(path, "utf8");
+    text = files().readFileSync(path, "utf8");
   } catch (error) {
     throw new Errno(op, EINVAL, `it cannot be read (${error instanceof Error ? error.message : String(error)})`);
   }
@@ -150,6 +153,12 @@ const withIo = <A>(io: bigint, namespace: string, use: (io: bigint) => A): A => 
     rados.rados_ioctx_destroy(io);
   }
 };
+
+/** Makes a call in a pool of a function on the opened pool, which is closed after the call. */
+export const pooled =
+  <A extends PoolArg, B>(act: (io: bigint, arg: A) => B) =>
+  (arg: A): B =>
+    withPool(arg, (io) => act(io, arg));
 
 export const objectRemove = (io: bigint, object: string): void => {
   const result = rados.rados_remove(io, plain(object));

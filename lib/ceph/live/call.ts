@@ -6,8 +6,8 @@
  *
  * 1. Ceph's own time-outs come first: the limit of a cell is longer than their sum.
  * 2. While a call hangs, the same call is not made a second time, and nothing else changes its image, in whichever cells.
- * 3. Calls that wait for the monitors, or take as long as an image is big, have cells of their own: however many there
- *    are, the quick ones do not wait for them.
+ * 3. Calls that wait for the monitors, and those that take as long as an image is big, have cells of their own: however
+ *    many there are, the quick ones do not wait for them, nor the first kind for the second.
  */
 import * as Clock from "effect/Clock";
 import * as Duration from "effect/Duration";
@@ -30,7 +30,7 @@ export interface About extends CallContext {
   /** Calls of one key are not made while one of them hangs. Without a key a call is harmless when repeated. */
   readonly key: string | undefined;
   /** Which cells make it. */
-  readonly pace: "quick" | "slow";
+  readonly pace: "quick" | "slow" | "waiting";
 }
 
 /** A pool as cells take it. */
@@ -93,7 +93,10 @@ export const ADVICE = 'Check "ceph -s".';
 
 export interface Cells {
   readonly quick: CellPool;
+  /** Those that take as long as an image is big. */
   readonly slow: CellPool;
+  /** Those that wait for the monitors: only what lib/ceph/cell/waiting-cell.ts serves. */
+  readonly waiting: CellPool;
 }
 
 export interface Limits {

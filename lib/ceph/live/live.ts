@@ -14,7 +14,7 @@ import type { CellDown } from "../../cells/errors.ts";
 import { type CellPool, makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
 import { type Ceph, type CephCalls, cephLayer } from "../ceph.ts";
-import { ADVICE, makeCalls } from "./call.ts";
+import { ADVICE, type Cells, makeCalls } from "./call.ts";
 import { makeConnections } from "./connection.ts";
 import { groupCalls } from "./groups.ts";
 import { imageCalls } from "./images.ts";
@@ -25,8 +25,13 @@ import { snapshotCalls } from "./snapshots.ts";
 export interface CephLiveOptions {
   /** Number of blocking calls that run at once. */
   readonly cells?: number;
-  /** Further calls that are slow by nature: those that wait for the monitors, or for much data. */
+  /** Further calls that are slow by nature: those that wait for much data. */
   readonly slowCells?: number;
+  /**
+   * Further calls that wait for the monitors. All that wait at once share the monitors' next proposal, so there are
+   * as many as 64 snapshots at once need, and as many that become ready behind their answers.
+   */
+  readonly waitingCells?: number;
   /** An operation fails if an OSD does not answer it for that long. */
   readonly osdTimeout?: Duration.Duration;
   /** Limit of a call that the monitors or the manager answer. */
@@ -45,6 +50,7 @@ export interface CephLiveOptions {
 const DEFAULTS: Required<CephLiveOptions> = {
   cells: 8,
   slowCells: 16,
+  waitingCells: 128,
   osdTimeout: Duration.seconds(30),
   monTimeout: Duration.seconds(30),
   connectTimeout: Duration.seconds(30),
@@ -56,7 +62,7 @@ const DEFAULTS: Required<CephLiveOptions> = {
 
 export interface LiveCeph {
   readonly service: CephCalls;
-  readonly state: () => Readonly<Record<"quick" | "slow", ReturnType<CellPool["state"]>>>;
+  readonly state: () => Readonly<Record<keyof Cells, ReturnType<CellPool["state"]>>>;
 }
 
 export const makeCephLive = Effect.fn("ceph.live")(function* (
@@ -68,6 +74,13 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
     {
       quick: makeCellPool({ name: "Ceph", url, size: options.cells, advice: ADVICE }),
       slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0, advice: ADVICE }),
+      waiting: makeCellPool({
+        name: "waiting Ceph",
+        url: cellUrl("lib/ceph/cell/waiting-cell.ts"),
+        size: options.waitingCells,
+        kept: 0,
+        advice: ADVICE,
+      }),
     },
     { concurrency: "unbounded" },
   );
@@ -79,7 +92,8 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
     ...groupCalls(calls),
     ...managerCalls(calls),
   };
-  return { service, state: () => ({ quick: cells.quick.state(), slow: cells.slow.state() }) };
+  const state = () => ({ quick: cells.quick.state(), slow: cells.slow.state(), waiting: cells.waiting.state() });
+  return { service, state };
 });
 
 export const cephLayerLive = (options: CephLiveOptions): Layer.Layer<Ceph, CellDown> =>

@@ -3,7 +3,8 @@
  *
  * Not here: groups of images (./groups.ts), the calls themselves (lib/ceph/cell/snapshots.ts, clones.ts, diff.ts).
  *
- * 1. Calls that wait for the monitors or take as long as an image is big are slow, and say so.
+ * 1. Calls that wait for the monitors are made where many can wait, calls that take as long as an image is big where they
+ *    hold up no others.
  */
 import type * as Duration from "effect/Duration";
 import { imageLabel } from "../label.ts";
@@ -12,8 +13,8 @@ import type { SnapshotCalls, SnapshotRef } from "../rbd.ts";
 import type { About, Calls } from "./call.ts";
 
 export const snapshotCalls = ({ call, change, inPool }: Calls, longLimit: Duration.Duration): SnapshotCalls => ({
-  snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], slowly),
-  snapshotRemove: change("snapshotRemove", ["image", "snapshot"], slowly),
+  snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], waiting),
+  snapshotRemove: change("snapshotRemove", ["image", "snapshot"], waiting),
   snapshotChildren: call("snapshotChildren", ["image", "snapshot"], (pool, image, snapshot) => ({
     snapshot: snapshotLabel({ pool, image, snapshot }),
   })),
@@ -50,9 +51,9 @@ export const snapshotCalls = ({ call, change, inPool }: Calls, longLimit: Durati
     ),
 });
 
-const slowly = (pool: PoolRef, image: string, snapshot: string): Partial<About> => ({
+const waiting = (pool: PoolRef, image: string, snapshot: string): Partial<About> => ({
   subject: `${imageLabel(pool, image)}@${snapshot}`,
-  pace: "slow",
+  pace: "waiting",
 });
 
 const snapshotLabel = ({ pool, image, snapshot }: SnapshotRef): string =>
