@@ -37,7 +37,7 @@ afterAll(async () => {
 
 const trash = async () => (await ceph.exec("rbd", "trash", "ls", "--all", "rbd")).trim();
 const emptyTrash = async () => {
-  for (let tries = 0; tries < 150 && (await trash()) !== ""; tries++) await Bun.sleep(200);
+  for (let tries = 0; tries < 300 && (await trash()) !== ""; tries++) await Bun.sleep(200);
   expect(await trash()).toBe("");
 };
 

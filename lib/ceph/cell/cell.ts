@@ -106,7 +106,9 @@ const calls = {
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),
   trashRemove: pooled((io, { id }: TrashArg) => trash.remove(io, id)),
 
-  snapshotChildren: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.children(io, image, snapshot)),
+  snapshotChildren: pooled((io, { image, snapshot }: ImageArg & { readonly snapshot: string }) =>
+    snapshots.children(io, image, snapshot),
+  ),
   snapshots: pooled((io, { image }: ImageArg) => snapshots.list(io, image)),
   imageClone: pooled((io, arg: ImageArg & { readonly source: clones.SourceArg; readonly spec: CloneSpec }) =>
     clones.clone(arg.source, { where: arg, io, image: arg.image, spec: arg.spec }),

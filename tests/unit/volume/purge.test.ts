@@ -216,6 +216,145 @@ describe("removal by the driver, without a manager", () => {
   });
 });
 
+describe("removal of small images by the driver", () => {
+  const uuidOf = (n: number) => UUID.replace(/^b0/, n.toString(16).padStart(2, "0"));
+  const discarded = async (cluster: MemoryCluster, n: number, objects = 256n) => {
+    const name = `csi-vol-${uuidOf(n)}`;
+    return { pool: POOL, id: await trashed(cluster, name), name, objects };
+  };
+  const methods = (calls: readonly { readonly method: string }[]) => calls.map(({ method }) => method);
+
+  test("the driver removes a small image itself, and does not ask the manager", async () => {
+    const cluster = aCluster();
+    const image = await discarded(cluster, 1);
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discardChain([image]);
+          expect(purge.pending()).toEqual([`rbd/${image.id}`]);
+          yield* settle;
+          expect(purge.pending()).toEqual([]);
+        }),
+      service,
+    );
+    expect(methods(calls())).toEqual(["trashRemove"]);
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("the manager removes a large image, one with a name of its own, and one that comes when a thousand wait", async () => {
+    const cluster = aCluster();
+    const large = await discarded(cluster, 1, 4097n);
+    const named = { ...(await discarded(cluster, 2)), name: `team-${UUID}` };
+    const last = await discarded(cluster, 3);
+    const asked: string[] = [];
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method === "managerTrashRemove") asked.push(call.subject);
+      return call.method === "trashRemove" ? Effect.never : act;
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discardChain([large]);
+          yield* purge.discardChain([named]);
+          for (let n = 0; n < 1000; n++) yield* purge.discardChain([{ ...last, id: `id-${n}` }]);
+          expect(asked).toEqual([`rbd/${large.id}`, `rbd/${named.id}`]);
+          yield* purge.discardChain([last]);
+          expect(asked.at(-1)).toBe(`rbd/${last.id}`);
+        }),
+      ceph,
+    );
+  });
+
+  test("the driver removes four chains at a time, and in each the child before its parent", async () => {
+    const cluster = aCluster();
+    const ids: string[] = [];
+    const chains = await Promise.all(
+      Array.from({ length: 6 }, async (_, n) => [await discarded(cluster, 2 * n), await discarded(cluster, 2 * n + 1)]),
+    );
+    let at = 0;
+    let most = 0;
+    const counting = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "trashRemove") return act;
+      const begun = Effect.sync(() => {
+        ids.push(call.subject.slice("rbd/".length));
+        most = Math.max(most, ++at);
+      });
+      return Effect.ensuring(
+        Effect.andThen(begun, Effect.delay(act, "1 second")),
+        Effect.sync(() => void at--),
+      );
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (const chain of chains) yield* purge.discardChain(chain);
+          yield* TestClock.adjust("4 seconds");
+          expect(purge.pending()).toEqual([]);
+        }),
+      counting,
+    );
+    expect(most).toBe(4);
+    for (const [child, parent] of chains) {
+      expect(ids.indexOf(child?.id ?? "")).toBeLessThan(ids.indexOf(parent?.id ?? ""));
+    }
+  });
+
+  test("an image that the driver can't remove, and its parents, are the manager's", async () => {
+    const cluster = aCluster();
+    const [child, parent] = [await discarded(cluster, 1), await discarded(cluster, 2)];
+    cluster.managerHeld = true;
+    const busy = intercepted(cephMemoryService(cluster), (call, act) =>
+      call.method === "trashRemove" ? Effect.fail(new TimedOut({ op: "rbd_trash_remove", subject: "rbd" })) : act,
+    );
+    const { service, calls } = recorded(busy);
+    await inProcess(cluster, (purge) => Effect.andThen(purge.discardChain([child, parent]), settle), service);
+    expect(methods(calls())).toEqual(["trashRemove", "managerTrashRemove", "managerTrashRemove"]);
+    expect(idsIn(cluster)).toEqual([child.id, parent.id]);
+  });
+
+  test("an image that neither the driver nor the manager can remove is tried again", async () => {
+    const cluster = noManager();
+    const image = await discarded(cluster, 1);
+    let broken = true;
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+      broken && call.method === "trashRemove" ? Effect.die(new Error("a bug")) : act,
+    );
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discardChain([image]);
+          yield* settle;
+          expect(purge.pending()).toEqual([`rbd/${image.id}`]);
+          broken = false;
+          yield* TestClock.adjust("30 seconds");
+          expect(purge.pending()).toEqual([]);
+        }),
+      ceph,
+    );
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("ten seconds after its first removal, a process removes what a process left that died behind its answer", async () => {
+    const cluster = aCluster();
+    const [left, mine] = [await discarded(cluster, 1), await discarded(cluster, 2)];
+    await inProcess(cluster, (purge) =>
+      Effect.gen(function* () {
+        yield* purge.discardChain([mine]);
+        yield* settle;
+        expect(idsIn(cluster)).toEqual([left.id]);
+        yield* TestClock.adjust("10 seconds");
+        yield* settle;
+      }),
+    );
+    expect(idsIn(cluster)).toEqual([]);
+  });
+});
+
 describe("images that a dead process left in the trash", () => {
   const OTHER = "8f2b1c44-5d0e-4c1a-9a57-3d2f6e0b7a11";
 
