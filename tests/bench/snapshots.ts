@@ -52,9 +52,9 @@ export const snapshots = async (
         };
         await Promise.all(some.map(each));
       };
-      let over = false;
+      const burstOf = { over: false };
       const others = async () => {
-        while (!over) {
+        while (!burstOf.over) {
           const since = performance.now();
           await makeVolume(controller, request(0));
           if (round > 0) meanwhile.latencies.push(performance.now() - since);
@@ -63,7 +63,7 @@ export const snapshots = async (
       };
       const other = others();
       await timed(ours.latencies, (i) => askSnapshot(controller, name(i), volumes[i] ?? "", SETTINGS));
-      over = true;
+      burstOf.over = true;
       await other;
       await timed(least.latencies, (i) => run(ceph.snapshotCreate(pool, `floor-burst-${i}`, name(i))));
       const made = await Promise.all(some.map((i) => readySnapshot(controller, name(i), volumes[i] ?? "")));
