@@ -69,7 +69,7 @@ test("The next driver removes what a killed driver left in the trash", async () 
   await emptyTrash();
 }, 120_000);
 
-test("A manager that is back removes the images itself", async () => {
+test("Once the manager is back, a deleted image leaves the trash as before", async () => {
   const { volume } = await create(driver, "pvc-back");
   await ceph.startMgr();
   for (
