@@ -171,8 +171,9 @@ export const execute = (
   object: string,
   method: string,
   input: Uint8Array = zeroed(1).subarray(1),
+  mostBytes = 4096,
 ): Uint8Array | undefined => {
-  const answer = zeroed(4096);
+  const answer = zeroed(mostBytes);
   const size = BigInt(input.length);
   const given = input.length === 0 ? null : input;
   const result = rados.rados_exec(io, plain(object), "rbd", method, given, size, answer, BigInt(answer.length));

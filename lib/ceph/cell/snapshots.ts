@@ -11,17 +11,18 @@
  * 2. `list` makes no operation for each snapshot: librbd reads all of them with the header.
  */
 import { FFIType as T } from "bun:ffi";
+import { Errno } from "../../cells/cell.ts";
 import type { Snapshot } from "../rbd.ts";
-import { bind, check, cStringAt, ENOENT, ERANGE, millis, plain, slot, textIn, valueOf, zeroed } from "./ffi.ts";
-import { noProgress, withImage } from "./rbd.ts";
+import { Decoder } from "./decoder.ts";
+import { encode } from "./encoder.ts";
+import { bind, check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
+import { execute } from "./rados.ts";
+import { existing, id as idOf, noProgress, withImage } from "./rbd.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
   rbd_snap_create2: { args: [T.u64, T.cstring, T.u32, T.ptr, T.ptr], returns: T.i32 },
   rbd_snap_remove: { args: [T.u64, T.cstring], returns: T.i32 },
-  rbd_snap_set: { args: [T.u64, T.cstring], returns: T.i32 },
-  rbd_list_children3: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
-  rbd_linked_image_spec_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
   rbd_snap_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_snap_list_end: { args: [T.ptr], returns: T.void },
   rbd_snap_get_namespace_type: { args: [T.u64, T.u64, T.ptr], returns: T.i32 },
@@ -53,27 +54,28 @@ export const list = (io: bigint, image: string): readonly Snapshot[] =>
       .filter((snapshot) => snapshot !== undefined),
   );
 
-// rbd_linked_image_spec_t: pool id, then addresses of pool, namespace, image id and image name, then "in the trash".
-const LINKED_WORDS = 6;
+/**
+ * As the header of the image has them. `rbd_list_children` asks every pool of the cluster besides for clones of format 1,
+ * which no driver makes, and one pool that is down would hold it up.
+ */
+export const children = (io: bigint, image: string, snapshot: string): readonly string[] => {
+  const id = existing(idOf(io, image));
+  const found = withImage(io, image, "read", listed).find(({ name }) => name === snapshot);
+  if (found === undefined) throw new Errno("rbd_snap_set", ENOENT);
+  const answer = execute(io, `rbd_header.${id}`, "children_list", encode({ u64: found.id }), MOST_CHILDREN_BYTES);
+  return answer === undefined ? [] : childIds(new Decoder(answer));
+};
 
-export const children = (io: bigint, image: string, snapshot: string): readonly string[] =>
-  withImage(io, image, "read", (handle) => {
-    check("rbd_snap_set", rbd.rbd_snap_set(handle, plain(snapshot)));
-    for (let room = 16; ; ) {
-      const linked = new BigUint64Array(new ArrayBuffer(room * LINKED_WORDS * 8));
-      const count = slot(BigInt(room));
-      const result = rbd.rbd_list_children3(handle, linked, count);
-      if (result === -ERANGE) {
-        room = Number(valueOf(count));
-        continue;
-      }
-      check("rbd_list_children", result);
-      const ids = Array.from({ length: Number(valueOf(count)) }, (_, i) =>
-        cStringAt(linked[i * LINKED_WORDS + 3] ?? 0n),
-      );
-      rbd.rbd_linked_image_spec_list_cleanup(linked, valueOf(count));
-      return ids;
-    }
+/** Room for tens of thousands of children. */
+const MOST_CHILDREN_BYTES = 1 << 20;
+
+const childIds = (decoder: Decoder): readonly string[] =>
+  Array.from({ length: decoder.u32() }, () => {
+    decoder.version();
+    decoder.i64();
+    const id = decoder.text();
+    decoder.text();
+    return id;
   });
 
 interface Listed {

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { NoSpace } from "../../../lib/ceph/errors.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { settled } from "../../support/copies-world.ts";
 import { aDriver } from "../../support/one-world.ts";
 import {
   aCluster,
@@ -262,6 +263,7 @@ describe("DeleteVolume of an unfinished volume", () => {
     await seedImage(cluster, IMAGE);
     await using driver = aDriver(cluster);
     await driver.deleteVolume(deletion(idIn(2)));
+    await settled(cluster);
     expect(poolDump(cluster)).toEqual(NOTHING);
   });
 
