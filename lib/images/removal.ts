@@ -114,13 +114,8 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     yield* moveToTrash(pool, imageName);
   }
-  const gone = looked.flatMap(({ removal: { pool, imageName: name }, image }) =>
-    image === undefined ? [] : [{ pool, name, id: image.id, objects: objectsOf(image) }],
-  );
-  if (gone.length > 0) yield* purge.discardChain(gone);
+  for (const { removal, image } of looked) if (image !== undefined) yield* purge.discard(removal.pool, image.id);
 });
-
-const objectsOf = ({ sizeBytes, objectSize }: ImageStatus): bigint => (sizeBytes + objectSize - 1n) / objectSize;
 
 /** What a driver left on the image. Fails if any other snapshot is there that does not go with it. */
 const driversLeftovers = Effect.fnUntraced(function* (
