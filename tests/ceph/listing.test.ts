@@ -29,7 +29,9 @@ const administrator = () => ({
 });
 
 beforeAll(async () => {
-  [pool, other] = await Promise.all([makePool("list"), makePool("list-other")]);
+  // in this order: lists go by the pools' ids, and the volumes of the second fill more than a page
+  other = await makePool("list-other");
+  pool = await makePool("list");
   writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
   driver = await startDriver({ dir, flags: [`--secrets-dir=${secretsDir}`] });
 }, LIMIT);
