@@ -86,7 +86,7 @@ interface Patience {
  * for an answer is over, and a new login hears the refusal sooner than one that lost it. A monitor that is slow to answer
  * is asked with patience for most of the time.
  */
-const logins = (limit: Duration.Duration): readonly [Patience, ...(readonly Patience[])] => {
+const logins = (limit: Duration.Duration): readonly Patience[] => {
   const whole = Math.max(1, Math.ceil(Duration.toSeconds(limit)));
   const short = Array.from({ length: Math.min(3, Math.floor(whole / 3)) }, () => ({ limit: 1, answer: 0.4 }));
   const rest = whole - short.length;
@@ -95,8 +95,7 @@ const logins = (limit: Duration.Duration): readonly [Patience, ...(readonly Pati
     limit: each,
     answer: Math.min(3, each / 2),
   }));
-  const [first = { limit: whole, answer: 3 }, ...others] = [...short, ...long];
-  return [first, ...others];
+  return [...short, ...long];
 };
 
 /** Options of librados. They override the configuration file. */
@@ -203,9 +202,9 @@ const connect = (
       const limit = Duration.sum(Duration.seconds(each.limit), CONNECT_MARGIN);
       return cells.call<bigint>("connect", arg, { limit, subject, key: `connect ${user} ${subject}` });
     };
-    const [first, ...others] = logins(options.connectTimeout);
-    const handle = yield* others
-      .reduce((soFar, next) => Effect.catchIf(soFar, isTimeout, () => login(next)), login(first))
+    const handle = yield* logins(options.connectTimeout)
+      .map(login)
+      .reduce((soFar, next) => Effect.catchIf(soFar, isTimeout, () => next))
       .pipe(
         Effect.catch((error: CellError) => {
           if (error._tag !== "CellErrno") {
