@@ -31,6 +31,8 @@ export interface VolumeParameters {
   readonly striping: { readonly unit: bigint; readonly count: bigint } | undefined;
   /** log2 of the object size in bytes. */
   readonly objectOrder: number | undefined;
+  /** With which a node makes the filesystem; undefined: its own. */
+  readonly mkfsOptions: readonly string[] | undefined;
   /** What was given and has no effect, for the log. */
   readonly remarks: readonly string[];
 }
@@ -123,7 +125,7 @@ const remarksOn = (parameters: ParameterMap, fields: Fields): readonly string[] 
   ];
 };
 
-const typed = (fields: Fields): Omit<VolumeParameters, "remarks"> => ({
+const typed = (fields: Fields): Omit<VolumeParameters, "mkfsOptions" | "remarks"> => ({
   clusterId: fields.clusterID,
   pool: fields.pool,
   topologyConstrainedPools: fields.topologyConstrainedPools || undefined,
@@ -143,11 +145,11 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const fields = yield* readParameters(schema, parameters);
     const wrong = across(fields);
     if (wrong !== undefined) return yield* Result.fail(new InvalidParameter({ field: wrong[0], reason: wrong[1] }));
-    const { mapOptions, remarks } = yield* parseNodeParameters(parameters);
+    const { mapOptions, mkfsOptions, remarks } = yield* parseNodeParameters(parameters);
     const refusal = refusalOfMapOptions(mapOptions) ?? lockMissing(mapOptions, fields);
     if (refusal !== undefined)
       return yield* Result.fail(new InvalidParameter({ field: "mapOptions", reason: refusal }));
-    return { ...typed(fields), remarks: [...remarks, ...remarksOn(parameters, fields)] };
+    return { ...typed(fields), mkfsOptions, remarks: [...remarks, ...remarksOn(parameters, fields)] };
   });
 
 /** Values that the driver chose for a volume. */

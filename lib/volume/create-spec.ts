@@ -9,7 +9,6 @@ import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import { type ConfigError, InvalidParameter, type InvalidSecret } from "../config/errors.ts";
-import { parseNodeParameters } from "../config/node-parameters.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
 import { parseParameters, type VolumeParameters } from "../config/parameters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
@@ -80,7 +79,7 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   const choice = yield* Effect.fromResult(poolsFor(parameters, request.topology));
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
-  if (request.source === undefined) yield* proveFilesystemsFit(request, sizeBytes);
+  if (request.source === undefined) yield* proveFilesystemsFit(request.filesystems, sizeBytes, parameters);
   else yield* proveLayering(parameters);
   const cluster = yield* (yield* Clusters).get(parameters.clusterId);
   const { requestName, source } = request;
@@ -106,10 +105,10 @@ export const readCreateRequest = Effect.fnUntraced(function* (
 
 /** A blank volume gets its filesystem from a node, by the parameters of its class. */
 const proveFilesystemsFit = Effect.fnUntraced(function* (
-  { filesystems, parameters }: CreateVolumeRequest,
+  filesystems: readonly string[],
   sizeBytes: bigint,
-): Effect.fn.Return<void, InvalidParameter | InvalidRequest> {
-  const { mkfsOptions } = yield* Effect.fromResult(parseNodeParameters(parameters));
+  { mkfsOptions }: VolumeParameters,
+): Effect.fn.Return<void, InvalidRequest> {
   for (const type of filesystems) {
     const reason = refusalOfSize(type, sizeBytes, mkfsOptions);
     if (reason !== undefined) return yield* new InvalidRequest({ field: "volume_capabilities", reason });
