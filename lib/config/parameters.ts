@@ -31,6 +31,8 @@ export interface VolumeParameters {
   readonly striping: { readonly unit: bigint; readonly count: bigint } | undefined;
   /** log2 of the object size in bytes. */
   readonly objectOrder: number | undefined;
+  /** Options of `rbd map` for the kernel's driver; "" for none. */
+  readonly mapOptions: string;
   /** With which a node makes the filesystem; undefined: its own. */
   readonly mkfsOptions: readonly string[] | undefined;
   /** What was given and has no effect, for the log. */
@@ -125,7 +127,7 @@ const remarksOn = (parameters: ParameterMap, fields: Fields): readonly string[] 
   ];
 };
 
-const typed = (fields: Fields): Omit<VolumeParameters, "mkfsOptions" | "remarks"> => ({
+const typed = (fields: Fields): Omit<VolumeParameters, "mapOptions" | "mkfsOptions" | "remarks"> => ({
   clusterId: fields.clusterID,
   pool: fields.pool,
   topologyConstrainedPools: fields.topologyConstrainedPools || undefined,
@@ -149,7 +151,7 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const refusal = refusalOfMapOptions(mapOptions) ?? lockMissing(mapOptions, fields);
     if (refusal !== undefined)
       return yield* Result.fail(new InvalidParameter({ field: "mapOptions", reason: refusal }));
-    return { ...typed(fields), mkfsOptions, remarks: [...remarks, ...remarksOn(parameters, fields)] };
+    return { ...typed(fields), mapOptions, mkfsOptions, remarks: [...remarks, ...remarksOn(parameters, fields)] };
   });
 
 /** Values that the driver chose for a volume. */

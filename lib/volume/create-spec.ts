@@ -9,6 +9,7 @@ import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import { type ConfigError, InvalidParameter, type InvalidSecret } from "../config/errors.ts";
+import { mapsReadOnly } from "../config/krbd-options.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
 import { parseParameters, type VolumeParameters } from "../config/parameters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
@@ -107,8 +108,13 @@ export const readCreateRequest = Effect.fnUntraced(function* (
 const proveFilesystemsFit = Effect.fnUntraced(function* (
   filesystems: readonly string[],
   sizeBytes: bigint,
-  { mkfsOptions }: VolumeParameters,
-): Effect.fn.Return<void, InvalidRequest> {
+  { mapOptions, mkfsOptions }: VolumeParameters,
+): Effect.fn.Return<void, InvalidParameter | InvalidRequest> {
+  if (filesystems.length > 0 && mapsReadOnly(mapOptions)) {
+    const reason =
+      "has ro, and on a read-only device no node makes the filesystem of a volume without a content source: leave ro out";
+    return yield* new InvalidParameter({ field: "mapOptions", reason });
+  }
   for (const type of filesystems) {
     const reason = refusalOfSize(type, sizeBytes, mkfsOptions);
     if (reason !== undefined) return yield* new InvalidRequest({ field: "volume_capabilities", reason });

@@ -11,7 +11,7 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, TimedOut } from "../ceph/errors.ts";
-import type { PoolRef } from "../ceph/rados.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { DriverSettings } from "../config/settings.ts";
@@ -53,6 +53,10 @@ export const choosePool = Effect.fn("volume.choosePool")(function* (
   if (first.segments === undefined) return first;
   const { requestName, source, credentials } = first;
   const reservedIn = (pool: PoolRef) => lookUp(VOLUMES, pool, instanceId, requestName);
+  // A pool that cannot hold the volume is told by its type, before its journal answers with an errno or not at all.
+  if (source?.kind !== "snapshot") {
+    yield* (yield* Rados).poolId(first.pool.access, first.pool.pool, { dataPool: first.parameters.dataPool });
+  }
   const elsewhere = [...candidates.slice(1).map(({ pool }) => pool), ...others];
   if (elsewhere.length > 0 && (yield* reservedIn(first.pool)) !== undefined) return first;
   const reservations = yield* Effect.forEach(elsewhere, (pool) => orUnknown(pool, reservedIn(pool)), {

@@ -24,6 +24,7 @@ test("Parameters that are absent get their defaults", () => {
     features: undefined,
     striping: undefined,
     objectOrder: undefined,
+    mapOptions: "",
     mkfsOptions: undefined,
     remarks: [],
   });

@@ -180,7 +180,7 @@ describe("CreateVolume", () => {
       encrypted: ["yes", "2", " true", "true"],
       topologyConstrainedPools: [],
       mounter: ["rbd-nbd"],
-      mapOptions: ["fuse:x", "a\u0001b"],
+      mapOptions: ["fuse:x", "a\u0001b", "ro", "krbd:noshare,ro"],
       unmapOptions: ["fuse:x", "a\u0001b"],
       mkfsOptions: ["-L\0"],
       tryOtherMounters: ["perhaps"],

@@ -360,6 +360,11 @@ describe("CreateVolume takes capabilities that a node can serve:", () => {
       "a smaller xfs that mkfsOptions ask for",
       { ...XFS_MIB_16, parameters: { ...PARAMETERS, mkfsOptions: "--unsupported" } },
     ],
+    [
+      "blocks of a device that is mapped read-only",
+      { volumeCapabilities: [asBlock(Mode.SINGLE_NODE_WRITER)], parameters: { ...PARAMETERS, mapOptions: "ro" } },
+    ],
+    ["a filesystem where rw follows ro", { parameters: { ...PARAMETERS, mapOptions: "ro,rw" } }],
   ];
   for (const [what, more] of taken) {
     test(what, async () => {
@@ -375,5 +380,12 @@ describe("CreateVolume takes capabilities that a node can serve:", () => {
     const volumeId = await aVolume(driver, cluster, { capacityRange });
     const copy = cloneOf(volumeId, { capacityRange, volumeCapabilities: [formatted("xfs")] });
     expect((await driver.createVolume(copy)).volume.capacityBytes).toBe(16n << 20n);
+  });
+
+  test("a copy that is mapped read-only, because its filesystem is there already", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const copy = cloneOf(await aVolume(driver, cluster), { parameters: { ...PARAMETERS, mapOptions: "ro" } });
+    expect((await driver.createVolume(copy)).volume.volumeId).not.toBe("");
   });
 });

@@ -66,6 +66,27 @@ describe("CreateVolume begins nothing in pools that cannot hold the volume, and 
     });
   }
 
+  test("a pool that the topology chooses, whose journal is not read", async () => {
+    const cluster = aCluster();
+    const pool = cluster.pools.get("ec");
+    if (pool !== undefined) pool.coded = { overwrites: true };
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await using driver = aDriver(cluster, { ceph: service });
+    const before = cluster.dump();
+    const topologyConstrainedPools = JSON.stringify(
+      ["ec", "rbd"].map((poolName) => ({ poolName, domainSegments: [] })),
+    );
+    const accessibilityRequirements = { requisite: [{ segments: { "topology.rbd.csi.ceph.com/zone": "a" } }] };
+    const parameters = { clusterID: "east", topologyConstrainedPools };
+    const failure = await failureOf(driver.createVolume(creation({ parameters, accessibilityRequirements })));
+    expect([failure?.code, failure?.message]).toEqual([
+      "FAILED_PRECONDITION" as never,
+      expect.stringContaining('Write "dataPool": "ec"'),
+    ]);
+    expect(cluster.dump()).toEqual(before);
+    expect(calls().map(({ method }) => method)).toEqual(["poolId"]);
+  });
+
   test("and makes the volume when the pool allows overwrites at last", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
