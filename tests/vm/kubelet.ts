@@ -5,6 +5,7 @@
  * 1. Only the driver changes the state that a test is about. What a test checks it reads from the kernel or from Ceph's
  *    tools.
  */
+import { afterAll, beforeAll } from "bun:test";
 import { createHash, randomBytes } from "node:crypto";
 import {
   closeSync,
@@ -26,12 +27,16 @@ import {
   type VolumeCapabilitySchema,
 } from "../../lib/gen/csi_pb.ts";
 import { codeName } from "../../lib/grpc/status.ts";
+import { mountsAt } from "../../lib/host/mountinfo.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "../ceph/driver.ts";
-import { makePool, tool } from "../ceph/inventory.ts";
+import { makePool } from "../ceph/inventory.ts";
 import { CLUSTER, GIB, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
+import { mountTable, tool } from "./loop.ts";
 
 export const LIMIT = { timeoutMs: 100_000 };
+/** Milliseconds that a test of several such calls may take. */
+export const MINUTES = 240_000;
 export type Kind = "ext4" | "xfs" | "block";
 
 export const capabilityOf = (
@@ -61,6 +66,17 @@ export const mapped = (): string[] => {
   const read = (id: string, name: string) => readFileSync(join(bus, id, name), "utf8").trim();
   return existsSync(bus) ? readdirSync(bus).map((id) => `${read(id, "pool")}/${read(id, "name")}`) : [];
 };
+
+/** What an unstage must have taken away: the mapped device of a volume, and the entries of its staging folder. */
+export const left = (volume: TestVolume) => [
+  mapped().filter((spec) => spec === volume.spec),
+  readdirSync(volume.staging),
+];
+
+/** The options of the uppermost mount at a path. */
+export const optionsAt = (path: string): readonly string[] => mountsAt(mountTable(), path).at(-1)?.options ?? [];
+
+export const rbd = (...command: string[]): string => tool("rbd", "-c", rig().conf, ...command);
 
 /** Writes random bytes and syncs them; -> their checksum. */
 export const writeData = (path: string, mebibytes: number, flag = "w"): string => {
@@ -195,7 +211,6 @@ export const makeWorld = async (prefix: string) => {
   return {
     dir,
     pool,
-    tool,
     driver: () => driver,
     known,
     makeVolume,
@@ -212,3 +227,18 @@ export const makeWorld = async (prefix: string) => {
 };
 
 export type World = Awaited<ReturnType<typeof makeWorld>>;
+
+/** The world of all tests in a file, from the first one to the last. */
+export const worldOfFile = (prefix: string): (() => World) => {
+  let world: World | undefined;
+  beforeAll(async () => {
+    world = await makeWorld(prefix);
+  }, 300_000);
+  afterAll(async () => {
+    await world?.end();
+  }, 60_000);
+  return () => {
+    if (world === undefined) throw new Error(`${prefix}: a test's world begins with its first test`);
+    return world;
+  };
+};

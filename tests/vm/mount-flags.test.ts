@@ -1,29 +1,18 @@
 /** Mount flags on a real kernel: what is asked for at stage holds in the pod. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readdirSync, writeFileSync } from "node:fs";
-import { mountsAt } from "../../lib/host/mountinfo.ts";
+import { describe, expect, test } from "bun:test";
+import { writeFileSync } from "node:fs";
 import { GIB } from "../ceph/requests.ts";
-import { failureOf, makeWorld, mapped, type TestVolume, type World } from "./kubelet.ts";
-import { mountTable, tool } from "./loop.ts";
+import { failureOf, left, MINUTES, optionsAt, worldOfFile } from "./kubelet.ts";
+import { tool } from "./loop.ts";
 
-let world: World;
-beforeAll(async () => {
-  world = await makeWorld("flags");
-}, 300_000);
-afterAll(async () => {
-  await world?.end();
-}, 60_000);
-
-const MINUTES = 240_000;
-const optionsAt = (path: string): readonly string[] => mountsAt(mountTable(), path).at(-1)?.options ?? [];
-const left = (volume: TestVolume) => [mapped().filter((spec) => spec === volume.spec), readdirSync(volume.staging)];
+const world = worldOfFile("flags");
 
 describe("the mount flag ro", () => {
   for (const kind of ["ext4", "xfs"] as const) {
     test(
       `a volume with ro and noatime in one flag is refused while it is blank, and mounted read-only afterwards: ${kind}`,
       async () => {
-        const volume = await world.makeVolume(kind);
+        const volume = await world().makeVolume(kind);
         const reader = volume.as({ mountFlags: ["ro,noatime"] });
         expect(await failureOf(reader.stage())).toMatchObject({
           code: "FAILED_PRECONDITION",
@@ -64,7 +53,7 @@ describe("the mount flag ro", () => {
 test(
   "flags that forbid something hold in a writable pod, in a read-only pod, and where the caller does not repeat them",
   async () => {
-    const plain = await world.makeVolume("ext4");
+    const plain = await world().makeVolume("ext4");
     const volume = plain.as({ mountFlags: ["noatime,noexec", "nosuid", "nodev"] });
     await volume.stage();
     await volume.publish();

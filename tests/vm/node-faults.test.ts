@@ -1,30 +1,20 @@
 /** Failures on a real kernel: killed drivers, hung devices, broken filesystems, images that others use. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { closeSync, openSync, readdirSync, writeFileSync } from "node:fs";
 import { frozen } from "../ceph/hands.ts";
 import { GIB } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
-import { checksum, failureOf, makeWorld, mapped, type TestVolume, type World, writeData } from "./kubelet.ts";
+import { checksum, failureOf, left, mapped, MINUTES, rbd, worldOfFile, writeData } from "./kubelet.ts";
 import { mountTable, tool } from "./loop.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
 
-let world: World;
-beforeAll(async () => {
-  world = await makeWorld("fault");
-}, 300_000);
-afterAll(async () => {
-  await world?.end();
-}, 60_000);
-
-const MINUTES = 240_000;
-const rbd = (...command: string[]): string => tool("rbd", "-c", rig().conf, ...command);
-const left = (volume: TestVolume) => [mapped().filter((spec) => spec === volume.spec), readdirSync(volume.staging)];
+const world = worldOfFile("fault");
 
 /** The milliseconds that the driver takes to answer what a liveness probe and kubelet ask. */
 const answered = async (): Promise<number> => {
   const since = performance.now();
-  await world.driver().identity.probe({}, { timeoutMs: 5_000 });
-  await world.driver().node.nodeGetInfo({}, { timeoutMs: 5_000 });
+  await world().driver().identity.probe({}, { timeoutMs: 5_000 });
+  await world().driver().node.nodeGetInfo({}, { timeoutMs: 5_000 });
   return performance.now() - since;
 };
 /** How long that may take while something hangs, on a machine that is as slow as this one is now. */
@@ -37,14 +27,14 @@ describe("a driver that is killed while it stages", () => {
   test(
     "a driver that is killed while it stages is succeeded by one that finishes, and the data is as it was",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       await volume.stage();
       const sum = writeData(`${volume.stagingTarget}/data`, 1);
       await volume.unstage();
       for (const wait of [400, 1_500]) {
         const cut = volume.stage().catch(() => undefined);
         await Bun.sleep(wait);
-        await world.restart("SIGKILL");
+        await world().restart("SIGKILL");
         await cut;
         await volume.stage();
         expect([mapped().filter((spec) => spec === volume.spec), checksum(`${volume.stagingTarget}/data`, 1)]).toEqual([
@@ -61,10 +51,10 @@ describe("a driver that is killed while it stages", () => {
   test(
     "a driver that is killed in the first stage of a volume leaves one that unstages clean",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       const cut = volume.stage().catch(() => undefined);
       await Bun.sleep(1_200);
-      await world.restart("SIGKILL");
+      await world().restart("SIGKILL");
       await cut;
       await volume.unstage();
       expect(left(volume)).toEqual([[], []]);
@@ -77,7 +67,7 @@ describe("proof before harm", () => {
   test(
     "an image whose beginning is blank, but that holds data, is not formatted",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       const device = rbd("map", "-o", "noudev", volume.spec);
       const data = Buffer.alloc(4096, "precious");
       writeFileSync("/tmp/precious", data);
@@ -97,7 +87,7 @@ describe("proof before harm", () => {
   test(
     "an image that another client uses is waited for, and its user is named",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       // It ends when its input ends.
       const user = Bun.spawn(["rbd", "-c", rig().conf, "watch", volume.spec], {
         stdin: "pipe",
@@ -125,7 +115,7 @@ describe("proof before harm", () => {
   test(
     "an image with a feature that the kernel lacks is refused, and the feature is named",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       rbd("feature", "enable", volume.spec, "journaling");
       expect(await failureOf(volume.stage())).toMatchObject({
         code: "FAILED_PRECONDITION",
@@ -141,7 +131,7 @@ describe("a device that does not answer", () => {
   test(
     "a device that does not answer holds up neither Probe nor another volume, and its call continues later",
     async () => {
-      const [hung, other] = [await world.makeVolume("ext4"), await world.makeVolume("ext4")];
+      const [hung, other] = [await world().makeVolume("ext4"), await world().makeVolume("ext4")];
       await hung.stage();
       await hung.publish();
       await hung.grow(2n * GIB);
@@ -175,7 +165,7 @@ describe("a device that does not answer", () => {
   test(
     "a device whose OSD hangs leaves the driver answering, and is unstaged once the OSD is back",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       await volume.stage();
       await volume.publish();
       const limit = await prompt();
@@ -201,7 +191,7 @@ describe("a filesystem that was shut down", () => {
   test(
     "a filesystem that was shut down is abnormal, can be unpublished, and is staged anew",
     async () => {
-      const volume = await world.makeVolume("xfs");
+      const volume = await world().makeVolume("xfs");
       await volume.stage();
       await volume.publish();
       const sum = writeData(`${volume.target}/data`, 1);
@@ -223,7 +213,7 @@ describe("a device that somebody holds open", () => {
   test(
     "a device that somebody holds open is not unmapped, image-meta.json stays, and the next unstage finishes",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       await volume.stage();
       const node = mountTable().find(({ point }) => point === volume.stagingTarget)?.source ?? "";
       const fd = openSync(node, "r");
@@ -240,7 +230,7 @@ describe("a device that somebody holds open", () => {
   test(
     "a device in use in another mount namespace is reported with the process that uses it",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       await volume.stage();
       // It mounts the volume at a path of its own, because the staging target's mount goes with its folder in all
       // namespaces. It ends when its input ends.

@@ -1,44 +1,36 @@
 /** What people write, on a real kernel with its real tools: odd secrets, options that no tool takes, images made by hand. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { describe, expect, test } from "bun:test";
+import { readFileSync, writeFileSync } from "node:fs";
 import * as Effect from "effect/Effect";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import { Host } from "../../lib/host/host.ts";
 import { hostLayerLive } from "../../lib/host/live.ts";
-import { mountsAt } from "../../lib/host/mountinfo.ts";
 import { CLUSTER, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
 import {
   capabilityOf,
-  failureOf,
-  LIMIT,
-  makeWorld,
-  mapped,
-  type TestVolume,
-  type World,
-  writeData,
   checksum,
+  failureOf,
+  left,
+  LIMIT,
+  mapped,
+  MINUTES,
+  optionsAt,
+  rbd,
+  type TestVolume,
+  worldOfFile,
+  writeData,
 } from "./kubelet.ts";
 import { mountTable, tool } from "./loop.ts";
 
-let world: World;
-beforeAll(async () => {
-  world = await makeWorld("inputs");
-}, 300_000);
-afterAll(async () => {
-  await world?.end();
-}, 60_000);
+const world = worldOfFile("inputs");
 
-const MINUTES = 240_000;
-const rbd = (...command: string[]): string => tool("rbd", "-c", rig().conf, ...command);
-const left = (volume: TestVolume) => [mapped().filter((spec) => spec === volume.spec), readdirSync(volume.staging)];
-const optionsAt = (path: string): readonly string[] => mountsAt(mountTable(), path).at(-1)?.options ?? [];
 /** The name of a new image that no driver has made. A second attempt of a test gets another one. */
 const madeByHand = (prefix: string, size: string): string => {
   const image = `${prefix}-${crypto.randomUUID()}`;
-  rbd("create", "--size", size, `${world.pool.name}/${image}`);
+  rbd("create", "--size", size, `${world().pool.name}/${image}`);
   return image;
 };
 const withContext = (volume: TestVolume, more: Readonly<Record<string, string>>): TestVolume =>
@@ -52,13 +44,13 @@ describe("a secret", () => {
         userID: `${before}${secrets()["userID"]}`,
         userKey: `${before}${secrets()["userKey"]}\n`,
       });
-      const volume = await world.makeVolume("block", {}, { secrets: odd("\ufeff") });
+      const volume = await world().makeVolume("block", {}, { secrets: odd("\ufeff") });
       for (const before of [" ", "\ufeff", "\u00a0"]) {
         await volume.as({ secrets: odd(before) }).stage();
         await volume.unstage();
         expect(left(volume)).toEqual([[], []]);
       }
-      expect(world.driver().log()).not.toContain(rig().key);
+      expect(world().driver().log()).not.toContain(rig().key);
     },
     MINUTES,
   );
@@ -66,11 +58,11 @@ describe("a secret", () => {
   test(
     "a userKey that is no key is refused without a word of it",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       const wrong = `${rig().key.slice(0, 20)} ${rig().key.slice(20)}`;
       const failure = await failureOf(volume.as({ secrets: { ...secrets(), userKey: wrong } }).stage());
       expect(failure?.code).toBe("PERMISSION_DENIED");
-      for (const text of [failure?.message ?? "", world.driver().log()]) {
+      for (const text of [failure?.message ?? "", world().driver().log()]) {
         expect(text).not.toContain(rig().key.slice(0, 20));
         expect(text).not.toContain(rig().key.slice(20));
       }
@@ -84,7 +76,7 @@ describe("unmapOptions", () => {
   test(
     "a volume that is staged with unmapOptions that rbd unmap does not take is unmapped without them",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       expect(await failureOf(withContext(volume, { unmapOptions: "force,mount_timeout=30" }).stage())).toMatchObject({
         code: "INVALID_ARGUMENT",
         message: expect.stringContaining("mount_timeout"),
@@ -102,7 +94,7 @@ describe("unmapOptions", () => {
   test(
     "options that the rbd tool of this node refuses do not keep a device mapped",
     async () => {
-      const volume = await world.makeVolume("block");
+      const volume = await world().makeVolume("block");
       rbd("map", "-o", "noudev", volume.spec);
       const runtime = ManagedRuntime.make(hostLayerLive({ cells: 1 }));
       try {
@@ -127,7 +119,7 @@ describe("mapOptions", () => {
   test(
     "an option or a value that the rbd tool does not have is refused with the words of the tool",
     async () => {
-      const volume = await world.makeVolume("block");
+      const volume = await world().makeVolume("block");
       for (const [mapOptions, word] of [
         ["krbd:foo=1", "unknown map option 'foo'"],
         ["ms_mode=nonsense", "invalid ms_mode value 'nonsense'"],
@@ -145,7 +137,7 @@ describe("mapOptions", () => {
   test(
     "exclusive and lock_on_read on an image without exclusive-lock are refused with the words of the kernel",
     async () => {
-      const volume = await world.makeVolume("block", { imageFeatures: "layering" });
+      const volume = await world().makeVolume("block", { imageFeatures: "layering" });
       for (const mapOptions of ["exclusive", "lock_on_read"]) {
         expect(await failureOf(withContext(volume, { mapOptions }).stage())).toMatchObject({
           code: "FAILED_PRECONDITION",
@@ -160,7 +152,7 @@ describe("mapOptions", () => {
   test(
     "ro makes a filesystem read-only from device to pod, and rw of a user does not undo it for readers",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       await volume.stage();
       const sum = writeData(`${volume.stagingTarget}/data`, 1);
       await volume.unstage();
@@ -186,7 +178,7 @@ describe("an option that the filesystem does not have", () => {
     test(
       `a mount flag that ${kind} does not have is refused with the words of the kernel`,
       async () => {
-        const volume = await world.makeVolume(kind);
+        const volume = await world().makeVolume(kind);
         const failure = await failureOf(volume.as({ mountFlags: ["noatime,nonsense"] }).stage());
         expect(failure).toMatchObject({
           code: "FAILED_PRECONDITION",
@@ -201,14 +193,14 @@ describe("an option that the filesystem does not have", () => {
   test(
     "mkfsOptions that mkfs does not take, and a device that is too small for xfs, are refused with its first words",
     async () => {
-      const wrong = withContext(await world.makeVolume("ext4"), { mkfsOptions: "-E nonsense" });
+      const wrong = withContext(await world().makeVolume("ext4"), { mkfsOptions: "-E nonsense" });
       expect(await failureOf(wrong.stage())).toMatchObject({
         code: "FAILED_PRECONDITION",
         message: expect.stringMatching(/nonsense.*mkfsOptions/),
       });
       const image = madeByHand("small", "100M");
-      const volumeContext = { clusterID: CLUSTER, pool: world.pool.name, staticVolume: "true" };
-      const small = world.known({ kind: "xfs", volumeId: image, volumeContext, image });
+      const volumeContext = { clusterID: CLUSTER, pool: world().pool.name, staticVolume: "true" };
+      const small = world().known({ kind: "xfs", volumeId: image, volumeContext, image });
       const failure = await failureOf(small.stage());
       expect(failure).toMatchObject({
         code: "FAILED_PRECONDITION",
@@ -225,7 +217,7 @@ describe("an option that the filesystem does not have", () => {
   test(
     "mkfsOptions of xfs that decide reflink themselves are not joined by the driver's",
     async () => {
-      const volume = await world.makeVolume("xfs", { mkfsOptions: "-K -m reflink=1,bigtime=1" });
+      const volume = await world().makeVolume("xfs", { mkfsOptions: "-K -m reflink=1,bigtime=1" });
       await volume.stage();
       expect(tool("xfs_info", volume.stagingTarget)).toContain("reflink=1");
       await volume.unstage();
@@ -240,8 +232,8 @@ describe("a static volume", () => {
       `a blank image that was made by hand is formatted once, and keeps its data: ${kind}`,
       async () => {
         const image = madeByHand(`by-hand-${kind}`, "1G");
-        const volumeContext = { clusterID: CLUSTER, pool: world.pool.name, staticVolume: "true" };
-        const volume = world.known({ kind, volumeId: image, volumeContext, image });
+        const volumeContext = { clusterID: CLUSTER, pool: world().pool.name, staticVolume: "true" };
+        const volume = world().known({ kind, volumeId: image, volumeContext, image });
         await volume.stage();
         await volume.publish();
         const sum = writeData(`${volume.target}/data`, 1);
@@ -260,17 +252,17 @@ describe("a static volume", () => {
     "an image that was made by hand and holds data without a filesystem is not formatted",
     async () => {
       const image = madeByHand("precious", "64M");
-      const device = rbd("map", "-o", "noudev", `${world.pool.name}/${image}`);
+      const device = rbd("map", "-o", "noudev", `${world().pool.name}/${image}`);
       tool("dd", "if=/dev/urandom", `of=${device}`, "bs=4096", "seek=10000", "count=1", "oflag=direct");
       rbd("unmap", "-o", "noudev", device);
       const contents = (): string => {
         const file = `/tmp/${crypto.randomUUID()}`;
-        rbd("export", "--no-progress", `${world.pool.name}/${image}`, file);
+        rbd("export", "--no-progress", `${world().pool.name}/${image}`, file);
         return tool("sh", "-c", `sha256sum < ${file}`);
       };
       const before = contents();
-      const volumeContext = { clusterID: CLUSTER, pool: world.pool.name, staticVolume: "true" };
-      const volume = world.known({ kind: "ext4", volumeId: image, volumeContext, image });
+      const volumeContext = { clusterID: CLUSTER, pool: world().pool.name, staticVolume: "true" };
+      const volume = world().known({ kind: "ext4", volumeId: image, volumeContext, image });
       expect(await failureOf(volume.stage())).toMatchObject({
         code: "FAILED_PRECONDITION",
         message: expect.stringContaining("holds data"),
@@ -287,14 +279,14 @@ describe("the snapshot of a mounted filesystem", () => {
     test(
       `a restore of it is mounted for many readers, although its journal cannot be replayed: ${kind}`,
       async () => {
-        const source = await world.makeVolume(kind);
+        const source = await world().makeVolume(kind);
         await source.stage();
         const sum = writeData(`${source.stagingTarget}/data`, 1);
         // The unmount brings everything into its place. What is written after it is in the journal at first.
         await source.unstage();
         await source.stage();
         writeFileSync(`${source.stagingTarget}/later`, "x", { flush: true });
-        const { snapshot } = await world
+        const { snapshot } = await world()
           .driver()
           .controller.createSnapshot(
             { name: `restored-${crypto.randomUUID()}`, sourceVolumeId: source.volumeId, secrets: secrets() },
@@ -302,7 +294,7 @@ describe("the snapshot of a mounted filesystem", () => {
           );
         const snapshotId = snapshot?.snapshotId ?? "";
         const readers = Mode.MULTI_NODE_READER_ONLY;
-        const restore = await world.makeVolume(
+        const restore = await world().makeVolume(
           kind,
           {},
           {
@@ -317,7 +309,7 @@ describe("the snapshot of a mounted filesystem", () => {
         expect(optionsAt(volume.target)).toContain("ro");
         expect(checksum(`${volume.target}/data`, 1)).toBe(sum);
         expect(conditionOf(await volume.stats())?.abnormal).toBe(false);
-        expect(world.driver().log()).toContain("is mounted without its journal");
+        expect(world().driver().log()).toContain("is mounted without its journal");
         await volume.unpublish();
         await volume.unstage();
         await source.unstage();
@@ -333,6 +325,6 @@ describe("the snapshot of a mounted filesystem", () => {
 
 test("after all tests no mount and no mapping is left, and the log contains no key", () => {
   expect(mapped()).toEqual([]);
-  expect(mountTable().filter(({ point }) => point.startsWith(world.dir))).toEqual([]);
-  expect(world.driver().log()).not.toContain(rig().key);
+  expect(mountTable().filter(({ point }) => point.startsWith(world().dir))).toEqual([]);
+  expect(world().driver().log()).not.toContain(rig().key);
 });

@@ -1,37 +1,29 @@
 /** Volumes on a real kernel from stage to unstage: ext4, xfs and raw block, with the driver killed between calls. */
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { VolumeUsage_Unit as Unit } from "../../lib/gen/csi_pb.ts";
 import { GIB } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
-import { checksum, failureOf, makeWorld, mapped, type World, writeData } from "./kubelet.ts";
+import { checksum, failureOf, mapped, MINUTES, worldOfFile, writeData } from "./kubelet.ts";
 import { isMounted, mountTable, tool } from "./loop.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
 
-let world: World;
-beforeAll(async () => {
-  world = await makeWorld("node");
-}, 300_000);
-afterAll(async () => {
-  await world?.end();
-}, 60_000);
+const world = worldOfFile("node");
 afterEach(() => {
   // Every test must end with nothing mapped, because the next one checks all mappings.
-  if (mapped().length > 0) console.log(world.driver().log().slice(-4000));
+  if (mapped().length > 0) console.log(world().driver().log().slice(-4000));
 });
-
-const MINUTES = 240_000;
 
 describe("a filesystem", () => {
   for (const kind of ["ext4", "xfs"] as const) {
     test(
       `a filesystem of ${kind} keeps its data through publish, growth, a killed driver, and another stage`,
       async () => {
-        const volume = await world.makeVolume(kind);
+        const volume = await world().makeVolume(kind);
         await volume.stage();
         expect(mapped()).toEqual([volume.spec]);
         expect(readFileSync(`${volume.staging}/image-meta.json`, "utf8")).toBe(
-          `{"Version":3,"pool":"${world.pool.name}","radosNamespace":"","image":"${volume.image}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}`,
+          `{"Version":3,"pool":"${world().pool.name}","radosNamespace":"","image":"${volume.image}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}`,
         );
         await volume.publish();
         const sum = writeData(`${volume.target}/data`, 4);
@@ -50,7 +42,7 @@ describe("a filesystem", () => {
         expect(usage.find(({ unit }) => unit === Unit.INODES)?.used).toBeGreaterThan(0n);
         expect(conditionOf(stats)?.abnormal).toBe(false);
 
-        await world.restart();
+        await world().restart();
         await volume.stage();
         await volume.publish();
         await volume.unpublish("reader");
@@ -72,7 +64,7 @@ describe("a filesystem", () => {
   test(
     "a filesystem that ceph-csi has staged is published and unstaged",
     async () => {
-      const volume = await world.makeVolume("ext4");
+      const volume = await world().makeVolume("ext4");
       const device = tool("rbd", "-c", rig().conf, "map", "-o", "noudev", volume.spec);
       tool("mkfs.ext4", "-q", device);
       mkdirSync(volume.stagingTarget);
@@ -80,7 +72,7 @@ describe("a filesystem", () => {
       const sum = writeData(`${volume.stagingTarget}/data`, 1);
       writeFileSync(
         `${volume.staging}/image-meta.json`,
-        `{"Version":3,"pool":"${world.pool.name}","radosNamespace":"","image":"${volume.image}","accessType":false,"encrypted":false}`,
+        `{"Version":3,"pool":"${world().pool.name}","radosNamespace":"","image":"${volume.image}","accessType":false,"encrypted":false}`,
       );
       await volume.stage();
       await volume.publish();
@@ -97,7 +89,7 @@ describe("a raw volume", () => {
   test(
     "a raw volume keeps its data, grows, and can be read-only",
     async () => {
-      const volume = await world.makeVolume("block");
+      const volume = await world().makeVolume("block");
       await volume.stage();
       await volume.publish();
       const sum = writeData(volume.target, 4, "r+");
@@ -131,9 +123,9 @@ describe("a raw volume", () => {
 describe("afterwards", () => {
   test("after all tests no mount, no mapping and no key file is left, and the log contains no key", () => {
     expect(mapped()).toEqual([]);
-    expect(mountTable().filter(({ point }) => point.startsWith(world.dir))).toEqual([]);
-    expect(isMounted(world.dir)).toBe(false);
+    expect(mountTable().filter(({ point }) => point.startsWith(world().dir))).toEqual([]);
+    expect(isMounted(world().dir)).toBe(false);
     expect(readdirSync("/tmp/csi/keys")).toEqual([]);
-    expect(world.driver().log()).not.toContain(rig().key);
+    expect(world().driver().log()).not.toContain(rig().key);
   });
 });
