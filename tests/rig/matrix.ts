@@ -23,7 +23,7 @@ const long = process.argv.includes("--long");
 const covered = process.argv.includes("--others") ? await hostRelease() : undefined;
 const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
 const wanted: ReadonlyArray<CephRelease> = chosen.length === 0 ? releases : chosen.map(parseRelease);
-const withoutSanity = await sanityLacks();
+const withoutSanity = sanityLacks();
 const sanity = withoutSanity === undefined ? await sanityBinary() : undefined;
 const all = ["contract", "ceph", ...(sanity === undefined ? [] : ["conformance"])];
 const suites = all.filter((suite) => hasTests(`tests/${suite}`));

@@ -91,7 +91,7 @@ const installPackages = (names) => {
   return undefined;
 };
 
-/** Without a Go that can fetch newer ones of itself (1.21), Debian's one serves to fetch one (see sanity.ts). */
+/** Without a Go that can fetch newer ones of itself (1.21), Debian's one serves to fetch one (see go-program.ts). */
 const goPackages = (verb, suites) => {
   const wanted =
     verb === "test" && (suites.length === 0 || suites.some((suite) => ["conformance", "vm"].includes(suite)));
