@@ -3,10 +3,12 @@
  *
  * Not here: what a verb does. A verb is a line below; a role is a file beside this one (lib/process/role.ts).
  */
+// First, because it may start the process anew.
+import "../lib/process/engine-settings.ts";
 import { runCommandLine, runRoles, type Verb } from "../lib/process/command-line.ts";
 import { type Flags, usage } from "../lib/config/flags.ts";
 import type { AnyRole } from "../lib/process/role.ts";
-import { VERSION } from "../lib/process/version.ts";
+import { versionText } from "../lib/process/version.ts";
 import { liveWorld, type World } from "../lib/process/world.ts";
 import { driverRoles } from "./driver.ts";
 import { journalControllerRole } from "./journal-controller.ts";
@@ -34,7 +36,10 @@ const driver: Verb = {
 const verbs: Readonly<Record<string, Verb>> = {
   driver,
   help: { help: "prints this", run: () => console.log(help()) },
-  version: { help: "prints the version", run: () => console.log(VERSION) },
+  version: {
+    help: "prints the version, and that of Bun and of Ceph's libraries",
+    run: () => console.log(versionText()),
+  },
 };
 
 if (import.meta.main) runCommandLine({ verbs, otherwise: driver }, process.argv.slice(2));

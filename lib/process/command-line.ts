@@ -17,7 +17,7 @@ import { compose } from "./compose.ts";
 import { type Grace, makeGrace } from "./grace.ts";
 import { launch } from "./launch.ts";
 import type { AnyRole, RoleError } from "./role.ts";
-import { VERSION } from "./version.ts";
+import { versionText } from "./version.ts";
 
 class WrongCommand extends Data.TaggedError("WrongCommand")<{ readonly message: string }> {}
 
@@ -67,7 +67,7 @@ export const whatFlagsAsk = (
   help: () => string,
 ): { readonly text: string } | { readonly run: Effect.Effect<void, RoleError, Scope.Scope>; readonly grace: Grace } => {
   if (flags.help) return { text: help() };
-  if (flags.version) return { text: VERSION };
+  if (flags.version) return { text: versionText() };
   const grace = makeGrace(flags.gracePeriod);
   return { run: compose(flags, rolesOf(flags), grace), grace };
 };

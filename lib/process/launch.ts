@@ -7,6 +7,8 @@
  * 2. It exits for certain: at the end of its grace budget, or at the second signal, whatever still hangs (a thread stuck
  *    in C), with 1.
  * 3. A failure to start is one line on stderr and exit code 1; a defect shows its cause.
+ * 4. The process lasts as long as its Effect, also while that waits for nothing that Bun knows of: Bun ends a process
+ *    that has no socket, timer or thread left.
  */
 import * as Cause from "effect/Cause";
 import * as Duration from "effect/Duration";
@@ -32,6 +34,7 @@ export const launch = (
   // Before the work, so that a signal finds them as soon as anything of it can be seen.
   process.on("SIGTERM", stop);
   process.on("SIGINT", stop);
+  setInterval(() => {}, 2 ** 31 - 1);
   const fiber = Effect.runFork(Effect.scoped(main));
   fiber.addObserver((exit) => {
     if (Exit.isSuccess(exit) || (stopping && Cause.hasInterruptsOnly(exit.cause))) process.exit(0);

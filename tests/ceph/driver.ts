@@ -6,7 +6,7 @@
  *
  * 1. Only processes started here are signalled, by their pid; each dies with the process that started it.
  * 2. `startDriver` answers when the driver serves, or throws with the end of its log.
- * 3. It runs as `npm start` runs it: with the same settings in its environment.
+ * 3. It runs as `npm start` runs it, or is the executable that DRIVER names (tests/support/driver-command.ts).
  * 4. Drivers of one folder share socket, configuration and log, so that one can follow another.
  */
 import {
@@ -22,6 +22,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { Controller, Identity, Node } from "../../lib/gen/csi_pb.ts";
+import { driverCommand } from "../support/driver-command.ts";
 import { type Client, client } from "../support/grpc-client.ts";
 import { rig } from "../rig/cluster.ts";
 import { checkout } from "../rig/suite.ts";
@@ -31,8 +32,6 @@ export interface DriverOptions {
   readonly dir: string;
   /** After our own: the last one counts. */
   readonly flags?: readonly string[];
-  /** The entry file, relative to the checkout; CSI_RBD_DRIVER names a compiled executable to test in its place. */
-  readonly entry?: string;
 }
 
 export interface Driver {
@@ -85,25 +84,12 @@ const answers = (identity: Driver["identity"]): Promise<boolean> =>
     () => false,
   );
 
-/** What `npm start` sets before the command. */
-export const startSettings = (): Record<string, string> => {
-  const { scripts } = JSON.parse(readFileSync(join(checkout, "package.json"), "utf8")) as {
-    scripts: { start: string };
-  };
-  const words = scripts.start.split(" ");
-  const settings = words.slice(
-    0,
-    words.findIndex((word) => !word.includes("=")),
-  );
-  return Object.fromEntries(settings.map((word) => word.split("=", 2) as [string, string]));
-};
-
-export const startDriver = async ({ dir, flags = [], entry = "services/main.ts" }: DriverOptions): Promise<Driver> => {
+export const startDriver = async ({ dir, flags = [] }: DriverOptions): Promise<Driver> => {
   const socket = join(dir, "csi.sock");
   const logFile = join(dir, "driver.log");
-  const compiled = process.env["CSI_RBD_DRIVER"] ?? "";
+  const command = driverCommand();
   const argv = [
-    ...(compiled === "" ? [process.execPath, join(checkout, entry)] : [compiled]),
+    ...command.argv,
     "--type=rbd",
     "--nodeid=test-node",
     "--controllerserver=true",
@@ -118,7 +104,7 @@ export const startDriver = async ({ dir, flags = [], entry = "services/main.ts" 
   const left = socketMark(socket);
   const child = Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...argv], {
     cwd: checkout,
-    env: { ...process.env, ...startSettings(), CEPH_CONF: "", CEPH_ARGS: "" },
+    env: { ...process.env, ...command.env, CEPH_CONF: "", CEPH_ARGS: "" },
     stdio: ["ignore", log, log],
   });
   closeSync(log);

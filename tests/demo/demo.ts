@@ -159,7 +159,7 @@ const main = async (): Promise<void> => {
   console.log(`\nall of it worked, in ${seconds(started)}.`);
   if (keep) return leaveRunning();
   console.log(`Try it by hand: npm run demo -- --keep leaves a cluster and a driver running and prints how to call it.
-Against your own cluster: bun run start -- --type=rbd --nodeid=$(hostname) --endpoint=unix:///tmp/csi.sock
+Against your own cluster: npm run build; dist/csi-rbd --type=rbd --nodeid=$(hostname) --endpoint=unix:///tmp/csi.sock
 with your clusters in /etc/ceph-csi-config/config.json (README.md, "An existing cluster").`);
 };
 

@@ -7,8 +7,8 @@ import { spawn } from "node:child_process";
 import { openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Identity } from "../../lib/gen/csi_pb.ts";
+import { type DriverCommand, driverCommand as startCommand } from "../support/driver-command.ts";
 import { client } from "../support/grpc-client.ts";
-import { startSettings } from "../ceph/driver.ts";
 import { checkout } from "../rig/suite.ts";
 import { OUT } from "../rig/vm.ts";
 
@@ -28,22 +28,12 @@ export const UP = "cluster-is-up";
 export const endpointOf = ({ dir }: DriverPlace): string => `unix://${join(dir, "csi.sock")}`;
 export const logOf = ({ dir }: DriverPlace): string => join(dir, "driver.log");
 
-/** Variables and words of the command that runs the driver as `npm start` does; `main` is the file to run. */
-export const driverCommand = (
-  place: DriverPlace,
-  main = join(checkout, "services/main.ts"),
-): { readonly env: Record<string, string>; readonly argv: string[] } => ({
-  env: startSettings(),
-  argv: [
-    process.execPath,
-    main,
-    "--type=rbd",
-    "--nodeid=demo",
-    "--v=4",
-    `--endpoint=${endpointOf(place)}`,
-    `--config-dir=${place.config}`,
-  ],
-});
+/** Variables and words of the command that runs the driver (tests/support/driver-command.ts); `main` is the file to run. */
+export const driverCommand = (place: DriverPlace, main?: string): DriverCommand => {
+  const { env, argv } = startCommand(main);
+  const flags = ["--type=rbd", "--nodeid=demo", "--v=4"];
+  return { env, argv: [...argv, ...flags, `--endpoint=${endpointOf(place)}`, `--config-dir=${place.config}`] };
+};
 
 /** Waits until the driver answers Probe; `ended` tells that it never will. */
 export const whenReady = async (place: DriverPlace, ended = (): boolean => false): Promise<void> => {

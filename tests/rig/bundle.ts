@@ -6,9 +6,8 @@
  * Invariant: the driver's cells lie where the driver looks for them, two folders above its own file.
  */
 import { join, relative } from "node:path";
+import { buildCells } from "./build.ts";
 import { checkout } from "./suite.ts";
-
-const cells = ["lib/ceph/cell/cell.ts", "lib/ceph/cell/waiting-cell.ts", "lib/host/cell.ts"];
 
 const build = async (sources: ReadonlyArray<string>, into: string, naming: string): Promise<void> => {
   const entrypoints = sources.map((source) => join(checkout, source));
@@ -17,11 +16,7 @@ const build = async (sources: ReadonlyArray<string>, into: string, naming: strin
 
 /** Path of the driver's file, in a folder `into` that is made for it. */
 export const bundleDriver = async (into: string): Promise<string> => {
-  await Promise.all([
-    build(["services/main.ts"], into, "services/bundled/main.js"),
-    // the driver asks for them by their names in the checkout
-    build(cells, into, "[dir]/[name].ts"),
-  ]);
+  await Promise.all([build(["services/main.ts"], into, "services/bundled/main.js"), buildCells(into)]);
   return join(into, "services", "bundled", "main.js");
 };
 

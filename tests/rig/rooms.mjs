@@ -77,6 +77,7 @@ export const ROOMS = {
   "lib/process": [
     "lib/cells",
     "lib/ceph",
+    "lib/ceph/cell",
     "lib/ceph/live",
     "lib/config",
     "lib/grpc",
@@ -112,14 +113,14 @@ export const ROOMS = {
   "tests/ceph": ["lib/*", "tests/contract", "tests/rig", "tests/support"],
   "tests/conformance": ["lib/*", "tests/ceph", "tests/rig"],
   "tests/vm": ["lib/*", "tests/ceph", "tests/conformance", "tests/rig", "tests/support"],
-  "tests/demo": ["lib/*", "tests/ceph", "tests/rig", "tests/support"],
+  "tests/demo": ["lib/*", "tests/rig", "tests/support"],
   "tests/bench": ["lib/*", "services", "tests/ceph", "tests/rig", "tests/support"],
 };
 
 /** Files and packages that only these rooms import, besides a file's own room. */
 export const GUARDED = {
-  // librados and librbd are called in worker threads only.
-  "bun:ffi": ["lib/ceph/cell", "tests/ceph", "tests/unit"],
+  // librados and librbd are called in worker threads only; the process calls libc once, before anything else.
+  "bun:ffi": ["lib/ceph/cell", "lib/process", "tests/ceph", "tests/unit"],
   "node:child_process": ["tests/demo", "tests/rig", "tests/unit"],
   "@grpc/grpc-js": ["lib/grpc", "tests/support", "tests/unit"],
   // The host's blocking calls are for its own cells; others use the Host service.

@@ -16,12 +16,14 @@ const ceph = "ceph-mon ceph-osd ceph-mgr ceph-common librados2 librbd1 e2fsprogs
 const vm = "qemu-system-x86 busybox-static kmod cpio iproute2";
 const packagesOf = {
   check: () => "",
+  build: () => "",
   demo: () => (hasKrbd() ? ceph : `${ceph} ${vm}`),
   test: (suites) => (suites.length > 0 && suites.every((suite) => suite === "unit") ? "" : `${ceph} ${vm}`),
   matrix: () => `${ceph} mmdebstrap`,
   bench: () => ceph,
 };
 const scriptOf = {
+  build: "tests/rig/build.ts",
   demo: "tests/demo/demo.ts",
   test: "tests/rig/test.ts",
   matrix: "tests/rig/matrix.ts",

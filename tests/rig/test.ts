@@ -4,15 +4,18 @@
  *   npm test                         all
  *   npm test -- unit contract        some
  *   npm test -- ceph -t=expand       flags go on to `bun test`
+ *   DRIVER=dist/csi-rbd npm test     where a suite starts the driver, it is this executable; the contract suite, which
+ *                                    calls the layers in its own process, has their worker threads as they lie in one
  *
  * Invariants:
  * 1. A suite that cannot run here is named with the reason; with CI=true that is a failure.
  * 2. When a daemon of the cluster dies, the suite that runs ends at once as a failure, and so does each later one that
  *    needs the cluster.
  */
-import { rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { clusterAddress } from "./address.ts";
+import { buildCells } from "./build.ts";
 import { type CephCluster, startCeph } from "./ceph.ts";
 import { serveControl } from "./control.ts";
 import { temporaryFolder } from "./folder.ts";
@@ -33,6 +36,13 @@ interface Part {
 
 const flags = process.argv.slice(2).filter((arg) => arg.startsWith("-"));
 const chosen = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
+const named = process.env["DRIVER"] ?? "";
+const executable = named === "" ? undefined : resolve(checkout, named);
+if (executable !== undefined && !existsSync(executable)) {
+  console.error(`DRIVER=${named}: no such file; npm run build makes dist/csi-rbd`);
+  process.exit(2);
+}
+const driver: Readonly<Record<string, string>> = executable === undefined ? {} : { DRIVER: executable };
 const work = temporaryFolder("csi-rbd-test-");
 
 const cephLacks = (): string | undefined => {
@@ -56,7 +66,7 @@ const onHost =
     runSuite({
       name,
       folders: [part.folder, ...(part.also ?? [])],
-      place: { env: await env() },
+      place: { env: { ...driver, ...(await env()) } },
       reports: work,
       limitMs: part.minutes * 60_000,
       testLimitMs: 30_000,
@@ -65,6 +75,13 @@ const onHost =
       ...(needs === undefined ? {} : { needs }),
     });
 const onCeph = onHost(async () => ({ CSI_RBD_RIG: (await cluster()).rigFile }), death.signal);
+const withBuiltCells = onHost(
+  async () => ({
+    CSI_RBD_RIG: (await cluster()).rigFile,
+    ...(executable === undefined ? {} : { CSI_RBD_CELLS: await buildCells(join(work, "cells")) }),
+  }),
+  death.signal,
+);
 
 const inVm = async (name: string, part: Part): Promise<Outcome> => {
   const started = Date.now();
@@ -83,7 +100,7 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
     command: bunTest(tests, join(OUT, "guest.xml")),
     out,
     cwd: checkout,
-    env: { ...sanity, CSI_RBD_RIG: rigFile, CSI_RBD_CONTROL: control.url, CI: process.env["CI"] ?? "" },
+    env: { ...driver, ...sanity, CSI_RBD_RIG: rigFile, CSI_RBD_CONTROL: control.url, CI: process.env["CI"] ?? "" },
     loopback: clusterAddress,
     needs: death.signal,
     limitMs: part.minutes * 60_000,
@@ -99,7 +116,7 @@ const parts: Record<string, Part> = {
     lacks: () => undefined,
     run: onHost(() => Promise.resolve({})),
   },
-  contract: { folder: "tests/contract", minutes: 10, lacks: cephLacks, run: onCeph },
+  contract: { folder: "tests/contract", minutes: 10, lacks: cephLacks, run: withBuiltCells },
   ceph: { folder: "tests/ceph", minutes: 30, secondAttempt: true, lacks: cephLacks, run: onCeph },
   conformance: {
     folder: "tests/conformance",

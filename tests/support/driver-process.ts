@@ -6,24 +6,24 @@
  * 1. Only processes started here are signalled, by their pid; each dies with the process that started it.
  */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
-
-const MAIN = join(import.meta.dir, "../../services/main.ts");
+import { driverCommand } from "./driver-command.ts";
 
 /** A driver starts in a second; a busy machine takes longer. */
 const START_LIMIT = 60_000;
 
 export interface ProcessOptions {
-  /** The entry file, the product's own by default. */
+  /** The entry file of another program that Bun runs in the driver's place. */
   readonly entry?: string;
   readonly environment?: Readonly<Record<string, string>>;
 }
 
-export const startProcess = (argv: readonly string[], { entry = MAIN, environment = {} }: ProcessOptions = {}) =>
-  Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", process.execPath, entry, ...argv], {
-    env: { ...process.env, ...environment },
+export const startProcess = (argv: readonly string[], { entry, environment = {} }: ProcessOptions = {}) => {
+  const driver = entry === undefined ? driverCommand() : { argv: [process.execPath, entry], env: {} };
+  return Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...driver.argv, ...argv], {
+    env: { ...process.env, ...driver.env, ...environment },
     stdio: ["ignore", "pipe", "pipe"],
   });
+};
 
 /** A controller plugin at that socket, with no cluster configured; returns when it listens. */
 export const startController = async (path: string, more: readonly string[] = [], options: ProcessOptions = {}) => {
@@ -41,8 +41,8 @@ export const startController = async (path: string, more: readonly string[] = []
 };
 
 /** Runs it to its end. */
-export const runProcess = async (argv: readonly string[]) => {
-  const child = startProcess(argv);
+export const runProcess = async (argv: readonly string[], options: ProcessOptions = {}) => {
+  const child = startProcess(argv, options);
   const [stdout, stderr, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),

@@ -8,6 +8,7 @@ import { serveCell } from "../../cells/cell.ts";
 import type { OmapLink, OmapWrite } from "../rados.ts";
 import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { depth } from "./ancestry.ts";
+import { release } from "./client-library.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
@@ -46,7 +47,7 @@ interface GroupSnapshotArg extends GroupArg {
 }
 
 const calls = {
-  release: () => rados.release(),
+  release: () => release(),
   connect: (arg: rados.ConnectArg) => rados.connect(arg),
   shutdown: ({ cluster }: ClusterArg) => rados.shutdown(cluster),
 

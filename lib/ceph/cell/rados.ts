@@ -8,18 +8,17 @@
  */
 import { FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
+import { release } from "./client-library.ts";
 import { deadlyLine, faultyLine } from "./conf-file.ts";
 import {
   bind,
   check,
   cString,
-  cStringAt,
   EBUSY,
   EINVAL,
   ENOENT,
   ERANGE,
   held,
-  optional,
   plain,
   slot,
   textAt,
@@ -104,13 +103,6 @@ const readConfFile = (cluster: bigint, path: string): void => {
 export const shutdown = (cluster: bigint): void => rados.rados_shutdown(cluster);
 
 export const instanceId = (cluster: bigint): bigint => rados.rados_get_instance_id(cluster);
-
-/** The release of the library, such as `16.2.15`; undefined: unknown. The public interface has only its own number, 3.0.0. */
-export const release = (): string | undefined => {
-  const library = optional("libceph-common.so.2", { _Z19ceph_version_to_strv: { args: [], returns: T.u64 } });
-  const address = library?._Z19ceph_version_to_strv() ?? 0n;
-  return address === 0n ? undefined : cStringAt(address);
-};
 
 export const poolId = (cluster: bigint, pool: string): bigint => {
   const id = rados.rados_pool_lookup(cluster, plain(pool));

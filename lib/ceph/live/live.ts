@@ -45,6 +45,8 @@ export interface CephLiveOptions {
   readonly trashRemoveLimit?: Duration.Duration;
   /** Limit of a flatten, and of reading a difference. */
   readonly flattenLimit?: Duration.Duration;
+  /** Finds the code of a cell, as `cellUrl` does. */
+  readonly cellUrl?: (path: string) => string;
 }
 
 const DEFAULTS: Required<CephLiveOptions> = {
@@ -58,6 +60,7 @@ const DEFAULTS: Required<CephLiveOptions> = {
   idle: Duration.minutes(10),
   trashRemoveLimit: Duration.hours(6),
   flattenLimit: Duration.hours(6),
+  cellUrl,
 };
 
 export interface LiveCeph {
@@ -69,14 +72,14 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
   given: CephLiveOptions,
 ): Effect.fn.Return<LiveCeph, CellDown, Scope.Scope> {
   const options = { ...DEFAULTS, ...given };
-  const url = cellUrl("lib/ceph/cell/cell.ts");
+  const url = options.cellUrl("lib/ceph/cell/cell.ts");
   const cells = yield* Effect.all(
     {
       quick: makeCellPool({ name: "Ceph", url, size: options.cells, advice: ADVICE }),
       slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0, advice: ADVICE }),
       waiting: makeCellPool({
         name: "waiting Ceph",
-        url: cellUrl("lib/ceph/cell/waiting-cell.ts"),
+        url: options.cellUrl("lib/ceph/cell/waiting-cell.ts"),
         size: options.waitingCells,
         kept: 0,
         advice: ADVICE,

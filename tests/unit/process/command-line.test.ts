@@ -1,6 +1,9 @@
 /** The executable's command line, as somebody types it: verbs, help, and one line for what is wrong. */
 import { describe, expect, test } from "bun:test";
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { runProcess } from "../../support/driver-process.ts";
+import { temporaryDirectory } from "../../support/grpc-serving.ts";
 
 const LIMIT = 60_000;
 
@@ -40,11 +43,27 @@ describe("the command line", () => {
   );
 
   test.each([[["version"]], [["--version"]]])(
-    "The driver prints the version for %p",
+    "The driver prints its version, its commit, Bun and Ceph's libraries for %p",
     async (argv) => {
-      const { stdout, code } = await runProcess(argv);
-      expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
-      expect(code).toBe(0);
+      const { stdout, stderr, code } = await runProcess(argv);
+      expect(stdout).toMatch(/^csi-rbd \d+\.\d+\.\d+\ncommit +\S.*\nBun +\d+\.\d+\.\d+\nCeph client +\S.*\n$/);
+      expect({ stderr, code }).toEqual({ stderr: "", code: 0 });
+    },
+    LIMIT,
+  );
+
+  test(
+    "The driver prints its version where Ceph's libraries cannot be loaded, and says so",
+    async () => {
+      const folder = temporaryDirectory();
+      // the loader takes the first file of the name, whatever it is
+      writeFileSync(join(folder, "librados.so.2"), "");
+      const { stdout, stderr, code } = await runProcess(["--version"], { environment: { LD_LIBRARY_PATH: folder } });
+      rmSync(folder, { recursive: true });
+      expect(stdout).toMatch(
+        /^csi-rbd \d.*\n(.*\n){2}Ceph client +cannot be loaded; install librados2 and librbd1 of Ceph \(/,
+      );
+      expect({ stderr, code }).toEqual({ stderr: "", code: 0 });
     },
     LIMIT,
   );
