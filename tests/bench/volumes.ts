@@ -24,8 +24,10 @@ const TARGETS = {
   latency: 1.5,
   /** Calls per second at sixteen at once, as a part of the floor's. */
   throughput: 0.8,
-  residentMiB: 150,
-  /** Over the second half of the volumes; less is flat. */
+  /** Of the executable (DRIVER=dist/csi-rbd); a driver from the checkout takes 10 MiB more. */
+  residentMiB: 130,
+  atWorkMiB: 180,
+  /** When the driver is warm; less is flat. */
   growthMiBPer1000: 2,
 };
 const MIB = 2 ** 20;
@@ -83,13 +85,21 @@ export const volumes = async (
   return lines;
 };
 
-/** Sixteen callers at once. While they call, garbage comes on top; it is counted when they have left. */
-export const memory = async (driver: Driver, pool: string, count: number): Promise<readonly Line[]> => {
+/** Sixteen callers at once. While they call, garbage comes on top. */
+export const memory = async (
+  driver: Driver,
+  pool: string,
+  {
+    count,
+    warmUp,
+  }: { readonly count: number /** Of `count`: the volumes whose growth is not judged. */; readonly warmUp: number },
+): Promise<readonly Line[]> => {
   const side = driverSide(driver, pool);
   const every = count / 10;
   const resident = () => driver.residentBytes() / MIB;
   console.log(`\nmemory of the driver before its ${count} volumes: ${column(resident(), 6)} MiB`);
   const points: [number, number][] = [];
+  let most = 0;
   for (let made = 0; made < count; made += every) {
     const names = Array.from({ length: every }, (_, i) => `pvc-memory-${made + i}`);
     await timed(emptySample(), names, { atOnce: MANY, pid: side.pid }, async (name) => {
@@ -97,16 +107,20 @@ export const memory = async (driver: Driver, pool: string, count: number): Promi
       await side.delete(name);
     });
     const atWork = resident();
+    most = Math.max(most, atWork);
     await Bun.sleep(AT_REST_MS);
     points.push([made + every, resident()]);
     console.log(
       `after ${String(made + every).padStart(5)} volumes: ${column(resident(), 6)} MiB, ${column(atWork, 6)} at work`,
     );
   }
-  const growth = slope(points.slice(points.length / 2)) * 1000;
+  const growth = slope(points.filter(([made]) => made > warmUp)) * 1000;
   return [
     judged(`memory after ${count} volumes, MiB`, points.at(-1)?.[1] ?? Number.NaN, "at most", TARGETS.residentMiB),
-    judged("its growth per 1000 volumes, second half, MiB", growth, "at most", TARGETS.growthMiBPer1000),
+    judged("memory at work, MiB", most, "at most", TARGETS.atWorkMiB),
+    ...(warmUp < count
+      ? [judged(`its growth per 1000 volumes after ${warmUp}, MiB`, growth, "at most", TARGETS.growthMiBPer1000)]
+      : []),
   ];
 };
 
