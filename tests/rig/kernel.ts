@@ -1,12 +1,11 @@
 /**
  * The guest's kernel: Debian's own package of this release, downloaded and unpacked into the cache, never installed.
- *
- * Invariant: an unpacked kernel is complete or absent: made beside its final name and renamed when done.
  */
-import { existsSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { must } from "./place.ts";
 import { cacheFolder } from "./roots.ts";
+import { unpackTo } from "./unpacked.ts";
 
 export interface Kernel {
   /** Folder that holds boot/ and lib/modules/. */
@@ -41,18 +40,7 @@ export const guestKernel = async (say: (line: string) => void = console.log): Pr
     return packageName();
   });
   say(`fetching the guest's kernel: ${name}`);
-  const unfinished = join(kernels, `unfinished~${process.pid}`);
-  rmSync(unfinished, { recursive: true, force: true });
-  cacheFolder("kernel", `unfinished~${process.pid}`, "root");
-  await must({ cwd: unfinished }, ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name], {
-    timeoutMs: 5 * 60_000,
-  });
-  const archive = readdirSync(unfinished).find((file) => file.endsWith(".deb")) ?? "";
-  const root = join(unfinished, "root");
-  await must({}, ["dpkg", "-x", join(unfinished, archive), root]);
-  await must({}, ["depmod", "-b", root, describe(root).version]);
   const final = join(kernels, name);
-  if (!existsSync(final)) renameSync(root, final);
-  rmSync(unfinished, { recursive: true, force: true });
+  await unpackTo(final, name, (root) => must({}, ["depmod", "-b", root, describe(root).version]));
   return describe(final);
 };

@@ -108,6 +108,7 @@ export const ROOMS = {
 
   "tests/rig": [],
   "tests/support": ["lib/*", "services"],
+  "tests/apiserver": ["tests/rig"],
   "tests/unit": ["lib/*", "services", "tests/support"],
   "tests/contract": ["lib/*", "tests/rig", "tests/support"],
   "tests/ceph": ["lib/*", "tests/contract", "tests/rig", "tests/support"],

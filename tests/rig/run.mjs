@@ -14,11 +14,15 @@ import { fileURLToPath } from "node:url";
 const top = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const ceph = "ceph-mon ceph-osd ceph-mgr ceph-common librados2 librbd1 e2fsprogs xfsprogs util-linux iproute2 kmod";
 const vm = "qemu-system-x86 busybox-static kmod cpio iproute2";
+const suitePackages = { unit: "", apiserver: "openssl" };
 const packagesOf = {
   check: () => "",
   build: () => "",
   demo: () => (hasKrbd() ? ceph : `${ceph} ${vm}`),
-  test: (suites) => (suites.length > 0 && suites.every((suite) => suite === "unit") ? "" : `${ceph} ${vm}`),
+  test: (suites) =>
+    suites.length > 0 && suites.every((suite) => suite in suitePackages)
+      ? suites.map((suite) => suitePackages[suite]).join(" ")
+      : `${ceph} ${vm} openssl`,
   matrix: () => `${ceph} mmdebstrap`,
   bench: () => ceph,
 };
@@ -93,10 +97,10 @@ const installPackages = (names) => {
   return undefined;
 };
 
-/** Without a Go that can fetch newer ones of itself (1.21), Debian's one serves to fetch one (see go-program.ts). */
+/** Without a Go that can fetch newer ones of itself (1.21), Debian's one serves to fetch one (see go.ts). */
 const goPackages = (verb, suites) => {
-  const wanted =
-    verb === "test" && (suites.length === 0 || suites.some((suite) => ["conformance", "vm"].includes(suite)));
+  const needGo = ["conformance", "vm", "apiserver"];
+  const wanted = verb === "test" && (suites.length === 0 || suites.some((suite) => needGo.includes(suite)));
   return wanted && answers("go", ["version"]).status !== 0 ? ["golang-go"] : [];
 };
 

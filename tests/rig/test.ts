@@ -19,6 +19,7 @@ import { buildCells } from "./build.ts";
 import { type CephCluster, startCeph } from "./ceph.ts";
 import { serveControl } from "./control.ts";
 import { temporaryFolder } from "./folder.ts";
+import { controlPlaneLacks, startControlPlane } from "./kubernetes/control-plane.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { bunTest, checkout, close, failedRun, hasTests, judge, notBegun, runSuite, type Outcome } from "./suite.ts";
 import { OUT, runInVm, vmLacks } from "./vm.ts";
@@ -108,6 +109,12 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
   return judge(name, join(out, "guest.xml"), exitCode, started);
 };
 
+const onControlPlane = async (name: string, part: Part): Promise<Outcome> => {
+  const plane = await startControlPlane({ dir: join(work, "kubernetes") });
+  const run = onHost(() => Promise.resolve({ CSI_RBD_KUBERNETES: plane.file }));
+  return run(name, part).finally(plane.stop);
+};
+
 const parts: Record<string, Part> = {
   unit: {
     folder: "tests/unit",
@@ -127,6 +134,7 @@ const parts: Record<string, Part> = {
       death.signal,
     ),
   },
+  apiserver: { folder: "tests/apiserver", minutes: 20, lacks: controlPlaneLacks, run: onControlPlane },
   vm: { folder: "tests/vm", minutes: 35, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 

@@ -1,0 +1,70 @@
+/**
+ * A real Kubernetes as one program (`kube apiserver|controller-manager|scheduler|kubelet|kubectl …`), built from its Go
+ * module into the cache: 10 to 16 minutes and 1 GB of modules where Go has never built it, else seconds.
+ *
+ * Invariant: the program is complete or absent: it is built beside its final name and renamed when done.
+ *
+ * By hand: bun tests/rig/kubernetes/program.ts
+ */
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { anyGo, type Go, hasGo } from "../go.ts";
+import { cacheFolder } from "../roots.ts";
+
+export const kubernetesVersion = "1.36.3";
+
+const programPath = (): string => join(cacheFolder("bin"), `kube-v${kubernetesVersion}`);
+
+/** Why Kubernetes cannot be had here; undefined where it can. */
+export const kubeLacks = (): string | undefined =>
+  existsSync(programPath()) || hasGo() ? undefined : "no Go to build Kubernetes with";
+
+/**
+ * Kubernetes' own go.mod replaces its parts (k8s.io/api …) by folders that its module does not carry; each of them is
+ * published as a module too, as v0.X.Y for v1.X.Y.
+ */
+const moduleFile = (kubernetesMod: string): string => {
+  const goLine = /^go .*$/m.exec(kubernetesMod)?.[0] ?? "";
+  const parts = [...kubernetesMod.matchAll(/^\t(\S+) => \.\/staging\//gm)].map(([, name = ""]) => name);
+  const published = `v0.${kubernetesVersion.slice("1.".length)}`;
+  return `module rig.local/kube
+
+${goLine}
+
+require k8s.io/kubernetes v${kubernetesVersion}
+
+replace (
+${parts.map((name) => `\t${name} => ${name} ${published}`).join("\n")}
+)
+`;
+};
+
+const layOutModule = async (go: Go, folder: string): Promise<void> => {
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  const listed = await go({ cwd: folder }, ["mod", "download", "-json", `k8s.io/kubernetes@v${kubernetesVersion}`], 10);
+  const mod = /"GoMod": "(.+)"/.exec(listed)?.[1];
+  if (mod === undefined) throw new Error(`go mod download named no go.mod for Kubernetes ${kubernetesVersion}`);
+  cpSync(join(import.meta.dir, "kube", "main.go"), join(folder, "main.go"));
+  writeFileSync(join(folder, "go.mod"), moduleFile(readFileSync(mod, "utf8")));
+  await go({ cwd: folder }, ["mod", "tidy"], 15);
+};
+
+/** Path of the program, built on first use. */
+export const kubeProgram = async (say: (line: string) => void = console.log): Promise<string> => {
+  const program = programPath();
+  if (existsSync(program)) return program;
+  say(`building Kubernetes ${kubernetesVersion}: up to a quarter of an hour where Go has never built it`);
+  const go = await anyGo();
+  const folder = join(cacheFolder("src"), `kube.${process.pid}`);
+  await layOutModule(go, folder);
+  const [, minor = ""] = kubernetesVersion.split(".");
+  const version = "k8s.io/component-base/version";
+  const versions = `-X ${version}.gitVersion=v${kubernetesVersion} -X ${version}.gitMajor=1 -X ${version}.gitMinor=${minor}`;
+  await go({ cwd: folder }, ["build", "-o", "kube", "-ldflags", `-s -w ${versions}`, "."], 40);
+  renameSync(join(folder, "kube"), program);
+  rmSync(folder, { recursive: true });
+  return program;
+};
+
+if (import.meta.main) console.log(await kubeProgram(console.error));
