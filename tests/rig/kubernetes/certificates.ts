@@ -31,8 +31,14 @@ export const makeCertificate = async (dir: string, name: string, subject: string
   writeFileSync(`${dir}/${name}.ext`, altNames === "" ? "" : `subjectAltName=${altNames}\n`);
   await must({ cwd: dir }, [
     ..."openssl x509 -req -days 30 -CA ca.crt -CAkey ca.key".split(" "),
-    ...["-set_serial", `0x${crypto.randomUUID().replaceAll("-", "").slice(0, 15)}`],
-    ...["-in", `${name}.csr`, "-out", `${name}.crt`, "-extfile", `${name}.ext`],
+    "-set_serial",
+    `0x${crypto.randomUUID().replaceAll("-", "").slice(0, 15)}`,
+    "-in",
+    `${name}.csr`,
+    "-out",
+    `${name}.crt`,
+    "-extfile",
+    `${name}.ext`,
   ]);
 };
 
