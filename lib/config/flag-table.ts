@@ -94,6 +94,7 @@ const CEPH_CSI = {
     "false",
     "read from near OSDs, for clusters whose entry in config.json does not say",
   ),
+  kubeconfig: flag("kubeconfig", text(), "", "file that says how to reach Kubernetes; absent: the pod's account"),
   "crush-location-labels": flag("crushLocationLabels", list(), "", "node labels that give its CRUSH location"),
   logslowopinterval: flag(
     "logSlowOpInterval",
@@ -183,7 +184,6 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
   }),
   ...because("this release does not serve CSI-Addons", { "csi-addons-endpoint": unixEndpoint }),
   ...because("for --type=controller, which has nothing to do in this release", { drivernamespace: text() }),
-  ...because("the pod's own service account is what the driver uses", { kubeconfig: text() }),
   ...because("a node never flattens an image to suit its kernel", { skipforceflatten: bool() }),
   ...because("for rbd-nbd, which this release does not have; kubelet names the path in each request", {
     stagingpath: path(),

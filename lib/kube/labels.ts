@@ -10,7 +10,8 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { topologyPrefix } from "../csi/topology-prefix.ts";
-import { getObject, type KubeAccess, KubeFailed } from "./client.ts";
+import { KubeFailed } from "./errors.ts";
+import type { KubeService } from "./kube.ts";
 
 export class NodeLabelWrong extends Data.TaggedError("NodeLabelWrong")<{ readonly message: string }> {}
 
@@ -18,13 +19,13 @@ export type Labels = Readonly<Record<string, string>>;
 
 const nodeObject = z.object({ metadata: z.object({ labels: z.record(z.string(), z.string()).default({}) }) });
 
-export const nodeLabels = (access: KubeAccess, node: string): Effect.Effect<Labels, KubeFailed> => {
+export const nodeLabels = ({ get }: KubeService, node: string): Effect.Effect<Labels, KubeFailed> => {
   const path = `/api/v1/nodes/${encodeURIComponent(node)}`;
-  return Effect.flatMap(getObject(access, path), (json) => {
+  return Effect.flatMap(get(path), (json) => {
     const parsed = nodeObject.safeParse(json);
     return parsed.success
       ? Effect.succeed(parsed.data.metadata.labels)
-      : Effect.fail(new KubeFailed({ path, reason: "the answer is not a Node" }));
+      : Effect.fail(new KubeFailed({ verb: "get", path, reason: "the answer is not a Node" }));
   });
 };
 

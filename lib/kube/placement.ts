@@ -10,8 +10,10 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type { Cluster } from "../config/clusters.ts";
 import type { Flags } from "../config/flags.ts";
-import { type KubeAccess, kubeAccess, KubeFailed } from "./client.ts";
+import type { KubeAccessWrong, KubeFailed } from "./errors.ts";
+import { type KubeAccess, kubeAccess } from "./kubeconfig.ts";
 import { crushLocation, type Labels, type NodeLabelWrong, nodeLabels, topologySegments } from "./labels.ts";
+import { makeKube } from "./request.ts";
 
 export class Placement extends Context.Service<
   Placement,
@@ -27,20 +29,19 @@ export class Placement extends Context.Service<
 
   static readonly layer = (
     flags: PlacementFlags,
-    access: KubeAccess | undefined = kubeAccess(process.env),
-  ): Layer.Layer<Placement, KubeFailed | NodeLabelWrong> => Layer.effect(Placement, makePlacement(flags, access));
+    access: Effect.Effect<KubeAccess, KubeAccessWrong> = kubeAccess(flags.kubeconfig, process.env),
+  ): Layer.Layer<Placement, Unreadable | NodeLabelWrong> => Layer.effect(Placement, makePlacement(flags, access));
 }
 
-type PlacementFlags = Pick<Flags, "nodeId" | "driverName" | "domainLabels" | "crushLocationLabels">;
+type PlacementFlags = Pick<Flags, "nodeId" | "driverName" | "domainLabels" | "crushLocationLabels" | "kubeconfig">;
+
+type Unreadable = KubeFailed | KubeAccessWrong;
 
 const makePlacement = Effect.fnUntraced(function* (
   { nodeId, driverName, domainLabels, crushLocationLabels }: PlacementFlags,
-  access: KubeAccess | undefined,
-): Effect.fn.Return<Placement["Service"], KubeFailed | NodeLabelWrong> {
-  const read =
-    access === undefined
-      ? Effect.fail(new KubeFailed({ path: `node ${nodeId}`, reason: "this process does not run in a pod" }))
-      : nodeLabels(access, nodeId);
+  access: Effect.Effect<KubeAccess, KubeAccessWrong>,
+): Effect.fn.Return<Placement["Service"], Unreadable | NodeLabelWrong> {
+  const read = Effect.flatMap(access, (known) => nodeLabels(makeKube(known), nodeId));
   const labels = yield* Effect.cached(read);
   const segments =
     domainLabels.length === 0
@@ -56,7 +57,7 @@ const makePlacement = Effect.fnUntraced(function* (
 });
 
 const nearReads = (
-  labels: Effect.Effect<Labels, KubeFailed>,
+  labels: Effect.Effect<Labels, Unreadable>,
   crushLabels: readonly string[],
 ): Effect.Effect<string> => {
   if (crushLabels.length === 0) return Effect.succeed("");

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import type { Cluster } from "../../../lib/config/clusters.ts";
-import { kubeAccess } from "../../../lib/kube/client.ts";
+import { accountAccess, podAccess } from "../../../lib/kube/kubeconfig.ts";
 import { crushLocation } from "../../../lib/kube/labels.ts";
 import { Placement } from "../../../lib/kube/placement.ts";
 
@@ -51,8 +51,14 @@ afterAll(async () => {
   rmSync(account, { recursive: true });
 });
 
-const flags = { nodeId: "node-1", driverName: "RBD.csi.ceph.com", domainLabels: [], crushLocationLabels: [] };
-const access = () => ({ url: `https://127.0.0.1:${server.port}`, account });
+const flags = {
+  nodeId: "node-1",
+  driverName: "RBD.csi.ceph.com",
+  domainLabels: [],
+  crushLocationLabels: [],
+  kubeconfig: "",
+};
+const access = () => Effect.sync(() => accountAccess(`https://127.0.0.1:${server.port}`, account));
 const cluster = (enabled: boolean, crushLocationLabels: readonly string[] = []): Cluster => ({
   clusterId: "east",
   monitors: ["127.0.0.1:6789"],
@@ -100,8 +106,8 @@ describe("topology", () => {
   }
 
   test("The driver has access to Kubernetes only in a pod", () => {
-    expect(kubeAccess({})).toBeUndefined();
-    expect(kubeAccess({ KUBERNETES_SERVICE_HOST: "fd00::1", KUBERNETES_SERVICE_PORT: "6443" })?.url).toBe(
+    expect(podAccess({})).toBeUndefined();
+    expect(podAccess({ KUBERNETES_SERVICE_HOST: "fd00::1", KUBERNETES_SERVICE_PORT: "6443" })?.url).toBe(
       "https://[fd00::1]:6443",
     );
   });

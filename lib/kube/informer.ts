@@ -1,0 +1,201 @@
+/**
+ * Keeps what a resource's objects are now: a list, then a watch, for as long as the scope is open. Of each object only
+ * the fields that the schema names are kept, and only of the objects that are wanted.
+ *
+ * Not here: one request, and when a silent watch is given up (./request.ts).
+ *
+ * 1. The store never goes back: of two versions of an object the newer one stays, whoever brought it.
+ * 2. What disappears while nobody watches is found by the next list, and told like any other deletion.
+ * 3. No failure ends an informer: it waits, longer each time, and goes on from where it was.
+ */
+import * as Clock from "effect/Clock";
+import * as Deferred from "effect/Deferred";
+import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
+import type * as Scope from "effect/Scope";
+import * as Stream from "effect/Stream";
+import type * as z from "zod";
+import { makeBackoff } from "./backoff.ts";
+import { isExpired, KubeFailed } from "./errors.ts";
+import { identityOf, isBefore, Kube, type KubeService, type WatchEvent } from "./kube.ts";
+
+/** What every kept object has. */
+export interface Kept {
+  readonly resourceVersion: string;
+}
+
+export interface Resource<T extends Kept> {
+  /** Of the list. */
+  readonly path: string;
+  /** Reads the fields that are kept. */
+  readonly schema: z.ZodType<T>;
+  /** Whether an object is kept at all; absent: each is. */
+  readonly wanted?: (object: T) => boolean;
+}
+
+/** `before` is absent for a new object, `now` for one that is gone. */
+export interface Change<T> {
+  readonly key: string;
+  readonly before: T | undefined;
+  readonly now: T | undefined;
+}
+
+/** Objects by `name`, or `namespace/name`. */
+export interface Informer<T> {
+  readonly get: (key: string) => T | undefined;
+  readonly entries: () => IterableIterator<[string, T]>;
+  readonly size: () => number;
+  /** Ends once the first list is complete. */
+  readonly synced: Effect.Effect<void>;
+  /** Takes over the answer to a write, so that the next look does not see what was before it. */
+  readonly learn: (object: unknown) => void;
+}
+
+/** Objects per page of a list: the JSON of one page is in memory at a time. */
+const PAGE = 500;
+/** A watch that ends sooner, without an event, is a failure. */
+const TOO_SHORT_MS = 1_000;
+
+/** Starts an informer. `onChange` must not throw, and sees each change after the store has it. */
+export const informer = <T extends Kept>(
+  resource: Resource<T>,
+  onChange: (change: Change<T>) => void,
+): Effect.Effect<Informer<T>, never, Kube | Scope.Scope> =>
+  Effect.gen(function* () {
+    const kube = yield* Kube;
+    const store = makeStore(resource, onChange);
+    const ready = yield* Deferred.make<void>();
+    yield* Effect.forkScoped(keepCurrent(kube, resource.path, store, ready));
+    return {
+      get: (key) => store.kept.get(key),
+      entries: () => store.kept.entries(),
+      size: () => store.kept.size,
+      synced: Deferred.await(ready),
+      learn: store.learn,
+    };
+  });
+
+interface Store<T> {
+  readonly kept: ReadonlyMap<string, T>;
+  /** -> the key, if it is an object of Kubernetes. */
+  readonly put: (object: unknown) => string | undefined;
+  readonly drop: (key: string) => void;
+  readonly learn: (object: unknown) => void;
+}
+
+const keyOf = (object: unknown): string | undefined => {
+  const identity = identityOf(object);
+  if (identity === undefined) return undefined;
+  return identity.namespace === "" ? identity.name : `${identity.namespace}/${identity.name}`;
+};
+
+const makeStore = <T extends Kept>(
+  { schema, wanted = () => true }: Resource<T>,
+  onChange: (change: Change<T>) => void,
+): Store<T> => {
+  const kept = new Map<string, T>();
+  const drop = (key: string) => {
+    const before = kept.get(key);
+    if (kept.delete(key)) onChange({ key, before, now: undefined });
+  };
+  const put = (object: unknown): string | undefined => {
+    const key = keyOf(object);
+    const read = schema.safeParse(object).data;
+    if (key === undefined || read === undefined) return undefined;
+    const before = kept.get(key);
+    const known = before?.resourceVersion ?? "";
+    if (!wanted(read)) drop(key);
+    else if (before === undefined || !(read.resourceVersion === known || isBefore(read.resourceVersion, known))) {
+      kept.set(key, read);
+      onChange({ key, before, now: read });
+    }
+    return key;
+  };
+  return {
+    kept,
+    put,
+    drop,
+    learn: (object) => {
+      // An object that the store does not have is gone: the answer to an earlier write must not bring it back.
+      const key = keyOf(object);
+      if (key !== undefined && kept.has(key)) put(object);
+    },
+  };
+};
+
+const keepCurrent = <T>(
+  kube: KubeService,
+  path: string,
+  store: Store<T>,
+  ready: Deferred.Deferred<void>,
+): Effect.Effect<never> => {
+  const wait = makeBackoff();
+  return Effect.gen(function* () {
+    const since = yield* listAll(kube, path, store);
+    yield* Deferred.done(ready, Exit.void);
+    return yield* follow(kube, path, store, since, wait);
+  }).pipe(
+    Effect.catch((failed) =>
+      isExpired(failed)
+        ? Effect.logDebug(`${path}: listed again, because the server has forgotten the version that was watched`)
+        : Effect.andThen(Effect.logWarning(`${failed.message}; retrying`), wait),
+    ),
+    Effect.forever,
+  );
+};
+
+/** -> the version that the list is of. */
+const listAll = <T>({ list }: KubeService, path: string, store: Store<T>): Effect.Effect<string, KubeFailed> =>
+  Effect.gen(function* () {
+    const seen = new Set<string>();
+    let after = "";
+    for (;;) {
+      const { items, next, resourceVersion } = yield* list(path, { limit: PAGE, after });
+      for (const item of items) {
+        const key = store.put(item);
+        if (key !== undefined) seen.add(key);
+      }
+      after = next;
+      if (next !== "") continue;
+      for (const key of store.kept.keys()) if (!seen.has(key)) store.drop(key);
+      return resourceVersion;
+    }
+  });
+
+/** Watches from that version on, through the ends of watches, until the server has forgotten where it was. */
+const follow = <T>(
+  { watch }: KubeService,
+  path: string,
+  store: Store<T>,
+  from: string,
+  wait: Effect.Effect<void>,
+): Effect.Effect<never, KubeFailed> => {
+  let version = from;
+  let events = 0;
+  const take = ({ type, object }: WatchEvent): void => {
+    events += 1;
+    const key = type === "BOOKMARK" ? undefined : keyOf(object);
+    if (type === "DELETED" && key !== undefined) store.drop(key);
+    else if (key !== undefined) store.put(object);
+    version = versionOf(object) ?? version;
+  };
+  const once = Effect.gen(function* () {
+    const [began, eventsBefore] = [yield* Clock.currentTimeMillis, events];
+    yield* Stream.runForEach(watch(path, version), (event) => Effect.sync(() => take(event)));
+    if (events === eventsBefore && (yield* Clock.currentTimeMillis) - began < TOO_SHORT_MS) {
+      return yield* new KubeFailed({ verb: "watch", path, reason: "the watch ended at once" });
+    }
+  });
+  const patient = Effect.catchIf(
+    once,
+    (failed) => !isExpired(failed),
+    (failed) => Effect.andThen(Effect.logDebug(`${failed.message}; retrying`), wait),
+  );
+  return Effect.forever(patient);
+};
+
+/** Of a bookmark, too, which has no name. */
+const versionOf = (object: unknown): string | undefined => {
+  const { metadata } = (object ?? {}) as { readonly metadata?: { readonly resourceVersion?: unknown } };
+  return typeof metadata?.resourceVersion === "string" ? metadata.resourceVersion : undefined;
+};

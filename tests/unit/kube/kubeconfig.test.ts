@@ -1,0 +1,105 @@
+/** Where the API server is and who this process is: by a pod's account, or by a kubeconfig. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import * as Effect from "effect/Effect";
+import { kubeAccess } from "../../../lib/kube/kubeconfig.ts";
+import { temporaryDirectory } from "../../support/grpc-serving.ts";
+
+const folder = temporaryDirectory();
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const base64 = (text: string) => Buffer.from(text).toString("base64");
+const path = join(folder, "config");
+const config = (cluster: object, user: object, context: object = {}) => {
+  writeFileSync(
+    path,
+    JSON.stringify({
+      apiVersion: "v1",
+      kind: "Config",
+      "current-context": "here",
+      clusters: [{ name: "c", cluster: { server: "https://k:6443/", ...cluster } }],
+      users: [{ name: "u", user }],
+      contexts: [{ name: "here", context: { cluster: "c", user: "u", ...context } }],
+    }),
+  );
+  return Effect.runPromise(kubeAccess(path, {}));
+};
+const refusal = (act: Promise<unknown>) =>
+  act.then(
+    () => "accepted",
+    (error: Error) => error.message,
+  );
+
+describe("a kubeconfig", () => {
+  test("Authority and client certificate come from the text or from files beside it", async () => {
+    writeFileSync(join(folder, "ca.pem"), "CA");
+    const data = { "client-certificate-data": base64("CERT"), "client-key-data": base64("KEY") };
+    const access = await config({ "certificate-authority": "ca.pem" }, data, { namespace: "storage" });
+    expect(access.url).toBe("https://k:6443");
+    expect(await Effect.runPromise(access.credentials)).toEqual({
+      token: undefined,
+      tls: { ca: "CA", cert: "CERT", key: "KEY" },
+    });
+    expect(await Effect.runPromise(access.namespace)).toBe("storage");
+  });
+
+  test("A token file is read at each use, and wins over a token", async () => {
+    writeFileSync(join(folder, "token"), "one\n");
+    const { credentials } = await config({ "insecure-skip-tls-verify": true }, { token: "fixed", tokenFile: "token" });
+    expect((await Effect.runPromise(credentials)).token).toBe("one");
+    writeFileSync(join(folder, "token"), "two");
+    expect(await Effect.runPromise(credentials)).toEqual({ token: "two", tls: { rejectUnauthorized: false } });
+  });
+
+  test("YAML as kubectl writes it is read", async () => {
+    writeFileSync(
+      path,
+      `apiVersion: v1
+kind: Config
+preferences: {}
+clusters:
+- cluster:
+    certificate-authority-data: ${base64("CA")}
+    server: https://10.0.0.1:6443
+  name: kind
+contexts:
+- context:
+    cluster: kind
+    user: admin
+  name: admin@kind
+current-context: admin@kind
+users:
+- name: admin
+  user:
+    token: "12345"
+`,
+    );
+    const { credentials, url } = await Effect.runPromise(kubeAccess(path, {}));
+    expect(url).toBe("https://10.0.0.1:6443");
+    expect(await Effect.runPromise(credentials)).toEqual({ token: "12345", tls: { ca: "CA" } });
+  });
+
+  test.each([
+    ["a way to log in that is not here", { exec: { command: "aws" } }, 'does not have "exec" of a user'],
+    ["a password", { username: "u", password: "s3cret" }, 'does not have "username" of a user'],
+  ])("%s is refused by name", async (_, user, said) => {
+    const message = await refusal(config({}, user));
+    expect(message).toContain(said);
+    expect(message).not.toContain("s3cret");
+  });
+
+  test("A file that is not a kubeconfig, or names what it does not have, says what is wrong", async () => {
+    writeFileSync(path, "token: s3cret: :");
+    const broken = await refusal(Effect.runPromise(kubeAccess(path, {})));
+    expect(broken).toContain(`--kubeconfig=${path}: it is not a kubeconfig`);
+    expect(broken).not.toContain("s3cret");
+    expect(await refusal(config({}, {}, { cluster: "other" }))).toContain('it has no cluster "other"');
+    expect(await refusal(config({ "proxy-url": "http://p" }, {}))).toContain('"proxy-url"');
+    expect(await refusal(Effect.runPromise(kubeAccess(join(folder, "absent"), {})))).toContain("ENOENT");
+  });
+});
+
+test("Without a kubeconfig and outside of a pod there is no access, and the message names the flag", async () => {
+  expect(await refusal(Effect.runPromise(kubeAccess("", {})))).toContain("--kubeconfig");
+});
