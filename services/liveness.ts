@@ -9,21 +9,9 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
 import type { Flags } from "../lib/config/flags.ts";
-import { Identity } from "../lib/gen/csi_pb.ts";
-import { ask } from "../lib/grpc/ask.ts";
-import { codeName } from "../lib/grpc/status.ts";
 import { type Role, role } from "../lib/process/role.ts";
 import { Metrics } from "../lib/telemetry/metrics.ts";
-
-/** What is wrong with the driver; `undefined` where it lives. */
-const probe = ({ endpoint, probeTimeout }: Flags): Effect.Effect<string | undefined> =>
-  ask(Identity.method.probe, endpoint, {}, probeTimeout).pipe(
-    // Without a word on it, CSI's drivers are ready.
-    Effect.map(({ ready = true }) => (ready ? undefined : "the driver says that it is not ready")),
-    Effect.catch((error) =>
-      Effect.succeed("code" in error ? `${codeName(error.code)}: ${error.message}` : error.message),
-    ),
-  );
+import { wrongWithDriver } from "./health.ts";
 
 const watch = (flags: Flags): Effect.Effect<void, never, Scope.Scope> =>
   Effect.gen(function* () {
@@ -33,7 +21,7 @@ const watch = (flags: Flags): Effect.Effect<void, never, Scope.Scope> =>
     yield* metrics.add(() => [{ name: "csi_liveness", help, labels: {}, value: alive ? 1 : 0 }]);
     return yield* Effect.gen(function* () {
       yield* Effect.sleep(flags.pollTime);
-      const wrong = yield* probe(flags);
+      const wrong = yield* wrongWithDriver(flags.endpoint, flags.probeTimeout);
       if (wrong !== undefined) yield* Effect.logWarning(`probe of ${flags.endpoint} failed: ${wrong}`);
       else if (!alive) yield* Effect.logInfo(`the driver at ${flags.endpoint} lives`);
       alive = wrong === undefined;

@@ -5,6 +5,7 @@
  */
 import * as Duration from "effect/Duration";
 import * as z from "zod";
+import { MAX_SOCKET_PATH } from "../grpc/endpoint.ts";
 import { goBool, goDuration, goInteger } from "../text/go-values.ts";
 import { hasControl } from "../text/printable.ts";
 
@@ -73,3 +74,24 @@ export const list = (): FlagKind<ReadonlyArray<string>> =>
 /** An absolute path of the file system. */
 export const path = (): FlagKind<string> =>
   shaped("an absolute path", (value) => (value.startsWith("/") ? value : undefined));
+
+/** An absolute path of a unix socket; none from an empty text. */
+export const socketPath = (): FlagKind<string> =>
+  shaped(`an absolute path of at most ${MAX_SOCKET_PATH} bytes`, (value) =>
+    value === "" || (/^\/.*[^/]$/.test(value) && Buffer.byteLength(value) <= MAX_SOCKET_PATH) ? value : undefined,
+  );
+
+export interface HttpAddress {
+  readonly hostname: string;
+  readonly port: number;
+}
+
+/** Where an HTTP server listens: `:8080`, `127.0.0.1:8080`, `[::1]:8080`. Nowhere from an empty text. */
+export const httpAddress = (): FlagKind<readonly HttpAddress[]> =>
+  kind("host:port, or :port for all addresses", (value) => {
+    if (value === "") return [];
+    const [, bracketed, plain, digits] = /^(?:\[([0-9a-fA-F:.]+)\]|([^\s:/[\]]*)):(\d{1,5})$/.exec(value) ?? [];
+    const port = Number(digits);
+    if (digits === undefined || port < 1 || port > 65_535) return undefined;
+    return [{ hostname: (bracketed ?? plain) || "0.0.0.0", port }];
+  });

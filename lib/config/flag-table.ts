@@ -10,7 +10,20 @@
 import * as Result from "effect/Result";
 import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "../grpc/endpoint.ts";
 import { goBool } from "../text/go-values.ts";
-import { bool, delay, duration, type FlagKind, int, list, oneOf, path, shaped, text } from "./flag-kinds.ts";
+import {
+  bool,
+  delay,
+  duration,
+  type FlagKind,
+  httpAddress,
+  int,
+  list,
+  oneOf,
+  path,
+  shaped,
+  socketPath,
+  text,
+} from "./flag-kinds.ts";
 
 export interface Flag<K extends string, T> extends FlagKind<T> {
   /** Name in the typed result. */
@@ -19,7 +32,12 @@ export interface Flag<K extends string, T> extends FlagKind<T> {
   readonly help: string;
 }
 
-const flag = <const K extends string, T>(key: K, kind: FlagKind<T>, fallback: string, help: string): Flag<K, T> => ({
+export const flag = <const K extends string, T>(
+  key: K,
+  kind: FlagKind<T>,
+  fallback: string,
+  help: string,
+): Flag<K, T> => ({
   ...kind,
   key,
   fallback,
@@ -127,6 +145,21 @@ const OWN = {
   "mon-timeout": flag("monTimeout", duration(), "30s", "limit of one question to the monitors"),
   "connect-timeout": flag("connectTimeout", duration(), "15s", "limit of connecting to a cluster"),
   "grace-period": flag("gracePeriod", duration(), "25s", "from SIGTERM to the end; operations have all but 2s of it"),
+  "kubelet-registration-path": flag(
+    "kubeletRegistrationPath",
+    socketPath(),
+    "",
+    "node: the driver's socket as kubelet reaches it on the host; the driver then registers itself there",
+  ),
+  "plugin-registration-path": flag(
+    "pluginRegistrationPath",
+    path(),
+    "/registration",
+    "folder of kubelet's registrations",
+  ),
+  "http-endpoint": flag("httpEndpoint", httpAddress(), "", "where /healthz is served, as [host]:port"),
+  "health-port": flag("healthPort", int(0, 65_535), "0", "the same on all addresses; 0: nowhere"),
+  "probe-timeout": flag("healthTimeout", duration(), "3s", "how long /healthz waits for the driver's answer"),
   "socket-group": flag("socketGroup", text(), "", "group that may use the socket, by name or number"),
 };
 
@@ -157,7 +190,7 @@ export interface WithoutEffect {
   readonly missed?: (value: string) => boolean;
 }
 
-const because = (
+export const because = (
   reason: string,
   kinds: Readonly<Record<string, FlagKind<unknown>>>,
   missed?: WithoutEffect["missed"],
@@ -168,6 +201,23 @@ const because = (
       { kind, reason, ...(missed && { missed }) },
     ]),
   );
+
+/** Flags of klog, which all of Kubernetes' programs have. */
+export const GO_LOGGER = because("for Go's logger; all lines go to stderr", {
+  logtostderr: bool(),
+  alsologtostderr: bool(),
+  stderrthreshold: text(),
+  vmodule: text(),
+  log_dir: text(),
+  log_file: text(),
+  log_file_max_size: text(),
+  log_backtrace_at: text(),
+  skip_headers: bool(),
+  skip_log_headers: bool(),
+  add_dir_header: bool(),
+  legacy_stderr_threshold_behavior: bool(),
+  one_output: bool(),
+});
 
 /** Flags of ceph-csi that are accepted and change nothing. */
 export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
@@ -197,19 +247,5 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
     (value) => !gatesIn(value).every(([name]) => KNOWN_GATES.has(name)),
   ),
   ...because("this release does not fence", { "enable-fencing": bool() }, (value) => goBool(value) === true),
-  ...because("for Go's logger; all lines go to stderr", {
-    logtostderr: bool(),
-    alsologtostderr: bool(),
-    stderrthreshold: text(),
-    vmodule: text(),
-    log_dir: text(),
-    log_file: text(),
-    log_file_max_size: text(),
-    log_backtrace_at: text(),
-    skip_headers: bool(),
-    skip_log_headers: bool(),
-    add_dir_header: bool(),
-    legacy_stderr_threshold_behavior: bool(),
-    one_output: bool(),
-  }),
+  ...GO_LOGGER,
 };

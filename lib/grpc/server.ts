@@ -46,6 +46,8 @@ export interface Serving {
   /** The given endpoint with the port that was bound. */
   readonly endpoint: string;
   readonly running: () => number;
+  /** The socket's file is still ours; always true for TCP. */
+  readonly isThere: () => boolean;
 }
 
 /** Listens until the scope closes. Handlers run with the services that are in context here. */
@@ -64,11 +66,12 @@ export const serve = <R>(options: ServeOptions<R>): Effect.Effect<Serving, Liste
       "grpc.max_send_message_length": -1,
     });
     for (const service of options.services) for (const method of bridge.methods(service)) register(server, method);
-    const { bound } = yield* Effect.acquireRelease(listen(server, endpoint, options.group ?? ""), ({ release }) =>
-      stop(server, bridge, release, options.stop ?? DEFAULT_STOP),
+    const { bound, isThere } = yield* Effect.acquireRelease(
+      listen(server, endpoint, options.group ?? ""),
+      ({ release }) => stop(server, bridge, release, options.stop ?? DEFAULT_STOP),
     );
     yield* Effect.logInfo(`listening on ${bound}`);
-    return { endpoint: bound, running: bridge.running };
+    return { endpoint: bound, running: bridge.running, isThere };
   });
 
 const register = (server: Server, method: BridgedMethod): void => {
@@ -84,6 +87,7 @@ const register = (server: Server, method: BridgedMethod): void => {
 
 interface Listening {
   readonly bound: string;
+  readonly isThere: () => boolean;
   readonly release: () => void;
 }
 
@@ -91,7 +95,7 @@ const listen = (server: Server, endpoint: Endpoint, group: string): Effect.Effec
   Effect.gen(function* () {
     if (endpoint.kind === "tcp") {
       const port = yield* bind(server, grpcAddress(endpoint));
-      return { bound: formatEndpoint({ ...endpoint, port }), release: () => undefined };
+      return { bound: formatEndpoint({ ...endpoint, port }), isThere: () => true, release: () => undefined };
     }
     const file = yield* prepareSocket(endpoint.path, group);
     yield* Effect.acquireUseRelease(
@@ -100,8 +104,7 @@ const listen = (server: Server, endpoint: Endpoint, group: string): Effect.Effec
       () => bind(server, grpcAddress({ kind: "unix", path: file.bindPath })),
       (umask) => Effect.sync(() => process.umask(umask)),
     );
-    const { release } = yield* file.publish;
-    return { bound: formatEndpoint(endpoint), release };
+    return { bound: formatEndpoint(endpoint), ...(yield* file.publish) };
   }).pipe(Effect.tapError(() => Effect.sync(() => server.forceShutdown())));
 
 const bind = (server: Server, address: string): Effect.Effect<number, ListenError> =>

@@ -43,6 +43,8 @@ export interface SocketFile {
 }
 
 export interface PublishedSocket {
+  /** The file at the path is still ours. */
+  readonly isThere: () => boolean;
   /** Removes the file if it is still ours. */
   readonly release: () => void;
 }
@@ -96,25 +98,57 @@ const refuse = (message: string): never => {
   throw new ListenError({ message });
 };
 
+/** What is at a socket's path. */
+export type Occupant =
+  | { readonly kind: "nothing" | "no socket" | "listener" }
+  | { readonly kind: "stale socket"; readonly inode: bigint }
+  | { readonly kind: "unclear"; readonly why: string };
+
+/** Finds out what is at the path: whether somebody listens, by connecting. */
+export const occupantOf = (path: string): Effect.Effect<Occupant, ListenError> =>
+  Effect.gen(function* () {
+    const found = yield* trySync(`socket ${path}`, () => lstat(path));
+    if (found === undefined) return { kind: "nothing" } as const;
+    if (!found.isSocket()) return { kind: "no socket" } as const;
+    const outcome = yield* probe(path);
+    if (outcome === "refused") return { kind: "stale socket", inode: found.ino } as const;
+    if (outcome === "gone") return { kind: "nothing" } as const;
+    return outcome === "listening" ? ({ kind: "listener" } as const) : ({ kind: "unclear", why: outcome } as const);
+  });
+
+/** Removes a socket that nobody listens on, and nothing else. -> what was at the path. */
+export const removeStaleSocket = (path: string): Effect.Effect<Occupant, ListenError> =>
+  Effect.gen(function* () {
+    const occupant = yield* occupantOf(path);
+    if (occupant.kind !== "stale socket") return occupant;
+    yield* trySync(`socket ${path}`, () => {
+      if (lstat(path)?.ino === occupant.inode) unlinkSync(path);
+    });
+    return occupant;
+  });
+
 /** The inode of a socket that nobody listens on; fails when the path is taken in any other way (1). */
 const findStale = (path: string): Effect.Effect<bigint | undefined, ListenError> =>
   Effect.gen(function* () {
-    const found = yield* trySync(`socket ${path}`, () => lstat(path));
-    if (found === undefined) return undefined;
-    if (!found.isSocket()) {
-      return yield* new ListenError({
-        message: `${path} exists and is not a socket; remove it or choose another endpoint`,
-      });
+    const occupant = yield* occupantOf(path);
+    switch (occupant.kind) {
+      case "nothing":
+        return undefined;
+      case "stale socket":
+        return occupant.inode;
+      case "no socket":
+        return yield* new ListenError({
+          message: `${path} exists and is not a socket; remove it or choose another endpoint`,
+        });
+      case "listener":
+        return yield* new ListenError({
+          message: `another process listens on ${path}; stop it or choose another endpoint`,
+        });
+      case "unclear":
+        return yield* new ListenError({
+          message: `cannot find out whether a process listens on ${path} (${occupant.why}); remove the file if none does`,
+        });
     }
-    const outcome = yield* probe(path);
-    if (outcome === "refused") return found.ino;
-    if (outcome === "gone") return undefined;
-    return yield* new ListenError({
-      message:
-        outcome === "listening"
-          ? `another process listens on ${path}; stop it or choose another endpoint`
-          : `cannot find out whether a process listens on ${path} (${outcome}); remove the file if none does`,
-    });
   });
 
 const PROBED: { readonly [errno: string]: string } = { ECONNREFUSED: "refused", ENOENT: "gone", EAGAIN: "listening" };
@@ -133,11 +167,19 @@ const probe = (path: string): Effect.Effect<string> =>
 
 const released = (path: string): PublishedSocket => {
   const ours = lstatSync(path, { bigint: true });
+  const isThere = () => {
+    try {
+      const now = lstat(path);
+      return now?.ino === ours.ino && now.dev === ours.dev;
+    } catch {
+      return false;
+    }
+  };
   return {
+    isThere,
     release: () => {
       try {
-        const now = lstat(path);
-        if (now?.ino === ours.ino && now.dev === ours.dev) unlinkSync(path);
+        if (isThere()) unlinkSync(path);
       } catch {
         // The process is ending; the next start finds the file stale.
       }

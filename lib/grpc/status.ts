@@ -19,6 +19,15 @@ export { Code };
 /** The name of a code for logs and messages, `NOT_FOUND`; the number of an unknown one. */
 export const codeName = (code: number): string => Code[code] ?? String(code);
 
+const GO_NAMES: Readonly<Record<string, string>> = { OK: "OK", CANCELLED: "Canceled" };
+
+/** The name of a code as Go prints it, which is what metrics of Kubernetes' programs have: `DeadlineExceeded`. */
+export const goCodeName = (code: number): string => {
+  const name = codeName(code);
+  const title = (word: string) => `${word.charAt(0)}${word.slice(1).toLowerCase()}`;
+  return GO_NAMES[name] ?? name.split("_").map(title).join("");
+};
+
 /** The error of a handler. The message goes to the caller and to the log. */
 export class RpcError extends Data.TaggedError("RpcError")<{
   readonly code: number;

@@ -13,7 +13,7 @@ import type * as Scope from "effect/Scope";
 import { type Flags, parseFlags } from "../config/flags.ts";
 import { closest } from "../text/closest.ts";
 import { oneLine } from "../text/printable.ts";
-import { compose } from "./compose.ts";
+import { compose, type ProcessFlags } from "./compose.ts";
 import { type Grace, makeGrace } from "./grace.ts";
 import { launch } from "./launch.ts";
 import type { AnyRole, RoleError } from "./role.ts";
@@ -50,20 +50,34 @@ export const runCommandLine = ({ verbs, otherwise }: CommandLine, argv: readonly
   );
 };
 
-/** Runs the roles that ceph-csi's flags ask for, until a signal; `help` is what `--help` prints. */
-export const runRoles =
-  (rolesOf: (flags: Flags) => readonly AnyRole[], help: () => string) =>
+/** A program of its own behind a verb: its flags, and the roles that they ask for. */
+export interface Program<F extends ProgramFlags> {
+  readonly parse: (argv: readonly string[]) => Result.Result<F, string>;
+  readonly rolesOf: (flags: F) => readonly AnyRole[];
+  /** The text of `--help`. */
+  readonly help: () => string;
+}
+
+export type ProgramFlags = ProcessFlags & Pick<Flags, "help" | "version">;
+
+/** Runs the roles that the flags ask for, until a signal, or until their work is done where they serve nothing. */
+export const runProgram =
+  <F extends ProgramFlags>({ parse, rolesOf, help }: Program<F>) =>
   (argv: readonly string[]): void => {
-    const parsed = parseFlags(argv);
+    const parsed = parse(argv);
     if (Result.isFailure(parsed)) return refuse(parsed.failure);
     const asked = whatFlagsAsk(parsed.success, rolesOf, help);
     return "text" in asked ? console.log(asked.text) : launch(asked.run, asked.grace);
   };
 
+/** The driver, with ceph-csi's flags. */
+export const runRoles = (rolesOf: (flags: Flags) => readonly AnyRole[], help: () => string) =>
+  runProgram({ parse: parseFlags, rolesOf, help });
+
 /** Decides what flags ask for: a text to print, or an Effect to run and its grace budget. */
-export const whatFlagsAsk = (
-  flags: Flags,
-  rolesOf: (flags: Flags) => readonly AnyRole[],
+export const whatFlagsAsk = <F extends ProgramFlags>(
+  flags: F,
+  rolesOf: (flags: F) => readonly AnyRole[],
   help: () => string,
 ): { readonly text: string } | { readonly run: Effect.Effect<void, RoleError, Scope.Scope>; readonly grace: Grace } => {
   if (flags.help) return { text: help() };

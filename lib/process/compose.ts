@@ -3,7 +3,7 @@
  *
  * Not here: which roles there are (services/), the command line (./command-line.ts) and signals (./launch.ts).
  *
- * 1. Nothing listens before every layer is built, and nothing runs before every socket listens.
+ * 1. Nothing listens before every layer is built, and nothing runs, and no health is told, before every socket listens.
  * 2. At the end the roles' work stops first, then the servers, then operations that outlive their callers; then what
  *    all of them need goes. They share one grace budget (./grace.ts).
  */
@@ -20,18 +20,39 @@ import { codeName } from "../grpc/status.ts";
 import { describeOperation, operationFields } from "../operations/operation.ts";
 import { Operations, type OperationsService } from "../operations/pipeline.ts";
 import { logSlowOperations } from "../operations/slow.ts";
-import { rpcObserver } from "../telemetry/metrics.ts";
+import { healthRoute, serveHttp } from "../telemetry/http.ts";
+import { type MetricsEndpoint, metricsRoute, rpcObserver } from "../telemetry/metrics.ts";
 import { telemetryLayer } from "../telemetry/telemetry.ts";
 import { type Grace, makeGrace } from "./grace.ts";
 import { type AnyRole, layerOf, type RoleError } from "./role.ts";
 import { VERSION } from "./version.ts";
+
+/** What a process is told besides its roles; the driver's flags have all of it. */
+export type ProcessFlags = Pick<
+  Flags,
+  | "endpoint"
+  | "socketGroup"
+  | "verbosity"
+  | "enableProfiling"
+  | "metricsPath"
+  | "httpEndpoint"
+  | "healthPort"
+  | "logSlowOpInterval"
+  | "gracePeriod"
+  | "withoutEffect"
+  | "warnings"
+> &
+  Pick<MetricsEndpoint, "metricsPort"> & {
+    /** Where metrics alone are served, in place of the addresses of /healthz; those are for them where there is none. */
+    readonly metricsAddress?: Flags["httpEndpoint"];
+  };
 
 /**
  * Runs the roles until the scope closes. Where nothing is served it ends with the roles' work, as a command does. It has
  * no span: that would be the parent of every call.
  */
 export const compose = (
-  flags: Flags,
+  flags: ProcessFlags,
   roles: readonly AnyRole[],
   grace: Grace = makeGrace(flags.gracePeriod),
 ): Effect.Effect<void, RoleError, Scope.Scope> =>
@@ -44,9 +65,14 @@ export const compose = (
     yield* Effect.provideContext(run(flags, roles, grace), telemetry);
   });
 
-const run = (flags: Flags, roles: readonly AnyRole[], grace: Grace): Effect.Effect<void, RoleError, Scope.Scope> =>
+const run = (
+  flags: ProcessFlags,
+  roles: readonly AnyRole[],
+  grace: Grace,
+): Effect.Effect<void, RoleError, Scope.Scope> =>
   Effect.gen(function* () {
     yield* sayWithoutEffect(flags);
+    for (const { first = Effect.void } of roles) yield* first;
     const observe = yield* rpcObserver(codeName);
     // Each role was proven to bring what it asks for where it was stated (./role.ts).
     const context = (yield* Layer.build(layerOf(roles))) as Context.Context<unknown>;
@@ -65,9 +91,26 @@ const run = (flags: Flags, roles: readonly AnyRole[], grace: Grace): Effect.Effe
       const options = { endpoint, services, stop: grace.begin, group: flags.socketGroup, observe, onEnd };
       yield* Effect.provideContext(serve(options), context);
     }
+    yield* serveHealth(flags, roles);
     const work = roles.flatMap(({ runs }) => (runs === undefined ? [] : [runs]));
     yield* Effect.provideContext(Effect.all(work, { concurrency: "unbounded", discard: true }), context);
     if (sockets.size > 0) return yield* Effect.never;
+  });
+
+/** Serves the roles' checks where the flags ask for it; and the metrics, where they have no place of their own. */
+const serveHealth = (flags: ProcessFlags, roles: readonly AnyRole[]): Effect.Effect<void, RoleError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const { httpEndpoint, healthPort, enableProfiling, metricsPort, metricsPath, metricsAddress = [] } = flags;
+    const checks = roles.flatMap(({ checks: all = {} }) => Object.entries(all));
+    const routes = Object.fromEntries(checks.map(([path, check]) => [path, healthRoute(check)]));
+    if (enableProfiling && metricsPort === undefined) {
+      const metrics = { [metricsPath]: yield* metricsRoute };
+      for (const address of metricsAddress) yield* serveHttp({ ...address, flag: "metrics-address" }, metrics);
+      if (metricsAddress.length === 0) Object.assign(routes, metrics);
+    }
+    const byPort = healthPort === 0 ? [] : [{ hostname: "0.0.0.0", port: healthPort, flag: "health-port" }];
+    const addresses = [...httpEndpoint.map((address) => ({ ...address, flag: "http-endpoint" })), ...byPort];
+    for (const address of addresses) yield* serveHttp(address, routes);
   });
 
 /** Waits for operations that outlived their callers, then interrupts them. The next call finishes or undoes what is left. */
@@ -83,7 +126,7 @@ const drain = (operations: OperationsService, grace: Grace): Effect.Effect<void>
     yield* operations.drain(left);
   });
 
-const sayWithoutEffect = ({ withoutEffect, warnings }: Flags): Effect.Effect<void> =>
+const sayWithoutEffect = ({ withoutEffect, warnings }: ProcessFlags): Effect.Effect<void> =>
   Effect.gen(function* () {
     for (const warning of warnings) yield* Effect.logWarning(warning);
     if (withoutEffect.length > 0) yield* Effect.logInfo(`accepted without effect: ${withoutEffect.join(", ")}`);

@@ -21,12 +21,16 @@ export interface Role<P> {
   readonly name: string;
   /** All that `serves` and `runs` ask for. */
   readonly layer: Layer.Layer<P, RoleError>;
+  /** Done before anything else of the process, the layers of all roles included. */
+  readonly first?: Effect.Effect<void, RoleError>;
   /** gRPC services, on the process's socket next to those of other roles. */
   readonly serves?: readonly ServedService<P>[];
   /** A socket of the role's own, in place of the process's. */
   readonly endpoint?: string;
   /** Work besides answering calls. It is interrupted before the servers stop; its failure ends the process. */
   readonly runs?: Effect.Effect<void, RoleError, P | Scope.Scope>;
+  /** Checks of health by their paths, such as /healthz. Each gives what is wrong, or `undefined`. */
+  readonly checks?: Readonly<Record<string, Effect.Effect<string | undefined>>>;
   /** Metrics are what the role is for: the process serves them also without `--enableprofiling`. */
   readonly servesMetrics?: boolean;
 }

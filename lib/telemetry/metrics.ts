@@ -11,12 +11,12 @@
  * 4. The labels of histograms take few values, which the code decides: never the name of a volume, an image or a path.
  */
 import * as Context from "effect/Context";
-import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Metric from "effect/Metric";
 import type * as Scope from "effect/Scope";
 import { arm } from "./armed.ts";
+import { type NotListening, serveHttp } from "./http.ts";
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -45,6 +45,8 @@ export interface Timings {
   readonly stage: (rpc: string, stage: string, seconds: number) => void;
   /** `cells`: the worker threads that made the call. */
   readonly call: (cells: string, call: string, seconds: number) => void;
+  /** A call to a driver; `method` by its full name, and `code` as Kubernetes' sidecars name it: `DeadlineExceeded`. */
+  readonly sidecar: (driver: string, method: string, code: string, seconds: number) => void;
 }
 
 /** From a call that Ceph answers from memory to the longest patience of a CSI sidecar. */
@@ -100,8 +102,21 @@ const timingsIn = (registry: Metric.MetricRegistry): Timings => {
       "cells",
       "call",
     ),
+    sidecar: sidecarIn(context),
   };
 };
+
+/** As those of Kubernetes' own sidecars. */
+const SIDECAR_SECONDS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600] as const;
+
+const sidecarIn =
+  (context: Context.Context<never>): Timings["sidecar"] =>
+  (driver_name, method_name, grpc_status_code, seconds) =>
+    Metric.histogram("csi_sidecar_operations_seconds", {
+      description: "Seconds that a call to the CSI driver took, by its gRPC code.",
+      attributes: { driver_name, method_name, grpc_status_code },
+      boundaries: SIDECAR_SECONDS,
+    }).updateUnsafe(seconds, context);
 
 /** One per process, unless a test has its own. */
 export const Metrics = Context.Reference<MetricsService>("csi-rbd/Metrics", { defaultValue: makeMetrics });
@@ -123,11 +138,10 @@ export const rpcObserver = (codeName: (code: number) => string) =>
 /** Where the metrics are served, if at all. */
 export interface MetricsEndpoint {
   readonly enableProfiling: boolean;
-  readonly metricsPort: number;
+  /** `undefined`: they are kept, and somebody else serves them (`metricsRoute`). */
+  readonly metricsPort: number | undefined;
   readonly metricsPath: string;
 }
-
-export class NotListening extends Data.TaggedError("NotListening")<{ readonly message: string }> {}
 
 /** Serves metrics as ceph-csi does with `--enableprofiling`, on POD_IP or on all addresses, and keeps histograms. */
 export const metricsLayer = ({
@@ -141,33 +155,19 @@ export const metricsLayer = ({
     Effect.gen(function* () {
       const metrics = yield* Metrics;
       yield* arm;
-      yield* serve(process.env["POD_IP"] || "0.0.0.0", metricsPort, metricsPath, metrics);
+      if (metricsPort !== undefined) {
+        const address = { hostname: process.env["POD_IP"] || "0.0.0.0", port: metricsPort, flag: "metricsport" };
+        yield* serveHttp(address, { [metricsPath]: yield* metricsRoute });
+      }
       return metrics.timings;
     }),
   );
 };
 
-const serve = (
-  hostname: string,
-  port: number,
-  path: string,
-  { text }: MetricsService,
-): Effect.Effect<void, NotListening, Scope.Scope> =>
-  Effect.gen(function* () {
-    yield* loadPrometheus;
-    const answer = async (request: Request): Promise<Response> =>
-      new URL(request.url).pathname === path
-        ? new Response(await Effect.runPromise(text), { headers: { "content-type": "text/plain; version=0.0.4" } })
-        : new Response(`metrics are at ${path}\n`, { status: 404 });
-    const server = yield* Effect.acquireRelease(
-      Effect.try({
-        try: () => Bun.serve({ hostname, port, fetch: answer }),
-        catch: (error) =>
-          new NotListening({
-            message: `--metricsport: cannot listen on ${hostname}:${port} for metrics: ${error instanceof Error ? error.message : String(error)}`,
-          }),
-      }),
-      (started) => Effect.promise(() => started.stop(true)),
-    );
-    yield* Effect.logInfo(`metrics at http://${hostname}:${server.port}${path}`);
-  });
+/** Answers with all metrics of this process. */
+export const metricsRoute: Effect.Effect<() => Promise<Response>> = Effect.gen(function* () {
+  yield* loadPrometheus;
+  const { text } = yield* Metrics;
+  return async () =>
+    new Response(await Effect.runPromise(text), { headers: { "content-type": "text/plain; version=0.0.4" } });
+});

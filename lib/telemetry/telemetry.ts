@@ -3,7 +3,8 @@
  */
 import * as Layer from "effect/Layer";
 import { type FieldsOf, logLayer } from "./log.ts";
-import { type MetricsEndpoint, metricsLayer, type NotListening } from "./metrics.ts";
+import type { NotListening } from "./http.ts";
+import { type MetricsEndpoint, metricsLayer } from "./metrics.ts";
 import { tracesLayer } from "./traces.ts";
 
 export interface TelemetryFlags extends MetricsEndpoint {

@@ -30,6 +30,8 @@ export const ROOMS = {
   "lib/grpc": ["lib/gen", "lib/telemetry", "lib/text"],
   "lib/csi": ["lib/gen", "lib/text"],
 
+  "lib/registrar": ["lib/gen", "lib/grpc", "lib/text"],
+
   // What recipes are made of.
   "lib/config": ["lib/ceph", "lib/csi", "lib/grpc", "lib/text"],
   "lib/kube": ["lib/config", "lib/csi"],
@@ -101,6 +103,7 @@ export const ROOMS = {
     "lib/node",
     "lib/operations",
     "lib/process",
+    "lib/registrar",
     "lib/snapshot",
     "lib/telemetry",
     "lib/volume",

@@ -92,11 +92,11 @@ export const failure = async (call: Promise<unknown>): Promise<ServiceError> => 
   throw new Error("the call succeeded");
 };
 
-/** Waits until `condition` holds; fails after ten seconds, because the machine may be busy. */
-export const eventually = async (condition: () => boolean, what: string): Promise<void> => {
-  const limit = Date.now() + 10_000;
+/** Waits until `condition` holds; fails after that many seconds, because the machine may be busy. */
+export const eventually = async (condition: () => boolean, what: string, seconds = 10): Promise<void> => {
+  const limit = Date.now() + seconds * 1000;
   while (!condition()) {
-    if (Date.now() > limit) throw new Error(`not within ten seconds: ${what}`);
+    if (Date.now() > limit) throw new Error(`not within ${seconds} seconds: ${what}`);
     await Bun.sleep(5);
   }
 };

@@ -16,6 +16,7 @@ import { liveWorld, type World } from "../../../lib/process/world.ts";
 import { rolesOf } from "../../../services/main.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { eventually, temporaryDirectory } from "../../support/grpc-serving.ts";
+import { freePort } from "../../support/http-client.ts";
 import { hostMemoryService, MemoryNode } from "../../support/host-memory.ts";
 import { aCluster } from "../../support/world.ts";
 
@@ -27,13 +28,6 @@ const worldOf = (flags: Flags): World => {
     ceph: cephLayer(cephMemoryService(cluster)),
     host: Layer.succeed(Host, hostMemoryService(new MemoryNode(cluster))),
   };
-};
-
-const freePort = async (): Promise<number | undefined> => {
-  const probe = Bun.serve({ port: 0, fetch: () => new Response() });
-  const { port } = probe;
-  await probe.stop(true);
-  return port;
 };
 
 /** Starts the roles of these arguments in full, stops them, and gives the keys of the flags that were read. */
@@ -71,6 +65,9 @@ test("The driver and its liveness probe read each flag of the table between them
     "--nodeserver",
     "--enableprofiling",
     `--metricsport=${await freePort()}`,
+    `--kubelet-registration-path=${join(directory, "csi.sock")}`,
+    `--plugin-registration-path=${directory}`,
+    `--http-endpoint=127.0.0.1:${await freePort()}`,
     endpoint,
     "--grace-period=1s",
   ]);

@@ -81,6 +81,13 @@ describe("run of roles", () => {
     expect(built).toEqual(["layer", "work", "work is interrupted", "work ends", "layer ends"]);
   });
 
+  test("Run does what a role has to do first before it builds any layer", async () => {
+    const first = role({ name: "first", layer: shared, first: Effect.sync(() => void built.push("first")) });
+    const ready = role({ name: "ready", layer: Layer.empty, runs: Effect.asVoid(noted("ready")) });
+    await Effect.runPromise(Fiber.await(run([ready, first])));
+    expect(built).toEqual(["first", "layer", "ready", "ready ends", "layer ends"]);
+  });
+
   test("Run ends with the work where nothing is served", async () => {
     const command = role({ name: "command", layer: shared, runs: Effect.asVoid(noted("work")) });
     expect(await Effect.runPromise(Fiber.await(run([command])))).toEqual(Exit.void);
@@ -105,6 +112,10 @@ describe("the driver's roles", () => {
     [["--controllerserver"], ["identity", "controller", "group controller", "snapshot metadata"]],
     [["--nodeserver"], ["identity", "node"]],
     [[], ["identity", "controller", "group controller", "snapshot metadata", "node"]],
+    [
+      ["--nodeserver", "--kubelet-registration-path=/var/lib/kubelet/plugins/d/csi.sock", "--health-port=9808"],
+      ["identity", "node", "health", "registrar"],
+    ],
   ])("The roles for the flags %p are %p", (flags, names) => {
     const parsed = flagsOf(...flags);
     expect(driverRoles(parsed, liveWorld(parsed)).map(({ name }) => name)).toEqual(names);

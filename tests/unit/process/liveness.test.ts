@@ -16,6 +16,7 @@ import { rolesOf } from "../../../services/main.ts";
 import { runProcess, startController, startProcess } from "../../support/driver-process.ts";
 import { client } from "../../support/grpc-client.ts";
 import { eventually, temporaryDirectory } from "../../support/grpc-serving.ts";
+import { freePort } from "../../support/http-client.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
 
 const ends: (() => unknown)[] = [];
@@ -27,13 +28,6 @@ const aSocket = (): string => {
   const directory = temporaryDirectory();
   ends.push(() => rmSync(directory, { recursive: true }));
   return join(directory, "csi.sock");
-};
-
-const freePort = async (): Promise<number> => {
-  const taken = Bun.serve({ port: 0, fetch: () => new Response() });
-  const { port } = taken;
-  await taken.stop(true);
-  return port ?? 0;
 };
 
 /** The text of the metrics, once the gauge has this value. */
