@@ -14,10 +14,11 @@ import { fileURLToPath } from "node:url";
 const top = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const ceph = "ceph-mon ceph-osd ceph-mgr ceph-common librados2 librbd1 e2fsprogs xfsprogs util-linux iproute2 kmod";
 const vm = "qemu-system-x86 busybox-static kmod cpio iproute2";
-const suitePackages = { unit: "", apiserver: "openssl" };
+const suitePackages = { unit: "", chart: "", apiserver: "openssl" };
 const packagesOf = {
   check: () => "",
   build: () => "",
+  manifests: () => "",
   demo: () => (hasKrbd() ? ceph : `${ceph} ${vm}`),
   test: (suites) =>
     suites.length > 0 && suites.every((suite) => suite in suitePackages)
@@ -29,6 +30,7 @@ const packagesOf = {
 const scriptOf = {
   build: "tests/rig/build.ts",
   demo: "tests/demo/demo.ts",
+  manifests: "tests/rig/manifests.ts",
   test: "tests/rig/test.ts",
   matrix: "tests/rig/matrix.ts",
   bench: "tests/bench/bench.ts",
@@ -99,7 +101,7 @@ const installPackages = (names) => {
 
 /** Without a Go that can fetch newer ones of itself (1.21), Debian's one serves to fetch one (see go.ts). */
 const goPackages = (verb, suites) => {
-  const needGo = ["conformance", "vm", "apiserver"];
+  const needGo = ["chart", "conformance", "vm", "apiserver"];
   const wanted = verb === "test" && (suites.length === 0 || suites.some((suite) => needGo.includes(suite)));
   return wanted && answers("go", ["version"]).status !== 0 ? ["golang-go"] : [];
 };

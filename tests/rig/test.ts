@@ -20,6 +20,7 @@ import { type CephCluster, startCeph } from "./ceph.ts";
 import { serveControl } from "./control.ts";
 import { temporaryFolder } from "./folder.ts";
 import { controlPlaneLacks, startControlPlane } from "./kubernetes/control-plane.ts";
+import { helmBinary, helmLacks } from "./helm.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { bunTest, checkout, close, failedRun, hasTests, judge, notBegun, runSuite, type Outcome } from "./suite.ts";
 import { OUT, runInVm, vmLacks } from "./vm.ts";
@@ -122,6 +123,12 @@ const parts: Record<string, Part> = {
     minutes: 10,
     lacks: () => undefined,
     run: onHost(() => Promise.resolve({})),
+  },
+  chart: {
+    folder: "tests/chart",
+    minutes: 5,
+    lacks: helmLacks,
+    run: onHost(async () => ({ CSI_RBD_HELM: await helmBinary() })),
   },
   contract: { folder: "tests/contract", minutes: 10, lacks: cephLacks, run: withBuiltCells },
   ceph: { folder: "tests/ceph", minutes: 30, secondAttempt: true, lacks: cephLacks, run: onCeph },

@@ -1,0 +1,194 @@
+{{/*
+Parts of pods and containers. Each is given what it needs as a list; none writes its own key, so that the templates that
+use them show the shape of the object.
+*/}}
+
+{{/* An image; takes (list root image), with repository, tag and digest. */}}
+{{- define "csi-rbd.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $repository := $image.repository -}}
+{{- with ($root.Values.global).imageRegistry -}}
+{{- $parts := splitList "/" $repository -}}
+{{- $host := first $parts -}}
+{{- $named := and (gt (len $parts) 1) (or (contains "." $host) (contains ":" $host) (eq $host "localhost")) -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (join "/" (ternary (rest $parts) $parts $named)) -}}
+{{- end -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (toString ($image.tag | default $root.Chart.AppVersion)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The values of the driver's image. A file of ceph-csi names ceph-csi's image, which does not know our flags. */}}
+{{- define "csi-rbd.driverImage" -}}
+{{- $other := (.Values.nodeplugin.plugin).image | default dict -}}
+{{- $image := .Values.image -}}
+{{- if and $other.repository (not (regexMatch "(^|/)cephcsi$" $other.repository)) -}}{{- $image = $other -}}{{- end -}}
+{{- toYaml (merge (dict "pullPolicy" ($other.pullPolicy | default .Values.image.pullPolicy)) $image) -}}
+{{- end -}}
+
+{{/* A value of a flag: numbers as they are written, not as 1e+06. */}}
+{{- define "csi-rbd.scalar" -}}{{- kindIs "string" . | ternary . (toJson .) -}}{{- end -}}
+
+{{/* Arguments that values give a container; takes (list args extraArgs). */}}
+{{- define "csi-rbd.moreArgs" -}}
+{{- range $name, $value := omit (index . 0 | default dict) "httpEndpointPort" "enableVolumeGroupSnapshots" }}
+- {{ printf "--%s=%s" (contains "-" $name | ternary $name (kebabcase $name)) (include "csi-rbd.scalar" $value) | quote }}
+{{- end }}
+{{- range index . 1 }}
+- {{ hasPrefix "-" . | ternary . (printf "--%s" .) | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* What every container may have beside its arguments; takes (list values defaultSecurityContext defaultResources). */}}
+{{- define "csi-rbd.container" -}}
+{{- $values := index . 0 -}}
+{{- with $values.extraEnvFrom }}
+envFrom: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with mergeOverwrite (deepCopy (index . 1 | default dict)) ($values.securityContext | default dict) }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.resources | default (index . 2) }}
+resources: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* What both pods have; takes (list root podValues). */}}
+{{- define "csi-rbd.pod" -}}
+{{- $root := index . 0 -}}
+{{- $pod := index . 1 -}}
+{{- with $pod.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+terminationGracePeriodSeconds: {{ $pod.terminationGracePeriodSeconds }}
+{{- with $pod.dnsConfig }}
+dnsConfig: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $pod.hostAliases }}
+hostAliases: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat ($pod.imagePullSecrets | default list) (($root.Values.global).imagePullSecrets | default list) | uniq }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $pod.podSecurityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $pod.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $pod.initContainers }}
+initContainers: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Flags and environment of the driver that node and controller have in common; takes (list root pod socket). */}}
+{{- define "csi-rbd.driver.args" -}}
+{{- $root := index . 0 -}}
+{{- $pod := index . 1 -}}
+- --type=rbd
+- --drivername={{ $root.Values.driverName }}
+- --nodeid=$(NODE_ID)
+- --endpoint=unix:///csi/{{ index . 2 }}
+- --v={{ $root.Values.logLevel }}
+- --logslowopinterval={{ $root.Values.logSlowOperationInterval }}
+- --grace-period={{ max 1 (sub (int $pod.terminationGracePeriodSeconds) 5) }}s
+{{- if $pod.healthPort }}
+- --health-port={{ $pod.healthPort }}
+{{- end }}
+{{- if $pod.httpMetrics.enabled }}
+- --enableprofiling=true
+- --metricsport={{ $pod.httpMetrics.containerPort }}
+- --metricspath=/metrics
+{{- end }}
+{{- end -}}
+
+{{/* Charts of ceph-csi until 2023 had labels as an example, which counted with `enabled` only. */}}
+{{- define "csi-rbd.domainLabels" -}}
+{{- if or (not (hasKey .Values.topology "enabled")) .Values.topology.enabled -}}
+{{- join "," .Values.topology.domainLabels -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "csi-rbd.driver.env" -}}
+- name: NODE_ID
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+{{- end -}}
+
+{{/* Ports and probes; takes the pod's values. The probe asks the driver's loop, which no volume can block. */}}
+{{- define "csi-rbd.driver.ports" -}}
+{{- if or .healthPort .httpMetrics.enabled }}
+ports:
+  {{- if .healthPort }}
+  - name: healthz
+    containerPort: {{ .healthPort }}
+    protocol: TCP
+  {{- end }}
+  {{- if .httpMetrics.enabled }}
+  - name: metrics
+    containerPort: {{ .httpMetrics.containerPort }}
+    protocol: TCP
+  {{- end }}
+{{- end }}
+{{- if .healthPort }}
+livenessProbe:
+  httpGet:
+    path: /healthz
+    port: healthz
+  initialDelaySeconds: 10
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 5
+readinessProbe:
+  httpGet:
+    path: /healthz
+    port: healthz
+  periodSeconds: 10
+  timeoutSeconds: 5
+{{- end }}
+{{- end -}}
+
+{{/* Volumes of the configuration, in both pods. */}}
+{{- define "csi-rbd.config.volumes" -}}
+- name: ceph-config
+  configMap:
+    name: {{ .Values.cephConfConfigMapName }}
+- name: ceph-csi-config
+  configMap:
+    name: {{ .Values.configMapName }}
+    {{- with .Values.configMapKey }}
+    items:
+      - key: {{ . }}
+        path: config.json
+    {{- end }}
+{{- end -}}
+
+{{- define "csi-rbd.config.mounts" -}}
+- name: ceph-config
+  mountPath: /etc/ceph
+  readOnly: true
+- name: ceph-csi-config
+  mountPath: /etc/ceph-csi-config
+  readOnly: true
+{{- end -}}
+
+{{/* Volume of an entry of clusterCredentials: a clusterID may hold what a name of a volume must not. */}}
+{{- define "csi-rbd.credentials.volume" -}}
+{{- printf "credentials-%s" (sha256sum .clusterID | trunc 12) -}}
+{{- end -}}

@@ -1,0 +1,402 @@
+/** What the chart makes: pods that are safe, stay available, and can be changed where an administrator must. */
+import { describe, expect, test } from "bun:test";
+import {
+  at,
+  container,
+  helm,
+  chartFolder,
+  install,
+  listAt,
+  only,
+  podOf,
+  render,
+  type Tree,
+  treeAt,
+  valuesOf,
+} from "./helm.ts";
+
+const DRIVER = "csi-rbdplugin";
+const argsOf = (object: Tree, name = DRIVER) => container(object, name)["args"] as readonly string[];
+
+const hookOf = (object: Tree): unknown => {
+  const annotations = at(object, "metadata.annotations");
+  return annotations === undefined ? undefined : treeAt(object, "metadata.annotations")["helm.sh/hook"];
+};
+
+const ALL_ON = valuesOf({
+  "storageClass.create": true,
+  "storageClass.clusterID": "a",
+  "secret.create": true,
+  "secret.userID": "user",
+  "secret.userKey": "key",
+  "volumeSnapshotClass.create": true,
+  "volumeSnapshotClass.clusterID": "a",
+  "volumeGroupSnapshotClass.create": true,
+  "volumeGroupSnapshotClass.clusterID": "a",
+  "namespace.create": true,
+  "provisioner.deployController": true,
+  "provisioner.attacher.sidecar": true,
+});
+
+test("helm lint finds nothing", async () => {
+  for (const values of [{}, ALL_ON]) {
+    expect(await helm(["lint", chartFolder, "--strict"], values)).toContain("0 chart(s) failed");
+  }
+});
+
+describe("the node plugin", () => {
+  test("is one container, which registers itself at the host's path of its socket", async () => {
+    const node = only(await render({ kubeletDir: "/srv/kubelet", driverName: "rbd.example.com" }), "DaemonSet");
+    expect(listAt(podOf(node), "containers").map(({ name }) => name)).toEqual([DRIVER]);
+    expect(argsOf(node)).toContain("--nodeserver=true");
+    expect(argsOf(node)).toContain("--endpoint=unix:///csi/csi.sock");
+    expect(argsOf(node)).toContain("--kubelet-registration-path=/srv/kubelet/plugins/rbd.example.com/csi.sock");
+    const paths = Object.fromEntries(
+      listAt(podOf(node), "volumes").map((each) => [each["name"], at(each, "hostPath.path")]),
+    );
+    expect(paths).toMatchObject({
+      "socket-dir": "/srv/kubelet/plugins/rbd.example.com",
+      "registration-dir": "/srv/kubelet/plugins_registry",
+      "mountpoint-dir": "/srv/kubelet/pods",
+    });
+  });
+
+  test("shares its mounts with the host and is on the host's network, not among its processes", async () => {
+    const pod = podOf(only(await render(), "DaemonSet"));
+    const mounts = listAt(pod, "containers.0.volumeMounts");
+    expect(mounts.filter((each) => each["mountPropagation"] === "Bidirectional").map(({ name }) => name)).toEqual([
+      "plugin-dir",
+      "mountpoint-dir",
+    ]);
+    expect(pod["hostNetwork"]).toBe(true);
+    expect(pod["hostPID"]).toBeUndefined();
+    expect(pod["priorityClassName"]).toBe("system-node-critical");
+  });
+
+  test("is among the host's processes where a cluster's network is that of a process, unless values say no", async () => {
+    const csiConfig = [{ clusterID: "a", monitors: [], rbd: { netNamespaceFilePath: "/proc/1234/ns/net" } }];
+    const hostPID = async (values: Tree) => podOf(only(await render(values), "DaemonSet"))["hostPID"];
+    expect(await hostPID({ csiConfig })).toBe(true);
+    expect(await hostPID({ csiConfig, nodeplugin: { hostPID: false } })).toBeUndefined();
+    expect(await hostPID({ nodeplugin: { hostPID: true } })).toBe(true);
+  });
+
+  test("mounts /etc/selinux, and does not where values say no", async () => {
+    const mounts = async (values: Tree) =>
+      listAt(podOf(only(await render(values), "DaemonSet")), "containers.0.volumeMounts").map(
+        ({ mountPath }) => mountPath,
+      );
+    expect(await mounts({})).toContain("/etc/selinux");
+    expect(await mounts({ selinuxMount: false })).not.toContain("/etc/selinux");
+  });
+
+  test("is replaced on a tenth of the nodes at a time", async () => {
+    expect(treeAt(only(await render(), "DaemonSet"), "spec.updateStrategy")).toEqual({
+      type: "RollingUpdate",
+      rollingUpdate: { maxUnavailable: "10%" },
+    });
+  });
+
+  test("may read nodes and nothing else of the API", async () => {
+    const { objects } = await render();
+    const role = objects.find(
+      (each) => each["kind"] === "ClusterRole" && at(each, "metadata.labels.component") === "nodeplugin",
+    );
+    expect(role?.["rules"]).toEqual([{ apiGroups: [""], resources: ["nodes"], verbs: ["get"] }]);
+  });
+
+  test("runs on every node with tolerateAllTaints", async () => {
+    const node = only(
+      await render({ nodeplugin: { tolerateAllTaints: true, tolerations: [{ key: "a" }] } }),
+      "DaemonSet",
+    );
+    expect(podOf(node)["tolerations"]).toEqual([{ operator: "Exists" }]);
+  });
+});
+
+describe("the controller", () => {
+  test("has the driver with its attacher beside provisioner, resizer and snapshotter", async () => {
+    const deployment = only(await render(), "Deployment");
+    expect(listAt(podOf(deployment), "containers").map(({ name }) => name)).toEqual([
+      DRIVER,
+      "csi-provisioner",
+      "csi-resizer",
+      "csi-snapshotter",
+    ]);
+    expect(argsOf(deployment)).toContain("--attacher=true");
+  });
+
+  test("every container runs without root, without privileges and on a read-only root", async () => {
+    const pod = podOf(only(await render(ALL_ON), "Deployment"));
+    expect(pod["securityContext"]).toMatchObject({
+      runAsNonRoot: true,
+      runAsUser: 1000,
+      fsGroup: 1000,
+      seccompProfile: { type: "RuntimeDefault" },
+    });
+    const containers = listAt(pod, "containers");
+    expect(containers).toHaveLength(6);
+    for (const { securityContext } of containers) {
+      expect(securityContext).toEqual({
+        allowPrivilegeEscalation: false,
+        readOnlyRootFilesystem: true,
+        capabilities: { drop: ["ALL"] },
+      });
+    }
+    expect(listAt(pod, "volumes").filter((volume) => "hostPath" in volume)).toEqual([]);
+    expect(pod["hostNetwork"]).toBeUndefined();
+  });
+
+  test("reads secrets by name only, and no rule has a wildcard", async () => {
+    const { objects } = await render(ALL_ON);
+    const rules = objects
+      .filter((each) => String(each["kind"]).endsWith("Role"))
+      .flatMap((role) => listAt(role, "rules"));
+    expect(JSON.stringify(rules)).not.toContain("*");
+    const secrets = rules.filter((rule) => (rule["resources"] as string[]).includes("secrets"));
+    expect(secrets).toEqual([{ apiGroups: [""], resources: ["secrets"], verbs: ["get"] }]);
+  });
+
+  test("is two replicas on different nodes and zones where it can, of which one at a time may be evicted", async () => {
+    const all = await render();
+    const deployment = only(all, "Deployment");
+    const selector = at(deployment, "spec.selector");
+    expect(at(deployment, "spec.replicas")).toBe(2);
+    expect(at(deployment, "spec.template.spec.priorityClassName")).toBe("system-cluster-critical");
+    const spread = listAt(podOf(deployment), "topologySpreadConstraints");
+    expect(spread.map(({ topologyKey }) => topologyKey)).toEqual([
+      "kubernetes.io/hostname",
+      "topology.kubernetes.io/zone",
+    ]);
+    for (const { labelSelector } of spread) expect(labelSelector).toEqual(selector);
+    const budget = only(all, "PodDisruptionBudget");
+    expect(budget["spec"]).toEqual({ maxUnavailable: 1, selector });
+  });
+
+  test("a budget for a single replica would block every drain, so there is none", async () => {
+    const { objects } = await render({ provisioner: { replicaCount: 1 } });
+    expect(objects.filter(({ kind }) => kind === "PodDisruptionBudget")).toEqual([]);
+  });
+
+  test("its network policy lets in what the pods listen on, and nothing else", async () => {
+    const all = await render();
+    const listened = listAt(podOf(only(all, "Deployment")), "containers").flatMap((each) =>
+      listAt(each, "ports").map(({ containerPort }) => containerPort),
+    );
+    const policy = only(all, "NetworkPolicy");
+    const letIn = listAt(policy, "spec.ingress").flatMap((rule) => listAt(rule, "ports").map(({ port }) => port));
+    expect(new Set(letIn)).toEqual(new Set(listened));
+    expect(at(policy, "spec.policyTypes")).toEqual(["Ingress"]);
+    expect(at(policy, "spec.podSelector")).toEqual(at(only(all, "Deployment"), "spec.selector"));
+  });
+
+  test("upstream's attacher takes the place of the driver's with attacher.sidecar", async () => {
+    const deployment = only(await render({ provisioner: { attacher: { sidecar: true } } }), "Deployment");
+    expect(argsOf(deployment)).not.toContain("--attacher=true");
+    expect(argsOf(deployment, "csi-attacher")).toContain("--leader-election=true");
+    expect(container(deployment, "csi-attacher")["image"]).toBe("registry.k8s.io/sig-storage/csi-attacher:v4.13.0");
+  });
+
+  test("nobody attaches with attacher.enabled=false, and nobody may", async () => {
+    const { text, objects } = await render({ provisioner: { attacher: { enabled: false } } });
+    expect(text).not.toContain("attacher");
+    expect(JSON.stringify(objects)).not.toContain("volumeattachments/status");
+  });
+
+  test("credentials for lists are mounted where the driver looks for them", async () => {
+    const values = { clusterCredentials: [{ clusterID: "Prod_1", secretName: "csi-rbd-secret" }] };
+    const deployment = only(await render(values), "Deployment");
+    const mount = listAt(container(deployment, DRIVER), "volumeMounts").find(({ mountPath }) =>
+      String(mountPath).startsWith("/etc/ceph-csi-secrets"),
+    );
+    expect(mount).toMatchObject({ mountPath: "/etc/ceph-csi-secrets/Prod_1", readOnly: true });
+    const volume = listAt(podOf(deployment), "volumes").find(({ name }) => name === mount?.["name"]);
+    // readable for the pod's group, because nobody is root
+    expect(volume?.["secret"]).toEqual({ secretName: "csi-rbd-secret", defaultMode: 0o440 });
+    expect(String(volume?.["name"])).toMatch(/^[a-z0-9-]+$/);
+  });
+
+  test("gates go to the releases of sidecars that know them", async () => {
+    const gates = async (sidecar: string, tag: string, more: Tree = {}) => {
+      const values = { provisioner: { [sidecar]: { image: { tag }, ...more } } };
+      return argsOf(only(await render(values), "Deployment"), `csi-${sidecar}`).filter((arg) =>
+        /gates|group/.test(arg),
+      );
+    };
+    expect(await gates("provisioner", "v5.0.1")).toEqual(["--feature-gates=HonorPVReclaimPolicy=true"]);
+    expect(await gates("provisioner", "v6.2.0")).toEqual([]);
+    expect(await gates("provisioner", "mirrored")).toEqual([]);
+    expect(await gates("resizer", "v1.11.1")).toEqual(["--feature-gates=RecoverVolumeExpansionFailure=true"]);
+    const groups = { args: { enableVolumeGroupSnapshots: true } };
+    expect(await gates("snapshotter", "v8.0.1", groups)).toEqual(["--enable-volume-group-snapshots=true"]);
+    expect(await gates("snapshotter", "v8.6.0", groups)).toEqual(["--feature-gates=CSIVolumeGroupSnapshot=true"]);
+  });
+
+  test("flags of a sidecar are written in camelCase or as words, and large numbers stay as they are", async () => {
+    const provisioner = {
+      args: { kubeApiQps: 1_000_000, "worker-threads": 20 },
+      extraArgs: ["v=5", "--strict-topology"],
+    };
+    const args = argsOf(only(await render({ provisioner: { provisioner } }), "Deployment"), "csi-provisioner");
+    for (const flag of ["--kube-api-qps=1000000", "--worker-threads=20", "--v=5", "--strict-topology"]) {
+      expect(args).toContain(flag);
+    }
+  });
+});
+
+describe("for both", () => {
+  test("the CSIDriver asks for pod information and SELinux mounts", async () => {
+    expect(only(await render(), "CSIDriver")["spec"]).toEqual({
+      attachRequired: true,
+      podInfoOnMount: true,
+      fsGroupPolicy: "File",
+      seLinuxMount: true,
+      storageCapacity: false,
+    });
+  });
+
+  test("every image takes the registry of global.imageRegistry, and a digest counts in place of a tag", async () => {
+    const digest = `sha256:${"a".repeat(64)}`;
+    const values = { ...ALL_ON, global: { imageRegistry: "mirror.example:5000/k8s" }, image: { digest } };
+    const { text } = await render(values);
+    const images = [...text.matchAll(/image: "?([^"\n]+)/g)].map(([, image]) => image ?? "");
+    expect(images.length).toBeGreaterThan(6);
+    for (const image of images) expect(image).toStartWith("mirror.example:5000/k8s/");
+    expect(images).toContain(`mirror.example:5000/k8s/csi-rbd@${digest}`);
+    expect(images).toContain("mirror.example:5000/k8s/sig-storage/csi-resizer:v2.2.1");
+  });
+
+  test("arguments, environment, volumes and containers can be added", async () => {
+    const plugin = {
+      extraArgs: ["osd-timeout=60s"],
+      extraEnv: [{ name: "A", value: "b" }],
+      extraEnvFrom: [{ configMapRef: { name: "c" } }],
+      extraVolumeMounts: [{ name: "more", mountPath: "/more" }],
+    };
+    const pod = {
+      plugin,
+      extraVolumes: [{ name: "more", emptyDir: {} }],
+      extraContainers: [{ name: "more", image: "more" }],
+      initContainers: [{ name: "first", image: "first" }],
+      podLabels: { team: "storage" },
+      podAnnotations: { note: "n" },
+      dnsConfig: { searches: ["example.com"] },
+    };
+    const all = await render({ nodeplugin: pod, provisioner: pod, commonLabels: { cost: "1" } });
+    for (const kind of ["DaemonSet", "Deployment"]) {
+      const object = only(all, kind);
+      const driver = container(object, DRIVER);
+      expect(argsOf(object)).toContain("--osd-timeout=60s");
+      expect(driver["env"]).toContainEqual({ name: "A", value: "b" });
+      expect(driver["envFrom"]).toEqual(plugin.extraEnvFrom);
+      expect(driver["volumeMounts"]).toContainEqual({ name: "more", mountPath: "/more" });
+      expect(podOf(object)["volumes"]).toContainEqual({ name: "more", emptyDir: {} });
+      expect(container(object, "more")["image"]).toBe("more");
+      expect(podOf(object)["initContainers"]).toEqual(pod.initContainers);
+      expect(podOf(object)["dnsConfig"]).toEqual(pod.dnsConfig);
+      expect(at(object, "spec.template.metadata.labels")).toMatchObject({ team: "storage", cost: "1" });
+      expect(at(object, "spec.template.metadata.annotations")).toEqual({ note: "n" });
+      expect(at(object, "metadata.labels.cost")).toBe("1");
+    }
+  });
+
+  test("the driver ends its work 5 seconds before the pod's end", async () => {
+    const all = await render({ nodeplugin: { terminationGracePeriodSeconds: 90 } });
+    expect(argsOf(only(all, "DaemonSet"))).toContain("--grace-period=85s");
+    expect(argsOf(only(all, "Deployment"))).toContain("--grace-period=25s");
+  });
+
+  test("ServiceMonitors are made where the cluster knows them, or by force", async () => {
+    const monitors = async (values: Tree, apis: readonly string[]) =>
+      (await render(values, {}, apis)).objects.filter(({ kind }) => kind === "ServiceMonitor").length;
+    const api = "monitoring.coreos.com/v1/ServiceMonitor";
+    expect(await monitors({}, [])).toBe(0);
+    expect(await monitors({}, [api])).toBe(2);
+    expect(await monitors({ metrics: { serviceMonitor: { forceEnable: true } } }, [])).toBe(2);
+    expect(await monitors({ metrics: { serviceMonitor: { enabled: false } } }, [api])).toBe(0);
+  });
+
+  test("a ServiceMonitor selects the Service of its own pods", async () => {
+    const { objects } = await render({ metrics: { serviceMonitor: { forceEnable: true } } });
+    const services = objects.filter(({ kind }) => kind === "Service");
+    for (const monitor of objects.filter(({ kind }) => kind === "ServiceMonitor")) {
+      const labels = Object.entries(treeAt(monitor, "spec.selector.matchLabels"));
+      const selected = services.filter((each) =>
+        labels.every(([key, value]) => treeAt(each, "metadata.labels")[key] === value),
+      );
+      expect(selected.map((each) => at(each, "spec.selector.component"))).toEqual([
+        at(monitor, "metadata.labels.component"),
+      ]);
+      expect(at(selected[0], "spec.ports.0.name")).toBe(at(monitor, "spec.endpoints.0.port"));
+    }
+  });
+
+  test("the metrics' Services carry Prometheus' annotations on demand", async () => {
+    const annotated = async (metrics: Tree) =>
+      (await render({ metrics })).objects
+        .filter(({ kind }) => kind === "Service")
+        .map((each) => at(each, "metadata.annotations"));
+    const scrape = { "prometheus.io/scrape": "true", "prometheus.io/port": "8080", "prometheus.io/path": "/metrics" };
+    expect(await annotated({})).toEqual([undefined, undefined]);
+    expect(await annotated({ annotations: true })).toEqual([scrape, scrape]);
+  });
+
+  test("a namespace that the chart makes lets privileged pods run, and outlives the release", async () => {
+    const metadata = treeAt(only(await render({ namespace: { create: true } }), "Namespace"), "metadata");
+    for (const mode of ["enforce", "audit", "warn"]) {
+      expect(treeAt(metadata, "labels")[`pod-security.kubernetes.io/${mode}`]).toBe("privileged");
+    }
+    expect(metadata["annotations"]).toEqual({ "helm.sh/resource-policy": "keep" });
+  });
+
+  test("objects of extraDeploy are templates, as maps and as texts", async () => {
+    const metadata = { name: "{{ .Release.Name }}-more" };
+    const extraDeploy = [
+      { apiVersion: "v1", kind: "Limit", metadata },
+      "apiVersion: v1\nkind: Quota\nmetadata:\n  name: {{ .Values.driverName }}\n",
+    ];
+    const all = await render({ extraDeploy }, { name: "release" });
+    expect(at(only(all, "Limit"), "metadata.name")).toBe("release-more");
+    expect(at(only(all, "Quota"), "metadata.name")).toBe("rbd.csi.ceph.com");
+  });
+
+  test("helm test writes to a claim of the class that the chart makes", async () => {
+    const { objects } = await render(ALL_ON);
+    const hooks = objects.filter((each) => hookOf(each) === "test");
+    expect(hooks.map(({ kind }) => kind)).toEqual(["PersistentVolumeClaim", "Pod"]);
+    expect(at(hooks[0], "spec.storageClassName")).toBe("csi-rbd-sc");
+  });
+
+  test("the notes name values that nothing reads, and those only", async () => {
+    const { notes } = await install({
+      nodplugin: {},
+      nodeplugin: { plugin: { resource: {} }, nodeSelector: { a: "b" } },
+    });
+    const lines = notes.split("\n").filter((line) => line.startsWith("- "));
+    expect(lines).toEqual(["- nodeplugin.plugin.resource", "- nodplugin"]);
+  });
+});
+
+describe("values that cannot be right end the install and name the key", () => {
+  const wrong: ReadonlyArray<readonly [Tree, string]> = [
+    [{ provisioner: { timeout: "150" } }, "/provisioner/timeout"],
+    [{ image: { digest: "latest" } }, "/image/digest"],
+    [{ nodeplugin: { healthPort: 70_000 } }, "/nodeplugin/healthPort"],
+    [{ nodeplugin: { updateStrategy: "Rolling" } }, "/nodeplugin/updateStrategy"],
+    [{ csiConfig: { clusterID: "a" } }, "/csiConfig"],
+    [{ kubeletDir: "/var/lib/kubelet/" }, "/kubeletDir"],
+    [{ CSIDriver: { fsGroupPolicy: "Files" } }, "/CSIDriver/fsGroupPolicy"],
+    [{ storageClass: { create: true } }, "storageClass.clusterID"],
+    [{ secret: { create: true, userID: "user" } }, "secret.userKey"],
+    [{ rbac: { create: "no" } }, "/rbac/create"],
+  ];
+  for (const [values, key] of wrong) {
+    test(JSON.stringify(values), async () => {
+      const message = await render(values).then(
+        () => "no error",
+        (error: unknown) => String(error),
+      );
+      expect(message).toContain(key);
+    });
+  }
+});
