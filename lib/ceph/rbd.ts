@@ -111,8 +111,11 @@ export interface TrashEntry {
 
 /** Images that have a name, and those in the trash. */
 export interface ImageCalls {
-  /** Creates an image; `Exists` if the name is taken. */
-  readonly imageCreate: (pool: PoolRef, image: string, spec: ImageSpec) => Effect.Effect<void, CephError>;
+  /**
+   * Creates an image and gives its internal id; `Exists` if the name is taken. `undefined`: it was created, and another
+   * client has removed it since.
+   */
+  readonly imageCreate: (pool: PoolRef, image: string, spec: ImageSpec) => Effect.Effect<string | undefined, CephError>;
   /** Gives the internal id; `undefined`: no image has that name. One keyed read; the image is not opened. */
   readonly imageId: (pool: PoolRef, image: string) => Effect.Effect<string | undefined, CephError>;
   readonly imageStatus: (pool: PoolRef, image: string) => Effect.Effect<ImageStatus, CephError>;
@@ -127,7 +130,7 @@ export interface ImageCalls {
   readonly imageMend: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
   /** Whether the image itself (`own`), or it or one of its parents (`any`), has an allocated extent. */
   readonly imageHasData: (pool: PoolRef, image: string, whose: "own" | "any") => Effect.Effect<boolean, CephError>;
-  /** Sets image metadata; `undefined` removes a key. The image is opened once, and only if a key has to change. */
+  /** Sets image metadata, all keys or none; `undefined` removes a key. Without opening the image. */
   readonly imageMetaSet: (
     pool: PoolRef,
     image: string,

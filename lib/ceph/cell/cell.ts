@@ -14,6 +14,7 @@ import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
 import { briefs } from "./image-headers.ts";
+import { type Metadata, metaSet } from "./image-metadata.ts";
 import * as omaps from "./omaps.ts";
 import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
@@ -91,8 +92,8 @@ const calls = {
   imageHasData: pooled((io, { image, whose }: ImageArg & { readonly whose: "own" | "any" }) =>
     rbd.hasData(io, image, whose),
   ),
-  imageMetaSet: pooled((io, { image, entries }: ImageArg & { readonly entries: rbd.Metadata }) =>
-    rbd.metaSet(io, image, entries),
+  imageMetaSet: pooled((io, { image, entries }: ImageArg & { readonly entries: Metadata }) =>
+    metaSet(io, image, entries),
   ),
   imageBriefs: pooled(
     (

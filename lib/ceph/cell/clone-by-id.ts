@@ -16,8 +16,9 @@ import type { CloneSpec } from "../rbd.ts";
 import { encode, type Field } from "./encoder.ts";
 import { EINVAL, ENOENT } from "./ffi.ts";
 import { metadataOf } from "./image-headers.ts";
+import { metaSet } from "./image-metadata.ts";
 import { execute, type PoolArg, poolId } from "./rados.ts";
-import { create, existing, id as idOf, metaSet } from "./rbd.ts";
+import { create, existing } from "./rbd.ts";
 import { status } from "./status.ts";
 import { move, remove } from "./trash.ts";
 
@@ -44,10 +45,10 @@ export const cloneById = (source: Source, { where, io, image, spec }: Target): v
     objectSize === undefined && stripeUnit === undefined && stripeCount === undefined
       ? { objectSize: parent.objectSize, stripeUnit: parent.stripeUnit, stripeCount: parent.stripeCount }
       : {};
-  create(where, io, image, { ...striping, ...spec, features, sizeBytes: source.sizeBytes });
+  const made = create(where, io, image, { ...striping, ...spec, features, sizeBytes: source.sizeBytes });
   midway(
     () => {
-      const child = existing(idOf(io, image));
+      const child = existing(made);
       link(source, parent.id, io, child);
       try {
         adopt(source, parent.id, where, child);

@@ -4,6 +4,7 @@
  */
 export type Field =
   | { readonly u8: number }
+  | { readonly u32: number }
   | { readonly u64: bigint }
   | { readonly i64: bigint }
   | { readonly text: string }
@@ -13,6 +14,7 @@ export const encode = (...fields: readonly Field[]): Uint8Array => Buffer.concat
 
 const bytesOf = (field: Field): Buffer => {
   if ("u8" in field) return Buffer.from([field.u8]);
+  if ("u32" in field) return lengthOf(field.u32);
   if ("text" in field) return withLength(Buffer.from(field.text));
   if ("version" in field) {
     // version 1 of every structure here can be read by readers of version 1
@@ -24,8 +26,10 @@ const bytesOf = (field: Field): Buffer => {
   return number;
 };
 
-const withLength = (bytes: Buffer): Buffer => {
+const withLength = (bytes: Buffer): Buffer => Buffer.concat([lengthOf(bytes.length), bytes]);
+
+const lengthOf = (count: number): Buffer => {
   const length = Buffer.alloc(4);
-  length.writeUInt32LE(bytes.length);
-  return Buffer.concat([length, bytes]);
+  length.writeUInt32LE(count);
+  return length;
 };

@@ -9,7 +9,8 @@ import type { ImageBrief } from "../rbd.ts";
 import { Decoder } from "./decoder.ts";
 import { list, readMany } from "./omaps.ts";
 
-const METADATA = "metadata_";
+/** Begins the keys of image metadata in a header. */
+export const METADATA = "metadata_";
 const CREATED = "create_timestamp";
 /** Number of names in one read of the directory. */
 const NAMES = 1000;

@@ -11,7 +11,6 @@ import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
 import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { PARENT, whileParentsGo } from "./ancestry.ts";
-import { metadataOf } from "./image-headers.ts";
 import { Decoder } from "./decoder.ts";
 import { bind, check, EINVAL, ENOENT, plain, slot, valueOf, written, zeroed } from "./ffi.ts";
 import { exists } from "./omaps.ts";
@@ -33,8 +32,6 @@ const rbd = bind("librbd.so.1", {
   rbd_update_features: { args: [T.u64, T.u64, T.u8], returns: T.i32 },
   rbd_rebuild_object_map: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },
-  rbd_metadata_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
-  rbd_metadata_remove: { args: [T.u64, T.cstring], returns: T.i32 },
 });
 
 /**
@@ -81,12 +78,15 @@ export const withOptions = <A>(
   }
 };
 
-export const create = (where: PoolArg, io: bigint, image: string, spec: ImageSpec): void =>
+/** Gives the id of the new image; undefined: another client has removed it since. */
+export const create = (where: PoolArg, io: bigint, image: string, spec: ImageSpec): string | undefined => {
   withOptions(spec, (options) => {
     const result = rbd.rbd_create4(io, plain(image), spec.sizeBytes, options);
     if (result === -ENOENT) explaining(() => explainMissing(where, spec.dataPool));
     check("rbd_create", result);
   });
+  return midway(() => id(io, image));
+};
 
 /**
  * Does look-ups after a change has answered ENOENT. They throw ENOENT of what is missing, and the change did nothing. A
@@ -223,29 +223,3 @@ export const hasData = (io: bigint, image: string, whose: "own" | "any"): boolea
     check("rbd_diff_iterate", result);
     return false;
   });
-
-/** Reads all metadata without opening the image. */
-const metaList = (io: bigint, image: string): Map<string, string> => existing(metadataOf(io, existing(id(io, image))));
-
-/** Image metadata to be set; `undefined` removes. */
-export type Metadata = Readonly<Record<string, string | undefined>>;
-
-/** Opens the image only if a key has to change: a copy usually has nothing to remove. */
-export const metaSet = (io: bigint, image: string, entries: Metadata): void => {
-  const now = metaList(io, image);
-  const changes = Object.entries(entries).filter(([key, value]) => now.get(key) !== value);
-  if (changes.length === 0) return;
-  withImage(io, image, "write", (handle) => {
-    const apply = ([key, value]: readonly [string, string | undefined]) => {
-      if (value !== undefined) {
-        check("rbd_metadata_set", rbd.rbd_metadata_set(handle, plain(key), plain(value)));
-        return;
-      }
-      const result = rbd.rbd_metadata_remove(handle, plain(key));
-      if (result !== -ENOENT) check("rbd_metadata_remove", result);
-    };
-    const [first, ...others] = changes;
-    if (first !== undefined) apply(first);
-    midway(() => others.forEach(apply));
-  });
-};

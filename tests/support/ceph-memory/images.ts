@@ -53,6 +53,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       if (made === undefined) throw refuse(new InvalidCall({ op, subject, errno: EINVAL }));
       if (images.has(image) || bareNames.has(image)) throw refuse(new Exists({ op, subject }));
       images.set(image, made);
+      return made.id;
     }),
 
   imageId: (ref, image) =>
