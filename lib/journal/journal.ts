@@ -6,7 +6,8 @@
  *
  * 1. A name is reserved by one compare-and-set on the directory object: two drivers can't give one name two UUIDs.
  * 2. The key of the name is written before the object of its UUID, and removed before it. So whatever a crash leaves is
- *    found again: a half-made reservation by its name, a half-removed one by its volume ID.
+ *    found again: a half-made reservation by its name, a half-removed one by its volume ID. An image may be made before
+ *    the object is written only if the UUID alone tells its name (`namedByUuid`).
  * 3. A half-made reservation, whichever driver began it, is completed with the UUID that it has, never abandoned.
  * 4. Reads are keyed: their cost does not grow with the number of volumes.
  */
@@ -144,14 +145,27 @@ export const lookUp = Effect.fnUntraced(function* (
   return { ...place, entry, attributes };
 });
 
+/** A name that has its UUID, with the attributes that belong to it. */
+export interface Claim extends Reservation {
+  readonly imageName: string;
+  /** The keys that the object of the UUID does not have yet (`writeAttributes`); absent: it has them. */
+  readonly unwritten: Readonly<Record<string, string>> | undefined;
+}
+
 /** Reserves the name, or completes what an earlier call left half-made. Afterwards both objects are written. */
-export const reserve = Effect.fnUntraced(function* (
+export const reserve = (
+  ...of: Parameters<typeof claim>
+): Effect.Effect<Reservation & { readonly imageName: string }, CephError, Rados> =>
+  Effect.tap(claim(...of), (claimed) => writeAttributes(of[0], of[1], claimed));
+
+/** Gives the name its UUID, or goes on with the one that it has. */
+export const claim = Effect.fnUntraced(function* (
   kind: Kind,
   pool: PoolRef,
   instance: string,
   wanted: ReservationRequest,
   found: Reservation | undefined,
-): Effect.fn.Return<Reservation & { readonly imageName: string }, CephError, Rados> {
+): Effect.fn.Return<Claim, CephError, Rados> {
   const rados = yield* Rados;
   const uuid = found?.uuid ?? wanted.uuid ?? crypto.randomUUID();
   const entry = found?.entry ?? uuid;
@@ -173,22 +187,42 @@ export const reserve = Effect.fnUntraced(function* (
     groupId: known.groupId ?? wanted.groupId,
     owner: known.owner ?? wanted.owner,
   };
-  if (known.requestName === undefined) {
-    yield* rados.omapWrite(pool, uuidObject(kind, uuid), {
-      object: "ensure",
-      compare: { [kind.requestNameKey]: "" },
-      set: {
-        [kind.requestNameKey]: wanted.requestName,
-        [kind.imageNameKey]: imageName,
-        ...(attributes.source !== undefined && { [FIELDS.source]: attributes.source }),
-        ...(attributes.groupId !== undefined && { [FIELDS.groupId]: attributes.groupId }),
-        ...(attributes.owner !== undefined && { [FIELDS.owner]: attributes.owner }),
-        ...wanted.more,
-      },
-    });
-  }
-  return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName };
+  const unwritten = known.requestName === undefined ? valuesOf(kind, attributes, wanted) : undefined;
+  return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName, unwritten };
 });
+
+const valuesOf = (
+  kind: Kind,
+  { imageName = "", source, groupId, owner }: Attributes,
+  { requestName, more }: ReservationRequest,
+): Readonly<Record<string, string>> => ({
+  [kind.requestNameKey]: requestName,
+  [kind.imageNameKey]: imageName,
+  ...(source !== undefined && { [FIELDS.source]: source }),
+  ...(groupId !== undefined && { [FIELDS.groupId]: groupId }),
+  ...(owner !== undefined && { [FIELDS.owner]: owner }),
+  ...more,
+});
+
+/** Writes the attributes of a claim that are not written. `Raced` if another driver writes them first. */
+export const writeAttributes = (
+  kind: Kind,
+  pool: PoolRef,
+  { uuid, unwritten }: Pick<Claim, "uuid" | "unwritten">,
+): Effect.Effect<void, CephError, Rados> =>
+  unwritten === undefined
+    ? Effect.void
+    : Effect.flatMap(Rados, (rados) =>
+        rados.omapWrite(pool, uuidObject(kind, uuid), {
+          object: "ensure",
+          compare: { [kind.requestNameKey]: "" },
+          set: unwritten,
+        }),
+      );
+
+/** Whether every driver finds the image of the claim by its UUID, also while its attributes are not written. */
+export const namedByUuid = (kind: Kind, { uuid, imageName }: Claim): boolean =>
+  imageName === imageNameOf(kind, uuid, undefined);
 
 /** The name of the image (or RBD group) behind a UUID: as the journal has it, else the one that drivers give by default. */
 export const imageNameOf = (kind: Kind, uuid: string, attributes: Attributes | undefined): string =>

@@ -1,4 +1,4 @@
-/** Does one thing for each of several items, side by side. */
+/** Does several things side by side, and waits for all of them. */
 import * as Cause from "effect/Cause";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
@@ -17,10 +17,25 @@ export const settleAll = <A, B, E extends DomainError, R>(
   Effect.gen(function* () {
     const { atOnce: concurrency } = yield* DriverSettings;
     const exits = yield* Effect.forEach(items, (item, i) => Effect.exit(use(item, i)), { concurrency });
-    const worst = exits.find(isUnknown) ?? exits.find(Exit.isFailure);
+    const worst = worstOf(exits);
     if (worst !== undefined) yield* worst;
     return yield* Effect.all(exits);
   });
+
+/** Does two things side by side, as `settleAll` does. */
+export const settleBoth = <A, B, E extends DomainError, E2 extends DomainError, R, R2>(
+  one: Effect.Effect<A, E, R>,
+  other: Effect.Effect<B, E2, R2>,
+): Effect.Effect<readonly [A, B], E | E2, R | R2> =>
+  Effect.gen(function* () {
+    const exits = yield* Effect.all([Effect.exit(one), Effect.exit(other)], { concurrency: 2 });
+    const worst = worstOf<A | B, E | E2>(exits);
+    if (worst !== undefined) yield* worst;
+    return yield* Effect.all(exits);
+  });
+
+const worstOf = <B, E extends DomainError>(exits: readonly Exit.Exit<B, E>[]) =>
+  exits.find(isUnknown) ?? exits.find(Exit.isFailure);
 
 const isUnknown = <B, E extends DomainError>(exit: Exit.Exit<B, E>): boolean =>
   Exit.isFailure(exit) &&

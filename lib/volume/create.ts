@@ -34,12 +34,13 @@ import { volumeMetadata } from "../images/metadata.ts";
 import type { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import * as journal from "../journal/journal.ts";
-import { compensated, step } from "../operations/compensation.ts";
+import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { settleBoth } from "../operations/settle-all.ts";
 import { proveFits } from "./compare-with-request.ts";
-import { keepSourceCloneable, type SourceRequest } from "./copy-source.ts";
+import { type CopySource, keepSourceCloneable, type SourceRequest } from "./copy-source.ts";
 import { createCopy, findSourceOrCleanUp } from "./copy.ts";
 import {
   type CreateRequestError,
@@ -48,9 +49,9 @@ import {
   type CreateVolumeSpec,
   readCreateRequest,
 } from "./create-spec.ts";
-import { recoverEarlierAttempt } from "./earlier-attempt.ts";
+import { type EarlierAttempt, recoverEarlierAttempt } from "./earlier-attempt.ts";
 import { choosePool } from "./pool-choice.ts";
-import { discardNew, type ReservedVolume, reserveName } from "./reserve.ts";
+import { describeReserved, discardNew, type ReservedVolume, reserveName } from "./reserve.ts";
 import type { Segments } from "./topology.ts";
 
 export interface CreatedVolume {
@@ -99,22 +100,51 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
       ? yield* stage("find source", findSourceOrCleanUp(spec, spec.source, earlier.reservation))
       : undefined;
   if (source !== undefined) yield* keepSourceCloneable(source);
-  const reserved = yield* reserveName(spec, earlier.reservation);
-  let existing = earlier.image;
-  if (source !== undefined) yield* createCopy(spec, source, reserved, earlier.reservation === undefined);
-  else existing ??= yield* createEmpty(spec, reserved);
-  if (existing !== undefined) yield* stage("compare", proveFits(spec, reserved, existing));
-  yield* stage("commit", commit(spec, reserved, existing, source !== undefined));
-  return yield* describeCreated(spec, reserved, poolId, existing);
+  const reserved = yield* reserveName(spec, earlier);
+  const image = yield* makeImage(spec, earlier, source, reserved);
+  if (image.existing !== undefined) yield* stage("compare", proveFits(spec, reserved, image.existing));
+  yield* stage("commit", commit(spec, reserved, image, source !== undefined));
+  return yield* describeCreated(spec, reserved, poolId, image.existing);
 });
 
-/** Makes the image. -> its status if another driver, or an earlier call that had timed out, was faster and made it. */
+/** The image of the volume. */
+interface Made {
+  /** Absent if it is not known yet. */
+  readonly id: string | undefined;
+  /** Its status if this call did not make it. */
+  readonly existing: ImageStatus | undefined;
+}
+
+const newImage = (id: string | undefined): Made => ({ id, existing: undefined });
+const foundImage = (existing: ImageStatus): Made => ({ id: existing.id, existing });
+
+/** Writes the attributes of the reservation, and makes the image if it is not there. */
+const makeImage = Effect.fnUntraced(function* (
+  spec: CreateVolumeSpec,
+  { reservation, image: existing }: EarlierAttempt,
+  source: CopySource | undefined,
+  reserved: ReservedVolume,
+): Effect.fn.Return<Made, CreateVolumeError, Needs | Compensations> {
+  const describe = describeReserved(spec, reserved);
+  if (existing === undefined && source === undefined && journal.namedByUuid(VOLUMES, reserved)) {
+    const [, made] = yield* settleBoth(describe, createEmpty(spec, reserved));
+    return made;
+  }
+  yield* describe;
+  if (existing !== undefined) return foundImage(existing);
+  if (source === undefined) return yield* createEmpty(spec, reserved);
+  yield* createCopy(spec, source, reserved, reservation === undefined);
+  return newImage(undefined);
+});
+
+/** Makes the image, unless another driver, or an earlier call that had timed out, was faster. */
 const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserved: ReservedVolume) {
   const rbd = yield* Rbd;
   const { imagePool, imageName } = reserved;
   const create = rbd.imageCreate(imagePool, imageName, imageSpec(spec.parameters, spec.size.sizeBytes));
-  return yield* step("create image", Effect.as(create, undefined), { undo: () => discardNew(spec, reserved) }).pipe(
-    Effect.catchTag("Exists", () => stage("create image", orRaced(rbd.imageStatus(imagePool, imageName)))),
+  const look = stage("create image", orRaced(rbd.imageStatus(imagePool, imageName)));
+  return yield* step("create image", Effect.map(create, newImage), { undo: () => discardNew(spec, reserved) }).pipe(
+    Effect.catchTag("Exists", () => Effect.map(look, foundImage)),
   );
 });
 
@@ -122,14 +152,14 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
 const commit = Effect.fnUntraced(function* (
   { pool, requestParameters }: CreateVolumeSpec,
   { imagePool, imageName, uuid, attributes }: ReservedVolume,
-  existing: ImageStatus | undefined,
+  { id }: Made,
   copied: boolean,
 ) {
   const rbd = yield* Rbd;
   const metadata = volumeMetadata(yield* DriverSettings, requestParameters, copied);
   if (Object.keys(metadata).length > 0) yield* orRaced(rbd.imageMetaSet(imagePool, imageName, metadata));
   if (attributes.imageId !== undefined) return;
-  const imageId = existing?.id ?? (yield* rbd.imageId(imagePool, imageName));
+  const imageId = id ?? (yield* rbd.imageId(imagePool, imageName));
   if (imageId === undefined) {
     return yield* new Raced({ op: "rbd_create4", subject: imageLabel(imagePool, imageName) });
   }

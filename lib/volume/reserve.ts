@@ -17,25 +17,28 @@ import * as journal from "../journal/journal.ts";
 import { step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
-import { imagePoolOf } from "./earlier-attempt.ts";
+import { type EarlierAttempt, imagePoolOf } from "./earlier-attempt.ts";
 
 const { VOLUMES } = journal;
 
 /** A name that is given to this volume: what its image is called, and where it is. */
-export interface ReservedVolume extends journal.Reservation {
-  readonly imageName: string;
+export interface ReservedVolume extends journal.Claim {
   /** The journal's own pool but for entries of older drivers. */
   readonly imagePool: PoolRef;
 }
 
-/** Makes the reservation of the name, or completes it; a new one goes again if what follows fails and left no image. */
+/**
+ * Gives the name its UUID, or goes on with the one that it has; a new name goes again if what follows fails and left no
+ * image. Its attributes are written later (`describeReserved`).
+ */
 export const reserveName = Effect.fnUntraced(function* (
   { pool, requestName, parameters, owner }: CreateVolumeSpec,
-  earlier: journal.Reservation | undefined,
+  { reservation: earlier, image }: EarlierAttempt,
 ) {
   const { instanceId } = yield* DriverSettings;
-  const entry = { requestName, prefix: parameters.volumeNamePrefix, owner };
-  const reserve = journal.reserve(VOLUMES, pool, instanceId, entry, earlier);
+  // An image without attributes was found by the name that follows from its UUID.
+  const prefix = image === undefined ? parameters.volumeNamePrefix : VOLUMES.defaultImagePrefix;
+  const reserve = journal.claim(VOLUMES, pool, instanceId, { requestName, prefix, owner }, earlier);
   const undo = Effect.fnUntraced(function* ({ imageName, ...made }: journal.Reservation & { imageName: string }) {
     if ((yield* (yield* Rbd).imageId(pool, imageName)) !== undefined) {
       return yield* new Conflict({ subject: `image ${imageLabel(pool, imageName)}`, problem: "is still there" });
@@ -46,6 +49,10 @@ export const reserveName = Effect.fnUntraced(function* (
   const imagePool = (yield* imagePoolOf(pool, reserved.imagePoolId)) ?? pool;
   return { ...reserved, imagePool } satisfies ReservedVolume;
 });
+
+/** Writes the attributes of the reservation, unless they are there. */
+export const describeReserved = ({ pool }: CreateVolumeSpec, reserved: ReservedVolume) =>
+  stage("reserve", journal.writeAttributes(VOLUMES, pool, reserved));
 
 /** Removes the image of this call. It stays once the journal says that another driver has finished the volume. */
 export const discardNew = Effect.fnUntraced(function* (

@@ -69,6 +69,11 @@ const inTrash = async (cluster: MemoryCluster): Promise<void> => {
 const aReservation = async (cluster: MemoryCluster): Promise<void> => {
   cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.set("csi.volume.pvc-1", UUID);
 };
+/** The attributes are written while the image is made: a death may leave the image without them. */
+const anImageAlone = async (cluster: MemoryCluster): Promise<void> => {
+  await aReservation(cluster);
+  await seedImage(cluster, IMAGE);
+};
 
 /** Fails what comes last, the write of the image's ID, so that all that was made is undone. */
 const failingAtTheEnd = (inner: CephCalls): CephCalls => {
@@ -107,6 +112,24 @@ export const scenarios: readonly Scenario[] = [
     name: "CreateVolume of a half-reserved name",
     row: "CreateVolume: a name that is half reserved",
     prepare: aReservation,
+    call: create,
+    creates: true,
+    cuts: MAKING,
+  },
+  {
+    name: "CreateVolume of a half-reserved name that has an image",
+    row: "CreateVolume: a name that is half reserved and has an image",
+    prepare: anImageAlone,
+    call: create,
+    creates: true,
+  },
+  {
+    name: "CreateVolume of a half-reserved name that has the name of an image",
+    row: "CreateVolume: a name that is half reserved",
+    prepare: async (cluster) => {
+      await anImageAlone(cluster);
+      cluster.cutShort("header", "rbd", IMAGE);
+    },
     call: create,
     creates: true,
     cuts: MAKING,

@@ -118,6 +118,45 @@ describe("the journal of a created volume", () => {
     ]);
   });
 
+  test("The attributes are written while the image is made", async () => {
+    const begun = Promise.withResolvers<void>();
+    const ceph = intercepted(cephMemoryService(aCluster()), ({ method, subject }, act) => {
+      if (method === "imageCreate") begun.resolve();
+      const waits = method === "omapWrite" && subject.includes("csi.volume.");
+      return waits
+        ? Effect.andThen(
+            Effect.promise(() => begun.promise),
+            act,
+          )
+        : act;
+    });
+    await using driver = aDriver(aCluster(), { ceph });
+    await driver.createVolume(creation());
+  });
+
+  test("The attributes are written before the image is made if only they tell its name", async () => {
+    const order: string[] = [];
+    const ceph = intercepted(cephMemoryService(aCluster()), ({ method, subject }, act) => {
+      if (method === "imageCreate") order.push("image begun");
+      const writes = method === "omapWrite" && subject.includes("csi.volume.");
+      return writes ? Effect.tap(act, () => Effect.sync(() => order.push("attributes written"))) : act;
+    });
+    await using driver = aDriver(aCluster(), { ceph });
+    await driver.createVolume(creation({ parameters: { ...PARAMETERS, volumeNamePrefix: "t-" } }));
+    expect(order.slice(0, 2)).toEqual(["attributes written", "image begun"]);
+  });
+
+  test("An image that a crash left without attributes is used under its name, whatever prefix the class has now", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [DIRECTORY]: NAME_KEY });
+    const id = await seedImage(cluster, IMAGE);
+    await using driver = aDriver(cluster);
+    const { volume } = await driver.createVolume(creation({ parameters: { ...PARAMETERS, volumeNamePrefix: "t-" } }));
+    expect(uuidOf(volume.volumeId)).toBe(UUID);
+    expect(poolDump(cluster).objects).toEqual(complete(id));
+    expect(Object.keys(poolDump(cluster).images)).toEqual([IMAGE]);
+  });
+
   test("The driver reads the journal by its keys, never by listing", async () => {
     const cluster = aCluster();
     const names = Object.fromEntries(Array.from({ length: 500 }, (_, n) => [`csi.volume.old-${n}`, OTHER]));
