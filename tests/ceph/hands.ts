@@ -26,9 +26,9 @@ export const frozen = async (
   }
 };
 
-const ceph = async ({ conf }: Rig, ...command: string[]): Promise<string> => {
+const run = async ({ conf }: Rig, ...command: string[]): Promise<string> => {
   const env = { ...process.env, CEPH_CONF: conf, LC_ALL: "C" };
-  const child = Bun.spawn(["ceph", ...command], {
+  const child = Bun.spawn(command, {
     env,
     stdin: "ignore",
     stdout: "pipe",
@@ -36,9 +36,10 @@ const ceph = async ({ conf }: Rig, ...command: string[]): Promise<string> => {
     timeout: 20_000,
   });
   const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
-  if ((await child.exited) !== 0) throw new Error(`ceph ${command.slice(0, 3).join(" ")}: ${err.trim()}`);
+  if ((await child.exited) !== 0) throw new Error(`${command.slice(0, 4).join(" ")}: ${err.trim()}`);
   return out;
 };
+const ceph = (cluster: Rig, ...command: string[]): Promise<string> => run(cluster, "ceph", ...command);
 
 interface Session {
   readonly entity_name: string;
@@ -47,6 +48,7 @@ interface Session {
 
 export const tool = {
   ceph,
+  rbd: (cluster: Rig, ...command: string[]): Promise<string> => run(cluster, "rbd", ...command),
   /** Makes the user where it is missing. */
   userOf: async (cluster: Rig, user: string, caps: readonly string[]): Promise<{ readonly key: string }> => {
     const [made] = JSON.parse(

@@ -13,6 +13,7 @@ import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
+import { create } from "./image-create.ts";
 import { briefs } from "./image-headers.ts";
 import { type Metadata, metaSet } from "./image-metadata.ts";
 import * as omaps from "./omaps.ts";
@@ -82,7 +83,7 @@ const calls = {
   ),
   objectRemove: pooled((io, { object }: ObjectArg) => rados.objectRemove(io, object)),
 
-  imageCreate: pooled((io, arg: ImageArg & { readonly spec: ImageSpec }) => rbd.create(arg, io, arg.image, arg.spec)),
+  imageCreate: pooled((io, arg: ImageArg & { readonly spec: ImageSpec }) => create(arg, io, arg.image, arg.spec)),
   imageId: pooled((io, { image }: ImageArg) => rbd.id(io, image)),
   imageStatus: pooled((io, arg: ImageArg) => status(arg, io, arg.image)),
   imageGrow: pooled((io, { image, sizeBytes }: ImageArg & { readonly sizeBytes: bigint }) =>

@@ -10,12 +10,12 @@
 import { FFIType as T } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
 import { FEATURE_BITS } from "../feature-bits.ts";
+import { type Call, changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode, type Field } from "./encoder.ts";
 import { bind, check, ENOENT, plain } from "./ffi.ts";
 import { METADATA } from "./image-headers.ts";
 import { readMany } from "./omaps.ts";
-import { type Change, executeAll } from "./rados.ts";
 import { existing, id, withImage } from "./rbd.ts";
 
 const rbd = bind("librbd.so.1", {
@@ -39,7 +39,7 @@ export const metaSet = (io: bigint, image: string, entries: Metadata): void => {
   const changes = Object.entries(entries).filter(([key, value]) => textOf(now.get(METADATA + key)) !== value);
   if (changes.length === 0) return;
   if (isJournaled(now.get(FEATURES))) return withImage(io, image, "write", (handle) => setEach(handle, changes));
-  const result = executeAll(io, header, changesOf(changes));
+  const [result = 0] = changeAll(io, [{ object: header, state: "require", calls: callsOf(changes) }]);
   if (result === -ENOENT) throw new Errno("rbd_open", ENOENT);
   check("rbd_metadata_set", result);
 };
@@ -49,7 +49,7 @@ const textOf = (bytes: Uint8Array | undefined): string | undefined => bytes && u
 const isJournaled = (features: Uint8Array | undefined): boolean =>
   features !== undefined && (new Decoder(features).u64() & FEATURE_BITS.journaling) !== 0n;
 
-const changesOf = (entries: readonly Entry[]): readonly Change[] => {
+const callsOf = (entries: readonly Entry[]): readonly Call[] => {
   const set = entries.flatMap(([key, value]): readonly Field[] =>
     value === undefined ? [] : [{ text: plain(key) }, { text: plain(value) }],
   );

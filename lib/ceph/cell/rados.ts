@@ -33,6 +33,7 @@ const rados = bind("librados.so.2", {
   rados_conf_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
   rados_connect: { args: [T.u64], returns: T.i32 },
   rados_shutdown: { args: [T.u64], returns: T.void },
+  rados_conf_get: { args: [T.u64, T.cstring, T.ptr, T.u64], returns: T.i32 },
   rados_get_instance_id: { args: [T.u64], returns: T.u64 },
   rados_pool_lookup: { args: [T.u64, T.cstring], returns: T.i64 },
   rados_pool_reverse_lookup: { args: [T.u64, T.i64, T.ptr, T.u64], returns: T.i32 },
@@ -43,11 +44,6 @@ const rados = bind("librados.so.2", {
   rados_lock_exclusive: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.cstring, T.ptr, T.u8], returns: T.i32 },
   rados_unlock: { args: [T.u64, T.cstring, T.cstring, T.cstring], returns: T.i32 },
   rados_exec: { args: [T.u64, T.cstring, T.cstring, T.cstring, T.ptr, T.u64, T.ptr, T.u64], returns: T.i32 },
-  rados_create_write_op: { args: [], returns: T.u64 },
-  rados_release_write_op: { args: [T.u64], returns: T.void },
-  rados_write_op_assert_exists: { args: [T.u64], returns: T.void },
-  rados_write_op_exec: { args: [T.u64, T.cstring, T.cstring, T.ptr, T.u64, T.ptr], returns: T.void },
-  rados_write_op_operate: { args: [T.u64, T.u64, T.cstring, T.ptr, T.i32], returns: T.i32 },
   rados_remove: { args: [T.u64, T.cstring], returns: T.i32 },
   rados_mgr_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
   rados_mon_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
@@ -108,6 +104,12 @@ const readConfFile = (cluster: bigint, path: string): void => {
 export const shutdown = (cluster: bigint): void => rados.rados_shutdown(cluster);
 
 export const instanceId = (cluster: bigint): bigint => rados.rados_get_instance_id(cluster);
+
+/** The value that an option has now: from librados itself, its file, or the monitors. undefined: there is no such option. */
+export const setting = (cluster: bigint, option: string): string | undefined => {
+  const value = zeroed(1024);
+  return rados.rados_conf_get(cluster, option, value, BigInt(value.length)) < 0 ? undefined : textIn(value);
+};
 
 export const poolId = (cluster: bigint, pool: string): bigint => {
   const id = rados.rados_pool_lookup(cluster, plain(pool));
@@ -176,26 +178,6 @@ export const execute = (
   const result = rados.rados_exec(io, plain(object), "rbd", method, given, size, answer, BigInt(answer.length));
   if (result === -ENOENT) return undefined;
   return answer.slice(0, check(`rados_exec ${method}`, result));
-};
-
-/** A method of the object class "rbd" that changes an object, and its input. */
-export interface Change {
-  readonly method: string;
-  readonly input: Uint8Array;
-}
-
-/** Makes all changes in one atomic operation on the OSD, and gives what C answers: `-ENOENT` if the object does not exist. */
-export const executeAll = (io: bigint, object: string, changes: readonly Change[]): number => {
-  const op = rados.rados_create_write_op();
-  try {
-    rados.rados_write_op_assert_exists(op);
-    for (const { method, input } of changes) {
-      rados.rados_write_op_exec(op, "rbd", method, input, BigInt(input.length), null);
-    }
-    return rados.rados_write_op_operate(op, io, plain(object), null, 0);
-  } finally {
-    rados.rados_release_write_op(op);
-  }
 };
 
 export interface CommandAnswer {

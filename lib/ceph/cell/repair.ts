@@ -3,8 +3,9 @@
  *
  * Not here: data. A repair changes names without a header, and object maps that do not exist.
  *
- * librbd makes one RADOS operation for each of these steps. A creation writes the name (`rbd_id.<name>`), the entry in
- * `rbd_directory`, the header, the object map. A move to the trash writes the entry in the trash, then removes the name,
+ * Each of these steps is one RADOS operation. A creation writes the entry in `rbd_directory` and the name
+ * (`rbd_id.<name>`), then the header and the object map; librbd one after the other, ./image-create.ts both of a pair at
+ * once. A move to the trash writes the entry in the trash, then removes the name,
  * then the entry in the directory.
  *
  * 1. A name is removed only if it still has no header a second later, because another client may be creating the image.
@@ -37,7 +38,10 @@ export const mend = (io: bigint, image: string): boolean => {
   if (hasHeader(io, id)) return true;
   if (idOf(io, image) !== id) return idOf(io, image) !== undefined;
   dropEntry(io, image, id);
-  midway(() => objectRemove(io, `rbd_id.${image}`));
+  midway(() => {
+    objectRemove(io, `rbd_object_map.${id}`);
+    objectRemove(io, `rbd_id.${image}`);
+  });
   return false;
 };
 
