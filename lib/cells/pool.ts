@@ -11,7 +11,8 @@
  *    `CellStuck`: nothing runs twice on one image or device.
  * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` is false.
  * 5. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
- * 6. Every call is answered, whatever happens to its cell or to the pool. The state of the pool changes before the answer,
+ * 6. Callers take turns: many calls of one kind of RPC do not delay those of another.
+ * 7. Every call is answered, whatever happens to its cell or to the pool. The state of the pool changes before the answer,
  *    so that a caller can make the next call at once.
  */
 import * as Duration from "effect/Duration";
@@ -20,6 +21,7 @@ import type * as Scope from "effect/Scope";
 import { type Figure, Metrics, Timings } from "../telemetry/metrics.ts";
 import { childSpan } from "../telemetry/tracing.ts";
 import { type Alarm, makeAlarm } from "./alarm.ts";
+import { Caller } from "./caller.ts";
 import type { CellReply, CellRequest } from "./cell.ts";
 import { type Cell, Crew } from "./crew.ts";
 import { CellDown, CellErrno, type CellError } from "./errors.ts";
@@ -131,10 +133,11 @@ class Cells implements CellPool {
 
   call<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {
     const about = { name: op, attributes: { cells: this.options.name, subject: options.subject } };
-    return childSpan("client", about, this.made<A>(op, arg, options));
+    const made = Effect.flatMap(Caller, (caller) => this.made<A>(op, arg, options, caller));
+    return childSpan("client", about, made);
   }
 
-  private made<A>(op: string, arg: unknown, options: CallOptions): Effect.Effect<A, CellError> {
+  private made<A>(op: string, arg: unknown, options: CallOptions, caller: string): Effect.Effect<A, CellError> {
     return Effect.callback<A, CellError>((resume) => {
       let settled = false;
       let done = () => {};
@@ -148,6 +151,7 @@ class Cells implements CellPool {
       const job: Job = {
         op,
         arg,
+        caller,
         options,
         subject: options.subject,
         since: undefined,

@@ -19,6 +19,7 @@ import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import type * as Tracer from "effect/Tracer";
 import { CallSubject } from "../cells/call-subject.ts";
+import { Caller } from "../cells/caller.ts";
 import { StillRunning } from "../csi/errors.ts";
 import { CallInfo } from "../grpc/call.ts";
 import { observedStage } from "../telemetry/stage.ts";
@@ -97,6 +98,7 @@ export const makeOperations = (): OperationsService => {
       const fiber = yield* childSpan("internal", about, body(answerEarly)).pipe(
         Effect.provideService(CurrentOperation, operation),
         Effect.provideService(CallSubject, operation.subject),
+        Effect.provideService(Caller, operation.rpc),
         Effect.tapCause((cause) =>
           Deferred.isDoneUnsafe(answer)
             ? Effect.logWarning("failed after its answer; the next call for it finishes or undoes it", cause)

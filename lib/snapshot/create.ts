@@ -19,7 +19,9 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import type { Ceph } from "../ceph/ceph.ts";
-import type { CephError } from "../ceph/errors.ts";
+import { type CephError, Raced } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
+import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { InvalidParameter, InvalidSecret } from "../config/errors.ts";
@@ -43,7 +45,7 @@ import type { Flatten } from "../images/flatten.ts";
 import { removeLeftOverTemp } from "../images/intermediate.ts";
 import { holderSpec } from "../images/layout.ts";
 import type { Purge } from "../images/purge.ts";
-import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
+import { asRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
@@ -182,7 +184,7 @@ const holdPointInTime = Effect.fnUntraced(function* (
   spec: SnapshotSpec,
   source: SourceVolume,
   earlier: journal.Reservation | undefined,
-): Effect.fn.Return<SnapshotImage & { readonly image: ImageStatus }, CreateSnapshotError, Needs | Compensations> {
+): Effect.fn.Return<SnapshotImage & { readonly image: PointInTime }, CreateSnapshotError, Needs | Compensations> {
   yield* stage("limit snapshots", limitSnapshots(source.volume, source.image));
   const { uuid, imageName } = yield* reserve(spec, source, earlier);
   const image = yield* Effect.catchTag(cloneSource(source, imageName, earlier === undefined), "ImageNotFound", asRaced);
@@ -196,28 +198,42 @@ const reserve = Effect.fnUntraced(function* (
 ) {
   const { instanceId } = yield* DriverSettings;
   const entry = { requestName, prefix, owner: attributes?.owner, source: imageName };
-  const written = journal.reserve(SNAPSHOTS, pool, instanceId, entry, earlier);
-  if (earlier !== undefined) return yield* stage("reserve", written);
-  return yield* step("reserve", written, { undo: (made) => undoReservation({ ...made, pool }, requestName) });
+  const claim = journal.claim(SNAPSHOTS, pool, instanceId, entry, earlier);
+  const undo = (made: journal.Claim) => undoReservation({ ...made, pool }, requestName);
+  const claimed = yield* earlier === undefined ? step("reserve", claim, { undo }) : stage("reserve", claim);
+  yield* stage("reserve", journal.writeAttributes(SNAPSHOTS, pool, claimed));
+  return claimed;
+});
+
+/** What the answer says of the image that holds a snapshot. */
+type PointInTime = Pick<ImageStatus, "id" | "sizeBytes" | "createdAt">;
+
+/** From the header: opening a clone opens its parents, too. */
+const lookAtClone = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+): Effect.fn.Return<PointInTime, CephError, Rbd> {
+  const [brief] = yield* (yield* Rbd).imageBriefs(pool, [imageName], []);
+  return brief ?? (yield* new Raced({ op: "rbd_clone", subject: imageLabel(pool, imageName) }));
 });
 
 /**
- * Makes the clone that holds the point in time, and answers its status. A clone that an earlier call made stays, because
+ * Makes the clone that holds the point in time, and answers what its header says. A clone that an earlier call made stays, because
  * the caller of that call may know of it. A clone that this call makes is undone when the call fails.
  */
 const cloneSource = Effect.fnUntraced(function* (
   { volume: { pool, imageName: source }, image }: SourceVolume,
   imageName: string,
   isNew: boolean,
-): Effect.fn.Return<ImageStatus, CreateSnapshotError, Needs | Compensations> {
+): Effect.fn.Return<PointInTime, CreateSnapshotError, Needs | Compensations> {
   const rbd = yield* Rbd;
   const transient = { pool, image: source, snapshot: imageName };
   const target = { pool, image: imageName, spec: holderSpec(image), snapshots: [imageName] };
-  const status = orRaced(rbd.imageStatus(pool, imageName));
+  const look = lookAtClone(pool, imageName);
   if (!isNew && (yield* stage("resume clone", resumeClone(transient, target)))) {
-    return yield* stage("look at clone", status);
+    return yield* stage("look at clone", look);
   }
-  return yield* step("hold point in time", Effect.andThen(cloneThrough(transient, target), status), {
+  return yield* step("hold point in time", Effect.andThen(cloneThrough(transient, target), look), {
     when: "started",
     undo: Effect.andThen(discardUnfinished(pool, imageName, [imageName]), rbd.snapshotRemove(pool, source, imageName)),
   });
@@ -263,7 +279,7 @@ const describe = (
   { cluster, sourceVolumeId, topology }: SnapshotSpec,
   source: LocatedVolume,
   uuid: string,
-  { sizeBytes, createdAt }: ImageStatus,
+  { sizeBytes, createdAt }: PointInTime,
   ready: boolean,
 ): Effect.Effect<CsiSnapshot, InvalidRequest | Unplaceable> => {
   const { clusterId } = cluster ?? source.cluster;

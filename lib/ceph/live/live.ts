@@ -10,6 +10,7 @@ import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
+import * as Semaphore from "effect/Semaphore";
 import type { CellDown } from "../../cells/errors.ts";
 import { type CellPool, makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
@@ -91,7 +92,7 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
   const service: CephCalls = {
     ...(yield* radosCalls(calls)),
     ...imageCalls(calls, options.trashRemoveLimit),
-    ...snapshotCalls(calls, options.flattenLimit),
+    ...snapshotCalls(calls, options.flattenLimit, yield* Semaphore.make(Math.ceil(options.cells / 2))),
     ...groupCalls(calls),
     ...managerCalls(calls),
   };

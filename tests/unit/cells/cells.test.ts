@@ -4,6 +4,7 @@ import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
 import * as Logger from "effect/Logger";
+import { Caller } from "../../../lib/cells/caller.ts";
 import { type CellPool, makeCellPool, type PoolOptions } from "../../../lib/cells/pool.ts";
 
 const LIMIT = 10_000;
@@ -158,6 +159,27 @@ pooled("Calls that wait start in order", { size: 1 }, (pool) =>
     );
     yield* Fiber.join(busy);
     expect([...new Int32Array(list)].slice(1, 21)).toEqual(Array.from({ length: 20 }, (_, i) => i + 1));
+  }),
+);
+
+pooled("Callers take turns: many calls of one do not delay those of another", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const list = new SharedArrayBuffer(4 * 16);
+    const gate = makeGate();
+    const busy = yield* Effect.forkChild(call(pool, "wait", { gate }));
+    yield* until(() => pool.state().running.length === 1);
+    const note = (caller: string, mark: number) =>
+      Effect.forkChild(Effect.provideService(call(pool, "note", { list, mark }), Caller, caller));
+    const notes = yield* Effect.all([
+      ...[1, 2, 3, 4].map((mark) => note("CreateSnapshot", mark)),
+      note("CreateVolume", 11),
+      note("DeleteVolume", 21),
+      note("CreateVolume", 12),
+    ]);
+    yield* until(() => pool.state().waiting === 7);
+    open(gate);
+    yield* Fiber.joinAll([busy, ...notes]);
+    expect([...new Int32Array(list)].slice(1, 8)).toEqual([1, 11, 21, 2, 12, 3, 4]);
   }),
 );
 
