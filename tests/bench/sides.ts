@@ -2,6 +2,7 @@
  * The two sides of the comparison: the driver over gRPC, and the floor, which is the least that any driver has to ask
  * of Ceph for the same effect, asked straight from a cell pool of the same size.
  *
+ * The floor makes its calls one after the other, and its images by librbd, as ceph-csi does; the driver can be below it.
  * The floor has no gRPC, no pipeline, no locks, no checks and no way back: it is what those cost nothing against.
  */
 import * as Effect from "effect/Effect";
@@ -11,7 +12,7 @@ import { makeCephLive } from "../../lib/ceph/live/live.ts";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { Controller } from "../../lib/gen/csi_pb.ts";
 import type { Driver } from "../ceph/driver.ts";
-import { createRequest, deleteRequest, expandRequest, GIB } from "../ceph/requests.ts";
+import { createRequest, deleteRequest, expandRequest, GIB, MIB } from "../ceph/requests.ts";
 import { caller } from "./caller.ts";
 
 export const OPERATIONS = ["create", "repeat", "expand", "delete"] as const;
@@ -47,6 +48,9 @@ export const driverSide = ({ pid, socket }: Driver, pool: string): Side => {
   };
 };
 
+/** The image that the driver makes, by rbd_create4: a layout that names its striping is left to librbd. */
+const BY_LIBRBD = { sizeBytes: GIB, stripeUnit: 4n * MIB, stripeCount: 1n };
+
 export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
   const uuids = new Map<string, string>();
   const directory = "csi.volumes.floor";
@@ -75,7 +79,7 @@ export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
           object: "ensure",
           set: { "csi.volname": name, "csi.imagename": image(name) },
         });
-        yield* ceph.imageCreate(pool, image(name), { sizeBytes: GIB });
+        yield* ceph.imageCreate(pool, image(name), BY_LIBRBD);
         const id = yield* ceph.imageId(pool, image(name));
         yield* ceph.omapWrite(pool, object(name), { object: "require", set: { "csi.imageid": id ?? "" } });
       }),

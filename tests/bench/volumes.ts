@@ -5,6 +5,10 @@
  * 1. Driver and floor take turns in short rounds, and each begins every other one: what else the machine does hits
  *    both alike.
  * 2. What is measured is a process that has been at work for a while: Bun compiles code that runs often, while it runs.
+ * 3. CreateVolume is to take 0.55 times what ceph-csi 3.8.1 takes on the same cluster, and to do 2.2 times as many in a
+ *    second at sixteen at once. When it made its calls one after the other it took 0.72 times, and did 1.74 times as many;
+ *    in units of the floor, which still makes them so, that was 1.13 and 0.87. So the goals are 1.13 x 0.55 / 0.72 = 0.86
+ *    of the floor's time, and 0.87 x 2.2 / 1.74 = 1.1 of its rate.
  */
 import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
@@ -21,9 +25,9 @@ export interface Extent {
 
 const TARGETS = {
   /** p50 at one call at a time, as a multiple of the floor's. */
-  latency: 1.5,
+  latency: { create: 0.86, repeat: 1.5, expand: 1.5, delete: 1.5 },
   /** Calls per second at sixteen at once, as a part of the floor's. */
-  throughput: 0.8,
+  throughput: { create: 1.1, repeat: 0.8, expand: 0.8, delete: 0.8 },
   /** Of the executable (DRIVER=dist/csi-rbd); a driver from the checkout takes 10 MiB more. */
   residentMiB: 130,
   atWorkMiB: 180,
@@ -76,9 +80,12 @@ export const volumes = async (
           ` | ${column(rate, 13)} ${column(rateFloor, 6)} ${column(rate / rateFloor, 6)}` +
           ` | ${column(cpuPerCall(ours), 14)} ${column(cpuPerCall(least), 6)}`,
       );
-      if (atOnce === 1) lines.push(judged(`${operation}, p50 at 1`, p50 / p50Floor, "at most", TARGETS.latency));
+      if (atOnce === 1)
+        lines.push(judged(`${operation}, p50 at 1`, p50 / p50Floor, "at most", TARGETS.latency[operation]));
       if (atOnce === MANY) {
-        lines.push(judged(`${operation}, per second at 16`, rate / rateFloor, "at least", TARGETS.throughput));
+        lines.push(
+          judged(`${operation}, per second at 16`, rate / rateFloor, "at least", TARGETS.throughput[operation]),
+        );
       }
     }
   }
