@@ -151,7 +151,7 @@ describe("of the values of ceph-csi's chart", () => {
     for (const repository of ["quay.io/cephcsi/cephcsi", "registry.example:5000/mirror/cephcsi"]) {
       const values = valuesOf({ "nodeplugin.plugin.image": { repository, tag: "v3.18.1" } });
       const driver = container(only(await render(values), "DaemonSet"), "csi-rbdplugin");
-      expect(driver["image"]).toBe("localhost/csi-rbd:0.1.0");
+      expect(driver["image"]).toBe("localhost/csi-rbd:0.1.0-ceph18");
     }
     const own = valuesOf({ "nodeplugin.plugin.image": { repository: "registry.example/csi-rbd", tag: "v2" } });
     for (const kind of ["DaemonSet", "Deployment"]) {

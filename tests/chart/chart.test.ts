@@ -245,6 +245,32 @@ describe("the controller", () => {
 });
 
 describe("for both", () => {
+  test("kubelet asks /healthz at the address where the driver serves it", async () => {
+    const all = await render({ nodeplugin: { healthPort: 9999 }, provisioner: { healthPort: 9998 } });
+    for (const [kind, address, host] of [
+      ["DaemonSet", "127.0.0.1:9999", "127.0.0.1"],
+      ["Deployment", ":9998", undefined],
+    ] as const) {
+      expect(argsOf(only(all, kind))).toContain(`--http-endpoint=${address}`);
+      const driver = container(only(all, kind), DRIVER);
+      const port = listAt(driver, "ports").find(({ name }) => name === "healthz")?.["containerPort"];
+      expect(`${host ?? ""}:${String(port)}`).toBe(address);
+      for (const probe of ["livenessProbe", "readinessProbe"]) {
+        expect(at(driver, `${probe}.httpGet`)).toEqual({ path: "/healthz", port: "healthz", ...(host && { host }) });
+      }
+      // more than the driver gives itself (--probe-timeout, 3s)
+      expect(at(driver, "livenessProbe.timeoutSeconds")).toBeGreaterThan(3);
+    }
+    const none = await render({ nodeplugin: { healthPort: 0 } });
+    expect(container(only(none, "DaemonSet"), DRIVER)).not.toHaveProperty("livenessProbe");
+  });
+
+  test("the image is that of the version and of the release of Ceph's libraries", async () => {
+    const image = async (values: Tree) => container(only(await render(values), "DaemonSet"), DRIVER)["image"];
+    expect(await image({ image: { ceph: 20 } })).toBe("localhost/csi-rbd:0.1.0-ceph20");
+    expect(await image({ image: { tag: "mine" } })).toBe("localhost/csi-rbd:mine");
+  });
+
   test("the CSIDriver asks for pod information and SELinux mounts", async () => {
     expect(only(await render(), "CSIDriver")["spec"]).toEqual({
       attachRequired: true,

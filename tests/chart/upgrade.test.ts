@@ -43,7 +43,7 @@ test("another release of the chart changes nothing that is fixed", async () => {
     const chart = readFileSync(join(folder, "Chart.yaml"), "utf8");
     writeFileSync(join(folder, "Chart.yaml"), chart.replaceAll(/^(version|appVersion): .*$/gm, "$1: 99.1.2"));
     const later = await render(classes, { chart: folder });
-    expect(later.text).toContain("csi-rbd:99.1.2");
+    expect(later.text).toContain("csi-rbd:99.1.2-ceph18");
     expect(fixedOf(later)).toEqual(fixedOf(await render(classes)));
   } finally {
     rmSync(folder, { recursive: true });

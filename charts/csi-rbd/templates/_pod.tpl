@@ -17,7 +17,7 @@ use them show the shape of the object.
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $repository (toString ($image.tag | default $root.Chart.AppVersion)) -}}
+{{- printf "%s:%s" $repository (toString $image.tag) -}}
 {{- end -}}
 {{- end -}}
 
@@ -26,7 +26,8 @@ use them show the shape of the object.
 {{- $other := (.Values.nodeplugin.plugin).image | default dict -}}
 {{- $image := .Values.image -}}
 {{- if and $other.repository (not (regexMatch "(^|/)cephcsi$" $other.repository)) -}}{{- $image = $other -}}{{- end -}}
-{{- toYaml (merge (dict "pullPolicy" ($other.pullPolicy | default .Values.image.pullPolicy)) $image) -}}
+{{- $tag := $image.tag | default (printf "%s-ceph%s" .Chart.AppVersion (toString .Values.image.ceph)) -}}
+{{- toYaml (merge (dict "tag" $tag "pullPolicy" ($other.pullPolicy | default .Values.image.pullPolicy)) $image) -}}
 {{- end -}}
 
 {{/* A value of a flag: numbers as they are written, not as 1e+06. */}}
@@ -95,9 +96,6 @@ initContainers: {{- toYaml . | nindent 2 }}
 - --v={{ $root.Values.logLevel }}
 - --logslowopinterval={{ $root.Values.logSlowOperationInterval }}
 - --grace-period={{ max 1 (sub (int $pod.terminationGracePeriodSeconds) 5) }}s
-{{- if $pod.healthPort }}
-- --health-port={{ $pod.healthPort }}
-{{- end }}
 {{- if $pod.httpMetrics.enabled }}
 - --enableprofiling=true
 - --metricsport={{ $pod.httpMetrics.containerPort }}
@@ -131,8 +129,13 @@ initContainers: {{- toYaml . | nindent 2 }}
       fieldPath: metadata.namespace
 {{- end -}}
 
-{{/* Ports and probes; takes the pod's values. The probe asks the driver's loop, which no volume can block. */}}
+{{/*
+Ports and probes; takes (list pod host), with the address of `--http-endpoint`, or "" for the pod's own. The probe asks
+the driver's loop, which no volume can block.
+*/}}
 {{- define "csi-rbd.driver.ports" -}}
+{{- $host := index . 1 -}}
+{{- with index . 0 -}}
 {{- if or .healthPort .httpMetrics.enabled }}
 ports:
   {{- if .healthPort }}
@@ -149,6 +152,9 @@ ports:
 {{- if .healthPort }}
 livenessProbe:
   httpGet:
+    {{- with $host }}
+    host: {{ . }}
+    {{- end }}
     path: /healthz
     port: healthz
   initialDelaySeconds: 10
@@ -157,11 +163,15 @@ livenessProbe:
   failureThreshold: 5
 readinessProbe:
   httpGet:
+    {{- with $host }}
+    host: {{ . }}
+    {{- end }}
     path: /healthz
     port: healthz
   periodSeconds: 10
   timeoutSeconds: 5
 {{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* Volumes of the configuration, in both pods. */}}
