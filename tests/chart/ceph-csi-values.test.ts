@@ -3,7 +3,20 @@
  * install` says why it does not.
  */
 import { beforeAll, describe, expect, test } from "bun:test";
-import { cephCsiValues, container, install, leavesOf, only, over, render, type Tree, valuesOf } from "./helm.ts";
+import {
+  at,
+  cephCsiValues,
+  container,
+  install,
+  leavesOf,
+  named,
+  only,
+  over,
+  render,
+  type Tree,
+  treeAt,
+  valuesOf,
+} from "./helm.ts";
 
 /** Keys that other releases of that chart have: 2023 to 2026. */
 const OTHER_RELEASES: Tree = {
@@ -157,6 +170,22 @@ describe("of the values of ceph-csi's chart", () => {
     for (const kind of ["DaemonSet", "Deployment"]) {
       expect(container(only(await render(own), kind), "csi-rbdplugin")["image"]).toBe("registry.example/csi-rbd:v2");
     }
+  });
+
+  test("ceph.conf is a template, as it is there", async () => {
+    const { objects } = await render({ cephconf: "[global]\n  # {{ .Values.driverName }}\n" });
+    const conf = objects.find((each) => named(each) === "ConfigMap ceph-config");
+    expect(at(conf, "data")).toEqual({ "ceph.conf": "[global]\n  # rbd.csi.ceph.com\n", keyring: "" });
+  });
+
+  test("a provisioner whose podSecurityContext asks for root gets it", async () => {
+    const context = async (podSecurityContext: Tree) =>
+      treeAt(
+        only(await render({ provisioner: { podSecurityContext } }), "Deployment"),
+        "spec.template.spec.securityContext",
+      );
+    expect(await context({ runAsUser: 0 })).not.toHaveProperty("runAsNonRoot");
+    expect(await context({ runAsUser: 2000 })).toMatchObject({ runAsUser: 2000, runAsNonRoot: true, fsGroup: 1000 });
   });
 
   test("the example labels of charts until 2023 make no topology, because topology.enabled is false there", async () => {

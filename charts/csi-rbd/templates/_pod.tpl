@@ -75,7 +75,9 @@ hostAliases: {{- toYaml . | nindent 2 }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $pod.podSecurityContext }}
-securityContext: {{- toYaml . | nindent 2 }}
+{{- /* Who asks for root need not know that the default forbids it. */}}
+{{- $root := and (hasKey . "runAsUser") (eq (toString .runAsUser) "0") }}
+securityContext: {{- toYaml (ternary (omit . "runAsNonRoot") . $root) | nindent 2 }}
 {{- end }}
 {{- with $pod.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
