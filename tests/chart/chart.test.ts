@@ -115,15 +115,15 @@ describe("the node plugin", () => {
 });
 
 describe("the controller", () => {
-  test("has the driver with its attacher beside provisioner, resizer and snapshotter", async () => {
+  test("has the driver beside provisioner, resizer, snapshotter and attacher", async () => {
     const deployment = only(await render(), "Deployment");
     expect(listAt(podOf(deployment), "containers").map(({ name }) => name)).toEqual([
       DRIVER,
       "csi-provisioner",
       "csi-resizer",
       "csi-snapshotter",
+      "csi-attacher",
     ]);
-    expect(argsOf(deployment)).toContain("--attacher=true");
   });
 
   test("every container runs without root, without privileges and on a read-only root", async () => {
@@ -179,7 +179,7 @@ describe("the controller", () => {
   });
 
   test("its network policy lets in what the pods listen on, and nothing else", async () => {
-    const all = await render();
+    const all = await render({ provisioner: { resizer: { enabled: false } } });
     const listened = listAt(podOf(only(all, "Deployment")), "containers").flatMap((each) =>
       listAt(each, "ports").map(({ containerPort }) => containerPort),
     );
@@ -190,11 +190,29 @@ describe("the controller", () => {
     expect(at(policy, "spec.podSelector")).toEqual(at(only(all, "Deployment"), "spec.selector"));
   });
 
-  test("upstream's attacher takes the place of the driver's with attacher.sidecar", async () => {
-    const deployment = only(await render({ provisioner: { attacher: { sidecar: true } } }), "Deployment");
-    expect(argsOf(deployment)).not.toContain("--attacher=true");
-    expect(argsOf(deployment, "csi-attacher")).toContain("--leader-election=true");
-    expect(container(deployment, "csi-attacher")["image"]).toBe("registry.k8s.io/sig-storage/csi-attacher:v4.13.0");
+  test("upstream's attacher and the driver's take each other's place", async () => {
+    const deployment = async (sidecar: boolean) =>
+      only(await render({ provisioner: { attacher: { sidecar, args: { workerThreads: 20 } } } }), "Deployment");
+    const upstream = await deployment(true);
+    expect(argsOf(upstream)).not.toContain("--attacher=true");
+    expect(argsOf(upstream, "csi-attacher")).toContain("--leader-election=true");
+    expect(argsOf(upstream, "csi-attacher")).toContain("--worker-threads=20");
+    expect(container(upstream, "csi-attacher")["image"]).toBe("registry.k8s.io/sig-storage/csi-attacher:v4.13.0");
+    const own = await deployment(false);
+    expect(listAt(podOf(own), "containers").map(({ name }) => name)).not.toContain("csi-attacher");
+    for (const flag of ["--attacher=true", "--leader-election=true", "--worker-threads=20"]) {
+      expect(argsOf(own)).toContain(flag);
+    }
+  });
+
+  test("a PodMonitor asks the sidecars that run and serve metrics", async () => {
+    const values = valuesOf({
+      "provisioner.podMonitor.enabled": true,
+      "provisioner.resizer.enabled": false,
+      "provisioner.snapshotter.args": { httpEndpointPort: 0 },
+    });
+    const monitor = only(await render(values), "PodMonitor");
+    expect(listAt(monitor, "spec.podMetricsEndpoints").map(({ port }) => port)).toEqual(["provisioner", "attacher"]);
   });
 
   test("nobody attaches with attacher.enabled=false, and nobody may", async () => {

@@ -1,4 +1,4 @@
-/** What Helm makes of the chart, without a cluster. */
+/** What Helm makes of the chart; without a cluster, unless one is named. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -31,13 +31,13 @@ const helmProgram = (): string => {
   return program;
 };
 
-/** Runs Helm where it finds no cluster, with the values in a file; fails with what Helm prints. */
-export const helm = async (args: readonly string[], values: Tree = {}): Promise<string> => {
+/** Runs Helm with the values in a file; fails with what Helm prints. Without a kubeconfig it finds no cluster. */
+export const helm = async (args: readonly string[], values: Tree = {}, kubeconfig = "/dev/null"): Promise<string> => {
   const folder = mkdtempSync(join(tmpdir(), "csi-rbd-chart-"));
   try {
     const file = join(folder, "values.json");
     writeFileSync(file, JSON.stringify(values));
-    const env = { KUBECONFIG: "/dev/null", HELM_CACHE_HOME: folder, HELM_CONFIG_HOME: folder, HELM_DATA_HOME: folder };
+    const env = { KUBECONFIG: kubeconfig, HELM_CACHE_HOME: folder, HELM_CONFIG_HOME: folder, HELM_DATA_HOME: folder };
     return await must({ cwd: checkout, env }, [helmProgram(), ...args, `--values=${file}`], { timeoutMs: 60_000 });
   } finally {
     rmSync(folder, { recursive: true });

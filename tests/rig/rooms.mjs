@@ -113,7 +113,7 @@ export const ROOMS = {
   "tests/support": ["lib/*", "services"],
   "tests/apiserver": ["tests/rig"],
   "tests/unit": ["lib/*", "services", "tests/support"],
-  "tests/chart": ["tests/rig"],
+  "tests/chart": ["lib/*", "tests/rig"],
   "tests/contract": ["lib/*", "tests/rig", "tests/support"],
   "tests/ceph": ["lib/*", "tests/contract", "tests/rig", "tests/support"],
   "tests/conformance": ["lib/*", "tests/ceph", "tests/rig"],

@@ -1,3 +1,17 @@
+{{/* The sidecars that run, by the keys of their values; so are their ports named. */}}
+{{- define "csi-rbd.sidecars" -}}
+- provisioner
+{{- if .Values.provisioner.resizer.enabled }}
+- resizer
+{{- end }}
+{{- if .Values.provisioner.snapshotter.enabled }}
+- snapshotter
+{{- end }}
+{{- if and .Values.provisioner.attacher.enabled .Values.provisioner.attacher.sidecar }}
+- attacher
+{{- end }}
+{{- end -}}
+
 {{/*
 A sidecar of the Kubernetes project: (list root name values args port), with `args` a text of arguments that the chart
 gives it and `port` the name of its port, which ceph-csi's PodMonitor knows it by.
