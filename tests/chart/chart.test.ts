@@ -200,9 +200,22 @@ describe("the controller", () => {
     expect(container(upstream, "csi-attacher")["image"]).toBe("registry.k8s.io/sig-storage/csi-attacher:v4.13.0");
     const own = await deployment(false);
     expect(listAt(podOf(own), "containers").map(({ name }) => name)).not.toContain("csi-attacher");
-    for (const flag of ["--attacher=true", "--leader-election=true", "--worker-threads=20"]) {
-      expect(argsOf(own)).toContain(flag);
-    }
+    expect(argsOf(own)).toContain("--attacher=true");
+    expect(argsOf(own)).toContain("--leader-election=true");
+  });
+
+  test("the driver's attacher is given the flags that it has, and the notes name the others", async () => {
+    const attacher = {
+      sidecar: false,
+      args: { leaderElectionLeaseDuration: "30s", workerThreads: 20 },
+      extraArgs: ["timeout=60s"],
+    };
+    const args = argsOf(only(await render({ provisioner: { attacher } }), "Deployment"));
+    expect(args).toContain("--leader-election-lease-duration=30s");
+    expect(args.filter((arg) => /worker|timeout/.test(arg))).toEqual([]);
+    const { notes } = await install({ provisioner: { attacher } });
+    expect(notes).toContain("- provisioner.attacher.args: the driver's attacher does not have --worker-threads=20;");
+    expect(notes).toContain("- provisioner.attacher.extraArgs: the driver's attacher does not have --timeout=60s;");
   });
 
   test("a PodMonitor asks the sidecars that run and serve metrics", async () => {

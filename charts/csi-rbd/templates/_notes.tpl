@@ -23,6 +23,14 @@
 {{- else if and $image.tag (not $image.repository) }}
 - nodeplugin.plugin.image.tag: it goes with a repository beside it; image.tag is the tag of image.repository
 {{- end }}
+{{- $attacher := .Values.provisioner.attacher }}
+{{- if and $attacher.enabled (not $attacher.sidecar) }}
+{{- range $key, $given := dict "args" (list $attacher.args list false) "extraArgs" (list dict $attacher.extraArgs false) }}
+{{- with include "csi-rbd.attacherArgs" $given | fromYamlArray }}
+- provisioner.attacher.{{ $key }}: the driver's attacher does not have {{ join " " . }}; with attacher.sidecar upstream's runs
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if .Values.encryptionKMSConfig }}
 - encryptionKMSConfig: the ConfigMap {{ .Values.kmsConfigMapName }} is made, but this release does not encrypt
 {{- end }}

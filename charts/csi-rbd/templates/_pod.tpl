@@ -43,6 +43,19 @@ use them show the shape of the object.
 {{- end }}
 {{- end -}}
 
+{{/*
+Of the flags that values give an attacher, those that the driver's own has (list args extraArgs true), or those that it
+has not (list args extraArgs false).
+*/}}
+{{- define "csi-rbd.attacherArgs" -}}
+{{- $own := index . 2 -}}
+{{- range include "csi-rbd.moreArgs" . | fromYamlArray }}
+{{- if eq $own (hasPrefix "--leader-election" .) }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* What every container may have beside its arguments; takes (list values defaultSecurityContext defaultResources). */}}
 {{- define "csi-rbd.container" -}}
 {{- $values := index . 0 -}}
