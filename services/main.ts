@@ -13,12 +13,14 @@ import {
   runRoles,
   type Verb,
 } from "../lib/process/command-line.ts";
+import { attacherUsage, parseAttacherFlags } from "../lib/config/attacher-flags.ts";
 import { type Flags, usage } from "../lib/config/flags.ts";
 import { livenessprobeUsage, parseLivenessprobeFlags } from "../lib/config/livenessprobe-flags.ts";
 import { parseRegistrarFlags, registrarUsage } from "../lib/config/registrar-flags.ts";
 import type { AnyRole } from "../lib/process/role.ts";
 import { versionText } from "../lib/process/version.ts";
 import { liveWorld, type World } from "../lib/process/world.ts";
+import { attacherRoles } from "./attacher.ts";
 import { driverRoles } from "./driver.ts";
 import { livenessprobeRoles } from "./health.ts";
 import { journalControllerRole } from "./journal-controller.ts";
@@ -56,6 +58,11 @@ const verbs: Readonly<Record<string, Verb>> = {
     parse: parseRegistrarFlags,
     rolesOf: registrarRoles,
     help: registrarUsage,
+  }),
+  attacher: sidecar("attaches the volumes of any CSI driver, as external-attacher does", {
+    parse: parseAttacherFlags,
+    rolesOf: attacherRoles,
+    help: attacherUsage,
   }),
   livenessprobe: sidecar("tells over HTTP whether any CSI driver lives, as livenessprobe does", {
     parse: parseLivenessprobeFlags,

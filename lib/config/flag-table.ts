@@ -129,7 +129,28 @@ const CEPH_CSI = {
   v: flag("verbosity", int(0, 2 ** 31 - 1), "0", "log level: 1 default, 5 trace"),
 };
 
+const labels = shaped("name:value,name:value", (value) =>
+  value === "" || value.split(",").every((pair) => /^[^:]+:[^:]*$/.test(pair)) ? value : undefined,
+);
+
+/** Of an election by a Lease: Kubernetes' sidecars have the same. */
+export const ELECTION_FLAGS = {
+  "leader-election": flag("leaderElection", bool(), "false", "several replicas choose one that works, by a Lease"),
+  "leader-election-namespace": flag("leaderElectionNamespace", text(), "", "of the Lease; absent: the pod's own"),
+  "leader-election-lease-duration": flag("leaseDuration", duration(), "15s", "others wait that long for a dead leader"),
+  "leader-election-renew-deadline": flag(
+    "renewDeadline",
+    duration(),
+    "10s",
+    "a leader that cannot renew so long stops",
+  ),
+  "leader-election-retry-period": flag("retryPeriod", duration(), "5s", "how often the Lease is renewed or tried"),
+  "leader-election-labels": flag("leaderElectionLabels", labels, "", "labels of the Lease"),
+};
+
 const OWN = {
+  attacher: flag("attacher", bool(), "false", "controller: attach this driver's volumes in Kubernetes, too"),
+  ...ELECTION_FLAGS,
   help: flag("help", bool(), "false", "print this and end"),
   "config-dir": flag("configDir", path(), "/etc/ceph-csi-config", "folder of config.json and cluster-mapping.json"),
   "secrets-dir": flag(

@@ -3,6 +3,7 @@
  * each other.
  */
 import * as Result from "effect/Result";
+import { wrongElection } from "./election-flags.ts";
 import { FLAGS, OTHER_TYPES, WITHOUT_EFFECT } from "./flag-table.ts";
 import { type FlagTable, readArguments, type Remarks, usageOf, type ValuesOf } from "./read-flags.ts";
 
@@ -32,7 +33,10 @@ const across = (flags: Flags, given: ReadonlyMap<string, string>): string | unde
   if (flags.kubeletRegistrationPath !== "" && flags.controllerServer && !flags.nodeServer) {
     return "--kubelet-registration-path: kubelet registers nodes; write --nodeserver, too, or leave it out";
   }
-  return undefined;
+  if (flags.attacher && flags.nodeServer && !flags.controllerServer) {
+    return "--attacher: it belongs to the controller; write --controllerserver, too, or leave it out";
+  }
+  return flags.leaderElection ? wrongElection(flags) : undefined;
 };
 
 /** Flags that are for another type than the driver. */

@@ -77,7 +77,7 @@ export const informer = <T extends Kept>(
 
 interface Store<T> {
   readonly kept: ReadonlyMap<string, T>;
-  /** -> the key, if it is an object of Kubernetes. */
+  /** -> why the object cannot be kept, if it cannot. */
   readonly put: (object: unknown) => string | undefined;
   readonly drop: (key: string) => void;
   readonly learn: (object: unknown) => void;
@@ -100,8 +100,9 @@ const makeStore = <T extends Kept>(
   };
   const put = (object: unknown): string | undefined => {
     const key = keyOf(object);
-    const read = schema.safeParse(object).data;
-    if (key === undefined || read === undefined) return undefined;
+    const { data: read, error } = schema.safeParse(object);
+    if (key === undefined) return "an object without a name";
+    if (read === undefined) return `${key}: ${error?.issues[0]?.path.join(".")}: ${error?.issues[0]?.message}`;
     const before = kept.get(key);
     const known = before?.resourceVersion ?? "";
     if (!wanted(read)) drop(key);
@@ -109,7 +110,7 @@ const makeStore = <T extends Kept>(
       kept.set(key, read);
       onChange({ key, before, now: read });
     }
-    return key;
+    return undefined;
   };
   return {
     kept,
@@ -152,8 +153,8 @@ const listAll = <T>({ list }: KubeService, path: string, store: Store<T>): Effec
     for (;;) {
       const { items, next, resourceVersion } = yield* list(path, { limit: PAGE, after });
       for (const item of items) {
-        const key = store.put(item);
-        if (key !== undefined) seen.add(key);
+        yield* sayUnreadable(path, store.put(item));
+        seen.add(keyOf(item) ?? "");
       }
       after = next;
       if (next !== "") continue;
@@ -161,6 +162,10 @@ const listAll = <T>({ list }: KubeService, path: string, store: Store<T>): Effec
       return resourceVersion;
     }
   });
+
+/** No server of Kubernetes sends such an object; if one does, it is not looked at, and somebody must know. */
+const sayUnreadable = (path: string, problem: string | undefined): Effect.Effect<void> =>
+  problem === undefined ? Effect.void : Effect.logError(`${path}: an object is left out: ${problem}`);
 
 /** Watches from that version on, through the ends of watches, until the server has forgotten where it was. */
 const follow = <T>(
@@ -172,16 +177,17 @@ const follow = <T>(
 ): Effect.Effect<never, KubeFailed> => {
   let version = from;
   let events = 0;
-  const take = ({ type, object }: WatchEvent): void => {
+  const take = ({ type, object }: WatchEvent): Effect.Effect<void> => {
     events += 1;
-    const key = type === "BOOKMARK" ? undefined : keyOf(object);
-    if (type === "DELETED" && key !== undefined) store.drop(key);
-    else if (key !== undefined) store.put(object);
     version = versionOf(object) ?? version;
+    if (type === "BOOKMARK") return Effect.void;
+    if (type !== "DELETED") return sayUnreadable(path, store.put(object));
+    store.drop(keyOf(object) ?? "");
+    return Effect.void;
   };
   const once = Effect.gen(function* () {
     const [began, eventsBefore] = [yield* Clock.currentTimeMillis, events];
-    yield* Stream.runForEach(watch(path, version), (event) => Effect.sync(() => take(event)));
+    yield* Stream.runForEach(watch(path, version), take);
     if (events === eventsBefore && (yield* Clock.currentTimeMillis) - began < TOO_SHORT_MS) {
       return yield* new KubeFailed({ verb: "watch", path, reason: "the watch ended at once" });
     }

@@ -42,6 +42,8 @@ export type Patch = { readonly merge: object } | { readonly json: readonly JsonO
 
 /** Paths are those of the REST API, without the host: `/api/v1/persistentvolumes/pv-1`. */
 export interface KubeService {
+  /** The namespace of this process. */
+  readonly namespace: Effect.Effect<string>;
   readonly get: (path: string) => Effect.Effect<unknown, KubeFailed>;
   readonly list: (path: string, page: PageRequest) => Effect.Effect<Page, KubeFailed>;
   /**

@@ -55,15 +55,6 @@ const leaseShape = z.object({
 type Lease = z.infer<typeof leaseShape>;
 type LeaseRecord = NonNullable<Lease["spec"]>;
 
-/** What others can see of an election. */
-export interface LeadershipState {
-  readonly name: string;
-  readonly leading: boolean;
-  /** Milliseconds since the last renewal, while leading. */
-  readonly sinceRenewal: number;
-  readonly leaseDuration: Duration.Duration;
-}
-
 interface Election {
   /** The record as it was last seen, and by this process's clock when it was first seen so. */
   seen: { readonly text: string; readonly at: number } | undefined;
@@ -73,40 +64,48 @@ interface Election {
 }
 
 /** The elections of this process, for its metrics and its health. */
-export class Elections extends Context.Service<
-  Elections,
-  {
-    readonly all: () => readonly LeadershipState[];
-    /** Runs the work while this process leads, time and again. It fails only with the work. */
-    readonly whileLeading: <E, R>(
-      options: LeaseOptions,
-      work: Effect.Effect<void, E, R>,
-    ) => Effect.Effect<never, E, Exclude<R, Scope.Scope> | Kube>;
-  }
->()("csi-rbd/kube/Elections") {
-  static readonly layer = Layer.effect(
-    Elections,
-    Effect.map(Clock.Clock, (clock) => {
-      const running = new Map<Election, LeaseOptions>();
-      return Elections.of({
-        all: () =>
-          Array.from(running, ([{ held, renewedAt }, { name, leaseDuration }]) => ({
-            name,
-            leaseDuration,
-            leading: held !== undefined,
-            sinceRenewal: millisOf(clock.monotonicTimeNanosUnsafe()) - renewedAt,
-          })),
-        whileLeading: (options, work) => {
-          const election: Election = { seen: undefined, held: undefined, renewedAt: 0 };
-          return Effect.acquireUseRelease(
-            Effect.sync(() => void running.set(election, options)),
-            () => electAgain(options, election, work),
-            () => Effect.sync(() => void running.delete(election)),
-          );
-        },
-      });
+export interface ElectionsService {
+  /** The leases that this process stands for, and whether it leads. */
+  readonly leading: () => readonly { readonly name: string; readonly leads: boolean }[];
+  /** Says so where this process leads and has not renewed for far too long: then it should be started anew. */
+  readonly stuck: Effect.Effect<string | undefined>;
+  /** Runs the work while this process leads, time and again. It fails only with the work. */
+  readonly whileLeading: <E, R>(
+    options: LeaseOptions,
+    work: Effect.Effect<void, E, R>,
+  ) => Effect.Effect<never, E, Exclude<R, Scope.Scope> | Kube>;
+}
+
+/** As long as others' checks wait beyond the lease. */
+const STUCK_AFTER = Duration.seconds(20);
+
+export const makeElections = (): ElectionsService => {
+  const running = new Map<Election, LeaseOptions>();
+  return {
+    leading: () => Array.from(running, ([{ held }, { name }]) => ({ name, leads: held !== undefined })),
+    stuck: Effect.map(now, (at) => {
+      for (const [{ held, renewedAt }, { name, leaseDuration }] of running) {
+        const patience = Duration.toMillis(leaseDuration) + Duration.toMillis(STUCK_AFTER);
+        if (held !== undefined && at - renewedAt > patience) {
+          return `the lease ${name} has not been renewed for ${Math.floor((at - renewedAt) / 1000)} s`;
+        }
+      }
+      return undefined;
     }),
-  );
+    whileLeading: (options, work) =>
+      Effect.suspend(() => {
+        const election: Election = { seen: undefined, held: undefined, renewedAt: 0 };
+        return Effect.acquireUseRelease(
+          Effect.sync(() => void running.set(election, options)),
+          () => electAgain(options, election, work),
+          () => Effect.sync(() => void running.delete(election)),
+        );
+      }),
+  };
+};
+
+export class Elections extends Context.Service<Elections, ElectionsService>()("csi-rbd/kube/Elections") {
+  static readonly layer = Layer.sync(Elections, makeElections);
 }
 
 const electAgain = <E, R>(

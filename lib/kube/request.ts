@@ -21,9 +21,9 @@ import * as Random from "effect/Random";
 import type * as Scope from "effect/Scope";
 import * as Stream from "effect/Stream";
 import * as z from "zod";
-import { KubeFailed, type Verb } from "./errors.ts";
+import { type KubeAccessWrong, KubeFailed, type Verb } from "./errors.ts";
 import { Kube, type KubeService, type Page, type Patch, type WatchEvent } from "./kube.ts";
-import type { Credentials, KubeAccess } from "./kubeconfig.ts";
+import { type Credentials, type KubeAccess, kubeAccess } from "./kubeconfig.ts";
 
 const LIMIT = Duration.seconds(30);
 /** The server sends a bookmark every minute; after more than two without one the peer is probably dead. */
@@ -43,7 +43,12 @@ interface Call {
 
 type Open = (call: Call) => Effect.Effect<Response, KubeFailed, Scope.Scope>;
 
-export const kubeLayer = (access: KubeAccess): Layer.Layer<Kube> => Layer.sync(Kube, () => Kube.of(makeKube(access)));
+/** By the kubeconfig if its path is given, else by the pod's account. */
+export const kubeLayer = (kubeconfig: string): Layer.Layer<Kube, KubeAccessWrong> =>
+  Layer.effect(
+    Kube,
+    Effect.map(kubeAccess(kubeconfig, process.env), (access) => Kube.of(makeKube(access))),
+  );
 
 export const makeKube = (access: KubeAccess): KubeService => {
   const open = patiently(opener(access));
@@ -53,6 +58,7 @@ export const makeKube = (access: KubeAccess): KubeService => {
       Effect.scoped,
     );
   return {
+    namespace: access.namespace,
     get: (path) => ask({ verb: "get", method: "GET", path }),
     list: (path, { limit, after }) =>
       ask({

@@ -16,7 +16,9 @@ import { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { Host } from "../host/host.ts";
 import { hostLayerLive } from "../host/live.ts";
+import type { Kube } from "../kube/kube.ts";
 import { Placement } from "../kube/placement.ts";
+import { kubeLayer } from "../kube/request.ts";
 import { Locks } from "../operations/locks.ts";
 import { Operations } from "../operations/pipeline.ts";
 import type { RoleError } from "./role.ts";
@@ -30,6 +32,8 @@ export interface World {
   readonly host: Layer.Layer<Host, RoleError>;
   /** The place of this node in the cluster. */
   readonly placement: Layer.Layer<Placement, RoleError>;
+  /** The API of Kubernetes. */
+  readonly kube: Layer.Layer<Kube, RoleError>;
 }
 
 /** Makes the real world from the flags. */
@@ -49,6 +53,7 @@ export const liveWorld = (flags: Flags): World => ({
   }),
   host: hostLayerLive({ cells: flags.hostCells }),
   placement: Placement.layer(flags),
+  kube: kubeLayer(flags.kubeconfig),
 });
 
 /** The layers that every role needs that works on volumes. */

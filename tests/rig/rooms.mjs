@@ -35,6 +35,7 @@ export const ROOMS = {
   // What recipes are made of.
   "lib/config": ["lib/ceph", "lib/csi", "lib/grpc", "lib/text"],
   "lib/kube": ["lib/config", "lib/csi"],
+  "lib/attacher": ["lib/kube", "lib/telemetry", "lib/text"],
   "lib/journal": ["lib/ceph", "lib/config", "lib/csi"],
   "lib/operations": ["lib/cells", "lib/ceph", "lib/config", "lib/csi", "lib/grpc", "lib/host", "lib/telemetry"],
   "lib/images": ["lib/ceph", "lib/config", "lib/csi", "lib/journal", "lib/operations", "lib/telemetry"],
@@ -90,6 +91,7 @@ export const ROOMS = {
     "lib/text",
   ],
   services: [
+    "lib/attacher",
     "lib/changed-blocks",
     "lib/config",
     "lib/csi",

@@ -283,6 +283,7 @@ export const kubeMemoryService = (memory: KubeMemory, around: AroundKube = (_, a
       return around({ verb, path }, attempt(verb, path, act));
     });
   return {
+    namespace: Effect.succeed("storage"),
     get: (path) => ask("get", path, () => structuredClone(memory.get(path))),
     list: (path, { limit, after }) => ask("list", path, () => structuredClone(memory.page(path, limit, after))),
     create: (path, object) => ask("create", path, () => structuredClone(memory.create(path, object))),

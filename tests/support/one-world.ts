@@ -66,6 +66,7 @@ import { node, nodeOptions } from "../../services/node.ts";
 import { snapshotMetadata } from "../../services/snapshot-metadata.ts";
 import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
 import { hostMemoryService, MemoryNode } from "./host-memory.ts";
+import { KubeMemory, kubeMemoryLayer } from "./kube-memory.ts";
 import type { VirtualTime } from "./virtual-time.ts";
 import { wholeCeph } from "./whole-ceph.ts";
 import { EAST } from "./world.ts";
@@ -99,6 +100,7 @@ export interface DriverWorld {
   /** The administrator's credentials per cluster; none when absent. */
   readonly secrets?: Readonly<Record<string, ClusterSecret>>;
   readonly placement?: Layer.Layer<Placement>;
+  readonly kube?: KubeMemory;
   /** The clock that the test moves; the machine's own when absent. */
   readonly time?: VirtualTime;
 }
@@ -114,6 +116,7 @@ export const memoryWorld = (cluster: MemoryCluster, flags: Flags, given: DriverW
   ceph: cephLayer(given.ceph ?? cephMemoryService(cluster)),
   host: Layer.sync(Host, () => given.host ?? hostMemoryService(new MemoryNode(cluster))),
   placement: given.placement ?? Placement.none,
+  kube: kubeMemoryLayer(given.kube ?? new KubeMemory()),
 });
 
 /** A driver with all of its roles; `await using` ends it. */

@@ -18,6 +18,7 @@ import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { eventually, temporaryDirectory } from "../../support/grpc-serving.ts";
 import { freePort } from "../../support/http-client.ts";
 import { hostMemoryService, MemoryNode } from "../../support/host-memory.ts";
+import { KubeMemory, kubeMemoryLayer } from "../../support/kube-memory.ts";
 import { aCluster } from "../../support/world.ts";
 
 /** The real world is described, which reads its flags; Ceph and the host are in memory, so that nothing is touched. */
@@ -27,6 +28,7 @@ const worldOf = (flags: Flags): World => {
     ...liveWorld(flags),
     ceph: cephLayer(cephMemoryService(cluster)),
     host: Layer.succeed(Host, hostMemoryService(new MemoryNode(cluster))),
+    kube: kubeMemoryLayer(new KubeMemory()),
   };
 };
 
@@ -63,6 +65,8 @@ test("The driver and its liveness probe read each flag of the table between them
     "--nodeid=n",
     "--controllerserver",
     "--nodeserver",
+    "--attacher",
+    "--leader-election",
     "--enableprofiling",
     `--metricsport=${await freePort()}`,
     `--kubelet-registration-path=${join(directory, "csi.sock")}`,

@@ -107,6 +107,15 @@ describe("an informer", () => {
     expect(names()).toEqual(["pv-1"]);
   });
 
+  test("An object that lacks a named field is left out, and the log names both", async () => {
+    const { memory, begin, names } = await started();
+    memory.create(PATH, { metadata: { name: "odd" }, spec: {} });
+    memory.create(PATH, pv("even"));
+    const { log } = await begin();
+    expect(names()).toEqual(["even"]);
+    expect(log.join("\n")).toContain("odd: spec.driver");
+  });
+
   test("The answer to a write counts at once; an older event and a late answer do not take it back", async () => {
     const { memory, begin, names, informer: store } = await started();
     memory.create(PATH, pv("pv-1"));

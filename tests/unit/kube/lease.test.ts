@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { KubeFailed } from "../../../lib/kube/errors.ts";
-import { Elections, leaseName, type LeaseOptions } from "../../../lib/kube/lease.ts";
+import { Elections, leaseName, type LeaseOptions, makeElections } from "../../../lib/kube/lease.ts";
 import type { AroundKube } from "../../support/kube-memory.ts";
 import { kubeWorld } from "../../support/kube-world.ts";
 
@@ -137,25 +137,23 @@ describe("a lease", () => {
     expect(history).toHaveLength(1);
   });
 
-  test("An election tells its metrics who leads, and Kubernetes by an event", async () => {
-    const { memory, time, stand } = election();
-    let states: ReadonlyArray<{ leading: boolean; sinceRenewal: number }> = [];
-    const world = kubeWorld();
-    await world.start(
-      Effect.gen(function* () {
-        const { all, whileLeading } = yield* Elections;
-        yield* Effect.forkScoped(whileLeading(options("one"), Effect.never));
-        yield* Effect.sleep("7 seconds");
-        states = all();
-      }),
-    );
-    await world.time.pass("7 seconds");
-    expect(states).toMatchObject([{ leading: true, sinceRenewal: 2000 }]);
-    await stand("one");
-    await time.pass("1 second");
+  test("An election tells who leads, its health when it is stuck, and Kubernetes by an event", async () => {
+    const { memory, time, start } = kubeWorld();
+    const elections = makeElections();
+    let hanging = false;
+    const work = elections.whileLeading(options("one"), Effect.uninterruptible(Effect.sleep("2 minutes")));
+    await start(work, ({ verb }, act) => (hanging && verb === "update" ? Effect.never : act));
+    expect(elections.leading()).toEqual([{ name: "attacher", leads: true }]);
     expect(memory.objects("/api/v1/namespaces/storage/events")).toMatchObject([
       { reason: "LeaderElection", message: "one became leader", count: 1, involvedObject: { kind: "Lease" } },
     ]);
+    const stuck = () => Effect.runPromise(Effect.provide(elections.stuck, time.layer));
+    hanging = true;
+    await time.pass("34 seconds");
+    expect(await stuck()).toBeUndefined();
+    // Its work does not end, so it has not given up leading.
+    await time.pass("10 seconds");
+    expect(await stuck()).toContain("the lease attacher has not been renewed for 44 s");
   });
 });
 

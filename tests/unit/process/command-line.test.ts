@@ -14,11 +14,11 @@ describe("the command line", () => {
     [["driver", "--type=nvmeof"], "--type=nvmeof: this driver serves RBD only"],
     [
       ["verson", "--type=rbd"],
-      'unknown verb "verson": write driver, registrar, livenessprobe, help, version, or no verb and --flag=value for the driver. Did you mean version?',
+      'unknown verb "verson": write driver, registrar, attacher, livenessprobe, help, version, or no verb and --flag=value for the driver. Did you mean version?',
     ],
     [
       ["constructor"],
-      'unknown verb "constructor": write driver, registrar, livenessprobe, help, version, or no verb and --flag=value for the driver.',
+      'unknown verb "constructor": write driver, registrar, attacher, livenessprobe, help, version, or no verb and --flag=value for the driver.',
     ],
     [
       ["--type=rbd", "--nodeid=n", "--controllerserver", "--endpoint=unix:///no/such/dir/csi.sock"],
