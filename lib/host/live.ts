@@ -45,10 +45,11 @@ export const hostLayerLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDow
     Host,
     Effect.gen(function* () {
       const url = cellUrl("lib/host/cell.ts");
+      // one cell is enough to know that they start; the others cost a node that rests 2 MiB each
       const pools: Pools = {
         look: yield* makeCellPool({ name: "host-look", url, size: 2, advice: ADVICE }),
-        peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64, advice: ADVICE }),
-        change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64, advice: ADVICE }),
+        peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
+        change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64, kept: 0, advice: ADVICE }),
       };
       yield* pools.look.call("sweepKeys", undefined, { limit: LIMIT.look, subject: "key files" }).pipe(Effect.ignore);
       return Host.of(hostService(pools));
