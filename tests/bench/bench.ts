@@ -26,6 +26,7 @@ import { pages, pagesInMemory } from "./lists.ts";
 import type { Line } from "./report.ts";
 import { floorCeph } from "./sides.ts";
 import { snapshots } from "./snapshots.ts";
+import { starts } from "./start.ts";
 import { telemetry } from "./telemetry.ts";
 import { memory, volumes } from "./volumes.ts";
 
@@ -58,6 +59,7 @@ const parts: Readonly<Record<string, (place: Place) => Promise<readonly Line[]>>
   memory: ({ driver, pool }) =>
     memory(driver, pool.pool, QUICK ? { count: 500, warmUp: 500 } : { count: 10_000, warmUp: 5000 }),
   telemetry: () => telemetry(QUICK ? 50 : 300),
+  start: () => starts(QUICK ? 5 : 15),
 };
 
 const asked = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
