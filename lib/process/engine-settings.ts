@@ -70,15 +70,20 @@ const replaceItself = (added: Readonly<Record<string, string>>): never => {
 
 /** The kernel names a process by the last part of the path that it was started with, which is "exe" here. */
 const restoreName = (): void => {
-  const [program = ""] = readFileSync("/proc/self/cmdline", "utf8").split("\0");
-  writeFileSync("/proc/self/comm", program.slice(program.lastIndexOf("/") + 1));
+  try {
+    const [program = ""] = readFileSync("/proc/self/cmdline", "utf8").split("\0");
+    writeFileSync("/proc/self/comm", program.slice(program.lastIndexOf("/") + 1));
+  } catch {
+    // a name that only ps shows is not worth a word
+  }
 };
 
 const apply = (): void => {
+  if (process.env[MARK] === String(process.pid)) return restoreName();
   const added = missingSettings(process.env, process.pid);
+  if (added === undefined) return;
   try {
-    if (added !== undefined) replaceItself(added);
-    else if (process.env[MARK] === String(process.pid)) restoreName();
+    replaceItself(added);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     console.error(`the settings of the JavaScript engine are not in effect, so the driver runs slower: ${why}`);
