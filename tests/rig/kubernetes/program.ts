@@ -19,34 +19,44 @@ const programPath = (): string => join(cacheFolder("bin"), `kube-v${kubernetesVe
 export const kubeLacks = (): string | undefined =>
   existsSync(programPath()) || hasGo() ? undefined : "no Go to build Kubernetes with";
 
+/** What Kubernetes is built with: its go.mod's line of Go, and the version of each module, its own parts included. */
+export interface KubernetesModules {
+  readonly goLine: string;
+  readonly versions: ReadonlyMap<string, string>;
+  /** k8s.io/api and the like. */
+  readonly parts: ReadonlyArray<string>;
+}
+
 /**
  * Kubernetes' own go.mod replaces its parts (k8s.io/api …) by folders that its module does not carry; each of them is
  * published as a module too, as v0.X.Y for v1.X.Y.
  */
-const moduleFile = (kubernetesMod: string): string => {
-  const goLine = /^go .*$/m.exec(kubernetesMod)?.[0] ?? "";
-  const parts = [...kubernetesMod.matchAll(/^\t(\S+) => \.\/staging\//gm)].map(([, name = ""]) => name);
+export const kubernetesModules = async (go: Go, folder: string): Promise<KubernetesModules> => {
+  const listed = await go({ cwd: folder }, ["mod", "download", "-json", `k8s.io/kubernetes@v${kubernetesVersion}`], 10);
+  const file = /"GoMod": "(.+)"/.exec(listed)?.[1];
+  if (file === undefined) throw new Error(`go mod download named no go.mod for Kubernetes ${kubernetesVersion}`);
+  const text = readFileSync(file, "utf8");
+  const parts = [...text.matchAll(/^\t(\S+) => \.\/staging\//gm)].map(([, name = ""]) => name);
   const published = `v0.${kubernetesVersion.slice("1.".length)}`;
-  return `module rig.local/kube
-
-${goLine}
-
-require k8s.io/kubernetes v${kubernetesVersion}
-
-replace (
-${parts.map((name) => `\t${name} => ${name} ${published}`).join("\n")}
-)
-`;
+  const versions = new Map(
+    [...text.matchAll(/^\t(\S+) (v\S+)/gm)].map(([, name = "", version = ""]) => [name, version]),
+  );
+  for (const part of parts) versions.set(part, published);
+  return { goLine: /^go .*$/m.exec(text)?.[0] ?? "", versions, parts };
 };
 
 const layOutModule = async (go: Go, folder: string): Promise<void> => {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  const listed = await go({ cwd: folder }, ["mod", "download", "-json", `k8s.io/kubernetes@v${kubernetesVersion}`], 10);
-  const mod = /"GoMod": "(.+)"/.exec(listed)?.[1];
-  if (mod === undefined) throw new Error(`go mod download named no go.mod for Kubernetes ${kubernetesVersion}`);
+  const { goLine, versions, parts } = await kubernetesModules(go, folder);
   cpSync(join(import.meta.dir, "kube", "main.go"), join(folder, "main.go"));
-  writeFileSync(join(folder, "go.mod"), moduleFile(readFileSync(mod, "utf8")));
+  const lines = [
+    "module rig.local/kube",
+    goLine,
+    `require k8s.io/kubernetes v${kubernetesVersion}`,
+    ...parts.map((name) => `replace ${name} => ${name} ${versions.get(name)}`),
+  ];
+  writeFileSync(join(folder, "go.mod"), `${lines.join("\n\n")}\n`);
   await go({ cwd: folder }, ["mod", "tidy"], 15);
 };
 
