@@ -122,10 +122,10 @@ primitives("image creation", ({ session: at, rig }) => {
     LIMIT,
   );
 
-  const failing = (image: string, id?: string): Errno => {
+  const failing = (image: string, id?: string, sizeBytes = GIB): Errno => {
     try {
       inPool((where, io) =>
-        create(where, io, image, { sizeBytes: GIB }, { otherwise: notHere, ...(id !== undefined && { id }) }),
+        create(where, io, image, { sizeBytes }, { otherwise: notHere, ...(id !== undefined && { id }) }),
       );
     } catch (error) {
       if (error instanceof Errno) return error;
@@ -156,17 +156,29 @@ primitives("image creation", ({ session: at, rig }) => {
     expect(named(image)).toEqual({ name: undefined, entry: true });
   });
 
-  test("A creation that fails at the header leaves nothing", async () => {
-    const { fresh } = at();
-    const [first, second] = [fresh("image"), fresh("image")];
-    const id = inPool((where, io) => create(where, io, first, { sizeBytes: GIB })) ?? "";
-    inPool((_, io) => objectRemove(io, `rbd_object_map.${id}`));
-    expect(failing(second, id)).toMatchObject({ midway: false });
-    expect(named(second)).toEqual({ name: undefined, entry: false });
-    expect(inPool((_, io) => [`rbd_header.${id}`, `rbd_object_map.${id}`].map((object) => exists(io, object)))).toEqual(
-      [true, false],
-    );
-  });
+  test(
+    "A creation with the id of another image fails, leaves nothing, and changes nothing of the other",
+    async () => {
+      const { run, pool, fresh } = at();
+      const [first, second] = [fresh("image"), fresh("image")];
+      const id = inPool((where, io) => create(where, io, first, { sizeBytes: GIB })) ?? "";
+      const map = `rbd_object_map.${id}`;
+      const look = () => ({ map: inPool((_, io) => exists(io, map)) ? bytesOf(map) : "none", ...named(second) });
+      const untouched = look();
+      expect(untouched).toMatchObject({ name: undefined, entry: false });
+      const again = () => failing(second, id, 2n * GIB);
+      expect(again().midway).toBe(false);
+      expect(look()).toEqual(untouched);
+      await run((ceph) => ceph.trashMove(pool, first));
+      expect(again()).toMatchObject({ errno: EEXIST, midway: false });
+      expect(look()).toEqual(untouched);
+      inPool((_, io) => objectRemove(io, map));
+      expect(again()).toMatchObject({ errno: EEXIST, midway: false });
+      expect(look()).toEqual({ ...untouched, map: "none" });
+      expect(inPool((_, io) => exists(io, `rbd_header.${id}`))).toBe(true);
+    },
+    LIMIT,
+  );
 
   test(
     "A mend removes all that a creation leaves that was cut off before the header",

@@ -9,7 +9,9 @@
  * 1. Only an image that needs nothing else is created so: a plain layout in a pool that librbd has found fit, whose
  *    options nobody has changed for the pool. Everything else is left to `rbd_create4`, which also says what is wrong.
  * 2. As with librbd a crash leaves names without a header, or a header without an object map, and nothing else.
- * 3. If a write fails, what was written is removed again; if that fails too, the failure is one midway.
+ * 3. Nothing that is there is written to, except the directory: ids are random, and the id of another image, also of one
+ *    in the trash, is a failure.
+ * 4. If a write fails, what was written is removed again; if that fails too, the failure is one midway.
  */
 import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
@@ -182,7 +184,7 @@ const contentOf = (id: string, layout: Layout): readonly Change[] => {
       : [
           {
             object: `rbd_object_map.${id}`,
-            state: "ensure",
+            state: "exclusive",
             calls: [{ method: "object_map_resize", input: map }],
           } as const,
         ]),
