@@ -135,6 +135,23 @@ for (const upTo of ["name", "attributes", "image"] as const) {
   }, 60_000);
 }
 
+test("A creation that was cut off before the attributes is finished with the image that was made meanwhile", async () => {
+  const uuid = crypto.randomUUID();
+  const image = `csi-vol-${uuid}`;
+  await setKeys("csi.volumes.default", { "csi.volume.pvc-cut": uuid });
+  await tool("rbd", "create", "--size=1G", `${pool.name}/${image}`);
+  const id = await imageIdOf(image);
+  const made = await create("pvc-cut");
+  expect(made.volumeId).toBe(handleOf(uuid));
+  const attributes = await omapOf(pool.name, `csi.volume.${uuid}`);
+  expect(["csi.volname", "csi.imagename", "csi.imageid"].map((key) => attributes?.get(key))).toEqual([
+    "pvc-cut",
+    image,
+    id,
+  ]);
+  await leavesNothing(made.volumeId);
+}, 60_000);
+
 test("A deletion that ceph-csi did not finish is finished, from any point where it stopped", async () => {
   // the image is gone, the journal is whole
   const first = crypto.randomUUID();
