@@ -11,7 +11,8 @@
  * 2. As with librbd a crash leaves names without a header, or a header without an object map, and nothing else.
  * 3. Nothing that is there is written to, except the directory: ids are random, and the id of another image, also of one
  *    in the trash, is a failure.
- * 4. If a write fails, what was written is removed again; if that fails too, the failure is one midway.
+ * 4. If an OSD refuses a write, what was written is removed again; if that fails too, the failure is one midway. If it is
+ *    not known what became of a write, everything stays, because only the names lead to what may be there.
  */
 import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
@@ -19,7 +20,23 @@ import { FEATURE_BITS } from "../feature-bits.ts";
 import type { ImageSpec } from "../rbd.ts";
 import { type Change, changeAll } from "./changes.ts";
 import { encode } from "./encoder.ts";
-import { bind, EEXIST, ENOENT, held, slot, textIn, valueOf, zeroed } from "./ffi.ts";
+import {
+  bind,
+  EACCES,
+  EBADF,
+  EDQUOT,
+  EEXIST,
+  EINVAL,
+  ENOENT,
+  ENOSPC,
+  EOPNOTSUPP,
+  EPERM,
+  held,
+  slot,
+  textIn,
+  valueOf,
+  zeroed,
+} from "./ffi.ts";
 import { instanceId, type PoolArg, setting } from "./rados.ts";
 import { create as byLibrbd } from "./rbd.ts";
 
@@ -150,13 +167,17 @@ const write = (io: bigint, image: string, id: string, layout: Layout): void => {
   for (const round of rounds) {
     const results = changeAll(io, round);
     written.push(...round.filter((_, i) => results[i] === 0));
-    const failed =
-      results.find((result) => result !== 0 && result !== -EEXIST) ?? results.find((result) => result !== 0);
+    const failures = results.filter((result) => result !== 0);
+    const unclear = failures.find((result) => !WITHOUT_EFFECT.includes(-result));
+    const failed = unclear ?? failures.find((result) => result !== -EEXIST) ?? failures[0];
     if (failed === undefined) continue;
-    const undone = undo(io, image, id, written);
+    const undone = unclear === undefined && undo(io, image, id, written);
     throw new Errno("rbd_create", -failed, undefined, !undone);
   }
 };
+
+/** What an OSD answers that has refused a write. EBADF: the directory has the id already. */
+const WITHOUT_EFFECT: readonly number[] = [EACCES, EBADF, EDQUOT, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP, EPERM];
 
 /** The name is taken if either exists. */
 const namesOf = (image: string, id: string): readonly Change[] => [
