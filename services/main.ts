@@ -36,7 +36,7 @@ const help = (): string => {
 const ROLES: Readonly<Record<Flags["type"], (flags: Flags, world: World) => readonly AnyRole[]>> = {
   rbd: driverRoles,
   liveness: (flags) => [livenessRole(flags)],
-  controller: () => [journalControllerRole],
+  controller: (flags, world) => [journalControllerRole(flags, world)],
 };
 
 export const rolesOf = (flags: Flags, world: World = liveWorld(flags)) => ROLES[flags.type](flags, world);

@@ -86,7 +86,7 @@ const CEPH_CSI = {
     "type",
     oneOf(["rbd", "liveness", "controller"]),
     "rbd",
-    "what to run; required. rbd: the driver; liveness: a probe of it; controller: nothing in this release",
+    "what to run; required. rbd: the driver; liveness: a probe of it; controller: rebuilds journals after a failover",
   ),
   endpoint: flag("endpoint", endpoint, "unix:///tmp/csi.sock", "where CSI is served"),
   drivername: flag("driverName", driverName, DEFAULT_DRIVER_NAME, "name of the driver"),
@@ -112,6 +112,7 @@ const CEPH_CSI = {
     "false",
     "read from near OSDs, for clusters whose entry in config.json does not say",
   ),
+  drivernamespace: flag("driverNamespace", text(), "default", "controller: namespace of its Lease"),
   kubeconfig: flag("kubeconfig", text(), "", "file that says how to reach Kubernetes; absent: the pod's account"),
   "crush-location-labels": flag("crushLocationLabels", list(), "", "node labels that give its CRUSH location"),
   logslowopinterval: flag(
@@ -254,7 +255,6 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
     setmetadata: bool(),
   }),
   ...because("this release does not serve CSI-Addons", { "csi-addons-endpoint": unixEndpoint }),
-  ...because("for --type=controller, which has nothing to do in this release", { drivernamespace: text() }),
   ...because("a node never flattens an image to suit its kernel", { skipforceflatten: bool() }),
   ...because("for rbd-nbd, which this release does not have; kubelet names the path in each request", {
     stagingpath: path(),

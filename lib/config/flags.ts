@@ -40,14 +40,18 @@ const across = (flags: Flags, given: ReadonlyMap<string, string>): string | unde
 };
 
 /** Flags that are for another type than the driver. */
-const LIVENESS_ONLY = ["polltime", "timeout"];
+const OTHERS_ONLY = [
+  ["polltime", "liveness"],
+  ["timeout", "liveness"],
+  ["drivernamespace", "controller"],
+] as const;
 
 /** Reads the arguments after the program's own. The failure is one line for stderr. */
 export const parseFlags = (argv: ReadonlyArray<string>): Result.Result<Flags, string> =>
   Result.gen(function* () {
     const { values, given, withoutEffect, warnings } = yield* readArguments(TABLE, argv);
-    const misplaced = given.get("type") === "rbd" ? LIVENESS_ONLY.filter((name) => given.has(name)) : [];
-    const unused = [...withoutEffect, ...misplaced.map((name) => `--${name} (for --type=liveness)`)];
+    const misplaced = given.get("type") === "rbd" ? OTHERS_ONLY.filter(([name]) => given.has(name)) : [];
+    const unused = [...withoutEffect, ...misplaced.map(([name, type]) => `--${name} (for --type=${type})`)];
     const flags: Flags = { ...values, withoutEffect: unused, warnings };
     if (flags.help || flags.version) return flags;
     const wrong = across(flags, given);

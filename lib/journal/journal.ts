@@ -312,6 +312,17 @@ export const storeImageId = (
     rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [FIELDS.imageId]: imageId } }),
   );
 
+/** Records the Kubernetes namespace of the claim, which may have been bound anew. */
+export const storeOwner = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  owner: string,
+): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [FIELDS.owner]: owner } }),
+  );
+
 /** Fails with `Raced` when somebody has recorded the image as complete: then it is no longer ours to make anew. */
 export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
   Effect.flatMap(Rados, (rados) =>

@@ -12,6 +12,14 @@ beforeAll(() => buildExecutable(program), 120_000);
 afterAll(() => rmSync(work, { recursive: true }));
 
 const LIMIT = 60_000;
+/** A port that was free a moment ago. */
+const freePort = (): number => {
+  const taken = Bun.serve({ port: 0, fetch: () => new Response() });
+  const { port } = taken;
+  void taken.stop(true);
+  return port ?? 0;
+};
+const PROBE = ["--type=liveness", `--metricsport=${freePort()}`];
 const SETTINGS = { BUN_JSC_forceCodeBlockLiveness: "true", BUN_JSC_useFTLJIT: "false" };
 
 /** A probe, which needs neither Ceph nor a socket; killed with this process. */
@@ -20,7 +28,7 @@ const start = (
   argv: readonly string[] = [],
   more: Readonly<Record<string, string>> = {},
 ) => {
-  const words = ["setpriv", "--pdeathsig", "KILL", "--", ...command, "--type=controller", ...argv];
+  const words = ["setpriv", "--pdeathsig", "KILL", "--", ...command, ...PROBE, ...argv];
   return Bun.spawn(words, {
     cwd: work,
     env: { PATH: process.env["PATH"], ...more },
@@ -47,7 +55,7 @@ const observed = async (
   const reader = child.stderr.getReader();
   const text = new TextDecoder();
   let log = "";
-  while (!log.includes("nothing to do")) {
+  while (!log.includes("/metrics at http")) {
     const { done, value } = await reader.read();
     if (done) throw new Error(`it ended: ${log}`);
     log += text.decode(value);
@@ -76,7 +84,7 @@ test(
       ...SETTINGS,
       CSI_RBD_ENGINE_SET_BY: String(pid),
     });
-    expect(argv).toEqual([program, "--type=controller", ...odd]);
+    expect(argv).toEqual([program, ...PROBE, ...odd]);
     expect(name).toBe("csi-rbd");
   },
   LIMIT,

@@ -57,7 +57,7 @@ const readBy = async (argv: readonly string[]): Promise<ReadonlySet<string>> => 
   return read;
 };
 
-test("The driver and its liveness probe read each flag of the table between them", async () => {
+test("The driver, its liveness probe and its journal controller read each flag of the table between them", async () => {
   const directory = temporaryDirectory();
   const endpoint = `--endpoint=unix://${join(directory, "csi.sock")}`;
   const driver = await readBy([
@@ -76,12 +76,14 @@ test("The driver and its liveness probe read each flag of the table between them
     "--grace-period=1s",
   ]);
   const liveness = await readBy(["--type=liveness", "--polltime=1ms", endpoint, `--metricsport=${await freePort()}`]);
+  const controller = await readBy(["--type=controller", "--grace-period=1s"]);
   rmSync(directory, { recursive: true });
   const unread = (read: ReadonlySet<string>) =>
     Object.entries(FLAGS).flatMap(([name, { key }]) => (read.has(key) ? [] : [name]));
-  expect(unread(driver)).toEqual(["polltime", "timeout"]);
+  expect(unread(driver)).toEqual(["drivernamespace", "polltime", "timeout"]);
   expect(unread(liveness)).not.toContain("polltime");
   expect(unread(liveness)).not.toContain("timeout");
+  expect(unread(controller)).not.toContain("drivernamespace");
 });
 
 test("No flag is in both lists, and each flag without effect has a reason", () => {

@@ -1,4 +1,4 @@
-/** `--type=liveness` beside a driver that lives, hangs, is away or comes back; and `--type=controller`, which only waits. */
+/** `--type=liveness` beside a driver that lives, hangs, is away or comes back; and `--type=controller` without a Kubernetes. */
 import { afterEach, describe, expect, test } from "bun:test";
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -140,30 +140,15 @@ describe("the processes of ceph-csi's other containers", () => {
     expect((await identity.probe({}, { timeoutMs: 5000 })).ready).toBe(true);
   }, 120_000);
 
-  test("--type=controller says in one line that it has nothing to do, makes no socket, and stays until SIGTERM", async () => {
+  test("--type=controller makes no socket, and ends with a line that names the flag where it reaches no Kubernetes", async () => {
     const path = aSocket();
-    const child = startProcess([
-      "--type=controller",
-      "--v=5",
-      "--drivername=d.example.com",
-      `--endpoint=unix://${path}`,
-    ]);
-    ends.push(() => child.kill("SIGKILL"));
-    let log = "";
-    const reader = child.stderr.getReader();
-    const text = new TextDecoder();
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) throw new Error(`it ended: ${log}`);
-      log += text.decode(value);
-      if (log.includes("nothing to do")) break;
-    }
-    expect(log).toContain("--type=controller has nothing to do in this release");
-    expect(log).not.toContain("--type=rbd");
+    const flags = ["--type=controller", "--drivername=d.example.com", `--endpoint=unix://${path}`];
+    const { stderr, code } = await runProcess(flags, { environment: { KUBERNETES_SERVICE_HOST: "" } });
+    expect(code).toBe(1);
+    expect(stderr.trim().split("\n").at(-1)).toContain(
+      "this process does not run in a pod: name a file with --kubeconfig",
+    );
     expect(existsSync(path)).toBe(false);
-    expect(child.exitCode).toBeNull();
-    child.kill("SIGTERM");
-    expect(await child.exited).toBe(0);
   }, 120_000);
 
   test("A probe whose port is taken ends with one line that says so", async () => {
