@@ -151,6 +151,7 @@ describe("of the values of ceph-csi's chart", () => {
     expect(keys).toEqual([
       "nodeplugin.registrar",
       "provisioner.attacher.name",
+      "provisioner.attacher.image",
       "provisioner.resizer.name",
       "cephLogDirHostPath",
       "nodeplugin.plugin.image.repository",

@@ -115,15 +115,15 @@ describe("the node plugin", () => {
 });
 
 describe("the controller", () => {
-  test("has the driver beside provisioner, resizer, snapshotter and attacher", async () => {
+  test("has the driver, which attaches, beside provisioner, resizer and snapshotter", async () => {
     const deployment = only(await render(), "Deployment");
     expect(listAt(podOf(deployment), "containers").map(({ name }) => name)).toEqual([
       DRIVER,
       "csi-provisioner",
       "csi-resizer",
       "csi-snapshotter",
-      "csi-attacher",
     ]);
+    expect(argsOf(deployment)).toContain("--attacher=true");
   });
 
   test("every container runs without root, without privileges and on a read-only root", async () => {
@@ -221,6 +221,7 @@ describe("the controller", () => {
   test("a PodMonitor asks the sidecars that run and serve metrics", async () => {
     const values = valuesOf({
       "provisioner.podMonitor.enabled": true,
+      "provisioner.attacher.sidecar": true,
       "provisioner.resizer.enabled": false,
       "provisioner.snapshotter.args": { httpEndpointPort: 0 },
     });

@@ -89,8 +89,8 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $pod.podSecurityContext }}
 {{- /* Who asks for root need not know that the default forbids it. */}}
-{{- $root := and (hasKey . "runAsUser") (eq (toString .runAsUser) "0") }}
-securityContext: {{- toYaml (ternary (omit . "runAsNonRoot") . $root) | nindent 2 }}
+{{- $asRoot := and (hasKey . "runAsUser") (eq (toString .runAsUser) "0") }}
+securityContext: {{- toYaml (ternary (omit . "runAsNonRoot") . $asRoot) | nindent 2 }}
 {{- end }}
 {{- with $pod.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
