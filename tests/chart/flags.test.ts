@@ -29,6 +29,13 @@ describe("every flag is known, and has an effect", () => {
   }
 });
 
+test("every flag of the journal's controller is known", async () => {
+  expect(await parsed(ALL, "Deployment", "csi-rbdplugin-controller")).toMatchObject({
+    type: "controller",
+    warnings: [],
+  });
+});
+
 test("values reach the driver under the flag that they are for", async () => {
   const values = valuesOf({ "nodeplugin.plugin.extraArgs": ["osd-timeout=61s"], "provisioner.hardMaxCloneDepth": 6 });
   expect(await parsed({ ...values, ...valuesOf({ logLevel: 4 }) }, "DaemonSet")).toMatchObject({
