@@ -31,14 +31,15 @@ const helmProgram = (): string => {
   return program;
 };
 
-/** Runs Helm with the values in a file; fails with what Helm prints. Without a kubeconfig it finds no cluster. */
-export const helm = async (args: readonly string[], values: Tree = {}, kubeconfig = "/dev/null"): Promise<string> => {
+/** Runs Helm, with values in a file if there are any; fails with what it prints. Without a kubeconfig it finds no cluster. */
+export const helm = async (args: readonly string[], values?: Tree, kubeconfig = "/dev/null"): Promise<string> => {
   const folder = mkdtempSync(join(tmpdir(), "csi-rbd-chart-"));
   try {
     const file = join(folder, "values.json");
-    writeFileSync(file, JSON.stringify(values));
+    writeFileSync(file, JSON.stringify(values ?? {}));
     const env = { KUBECONFIG: kubeconfig, HELM_CACHE_HOME: folder, HELM_CONFIG_HOME: folder, HELM_DATA_HOME: folder };
-    return await must({ cwd: checkout, env }, [helmProgram(), ...args, `--values=${file}`], { timeoutMs: 60_000 });
+    const more = values === undefined ? [] : [`--values=${file}`];
+    return await must({ cwd: checkout, env }, [helmProgram(), ...args, ...more], { timeoutMs: 120_000 });
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -113,7 +113,7 @@ export const ROOMS = {
 
   "tests/rig": [],
   "tests/support": ["lib/*", "services"],
-  "tests/apiserver": ["lib/*", "tests/rig", "tests/support"],
+  "tests/apiserver": ["lib/*", "tests/chart", "tests/rig", "tests/support"],
   "tests/unit": ["lib/*", "services", "tests/support"],
   "tests/chart": ["lib/*", "tests/rig"],
   "tests/contract": ["lib/*", "tests/rig", "tests/support"],

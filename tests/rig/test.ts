@@ -112,7 +112,7 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
 
 const onControlPlane = async (name: string, part: Part): Promise<Outcome> => {
   const plane = await startControlPlane({ dir: join(work, "kubernetes") });
-  const run = onHost(() => Promise.resolve({ CSI_RBD_KUBERNETES: plane.file }));
+  const run = onHost(async () => ({ CSI_RBD_KUBERNETES: plane.file, CSI_RBD_HELM: await helmBinary() }));
   return run(name, part).finally(plane.stop);
 };
 
@@ -141,7 +141,12 @@ const parts: Record<string, Part> = {
       death.signal,
     ),
   },
-  apiserver: { folder: "tests/apiserver", minutes: 20, lacks: controlPlaneLacks, run: onControlPlane },
+  apiserver: {
+    folder: "tests/apiserver",
+    minutes: 20,
+    lacks: () => controlPlaneLacks() ?? helmLacks(),
+    run: onControlPlane,
+  },
   vm: { folder: "tests/vm", minutes: 35, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 
