@@ -4,12 +4,14 @@
  * Invariants:
  * 1. A worker thread lies in the executable as in the checkout, where lib/cells/where.ts looks for it.
  * 2. The executable reads no .env and no bunfig.toml of the folder in which it is started.
+ * 3. Two builds of one commit make the same bytes, wherever the checkout lies.
  */
-import { mkdirSync, renameSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { mkdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { run } from "./place.ts";
 import { checkout } from "./suite.ts";
 
+const ENTRY = "services/main.ts";
 const CELLS = ["lib/ceph/cell/cell.ts", "lib/ceph/cell/waiting-cell.ts", "lib/host/cell.ts"];
 
 /** Names stay, for the stacks in error reports. */
@@ -36,17 +38,22 @@ const commit = async (): Promise<string> => {
 
 /** Makes the executable in one step: who starts it meanwhile gets the old one or the new one. */
 export const buildExecutable = async (outfile: string): Promise<void> => {
-  mkdirSync(dirname(outfile), { recursive: true });
-  const unfinished = `${outfile}.${process.pid}`;
-  await Bun.build({
-    ...options,
-    entrypoints: sources(["services/main.ts", ...CELLS]),
-    compile: { outfile: unfinished, autoloadDotenv: false, autoloadBunfig: false },
-    // halves the time to the first answer
-    bytecode: true,
-    define: { BUILD_COMMIT: JSON.stringify(await commit()) },
-  });
-  renameSync(unfinished, outfile);
+  // under its own name, which the executable holds
+  const unfinished = join(`${outfile}.${process.pid}`, basename(outfile));
+  mkdirSync(dirname(unfinished), { recursive: true });
+  try {
+    await Bun.build({
+      ...options,
+      entrypoints: sources([ENTRY, ...CELLS]),
+      compile: { outfile: unfinished, autoloadDotenv: false, autoloadBunfig: false },
+      // halves the time to the first answer
+      bytecode: true,
+      define: { BUILD_COMMIT: JSON.stringify(await commit()) },
+    });
+    renameSync(unfinished, outfile);
+  } finally {
+    rmSync(dirname(unfinished), { recursive: true, force: true });
+  }
 };
 
 /** The worker threads as they lie in the executable, for a process that is none; gives the folder that has them. */
@@ -54,6 +61,15 @@ export const buildCells = async (into: string): Promise<string> => {
   // the driver asks for them by their names in the checkout
   await Bun.build({ ...options, entrypoints: sources(CELLS), outdir: into, naming: "[dir]/[name].ts" });
   return into;
+};
+
+/** The npm packages that have code in the executable, as package-lock.json names them: `node_modules/effect`. */
+export const bundledPackages = async (): Promise<ReadonlyArray<string>> => {
+  const { metafile } = await Bun.build({ ...options, entrypoints: sources([ENTRY, ...CELLS]), metafile: true });
+  const folders = Object.keys(metafile?.inputs ?? {}).map(
+    (file) => /^.*node_modules\/(@[^/]+\/)?[^/]+/.exec(file)?.[0],
+  );
+  return [...new Set(folders.filter((folder) => folder !== undefined))].toSorted();
 };
 
 if (import.meta.main) {
