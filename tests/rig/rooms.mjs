@@ -112,6 +112,7 @@ export const ROOMS = {
   ],
 
   "tests/rig": [],
+  container: ["tests/rig"],
   "tests/support": ["lib/*", "services"],
   "tests/apiserver": ["lib/*", "tests/chart", "tests/rig", "tests/support"],
   "tests/unit": ["lib/*", "services", "tests/support"],
@@ -120,6 +121,7 @@ export const ROOMS = {
   "tests/ceph": ["lib/*", "tests/contract", "tests/rig", "tests/support"],
   "tests/conformance": ["lib/*", "tests/ceph", "tests/rig"],
   "tests/vm": ["lib/*", "tests/ceph", "tests/conformance", "tests/rig", "tests/support"],
+  "tests/image": ["lib/*", "container", "tests/ceph", "tests/rig"],
   "tests/demo": ["lib/*", "tests/rig", "tests/support"],
   "tests/bench": ["lib/*", "services", "tests/ceph", "tests/rig", "tests/support"],
 };
@@ -137,7 +139,7 @@ export const GUARDED = {
   "lib/ceph/live/live.ts": ["lib/process", "tests/bench", "tests/ceph", "tests/contract", "tests/unit"],
 };
 
-const SOURCES = ["lib", "services", "tests"];
+const SOURCES = ["lib", "services", "container", "tests"];
 const IMPORT = /^\s*(?:import|export)\b[^"'`;]*?\bfrom\s+"([^"]+)"|^\s*import\s+"([^"]+)"|\bimport\("([^"]+)"\)/gm;
 
 const codeFiles = (top) =>

@@ -17,6 +17,7 @@ const FILES: Readonly<Record<string, string>> = {
   "lib/process/compose.ts": 'import "../host/cell.ts";\n',
   "services/main.ts": '// import { x } from "../lib/text/up.ts"\n',
   "tests/unit/x.test.ts": 'import { Flag } from "../../lib/config/flags.ts";\n',
+  "container/build.ts": "",
 };
 
 describe("the import table", () => {

@@ -12,7 +12,7 @@ import { join } from "node:path";
 import { must } from "./place.ts";
 
 /** Major Ceph release → Debian release that carries it. */
-const codenames = { 16: "bookworm", 18: "trixie", 20: "forky" } as const;
+export const codenames = { 16: "bookworm", 18: "trixie", 20: "forky" } as const;
 export type CephRelease = keyof typeof codenames;
 
 /** All that are supported. */
@@ -49,9 +49,19 @@ export const hostRelease = async (): Promise<CephRelease | undefined> => {
   return releases.find((release) => codenames[release] === codename);
 };
 
-/** The Debian mirror that this machine's apt sources name. */
-const mirror = async (): Promise<string> => {
-  const format = ["--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages", "Label: Debian"];
+/** Of Debian's keys, by which an index of any of its releases is checked. */
+export const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/** Why this machine cannot fetch and unpack packages of other Debian releases; undefined where it can. */
+export const debianLacks = (): string | undefined => {
+  const missing = ["apt-get", "dpkg-deb"].filter((name) => Bun.which(name) === null);
+  if (missing.length > 0) return `no ${missing.join(", no ")}`;
+  return existsSync(debianKeyring) ? undefined : `no ${debianKeyring} (package debian-archive-keyring)`;
+};
+
+/** The mirror of an archive that this machine's apt sources name; undefined where they name none. */
+export const mirrorOf = async (archive: "Debian" | "Debian-Security"): Promise<string | undefined> => {
+  const format = ["--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages", `Label: ${archive}`];
   const named = async () => {
     const listed = await must({}, ["apt-get", "indextargets", ...format]);
     return listed
@@ -60,7 +70,12 @@ const mirror = async (): Promise<string> => {
       ?.split(" ")[0];
   };
   // only a fetched index tells whose it is
-  const uri = (await named()) ?? (await must({}, ["apt-get", "-q", "update"], { timeoutMs: 5 * 60_000 }).then(named));
+  return (await named()) ?? (await must({}, ["apt-get", "-q", "update"], { timeoutMs: 5 * 60_000 }).then(named));
+};
+
+/** As `mirrorOf`, of Debian itself, which must be named. */
+export const debianMirror = async (): Promise<string> => {
+  const uri = await mirrorOf("Debian");
   if (uri === undefined) throw new Error("apt's sources name no Debian mirror");
   return uri;
 };
@@ -95,7 +110,7 @@ export const rootFor = async (
         "--dpkgopt=path-exclude=/usr/share/man/*",
         codename,
         unfinished,
-        await mirror(),
+        await debianMirror(),
       ],
       { timeoutMs: 10 * 60_000 },
     );

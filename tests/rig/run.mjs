@@ -18,6 +18,7 @@ const suitePackages = { unit: "", chart: "", apiserver: "openssl" };
 const packagesOf = {
   check: () => "",
   build: () => "",
+  image: () => "",
   manifests: () => "",
   demo: () => (hasKrbd() ? ceph : `${ceph} ${vm}`),
   test: (suites) =>
@@ -29,6 +30,7 @@ const packagesOf = {
 };
 const scriptOf = {
   build: "tests/rig/build.ts",
+  image: "container/build.ts",
   demo: "tests/demo/demo.ts",
   manifests: "tests/rig/manifests.ts",
   test: "tests/rig/test.ts",
@@ -116,7 +118,7 @@ const exec = (program, args, env) => {
 const check = (env) => {
   const steps = [
     ["types", "tsc", "--noEmit", "-p", "."],
-    ["lint", "oxlint", "--type-aware", "--deny-warnings", "services", "lib", "tests"],
+    ["lint", "oxlint", "--type-aware", "--deny-warnings", "services", "lib", "container", "tests"],
     ["format", "biome", "format", "."],
     ["effect", "effect-tsgo", "diagnostics", "--project", "tsconfig.json", "--strict"],
     ["rooms", "node", "tests/rig/rooms.mjs"],

@@ -21,6 +21,7 @@ import { serveControl } from "./control.ts";
 import { temporaryFolder } from "./folder.ts";
 import { controlPlaneLacks, startControlPlane } from "./kubernetes/control-plane.ts";
 import { helmBinary, helmLacks } from "./helm.ts";
+import { debianLacks } from "./roots.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { bunTest, checkout, close, failedRun, hasTests, judge, notBegun, runSuite, type Outcome } from "./suite.ts";
 import { OUT, runInVm, vmLacks } from "./vm.ts";
@@ -147,6 +148,7 @@ const parts: Record<string, Part> = {
     lacks: () => controlPlaneLacks() ?? helmLacks(),
     run: onControlPlane,
   },
+  image: { folder: "tests/image", minutes: 20, lacks: () => cephLacks() ?? debianLacks(), run: onCeph },
   vm: { folder: "tests/vm", minutes: 35, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 
