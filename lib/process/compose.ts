@@ -13,7 +13,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
 import * as Option from "effect/Option";
-import { tidyWhenCalm } from "../cells/idle-gc.ts";
+import { shrinkAtRest, tidyWhenCalm } from "../cells/idle-gc.ts";
 import type { Flags } from "../config/flags.ts";
 import { serve } from "../grpc/server.ts";
 import { codeName } from "../grpc/status.ts";
@@ -85,9 +85,13 @@ const run = (
       roles.filter(({ serves }) => serves !== undefined),
       ({ endpoint }) => endpoint ?? flags.endpoint,
     );
+    const [tidy, shrink] = [tidyWhenCalm(), shrinkAtRest()];
+    const onEnd = () => {
+      tidy();
+      shrink();
+    };
     for (const [endpoint, sharing] of sockets) {
       const services = sharing.flatMap(({ serves = [] }) => serves);
-      const onEnd = tidyWhenCalm();
       const options = { endpoint, services, stop: grace.begin, group: flags.socketGroup, observe, onEnd };
       yield* Effect.provideContext(serve(options), context);
     }

@@ -81,6 +81,23 @@ describe("run of roles", () => {
     expect(built).toEqual(["layer", "work", "work is interrupted", "work ends", "layer ends"]);
   });
 
+  test("A process answers as before when it has dropped its compiled code", async () => {
+    const ready = role({ name: "ready", layer: Layer.empty, runs: noted("ready") });
+    const fiber = run([identity, ready]);
+    await eventually(() => built.includes("ready"), "it is served");
+    const caller = client(Identity, path);
+    const names: string[] = [];
+    for (const _ of [1, 2]) {
+      names.push((await caller.getPluginInfo({}, { timeoutMs: 5000 })).name);
+      Bun.shrink();
+      // it acts when no code of ours runs
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    caller.close();
+    await Effect.runPromise(Fiber.interrupt(fiber));
+    expect(names).toEqual(["2 noted", "2 noted"]);
+  });
+
   test("Run does what a role has to do first before it builds any layer", async () => {
     const first = role({ name: "first", layer: shared, first: Effect.sync(() => void built.push("first")) });
     const ready = role({ name: "ready", layer: Layer.empty, runs: Effect.asVoid(noted("ready")) });
