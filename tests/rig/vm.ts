@@ -29,6 +29,8 @@ export interface VmOptions {
   readonly cwd?: string;
   /** An address of this machine's loopback other than 127.0.0.1: what listens there is reached in the guest, too. */
   readonly loopback?: string;
+  /** With `loopback`: a port of that address here at which a port of the guest is reached. */
+  readonly forward?: { readonly from: number; readonly to: number };
   /** Modules of the guest's kernel to load; by default all that a volume's life may need, as a node's host has them. */
   readonly modules?: ReadonlyArray<string>;
   /** Aborted, with the reason, when what the command needs is gone: the guest ends at once, and so does the promise. */
@@ -119,6 +121,12 @@ const share = (tag: string, path: string, readOnly: boolean): Array<string> => [
   `virtio-9p-pci,fsdev=${tag},mount_tag=${tag}`,
 ];
 
+const networkCard = ({ loopback, forward }: VmOptions): string => {
+  if (loopback === undefined) return "-nic none";
+  const reached = forward === undefined ? "" : `,hostfwd=tcp:${loopback}:${forward.from}-:${forward.to}`;
+  return `-nic user,model=virtio-net-pci${reached}`;
+};
+
 const eachLine = async (stream: ReadableStream<Uint8Array>, line: (text: string) => void): Promise<void> => {
   const decoder = new TextDecoder();
   let rest = "";
@@ -157,7 +165,7 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
         ...words("setpriv --pdeathsig KILL -- qemu-system-x86_64 -accel tcg,thread=multi -cpu max"),
         ...words(`-smp ${Math.min(cpus().length, 4)} -m ${memMiB} -display none -vga none -monitor none`),
         ...words("-serial stdio -no-reboot"),
-        ...words(options.loopback === undefined ? "-nic none" : "-nic user,model=virtio-net-pci"),
+        ...words(networkCard(options)),
         "-kernel",
         kernel.image,
         "-initrd",

@@ -1,0 +1,48 @@
+/**
+ * Container images without a container engine, as archives that `ctr images import` takes: one layer with busybox and a
+ * link to it for each of its programs.
+ *
+ * Not the driver's image. A kubelet needs one such image to hold a pod's namespaces, and tests need pods that do things.
+ */
+import { createHash } from "node:crypto";
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { must } from "../place.ts";
+
+/** Images that the node has. */
+export const PAUSE = "docker.io/rig/pause:1";
+export const BUSYBOX = "docker.io/rig/busybox:1";
+
+const pack = (folder: string, archive: string, ...names: ReadonlyArray<string>): Promise<string> =>
+  must({ cwd: folder }, ["tar", "--owner=0", "--group=0", "--numeric-owner", "-cf", archive, ...names]);
+
+const layOutRoot = async (root: string): Promise<void> => {
+  // the folders that pods mount something at; others are made in the container
+  for (const name of ["bin", "dev", "etc", "host", "proc", "sys", "tmp"])
+    mkdirSync(join(root, name), { recursive: true });
+  cpSync("/bin/busybox", join(root, "bin", "busybox"));
+  const programs = (await must({}, ["/bin/busybox", "--list"])).trim().split("\n");
+  for (const name of programs) if (name !== "busybox") symlinkSync("busybox", join(root, "bin", name));
+};
+
+/** Writes an archive of one image under several tags; a container without a command waits for its end. */
+export const makeImage = async (archive: string, tags: ReadonlyArray<string>): Promise<void> => {
+  const folder = `${archive}.d`;
+  rmSync(folder, { recursive: true, force: true });
+  await layOutRoot(join(folder, "root"));
+  await pack(join(folder, "root"), join(folder, "layer.tar"), ".");
+  const digest = createHash("sha256")
+    .update(readFileSync(join(folder, "layer.tar")))
+    .digest("hex");
+  const config = {
+    architecture: process.arch === "arm64" ? "arm64" : "amd64",
+    os: "linux",
+    config: { Cmd: ["sleep", "infinity"], Env: ["PATH=/bin"] },
+    rootfs: { type: "layers", diff_ids: [`sha256:${digest}`] },
+  };
+  const manifest = [{ Config: "config.json", RepoTags: tags, Layers: ["layer.tar"] }];
+  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(manifest));
+  await pack(folder, archive, "manifest.json", "config.json", "layer.tar");
+  rmSync(folder, { recursive: true });
+};
