@@ -5,7 +5,7 @@ import { join } from "node:path";
 import * as z from "zod";
 import { knownKeys, madeFiles } from "../rig/manifests.ts";
 import { checkout } from "../rig/suite.ts";
-import { chartFolder, leavesOf, objectsOf, type Tree } from "./helm.ts";
+import { at, chartFolder, install, leavesOf, named, objectsOf, type Tree } from "./helm.ts";
 
 const read = (path: string): string => readFileSync(join(checkout, path), "utf8");
 
@@ -38,4 +38,24 @@ test("the schema knows every value of values.yaml", () => {
     return inner === undefined;
   });
   expect(unknown).toEqual([]);
+});
+
+test("the values in docs/install.md make the objects that its commands name, and every value is one that is read", async () => {
+  const text = read("docs/install.md");
+  const [, block = ""] = /```yaml\n(fullnameOverride: [\s\S]*?)```/.exec(text) ?? [];
+  const [values = {}] = objectsOf(block);
+  const { notes, manifest } = await install(values);
+  expect(notes).not.toContain("nothing reads");
+  const made = objectsOf(manifest).map((object) => named(object).toLowerCase().replace(" ", "/"));
+  const commanded = [...text.matchAll(/rollout status (\S+)/g)].map(([, name = ""]) => name);
+  expect(commanded.length).toBeGreaterThan(0);
+  for (const name of [...commanded, "storageclass/csi-rbd-sc"]) expect(made).toContain(name);
+});
+
+test("every value that docs/install.md names is in values.yaml", () => {
+  const [values = {}] = objectsOf(readFileSync(join(chartFolder, "values.yaml"), "utf8"));
+  const rows = [...read("docs/install.md").matchAll(/^\| (`.+?`) \|/gm)].map(([, cell = ""]) => cell);
+  const names = rows.flatMap((cell) => [...cell.matchAll(/`([a-z][\w.]+)(?::[^`]*)?`/g)].map(([, name = ""]) => name));
+  expect(names.length).toBeGreaterThan(5);
+  expect(names.filter((name) => at(values, name) === undefined)).toEqual([]);
 });
