@@ -127,7 +127,7 @@ const parts: Record<string, Part> = {
   },
   chart: {
     folder: "tests/chart",
-    minutes: 5,
+    minutes: 10,
     lacks: helmLacks,
     run: onHost(async () => ({ CSI_RBD_HELM: await helmBinary() })),
   },
