@@ -151,6 +151,10 @@ describe.skipIf(!hasRig()).each([...imageReleases])("the image with Ceph %d", (r
     expect(modes.filter(({ found }) => found.uid !== 0 || found.gid !== 0)).toEqual([]);
   });
 
+  test(`Ceph ${release}: the executable holds no path of the machine that built it`, () => {
+    expect(readFileSync(join(built.unpacked.root, ENTRYPOINT)).includes(checkout)).toBe(false);
+  });
+
   test(`Ceph ${release}: it has the programs that the driver calls, and no others`, () => {
     const { work, unpacked } = built;
     const listings = readdirSync(join(work, "names")).map((name) => readFileSync(join(work, "names", name), "utf8"));

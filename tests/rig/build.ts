@@ -48,7 +48,8 @@ export const buildExecutable = async (outfile: string): Promise<void> => {
       compile: { outfile: unfinished, autoloadDotenv: false, autoloadBunfig: false },
       // halves the time to the first answer
       bytecode: true,
-      define: { BUILD_COMMIT: JSON.stringify(await commit()) },
+      // grpc-js's own folder would be in it, as a path of this machine; it is for a service that the driver has not
+      define: { BUILD_COMMIT: JSON.stringify(await commit()), __dirname: JSON.stringify("/") },
     });
     renameSync(unfinished, outfile);
   } finally {
