@@ -140,7 +140,7 @@ const indexOf = (home: string, { mirror, name }: Suite): DebianIndex => {
   return { uri, date: /^Date: (.*)$/m.exec(text.toString())?.[1] ?? "", sha256: sha256(text) };
 };
 
-/** Makes the tree in the folder `work` (a quarter of a minute; the first time it fetches 75 MB). */
+/** Makes the tree in the folder `work` (a quarter of a minute; the first time it also fetches 75 MB). */
 export const debianPart = async (release: ImageRelease, work: string): Promise<DebianPart> => {
   const codename = codenames[release];
   const home = cacheFolder("image", codename);
