@@ -80,7 +80,7 @@ describe("CreateVolume begins nothing in pools that cannot hold the volume, and 
     const parameters = { clusterID: "east", topologyConstrainedPools };
     const failure = await failureOf(driver.createVolume(creation({ parameters, accessibilityRequirements })));
     expect([failure?.code, failure?.message]).toEqual([
-      "FAILED_PRECONDITION" as never,
+      "FAILED_PRECONDITION",
       expect.stringContaining('Write "dataPool": "ec"'),
     ]);
     expect(cluster.dump()).toEqual(before);
