@@ -107,6 +107,11 @@ export interface TrashEntry {
   readonly name: string;
   /** Who put it there. The driver removes only `user` entries. */
   readonly source: "user" | "mirroring" | "migration" | "other";
+  /**
+   * Milliseconds since the epoch. Until then the trash protects the image; it stays set when that time is over. Absent: it
+   * was moved there without protection.
+   */
+  readonly protectedUntil?: number;
 }
 
 /** Images that have a name, and those in the trash. */
@@ -142,6 +147,11 @@ export interface ImageCalls {
    */
   readonly trashMove: (pool: PoolRef, image: string, keepSeconds?: number) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
+  /**
+   * How many objects hold the data of an image in the trash, at most; `undefined`: it has no header. One keyed read; the
+   * image is not opened.
+   */
+  readonly trashObjects: (pool: PoolRef, id: string) => Effect.Effect<bigint | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
   /** Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. */
   readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;

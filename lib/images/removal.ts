@@ -17,17 +17,15 @@ import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { proveNoPersonsSnapshot } from "./persons-snapshots.ts";
-import { Purge } from "./purge.ts";
+import { type DiscardedImage, Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
 export const discardImage = Effect.fnUntraced(function* (
-  pool: PoolRef,
-  imageName: string,
-  imageId: string,
+  image: DiscardedImage,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
-  yield* moveToTrash(pool, imageName);
-  yield* (yield* Purge).discard(pool, imageId);
+  yield* moveToTrash(image.pool, image.name);
+  yield* (yield* Purge).discard([image]);
 });
 
 /** A second move finishes one that was cut off. If the image is not there, another driver has moved it. */
@@ -55,7 +53,10 @@ export const finishRemoval = Effect.fnUntraced(function* (
   const trashed = byId ? [yield* rbd.trashGet(pool, imageId)] : yield* rbd.trashList(pool);
   for (const name of [imageName, ...followers]) {
     for (const entry of trashed) {
-      if (entry?.source === "user" && entry.name === name) yield* discardImage(pool, name, entry.id);
+      if (entry?.source !== "user" || entry.name !== name) continue;
+      // what the trash protects is an administrator's to purge
+      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name);
+      else yield* discardImage({ pool, name, id: entry.id, found: true });
     }
   }
 });
@@ -91,6 +92,7 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
 ): Effect.fn.Return<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   const purge = yield* Purge;
+  for (const { pool } of removals) yield* purge.visit(pool);
   const looked = yield* Effect.forEach(removals, (removal) =>
     Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
   );
@@ -114,8 +116,13 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     yield* moveToTrash(pool, imageName);
   }
-  for (const { removal, image } of looked) if (image !== undefined) yield* purge.discard(removal.pool, image.id);
+  const gone = looked.flatMap(({ removal: { pool, imageName: name }, image }) =>
+    image === undefined ? [] : [{ pool, name, id: image.id, objects: objectsOf(image) }],
+  );
+  if (gone.length > 0) yield* purge.discard(gone);
 });
+
+const objectsOf = ({ sizeBytes, objectSize }: ImageStatus): bigint => (sizeBytes + objectSize - 1n) / objectSize;
 
 /** What a driver left on the image. Fails if any other snapshot is there that does not go with it. */
 const driversLeftovers = Effect.fnUntraced(function* (
@@ -150,7 +157,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
     });
   }
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-  yield* discardImage(pool, imageName, image.id);
+  yield* discardImage({ pool, name: imageName, id: image.id, objects: objectsOf(image) });
 });
 
 /** `discardUnfinished` before the image is made again: only a driver has it open, or one that died a moment ago. */

@@ -18,6 +18,8 @@ export const withTrashDelay: Layer.Layer<Purge, never, Purge | DriverSettings> =
   Effect.gen(function* () {
     const purge = yield* Purge;
     const keepSeconds = Math.ceil(Duration.toSeconds((yield* DriverSettings).trashDelay));
-    return keepSeconds === 0 ? purge : Purge.of({ ...purge, keepSeconds, discard: () => Effect.void });
+    return keepSeconds === 0
+      ? purge
+      : Purge.of({ ...purge, keepSeconds, discard: () => Effect.void, visit: () => Effect.void });
   }),
 );

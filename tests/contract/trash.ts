@@ -110,6 +110,46 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
+    "An image that the trash protects says until when, and its removal is denied and leaves it",
+    async () => {
+      const { run, fails, pool, anImage } = at();
+      const name = await anImage();
+      const id = (await run((ceph) => ceph.imageId(pool, name))) ?? "";
+      const before = Date.now();
+      await run((ceph) => ceph.trashMove(pool, name, 3600));
+      const entry = await run((ceph) => ceph.trashGet(pool, id));
+      expect(entry).toEqual({ id, name, source: "user", protectedUntil: expect.any(Number) });
+      // whole seconds of Ceph's clock
+      expect(entry?.protectedUntil).toBeWithin(before + 3_598_000, Date.now() + 3_602_000);
+      expect(await run((ceph) => ceph.trashList(pool))).toContainEqual(entry ?? { id, name, source: "other" });
+      expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("AccessDenied");
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual(entry);
+    },
+    LIMIT,
+  );
+
+  test(
+    "An image in the trash says how many objects can hold its data",
+    async () => {
+      const { run, pool } = at();
+      for (const [sizeBytes, objectSize, objects] of [
+        [10n * 4_194_304n, undefined, 10n],
+        [10n * 4_194_304n + 1n, undefined, 11n],
+        [1_048_576n, 65_536n, 16n],
+      ] as const) {
+        const name = `objects-${crypto.randomUUID()}`;
+        await run((ceph) => ceph.imageCreate(pool, name, { sizeBytes, ...(objectSize && { objectSize }) }));
+        const id = (await run((ceph) => ceph.imageId(pool, name))) ?? "";
+        await run((ceph) => ceph.trashMove(pool, name));
+        expect(await run((ceph) => ceph.trashObjects(pool, id))).toBe(objects);
+        await run((ceph) => ceph.trashRemove(pool, id));
+        expect(await run((ceph) => ceph.trashObjects(pool, id))).toBeUndefined();
+      }
+    },
+    LIMIT,
+  );
+
+  test(
     "The trash is listed whole, however long the list is",
     async () => {
       const { run, pool } = at();

@@ -24,14 +24,19 @@ const rbd = bind("librbd.so.1", {
 
 const SOURCES = ["user", "mirroring", "migration"] as const;
 
-// rbd_trash_image_info_t: addresses of id and name, source (32 bits), two times.
+// rbd_trash_image_info_t: addresses of id and name, source (32 bits), the times of the move and of the protection's end
+// in seconds.
 const ENTRY_BYTES = 40;
 
-const entryAt = (view: DataView, at: number): TrashEntry => ({
-  id: cStringAt(view.getBigUint64(at, true)),
-  name: cStringAt(view.getBigUint64(at + 8, true)),
-  source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
-});
+const entryAt = (view: DataView, at: number): TrashEntry => {
+  const [moved, until] = [view.getBigInt64(at + 24, true), view.getBigInt64(at + 32, true)];
+  return {
+    id: cStringAt(view.getBigUint64(at, true)),
+    name: cStringAt(view.getBigUint64(at + 8, true)),
+    source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
+    ...(until > moved ? { protectedUntil: Number(until) * 1000 } : {}),
+  };
+};
 
 /** Before `keepSeconds` are over the image is only removed by force. librbd moves an image also if it has watchers, and refuses to `remove` it then. The caller asks about them before. */
 export const move = (io: bigint, image: string, keepSeconds = 0): void => {

@@ -80,7 +80,12 @@ export interface Calls {
     access: ClusterAccess,
     op: K,
     arg: Omit<Arg<K>, "cluster">,
-    about: { readonly key: string; readonly pool?: string; readonly subject?: string },
+    about: {
+      readonly key: string;
+      readonly pool?: string;
+      readonly subject?: string;
+      readonly limit?: Duration.Duration;
+    },
   ) => Answer<K>;
 }
 
@@ -125,15 +130,15 @@ export const makeCalls = (cells: Cells, connections: Connections, limits: Limits
       });
     };
 
-    const inCluster: Calls["inCluster"] = (access, op, arg, { key, pool = "", subject = access.monitors.join(",") }) =>
+    const inCluster: Calls["inCluster"] = (access, op, arg, about) =>
       one(access, op, (cluster) => ({ ...arg, cluster }), {
-        subject,
+        subject: access.monitors.join(","),
         changes: false,
         user: access.user,
-        pool,
+        pool: "",
         limit: limits.monTimeout,
-        key,
         pace: "quick",
+        ...about,
       });
 
     const method =

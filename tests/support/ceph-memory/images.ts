@@ -4,6 +4,7 @@
  * Not here: what an image is (./image.ts), snapshots and clones (./snapshots.ts).
  */
 import {
+  AccessDenied,
   Busy,
   type CephError,
   CephFailed,
@@ -15,15 +16,21 @@ import {
 } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EUCLEAN } from "../../../lib/ceph/live/errno.ts";
-import type { ImageCalls } from "../../../lib/ceph/rbd.ts";
+import type { ImageCalls, TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
-import type { MemoryCluster, Obstacle } from "./cluster.ts";
+import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
 import { bytesOf } from "./content.ts";
 import { bareImage, makeImage, type MemorySnapshot } from "./image.ts";
 import { only } from "./omap.ts";
 
-const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly subject: string }): CephError => {
+const obstacleTo = (
+  obstacle: Obstacle,
+  about: { readonly op: string; readonly subject: string },
+  user: string,
+): CephError => {
   switch (obstacle) {
+    case "protected":
+      return new AccessDenied({ ...about, user });
     case "moving":
       return new CephFailed({ ...about, errno: EUCLEAN, reason: "its move to the trash was not finished" });
     case "snapshots":
@@ -33,6 +40,13 @@ const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly s
       return new Busy(about);
   }
 };
+
+const entryOf = (id: string, { name, source, protectedUntil }: MemoryTrashed): TrashEntry => ({
+  id,
+  name,
+  source,
+  ...(protectedUntil === undefined ? {} : { protectedUntil }),
+});
 
 const parentOf = ({ image, name }: MemorySnapshot, cluster: MemoryCluster) => {
   const { pool, namespace, name: imageName } = image.place;
@@ -126,7 +140,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
     }),
 
   // watchers are no obstacle to Ceph here, only to the removal
-  trashMove: (ref, image) =>
+  trashMove: (ref, image, keepSeconds = 0) =>
     call(() => {
       const op = "rbd_trash_move";
       const { images, bareNames, trash } = enter(cluster, ref, op);
@@ -142,25 +156,33 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       }
       images.delete(image);
       bareNames.delete(image);
-      trash.set(found.id, { name: image, source: "user", moving: false, image: found });
+      const protectedUntil = keepSeconds > 0 ? { protectedUntil: cluster.now() + keepSeconds * 1000 } : {};
+      trash.set(found.id, { name: image, source: "user", moving: false, image: found, ...protectedUntil });
     }),
 
   trashGet: (ref, id) =>
     call(() => {
       const found = enter(cluster, ref, "rbd_trash_get").trash.get(id);
-      return found && { id, name: found.name, source: found.source };
+      return found && entryOf(id, found);
     }),
 
   trashList: (ref) =>
     call(() => {
       const { trash } = enter(cluster, ref, "rbd_trash_list");
-      return [...trash].map(([id, { name, source }]) => ({ id, name, source }));
+      return Array.from(trash, ([id, entry]) => entryOf(id, entry));
+    }),
+
+  trashObjects: (ref, id) =>
+    call(() => {
+      const image = enter(cluster, ref, "rados_read_op_operate").trash.get(id)?.image;
+      return image && (image.sizeBytes + image.objectSize - 1n) / image.objectSize;
     }),
 
   trashRemove: (ref, id) =>
     call(() => {
       const op = "rbd_trash_remove";
       const obstacle = cluster.removeTrashed(enter(cluster, ref, op), id);
-      if (obstacle !== undefined) throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }));
+      if (obstacle !== undefined)
+        throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }, ref.access.user));
     }),
 });
