@@ -7,9 +7,8 @@
  * (./quick-purge.ts); the search for what a crash left (./trash-sweep.ts).
  *
  * 1. `discard` answers when the removal is in somebody's queue; it never waits for the removal itself.
- * 2. The queues of this process are only shortcuts, so a crash loses nothing: a sweep finds every image in the trash
- *    that has a driver's name and no journal entry any more. It does not touch an image whose journal entry is left. An
- *    image with another name, which a sweep does not find, goes to the manager, which remembers it.
+ * 2. The queues of this process are only shortcuts, so a crash loses nothing: what the driver removes itself has its mark
+ *    in the trash, and a sweep finds it. Everything else goes to the manager, which remembers it.
  * 3. Removing an image twice is harmless: the second finds it gone, or busy and tries later.
  * 4. A process that ends in order gives what waits in its own queue to the manager, as much as a moment permits.
  */
@@ -33,12 +32,15 @@ const LEAVE = "500 millis";
 
 /** An image in the trash. */
 export interface DiscardedImage extends TrashedImage {
-  readonly name: string;
-  /** How many objects hold its data, at most; absent: it is looked up. */
-  readonly objects?: bigint;
+  /** It was moved there with the driver's mark, so that a sweep finds it: the driver removes it itself. */
+  readonly marked: boolean;
   /** It was found in the trash, so a driver may have it open that died. */
   readonly found?: boolean;
 }
+
+/** Whether the driver itself removes an image of that name with that many objects. */
+export const isQuick = (name: string, objects: bigint): boolean =>
+  objects <= MOST_OBJECTS && madeByDriver(name) !== undefined;
 
 export class Purge extends Context.Service<
   Purge,
@@ -73,22 +75,11 @@ export class Purge extends Context.Service<
       const quick = yield* makeQuickPurge(rbd.trashRemove, byManagerOrOwn);
       const pending = () => [...own.pending(), ...quick.pending()];
 
-      const isSmall = Effect.fnUntraced(function* ({
-        pool,
-        id,
-        name,
-        objects,
-      }: DiscardedImage): Effect.fn.Return<boolean, CephError> {
-        if (madeByDriver(name) === undefined) return false;
-        // without a header there is no data
-        return (objects ?? (yield* rbd.trashObjects(pool, id)) ?? 0n) <= MOST_OBJECTS;
-      });
-
       const queue = Effect.fnUntraced(function* (
         images: readonly DiscardedImage[],
         options: OfferOptions = {},
       ): Effect.fn.Return<void, CephError> {
-        const small = (yield* Effect.forEach(images, isSmall)).every(Boolean);
+        const small = images.every(({ marked }) => marked);
         if (small && (yield* quick.offer(images, options))) return;
         const asked: Effect.Effect<void, CephError> = Effect.forEach(images, byManager, { discard: true });
         const alone: Effect.Effect<unknown> = small
@@ -105,7 +96,7 @@ export class Purge extends Context.Service<
           const left = yield* Effect.provideService(leftInTrash(pool, calls), Rados, rados);
           for (const { id, name } of left) {
             yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) was left in the trash, and is removed now`);
-            yield* queue([{ pool, id, name }], { after: 0 });
+            yield* queue([{ pool, id, marked: true }], { after: 0 });
           }
         }),
       );

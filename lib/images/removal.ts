@@ -12,19 +12,19 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { DRIVERS_MARK_SECONDS, type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { proveNoPersonsSnapshot } from "./persons-snapshots.ts";
-import { type DiscardedImage, Purge } from "./purge.ts";
+import { type DiscardedImage, isQuick, Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
 export const discardImage = Effect.fnUntraced(function* (
-  image: DiscardedImage,
+  image: DiscardedImage & { readonly name: string },
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
-  yield* moveToTrash(image.pool, image.name);
+  yield* moveToTrash(image.pool, image.name, image.marked);
   yield* (yield* Purge).discard([image]);
 });
 
@@ -32,9 +32,11 @@ export const discardImage = Effect.fnUntraced(function* (
 const moveToTrash = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
+  marked: boolean,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
   const { keepSeconds } = yield* Purge;
-  const move = (yield* Rbd).trashMove(pool, imageName, keepSeconds);
+  const seconds = marked && keepSeconds === 0 ? DRIVERS_MARK_SECONDS : keepSeconds;
+  const move = (yield* Rbd).trashMove(pool, imageName, seconds);
   yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
 });
 
@@ -55,8 +57,9 @@ export const finishRemoval = Effect.fnUntraced(function* (
     for (const entry of trashed) {
       if (entry?.source !== "user" || entry.name !== name) continue;
       // what the trash protects is an administrator's to purge
-      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name);
-      else yield* discardImage({ pool, name, id: entry.id, found: true });
+      const marked = entry.byDriver === true;
+      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, false);
+      else yield* discardImage({ pool, name, id: entry.id, marked, found: true });
     }
   }
 });
@@ -114,15 +117,16 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     const { pool, imageName, snapshots = [] } = removal;
     for (const { clear } of leftovers[at] ?? []) yield* clear;
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-    yield* moveToTrash(pool, imageName);
+    yield* moveToTrash(pool, imageName, isSmall(imageName, image));
   }
-  const gone = looked.flatMap(({ removal: { pool, imageName: name }, image }) =>
-    image === undefined ? [] : [{ pool, name, id: image.id, objects: objectsOf(image) }],
+  const gone = looked.flatMap(({ removal: { pool, imageName }, image }) =>
+    image === undefined ? [] : [{ pool, id: image.id, marked: isSmall(imageName, image) }],
   );
   if (gone.length > 0) yield* purge.discard(gone);
 });
 
-const objectsOf = ({ sizeBytes, objectSize }: ImageStatus): bigint => (sizeBytes + objectSize - 1n) / objectSize;
+const isSmall = (name: string, { sizeBytes, objectSize }: ImageStatus): boolean =>
+  isQuick(name, (sizeBytes + objectSize - 1n) / objectSize);
 
 /** What a driver left on the image. Fails if any other snapshot is there that does not go with it. */
 const driversLeftovers = Effect.fnUntraced(function* (
@@ -157,7 +161,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
     });
   }
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-  yield* discardImage({ pool, name: imageName, id: image.id, objects: objectsOf(image) });
+  yield* discardImage({ pool, name: imageName, id: image.id, marked: isSmall(imageName, image) });
 });
 
 /** `discardUnfinished` before the image is made again: only a driver has it open, or one that died a moment ago. */

@@ -3,9 +3,8 @@
  *
  * Not here: the removal of what it finds (./purge.ts).
  *
- * 1. It finds images only that a driver made, in the user's part of the trash, whose journal entry is gone, and that the
- *    manager has no task for. An image that the trash protects, or protected until a time that is over, is an
- *    administrator's.
+ * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone, and
+ *    that the manager has no task for. Whatever else is in the trash a person put there, who may want it back.
  * 2. A pool is looked through some time after its first use, and again every ten minutes as long as it is used: another
  *    driver may have died since. Each time takes at most four calls, and finds at most `MOST` images.
  * 3. No request waits for it or fails with it.
@@ -41,7 +40,7 @@ export const leftInTrash = Effect.fnUntraced(function* (
   const known = new Set(pending());
   const ours = entries.flatMap((entry) => {
     const made = madeByDriver(entry.name);
-    const foreign = entry.source !== "user" || entry.protectedUntil !== undefined;
+    const foreign = entry.source !== "user" || entry.byDriver !== true;
     return made === undefined || foreign || known.has(imageLabel(pool, entry.id)) ? [] : [{ entry, ...made }];
   });
   if (ours.length === 0) return [];

@@ -14,7 +14,7 @@ import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
 import { create } from "./image-create.ts";
-import { briefs, objects } from "./image-headers.ts";
+import { briefs } from "./image-headers.ts";
 import { type Metadata, metaSet } from "./image-metadata.ts";
 import * as omaps from "./omaps.ts";
 import * as pools from "./pools.ts";
@@ -106,7 +106,6 @@ const calls = {
     trash.move(io, image, keepSeconds),
   ),
   trashGet: pooled((io, { id }: TrashArg) => trash.get(io, id)),
-  trashObjects: pooled((io, { id }: TrashArg) => objects(io, id)),
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),
   trashRemove: pooled((io, { id }: TrashArg) => trash.remove(io, id)),
 

@@ -66,15 +66,6 @@ const metadataIn = (entries: ReadonlyMap<string, Uint8Array>): Map<string, strin
     ),
   );
 
-/** The most objects that can hold the data of the image with this id; undefined: it has no header. */
-export const objects = (io: bigint, id: string): bigint | undefined => {
-  const [header] = readMany(io, [{ object: `rbd_header.${id}`, keys: ["size", "order"] }]);
-  const [size, order] = [header?.get("size"), header?.get("order")];
-  if (size === undefined || order === undefined) return undefined;
-  const bits = BigInt(new Decoder(order).u8());
-  return (new Decoder(size).u64() + (1n << bits) - 1n) >> bits;
-};
-
 /** Reads all image metadata from the header with this id; undefined: there is no such header. */
 export const metadataOf = (io: bigint, id: string): Map<string, string> | undefined => {
   const entries = list(io, `rbd_header.${id}`, { prefix: METADATA, after: "", limit: Number.MAX_SAFE_INTEGER });

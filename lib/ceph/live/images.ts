@@ -27,7 +27,6 @@ export const imageCalls = ({ call, change }: Calls, trashRemoveLimit: Duration.D
 
   trashMove: change("trashMove", ["image", "keepSeconds"]),
   trashGet: call("trashGet", ["id"]),
-  trashObjects: call("trashObjects", ["id"]),
   trashList: call("trashList", [], (pool) => ({ subject: `the trash of ${poolLabel(pool)}` })),
   trashRemove: change("trashRemove", ["id"], { limit: trashRemoveLimit, pace: "slow" }),
 });

@@ -26,6 +26,7 @@ export interface MemoryTrashed {
   readonly image: MemoryImage;
   /** As of `TrashEntry`. */
   readonly protectedUntil?: number;
+  readonly byDriver?: true;
 }
 
 /** The state that a driver leaves that crashes while it creates an image (no header, or no object map), clones or moves one. */

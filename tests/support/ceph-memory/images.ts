@@ -16,7 +16,7 @@ import {
 } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EUCLEAN } from "../../../lib/ceph/live/errno.ts";
-import type { ImageCalls, TrashEntry } from "../../../lib/ceph/rbd.ts";
+import { DRIVERS_MARK_SECONDS, type ImageCalls, type TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
 import { bytesOf } from "./content.ts";
@@ -41,10 +41,11 @@ const obstacleTo = (
   }
 };
 
-const entryOf = (id: string, { name, source, protectedUntil }: MemoryTrashed): TrashEntry => ({
+const entryOf = (id: string, { name, source, protectedUntil, byDriver }: MemoryTrashed): TrashEntry => ({
   id,
   name,
   source,
+  ...(byDriver && { byDriver }),
   ...(protectedUntil === undefined ? {} : { protectedUntil }),
 });
 
@@ -156,8 +157,13 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       }
       images.delete(image);
       bareNames.delete(image);
-      const protectedUntil = keepSeconds > 0 ? { protectedUntil: cluster.now() + keepSeconds * 1000 } : {};
-      trash.set(found.id, { name: image, source: "user", moving: false, image: found, ...protectedUntil });
+      const protection =
+        keepSeconds === DRIVERS_MARK_SECONDS
+          ? { byDriver: true as const }
+          : keepSeconds > 0
+            ? { protectedUntil: cluster.now() + keepSeconds * 1000 }
+            : {};
+      trash.set(found.id, { name: image, source: "user", moving: false, image: found, ...protection });
     }),
 
   trashGet: (ref, id) =>
@@ -170,12 +176,6 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
     call(() => {
       const { trash } = enter(cluster, ref, "rbd_trash_list");
       return Array.from(trash, ([id, entry]) => entryOf(id, entry));
-    }),
-
-  trashObjects: (ref, id) =>
-    call(() => {
-      const image = enter(cluster, ref, "rados_read_op_operate").trash.get(id)?.image;
-      return image && (image.sizeBytes + image.objectSize - 1n) / image.objectSize;
     }),
 
   trashRemove: (ref, id) =>

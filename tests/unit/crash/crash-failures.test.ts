@@ -141,7 +141,7 @@ describe("a reservation and its image", () => {
     ],
     [
       "its removal is not taken on",
-      { imageMetaSet: [1, noSpace], trashObjects: [1, new AccessDenied({ ...ABOUT, user: "x" })] },
+      { imageMetaSet: [1, noSpace], managerTrashRemove: [1, new AccessDenied({ ...ABOUT, user: "x" })] },
       { images: 0, trash: 1 },
     ],
     [

@@ -9,7 +9,8 @@ import * as TestClock from "effect/testing/TestClock";
 import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, HasSnapshots, TimedOut } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
-import { Purge } from "../../../lib/images/purge.ts";
+import { DRIVERS_MARK_SECONDS } from "../../../lib/ceph/rbd.ts";
+import { isQuick, Purge } from "../../../lib/images/purge.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aCluster, GIB, seed, seedImage } from "../../support/world.ts";
@@ -33,7 +34,7 @@ const watched = (cluster: MemoryCluster, id: string): (() => void) => {
 const removals = (calls: readonly { readonly method: string; readonly subject: string }[]) =>
   calls.flatMap(({ method, subject }) => (method === "trashRemove" ? [subject] : []));
 /** One that the driver does not remove itself where there is a manager. */
-const large = (id: string) => ({ pool: POOL, id, name: IMAGE, objects: 4097n });
+const large = (id: string) => ({ pool: POOL, id, marked: false });
 const idsIn = (cluster: MemoryCluster) => [...(cluster.namespace("rbd", "")?.trash.keys() ?? [])];
 const noManager = (): MemoryCluster => {
   const cluster = aCluster();
@@ -229,9 +230,9 @@ describe("removal by the driver, without a manager", () => {
 
 describe("removal of small images by the driver", () => {
   const uuidOf = (n: number) => UUID.replace(/^b0/, n.toString(16).padStart(2, "0"));
-  const discarded = async (cluster: MemoryCluster, n: number, objects = 256n) => {
-    const name = `csi-vol-${uuidOf(n)}`;
-    return { pool: POOL, id: await trashed(cluster, name), name, objects };
+  const discarded = async (cluster: MemoryCluster, n: number) => {
+    const id = await trashed(cluster, `csi-vol-${uuidOf(n)}`, DRIVERS_MARK_SECONDS);
+    return { pool: POOL, id, marked: true };
   };
   const methods = (calls: readonly { readonly method: string }[]) => calls.map(({ method }) => method);
 
@@ -254,10 +255,15 @@ describe("removal of small images by the driver", () => {
     expect(idsIn(cluster)).toEqual([]);
   });
 
-  test("the manager removes a large image, one with a name of its own, and one that comes when many wait", async () => {
+  test("the driver removes images of at most 4,096 objects whose names it can tell from others", () => {
+    const names = [`csi-vol-${UUID}`, `csi-snap-${UUID}`, `csi-vol-${UUID}-temp`];
+    for (const name of names) expect([isQuick(name, 4096n), isQuick(name, 4097n)]).toEqual([true, false]);
+    for (const name of [`team-${UUID}`, "csi-vol-1", `csi-vol-${UUID}-copy`]) expect(isQuick(name, 1n)).toBe(false);
+  });
+
+  test("the manager removes an image without the driver's mark, and one that comes when many wait", async () => {
     const cluster = aCluster();
-    const large = await discarded(cluster, 1, 4097n);
-    const named = { ...(await discarded(cluster, 2)), name: `team-${UUID}` };
+    const unmarked = { ...(await discarded(cluster, 1)), marked: false };
     const last = await discarded(cluster, 3);
     const asked: string[] = [];
     const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
@@ -268,10 +274,9 @@ describe("removal of small images by the driver", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          yield* purge.discard([large]);
-          yield* purge.discard([named]);
+          yield* purge.discard([unmarked]);
           for (let n = 0; n < 256; n++) yield* purge.discard([{ ...last, id: `id-${n}` }]);
-          expect(asked).toEqual([`rbd/${large.id}`, `rbd/${named.id}`]);
+          expect(asked).toEqual([`rbd/${unmarked.id}`]);
           yield* purge.discard([last]);
           expect(asked.at(-1)).toBe(`rbd/${last.id}`);
         }),
@@ -433,10 +438,10 @@ describe("removal of small images by the driver", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          yield* purge.discard([{ pool: POOL, id: image.id, name: image.name, found: true }]);
-          yield* purge.discard([{ pool: POOL, id: image.id, name: image.name, found: true }]);
+          yield* purge.discard([{ ...image, found: true }]);
+          yield* purge.discard([{ ...image, found: true }]);
           yield* TestClock.adjust("34 seconds");
-          expect(methods(calls())).toEqual(["trashObjects", "trashObjects"]);
+          expect(methods(calls())).toEqual([]);
           yield* TestClock.adjust("1 second");
           yield* settle;
         }),
@@ -444,16 +449,6 @@ describe("removal of small images by the driver", () => {
     );
     expect(removals(calls())).toHaveLength(1);
     expect(idsIn(cluster)).toEqual([]);
-  });
-
-  test("a large image that was found in the trash is the manager's", async () => {
-    const cluster = aCluster();
-    const image = await discarded(cluster, 1);
-    for (const { image: content } of cluster.namespace("rbd", "")?.trash.values() ?? []) content.sizeBytes = 17n * GIB;
-    const { service, calls } = recorded(cephMemoryService(cluster));
-    const found = { pool: POOL, id: image.id, name: image.name, found: true };
-    await inProcess(cluster, (purge) => Effect.andThen(purge.discard([found]), settle), service);
-    expect(methods(calls())).toEqual(["trashObjects", "managerTrashRemove"]);
   });
 
   test("an image that neither the driver nor the manager can remove is tried again for ever", async () => {
@@ -492,7 +487,7 @@ describe("removal of small images by the driver", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          for (let n = 0; n < 256; n++) yield* purge.discard([{ ...large(`id-${n}`), objects: 1n }]);
+          for (let n = 0; n < 256; n++) yield* purge.discard([{ ...large(`id-${n}`), marked: true }]);
           for (const image of images) yield* purge.discard([image]);
           expect(purge.pending()).toHaveLength(259);
           held = false;
@@ -536,7 +531,8 @@ describe("removal of small images by the driver", () => {
 describe("images that a dead process left in the trash", () => {
   const OTHER = "8f2b1c44-5d0e-4c1a-9a57-3d2f6e0b7a11";
   const NAMES = [`csi-vol-${OTHER}`, `csi-snap-${OTHER}`, `csi-vol-${OTHER}-temp`];
-  const left = (cluster: MemoryCluster) => Promise.all(NAMES.map((name) => trashed(cluster, name)));
+  const marked = (cluster: MemoryCluster, name = IMAGE) => trashed(cluster, name, DRIVERS_MARK_SECONDS);
+  const left = (cluster: MemoryCluster) => Promise.all(NAMES.map((name) => marked(cluster, name)));
   const after = (time: Duration.Input) => Effect.andThen(TestClock.adjust(time), settle);
   const swept = (purge: Purge["Service"]) => Effect.andThen(purge.visit(POOL), after("35 seconds"));
 
@@ -558,8 +554,7 @@ describe("images that a dead process left in the trash", () => {
       expect(idsIn(cluster)).toEqual([]);
       const methods = calls().map(({ method }) => method);
       expect(methods.slice(0, 4)).toEqual(["trashList", "managerTasks", "omapGetMany", "omapGetMany"]);
-      const each = ids.flatMap((): (typeof methods)[number][] => ["trashObjects", "trashRemove"]);
-      expect(methods.slice(4).toSorted()).toEqual(each.toSorted());
+      expect(methods.slice(4)).toEqual(ids.map(() => "trashRemove"));
     }
   });
 
@@ -579,24 +574,25 @@ describe("images that a dead process left in the trash", () => {
     expect(cluster.queued()).toEqual([]);
   });
 
-  test("the search for left images keeps those with a journal entry, another name or another owner, and protected ones", async () => {
+  test("the search for left images keeps what a person put there, what has a journal entry, another name or another owner", async () => {
     const cluster = aCluster();
     let now = 1_700_000_000_000;
     cluster.now = () => now;
     seed(cluster, { [`csi.volume.${OTHER}`]: {} });
     const kept = [
-      await trashed(cluster, `csi-vol-${OTHER}`),
-      await trashed(cluster, "csi-vol-1"),
-      await trashed(cluster, `csi-vol-${UUID}-copy`),
-      await trashed(cluster, `my-csi-vol-${UUID}`),
-      await trashed(cluster, `team-${UUID}`),
+      await marked(cluster, `csi-vol-${OTHER}`),
+      await marked(cluster, "csi-vol-1"),
+      await marked(cluster, `csi-vol-${UUID}-copy`),
+      await marked(cluster, `my-csi-vol-${UUID}`),
+      await marked(cluster, `team-${UUID}`),
+      await trashed(cluster, `csi-vol-${UUID.replace("b", "d")}`),
       await trashed(cluster, `csi-snap-${UUID}`, 60),
     ];
-    const mirrored = await trashed(cluster, `csi-vol-${UUID.replace("b", "c")}`);
+    const mirrored = await marked(cluster, `csi-vol-${UUID.replace("b", "c")}`);
     const trash = cluster.namespace("rbd", "")?.trash;
     const entry = trash?.get(mirrored);
     if (entry !== undefined) trash?.set(mirrored, { ...entry, source: "mirroring" });
-    await trashed(cluster);
+    await marked(cluster);
     const { service, calls } = recorded(cephMemoryService(cluster));
     await inProcess(cluster, swept, service);
     expect(idsIn(cluster)).toEqual([...kept, mirrored]);
@@ -616,17 +612,6 @@ describe("images that a dead process left in the trash", () => {
     await inProcess(cluster, swept, service);
     expect(idsIn(cluster)).toEqual([first]);
     expect(removals(calls()).toSorted()).toEqual(others.map((id) => `rbd/${id}`));
-  });
-
-  test("the search for left images gives a large one to the manager", async () => {
-    const cluster = aCluster();
-    cluster.managerHeld = true;
-    const [id = ""] = await left(cluster);
-    const entry = cluster.namespace("rbd", "")?.trash.get(id);
-    if (entry !== undefined) entry.image.sizeBytes = 17n * GIB;
-    await inProcess(cluster, swept);
-    expect(idsIn(cluster)).toEqual([id]);
-    expect(cluster.queued()).toEqual([id]);
   });
 
   test("a process searches each pool and namespace that is used every ten minutes, and no longer than it is used", async () => {
