@@ -107,20 +107,7 @@ export interface TrashEntry {
   readonly name: string;
   /** Who put it there. The driver removes only `user` entries. */
   readonly source: "user" | "mirroring" | "migration" | "other";
-  /**
-   * Milliseconds since the epoch. Until then the trash protects the image; it stays set when that time is over. Absent: it
-   * was moved there without protection.
-   */
-  readonly protectedUntil?: number;
-  /** A driver moved it there, and was going to remove it (`DRIVERS_MARK_SECONDS`). It has no `protectedUntil`. */
-  readonly byDriver?: true;
 }
-
-/**
- * What tells an image that a driver was going to remove from one that a person put into the trash: it was protected for
- * just so many seconds when it was moved. Nobody else writes such a time, and it costs no call.
- */
-export const DRIVERS_MARK_SECONDS = 3;
 
 /** Images that have a name, and those in the trash. */
 export interface ImageCalls {
@@ -156,10 +143,7 @@ export interface ImageCalls {
   readonly trashMove: (pool: PoolRef, image: string, keepSeconds?: number) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
-  /**
-   * Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. What
-   * the trash protects it leaves, except where a driver's mark is all that protects.
-   */
+  /** Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. */
   readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
   /** Reads the headers of many images at once, in one call; `undefined` for an image that does not exist. */
   readonly imageBriefs: (

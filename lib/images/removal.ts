@@ -12,31 +12,31 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
-import { DRIVERS_MARK_SECONDS, type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { proveNoPersonsSnapshot } from "./persons-snapshots.ts";
-import { type DiscardedImage, isQuick, Purge } from "./purge.ts";
+import { Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
 export const discardImage = Effect.fnUntraced(function* (
-  image: DiscardedImage & { readonly name: string },
+  pool: PoolRef,
+  imageName: string,
+  imageId: string,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
-  yield* moveToTrash(image.pool, image.name, image.marked);
-  yield* (yield* Purge).discard([image]);
+  yield* moveToTrash(pool, imageName);
+  yield* (yield* Purge).discard(pool, imageId);
 });
 
 /** A second move finishes one that was cut off. If the image is not there, another driver has moved it. */
 const moveToTrash = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
-  marked: boolean,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
   const { keepSeconds } = yield* Purge;
-  const seconds = marked && keepSeconds === 0 ? DRIVERS_MARK_SECONDS : keepSeconds;
-  const move = (yield* Rbd).trashMove(pool, imageName, seconds);
+  const move = (yield* Rbd).trashMove(pool, imageName, keepSeconds);
   yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
 });
 
@@ -55,11 +55,7 @@ export const finishRemoval = Effect.fnUntraced(function* (
   const trashed = byId ? [yield* rbd.trashGet(pool, imageId)] : yield* rbd.trashList(pool);
   for (const name of [imageName, ...followers]) {
     for (const entry of trashed) {
-      if (entry?.source !== "user" || entry.name !== name) continue;
-      // what the trash protects is an administrator's to purge
-      const marked = entry.byDriver === true;
-      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, false);
-      else yield* discardImage({ pool, name, id: entry.id, marked, found: true });
+      if (entry?.source === "user" && entry.name === name) yield* discardImage(pool, name, entry.id);
     }
   }
 });
@@ -95,7 +91,6 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
 ): Effect.fn.Return<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   const purge = yield* Purge;
-  for (const { pool } of removals) yield* purge.visit(pool);
   const looked = yield* Effect.forEach(removals, (removal) =>
     Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
   );
@@ -117,16 +112,10 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     const { pool, imageName, snapshots = [] } = removal;
     for (const { clear } of leftovers[at] ?? []) yield* clear;
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-    yield* moveToTrash(pool, imageName, isSmall(imageName, image));
+    yield* moveToTrash(pool, imageName);
   }
-  const gone = looked.flatMap(({ removal: { pool, imageName }, image }) =>
-    image === undefined ? [] : [{ pool, id: image.id, marked: isSmall(imageName, image) }],
-  );
-  if (gone.length > 0) yield* purge.discard(gone);
+  for (const { removal, image } of looked) if (image !== undefined) yield* purge.discard(removal.pool, image.id);
 });
-
-const isSmall = (name: string, { sizeBytes, objectSize }: ImageStatus): boolean =>
-  isQuick(name, (sizeBytes + objectSize - 1n) / objectSize);
 
 /** What a driver left on the image. Fails if any other snapshot is there that does not go with it. */
 const driversLeftovers = Effect.fnUntraced(function* (
@@ -161,7 +150,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
     });
   }
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-  yield* discardImage({ pool, name: imageName, id: image.id, marked: isSmall(imageName, image) });
+  yield* discardImage(pool, imageName, image.id);
 });
 
 /** `discardUnfinished` before the image is made again: only a driver has it open, or one that died a moment ago. */

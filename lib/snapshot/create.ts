@@ -44,7 +44,7 @@ import { cloneThrough, resumeClone } from "../images/clone.ts";
 import type { Flatten } from "../images/flatten.ts";
 import { removeLeftOverTemp } from "../images/intermediate.ts";
 import { holderSpec } from "../images/layout.ts";
-import { Purge } from "../images/purge.ts";
+import type { Purge } from "../images/purge.ts";
 import { asRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
@@ -131,7 +131,6 @@ const snapshotOf = Effect.fnUntraced(function* (
   source: SourceVolume,
   answerEarly: (snapshot: CsiSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiSnapshot, CreateSnapshotError, Needs> {
-  yield* (yield* Purge).visit(source.volume.pool);
   yield* stage("check topology", Effect.fromResult(usableFrom(source.volume.pool.pool, spec.topology)));
   const earlier = yield* stage("recover earlier attempt", recoverEarlierAttempt(spec, source));
   if (earlier?.image !== undefined) {

@@ -31,7 +31,7 @@ import { newHandle } from "../csi/new-handle.ts";
 import type { Flatten } from "../images/flatten.ts";
 import { imageSpec } from "../images/layout.ts";
 import { volumeMetadata } from "../images/metadata.ts";
-import { Purge } from "../images/purge.ts";
+import type { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import * as journal from "../journal/journal.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
@@ -94,7 +94,6 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   const spec = yield* stage("choose pool", choosePool(candidates, others));
   const { dataPool } = spec.parameters;
   const poolId = yield* stage("find", (yield* Rados).poolId(spec.pool.access, spec.pool.pool, { dataPool }));
-  yield* (yield* Purge).visit(spec.pool);
   const earlier = yield* stage("find", recoverEarlierAttempt(spec));
   const source =
     earlier.image === undefined && spec.source !== undefined

@@ -67,5 +67,5 @@ export const discardNew = Effect.fnUntraced(function* (
     });
   }
   const id = yield* (yield* Rbd).imageId(imagePool, imageName);
-  if (id !== undefined) yield* discardImage({ pool: imagePool, name: imageName, id, marked: false });
+  if (id !== undefined) yield* discardImage(imagePool, imageName, id);
 });

@@ -242,8 +242,7 @@ const floorTurns = async (ceph: CephCalls, pool: PoolRef): Promise<Turns> => {
       const { id } = yield* ceph.imageStatus(pool, image);
       for (const name of snapshots) yield* ceph.snapshotRemove(pool, image, name);
       yield* ceph.trashMove(pool, image);
-      // behind the answer, as the driver does
-      yield* Effect.sync(() => void Effect.runFork(ceph.trashRemove(pool, id)));
+      yield* ceph.managerTrashRemove(pool, id);
     });
   const through = (from: string, snapshot: string, to: string) =>
     Effect.gen(function* () {

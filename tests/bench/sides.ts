@@ -102,8 +102,7 @@ export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
         yield* ceph.omapGet(pool, object(name), attributes);
         const { id } = yield* ceph.imageStatus(pool, image(name));
         yield* ceph.trashMove(pool, image(name));
-        // behind the answer, as the driver does
-        yield* Effect.sync(() => void Effect.runFork(ceph.trashRemove(pool, id)));
+        yield* ceph.managerTrashRemove(pool, id);
         yield* ceph.omapWrite(pool, directory, {
           object: "require",
           compare: { [key(name)]: uuidOf(name) },
@@ -120,11 +119,11 @@ export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
 export const floorCeph = (cells: number, cephConf: string): Effect.Effect<CephCalls, unknown, Scope.Scope> =>
   Effect.map(makeCephLive({ cells, cephConf }), ({ service }) => service);
 
-/** Waits until the trash is empty, so that what goes on behind the answers for one side does not slow down the other. */
+/** Waits until the manager has emptied the trash, so that its work for one side does not slow down the other. */
 export const drained = async (ceph: CephCalls, pool: PoolRef): Promise<void> => {
   const deadline = Date.now() + 120_000;
   while ((await Effect.runPromise(ceph.trashList(pool))).length > 0) {
-    if (Date.now() > deadline) throw new Error("the trash does not become empty");
+    if (Date.now() > deadline) throw new Error("the manager does not empty the trash");
     await Bun.sleep(100);
   }
 };

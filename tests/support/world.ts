@@ -118,11 +118,6 @@ export const seedImage = async (cluster: MemoryCluster, image: string, pool = "r
   return cluster.image(pool, image).id;
 };
 
-/** Makes all images larger, such as beyond what the driver removes from the trash itself. */
-export const growAll = (cluster: MemoryCluster, sizeBytes: bigint, pool = "rbd"): void => {
-  for (const image of cluster.namespace(pool, "")?.images.values() ?? []) image.sizeBytes = sizeBytes;
-};
-
 /** What the pool holds, as the dump of a cluster shows it; nothing where there is nothing. */
 export const poolDump = (cluster: MemoryCluster, pool = "rbd", namespace = "") =>
   cluster.dump()[pool]?.[namespace] ?? { objects: {}, images: {}, bareNames: {}, trash: {} };

@@ -5,12 +5,12 @@
  * (lib/ceph/live/errno.ts).
  *
  * 1. Only an image that was moved to the trash before is removed.
- * 2. `remove` does not force: an entry that is protected until a later time stays. A driver's mark protects from others.
+ * 2. `remove` does not force: an entry that is protected until a later time stays.
  */
 import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
-import { DRIVERS_MARK_SECONDS, type TrashEntry } from "../rbd.ts";
-import { bind, check, cStringAt, ENOENT, EPERM, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
+import type { TrashEntry } from "../rbd.ts";
+import { bind, check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
 import { isThere } from "./rbd.ts";
 
 const rbd = bind("librbd.so.1", {
@@ -24,24 +24,14 @@ const rbd = bind("librbd.so.1", {
 
 const SOURCES = ["user", "mirroring", "migration"] as const;
 
-// rbd_trash_image_info_t: addresses of id and name, source (32 bits), the times of the move and of the protection's end
-// in seconds.
+// rbd_trash_image_info_t: addresses of id and name, source (32 bits), two times.
 const ENTRY_BYTES = 40;
 
-const entryAt = (view: DataView, at: number): TrashEntry => {
-  const [moved, until] = [view.getBigInt64(at + 24, true), view.getBigInt64(at + 32, true)];
-  return {
-    id: cStringAt(view.getBigUint64(at, true)),
-    name: cStringAt(view.getBigUint64(at + 8, true)),
-    source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
-    ...protectionOf(Number(until - moved), Number(until)),
-  };
-};
-
-const protectionOf = (seconds: number, until: number): Pick<TrashEntry, "protectedUntil" | "byDriver"> => {
-  if (seconds === DRIVERS_MARK_SECONDS) return { byDriver: true };
-  return seconds > 0 ? { protectedUntil: until * 1000 } : {};
-};
+const entryAt = (view: DataView, at: number): TrashEntry => ({
+  id: cStringAt(view.getBigUint64(at, true)),
+  name: cStringAt(view.getBigUint64(at + 8, true)),
+  source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
+});
 
 /** Before `keepSeconds` are over the image is only removed by force. librbd moves an image also if it has watchers, and refuses to `remove` it then. The caller asks about them before. */
 export const move = (io: bigint, image: string, keepSeconds = 0): void => {
@@ -80,8 +70,7 @@ export const list = (io: bigint): readonly TrashEntry[] => {
 };
 
 export const remove = (io: bigint, id: string): void => {
-  let result = rbd.rbd_trash_remove(io, plain(id), 0);
-  if (result === -EPERM && get(io, id)?.byDriver === true) result = rbd.rbd_trash_remove(io, plain(id), 1);
+  const result = rbd.rbd_trash_remove(io, plain(id), 0);
   // ENOENT may be of a part of the image: it is removed only if the trash has no such entry
   if (result === -ENOENT && get(io, id) === undefined) return;
   check("rbd_trash_remove", result);

@@ -80,12 +80,7 @@ export interface Calls {
     access: ClusterAccess,
     op: K,
     arg: Omit<Arg<K>, "cluster">,
-    about: {
-      readonly key: string;
-      readonly pool?: string;
-      readonly subject?: string;
-      readonly limit?: Duration.Duration;
-    },
+    about: { readonly key: string; readonly pool?: string; readonly subject?: string },
   ) => Answer<K>;
 }
 
@@ -130,15 +125,15 @@ export const makeCalls = (cells: Cells, connections: Connections, limits: Limits
       });
     };
 
-    const inCluster: Calls["inCluster"] = (access, op, arg, about) =>
+    const inCluster: Calls["inCluster"] = (access, op, arg, { key, pool = "", subject = access.monitors.join(",") }) =>
       one(access, op, (cluster) => ({ ...arg, cluster }), {
-        subject: access.monitors.join(","),
+        subject,
         changes: false,
         user: access.user,
-        pool: "",
+        pool,
         limit: limits.monTimeout,
+        key,
         pace: "quick",
-        ...about,
       });
 
     const method =

@@ -24,9 +24,6 @@ export interface MemoryTrashed {
   /** Its move was interrupted: Ceph removes it only after a second move has finished the first. */
   moving: boolean;
   readonly image: MemoryImage;
-  /** As of `TrashEntry`. */
-  readonly protectedUntil?: number;
-  readonly byDriver?: true;
 }
 
 /** The state that a driver leaves that crashes while it creates an image (no header, or no object map), clones or moves one. */
@@ -60,7 +57,7 @@ export interface MemoryPool {
 }
 
 /** The reason why an image in the trash cannot be removed. */
-export type Obstacle = "moving" | "protected" | "snapshots" | "watchers" | "group";
+export type Obstacle = "moving" | "snapshots" | "watchers" | "group";
 
 export interface MemoryUser {
   readonly key: string;
@@ -267,8 +264,7 @@ export class MemoryCluster {
   removeTrashed({ trash }: MemoryNamespace, id: string): Obstacle | undefined {
     const entry = trash.get(id);
     if (entry === undefined) return undefined;
-    const { image, moving, protectedUntil = 0 } = entry;
-    if (this.now() < protectedUntil) return "protected";
+    const { image, moving } = entry;
     if (moving) return "moving";
     if (image.snapshots.some(({ kind, children }) => kind !== "trash" || children.size > 0)) return "snapshots";
     if (image.watchers.size > 0) return "watchers";

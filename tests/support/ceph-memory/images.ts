@@ -4,7 +4,6 @@
  * Not here: what an image is (./image.ts), snapshots and clones (./snapshots.ts).
  */
 import {
-  AccessDenied,
   Busy,
   type CephError,
   CephFailed,
@@ -16,21 +15,15 @@ import {
 } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EUCLEAN } from "../../../lib/ceph/live/errno.ts";
-import { DRIVERS_MARK_SECONDS, type ImageCalls, type TrashEntry } from "../../../lib/ceph/rbd.ts";
+import type { ImageCalls } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
-import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
+import type { MemoryCluster, Obstacle } from "./cluster.ts";
 import { bytesOf } from "./content.ts";
 import { bareImage, makeImage, type MemorySnapshot } from "./image.ts";
 import { only } from "./omap.ts";
 
-const obstacleTo = (
-  obstacle: Obstacle,
-  about: { readonly op: string; readonly subject: string },
-  user: string,
-): CephError => {
+const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly subject: string }): CephError => {
   switch (obstacle) {
-    case "protected":
-      return new AccessDenied({ ...about, user });
     case "moving":
       return new CephFailed({ ...about, errno: EUCLEAN, reason: "its move to the trash was not finished" });
     case "snapshots":
@@ -40,14 +33,6 @@ const obstacleTo = (
       return new Busy(about);
   }
 };
-
-const entryOf = (id: string, { name, source, protectedUntil, byDriver }: MemoryTrashed): TrashEntry => ({
-  id,
-  name,
-  source,
-  ...(byDriver && { byDriver }),
-  ...(protectedUntil === undefined ? {} : { protectedUntil }),
-});
 
 const parentOf = ({ image, name }: MemorySnapshot, cluster: MemoryCluster) => {
   const { pool, namespace, name: imageName } = image.place;
@@ -141,7 +126,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
     }),
 
   // watchers are no obstacle to Ceph here, only to the removal
-  trashMove: (ref, image, keepSeconds = 0) =>
+  trashMove: (ref, image) =>
     call(() => {
       const op = "rbd_trash_move";
       const { images, bareNames, trash } = enter(cluster, ref, op);
@@ -157,32 +142,25 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       }
       images.delete(image);
       bareNames.delete(image);
-      const protection =
-        keepSeconds === DRIVERS_MARK_SECONDS
-          ? { byDriver: true as const }
-          : keepSeconds > 0
-            ? { protectedUntil: cluster.now() + keepSeconds * 1000 }
-            : {};
-      trash.set(found.id, { name: image, source: "user", moving: false, image: found, ...protection });
+      trash.set(found.id, { name: image, source: "user", moving: false, image: found });
     }),
 
   trashGet: (ref, id) =>
     call(() => {
       const found = enter(cluster, ref, "rbd_trash_get").trash.get(id);
-      return found && entryOf(id, found);
+      return found && { id, name: found.name, source: found.source };
     }),
 
   trashList: (ref) =>
     call(() => {
       const { trash } = enter(cluster, ref, "rbd_trash_list");
-      return Array.from(trash, ([id, entry]) => entryOf(id, entry));
+      return [...trash].map(([id, { name, source }]) => ({ id, name, source }));
     }),
 
   trashRemove: (ref, id) =>
     call(() => {
       const op = "rbd_trash_remove";
       const obstacle = cluster.removeTrashed(enter(cluster, ref, op), id);
-      if (obstacle !== undefined)
-        throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }, ref.access.user));
+      if (obstacle !== undefined) throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }));
     }),
 });

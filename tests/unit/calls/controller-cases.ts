@@ -27,13 +27,6 @@ export const controllerRoom: Room = {
       code: "ALREADY_EXISTS",
     },
     "DeleteVolume: a volume that is there": { prepare: aVolume, call: remove },
-    "DeleteVolume: a volume of more than 16 GiB": {
-      prepare: async ({ driver, ids }) => {
-        const large = creation({ capacityRange: { requiredBytes: 17n * GIB } });
-        ids.volume = (await driver.createVolume(large)).volume.volumeId;
-      },
-      call: remove,
-    },
     "DeleteVolume: a volume in use": {
       prepare: async (at) => {
         await aVolume(at);

@@ -28,7 +28,6 @@ import {
   SETTINGS,
   SETTINGS_THROUGH,
 } from "../../support/crash-copies-world.ts";
-import { virtualTime } from "../../support/virtual-time.ts";
 import { eventually, uuidOf } from "../../support/world.ts";
 
 /** Runs the scenario's call on a driver that is to die; -> whether it died. */
@@ -52,12 +51,9 @@ const dies = async (
 
 /** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
 const retried = async (cluster: MemoryCluster, { call, mayOrphan, settings = SETTINGS }: CopyScenario, ids: Ids) => {
-  const time = virtualTime();
-  await using driver = aDriver(cluster, { ...settings, time });
-  const made = await time.until(call(driver, ids));
+  await using driver = aDriver(cluster, settings);
+  const made = await call(driver, ids);
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
-  // by then it has looked for what the dead one left, which Ceph then knows to be dead
-  await time.pass("40 seconds");
   await idle(cluster);
   return { made, left: canonical(cluster, ids) };
 };

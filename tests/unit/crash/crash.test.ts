@@ -23,8 +23,9 @@ import {
   SETTINGS,
   type Scenario,
 } from "../../support/crash-world.ts";
-import { settled, virtualTime } from "../../support/virtual-time.ts";
-import { poolDump, shape } from "../../support/world.ts";
+import { eventually, poolDump, shape } from "../../support/world.ts";
+
+const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
 
 /** Runs the scenario's call on a driver that is to die; -> whether it died. */
 const dies = async (
@@ -36,8 +37,7 @@ const dies = async (
   await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
   try {
     await call(driver);
-    // what the driver removes behind its answer
-    await settled();
+    await eventually(() => crashed() || trashIsEmpty(cluster), "the driver's own removals");
   } catch (error) {
     const expected = ceph !== undefined && error instanceof RpcError;
     if (!crashed() && !expected) throw error;
@@ -47,14 +47,11 @@ const dies = async (
 
 /** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
 const retried = async (cluster: MemoryCluster, { call, afterwards, mayOrphan }: Scenario): Promise<unknown> => {
-  const time = virtualTime();
-  await using driver = aDriver(cluster, { ...SETTINGS, time });
-  await time.until(call(driver));
-  if (afterwards !== undefined) await time.until(afterwards(driver));
+  await using driver = aDriver(cluster, SETTINGS);
+  await call(driver);
+  await afterwards?.(driver);
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
-  // by then it has looked for what the dead one left, which Ceph then knows to be dead
-  await time.pass("40 seconds");
-  expect(poolDump(cluster).trash).toEqual({});
+  await eventually(() => trashIsEmpty(cluster), "an empty trash");
   return shape(cluster);
 };
 

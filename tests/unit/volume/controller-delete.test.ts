@@ -233,22 +233,14 @@ describe("a removal that was cut off", () => {
     return { cluster, imageId };
   };
 
-  /** Until the driver has also removed what it found in the trash, which a dead one may have open for half a minute. */
-  const settledBy = async <A>(cluster: MemoryCluster, call: (driver: Driver) => Promise<A>): Promise<A> => {
-    const time = virtualTime();
-    await using driver = aDriver(cluster, { time });
-    const answer = await time.until(call(driver));
-    await time.pass("40 seconds");
-    return answer;
-  };
-
   for (const cut of ["trash-entered", "name-gone", "entry-gone"] as const) {
     for (const recorded of [true, false]) {
       test(`on the way to the trash (${cut}) is finished, the image's ID ${recorded ? "" : "not "}recorded`, async () => {
         const { cluster } = await world();
         cluster.cutShort(cut, "rbd", IMAGE);
         if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
-        await settledBy(cluster, (driver) => driver.deleteVolume(deletion(ID)));
+        await using driver = aDriver(cluster);
+        await driver.deleteVolume(deletion(ID));
         expect(poolDump(cluster)).toEqual(EMPTIED);
       });
 
@@ -256,9 +248,10 @@ describe("a removal that was cut off", () => {
         const { cluster } = await world();
         cluster.cutShort(cut, "rbd", IMAGE);
         if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
-        const { volume } = await settledBy(cluster, (driver) => driver.createVolume(creation()));
+        await using driver = aDriver(cluster);
+        const { volume } = await driver.createVolume(creation());
         expect(Object.keys(poolDump(cluster).images)).toEqual([`csi-vol-${uuidOf(volume.volumeId)}`]);
-        await settledBy(cluster, (driver) => driver.deleteVolume(deletion(volume.volumeId)));
+        await driver.deleteVolume(deletion(volume.volumeId));
         expect(poolDump(cluster)).toEqual(EMPTIED);
       });
     }
@@ -266,21 +259,24 @@ describe("a removal that was cut off", () => {
 
   test("in the trash is finished", async () => {
     const { cluster } = await afterTrash();
-    await settledBy(cluster, (driver) => driver.deleteVolume(deletion(ID)));
+    await using driver = aDriver(cluster);
+    await driver.deleteVolume(deletion(ID));
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
 
   test("in the trash is finished by the image's name when its ID was never recorded", async () => {
     const { cluster } = await afterTrash();
     cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
-    await settledBy(cluster, (driver) => driver.deleteVolume(deletion(ID)));
+    await using driver = aDriver(cluster);
+    await driver.deleteVolume(deletion(ID));
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
 
   test("in the trash is finished when only the image is left", async () => {
     const { cluster } = await afterTrash();
     cluster.namespace("rbd", "")?.objects.clear();
-    await settledBy(cluster, (driver) => driver.deleteVolume(deletion(ID)));
+    await using driver = aDriver(cluster);
+    await driver.deleteVolume(deletion(ID));
     expect(poolDump(cluster)).toEqual({ ...EMPTIED, objects: {} });
   });
 
@@ -289,7 +285,8 @@ describe("a removal that was cut off", () => {
       const { cluster } = await afterTrash();
       cluster.namespace("rbd", "")?.trash.clear();
       for (const key of forget) cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.delete(key);
-      await settledBy(cluster, (driver) => driver.deleteVolume(deletion(ID)));
+      await using driver = aDriver(cluster);
+      await driver.deleteVolume(deletion(ID));
       expect(poolDump(cluster)).toEqual(EMPTIED);
     }
   });
@@ -302,13 +299,15 @@ describe("a removal that was cut off", () => {
     if (mine === undefined) throw new Error("nothing in the trash");
     trash?.set("00000000aaaa", { ...mine, source: "mirroring" });
     trash?.set("00000000bbbb", { ...mine, name: `${IMAGE}-other` });
-    await settledBy(cluster, (driver) => driver.deleteVolume(deletion(ID)));
+    await using driver = aDriver(cluster);
+    await driver.deleteVolume(deletion(ID));
     expect(Object.keys(poolDump(cluster).trash)).toEqual(["00000000aaaa", "00000000bbbb"]);
   });
 
   test("is finished by CreateVolume of the name, which then makes a volume with another UUID", async () => {
     const { cluster } = await afterTrash();
-    const { volume } = await settledBy(cluster, (driver) => driver.createVolume(creation()));
+    await using driver = aDriver(cluster);
+    const { volume } = await driver.createVolume(creation());
     const uuid = uuidOf(volume.volumeId);
     expect(uuid).not.toBe(UUID);
     const { objects, images, trash } = poolDump(cluster);
@@ -317,7 +316,7 @@ describe("a removal that was cut off", () => {
     expect(trash).toEqual({});
     // The caller of the cut-off DeleteVolume retries, late: the new volume is none of its business.
     const before = cluster.dump();
-    await settledBy(cluster, (driver) => driver.deleteVolume(deletion(ID)));
+    await driver.deleteVolume(deletion(ID));
     expect(cluster.dump()).toEqual(before);
   });
 
