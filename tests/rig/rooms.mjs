@@ -119,6 +119,7 @@ export const ROOMS = {
   "tests/chart": ["lib/*", "tests/rig"],
   "tests/contract": ["lib/*", "tests/rig", "tests/support"],
   "tests/ceph": ["lib/*", "tests/contract", "tests/rig", "tests/support"],
+  "tests/cluster": ["tests/ceph", "tests/rig", "tests/support"],
   "tests/conformance": ["lib/*", "tests/ceph", "tests/rig"],
   "tests/vm": ["lib/*", "tests/ceph", "tests/conformance", "tests/rig", "tests/support"],
   "tests/image": ["lib/*", "container", "tests/ceph", "tests/rig"],

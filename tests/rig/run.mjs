@@ -25,6 +25,7 @@ const packagesOf = {
     suites.length > 0 && suites.every((suite) => suite in suitePackages)
       ? suites.map((suite) => suitePackages[suite]).join(" ")
       : `${ceph} ${vm} openssl`,
+  cluster: () => `${ceph} ${vm} openssl`,
   matrix: () => `${ceph} mmdebstrap`,
   bench: () => ceph,
 };
@@ -33,6 +34,7 @@ const scriptOf = {
   image: "container/build.ts",
   demo: "tests/demo/demo.ts",
   manifests: "tests/rig/manifests.ts",
+  cluster: "tests/cluster/run.ts",
   test: "tests/rig/test.ts",
   matrix: "tests/rig/matrix.ts",
   bench: "tests/bench/bench.ts",
@@ -103,8 +105,9 @@ const installPackages = (names) => {
 
 /** Without a Go that can fetch newer ones of itself (1.21), Debian's one serves to fetch one (see go.ts). */
 const goPackages = (verb, suites) => {
-  const needGo = ["chart", "conformance", "vm", "apiserver"];
-  const wanted = verb === "test" && (suites.length === 0 || suites.some((suite) => needGo.includes(suite)));
+  const needGo = ["chart", "conformance", "vm", "apiserver", "cluster"];
+  const tested = verb === "test" && (suites.length === 0 || suites.some((suite) => needGo.includes(suite)));
+  const wanted = tested || verb === "cluster";
   return wanted && answers("go", ["version"]).status !== 0 ? ["golang-go"] : [];
 };
 

@@ -21,6 +21,9 @@ import { serveControl } from "./control.ts";
 import { temporaryFolder } from "./folder.ts";
 import { controlPlaneLacks, startControlPlane } from "./kubernetes/control-plane.ts";
 import { helmBinary, helmLacks } from "./helm.ts";
+import { nodeLacks } from "./kubernetes/node.ts";
+import { kubeProgram } from "./kubernetes/program.ts";
+import { sidecarFolder, sidecarsLack } from "./kubernetes/sidecars.ts";
 import { debianLacks } from "./roots.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { bunTest, checkout, close, failedRun, hasTests, judge, notBegun, runSuite, type Outcome } from "./suite.ts";
@@ -117,6 +120,13 @@ const onControlPlane = async (name: string, part: Part): Promise<Outcome> => {
   return run(name, part).finally(plane.stop);
 };
 
+/** What is built on first use is built outside of the suite's time. */
+const onCluster = onHost(async () => {
+  await kubeProgram();
+  await sidecarFolder();
+  return { CSI_RBD_RIG: (await cluster()).rigFile };
+}, death.signal);
+
 const parts: Record<string, Part> = {
   unit: {
     folder: "tests/unit",
@@ -149,6 +159,12 @@ const parts: Record<string, Part> = {
     run: onControlPlane,
   },
   image: { folder: "tests/image", minutes: 20, lacks: () => cephLacks() ?? debianLacks(), run: onCeph },
+  cluster: {
+    folder: "tests/cluster",
+    minutes: 25,
+    lacks: () => cephLacks() ?? sidecarsLack() ?? nodeLacks(),
+    run: onCluster,
+  },
   vm: { folder: "tests/vm", minutes: 35, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 

@@ -63,6 +63,8 @@ const kubeletConfig = {
   // the node has no iptables, and no disk whose space could be shared out
   makeIPTablesUtilChains: false,
   localStorageCapacityIsolation: false,
+  // a claim that grew is seen with a pod's next sync
+  syncFrequency: "10s",
   evictionHard: { "memory.available": "1Mi" },
 };
 

@@ -1,0 +1,79 @@
+/**
+ * `npm run cluster`: a Kubernetes of one node with a real Ceph and the driver, and a claim's whole life on it, one line a
+ * step. `-- --keep` leaves it running until it is interrupted.
+ *
+ * Not a test: it shows a person what happens. The steps themselves are ./steps.ts, and the cluster suite tests them.
+ */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { startCeph } from "../rig/ceph.ts";
+import { temporaryFolder } from "../rig/folder.ts";
+import { type Cluster, clusterLacks, startCluster, tell } from "./cluster.ts";
+import { steps } from "./steps.ts";
+
+const keep = process.argv.includes("--keep");
+
+const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+
+const interrupted = (): Promise<void> =>
+  new Promise((done) => {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => done());
+  });
+
+const tellSteps = async (cluster: Cluster): Promise<void> => {
+  for (const [index, { title, act }] of steps.entries()) {
+    const started = performance.now();
+    const label = `${String(index + 1).padStart(2)}  ${title}`;
+    try {
+      const exists = await act(cluster);
+      console.log(`${label.padEnd(72)} ${seconds(started).padStart(7)}   ${exists}`);
+    } catch (error) {
+      console.log(`${label.padEnd(72)} FAILED`);
+      throw error;
+    }
+  }
+};
+
+const leaveRunning = async ({ plane, node }: Cluster): Promise<void> => {
+  console.log(`
+Kubernetes, Ceph and the driver stay until this is interrupted (Ctrl-C):
+  KUBECONFIG=${plane.kubeconfig}
+  the StorageClass and the VolumeSnapshotClass are named rbd; the node has the image docker.io/rig/busybox:1
+  logs of kubelet and containerd: ${node.out}; of the others: ${plane.dir}/log`);
+  await Promise.race([interrupted(), node.broken]);
+};
+
+const main = async (): Promise<void> => {
+  const lacking = clusterLacks();
+  if (lacking !== undefined) throw new Error(lacking);
+  const started = performance.now();
+  const say = (line: string): void => console.log(`    ${seconds(started).padStart(7)}   ${line}`);
+  const dir = temporaryFolder("csi-rbd-cluster-");
+  const ceph = await startCeph({ dir: join(dir, "ceph"), paxosInterval: 0.05 });
+  process.env["CSI_RBD_RIG"] = ceph.rigFile;
+  say(`a Ceph ${ceph.release} of one node: monitor ${ceph.monitors.join(",")}`);
+  try {
+    const cluster = await startCluster(join(dir, "cluster"), say);
+    try {
+      await tellSteps(cluster).catch(async (error: unknown) => {
+        await tell(cluster.plane, console.log);
+        throw error;
+      });
+      console.log(`\nall of it worked, in ${seconds(started)}.`);
+      if (keep) await leaveRunning(cluster);
+    } finally {
+      await cluster.stop();
+    }
+  } finally {
+    await ceph.stop();
+  }
+  rmSync(dir, { recursive: true, force: true });
+};
+
+main().then(
+  () => process.exit(0),
+  (error: unknown) => {
+    console.error(error instanceof Error ? (error.stack ?? error.message) : error);
+    process.exit(1);
+  },
+);

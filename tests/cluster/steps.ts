@@ -1,0 +1,143 @@
+/**
+ * The steps of `npm run cluster`, which are the first tests of the cluster suite, too: a claim's whole life as a user of
+ * Kubernetes sees it. Each builds on the ones before it.
+ *
+ * Not here: the cluster (./cluster.ts), and how the steps are shown.
+ */
+import type { Cluster } from "./cluster.ts";
+import { claim, DEVICE, MOUNTED, pod, POOL, snapshot } from "./objects.ts";
+
+export interface Step {
+  /** What it does, as a sentence. */
+  readonly title: string;
+  /** -> what exists afterwards. */
+  readonly act: (cluster: Cluster) => Promise<string>;
+}
+
+const BOUND = "jsonpath={.status.phase}=Bound";
+const READY = "condition=Ready";
+const GIB = 2 ** 30;
+
+const expectEqual = (what: string, found: string, wanted: string): void => {
+  if (found !== wanted) throw new Error(`${what}: found ${JSON.stringify(found)}, not ${JSON.stringify(wanted)}`);
+};
+
+const images = async ({ ceph }: Cluster): Promise<ReadonlyArray<string>> => lines(await ceph("rbd", "ls", POOL));
+
+const checksum = async ({ inPod }: Cluster, name: string, file: string): Promise<string> =>
+  (await inPod(name, `sha256sum ${file} | cut -d " " -f 1`)).trim();
+
+/** A pod that writes 8 MiB, and then a line every second. */
+const WRITER = `dd if=/dev/urandom of=${MOUNTED}/file bs=1M count=8 2>/dev/null; sync; touch /tmp/written
+while true; do date >> ${MOUNTED}/lines; sync; sleep 1; done`;
+const WAITER = "while true; do sleep 1000; done";
+
+let sumOfFile = "";
+
+/** Bytes of the filesystem that a pod sees. */
+const filesystemBytes = async ({ inPod }: Cluster, name: string): Promise<number> =>
+  Number((await inPod(name, `df -k ${MOUNTED} | tail -1 | tr -s " " | cut -d " " -f 2`)).trim()) * 1024;
+
+const claimBound: Step = {
+  title: "a claim of 1 GiB is bound",
+  act: async (cluster) => {
+    await cluster.apply(claim("data", { size: "1Gi" }));
+    await cluster.until(BOUND, "pvc/data");
+    return `image ${POOL}/${(await images(cluster)).join(", ")}`;
+  },
+};
+
+const podWrites: Step = {
+  title: "a pod writes to it",
+  act: async (cluster) => {
+    await cluster.apply(pod("writer", "data", WRITER));
+    await cluster.until(READY, "pod/writer");
+    await cluster.inPod("writer", "until [ -e /tmp/written ]; do sleep 0.2; done");
+    sumOfFile = await checksum(cluster, "writer", `${MOUNTED}/file`);
+    return (await cluster.inPod("writer", `mount | grep " ${MOUNTED} "`)).trim();
+  },
+};
+
+const snapshotReady: Step = {
+  title: "a snapshot of it is ready while the pod goes on writing",
+  act: async (cluster) => {
+    await cluster.apply(snapshot("point", "data"));
+    await cluster.until("jsonpath={.status.readyToUse}=true", "volumesnapshot/point");
+    return `images ${(await images(cluster)).join(", ")}`;
+  },
+};
+
+const restored: Step = {
+  title: "a larger claim is restored from it, and a pod reads the same bytes",
+  act: async (cluster) => {
+    await cluster.apply(claim("restored", { size: "2Gi", from: "point" }), pod("reader", "restored", WAITER));
+    await cluster.until(READY, "pod/reader");
+    expectEqual("the restored file's checksum", await checksum(cluster, "reader", `${MOUNTED}/file`), sumOfFile);
+    const bytes = await filesystemBytes(cluster, "reader");
+    if (bytes < 1.8 * GIB) throw new Error(`the restored filesystem has ${bytes} bytes, not 2 GiB`);
+    return `sha256 ${sumOfFile.slice(0, 12)}…, a filesystem of ${(bytes / GIB).toFixed(2)} GiB`;
+  },
+};
+
+const expanded: Step = {
+  title: "the claim grows to 3 GiB while the pod runs",
+  act: async (cluster) => {
+    const spec = { resources: { requests: { storage: "3Gi" } } };
+    await cluster.kubectl("patch", "pvc/data", "-p", JSON.stringify({ spec }));
+    await cluster.until("jsonpath={.status.capacity.storage}=3Gi", "pvc/data");
+    const bytes = await filesystemBytes(cluster, "writer");
+    if (bytes < 2.8 * GIB) throw new Error(`the grown filesystem has ${bytes} bytes, not 3 GiB`);
+    expectEqual("the file's checksum", await checksum(cluster, "writer", `${MOUNTED}/file`), sumOfFile);
+    return `a filesystem of ${(bytes / GIB).toFixed(2)} GiB`;
+  },
+};
+
+const rawBlock: Step = {
+  title: "a pod writes to a raw block claim and reads it back",
+  act: async (cluster) => {
+    await cluster.apply(claim("raw", { size: "1Gi", block: true }), pod("block", "raw", WAITER, true));
+    await cluster.until(READY, "pod/block");
+    const write = `dd if=/dev/urandom of=/tmp/file bs=1M count=4 2>/dev/null; dd if=/tmp/file of=${DEVICE} bs=1M conv=fsync 2>/dev/null`;
+    const read = `dd if=${DEVICE} bs=1M count=4 2>/dev/null | cmp - /tmp/file && blockdev --getsize64 ${DEVICE}`;
+    await cluster.inPod("block", write);
+    const size = (await cluster.inPod("block", read)).trim();
+    expectEqual("the device's size", size, String(GIB));
+    return `a device of ${size} bytes`;
+  },
+};
+
+const lines = (text: string): ReadonlyArray<string> => text.split("\n").filter((line) => line !== "");
+
+/** What is left of volumes: their PVs, images in the pool and in its trash, and names in the journal. */
+const leftOvers = async (cluster: Cluster): Promise<string> => {
+  const volumes = await cluster.kubectl("get", "pv", "-o", "name");
+  const trash = await cluster.ceph("rbd", "trash", "ls", "--all", POOL);
+  const names: Array<string> = [];
+  for (const directory of ["csi.volumes.default", "csi.snaps.default"]) {
+    const listed = await cluster.ceph("rados", "-p", POOL, "listomapkeys", directory).catch(() => "");
+    names.push(...lines(listed));
+  }
+  return [...lines(volumes), ...(await images(cluster)), ...lines(trash), ...names].join(", ");
+};
+
+/** The trash is emptied a moment after the last volume is gone. */
+const untilNothingIsLeft = async (cluster: Cluster): Promise<void> => {
+  for (const until = Date.now() + 120_000; ; await Bun.sleep(500)) {
+    const left = await leftOvers(cluster);
+    if (left === "") return;
+    if (Date.now() > until) throw new Error(`left: ${left}`);
+  }
+};
+
+const deleted: Step = {
+  title: "all of it is deleted, and nothing is left in the pool",
+  act: async (cluster) => {
+    await cluster.kubectl("delete", "pod", "--all", "--timeout=120s");
+    await cluster.kubectl("delete", "volumesnapshot", "--all", "--timeout=120s");
+    await cluster.kubectl("delete", "pvc", "--all", "--timeout=120s");
+    await untilNothingIsLeft(cluster);
+    return "no PersistentVolume, no image, no trash, no name in the journal";
+  },
+};
+
+export const steps: ReadonlyArray<Step> = [claimBound, podWrites, snapshotReady, restored, expanded, rawBlock, deleted];
