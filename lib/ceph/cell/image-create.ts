@@ -4,7 +4,8 @@
  * Not here: clones (./clones.ts); what becomes of an image whose creation was cut off (./repair.ts).
  *
  * `rbd_create4` makes nine operations one after the other. The same writes, by the same methods of the object class
- * (stable from Ceph 14 on), take three rounds here: what the pool prescribes, the names, then header and object map.
+ * (stable from Ceph 14 on), take four rounds here: what the pool prescribes, the name, its entry in the directory, then
+ * header and object map.
  *
  * 1. Only an image that needs nothing else is created so: a plain layout in a pool that librbd has found fit, whose
  *    options nobody has changed for the pool. Everything else is left to `rbd_create4`, which also says what is wrong.
@@ -162,7 +163,7 @@ const newId = (cluster: bigint): string => {
 };
 
 const write = (io: bigint, image: string, id: string, layout: Layout): void => {
-  const rounds = [namesOf(image, id), contentOf(id, layout)];
+  const rounds = [...namesOf(image, id).map((name) => [name]), contentOf(id, layout)];
   const written: Change[] = [];
   for (const round of rounds) {
     const results = changeAll(io, round);
@@ -179,14 +180,14 @@ const write = (io: bigint, image: string, id: string, layout: Layout): void => {
 /** What an OSD answers that has refused a write. EBADF: the directory has the id already. */
 const WITHOUT_EFFECT: readonly number[] = [EACCES, EBADF, EDQUOT, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP, EPERM];
 
-/** The name is taken if either exists. */
+/** One after the other: of several that create the same name, the one that makes the first object goes on alone. */
 const namesOf = (image: string, id: string): readonly Change[] => [
+  { object: `rbd_id.${image}`, state: "exclusive", calls: [{ method: "set_id", input: encode({ text: id }) }] },
   {
     object: DIRECTORY,
     state: "ensure",
     calls: [{ method: "dir_add_image", input: encode({ text: image }, { text: id }) }],
   },
-  { object: `rbd_id.${image}`, state: "exclusive", calls: [{ method: "set_id", input: encode({ text: id }) }] },
 ];
 
 const DIRECTORY = "rbd_directory";
