@@ -8,7 +8,7 @@
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import { isMissing, isStale, KubeFailed } from "../kube/errors.ts";
-import { Kube, type JsonOperation } from "../kube/kube.ts";
+import { answerAs, getIfThere, Kube, type JsonOperation } from "../kube/kube.ts";
 import { maskKeys } from "../text/mask.ts";
 import {
   type Attachment,
@@ -97,19 +97,10 @@ const dropFrom = (
   );
 };
 
-export const readVolume = (name: string): Effect.Effect<WholeVolume | undefined, KubeFailed, Kube> =>
-  Effect.flatMap(Kube, ({ get }) => get(volumePath(name))).pipe(
-    Effect.flatMap((answer) => parsedVolume(name, answer)),
-    Effect.catchIf(isMissing, () => Effect.succeed(undefined)),
-  );
+const wholeVolume = { kind: "a PersistentVolume", schema: wholeVolumeSchema };
 
-const parsedVolume = (name: string, answer: unknown): Effect.Effect<WholeVolume, KubeFailed> => {
-  const { data } = wholeVolumeSchema.safeParse(answer);
-  const reason = "the answer is not a PersistentVolume";
-  return data === undefined
-    ? Effect.fail(new KubeFailed({ verb: "get", path: volumePath(name), reason }))
-    : Effect.succeed(data);
-};
+export const readVolume = (name: string): Effect.Effect<WholeVolume | undefined, KubeFailed, Kube> =>
+  getIfThere(volumePath(name), wholeVolume);
 
 interface KnownVolume {
   readonly name: string;
@@ -140,5 +131,9 @@ const patchVolume = (name: string, resourceVersion: string, operation: JsonOpera
   Effect.gen(function* () {
     const { patch } = yield* Kube;
     const current: JsonOperation = { op: "test", path: "/metadata/resourceVersion", value: resourceVersion };
-    return yield* parsedVolume(name, yield* patch(volumePath(name), { json: [current, operation] }));
+    return yield* answerAs(
+      volumePath(name),
+      wholeVolume,
+      yield* patch(volumePath(name), { json: [current, operation] }),
+    );
   }).pipe(Effect.catchIf(isStale, () => Effect.succeed(undefined)));

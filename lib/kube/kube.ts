@@ -5,10 +5,10 @@
  * Not here: HTTP (./request.ts), and what is built on top: ./informer.ts, ./lease.ts, ./events.ts.
  */
 import * as Context from "effect/Context";
-import type * as Effect from "effect/Effect";
+import * as Effect from "effect/Effect";
 import type * as Stream from "effect/Stream";
 import * as z from "zod";
-import type { KubeFailed } from "./errors.ts";
+import { isMissing, KubeFailed } from "./errors.ts";
 
 /** One page of a list. */
 export interface Page {
@@ -59,6 +59,35 @@ export interface KubeService {
 }
 
 export class Kube extends Context.Service<Kube, KubeService>()("csi-rbd/Kube") {}
+
+/** A kind of object, and the fields that are read of it. */
+export interface Shape<S extends z.ZodType> {
+  /** As a message names it, with its article: "a Lease". */
+  readonly kind: string;
+  readonly schema: S;
+}
+
+/** The server's answer about the object at that path. */
+export const answerAs = <S extends z.ZodType>(
+  path: string,
+  { kind, schema }: Shape<S>,
+  answer: unknown,
+): Effect.Effect<z.infer<S>, KubeFailed> => {
+  const { data } = schema.safeParse(answer);
+  return data === undefined
+    ? Effect.fail(new KubeFailed({ verb: "get", path, reason: `the answer is not ${kind}` }))
+    : Effect.succeed(data);
+};
+
+/** Reads an object; `undefined`: it does not exist. */
+export const getIfThere = <S extends z.ZodType>(
+  path: string,
+  shape: Shape<S>,
+): Effect.Effect<z.infer<S> | undefined, KubeFailed, Kube> =>
+  Effect.flatMap(Kube, ({ get }) => get(path)).pipe(
+    Effect.flatMap((answer) => answerAs(path, shape, answer)),
+    Effect.catchIf(isMissing, () => Effect.succeed(undefined)),
+  );
 
 /** What every object has. */
 const identified = z.object({

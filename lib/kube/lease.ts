@@ -17,9 +17,9 @@ import * as Layer from "effect/Layer";
 import * as Random from "effect/Random";
 import type * as Scope from "effect/Scope";
 import * as z from "zod";
-import { isMissing, KubeFailed } from "./errors.ts";
+import type { KubeFailed } from "./errors.ts";
 import { recordEvent } from "./events.ts";
-import { Kube } from "./kube.ts";
+import { answerAs, getIfThere, Kube } from "./kube.ts";
 
 export interface LeaseOptions {
   readonly namespace: string;
@@ -193,7 +193,7 @@ const attempt = (options: LeaseOptions, election: Election): Effect.Effect<boole
       );
       if (renewed) return true;
     }
-    const found = yield* read(options);
+    const found = yield* getIfThere(pathOf(options), aLease);
     if (found === undefined) return yield* Effect.as(create(options, election), true);
     if (yield* isHeldByAnother(options, election, found)) {
       election.held = undefined;
@@ -205,19 +205,7 @@ const attempt = (options: LeaseOptions, election: Election): Effect.Effect<boole
 const listPath = ({ namespace }: LeaseOptions): string => `/apis/coordination.k8s.io/v1/namespaces/${namespace}/leases`;
 const pathOf = (options: LeaseOptions): string => `${listPath(options)}/${options.name}`;
 
-const read = (options: LeaseOptions): Effect.Effect<Lease | undefined, KubeFailed, Kube> =>
-  Effect.flatMap(Kube, ({ get }) => get(pathOf(options))).pipe(
-    Effect.flatMap((answer) => parsed(options, answer)),
-    Effect.catchIf(isMissing, () => Effect.succeed(undefined)),
-  );
-
-const parsed = (options: LeaseOptions, answer: unknown): Effect.Effect<Lease, KubeFailed> => {
-  const { data } = leaseShape.safeParse(answer);
-  const reason = "the answer is not a Lease";
-  return data === undefined
-    ? Effect.fail(new KubeFailed({ verb: "get", path: pathOf(options), reason }))
-    : Effect.succeed(data);
-};
+const aLease = { kind: "a Lease", schema: leaseShape };
 
 const isHeldByAnother = ({ identity }: LeaseOptions, election: Election, { spec }: Lease): Effect.Effect<boolean> =>
   Effect.map(now, (at) => {
@@ -264,7 +252,7 @@ const write = (options: LeaseOptions, election: Election, lease: Lease): Effect.
 
 /** The lease counts from when the write was sent: others may have seen it then. */
 const keep = (options: LeaseOptions, election: Election, began: number, answer: unknown) =>
-  Effect.map(parsed(options, answer), (lease) => {
+  Effect.map(answerAs(pathOf(options), aLease, answer), (lease) => {
     election.held = lease;
     election.renewedAt = began;
   });
