@@ -301,27 +301,19 @@ export const readManyAttributes = (
     );
   });
 
-/** Records that the image is complete. */
-export const storeImageId = (
-  kind: Kind,
-  pool: PoolRef,
-  uuid: string,
-  imageId: string,
-): Effect.Effect<void, CephError, Rados> =>
-  Effect.flatMap(Rados, (rados) =>
-    rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [FIELDS.imageId]: imageId } }),
-  );
+/** Sets one attribute of a UUID whose object is there. */
+const storing =
+  (field: string) =>
+  (kind: Kind, pool: PoolRef, uuid: string, value: string): Effect.Effect<void, CephError, Rados> =>
+    Effect.flatMap(Rados, (rados) =>
+      rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [field]: value } }),
+    );
+
+/** Records that the image is complete, by its ID. */
+export const storeImageId = storing(FIELDS.imageId);
 
 /** Records the Kubernetes namespace of the claim, which may have been bound anew. */
-export const storeOwner = (
-  kind: Kind,
-  pool: PoolRef,
-  uuid: string,
-  owner: string,
-): Effect.Effect<void, CephError, Rados> =>
-  Effect.flatMap(Rados, (rados) =>
-    rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [FIELDS.owner]: owner } }),
-  );
+export const storeOwner = storing(FIELDS.owner);
 
 /** Fails with `Raced` when somebody has recorded the image as complete: then it is no longer ours to make anew. */
 export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
