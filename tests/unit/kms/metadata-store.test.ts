@@ -1,0 +1,48 @@
+/** The key store `metadata`: the bytes of ceph-csi, and what a wrong passphrase or a damaged text says. */
+import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Redacted from "effect/Redacted";
+import { keyOf } from "../../../lib/kms/new-key.ts";
+import { metadataStore } from "../../../lib/kms/stores/metadata.ts";
+import golden from "../../golden/kms/metadata.json";
+
+const { passphrase, volumeId, key, wrapped } = golden;
+const store = metadataStore(keyOf(passphrase), "Secret tenant/storage");
+const run = <A, E>(effect: Effect.Effect<A, E>) => Effect.runPromise(effect);
+
+test("A key that another program wrapped is unwrapped", async () => {
+  expect(Redacted.value(await run(store.unwrap(volumeId, wrapped)))).toBe(key);
+});
+
+test("A key is wrapped as JSON with the ciphertext, its tag, and a nonce that is never the same", async () => {
+  const [one, other] = [await run(store.wrap(volumeId, keyOf(key))), await run(store.wrap(volumeId, keyOf(key)))];
+  expect(one).toMatch(/^\{"dek":"[A-Za-z0-9+/]{59}=","nonce":"[A-Za-z0-9+/]{16}"\}$/);
+  expect(one).not.toBe(other);
+  expect(Redacted.value(await run(store.unwrap(volumeId, one)))).toBe(key);
+});
+
+test("A new key has 28 characters of the URL's alphabet, and no two are the same", async () => {
+  const keys = await Promise.all(Array.from({ length: 200 }, () => run(store.newKey)));
+  const texts = keys.map(Redacted.value);
+  expect(texts.filter((text) => !/^[A-Za-z0-9_-]{27}=$/.test(text))).toEqual([]);
+  expect(new Set(texts).size).toBe(200);
+});
+
+test("A wrong passphrase is refused, and the message says where the right one belongs", async () => {
+  const wrong = metadataStore(keyOf("wrong horse"), "Secret tenant/storage");
+  const error = await run(Effect.flip(wrong.unwrap(volumeId, wrapped)));
+  expect(error._tag).toBe("KmsDenied");
+  expect(error.message).toContain("encryptionPassphrase into Secret tenant/storage");
+  expect(error.message).not.toContain("wrong horse");
+});
+
+test("A key that was wrapped for another volume is refused", async () => {
+  expect((await run(Effect.flip(store.unwrap(`${volumeId}x`, wrapped))))._tag).toBe("KmsDenied");
+});
+
+test.each(["", "{}", "not JSON", '{"dek":"AAAA","nonce":"AAAA"}', '{"dek":1,"nonce":2}', '{"dek":"*","nonce":"*"}'])(
+  "The text %p is not a wrapped key, which is not the same as a wrong passphrase",
+  async (text) => {
+    expect((await run(Effect.flip(store.unwrap(volumeId, text))))._tag).toBe("KeyDamaged");
+  },
+);
