@@ -10,9 +10,9 @@
  */
 import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { Errno } from "../cells/cell.ts";
-import { failure, must, outputOf, run } from "./child.ts";
+import { failure, must, outputOf, run, SYSTEM_FAILED } from "./child.ts";
 import { afterChange } from "./errno.ts";
-import type { Content, DeviceState, FilesystemOn, MkfsRequest } from "./host.ts";
+import type { Content, DeviceState, FilesystemOn, MkfsRequest, Stretch } from "./host.ts";
 
 export type MkfsAnswer =
   | { readonly kind: "made" }
@@ -74,10 +74,6 @@ const DEFAULTS: Readonly<Record<string, readonly string[]>> = {
   xfs: ["-K"],
 };
 
-/** The words of errnos after which the same call may succeed. */
-const SYSTEM_FAILED =
-  /input\/output error|no such (file|device)|permission denied|not permitted|busy|cannot allocate memory|read-only file system|no space left|timed out/i;
-
 /** The kernel of another node that mounts the filesystem may be older than this mkfs.xfs, and may not know reflinks. */
 let reflinkOff: readonly string[] | undefined;
 const xfsAdditions = (): readonly string[] => {
@@ -138,6 +134,22 @@ export const growFilesystem = ({ device, type, point }: FilesystemOn & { point: 
   if (available <= now.bytes + now.block) return now.bytes;
   must(type === "xfs" ? ["xfs_growfs", "-d", point] : ["resize2fs", device]);
   return afterChange("grow", () => filesystemSize(type, device, point).bytes);
+};
+
+export type TrimAnswer =
+  | { readonly kind: "trimmed"; readonly bytes: bigint }
+  | { readonly kind: "refused"; readonly reason: string };
+
+/** It is killed before its call would be put aside: the kernel ends a trim whose caller was killed. */
+const TRIM_LIMIT = 80_000;
+
+export const trim = ({ point, offset, length }: Stretch & { readonly point: string }): TrimAnswer => {
+  const end = length === undefined ? [] : ["--length", String(length)];
+  const done = run(["fstrim", "--verbose", "--offset", String(offset), ...end, point], { limit: TRIM_LIMIT });
+  if (/not supported/i.test(done.stderr)) return { kind: "refused", reason: outputOf(done) };
+  if (done.code !== 0) throw failure("fstrim", done);
+  // "/mnt: 1.5 GiB (1610612736 bytes) trimmed"
+  return { kind: "trimmed", bytes: BigInt(/\((\d+) bytes\) trimmed/.exec(done.stdout)?.[1] ?? 0) };
 };
 
 export const setReadOnly = ({ device, readOnly }: { device: string; readOnly: boolean }): void => {

@@ -5,16 +5,27 @@
  */
 import { serveCell } from "../cells/cell.ts";
 import * as block from "./block.ts";
+import * as crypt from "./crypt.ts";
+import * as cryptSlots from "./crypt-slots.ts";
 import { asErrno } from "./errno.ts";
+import { limitIo } from "./io-limits.ts";
 import { sweepKeys } from "./mapper/key-file.ts";
 import * as mappers from "./mapper/mappers.ts";
+import { endLog } from "./mapper/nbd-log.ts";
+import type { IoLimitRequest } from "./host.ts";
 import * as paths from "./paths.ts";
+import { trouble } from "./trouble.ts";
 
 export const operations = {
   ...mappers,
   sweepKeys,
+  endLog,
+  limitIo: (request: IoLimitRequest) => limitIo(request),
   ...block,
+  ...crypt,
+  ...cryptSlots,
   ...paths,
+  trouble,
 };
 export type HostOperations = typeof operations;
 

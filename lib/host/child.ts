@@ -25,25 +25,35 @@ const environment = (): Record<string, string> => ({
   PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
   ...Object.fromEntries(PASSED.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]]))),
   LC_ALL: "C",
+  // In a container nobody answers libdevmapper for udev: it makes its device nodes itself, and waits for nobody.
+  DM_DISABLE_UDEV: "1",
 });
 
 export interface RunOptions {
   /** Milliseconds after which it is killed. Without it, it is never killed: at the call's own limit its cell is put aside, and the child continues. */
   readonly limit?: number;
-  /** A key that it reads, and may quote. */
-  readonly secret?: string;
+  /** Keys that it reads, and may quote. */
+  readonly secrets?: readonly string[];
+  /** What it reads from its standard input: no file, no argument and no environment has it. */
+  readonly input?: string;
+  /** In a session of its own, so that no signal to the driver's group reaches what it leaves behind. */
+  readonly detached?: boolean;
 }
 
 /** Runs a child to its end. */
-export const run = (argv: readonly string[], { limit, secret = "" }: RunOptions = {}): Finished => {
+export const run = (
+  argv: readonly string[],
+  { limit, secrets = [], input, detached = false }: RunOptions = {},
+): Finished => {
   const program = argv[0] ?? "";
   let child: ReturnType<typeof Bun.spawnSync>;
   try {
     child = Bun.spawnSync([...argv], {
       env: environment(),
-      stdin: "ignore",
+      stdin: input === undefined ? "ignore" : Buffer.from(input),
       stdout: "pipe",
       stderr: "pipe",
+      detached,
       ...(limit === undefined ? {} : { timeout: limit, killSignal: "SIGKILL" }),
     });
   } catch (error) {
@@ -58,8 +68,8 @@ export const run = (argv: readonly string[], { limit, secret = "" }: RunOptions 
   }
   return {
     code: child.exitCode ?? -1,
-    stdout: maskKeys(child.stdout?.toString() ?? "", secret),
-    stderr: maskKeys(child.stderr?.toString() ?? "", secret),
+    stdout: maskKeys(child.stdout?.toString() ?? "", ...secrets),
+    stderr: maskKeys(child.stderr?.toString() ?? "", ...secrets),
     timedOut: child.exitedDueToTimeout === true,
   };
 };
@@ -111,3 +121,7 @@ export const must = (argv: readonly string[]): Finished => {
   if (finished.code !== 0) throw failure(argv[0] ?? "", finished);
   return finished;
 };
+
+/** In the output of a tool: the words of errnos after which the same call may succeed. */
+export const SYSTEM_FAILED =
+  /input\/output error|no such (file|device)|permission denied|not permitted|busy|cannot allocate memory|read-only file system|no space left|timed out/i;

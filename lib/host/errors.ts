@@ -44,7 +44,12 @@ export class MapTimedOut extends Data.TaggedError("MapTimedOut")<About & { reado
 }
 /** The mapper or the cluster refuses the image for a reason that a retry does not change. */
 export class MapRefused extends Data.TaggedError("MapRefused")<
-  About & { readonly errno: number; readonly reason: string }
+  About & {
+    readonly errno: number;
+    readonly reason: string;
+    /** Another mapper may map it. */
+    readonly unfit: boolean;
+  }
 > {
   override get message() {
     return `${this.subject} cannot be mapped: ${this.reason}`;
@@ -60,7 +65,7 @@ export class HostRefused extends Data.TaggedError("HostRefused")<About & { reado
 export class DeviceBusy extends Data.TaggedError("DeviceBusy")<About & { readonly holders: readonly string[] }> {
   override get message() {
     const holders = this.holders.length === 0 ? "a process or another mount namespace" : this.holders.join(", ");
-    return `${this.subject} cannot be unmapped because it is in use by ${holders}. End that use (see "fuser -vm ${this.subject}"), then retry`;
+    return `${this.subject} cannot be ${this.op === "unmap" ? "unmapped" : "closed"} because it is in use by ${holders}. End that use (see "fuser -vm ${this.subject}"), then retry`;
   }
 }
 /** The device holds something else than the request says, so it is left as it is. */

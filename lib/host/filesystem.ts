@@ -12,6 +12,9 @@ import type { Content } from "./host.ts";
 const DEFAULT_FILESYSTEM = "ext4";
 const NO_FILESYSTEM = "Use it as a raw block volume, or empty it by hand";
 
+const ENCRYPTED =
+  'it holds crypto_LUKS, but the volume is not said to be encrypted. Set encrypted: "true" in the volumeAttributes of a static PersistentVolume, or use the one that CreateVolume made';
+
 /** How a filesystem is to be mounted. */
 export interface MountWish {
   /** The user's options, without `ro` and `rw`. */
@@ -101,6 +104,7 @@ export const chooseFilesystem = (
     case "partitions":
       return refuse(`it holds a partition table (${found.type}). ${NO_FILESYSTEM}`);
     case "other":
+      if (found.type === "crypto_LUKS") return refuse(ENCRYPTED);
       return refuse(`it holds ${found.type}. ${NO_FILESYSTEM}`);
   }
 };

@@ -46,3 +46,13 @@ const pointsIn = (pid: string, device: BlockDevice): string[] =>
   quietly(() =>
     mountsOf(parseMountInfo(readFileSync(`/proc/${pid}/mountinfo`, "utf8")), device).map(({ point }) => point),
   ) ?? [];
+
+/** The processes that have the device's node open, apart from the one that serves it and this one. */
+export const openersOf = (device: BlockDevice): string[] =>
+  (quietly(() => readdirSync("/proc")) ?? []).flatMap((pid) => {
+    if (!/^\d+$/.test(pid) || pid === String(process.pid)) return [];
+    const name = quietly(() => readFileSync(`/proc/${pid}/comm`, "utf8").trim());
+    const isOpen = () =>
+      readdirSync(`/proc/${pid}/fd`).some((fd) => quietly(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) === device.path);
+    return name === undefined || name === "rbd-nbd" || quietly(isOpen) !== true ? [] : [`process ${pid} (${name})`];
+  });

@@ -12,8 +12,9 @@ import * as Context from "effect/Context";
 import type * as Effect from "effect/Effect";
 import type * as Redacted from "effect/Redacted";
 import type { HostError } from "./errors.ts";
-import type { ImageName, MappedDevice, MapperName } from "./mapped-device.ts";
-import type { MountTable } from "./mountinfo.ts";
+import type { IoLimitAnswer } from "./io-limits.ts";
+import type { CryptDevice, ImageName, MappedCluster, MappedDevice, MapperName } from "./mapped-device.ts";
+import type { BlockDevice, MountTable } from "./mountinfo.ts";
 
 export interface MapRequest extends ImageName {
   readonly mapper: MapperName;
@@ -26,6 +27,15 @@ export interface MapRequest extends ImageName {
   readonly options: string;
   /** Path of the network namespace from which the cluster is reached. */
   readonly netNamespace: string | undefined;
+  /** The next two are for rbd-nbd: by what the mapping is known again, and where its process writes its log. */
+  readonly cookie: string;
+  readonly logFile: string;
+}
+
+/** What becomes of a log: it goes, is compressed beside itself, or stays. */
+export interface LogEnd {
+  readonly path: string;
+  readonly strategy: "remove" | "compress" | "preserve";
 }
 
 /** The content of a block device, by its signatures. */
@@ -36,6 +46,57 @@ export type Content =
   | { readonly kind: "partitions"; readonly type: string }
   /** LUKS, LVM, RAID and the like, or signatures that contradict each other. */
   | { readonly kind: "other"; readonly type: string };
+
+/** The beginning of a device, as far as LUKS is concerned. */
+export type CryptHeader =
+  /** `zeroed`: the device is blank, and all reads as zeros where a header and its copy go. */
+  | { readonly kind: "none"; readonly content: Content; readonly zeroed: boolean }
+  /** Of a format that ended before the header had a key slot: no key ever opened it. */
+  | { readonly kind: "half-made" }
+  /** As far as anybody can tell without a key. */
+  | { readonly kind: "whole" };
+
+export interface CryptFormat {
+  readonly device: string;
+  readonly key: Redacted.Redacted;
+  /** Arguments that choose another cipher than the tool's own. */
+  readonly cipher: readonly string[];
+  /** What it may write over. */
+  readonly over: "blank" | "half-made";
+}
+
+export interface CryptOpen {
+  readonly device: string;
+  readonly name: string;
+  readonly key: Redacted.Redacted;
+  readonly readOnly: boolean;
+}
+
+export interface OpenedCrypt {
+  readonly crypt: CryptDevice;
+  /** Where the data begins on the device under it. */
+  readonly headerBytes: bigint;
+}
+
+export interface CryptKeyTest {
+  readonly device: string;
+  readonly key: Redacted.Redacted;
+  readonly slot?: number;
+}
+
+export interface CryptKeyAdd {
+  readonly device: string;
+  readonly key: Redacted.Redacted;
+  readonly slot: number;
+  readonly next: Redacted.Redacted;
+}
+
+export interface CryptSlotKill {
+  readonly device: string;
+  readonly key: Redacted.Redacted;
+  readonly slot: number;
+  readonly by: number;
+}
 
 export interface FilesystemOn {
   readonly device: string;
@@ -69,15 +130,88 @@ export interface Usage {
   readonly freeInodes: bigint;
 }
 
+export interface TroubleRequest {
+  /** Of the mapped device: `/dev/rbd0`. */
+  readonly path: string;
+  /** What is written to: the device itself, or the layer over it. */
+  readonly top: Pick<BlockDevice, "major" | "minor">;
+}
+
+/** What the kernel has noticed about a device since it was mapped, and about the filesystem on it. */
+export interface Trouble {
+  /** Ceph refuses the kernel's client. */
+  readonly blocklisted: boolean;
+  /** The image was removed while it was mapped. */
+  readonly imageGone: boolean;
+  /** The errno for which the kernel does not watch the image any more; absent: it does, as far as is known. */
+  readonly unwatched?: number;
+  /** How many I/O errors there were in the last ten minutes. */
+  readonly ioErrors: number;
+  /** The kernel's line about the newest of them. */
+  readonly lastError?: string;
+  /** How many errors ext4 has recorded in the filesystem since it was checked last. */
+  readonly filesystemErrors: number;
+}
+
+/** What may be done with a device in a second; absent: as much as it can. */
+export interface IoLimits {
+  readonly readBytes?: bigint | undefined;
+  readonly writeBytes?: bigint | undefined;
+  readonly readOps?: bigint | undefined;
+  readonly writeOps?: bigint | undefined;
+}
+
+export interface IoLimitRequest {
+  /** As kubelet names the pod's folder. */
+  readonly podUid: string;
+  /** The number of the device. */
+  readonly major: number;
+  readonly minor: number;
+  readonly limits: IoLimits;
+}
+
+/** A part of a filesystem, in bytes. */
+export interface Stretch {
+  readonly offset: bigint;
+  /** Absent: to its end. */
+  readonly length?: bigint;
+}
+
 export interface HostService {
   /** The bits of the image features that a mapper supports; `undefined`: unknown. Loads its module if needed. */
   readonly mapperFeatures: (mapper: MapperName) => Effect.Effect<bigint | undefined, HostError>;
   /** The devices of all mappers. */
   readonly mappedDevices: Effect.Effect<readonly MappedDevice[], HostError>;
+  /** The clusters of the kernel's devices; rbd-nbd does not show its monitors. */
+  readonly mappedClusters: Effect.Effect<readonly MappedCluster[], HostError>;
   /** Maps an image; -> its device, proven to be the image's. A failure without effect leaves nothing mapped. */
   readonly map: (request: MapRequest) => Effect.Effect<MappedDevice, HostError>;
+  /** Gives a device of rbd-nbd, whose process has died, a new one, which serves the same image. */
+  readonly attach: (device: MappedDevice, request: MapRequest) => Effect.Effect<MappedDevice, HostError>;
+  /** Ends the process of a device of rbd-nbd in good order. The device stays, and its I/O waits for another process. */
+  readonly detach: (device: MappedDevice) => Effect.Effect<void, HostError>;
   /** Ends this very mapping; succeeds if it does not exist any more. `DeviceBusy` names who uses the device. */
   readonly unmap: (device: MappedDevice, options: string) => Effect.Effect<void, HostError>;
+
+  readonly cryptHeader: (device: string) => Effect.Effect<CryptHeader, HostError>;
+  /** Makes a LUKS header; -> its bytes. Looks right before, and fails on what is not to be overwritten (`UnexpectedContent`). */
+  readonly formatCrypt: (request: CryptFormat) => Effect.Effect<bigint, HostError>;
+  /** Opens the LUKS layer of a device. `HostRefused` if the key does not open it. */
+  readonly openCrypt: (request: CryptOpen) => Effect.Effect<OpenedCrypt, HostError>;
+  /** Closes this very layer; succeeds if it is not open any more. `DeviceBusy` names who uses it. */
+  readonly closeCrypt: (crypt: CryptDevice) => Effect.Effect<void, HostError>;
+  /** Grows an open layer to the size of the device under it if it is smaller; -> the layer's bytes afterwards. */
+  readonly resizeCrypt: (crypt: CryptDevice, device: string) => Effect.Effect<bigint, HostError>;
+
+  /** The key slot that a key opens; with `slot`, whether it opens that one. `undefined`: none. Changes nothing. */
+  readonly cryptKeySlot: (request: CryptKeyTest) => Effect.Effect<number | undefined, HostError>;
+  /** Adds a key to a free slot, by a key that opens another. `HostRefused` if none does, or if the slot is taken. */
+  readonly addCryptKey: (request: CryptKeyAdd) => Effect.Effect<void, HostError>;
+  /**
+   * Empties a key slot; succeeds if it is empty. Proves right before that `key` opens the slot `by`, which is another one:
+   * `HostRefused` if it does not, and nothing is changed.
+   */
+  readonly killCryptSlot: (request: CryptSlotKill) => Effect.Effect<void, HostError>;
 
   readonly probe: (device: string) => Effect.Effect<Content, HostError>;
   /** Makes a filesystem. Probes right before, and fails on a device that is not blank (`UnexpectedContent`). */
@@ -105,7 +239,17 @@ export interface HostService {
   readonly makeFile: (path: string) => Effect.Effect<boolean, HostError>;
   /** Removes an empty directory or an empty file, if it exists. `PathInTheWay` for anything else. */
   readonly removePath: (path: string) => Effect.Effect<void, HostError>;
+  /**
+   * Tells the device which blocks of a mounted filesystem are free, and gives how many bytes. `HostRefused` if the device
+   * takes no discards. Takes as long as the stretch has to free.
+   */
+  readonly trim: (point: string, stretch: Stretch) => Effect.Effect<bigint, HostError>;
   readonly usage: (point: string) => Effect.Effect<Usage, HostError>;
+  /** Answers soon, whatever the device does. */
+  readonly trouble: (request: TroubleRequest) => Effect.Effect<Trouble, HostError>;
+
+  /** Holds all processes of a pod to these limits of a device, and lifts others that they had of it. */
+  readonly limitIo: (request: IoLimitRequest) => Effect.Effect<IoLimitAnswer, HostError>;
 
   /** The text of a small file; `undefined`: it does not exist. */
   readonly readText: (path: string) => Effect.Effect<string | undefined, HostError>;
@@ -113,6 +257,8 @@ export interface HostService {
   readonly writeText: (path: string, text: string) => Effect.Effect<void, HostError>;
   /** Removes a regular file with any text, if it exists. */
   readonly removeText: (path: string) => Effect.Effect<void, HostError>;
+  /** Deals with the log of an rbd-nbd process that has ended; succeeds if there is none. */
+  readonly endLog: (log: LogEnd) => Effect.Effect<void, HostError>;
 }
 
 export class Host extends Context.Service<Host, HostService>()("csi-rbd/Host") {}

@@ -8,13 +8,14 @@ import { run } from "./child.ts";
 const LIMIT_MS = 5_000;
 const MOST_LINES = 5;
 
-interface Line {
+export interface LogLine {
   /** Seconds since boot, by the log's own clock, which is not that of /proc/uptime. */
   readonly at: number;
   readonly text: string;
 }
 
-const kernelLog = (): readonly Line[] => {
+/** All lines that the kernel still has, the oldest first. */
+export const kernelLog = (): readonly LogLine[] => {
   try {
     return run(["dmesg"], { limit: LIMIT_MS })
       .stdout.split("\n")

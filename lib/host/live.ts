@@ -1,11 +1,13 @@
 /**
  * `Host` over this machine: each method is one call in a host cell (./cell.ts), with its limit.
  *
- * Not here: the calls (./mapper, ./block.ts, ./paths.ts).
+ * Not here: the calls (./mapper, ./block.ts, ./crypt.ts, ./paths.ts).
  *
  * 1. Calls that touch no mounted device (sysfs, /proc, folders) have cells of their own, and so have those that look
  *    into a mounted filesystem. So a device that never answers cannot use up the cells that the others need.
- * 2. While a call of an operation hangs, further changes for the same subject fail at once: see lib/cells/pool.ts 3.
+ * 2. Of cryptsetup two run at once at most, in cells of their own: each takes a processor, and the memory that the header
+ *    asks for.
+ * 3. While a call of an operation hangs, further changes for the same subject fail at once: see lib/cells/pool.ts 3.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -29,7 +31,8 @@ import {
   PathInTheWay,
   UnexpectedContent,
 } from "./errors.ts";
-import { Host, type HostService } from "./host.ts";
+import { cryptService } from "./live-crypt.ts";
+import { Host, type HostService, type MapRequest } from "./host.ts";
 import { imageSpec, type MappedDevice } from "./mapped-device.ts";
 import type { MapAnswer } from "./mapper/mapper.ts";
 import { parseMountInfo } from "./mountinfo.ts";
@@ -50,6 +53,7 @@ export const hostLayerLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDow
         look: yield* makeCellPool({ name: "host-look", url, size: 2, advice: ADVICE }),
         peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
         change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64, kept: 0, advice: ADVICE }),
+        crypt: yield* makeCellPool({ name: "host-crypt", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
       };
       yield* pools.look.call("sweepKeys", undefined, { limit: LIMIT.look, subject: "key files" }).pipe(Effect.ignore);
       return Host.of(hostService(pools));
@@ -60,6 +64,7 @@ interface Pools {
   readonly look: CellPool;
   readonly peer: CellPool;
   readonly change: CellPool;
+  readonly crypt: CellPool;
 }
 
 /**
@@ -68,11 +73,14 @@ interface Pools {
  */
 const LIMIT = {
   look: Duration.seconds(10),
-  peer: Duration.seconds(5),
+  /** Who asks how a volume is has an answer in two seconds. */
+  peer: Duration.millis(1500),
   path: Duration.seconds(20),
   mount: Duration.seconds(40),
   tool: Duration.seconds(100),
   map: Duration.seconds(150),
+  /** Deriving a key from a passphrase takes seconds of a processor, and many more where there is none to spare. */
+  crypt: Duration.seconds(150),
 } as const;
 
 /** For messages about calls that hang. */
@@ -110,10 +118,11 @@ const hostService = (pools: Pools): HostService => {
     subject: string,
     limit: Duration.Duration,
     does: "reads" | "changes" = "changes",
+    pool: CellPool = pools.change,
   ) =>
     Effect.flatMap(CallSubject, (madeFor) =>
       Effect.mapError(
-        pools.change.call<Answer<K>>(op, arg, { limit, subject, key: madeFor ?? subject }),
+        pool.call<Answer<K>>(op, arg, { limit, subject, key: madeFor ?? subject }),
         failed(op, subject, does),
       ),
     );
@@ -124,33 +133,43 @@ const hostService = (pools: Pools): HostService => {
         : Effect.fail(new PathInTheWay({ op, subject: at, reason: answer.reason })),
     );
 
+  const mapping = (op: "map" | "attach", { key, ...request }: MapRequest, more: object = {}) => {
+    const about = { op, subject: `image ${imageSpec(request)}` };
+    return Effect.flatMap(
+      change(op, { ...request, ...more, key: Redacted.value(key) }, about.subject, LIMIT.map),
+      (answer: MapAnswer): Effect.Effect<MappedDevice, HostError> => {
+        switch (answer.kind) {
+          case "mapped":
+            return Effect.succeed(answer.device);
+          case "refused":
+            return Effect.fail(
+              new MapRefused({ ...about, errno: answer.errno, reason: answer.reason, unfit: answer.unfit }),
+            );
+          case "failed":
+            return Effect.fail(new HostFailed({ ...about, errno: answer.errno, reason: answer.reason }));
+          case "unknown":
+            return Effect.fail(new MapTimedOut({ ...about, reason: answer.reason }));
+        }
+      },
+    );
+  };
+
   return {
     mapperFeatures: (mapper) => look("mapperFeatures", mapper, `image features of ${mapper}`, LIMIT.tool),
     mappedDevices: look("mappedDevices", undefined, "mapped devices"),
+    mappedClusters: look("mappedClusters", undefined, "mapped clusters"),
 
-    map: ({ key, ...request }) =>
-      Effect.flatMap(
-        change("map", { ...request, key: Redacted.value(key) }, `image ${imageSpec(request)}`, LIMIT.map),
-        (answer: MapAnswer): Effect.Effect<MappedDevice, HostError> => {
-          const about = { op: "map", subject: `image ${imageSpec(request)}` };
-          switch (answer.kind) {
-            case "mapped":
-              return Effect.succeed(answer.device);
-            case "refused":
-              return Effect.fail(new MapRefused({ ...about, errno: answer.errno, reason: answer.reason }));
-            case "failed":
-              return Effect.fail(new HostFailed({ ...about, errno: answer.errno, reason: answer.reason }));
-            case "unknown":
-              return Effect.fail(new MapTimedOut({ ...about, reason: answer.reason }));
-          }
-        },
-      ),
+    map: (request) => mapping("map", request),
+    attach: (device, request) => mapping("attach", request, { device }),
+    detach: (device) => change("detach", device, device.path, LIMIT.mount),
     unmap: (device, options) =>
       Effect.flatMap(change("unmap", { device, options }, device.path, LIMIT.mount), (answer) =>
         answer.kind === "unmapped"
           ? Effect.void
           : Effect.fail(new DeviceBusy({ op: "unmap", subject: device.path, holders: answer.holders })),
       ),
+
+    ...cryptService((op, arg, subject, does) => change(op, arg, subject, LIMIT.crypt, does, pools.crypt)),
 
     probe: (device) => change("probe", device, device, LIMIT.tool, "reads"),
     mkfs: (request) =>
@@ -206,10 +225,20 @@ const hostService = (pools: Pools): HostService => {
     makeDirectory: (at) => path("makeDirectory", at),
     makeFile: (at) => path("makeFile", at),
     removePath: (at) => Effect.asVoid(path("removePath", at)),
+    trim: (point, stretch) =>
+      Effect.flatMap(change("trim", { point, ...stretch }, point, LIMIT.tool), (answer) =>
+        answer.kind === "trimmed"
+          ? Effect.succeed(answer.bytes)
+          : Effect.fail(new HostRefused({ op: "fstrim", subject: point, reason: answer.reason })),
+      ),
     usage: (point) => peer("usage", point, point),
+    trouble: (request) => look("trouble", request, request.path, LIMIT.peer),
+
+    limitIo: (request) => change("limitIo", request, `control group of pod ${request.podUid}`, LIMIT.path),
 
     readText: (at) => look("readText", at, at),
     writeText: (at, text) => change("writeText", { path: at, text }, at, LIMIT.path),
     removeText: (at) => change("removeText", at, at, LIMIT.path),
+    endLog: (log) => change("endLog", log, log.path, LIMIT.tool),
   };
 };

@@ -81,6 +81,8 @@ export const mountsAt = (table: MountTable, path: string): MountTable => table.f
 /** A block device as the mount table names it. */
 export interface BlockDevice {
   readonly path: string;
+  /** Another path of its node: `/dev/dm-3` of one in /dev/mapper, which may be a symlink to it or a node itself. */
+  readonly kernelPath?: string;
   readonly major: number;
   readonly minor: number;
 }
@@ -91,7 +93,8 @@ export const isFilesystemOf = (entry: MountEntry, device: BlockDevice): boolean 
 
 /** Whether the device's node itself is bound here. The node is on the filesystem of /dev. */
 export const isNodeOf = (entry: MountEntry, device: BlockDevice): boolean =>
-  !isFilesystemOf(entry, device) && entry.root === device.path.slice("/dev".length);
+  !isFilesystemOf(entry, device) &&
+  [device.path, device.kernelPath].some((path) => path !== undefined && entry.root === path.slice("/dev".length));
 
 export const mountsOf = (table: MountTable, device: BlockDevice): MountTable =>
   table.filter((entry) => isFilesystemOf(entry, device) || isNodeOf(entry, device));

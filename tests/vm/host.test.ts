@@ -1,36 +1,20 @@
 /** `hostLayerLive` on real block devices, filesystems and mounts. Not here: krbd (./node.test.ts). */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
-import * as Effect from "effect/Effect";
-import * as Exit from "effect/Exit";
-import * as ManagedRuntime from "effect/ManagedRuntime";
-import type { HostError } from "../../lib/host/errors.ts";
 import { mountOptions } from "../../lib/host/filesystem.ts";
-import { Host, type HostService } from "../../lib/host/host.ts";
-import { hostLayerLive } from "../../lib/host/live.ts";
+import type { HostService } from "../../lib/host/host.ts";
 import type { MappedDevice } from "../../lib/host/mapped-device.ts";
 import { isReadOnly, mountsAt } from "../../lib/host/mountinfo.ts";
-import { isMounted, loopDevices, mountTable, tool } from "./loop.ts";
+import { isMounted, mountTable, tool } from "./loop.ts";
+import { hostOnLoops } from "./host-on-loops.ts";
 
 const MIB = 1n << 20n;
-const runtime = ManagedRuntime.make(hostLayerLive({ cells: 2 }));
-const loops = loopDevices();
+const { host: service, loops, run, errorOf } = hostOnLoops();
 let host: HostService;
 
 beforeAll(async () => {
-  host = await runtime.runPromise(Effect.map(Host, (service) => service));
+  host = await service();
 });
-afterAll(async () => {
-  loops.end();
-  await runtime.dispose();
-});
-
-const run = <A>(effect: Effect.Effect<A, HostError>): Promise<A> => runtime.runPromise(effect);
-const errorOf = async (effect: Effect.Effect<unknown, HostError>): Promise<HostError> => {
-  const exit = await runtime.runPromiseExit(Effect.flip(effect));
-  if (Exit.isSuccess(exit)) return exit.value;
-  throw new Error("it did not fail");
-};
 let folders = 0;
 const folder = (): string => {
   const path = `${loops.dir}/folder-${folders++}`;
@@ -204,6 +188,9 @@ describe("a device", () => {
       snapshot: "",
       fsid: "",
       watcherId: "client.1",
+      addresses: [],
+      cookie: "",
+      served: true,
       sizeBytes: 0n,
       readOnly: false,
     };

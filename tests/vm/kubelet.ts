@@ -67,9 +67,19 @@ export const mapped = (): string[] => {
   return existsSync(bus) ? readdirSync(bus).map((id) => `${read(id, "pool")}/${read(id, "name")}`) : [];
 };
 
-/** What an unstage must have taken away: the mapped device of a volume, and the entries of its staging folder. */
+/** The network block devices that the kernel has connected, by the cookie that rbd-nbd was given, else by their names. */
+export const nbdDevices = (): ReadonlyMap<string, string> => {
+  const names = readdirSync("/sys/block").filter((name) => existsSync(`/sys/block/${name}/pid`));
+  const cookieOf = (name: string) => {
+    const path = `/sys/block/${name}/backend`;
+    return existsSync(path) ? readFileSync(path, "utf8").trim() : name;
+  };
+  return new Map(names.map((name) => [cookieOf(name), `/dev/${name}`]));
+};
+
+/** What an unstage must have taken away: the mapped devices of a volume, and the entries of its staging folder. */
 export const left = (volume: TestVolume) => [
-  mapped().filter((spec) => spec === volume.spec),
+  [...mapped(), ...nbdDevices().keys()].filter((each) => each === volume.spec || each === volume.volumeId),
   readdirSync(volume.staging),
 ];
 
@@ -134,7 +144,7 @@ const volumeOf = (driver: () => Driver, pool: string, known: KnownVolume) => {
     as: (more: Partial<KnownVolume>) => volumeOf(driver, pool, { ...known, ...more }),
     stage: (limit = LIMIT) => driver().node.nodeStageVolume({ ...request, ...given, volumeCapability }, limit),
     unstage: (limit = LIMIT) => driver().node.nodeUnstageVolume(request, limit),
-    publish: (pod = "0", readonly = false) =>
+    publish: (pod = "0", readonly = false, publishSecrets: Readonly<Record<string, string>> = {}) =>
       driver().node.nodePublishVolume(
         {
           ...request,
@@ -142,6 +152,7 @@ const volumeOf = (driver: () => Driver, pool: string, known: KnownVolume) => {
           targetPath: join(pods, pod),
           volumeCapability,
           readonly,
+          secrets: { ...publishSecrets },
         },
         LIMIT,
       ),
@@ -162,12 +173,16 @@ const volumeOf = (driver: () => Driver, pool: string, known: KnownVolume) => {
 
 export type TestVolume = ReturnType<typeof volumeOf>;
 
+/** Makes what the driver is to find in its folder; -> further flags. */
+export type Prepare = (dir: string) => readonly string[];
+
 /** A new pool, and a driver that serves all of CSI on this node. */
-export const makeWorld = async (prefix: string) => {
+export const makeWorld = async (prefix: string, prepare: Prepare = () => []) => {
   const dir = testFolder(prefix);
+  const flags = ["--nodeserver=true", ...prepare(dir)];
   const pool = await makePool(prefix);
   writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
-  const start = () => startDriver({ dir, flags: ["--nodeserver=true"] });
+  const start = () => startDriver({ dir, flags });
   let driver: Driver = await start();
   let count = 0;
 
@@ -229,10 +244,10 @@ export const makeWorld = async (prefix: string) => {
 export type World = Awaited<ReturnType<typeof makeWorld>>;
 
 /** The world of all tests in a file, from the first one to the last. */
-export const worldOfFile = (prefix: string): (() => World) => {
+export const worldOfFile = (prefix: string, prepare?: Prepare): (() => World) => {
   let world: World | undefined;
   beforeAll(async () => {
-    world = await makeWorld(prefix);
+    world = await makeWorld(prefix, prepare);
   }, 300_000);
   afterAll(async () => {
     await world?.end();

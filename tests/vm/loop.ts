@@ -1,16 +1,19 @@
 /**
  * Block devices for tests that need a kernel but no cluster: sparse files behind loop devices.
  *
- * 1. At the end its own mounts and loop devices go, and nothing else.
+ * 1. At the end its own mounts layers and loop devices go, and nothing else.
  */
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { mountsAt, parseMountInfo } from "../../lib/host/mountinfo.ts";
-import { readFileSync } from "node:fs";
 
-export const tool = (...argv: string[]): string => {
-  const done = Bun.spawnSync(argv, { env: { ...process.env, LC_ALL: "C" }, stdin: "ignore" });
+export const tool = (...argv: string[]): string => toolWith(undefined, ...argv);
+
+/** As `tool`, with a text as its standard input. */
+export const toolWith = (input: string | undefined, ...argv: string[]): string => {
+  const env = { ...process.env, LC_ALL: "C", DM_DISABLE_UDEV: "1" };
+  const done = Bun.spawnSync(argv, { env, stdin: input === undefined ? "ignore" : Buffer.from(input) });
   if (done.exitCode !== 0) throw new Error(`${argv.join(" ")}: ${done.stderr.toString()}`);
   return done.stdout.toString().trim();
 };
@@ -18,7 +21,18 @@ export const tool = (...argv: string[]): string => {
 export const mountTable = () => parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
 export const isMounted = (path: string): boolean => mountsAt(mountTable(), path).length > 0;
 
+/** Arguments of luksFormat for a key that is derived in no time: what is tested is not how hard it is to guess. */
+export const FAST_KEY = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+
 const MIB = 1 << 20;
+
+/** The device-mapper devices over these, by name. */
+const layersOver = (devices: readonly string[]): string[] =>
+  devices.flatMap((device) => {
+    const holders = `/sys/block/${device.slice("/dev/".length)}/holders`;
+    const names = existsSync(holders) ? readdirSync(holders) : [];
+    return names.map((name) => readFileSync(`/sys/block/${name}/dm/name`, "utf8").trim());
+  });
 
 export const loopDevices = () => {
   const dir = mkdtempSync(join(tmpdir(), "csi-rbd-loop-"));
@@ -43,6 +57,7 @@ export const loopDevices = () => {
     end: (): void => {
       const ours = mountTable().filter(({ point, source }) => point.startsWith(`${dir}/`) || attached.includes(source));
       for (const { point } of ours.toReversed()) Bun.spawnSync(["umount", "-c", point]);
+      for (const name of layersOver(attached)) Bun.spawnSync(["cryptsetup", "close", name]);
       for (const device of attached) Bun.spawnSync(["losetup", "--detach", device]);
       rmSync(dir, { recursive: true, force: true });
     },

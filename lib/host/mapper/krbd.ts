@@ -7,50 +7,31 @@
  * 1. What ./mapper.ts asks of every mapper.
  * 2. The outcome of a map is read from sysfs, whatever the tool says.
  */
-import { readdirSync, readFileSync, statSync } from "node:fs";
 import { Errno } from "../../cells/cell.ts";
-import { deviceNumber } from "../block.ts";
 import { type Finished, outputOf, run } from "../child.ts";
 import { afterChange } from "../errno.ts";
 import { holdersOf } from "../holders.ts";
 import { lastLogged, loggedSince, withLog } from "../kernel-log.ts";
-import { type ImageName, imageSpec, isImage, type MappedDevice } from "../mapped-device.ts";
+import { type ImageName, imageSpec, isImage, type MappedCluster, type MappedDevice } from "../mapped-device.ts";
+import { faultOf, inNamespace, namespaceAbsent } from "./checks.ts";
 import { withKeyFile } from "./key-file.ts";
-import type { MapAnswer, MapArg, Mapper, UnmapAnswer, UnmapArg } from "./mapper.ts";
+import type { Failure, MapAnswer, MapArg, Mapper, UnmapAnswer, UnmapArg } from "./mapper.ts";
+import { attribute, loadModule, namesIn, optional, unlessAbsent } from "./sysfs.ts";
 
 const BUS = "/sys/bus/rbd";
 /** Below the limit that ../live.ts gives the call, so that there is time to unmap. */
 const MAP_LIMIT_MS = 80_000;
 const UNMAP_LIMIT_MS = 30_000;
-const MODPROBE_LIMIT_MS = 30_000;
-const E = { PERM: 1, NOENT: 2, NXIO: 6, ACCES: 13, BUSY: 16, INVAL: 22, SHUTDOWN: 108, TIMEDOUT: 110 } as const;
+const E = { PERM: 1, NXIO: 6, ACCES: 13, BUSY: 16, INVAL: 22, SHUTDOWN: 108, TIMEDOUT: 110 } as const;
 const LOGGED_BY_KRBD = /\b(libceph|rbd\d*):/;
 
 // ------------------------------------------------------------------------------------------------- what is mapped
-
-const attribute = (path: string): string => readFileSync(path, "utf8").trim();
-const isAbsent = (error: unknown): boolean =>
-  ["ENOENT", "ENODEV"].includes(String((error as { readonly code?: unknown }).code));
-
-/** An attribute that older kernels do not have. */
-const optional = (path: string): string => {
-  try {
-    return attribute(path);
-  } catch (error) {
-    if (isAbsent(error)) return "";
-    throw error;
-  }
-};
 
 /** Loads the module if nothing has used it yet. */
 const features = (): bigint | undefined => {
   const known = supportedFeatures();
   if (known !== undefined) return known;
-  try {
-    run(["modprobe", "rbd"], { limit: MODPROBE_LIMIT_MS });
-  } catch {
-    // There is no modprobe here. The module may be built in or loaded from outside; `rbd map` finds out.
-  }
+  loadModule("rbd");
   return supportedFeatures();
 };
 
@@ -60,23 +41,10 @@ const supportedFeatures = (): bigint | undefined => {
 };
 
 const mappedDevices = (): readonly MappedDevice[] => {
-  let ids: string[];
-  try {
-    ids = readdirSync(`${BUS}/devices`);
-  } catch (error) {
-    // Without the module nothing can be mapped.
-    if (isAbsent(error)) return [];
-    throw error;
-  }
-  return ids.flatMap((id) => {
-    try {
-      return [readDevice(id)];
-    } catch (error) {
-      // It was unmapped while it was read.
-      if (isAbsent(error)) return [];
-      throw error;
-    }
-  });
+  // Without the module nothing can be mapped.
+  const ids = namesIn(`${BUS}/devices`);
+  // One that is absent was unmapped while it was read.
+  return ids.flatMap((id) => unlessAbsent(() => readDevice(id)) ?? []);
 };
 
 const readDevice = (id: string): MappedDevice => {
@@ -94,25 +62,36 @@ const readDevice = (id: string): MappedDevice => {
     snapshot: snapshot === "-" ? "" : snapshot,
     fsid: optional(`${at}/cluster_fsid`),
     watcherId: attribute(`${at}/client_id`).replace(/^client(?=\d)/, "client."),
+    addresses: [],
+    cookie: "",
+    served: true,
     sizeBytes: BigInt(attribute(`${at}/size`)),
     readOnly: optional(`/sys/block/rbd${id}/ro`) === "1",
   };
 };
 
+/** The clusters of which images are mapped, each with the monitors that it was mapped by. */
+export const mappedClusters = (): readonly MappedCluster[] => {
+  const found = new Map<string, MappedCluster>();
+  for (const id of namesIn(`${BUS}/devices`)) {
+    const at = `${BUS}/devices/${id}`;
+    const fsid = optional(`${at}/cluster_fsid`);
+    // "10.0.0.1:6789,10.0.0.2:6789 name=admin,key=client.admin rbd image -"
+    const [monitors = ""] = optional(`${at}/config_info`).split(" ");
+    if (fsid !== "" && monitors !== "") found.set(fsid, { fsid, monitors: monitors.split(",") });
+  }
+  return [...found.values()];
+};
+
 // ------------------------------------------------------------------------------------------------------------ map
 
-type Failure = Exclude<MapAnswer, { readonly kind: "mapped" }>;
-
 const map = (request: MapArg): MapAnswer => {
-  const { netNamespace } = request;
-  if (netNamespace !== undefined && statSync(netNamespace, { throwIfNoEntry: false }) === undefined) {
-    const reason = `the network namespace ${netNamespace} of its cluster does not exist. Create it, or correct netNamespaceFilePath in config.json`;
-    return { kind: "refused", errno: E.NOENT, reason };
-  }
+  const absent = namespaceAbsent(request);
+  if (absent !== undefined) return absent;
   const before = new Set(mappedDevices().map(({ path }) => path));
   const since = lastLogged();
   const done = withKeyFile(request.key, (file) =>
-    run(mapArguments(request, file), { limit: MAP_LIMIT_MS, secret: request.key }),
+    run(mapArguments(request, file), { limit: MAP_LIMIT_MS, secrets: [request.key] }),
   );
   return afterChange("map", () => {
     if (done.code !== 0) return unmapped(before, request, failureOf(done, request, loggedSince(since, LOGGED_BY_KRBD)));
@@ -128,7 +107,7 @@ const map = (request: MapArg): MapAnswer => {
 };
 
 const mapArguments = (request: MapArg, keyFile: string): string[] => [
-  ...(request.netNamespace === undefined ? [] : ["nsenter", `--net=${request.netNamespace}`, "--"]),
+  ...inNamespace(request),
   "rbd",
   "--id",
   request.user,
@@ -144,19 +123,6 @@ const mapArguments = (request: MapArg, keyFile: string): string[] => [
   ...(request.options === "" ? [] : ["--options", request.options]),
   ...(request.readOnly ? ["--read-only"] : []),
 ];
-
-/** Why a device that was just mapped must not be used; `undefined`: it may be used. */
-const faultOf = (device: MappedDevice, request: MapArg): string | undefined => {
-  if (!isImage(device, request)) return `${device.path} is ${imageSpec(device)}, not ${imageSpec(request)}`;
-  const node = statSync(device.path, { throwIfNoEntry: false });
-  if (node === undefined) return `${device.path} does not exist here. Mount the host's /dev at /dev`;
-  const number = `${device.major}:${device.minor}`;
-  if (!node.isBlockDevice() || deviceNumber(node.rdev) !== number) {
-    return `${device.path} is not the block device ${number}. Mount the host's /dev at /dev`;
-  }
-  if (device.readOnly !== request.readOnly) return `${device.path} is ${device.readOnly ? "" : "not "}read-only`;
-  return undefined;
-};
 
 /** Unmaps what a failed map has mapped all the same; -> the failure, or "unknown" if something stays mapped. */
 const unmapped = (before: ReadonlySet<string>, image: ImageName, failure: Failure): MapAnswer => {
@@ -177,10 +143,11 @@ const NEEDS_LOCK = /exclusive[- ]lock (feature )?is not enabled/;
 /** Why the rbd tool failed, and what to do. Its exit status is the errno, where there is one. */
 const failureOf = (done: Finished, { options, user }: MapArg, log: string): Failure => {
   const detail = withLog(outputOf(done), log);
-  const refused = (reason: string): Failure => ({
+  const refused = (reason: string, unfit = false): Failure => ({
     kind: "refused",
     errno: done.code,
     reason: `${reason}. rbd map says: ${detail}`,
+    unfit,
   });
   if (done.timedOut || done.code === E.TIMEDOUT) {
     return {
@@ -191,12 +158,14 @@ const failureOf = (done: Finished, { options, user }: MapArg, log: string): Fail
   }
   if (/secret too big/.test(log)) {
     return refused(
-      `this node's kernel is too old for the 32-byte key of client.${user}, the type that Ceph 20 makes. Use a newer kernel, or give the client a key of the older type`,
+      `this node's kernel is too old for the 32-byte key of client.${user}, the type that Ceph 20 makes. Use a newer kernel, give the client a key of the older type, or map with rbd-nbd (mounter)`,
+      true,
     );
   }
   if (done.code === E.NXIO || /feature set mismatch/.test(done.stderr + log)) {
     return refused(
-      'this node\'s kernel lacks a feature of the image or of the cluster. Disable it with "rbd feature disable", or use a newer kernel',
+      'this node\'s kernel lacks a feature of the image or of the cluster. Disable it with "rbd feature disable", use a newer kernel, or map with rbd-nbd (mounter)',
+      true,
     );
   }
   if (done.code === E.ACCES || done.code === E.PERM) {

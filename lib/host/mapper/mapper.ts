@@ -1,6 +1,6 @@
 /**
- * A mapper makes a block device of an image: krbd in the kernel (./krbd.ts), later rbd-nbd in user space. Here is what
- * the driver asks of each.
+ * A mapper makes a block device of an image: krbd in the kernel (./krbd.ts), or rbd-nbd in user space (./nbd.ts). Here
+ * is what the driver asks of each.
  *
  * Loaded in host cells: no Effect. All functions block.
  * Not here: which mappers there are (./mappers.ts).
@@ -19,10 +19,17 @@ export interface MapArg extends Omit<MapRequest, "key"> {
 
 export type MapAnswer =
   | { readonly kind: "mapped"; readonly device: MappedDevice }
-  /** A retry does not help. */
-  | { readonly kind: "refused"; readonly errno: number; readonly reason: string }
+  /** A retry does not help. `unfit`: another mapper may map it, because this one lacks what it takes. */
+  | { readonly kind: "refused"; readonly errno: number; readonly reason: string; readonly unfit: boolean }
   | { readonly kind: "failed"; readonly errno: number; readonly reason: string }
   | { readonly kind: "unknown"; readonly reason: string };
+
+export type Failure = Exclude<MapAnswer, { readonly kind: "mapped" }>;
+
+export interface AttachArg extends MapArg {
+  /** The device whose process has died. */
+  readonly device: MappedDevice;
+}
 
 export interface UnmapArg {
   readonly device: MappedDevice;

@@ -1,0 +1,92 @@
+/**
+ * The part of `Host` over this machine that is cryptsetup: the answers of its calls (./crypt.ts) as values and errors.
+ *
+ * 1. A passphrase leaves its `Redacted` in the call to the cell, and nowhere else.
+ */
+import * as Effect from "effect/Effect";
+import * as Redacted from "effect/Redacted";
+import type { HostOperations } from "./cell.ts";
+import { DeviceBusy, type HostError, HostRefused, UnexpectedContent } from "./errors.ts";
+import type { SlotAnswer } from "./crypt-slots.ts";
+import type { HostService } from "./host.ts";
+
+type Op =
+  | "cryptHeader"
+  | "formatCrypt"
+  | "openCrypt"
+  | "closeCrypt"
+  | "resizeCrypt"
+  | "cryptKeySlot"
+  | "addCryptKey"
+  | "killCryptSlot";
+
+type Call = <K extends Op>(
+  op: K,
+  arg: unknown,
+  subject: string,
+  does?: "reads" | "changes",
+) => Effect.Effect<Awaited<ReturnType<HostOperations[K]>>, HostError>;
+
+const WRONG_KEY =
+  "the passphrase does not open its LUKS header. Nothing was changed. Give the Secret or the key store the passphrase that the volume was formatted with";
+
+/** What cryptsetup says to a change of key slots. */
+const slotsChanged =
+  (op: string, subject: string) =>
+  (answer: SlotAnswer): Effect.Effect<void, HostRefused> =>
+    answer.kind === "done" ? Effect.void : Effect.fail(new HostRefused({ op, subject, reason: answer.reason }));
+
+export const cryptService = (call: Call): Pick<HostService, Op> => ({
+  cryptHeader: (device) => call("cryptHeader", { device }, device, "reads"),
+  formatCrypt: ({ key, ...request }) =>
+    Effect.flatMap(
+      call("formatCrypt", { ...request, key: Redacted.value(key) }, request.device),
+      (answer): Effect.Effect<bigint, HostError> => {
+        const about = { op: "luksFormat", subject: request.device };
+        switch (answer.kind) {
+          case "made":
+            return Effect.succeed(answer.headerBytes);
+          case "refused":
+            return Effect.fail(new HostRefused({ ...about, reason: answer.reason }));
+          case "occupied":
+            return Effect.fail(new UnexpectedContent({ ...about, reason: `it holds ${answer.found} by now` }));
+        }
+      },
+    ),
+  openCrypt: ({ key, ...request }) =>
+    Effect.flatMap(call("openCrypt", { ...request, key: Redacted.value(key) }, request.device), (answer) =>
+      answer.kind === "opened"
+        ? Effect.succeed({ crypt: answer.crypt, headerBytes: answer.headerBytes })
+        : Effect.fail(
+            new HostRefused({
+              op: "luksOpen",
+              subject: request.device,
+              reason: answer.kind === "wrong-key" ? WRONG_KEY : answer.reason,
+            }),
+          ),
+    ),
+  closeCrypt: (crypt) =>
+    Effect.flatMap(call("closeCrypt", { crypt }, crypt.path), (answer) =>
+      answer.kind === "closed"
+        ? Effect.void
+        : Effect.fail(new DeviceBusy({ op: "luksClose", subject: crypt.path, holders: answer.holders })),
+    ),
+  resizeCrypt: (crypt, device) =>
+    Effect.flatMap(call("resizeCrypt", { crypt, device }, crypt.path), (answer) =>
+      answer.kind === "sized"
+        ? Effect.succeed(answer.sizeBytes)
+        : Effect.fail(new HostRefused({ op: "cryptsetup resize", subject: crypt.path, reason: answer.reason })),
+    ),
+  cryptKeySlot: ({ key, ...request }) =>
+    call("cryptKeySlot", { ...request, key: Redacted.value(key) }, request.device, "reads"),
+  addCryptKey: ({ key, next, ...request }) =>
+    Effect.flatMap(
+      call("addCryptKey", { ...request, key: Redacted.value(key), next: Redacted.value(next) }, request.device),
+      slotsChanged("luksAddKey", request.device),
+    ),
+  killCryptSlot: ({ key, ...request }) =>
+    Effect.flatMap(
+      call("killCryptSlot", { ...request, key: Redacted.value(key) }, request.device),
+      slotsChanged("luksKillSlot", request.device),
+    ),
+});

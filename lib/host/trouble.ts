@@ -1,0 +1,69 @@
+/**
+ * What the kernel has noticed about a device and the filesystem on it, besides errors that its users get.
+ *
+ * Loaded in host cells: no Effect. Best effort: what cannot be read was not noticed.
+ *
+ * Source: drivers/block/rbd.c ("failed to reregister watch", "… result -28"), block/blk-core.c ("I/O error, dev"), and
+ * /sys/fs/ext4, each seen on a kernel of 6.12.
+ */
+import { readFileSync, readlinkSync } from "node:fs";
+import { basename } from "node:path";
+import type { Trouble, TroubleRequest } from "./host.ts";
+import { type LogLine, kernelLog } from "./kernel-log.ts";
+
+/** I/O errors that are older have been seen, or have passed. */
+const RECENT_SECONDS = 600;
+const E = { NOENT: 2, BLOCKLISTED: 108 } as const;
+
+const textIn = (path: string): string => {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch {
+    return "";
+  }
+};
+
+/** The kernel's name of a device, such as `dm-0`; "": there is none. */
+const nameOf = ({ major, minor }: TroubleRequest["top"]): string => {
+  try {
+    return basename(readlinkSync(`/sys/dev/block/${major}:${minor}`));
+  } catch {
+    return "";
+  }
+};
+
+export const trouble = ({ path, top }: TroubleRequest): Trouble => {
+  const filesystem = nameOf(top);
+  const errors = filesystem === "" ? "" : textIn(`/sys/fs/ext4/${filesystem}/errors_count`);
+  const now = Number(process.hrtime.bigint()) / 1e9;
+  return { ...noticed(kernelLog(), now, basename(path), filesystem), filesystemErrors: Number(errors) || 0 };
+};
+
+/** What the lines say of a device since it was mapped, and of `top` over it. */
+export const noticed = (
+  lines: readonly LogLine[],
+  now: number,
+  device: string,
+  top: string,
+): Omit<Trouble, "filesystemErrors"> => {
+  const mappedAt = lines.findLastIndex(({ text }) => text.startsWith(`rbd: ${device}: capacity `));
+  const since = lines.slice(mappedAt + 1);
+  const watch = since.flatMap(({ text }) => {
+    const [, name, errno] = /^rbd: (rbd\d+): failed to reregister watch: -(\d+)/.exec(text) ?? [];
+    return name === device ? [Number(errno)] : [];
+  });
+  const patterns = [device, top].filter((name) => name !== "").map(errorOf);
+  const isError = ({ text }: LogLine) => patterns.some((pattern) => pattern.test(text));
+  const errors = since.filter((line) => now - line.at < RECENT_SECONDS && isError(line));
+  return {
+    blocklisted: watch.includes(E.BLOCKLISTED),
+    imageGone: watch.includes(E.NOENT),
+    ...(watch.length > 0 && { unwatched: watch.at(-1)! }),
+    ioErrors: errors.length,
+    ...(errors.length > 0 && { lastError: errors.at(-1)!.text }),
+  };
+};
+
+/** `name` is followed by what is no part of a longer name. */
+const errorOf = (name: string): RegExp =>
+  new RegExp(`^rbd: ${name}: .* result -\\d+$|I/O error(?:,| on) dev(?:ice)? ${name}(?![\\w-])`);
