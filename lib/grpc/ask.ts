@@ -1,8 +1,8 @@
 /**
  * One unary call to another process's gRPC server, on a connection of its own.
  *
- * Not here: retries and shared connections. A connection that is kept would wait, after failures, for minutes until it
- * tries again; a new one finds out at once.
+ * Not here: retries, and many calls on one connection (./kept-ask.ts). A connection that is kept would wait, after failures,
+ * for minutes until it tries again; a new one finds out at once.
  *
  * 1. The call ends within its limit, and its connection ends with it.
  */
@@ -28,16 +28,20 @@ export const ask = <I extends DescMessage, O extends DescMessage>(
   request: MessageInitShape<I>,
   limit: Duration.Duration,
 ): Effect.Effect<MessageShape<O>, RpcError | ListenError> =>
-  Effect.gen(function* () {
-    const address = grpcAddress(yield* Effect.fromResult(readEndpoint(endpoint)));
-    return yield* Effect.acquireUseRelease(
-      Effect.sync(() => new Client(address, credentials.createInsecure(), { "grpc.use_local_subchannel_pool": 1 })),
-      (channel) => unary(channel, method, request, limit),
-      (channel) => Effect.sync(() => channel.close()),
-    );
-  });
+  Effect.acquireUseRelease(
+    connectionTo(endpoint),
+    (channel) => unary(channel, method, request, limit),
+    (channel) => Effect.sync(() => channel.close()),
+  );
 
-const unary = <I extends DescMessage, O extends DescMessage>(
+/** Opened with its first call. */
+export const connectionTo = (endpoint: string): Effect.Effect<Client, ListenError> =>
+  Effect.map(
+    Effect.fromResult(readEndpoint(endpoint)),
+    (found) => new Client(grpcAddress(found), credentials.createInsecure(), { "grpc.use_local_subchannel_pool": 1 }),
+  );
+
+export const unary = <I extends DescMessage, O extends DescMessage>(
   channel: Client,
   method: DescMethodUnary<I, O>,
   request: MessageInitShape<I>,

@@ -14,6 +14,7 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
+import type { Encryption } from "../config/encryption.ts";
 import { JournalCorrupt } from "../csi/errors.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
 
@@ -91,6 +92,8 @@ export interface ReservationRequest {
   readonly owner: string | undefined;
   readonly source?: string;
   readonly groupId?: string;
+  /** Absent: the volume is plain. */
+  readonly encryption?: Encryption | undefined;
   /** A UUID for a free name, which nothing else has. Absent: a random one. */
   readonly uuid?: string;
   /** Further keys, written with the others. */
@@ -186,14 +189,20 @@ export const claim = Effect.fnUntraced(function* (
     source: known.source ?? wanted.source,
     groupId: known.groupId ?? wanted.groupId,
     owner: known.owner ?? wanted.owner,
+    ...(known.requestName === undefined && encryptionAttributes(wanted.encryption)),
   };
   const unwritten = known.requestName === undefined ? valuesOf(kind, attributes, wanted) : undefined;
   return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName, unwritten };
 });
 
+const encryptionAttributes = (encryption: Encryption | undefined) => ({
+  encryptKms: encryption?.kmsId,
+  encryptionType: encryption?.type,
+});
+
 const valuesOf = (
   kind: Kind,
-  { imageName = "", source, groupId, owner }: Attributes,
+  { imageName = "", source, groupId, owner, encryptKms, encryptionType }: Attributes,
   { requestName, more }: ReservationRequest,
 ): Readonly<Record<string, string>> => ({
   [kind.requestNameKey]: requestName,
@@ -201,6 +210,8 @@ const valuesOf = (
   ...(source !== undefined && { [FIELDS.source]: source }),
   ...(groupId !== undefined && { [FIELDS.groupId]: groupId }),
   ...(owner !== undefined && { [FIELDS.owner]: owner }),
+  ...(encryptKms !== undefined && { [FIELDS.encryptKms]: encryptKms }),
+  ...(encryptionType !== undefined && { [FIELDS.encryptionType]: encryptionType }),
   ...more,
 });
 

@@ -12,7 +12,7 @@
  *
  * 1. A volume that only one node at a time may have has one entry at most: the last.
  * 2. Entries that were written for another volume of the same name do not count.
- * 3. Only listings depend on it. Callers let a failure pass.
+ * 3. Callers that write let a failure pass. Listings read it, and whoever heals a device (lib/node/heal.ts).
  */
 import * as Effect from "effect/Effect";
 import * as z from "zod";
@@ -58,37 +58,38 @@ export const publishedNodes = Effect.fn("journal.publishedNodes")(function* (
   return names.map(({ requestName, uuid }) => nodesIn(values?.get(nodesKey(requestName)), uuid));
 });
 
-/** Adds the node; one call if no other node has the volume. `shared`: other nodes may have it too. */
+/** Adds the node; one call if no other node has the volume. `shared`: other nodes may have it too. -> whether it is there. */
 export const publishNode = (
   volume: JournalVolume,
   nodeId: string,
   shared: boolean,
-): Effect.Effect<void, CephError, Rados> =>
+): Effect.Effect<boolean, CephError, Rados> =>
   rewrite(volume, (nodes) => (shared ? [...new Set([...nodes, nodeId])].toSorted() : [nodeId]), []);
 
-/** Removes the node; one call if no other node has the volume. */
-export const unpublishNode = (volume: JournalVolume, nodeId: string): Effect.Effect<void, CephError, Rados> =>
+/** Removes the node; one call if no other node has the volume. -> whether it is gone. */
+export const unpublishNode = (volume: JournalVolume, nodeId: string): Effect.Effect<boolean, CephError, Rados> =>
   rewrite(volume, (nodes) => nodes.filter((node) => node !== nodeId), [nodeId]);
 
-/** Writes the changed list, at first as if it were `guess` now: a compare shows whether it is. */
+/** Writes the changed list, at first as if it were `guess` now: a compare shows whether it is. -> whether the list is so now. */
 const rewrite = Effect.fn("journal.rewriteNodes")(
   function* (
     { pool, instanceId, requestName, uuid }: JournalVolume,
     change: (nodes: readonly string[]) => readonly string[],
     guess: readonly string[],
-  ): Effect.fn.Return<void, CephError, Rados> {
+  ): Effect.fn.Return<boolean, CephError, Rados> {
     const rados = yield* Rados;
     const directory = directoryObject(VOLUMES, instanceId);
     const key = nodesKey(requestName);
     let before = valueOf(uuid, guess);
     for (let turn = 0; turn < TURNS; turn += 1) {
       const after = valueOf(uuid, change(nodesIn(before, uuid)));
-      if (turn > 0 && after === before) return;
-      if (yield* replaceKey(pool, directory, key, before, after)) return;
+      if (turn > 0 && after === before) return true;
+      if (yield* replaceKey(pool, directory, key, before, after)) return true;
       before = (yield* rados.omapGet(pool, directory, [key]))?.get(key) ?? "";
     }
+    return false;
   },
-  Effect.catchTag("ObjectNotFound", () => Effect.void),
+  Effect.catchTag("ObjectNotFound", () => Effect.succeed(false)),
 );
 
 /** -> whether the value was `before`; "" is an absent key. */

@@ -21,6 +21,7 @@ import * as Random from "effect/Random";
 import type * as Scope from "effect/Scope";
 import * as Stream from "effect/Stream";
 import * as z from "zod";
+import { jsonOf } from "../text/json.ts";
 import { type KubeAccessWrong, KubeFailed, type Verb } from "./errors.ts";
 import { Kube, type KubeService, type Page, type Patch, type WatchEvent } from "./kube.ts";
 import { type Credentials, type KubeAccess, kubeAccess } from "./kubeconfig.ts";
@@ -159,14 +160,6 @@ const refused = (call: Call, response: Response): Effect.Effect<never, KubeFaile
       return Effect.fail(failureOf(call, response.status, jsonOf(text), after === null ? undefined : Number(after)));
     }),
   );
-
-const jsonOf = (text: string): unknown => {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-};
 
 /** From the API's `Status`, if there is one. */
 const failureOf = (

@@ -1,0 +1,115 @@
+/**
+ * ControllerPublishVolume: gives a volume to a node. What a lost node still has of it is fenced before, and fences of nodes
+ * that have booted anew are lifted.
+ *
+ * Not here: the fence itself (./fence.ts), and who else uses the image: NodeStageVolume finds that out.
+ *
+ * 1. Detaching fences, and so does attaching: the taint may have come between.
+ * 2. A volume is given to no node that Kubernetes does not have: it could not be told when that is lost.
+ * 3. A record that cannot be read keeps the volume only if its node may be lost.
+ * 4. A node whose own client is fenced gets no volume from which it was fenced before it boots: the kernel would map it by
+ *    the fenced client, and all its I/O would fail.
+ */
+import * as Effect from "effect/Effect";
+import { Blocklist } from "../ceph/blocklist.ts";
+import { NodeNotFound, Precondition, VolumeNotFound } from "../csi/errors.ts";
+import {
+  type FencedClient,
+  forgetFence,
+  isOneClient,
+  readRecords,
+  type RecordedImage,
+} from "../journal/client-records.ts";
+import { locateVolume } from "../journal/locate.ts";
+import { LockKey } from "../operations/lock-keys.ts";
+import { Locks } from "../operations/locks.ts";
+import { stage } from "../operations/pipeline.ts";
+import { remark } from "../operations/remark.ts";
+import { attachCredentials, HOW_TO_GIVE_CREDENTIALS } from "./credentials.ts";
+import type { FencingError, FencingNeeds } from "./detach.ts";
+import { fence, isLost, isOver, lift } from "./fence.ts";
+import { Kubernetes } from "./kubernetes.ts";
+
+export interface AttachRequest {
+  readonly volumeId: string;
+  readonly nodeId: string;
+  readonly secrets: Readonly<Record<string, string>>;
+  /** The volume is in no journal: nodes do not record themselves in its image. */
+  readonly isStatic: boolean;
+}
+
+export const attachVolume = Effect.fn("fencing.attachVolume")(function* ({
+  volumeId,
+  nodeId,
+  secrets,
+  isStatic,
+}: AttachRequest): Effect.fn.Return<void, FencingError, FencingNeeds> {
+  yield* proveNodeThere(nodeId);
+  if (isStatic) return;
+  const credentials = yield* stage("get credentials", attachCredentials(volumeId, secrets));
+  if (credentials === undefined) {
+    const text = `volume ${volumeId} is attached, and cannot be fenced when node ${nodeId} is lost: there are no credentials for it. ${HOW_TO_GIVE_CREDENTIALS}`;
+    return yield* remark([text]);
+  }
+  const locks = yield* Locks;
+  const attached = Effect.gen(function* () {
+    const { pool, imageName } = yield* stage("find", locateVolume(volumeId, credentials));
+    const image: RecordedImage = { volumeId, pool, imageName };
+    const { clients, fenced, unreadable } = yield* stage("read clients", readRecords(image));
+    const { node } = yield* Kubernetes;
+    for (const { nodeId: whose, error } of unreadable) {
+      if (whose === nodeId) continue;
+      const state = whose === undefined ? undefined : yield* stage("look at node", node(whose));
+      if (whose !== undefined && (state === undefined || state.outOfService)) return yield* error;
+      yield* remark([error.message]);
+    }
+    for (const client of clients.filter((each) => each.nodeId !== nodeId)) {
+      const state = yield* stage("look at node", node(client.nodeId));
+      if (isLost(client, state)) yield* fence(image, client, state);
+    }
+    for (const each of fenced) {
+      const state = yield* stage("look at node", node(each.nodeId));
+      const over = isOver(each, state);
+      if (over) yield* lift(image, each);
+      // One of a whole address would refuse the node's new client, too.
+      if (each.nodeId === nodeId && (!over || !isOneClient(each.client))) yield* proveNotFenced(image, each, over);
+    }
+  });
+  yield* locks
+    .with([LockKey.volume(volumeId)], attached)
+    .pipe(
+      Effect.catchTag("ImageNotFound", ({ message }) => Effect.fail(new VolumeNotFound({ volumeId, reason: message }))),
+    );
+});
+
+/** So that a node that is not there later is known to be gone, and not one that Kubernetes has under another name. */
+const proveNodeThere = Effect.fnUntraced(function* (nodeId: string) {
+  if ((yield* stage("look at node", (yield* Kubernetes).node(nodeId))) !== undefined) return;
+  return yield* new NodeNotFound({ nodeId });
+});
+
+/** Fails while the client is fenced. If somebody has lifted the fence by hand, the record of it goes. */
+const proveNotFenced = Effect.fnUntraced(function* (
+  image: RecordedImage,
+  { client, nodeId }: FencedClient,
+  over: boolean,
+) {
+  const blocked = yield* stage("read blocklist", (yield* Blocklist).blocklist(image.pool.access));
+  if (!blocked.some(({ kind, address }) => kind === "client" && address === client)) {
+    return yield* stage("forget fence", forgetFence(image, client));
+  }
+  const subject = `node ${nodeId}`;
+  const byHand = `"ceph osd blocklist rm ${client}" lifts the fence`;
+  if (over) {
+    return yield* new Precondition({
+      subject,
+      problem: `has booted since it was fenced from volume ${image.volumeId}, and Ceph still refuses all clients of its address, ${client}: the driver may not lift that`,
+      remedy: `Give its user mon 'profile rbd, allow command "osd blocklist"'. By hand ${byHand}`,
+    });
+  }
+  return yield* new Precondition({
+    subject,
+    problem: `was fenced from volume ${image.volumeId} as client ${client}, and is not proven to have booted since`,
+    remedy: `Boot the node. If it has booted, remove its out-of-service taint and wait until Kubernetes shows the boot; a machine that was replaced, and one that had booted before the fence, is not recognised. If you are sure that nothing on it still writes, ${byHand}`,
+  });
+});

@@ -1,0 +1,176 @@
+/**
+ * ControllerUnpublishVolume: takes a volume from a node. If the node is out of service, its client is fenced first, because
+ * nobody can make a lost node stop writing.
+ *
+ * Not here: the fence itself (./fence.ts), and the wire (services/controller-publish.ts).
+ *
+ * 1. The answer "detached" lets another node have the volume. So of a node that is out of service, or that Kubernetes does
+ *    not have any more, it comes after the proof that the OSDs refuse its client. If a node out of service has left no record
+ *    of one, it comes only if nobody unknown has the image open.
+ * 2. The record of a node in service goes if the node reports that it is well, and its client does not have the image open.
+ *    Else it stays, for a fence that somebody may ask for later: a node that is only away has no watch either, and comes
+ *    back. A record too many harms nobody.
+ */
+import * as Effect from "effect/Effect";
+import type { Blocklist } from "../ceph/blocklist.ts";
+import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
+import { type Rados } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError, InvalidSecret } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
+import {
+  type JournalCorrupt,
+  type LockHeld,
+  type NodeNotFound,
+  type NotReadyYet,
+  Precondition,
+  type VolumeNotFound,
+} from "../csi/errors.ts";
+import { volumeKind } from "../csi/volume-id.ts";
+import {
+  clientOf,
+  type ClientRecord,
+  forgetClient,
+  isOneClient,
+  readRecords,
+  type RecordedImage,
+  type Records,
+} from "../journal/client-records.ts";
+import { otherWatchers } from "../images/in-use.ts";
+import { locateVolume } from "../journal/locate.ts";
+import { LockKey } from "../operations/lock-keys.ts";
+import { Locks } from "../operations/locks.ts";
+import { stage } from "../operations/pipeline.ts";
+import { remark } from "../operations/remark.ts";
+import { attachCredentials, HOW_TO_GIVE_CREDENTIALS } from "./credentials.ts";
+import { fence, FENCE_SECONDS, isLost } from "./fence.ts";
+import { Kubernetes } from "./kubernetes.ts";
+
+export interface DetachRequest {
+  readonly volumeId: string;
+  /** "": from all nodes. */
+  readonly nodeId: string;
+  readonly secrets: Readonly<Record<string, string>>;
+}
+
+export type FencingError =
+  | CephError
+  | ConfigError
+  | InvalidSecret
+  | JournalCorrupt
+  | LockHeld
+  | NodeNotFound
+  | NotReadyYet
+  | Precondition
+  | VolumeNotFound;
+
+export type FencingNeeds = Blocklist | ClusterMapping | ClusterSecrets | Clusters | Kubernetes | Locks | Rados | Rbd;
+
+export const detachVolume = Effect.fn("fencing.detachVolume")(function* (
+  request: DetachRequest,
+): Effect.fn.Return<void, FencingError, FencingNeeds> {
+  const { volumeId, nodeId, secrets } = request;
+  // Those of no journal are recorded by no node, and nothing says where they are.
+  if (volumeKind(volumeId) !== "dynamic") {
+    return yield* remark([
+      `volume ${volumeId} is detached${nodeId === "" ? "" : ` from node ${nodeId}`}, and was not fenced: static volumes and those of the in-tree plugin cannot be. Make sure that a lost node is off before another one gets the volume`,
+    ]);
+  }
+  const credentials = yield* stage("get credentials", attachCredentials(volumeId, secrets));
+  if (credentials === undefined) return yield* proveInService(request);
+  const locks = yield* Locks;
+  const detached = Effect.gen(function* () {
+    const { pool, imageName, cluster } = yield* stage("find", locateVolume(volumeId, credentials));
+    const image: RecordedImage = { volumeId, pool, imageName };
+    const records = yield* stage("read clients", readRecords(image));
+    const isMeant = (each: { readonly nodeId: string | undefined }): boolean =>
+      each.nodeId !== undefined && (nodeId === "" || each.nodeId === nodeId);
+    const unreadable = records.unreadable.find(isMeant);
+    if (unreadable !== undefined) return yield* unreadable.error;
+    const meant = records.clients.filter(isMeant);
+    for (const client of meant) yield* detachClient(image, client);
+    if (meant.length === 0 && nodeId !== "") yield* proveNotThere(image, nodeId, records, cluster.mirrorDaemonCount);
+  });
+  // A volume that is gone is on no node.
+  yield* locks
+    .with([LockKey.volume(volumeId)], detached)
+    .pipe(Effect.catchTag(["ImageNotFound", "VolumeNotFound"], () => Effect.void));
+});
+
+const detachClient = Effect.fnUntraced(function* (image: RecordedImage, client: ClientRecord) {
+  const { nodeId } = client;
+  const { volumeId } = image;
+  const state = yield* stage("look at node", (yield* Kubernetes).node(nodeId));
+  if (isLost(client, state)) return yield* fence(image, client, state);
+  const kept = (why: string) =>
+    remark([
+      `volume ${volumeId} is detached from node ${nodeId}, which ${why}: its client ${client.client} is not fenced, and its record stays. ${HOW_TO_FENCE}`,
+    ]);
+  if (state === undefined) return yield* kept("does not exist");
+  if (!state.ready) return yield* kept("is not ready, and not out of service");
+  const { watchers } = yield* stage("look for users", (yield* Rbd).imageStatus(image.pool, image.imageName));
+  const its = watchers.find((watcher) => isOf(client, watcher));
+  if (its === undefined) return yield* stage("forget client", forgetClient(image, nodeId, client));
+  yield* kept(`still has it open as ${its}, and is not out of service`);
+});
+
+const HOW_TO_FENCE =
+  'If the node is lost, shut it down and taint it (node.kubernetes.io/out-of-service): the client is fenced when the volume is attached next. By hand "ceph osd blocklist add" fences it';
+
+/** Fails if a node that is out of service may have the volume, although it has left no record. */
+const proveNotThere = Effect.fnUntraced(function* (
+  image: RecordedImage,
+  nodeId: string,
+  { clients, fenced }: Records,
+  mirrorDaemons: number,
+) {
+  const { volumeId, pool, imageName } = image;
+  const state = yield* stage("look at node", (yield* Kubernetes).node(nodeId));
+  if (state?.outOfService !== true) return;
+  const status = yield* stage("look for users", (yield* Rbd).imageStatus(pool, imageName));
+  const known = [...clients, ...fenced.map(({ client }) => ({ client, exact: isOneClient(client) }))];
+  const watchers = status.watchers.filter((watcher) => !known.some((client) => isOf(client, watcher)));
+  const others = otherWatchers({ ...status, watchers }, { mirrorDaemons });
+  if (others.length > 0) {
+    const clientIds = others.map((watcher) => clientOf(watcher) ?? watcher);
+    return yield* new Precondition({
+      subject: `volume ${volumeId}`,
+      problem: `stays with node ${nodeId}, which is out of service and has left no record of its client: ${others.join(", ")} has image ${imageLabel(pool, imageName)} open, and may be that node`,
+      remedy: `Nodes record themselves if they run with --enable-fencing. A node that is off loses its watch within a minute. If one of these is of node ${nodeId}, fence it: ${clientIds.map((each) => `"ceph osd blocklist add ${each} ${FENCE_SECONDS}"`).join(", ")}`,
+      holders: others,
+    });
+  }
+  if (fenced.some((each) => each.nodeId === nodeId)) return;
+  yield* remark([
+    `volume ${volumeId} is detached from node ${nodeId}, which is out of service, and nothing was fenced: the node has left no record of a client, and nobody unknown has the image open`,
+  ]);
+});
+
+const addressOf = (client: string): string => client.slice(0, client.lastIndexOf(":"));
+
+/** Whether the watcher is the client that was recorded or, of a record without a nonce, one from its address. */
+const isOf = ({ client, exact }: Pick<ClientRecord, "client" | "exact">, watcher: string): boolean => {
+  const its = clientOf(watcher);
+  if (its === undefined) return false;
+  return exact ? its === client : addressOf(its) === addressOf(client);
+};
+
+/** Without credentials nothing can be fenced, and nothing needs to be while the node is in service. */
+const proveInService = Effect.fnUntraced(function* ({ volumeId, nodeId }: DetachRequest) {
+  const state = nodeId === "" ? undefined : yield* stage("look at node", (yield* Kubernetes).node(nodeId));
+  if (state === undefined) {
+    if (nodeId === "") return;
+    return yield* remark([
+      `volume ${volumeId} is detached from node ${nodeId}, which does not exist, and was not fenced: there are no credentials for it. ${HOW_TO_GIVE_CREDENTIALS}`,
+    ]);
+  }
+  if (!state.outOfService) return;
+  return yield* new Precondition({
+    subject: `volume ${volumeId}`,
+    problem: `stays with node ${nodeId}, which is out of service and may still write to it: it cannot be fenced, because there are no credentials for it`,
+    remedy: HOW_TO_GIVE_CREDENTIALS,
+  });
+});
