@@ -7,6 +7,7 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import type { ImageStatus } from "../ceph/rbd.ts";
+import { encryptionIn, encryptionLabel } from "../config/encryption.ts";
 import { Conflict } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { UUID_LENGTH } from "../csi/volume-id.ts";
@@ -22,15 +23,27 @@ export const proveFits = (
   { attributes }: Reservation,
   image: ImageStatus,
 ): Effect.Effect<void, Conflict> => {
-  const { encryptKms, imageName } = attributes;
   const problem =
-    encryptKms === undefined
-      ? (otherSource(spec.source, image, imageName) ?? difference(image, spec.parameters, spec.size))
-      : "it is encrypted, and the request asks for a plain volume";
-  if (problem === undefined) return Effect.void;
-  const subject = `volume ${spec.requestName}`;
+    otherSource(spec.source, image, attributes.imageName) ?? difference(image, spec.parameters, spec.size);
+  return problem === undefined ? Effect.void : Effect.fail(conflict(spec, problem));
+};
+
+const conflict = ({ requestName }: CreateVolumeSpec, problem: string) => {
   const remedy = "Delete that volume, or ask for what it is";
-  return Effect.fail(new Conflict({ subject, problem: `exists already, but ${problem}`, remedy }));
+  return new Conflict({ subject: `volume ${requestName}`, problem: `exists already, but ${problem}`, remedy });
+};
+
+/** Fails unless an earlier attempt, if there was one, asked for the same encryption. */
+export const proveSameEncryption = (
+  spec: CreateVolumeSpec,
+  reservation: Reservation | undefined,
+): Effect.Effect<void, Conflict> => {
+  if (reservation?.attributes.requestName === undefined) return Effect.void;
+  const there = encryptionLabel(encryptionIn(reservation.attributes));
+  const asked = encryptionLabel(spec.parameters.encryption);
+  return there === asked
+    ? Effect.void
+    : Effect.fail(conflict(spec, `it is ${there}, and the request asks for a volume that is ${asked}`));
 };
 
 /** In what the source differs, as far as the image still tells: one that was flattened since has no parent any more. */

@@ -2,7 +2,7 @@
  * The source of a copy: the snapshot or volume that a request names, whether it is there, and whether it can be cloned
  * once more.
  *
- * Not here: making the copy (./copy.ts).
+ * Not here: making the copy (./copy.ts), and keeping its key (./key.ts).
  *
  * 1. A chain of clones is kept short before it grows, by flattening the source that the request names and no other
  *    image.
@@ -12,12 +12,11 @@ import type { Ceph } from "../ceph/ceph.ts";
 import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
-import type { PoolRef } from "../ceph/rados.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
-import type { ConfigError } from "../config/errors.ts";
+import { type Encryption, encryptionIn } from "../config/encryption.ts";
+import { type ConfigError, InvalidParameter } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
-import type { Credentials } from "../config/secrets.ts";
 import { DriverSettings, type Settings } from "../config/settings.ts";
 import {
   InvalidRequest,
@@ -33,7 +32,11 @@ import { removeLeftOverTemp } from "../images/intermediate.ts";
 import type { Purge } from "../images/purge.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import { type LocatedVolume, locateSnapshot, locateVolume } from "../journal/locate.ts";
+import type { KeyNotFound, KmsError } from "../kms/errors.ts";
+import { type SourceKey, sourceKey } from "../kms/keep-key.ts";
+import type { Kms } from "../kms/kms.ts";
 import { stage } from "../operations/pipeline.ts";
+import type { CreateVolumeSpec } from "./create-spec.ts";
 
 export interface SourceRequest {
   readonly kind: "snapshot" | "volume";
@@ -45,11 +48,14 @@ export interface SnapshotToCopy {
   readonly kind: "snapshot";
   readonly located: LocatedVolume;
   readonly sizeBytes: bigint;
+  readonly key: SourceKey | undefined;
 }
 export interface VolumeToCopy {
   readonly kind: "volume";
   readonly located: LocatedVolume;
   readonly sizeBytes: bigint;
+  /** `undefined`: it is plain, and so is the copy. */
+  readonly key: SourceKey | undefined;
   readonly status: ImageStatus;
   /** The copy is a clone of the volume itself. Otherwise it goes through an image in between (see `clonedDirectly`). */
   readonly direct: boolean;
@@ -68,18 +74,27 @@ export const readSource = (request: SourceRequest): Effect.Effect<string, Invali
 export type FindSourceError =
   | CephError
   | ConfigError
+  | InvalidParameter
   | InvalidRequest
+  | KeyNotFound
+  | KmsError
   | Precondition
   | SnapshotNotFound
   | VolumeNotFound;
 
+/** What a copy is to be. */
+export type CopyRequest = Pick<CreateVolumeSpec, "credentials" | "parameters" | "pool" | "secrets" | "size">;
+
 /** The source of the request, fit to be cloned into a volume of that size in that pool. */
 export const findSource = Effect.fn("volume.findSource")(function* (
   request: SourceRequest,
-  credentials: Credentials,
-  sizeBytes: bigint,
-  pool: PoolRef,
-): Effect.fn.Return<CopySource, FindSourceError, Ceph | Clusters | ClusterMapping | DriverSettings> {
+  copy: CopyRequest,
+): Effect.fn.Return<CopySource, FindSourceError, Ceph | Clusters | ClusterMapping | DriverSettings | Kms> {
+  const {
+    credentials,
+    pool,
+    size: { sizeBytes },
+  } = copy;
   const locate = request.kind === "snapshot" ? locateSnapshot : locateVolume;
   const located = yield* locate(request.id, credentials);
   const { access, namespace } = located.pool;
@@ -87,11 +102,8 @@ export const findSource = Effect.fn("volume.findSource")(function* (
     const reason = `is in cluster ${located.cluster.clusterId}. A copy has to be in the cluster and the RADOS namespace of its source`;
     return yield* new InvalidRequest({ field: fieldOf(request), reason });
   }
-  if (located.attributes?.encryptKms !== undefined) {
-    const subject = `${request.kind} ${request.id}`;
-    const problem = "is encrypted. This release does not decrypt, and makes no plain volume of it";
-    return yield* new Precondition({ subject, problem });
-  }
+  const encryption = encryptionIn(located.attributes);
+  yield* proveSameKind(request, encryption, copy);
   const source = yield* request.kind === "snapshot" ? snapshotToCopy(located) : volumeToCopy(located);
   if (source.kind === "volume" && (source.status.features & FEATURE_BITS.layering) === 0n) {
     const subject = `image ${imageLabel(located.pool, located.imageName)}`;
@@ -103,8 +115,32 @@ export const findSource = Effect.fn("volume.findSource")(function* (
     const reason = `asks for ${sizeBytes} bytes, but the ${request.kind} has ${source.sizeBytes}. Ask for at least as many`;
     return yield* new InvalidRequest({ field: "capacity_range", reason });
   }
-  return source;
+  if (encryption === undefined) return source;
+  return { ...source, key: yield* readSourceKey(located, encryption, copy.secrets) };
 });
+
+/** A copy shares its source's blocks: both are encrypted, or neither. */
+const proveSameKind = (
+  { kind, id }: SourceRequest,
+  source: Encryption | undefined,
+  { parameters: { encryption } }: CopyRequest,
+): Effect.Effect<void, InvalidParameter | Precondition> => {
+  if (source?.type === "file") {
+    const problem = "is encrypted by files, and this release copies only what is encrypted as a whole device";
+    return Effect.fail(new Precondition({ subject: `${kind} ${id}`, problem }));
+  }
+  if ((source === undefined) === (encryption === undefined)) return Effect.void;
+  const reason =
+    source === undefined
+      ? `is true, but the ${kind} ${id} is plain, and so would be its copy. Use a StorageClass without it, or copy the files into a new volume`
+      : `is not true, but the ${kind} ${id} is encrypted, and so is its copy. Use a StorageClass with it`;
+  return Effect.fail(new InvalidParameter({ field: "encrypted", reason }));
+};
+
+const readSourceKey = (located: LocatedVolume, { kmsId }: Encryption, secrets: CopyRequest["secrets"]) => {
+  const request = { volumeId: located.handle, kmsId, owner: located.attributes?.owner, secrets };
+  return stage("read key of source", sourceKey(request, located));
+};
 
 const snapshotToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
   const rbd = yield* Rbd;
@@ -116,13 +152,20 @@ const snapshotToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
   }
   const [header] = yield* rbd.imageBriefs(pool, [imageName], []);
   if (header === undefined) return yield* new Raced({ op: "rbd_open", subject });
-  return { kind: "snapshot", located, sizeBytes: header.sizeBytes } satisfies SnapshotToCopy;
+  return { kind: "snapshot", located, sizeBytes: header.sizeBytes, key: undefined } satisfies SnapshotToCopy;
 });
 
 const volumeToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
   const status = yield* (yield* Rbd).imageStatus(located.pool, located.imageName);
   const direct = clonedDirectly(status, yield* DriverSettings);
-  return { kind: "volume", located, sizeBytes: status.sizeBytes, status, direct } satisfies VolumeToCopy;
+  return {
+    kind: "volume",
+    located,
+    sizeBytes: status.sizeBytes,
+    key: undefined,
+    status,
+    direct,
+  } satisfies VolumeToCopy;
 });
 
 /**

@@ -28,6 +28,7 @@ import type { Purge } from "../images/purge.ts";
 import { asRaced, orRaced } from "../images/races.ts";
 import { clearUnfinished, discardUnfinished } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
+import type { Kms } from "../kms/kms.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import {
@@ -44,12 +45,13 @@ const { VOLUMES } = journal;
 
 /** The source; where it is gone, a half-made copy of it can't be finished, so what is left of the copy goes. */
 export const findSourceOrCleanUp = Effect.fn("volume.findSourceOrCleanUp")(function* (
-  { pool, requestName, credentials, size }: CreateVolumeSpec,
+  spec: CreateVolumeSpec,
   request: SourceRequest,
   begun: journal.Reservation | undefined,
-): Effect.fn.Return<CopySource, FindSourceError, Ceph | Clusters | ClusterMapping | DriverSettings | Purge> {
+): Effect.fn.Return<CopySource, FindSourceError, Ceph | Clusters | ClusterMapping | DriverSettings | Kms | Purge> {
+  const { pool, requestName } = spec;
   const { instanceId } = yield* DriverSettings;
-  return yield* findSource(request, credentials, size.sizeBytes, pool).pipe(
+  return yield* findSource(request, spec).pipe(
     Effect.tapErrorTag(["ImageNotFound", "SnapshotNotFound", "VolumeNotFound"], () =>
       begun === undefined
         ? Effect.void

@@ -8,8 +8,8 @@ import * as Effect from "effect/Effect";
 import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
+import { LUKS_HEADER_BYTES } from "../config/encryption.ts";
 import { type ConfigError, InvalidParameter, type InvalidSecret } from "../config/errors.ts";
-import { mapsReadOnly } from "../config/krbd-options.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
 import { parseParameters, type VolumeParameters } from "../config/parameters.ts";
 import { type Credentials, parseCredentials } from "../config/secrets.ts";
@@ -19,12 +19,15 @@ import { chooseSize, type InvalidSize, type SizeOutOfRange, type SizeRequest } f
 import { ownerOf } from "../images/metadata.ts";
 import { clusterAccess } from "../journal/locate.ts";
 import { remark } from "../operations/remark.ts";
+import { type Asked, overlaid, readClassLimits, readMutableParameters, remarksOnLimits } from "../qos/parameters.ts";
 import { readSource, type SourceRequest } from "./copy-source.ts";
 import { poolsFor, type Requirement, type Segments } from "./topology.ts";
 
 export interface CreateVolumeRequest {
   readonly requestName: string;
   readonly parameters: ParameterMap;
+  /** Of the VolumeAttributesClass; they take precedence. */
+  readonly mutableParameters: ParameterMap;
   readonly secrets: Readonly<Record<string, string>>;
   readonly size: SizeRequest;
   readonly source: SourceRequest | undefined;
@@ -39,12 +42,16 @@ export interface CreateVolumeSpec {
   readonly requestName: string;
   readonly cluster: Cluster;
   readonly credentials: Credentials;
+  /** Those of the request, in which a key store may have its own. */
+  readonly secrets: Readonly<Record<string, string>>;
   /** Pool of the journal, and of the image but for entries of older drivers. */
   readonly pool: PoolRef;
   /** With the data pool that goes with the pool. */
   readonly parameters: VolumeParameters;
   /** As they were given; volume_context repeats them. */
   readonly requestParameters: ParameterMap;
+  /** The limits of I/O that its classes ask for. */
+  readonly limits: Asked;
   /** In bytes; a limit of 0 is none. */
   readonly size: { readonly sizeBytes: bigint; readonly limitBytes: bigint };
   /** Kubernetes namespace of the claim. */
@@ -76,10 +83,15 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   request: CreateVolumeRequest,
 ): Effect.fn.Return<CreateVolumePlan, CreateRequestError, Clusters> {
   const parameters = yield* Effect.fromResult(parseParameters(request.parameters));
-  yield* remark(parameters.remarks);
+  const ofClass = yield* Effect.fromResult(readClassLimits(request.parameters, parameters.mappedBy));
+  const ofAttributes = yield* Effect.fromResult(readMutableParameters(request.mutableParameters));
+  const limits = overlaid(ofClass.asked, ofAttributes);
+  const remarks = [...ofClass.remarks, ...remarksOnLimits(limits, parameters.mappedBy)];
+  yield* remark([...parameters.remarks, ...remarks]);
   const choice = yield* Effect.fromResult(poolsFor(parameters, request.topology));
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
+  if (parameters.encryption !== undefined) yield* proveHeaderFits(sizeBytes);
   if (request.source === undefined) yield* proveFilesystemsFit(request.filesystems, sizeBytes, parameters);
   else yield* proveLayering(parameters);
   const cluster = yield* (yield* Clusters).get(parameters.clusterId);
@@ -92,9 +104,11 @@ export const readCreateRequest = Effect.fnUntraced(function* (
       requestName,
       cluster,
       credentials,
+      secrets: request.secrets,
       pool: poolRef(pool),
       parameters: { ...parameters, dataPool: dataPool ?? parameters.dataPool },
       requestParameters: request.parameters,
+      limits,
       size: { sizeBytes, limitBytes: request.size.limitBytes ?? 0n },
       owner: ownerOf(request.parameters),
       source,
@@ -104,19 +118,31 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   return { requestName, clusterId: parameters.clusterId, candidates, others: choice.others.map(poolRef) };
 });
 
+/** The header of a LUKS device is on the image itself. */
+const proveHeaderFits = (sizeBytes: bigint): Effect.Effect<void, InvalidRequest> =>
+  sizeBytes > LUKS_HEADER_BYTES
+    ? Effect.void
+    : Effect.fail(
+        new InvalidRequest({
+          field: "capacity_range",
+          reason: `asks for ${sizeBytes} bytes, and an encrypted volume needs ${LUKS_HEADER_BYTES} for its header. Ask for more`,
+        }),
+      );
+
 /** A blank volume gets its filesystem from a node, by the parameters of its class. */
 const proveFilesystemsFit = Effect.fnUntraced(function* (
   filesystems: readonly string[],
   sizeBytes: bigint,
-  { mapOptions, mkfsOptions }: VolumeParameters,
+  { mapsReadOnly, mkfsOptions, encryption }: VolumeParameters,
 ): Effect.fn.Return<void, InvalidParameter | InvalidRequest> {
-  if (filesystems.length > 0 && mapsReadOnly(mapOptions)) {
+  if (filesystems.length > 0 && mapsReadOnly) {
     const reason =
-      "has ro, and on a read-only device no node makes the filesystem of a volume without a content source: leave ro out";
+      "asks for a read-only device, on which no node makes the filesystem of a volume without a content source: leave ro and read-only out";
     return yield* new InvalidParameter({ field: "mapOptions", reason });
   }
   for (const type of filesystems) {
-    const reason = refusalOfSize(type, sizeBytes, mkfsOptions);
+    const usable = encryption === undefined ? sizeBytes : sizeBytes - LUKS_HEADER_BYTES;
+    const reason = refusalOfSize(type, usable, mkfsOptions);
     if (reason !== undefined) return yield* new InvalidRequest({ field: "volume_capabilities", reason });
   }
 });

@@ -31,15 +31,18 @@ import { newHandle } from "../csi/new-handle.ts";
 import type { Flatten } from "../images/flatten.ts";
 import { imageSpec } from "../images/layout.ts";
 import { volumeMetadata } from "../images/metadata.ts";
-import type { Purge } from "../images/purge.ts";
+import { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import * as journal from "../journal/journal.ts";
+import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
+import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { LIMIT_KEYS, type Metadata, metadataForNew, NO_INHERITED_LIMITS } from "../qos/image-limits.ts";
 import { settleBoth } from "../operations/settle-all.ts";
-import { proveFits } from "./compare-with-request.ts";
+import { proveFits, proveSameEncryption } from "./compare-with-request.ts";
 import { type CopySource, keepSourceCloneable, type SourceRequest } from "./copy-source.ts";
 import { createCopy, findSourceOrCleanUp } from "./copy.ts";
 import {
@@ -50,6 +53,7 @@ import {
   readCreateRequest,
 } from "./create-spec.ts";
 import { type EarlierAttempt, recoverEarlierAttempt } from "./earlier-attempt.ts";
+import { chooseKey, keepChosenKey } from "./key.ts";
 import { choosePool } from "./pool-choice.ts";
 import { describeReserved, discardNew, type ReservedVolume, reserveName } from "./reserve.ts";
 import type { Segments } from "./topology.ts";
@@ -67,6 +71,9 @@ export type CreateVolumeError =
   | Conflict
   | CreateRequestError
   | JournalCorrupt
+  | KeyExists
+  | KeyNotFound
+  | KmsError
   | LockHeld
   | NotReadyYet
   | Precondition
@@ -74,7 +81,7 @@ export type CreateVolumeError =
   | TooMany
   | VolumeNotFound;
 
-type Needs = Ceph | ClusterMapping | Clusters | DriverSettings | Flatten | Purge;
+type Needs = Ceph | ClusterMapping | Clusters | DriverSettings | Flatten | Kms | Purge;
 
 const { VOLUMES } = journal;
 
@@ -94,17 +101,22 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   const spec = yield* stage("choose pool", choosePool(candidates, others));
   const { dataPool } = spec.parameters;
   const poolId = yield* stage("find", (yield* Rados).poolId(spec.pool.access, spec.pool.pool, { dataPool }));
+  yield* (yield* Purge).visit(spec.pool);
   const earlier = yield* stage("find", recoverEarlierAttempt(spec));
+  yield* stage("compare", proveSameEncryption(spec, earlier.reservation));
   const source =
     earlier.image === undefined && spec.source !== undefined
       ? yield* stage("find source", findSourceOrCleanUp(spec, spec.source, earlier.reservation))
       : undefined;
   if (source !== undefined) yield* keepSourceCloneable(source);
   const reserved = yield* reserveName(spec, earlier);
+  const volumeId = yield* handleOf(spec, reserved, poolId);
+  const key = yield* chooseKey(spec, reserved, volumeId, source?.key);
   const image = yield* makeImage(spec, earlier, source, reserved);
   if (image.existing !== undefined) yield* stage("compare", proveFits(spec, reserved, image.existing));
+  yield* keepChosenKey(key, reserved);
   yield* stage("commit", commit(spec, reserved, image, source !== undefined));
-  return yield* describeCreated(spec, reserved, poolId, image.existing);
+  return describeCreated(spec, reserved, volumeId, image.existing);
 });
 
 /** The image of the volume. */
@@ -142,7 +154,7 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
   const rbd = yield* Rbd;
   const { imagePool, imageName } = reserved;
   const create = rbd.imageCreate(imagePool, imageName, imageSpec(spec.parameters, spec.size.sizeBytes));
-  const look = stage("create image", orRaced(rbd.imageStatus(imagePool, imageName)));
+  const look = stage("create image", orRaced(rbd.imageStatus(imagePool, imageName, LIMIT_KEYS)));
   return yield* step("create image", Effect.map(create, newImage), { undo: () => discardNew(spec, reserved) }).pipe(
     Effect.catchTag("Exists", () => Effect.map(look, foundImage)),
   );
@@ -150,13 +162,19 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
 
 /** Writes the image's metadata, then its ID into the journal, which is written last and means complete. */
 const commit = Effect.fnUntraced(function* (
-  { pool, requestParameters }: CreateVolumeSpec,
+  spec: CreateVolumeSpec,
   { imagePool, imageName, uuid, attributes }: ReservedVolume,
-  { id }: Made,
+  { id, existing }: Made,
   copied: boolean,
 ) {
   const rbd = yield* Rbd;
-  const metadata = volumeMetadata(yield* DriverSettings, requestParameters, copied);
+  const { pool, requestParameters } = spec;
+  const metadata = {
+    ...volumeMetadata(yield* DriverSettings, requestParameters, copied),
+    ...(copied && NO_INHERITED_LIMITS),
+    // The limits of a complete volume may have been modified since.
+    ...(attributes.imageId === undefined && limitsOf(spec, existing)),
+  };
   if (Object.keys(metadata).length > 0) yield* orRaced(rbd.imageMetaSet(imagePool, imageName, metadata));
   if (attributes.imageId !== undefined) return;
   const imageId = id ?? (yield* rbd.imageId(imagePool, imageName));
@@ -166,24 +184,32 @@ const commit = Effect.fnUntraced(function* (
   yield* orRaced(journal.storeImageId(VOLUMES, pool, uuid, imageId));
 });
 
-const describeCreated = Effect.fnUntraced(function* (
-  { pool, cluster, parameters, requestParameters, segments, size }: CreateVolumeSpec,
-  { imagePool, imagePoolId, imageName, uuid }: ReservedVolume,
+/** Without those that an earlier attempt has written for another class. */
+const limitsOf = ({ limits, parameters, size }: CreateVolumeSpec, existing: ImageStatus | undefined): Metadata => ({
+  ...Object.fromEntries([...(existing?.metadata.keys() ?? [])].map((key) => [key, undefined])),
+  ...metadataForNew(limits, existing?.sizeBytes ?? size.sizeBytes, parameters.mappedBy),
+});
+
+const handleOf = (
+  { parameters: { clusterId } }: CreateVolumeSpec,
+  { imagePoolId, uuid }: ReservedVolume,
   poolId: bigint,
+) => Effect.fromResult(newHandle({ clusterId, poolId: imagePoolId ?? poolId, uuid }));
+
+const describeCreated = (
+  { pool, cluster, parameters, requestParameters, segments, size }: CreateVolumeSpec,
+  { imagePool, imageName }: ReservedVolume,
+  volumeId: string,
   existing: ImageStatus | undefined,
-) {
-  const handle = newHandle({ clusterId: parameters.clusterId, poolId: imagePoolId ?? poolId, uuid });
-  const volume: CreatedVolume = {
-    volumeId: yield* Effect.fromResult(handle),
-    capacityBytes: existing?.sizeBytes ?? size.sizeBytes,
-    volumeContext: volumeContext(requestParameters, {
-      pool: imagePool.pool,
-      journalPool: pool.pool,
-      imageName,
-      radosNamespace: cluster.radosNamespace,
-      dataPool: parameters.dataPool,
-    }),
-    segments,
-  };
-  return volume;
+): CreatedVolume => ({
+  volumeId,
+  capacityBytes: existing?.sizeBytes ?? size.sizeBytes,
+  volumeContext: volumeContext(requestParameters, {
+    pool: imagePool.pool,
+    journalPool: pool.pool,
+    imageName,
+    radosNamespace: cluster.radosNamespace,
+    dataPool: parameters.dataPool,
+  }),
+  segments,
 });

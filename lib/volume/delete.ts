@@ -1,5 +1,5 @@
 /**
- * DeleteVolume: moves an image that nobody uses to the trash, then frees its name.
+ * DeleteVolume: moves an image that nobody uses to the trash, removes its key, then frees its name.
  *
  * Not here: how long it waits for a watcher (lib/images/in-use.ts).
  *
@@ -15,14 +15,16 @@ import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
-import type { Credentials } from "../config/secrets.ts";
+import type { Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { LockHeld, Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { tempImage } from "../images/intermediate.ts";
+import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
 import { removeImages } from "../images/removal.ts";
 import { unreserve, VOLUMES } from "../journal/journal.ts";
 import { locateVolume } from "../journal/locate.ts";
+import type { Kms } from "../kms/kms.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -30,14 +32,14 @@ import { leftoverSnapshots } from "./leftover-snapshots.ts";
 
 export type DeleteVolumeError = CephError | ConfigError | LockHeld | Precondition;
 
-type Needs = Ceph | ClusterMapping | Clusters | DriverSettings | Locks | Purge;
+type Needs = Ceph | ClusterMapping | Clusters | DriverSettings | Kms | Locks | Purge;
 
 export const deleteVolume = Effect.fn("volume.deleteVolume")(function* (
   volumeId: string,
-  credentials: Credentials,
+  requester: Requester,
 ): Effect.fn.Return<void, DeleteVolumeError, Needs> {
   const locks = yield* Locks;
-  yield* locks.with([LockKey.volume(volumeId)], deleteLocked(volumeId, credentials)).pipe(
+  yield* locks.with([LockKey.volume(volumeId)], deleteLocked(volumeId, requester)).pipe(
     // CSI: what does not exist is deleted.
     Effect.catchTag("VolumeNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
   );
@@ -45,15 +47,17 @@ export const deleteVolume = Effect.fn("volume.deleteVolume")(function* (
 
 const deleteLocked = Effect.fnUntraced(function* (
   volumeId: string,
-  credentials: Credentials,
+  { credentials, secrets }: Requester,
 ): Effect.fn.Return<void, DeleteVolumeError | VolumeNotFound, Needs> {
   const { instanceId } = yield* DriverSettings;
-  const { pool, uuid, imageName, attributes, cluster } = yield* stage("find", locateVolume(volumeId, credentials));
+  const located = yield* stage("find", locateVolume(volumeId, credentials));
+  const { pool, uuid, imageName, attributes, cluster } = located;
   const requestName = attributes?.requestName;
   const name = requestName === undefined ? undefined : LockKey.volumeName(cluster.clusterId, requestName);
   const remove = Effect.gen(function* () {
     const images = removeVolumeImages(pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);
     yield* stage("remove image", images);
+    yield* removeKey(located, secrets);
     if (attributes === undefined) return;
     yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
   });

@@ -15,6 +15,7 @@ import { DriverSettings } from "../config/settings.ts";
 import type { JournalCorrupt, Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import { statusIfThere } from "../images/races.ts";
+import { LIMIT_KEYS } from "../qos/image-limits.ts";
 import { finishRemoval } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
@@ -50,7 +51,7 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
     // Without an image ID in the journal, making it may have been cut off anywhere; copies are made again.
     if (imageId === undefined && source !== undefined) return { reservation, image: undefined };
     if (imageId === undefined) yield* (yield* Rbd).imageMend(imagePool, imageName);
-    const image = yield* statusIfThere(imagePool, imageName);
+    const image = yield* statusIfThere(imagePool, imageName, imageId === undefined ? LIMIT_KEYS : []);
     if (image !== undefined) return { reservation, image };
     if (imageId === undefined) {
       // The undo of an earlier attempt may have been cut off in turn.

@@ -1,4 +1,6 @@
-/** ControllerExpandVolume: grows an image. No image shrinks. */
+/**
+ * ControllerExpandVolume: grows an image, and librbd's limits of its I/O with it. No image shrinks.
+ */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import type { CephError } from "../ceph/errors.ts";
@@ -14,6 +16,8 @@ import { locateVolume } from "../journal/locate.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { KEPT_KEYS } from "../qos/image-limits.ts";
+import { growLimits } from "./modify.ts";
 
 export interface ExpandRequest {
   readonly volumeId: string;
@@ -64,7 +68,9 @@ const growLocated = Effect.fnUntraced(function* (
       return yield* new SizeOutOfRange({ reason });
     }
   }
-  const capacityBytes = yield* stage("grow image", rbd.imageGrow(pool, imageName, sizeBytes));
+  const grown = yield* stage("grow image", rbd.imageGrow(pool, imageName, sizeBytes, KEPT_KEYS));
+  yield* growLimits(pool, imageName, grown);
+  const capacityBytes = grown.sizeBytes;
   // The header of a LUKS device has to follow its image, also on a raw block volume.
   const luks = attributes?.encryptKms !== undefined && attributes.encryptionType !== "file";
   return { capacityBytes, nodeExpansionRequired: !block || luks };

@@ -22,10 +22,8 @@ import { Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import { orRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, type Leftover } from "../images/removal.ts";
+import { TRANSIENT_NAME } from "../images/transient-snapshots.ts";
 import { type Attributes, readAttributes, SNAPSHOTS, unreserve, VOLUMES } from "../journal/journal.ts";
-
-/** A driver's name: prefix, UUID, and `-temp` on the snapshot that a copy goes through. */
-const NAME = /^.+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(-temp)?$/;
 
 type Needs = DriverSettings | Purge | Rados | Rbd;
 
@@ -37,7 +35,7 @@ export const leftoverSnapshots = Effect.fn("volume.leftoverSnapshots")(function*
 ): Effect.fn.Return<readonly Leftover[], CephError, Rados> {
   const left: Leftover[] = [];
   for (const snapshot of snapshots) {
-    const [, uuid, temp] = NAME.exec(snapshot) ?? [];
+    const [, uuid, temp] = TRANSIENT_NAME.exec(snapshot) ?? [];
     if (uuid === undefined) continue;
     const clear =
       temp === undefined

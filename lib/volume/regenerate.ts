@@ -15,6 +15,7 @@ import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
+import { type Encryption, readEncryption } from "../config/encryption.ts";
 import { ClusterMapping } from "../config/mapping.ts";
 import { readNamePrefix } from "../config/name-prefix.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -74,7 +75,10 @@ export const regenerateJournal = Effect.fnUntraced(function* (
       remedy: "If it is mirrored, it appears once the mirror daemon has copied it",
     });
   }
-  const what = yield* complete(volume, { pool, prefix, uuid, imageName, imageId }, found);
+  const encryption = yield* Effect.fromResult(readEncryption(volume.attributes)).pipe(
+    Effect.mapError(({ field, reason }) => wrong(`volumeAttributes.${field}`, reason)),
+  );
+  const what = yield* complete(volume, { pool, prefix, uuid, imageName, imageId, encryption }, found);
   const local = yield* Effect.fromResult(newHandle({ clusterId: cluster.clusterId, poolId, uuid }));
   return { what, handle: local };
 });
@@ -121,15 +125,16 @@ interface FoundImage {
   readonly uuid: string;
   readonly imageName: string;
   readonly imageId: string;
+  readonly encryption: Encryption | undefined;
 }
 
 const complete = Effect.fnUntraced(function* (
   { requestName, claim }: ClaimedVolume,
-  { pool, prefix, uuid, imageName, imageId }: FoundImage,
+  { pool, prefix, uuid, imageName, imageId, encryption }: FoundImage,
   found: journal.Reservation | undefined,
 ): Effect.fn.Return<Regenerated["what"], CephError, Rados | Rbd | DriverSettings> {
   const settings = yield* DriverSettings;
-  const wanted = { requestName, prefix, owner: claim.namespace, uuid };
+  const wanted = { requestName, prefix, owner: claim.namespace, uuid, encryption };
   const { attributes } = yield* journal.reserve(VOLUMES, pool, settings.instanceId, wanted, found);
   const changed = attributes.imageId === undefined || attributes.owner !== claim.namespace;
   if (attributes.owner !== claim.namespace) yield* journal.storeOwner(VOLUMES, pool, uuid, claim.namespace);

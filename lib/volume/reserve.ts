@@ -36,9 +36,10 @@ export const reserveName = Effect.fnUntraced(function* (
   { reservation: earlier, image }: EarlierAttempt,
 ) {
   const { instanceId } = yield* DriverSettings;
+  const { encryption } = parameters;
   // An image without attributes was found by the name that follows from its UUID.
   const prefix = image === undefined ? parameters.volumeNamePrefix : VOLUMES.defaultImagePrefix;
-  const reserve = journal.claim(VOLUMES, pool, instanceId, { requestName, prefix, owner }, earlier);
+  const reserve = journal.claim(VOLUMES, pool, instanceId, { requestName, prefix, owner, encryption }, earlier);
   const undo = Effect.fnUntraced(function* ({ imageName, ...made }: journal.Reservation & { imageName: string }) {
     if ((yield* (yield* Rbd).imageId(pool, imageName)) !== undefined) {
       return yield* new Conflict({ subject: `image ${imageLabel(pool, imageName)}`, problem: "is still there" });
@@ -67,5 +68,5 @@ export const discardNew = Effect.fnUntraced(function* (
     });
   }
   const id = yield* (yield* Rbd).imageId(imagePool, imageName);
-  if (id !== undefined) yield* discardImage(imagePool, imageName, id);
+  if (id !== undefined) yield* discardImage({ pool: imagePool, name: imageName, id, marked: false });
 });
