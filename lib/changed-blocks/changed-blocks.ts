@@ -13,6 +13,8 @@
  * 1. Images are opened read-only, with one call for each page of ranges. Only the offset of the next page is kept.
  * 2. No range is left out: if the exact list ends in the middle, the rough one continues from the same offset.
  * 3. Ranges ascend, do not overlap, and lie within the size of the newer snapshot.
+ * 4. Offsets are those of the device that pods see. That of an encrypted volume begins behind the header of its image,
+ *    and its ranges hold the ciphertext of the same ranges of the image behind it.
  */
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
@@ -25,11 +27,13 @@ import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
 import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
+import { encryptionIn } from "../config/encryption.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, Precondition, SnapshotNotFound } from "../csi/errors.ts";
 import { SizeOutOfRange } from "../csi/size.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
+import { headerBytes } from "../kms/image-keys.ts";
 import { credentialsFor } from "../listing/cluster-credentials.ts";
 
 export type Block = Range;
@@ -56,6 +60,8 @@ const PAGE = 4096;
 interface Ready {
   readonly found: LocatedVolume;
   readonly image: ImageStatus;
+  /** Bytes of the image in front of the device. */
+  readonly headerBytes: bigint;
 }
 
 /** The snapshot, if it can be read. */
@@ -77,7 +83,8 @@ const readySnapshot = (snapshotId: string, credentials: Credentials | undefined)
     const image = yield* (yield* Rbd)
       .imageStatus(found.pool, found.imageName)
       .pipe(Effect.catchTag("ImageNotFound", () => Effect.fail(gone("its image is gone"))));
-    return { found, image } satisfies Ready;
+    const encrypted = encryptionIn(found.attributes)?.type === "block";
+    return { found, image, headerBytes: encrypted ? yield* headerBytes(found) : 0n } satisfies Ready;
   });
 
 /** The RBD snapshot that a CSI snapshot stands for: it has the name of its image. */
@@ -138,34 +145,45 @@ const endsExact = (error: CephError): boolean =>
 
 const messages = (
   { startingOffset, maxResults }: BlockRequest,
-  capacityBytes: bigint,
+  { image, headerBytes: header }: Ready,
   pages: Pages,
 ): Stream.Stream<Blocks, CephError | SizeOutOfRange, Ceph> => {
+  const capacityBytes = image.sizeBytes > header ? image.sizeBytes - header : 0n;
   if (startingOffset > capacityBytes) {
     const reason = `starting_offset ${startingOffset} is past the end of the volume, ${capacityBytes} bytes`;
     return Stream.fail(new SizeOutOfRange({ reason }));
   }
   const size = maxResults === 0 ? PAGE : Math.min(maxResults, PAGE);
-  return Stream.paginate(startingOffset, (offset) =>
+  const first = startingOffset + header;
+  return Stream.paginate(first, (offset) =>
     Effect.map(pages(offset), ({ blocks, next }) => {
-      const kept = before(capacityBytes, blocks);
+      const kept = before(capacityBytes, behind(header, blocks));
       const parts = Array.from({ length: Math.ceil(kept.length / size) }, (_, i) =>
         kept.slice(i * size, (i + 1) * size),
       );
       // The first message contains the capacity, also if there are no blocks.
-      const sent = parts.length === 0 && offset === startingOffset ? [[]] : parts;
+      const sent = parts.length === 0 && offset === first ? [[]] : parts;
       return [sent.map((part): Blocks => ({ capacityBytes, blocks: part })), Option.fromUndefinedOr(next)] as const;
     }),
   );
 };
+
+/** The ranges behind the header, counted from its end. */
+const behind = (header: bigint, blocks: readonly Block[]): readonly Block[] =>
+  header === 0n
+    ? blocks
+    : blocks.flatMap(({ offset, length }) => {
+        const cut = offset < header ? header - offset : 0n;
+        return length > cut ? [{ offset: offset + cut - header, length: length - cut }] : [];
+      });
 
 export const allocatedBlocks = (
   snapshotId: string,
   request: BlockRequest,
 ): Stream.Stream<Blocks, Failure, Ceph | Clusters | ClusterSecrets> =>
   Stream.unwrap(
-    Effect.map(readySnapshot(snapshotId, request.credentials), ({ found, image }) =>
-      messages(request, image.sizeBytes, diffPages(holderOf(found), undefined, false)),
+    Effect.map(readySnapshot(snapshotId, request.credentials), (snapshot) =>
+      messages(request, snapshot, diffPages(holderOf(snapshot.found), undefined, false)),
     ),
   );
 
@@ -200,7 +218,6 @@ export const changedBlocks = (
         [readySnapshot(baseSnapshotId, request.credentials), readySnapshot(targetSnapshotId, request.credentials)],
         { concurrency: 2 },
       );
-      const capacityBytes = target.image.sizeBytes;
       if (
         !samePlace(base.found.pool, target.found.pool) ||
         base.found.attributes?.source !== target.found.attributes?.source
@@ -209,14 +226,14 @@ export const changedBlocks = (
         return yield* new InvalidRequest({ field: "base_snapshot_id", reason });
       }
       if (base.found.uuid === target.found.uuid) {
-        return messages(request, capacityBytes, () => Effect.succeed({ blocks: [], next: undefined }));
+        return messages(request, target, () => Effect.succeed({ blocks: [], next: undefined }));
       }
       const either = unionPages(
         diffPages(holderOf(base.found), undefined, false),
         diffPages(holderOf(target.found), undefined, false),
       );
       const parents = yield* parentsOf(base, target);
-      if (parents === undefined) return messages(request, capacityBytes, either);
-      return messages(request, capacityBytes, orElse(diffPages(parents.newer, parents.older, true), either));
+      if (parents === undefined) return messages(request, target, either);
+      return messages(request, target, orElse(diffPages(parents.newer, parents.older, true), either));
     }),
   );

@@ -29,11 +29,14 @@ import type { Purge } from "../images/purge.ts";
 import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { clearUnfinished } from "../images/removal.ts";
 import { imageNameOf, readAttributes, SNAPSHOTS } from "../journal/journal.ts";
+import type { SourceKey } from "../kms/keep-key.ts";
+import type { Kms } from "../kms/kms.ts";
 import { compensated } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
+import { copySnapshotKey, readSourceKey, type SnapshotKeyError } from "../snapshot/key.ts";
 import { makeReady } from "../snapshot/finish.ts";
 import { poolTopology } from "../snapshot/topology.ts";
 import type { Member } from "./member.ts";
@@ -53,8 +56,9 @@ export type CreateGroupSnapshotError =
   | InvalidParameter
   | InvalidSecret
   | NotReadyYet
+  | SnapshotKeyError
   | LockHeld;
-type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Purge;
+type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Kms | Purge;
 
 /** `answerEarly` is called at most once, when the point in time is safe; the recipe ends when every member is ready. */
 export const createGroupSnapshot = Effect.fn("group.createGroupSnapshot")(function* (
@@ -78,6 +82,8 @@ const createLocked = Effect.fnUntraced(function* (
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs> {
   const { driverName } = yield* DriverSettings;
   const group = yield* stage("find group", findGroup(spec));
+  // Read before the point in time: a key that is out of reach fails the call while nothing is made.
+  const keys = group.createdAt === undefined ? yield* readSourceKeys(spec, group) : undefined;
   const describe = describer(group, (pool) => poolTopology(pool, spec.constrainedPools, driverName));
   const { createdAt, parts } =
     group.createdAt === undefined
@@ -87,7 +93,9 @@ const createLocked = Effect.fnUntraced(function* (
   const images = yield* stage("look at members", lookAtMembers(spec, group));
   const ready = images.every(({ status }) => status !== undefined);
   if (!ready) yield* stage("answer", answerEarly(describe(createdAt, [], false)));
-  const sizes = ready ? images.map(({ status }) => status?.sizeBytes) : yield* makeMembers(spec, group, images, parts);
+  const sizes = ready
+    ? images.map(({ status }) => status?.sizeBytes)
+    : yield* makeMembers(spec, group, images, { parts, keys });
   yield* stage("remove group", (yield* Rbd).groupRemove(group.pool, group.groupName));
   return describe(createdAt, sizes, true);
 });
@@ -124,27 +132,37 @@ const lookAtMember = Effect.fnUntraced(function* (
   });
 });
 
+/** What a call that took the point in time itself knows of it. */
+interface Known {
+  readonly parts: readonly bigint[] | undefined;
+  readonly keys: readonly (SourceKey | undefined)[] | undefined;
+}
+
+const readSourceKeys = ({ secrets }: GroupSpec, { members }: Group) =>
+  settleAll(members, ({ source }) => readSourceKey(source, secrets));
+
 /** Makes the members that are missing; -> the sizes of all, in their order. */
 const makeMembers = Effect.fnUntraced(function* (
   spec: GroupSpec,
   group: Group,
   images: readonly MemberImage[],
-  known: readonly bigint[] | undefined,
+  known: Known,
 ): Effect.fn.Return<readonly bigint[], CreateGroupSnapshotError, Needs> {
-  const parts = known ?? (yield* stage("look at point in time", partsOf(group)));
+  const parts = known.parts ?? (yield* stage("look at point in time", partsOf(group)));
+  const keys = known.keys ?? (yield* readSourceKeys(spec, group));
   const isNew = group.reservation === undefined;
   return yield* settleAll(images, (image, i) =>
     image.status === undefined
-      ? Effect.map(makeMember(spec, image, parts[i] ?? 0n, isNew), ({ sizeBytes }) => sizeBytes)
+      ? Effect.map(makeMember(spec, image, { part: parts[i] ?? 0n, key: keys[i] }, isNew), ({ sizeBytes }) => sizeBytes)
       : Effect.succeed(image.status.sizeBytes),
   );
 });
 
 /** Clones the member's part of the group's snapshot, and makes the clone ready. */
 const makeMember = Effect.fnUntraced(function* (
-  { parameters }: GroupSpec,
-  { member: { source, pool, uuid }, imageName }: MemberImage,
-  part: bigint,
+  { parameters, secrets }: GroupSpec,
+  { member: { source, pool, uuid, snapshotId }, imageName }: MemberImage,
+  { part, key }: { readonly part: bigint; readonly key: SourceKey | undefined },
   isNew: boolean,
 ): Effect.fn.Return<ImageStatus, CreateGroupSnapshotError, Needs> {
   const rbd = yield* Rbd;
@@ -154,6 +172,7 @@ const makeMember = Effect.fnUntraced(function* (
   const clone = rbd.imageClone(snapshot, pool, imageName, holderSpec(source.image));
   yield* stage("clone", Effect.catchTag(clone, ["Exists", "ImageSnapshotNotFound"], asRaced));
   const status = yield* stage("clone", orRaced(rbd.imageStatus(pool, imageName)));
+  yield* copySnapshotKey(source, key, { snapshotId, pool, imageName }, secrets);
   yield* makeReady({ pool, uuid, imageName }, status.id, parameters);
   // The snapshot that stays on the source does not have the clone's name, by which a later call could flatten the clone.
   if (source.image.snapshotCount >= minSnapshots) yield* (yield* Flatten).request(pool, imageName);

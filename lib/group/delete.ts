@@ -12,12 +12,13 @@ import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
-import type { Credentials } from "../config/secrets.ts";
+import type { Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { GroupSnapshotNotFound, SnapshotNotFound } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import * as journal from "../journal/journal.ts";
 import { compareMembers, type LocatedGroup, locateGroup, locateMembers } from "../journal/locate-group.ts";
+import type { Kms } from "../kms/kms.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -26,17 +27,17 @@ import { deleteSnapshot, type DeleteSnapshotError } from "../snapshot/delete.ts"
 
 /** `SnapshotNotFound`: the pool of a member is gone. */
 export type DeleteGroupSnapshotError = DeleteSnapshotError | SnapshotNotFound;
-type Needs = Ceph | Clusters | DriverSettings | Purge | Locks;
+type Needs = Ceph | Clusters | DriverSettings | Kms | Purge | Locks;
 
 const { GROUPS } = journal;
 
 export const deleteGroupSnapshot = Effect.fn("group.deleteGroupSnapshot")(function* (
   groupSnapshotId: string,
   snapshotIds: readonly string[],
-  credentials: Credentials,
+  requester: Requester,
 ): Effect.fn.Return<void, DeleteGroupSnapshotError, Needs> {
   const locks = yield* Locks;
-  const deleted = deleteLocked(groupSnapshotId, snapshotIds, credentials);
+  const deleted = deleteLocked(groupSnapshotId, snapshotIds, requester);
   yield* locks.with([LockKey.groupSnapshot(groupSnapshotId)], deleted).pipe(
     // CSI: the deletion of what does not exist succeeds.
     Effect.catchTag("GroupSnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
@@ -46,25 +47,26 @@ export const deleteGroupSnapshot = Effect.fn("group.deleteGroupSnapshot")(functi
 const deleteLocked = Effect.fnUntraced(function* (
   groupSnapshotId: string,
   snapshotIds: readonly string[],
-  credentials: Credentials,
+  requester: Requester,
 ): Effect.fn.Return<void, DeleteGroupSnapshotError | GroupSnapshotNotFound, Needs> {
+  const { credentials } = requester;
   const locks = yield* Locks;
   const group = yield* stage("find group", locateGroup(groupSnapshotId, credentials));
   yield* stage("compare members", compareMembers(group, snapshotIds));
   yield* stage("find members", locateMembers(group, credentials));
   const { requestName } = group.entry;
   const name = requestName === undefined ? undefined : LockKey.groupSnapshotName(requestName);
-  yield* locks.with([name], remove(group, credentials));
+  yield* locks.with([name], remove(group, requester));
 });
 
 const remove = Effect.fnUntraced(function* (
   { groupSnapshotId, pool, uuid, entry: { requestName, groupName, members } }: LocatedGroup,
-  credentials: Credentials,
+  requester: Requester,
 ): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
   const { instanceId } = yield* DriverSettings;
   const rbd = yield* Rbd;
   yield* stage("free name", journal.freeName(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName }));
-  const deletions = settleAll(members, (snapshotId) => deleteSnapshot(snapshotId, credentials, groupSnapshotId));
+  const deletions = settleAll(members, (snapshotId) => deleteSnapshot(snapshotId, requester, groupSnapshotId));
   yield* stage("delete members", deletions);
   yield* stage("remove group", rbd.groupRemove(pool, groupName));
   yield* stage("forget", journal.forget(GROUPS, pool, uuid));

@@ -115,9 +115,12 @@ const reserveMember = Effect.fnUntraced(function* (
   const { pool, uuid, requestName, source } = member;
   const lookUp = stage("look up member", journal.lookUp(SNAPSHOTS, pool, instanceId, requestName));
   const earlier = reservation === undefined ? undefined : yield* lookUp;
-  const { attributes, imageName } = source.volume;
+  const {
+    encryption,
+    volume: { attributes, imageName },
+  } = source;
   const prefix = spec.snapshotPrefix;
-  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName, groupId, uuid };
+  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName, groupId, uuid, encryption };
   const written = journal.reserve(SNAPSHOTS, pool, instanceId, entry, earlier);
   if (earlier !== undefined) return void (yield* stage("reserve", written));
   // An undo that was cut off leaves the entry without its name; no image is made before the point in time.

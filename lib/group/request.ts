@@ -43,6 +43,7 @@ export interface GroupSpec {
   readonly groupPool: string | undefined;
   readonly cluster: Cluster | undefined;
   readonly credentials: Credentials;
+  readonly secrets: Readonly<Record<string, string>>;
 }
 
 export interface Group {
@@ -84,7 +85,7 @@ export const readGroupSpec = Effect.fn("group.readGroupSpec")(function* ({
   const { clusterId, pool: groupPool, ...prefixes } = yield* Effect.fromResult(readGroupParameters(parameters));
   const credentials = yield* Effect.fromResult(parseCredentials(secrets, { allowMigration: false }));
   const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
-  return { requestName, sourceVolumeIds, parameters, ...prefixes, groupPool, cluster, credentials };
+  return { requestName, sourceVolumeIds, parameters, ...prefixes, groupPool, cluster, credentials, secrets };
 });
 
 /** The group snapshot of the request's name and volumes; a Conflict when the name was given to other volumes. */

@@ -19,16 +19,43 @@ import { statusIfThere } from "./races.ts";
 export interface InUseOptions {
   /** How many mirror daemons of the cluster may have a primary image open. */
   readonly mirrorDaemons: number;
-  /** The watchers that are the caller's own, as `client.4123`. */
-  readonly own?: readonly string[];
+  /** The clients that are the caller's own. */
+  readonly own?: readonly OwnClient[];
 }
+
+/** A client that may watch an image: by its ID, as `client.4123`, or where that is not known ("") by its addresses. */
+export interface OwnClient {
+  readonly watcherId: string;
+  readonly addresses: readonly string[];
+}
+
+/** The address in `10.0.0.1:0/3412/client.4123`, or in `v1:[fd00::1]:0/3412/client.4123`. */
+const addressIn = (watcher: string): string => {
+  const [, six, four] = /^(?:[a-z]\w*:)?(?:\[(.+?)\]|([^:/]+)):\d+\//.exec(watcher) ?? [];
+  return six ?? four ?? "";
+};
+
+/** The watchers that may be that client: several, if it is known by its addresses only. */
+export const watchersOf = (watchers: readonly string[], { watcherId, addresses }: OwnClient): readonly string[] =>
+  watchers.filter((watcher) =>
+    watcherId === "" ? addresses.includes(addressIn(watcher)) : watcher.split("/").includes(watcherId),
+  );
+
+/** The watcher that is that client; one that is known by its addresses only has one of those from there. */
+export const watcherOf = (watchers: readonly string[], client: OwnClient): string | undefined =>
+  watchersOf(watchers, client)[0];
 
 /** Who else has an image open, by the address and client ID that Ceph shows. */
 export const otherWatchers = (
   { watchers, mirror }: Pick<ImageStatus, "watchers" | "mirror">,
   { mirrorDaemons, own = [] }: InUseOptions,
 ): readonly string[] => {
-  const others = watchers.filter((watcher) => !own.some((id) => watcher.split("/").includes(id)));
+  // Those that are known for sure come first, so that the others take none of theirs.
+  const sure = own.toSorted((a, b) => Number(a.watcherId === "") - Number(b.watcherId === ""));
+  const others = sure.reduce((rest: readonly string[], client) => {
+    const its = watcherOf(rest, client);
+    return rest.filter((watcher) => watcher !== its);
+  }, watchers);
   return others.length <= (mirror === "primary" ? mirrorDaemons : 0) ? [] : others;
 };
 

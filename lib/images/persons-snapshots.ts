@@ -24,14 +24,18 @@ const MIRROR_DAEMON = ".rbd-mirror.";
 /** A message names so many snapshots, and counts the others. */
 const NAMED = 5;
 
-/** Fails if the image has a snapshot of kind `user` that is not in `drivers`. */
-export const proveNoPersonsSnapshot = (
-  pool: PoolRef,
-  imageName: string,
+/** Those of kind `user` that are not in `drivers`. */
+export const personsSnapshots = (
   { namedSnapshots }: Pick<ImageStatus, "namedSnapshots">,
   drivers: readonly string[],
+): readonly string[] => namedSnapshots.filter((name) => !drivers.includes(name) && !name.startsWith(MIRROR_DAEMON));
+
+/** Fails if there is one. */
+export const refusePersonsSnapshots = (
+  pool: PoolRef,
+  imageName: string,
+  persons: readonly string[],
 ): Effect.Effect<void, Precondition> => {
-  const persons = namedSnapshots.filter((name) => !drivers.includes(name) && !name.startsWith(MIRROR_DAEMON));
   if (persons.length === 0) return Effect.void;
   const label = imageLabel(pool, imageName);
   const more = persons.length > NAMED ? ` and ${persons.length - NAMED} more` : "";

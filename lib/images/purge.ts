@@ -1,13 +1,16 @@
 /**
- * Empties the trash: asks the manager to remove an image, or removes it in the background where the manager can't, one
- * image at a time.
+ * Empties the trash. Small images are removed by the driver itself, behind its answer, because the manager removes one
+ * image after another. Large ones, and those that the driver could not remove, are the manager's; where the manager
+ * can't, the driver removes them in the background, one at a time.
  *
- * Not here: moving an image to the trash, and the proof that nobody needs it (./removal.ts).
+ * Not here: moving an image to the trash, and the proof that nobody needs it (./removal.ts); the removal of small images
+ * (./quick-purge.ts); the search for what a crash left (./trash-sweep.ts).
  *
  * 1. `discard` answers when the removal is in somebody's queue; it never waits for the removal itself.
- * 2. The queue of this process is only a shortcut, so a crash loses nothing: a sweep finds every image in the trash
- *    that has a driver's name and no journal entry any more. It does not touch an image whose journal entry is left.
+ * 2. The queues of this process are only shortcuts, so a crash loses nothing: what the driver removes itself has its mark
+ *    in the trash, and a sweep finds it. Everything else goes to the manager, which remembers it.
  * 3. Removing an image twice is harmless: the second finds it gone, or busy and tries later.
+ * 4. A process that ends in order gives what waits in its own queue to the manager, as much as a moment permits.
  */
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -18,17 +21,34 @@ import { imageLabel } from "../ceph/label.ts";
 import { Manager } from "../ceph/manager.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
-import { isUuid } from "../csi/volume-id.ts";
-import { type Kind, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
 import { makeBackground } from "./background-queue.ts";
-import { TEMP_SUFFIX } from "./temp-suffix.ts";
+import { HELD_SECONDS, makeQuickPurge, type OfferOptions, type TrashedImage } from "./quick-purge.ts";
+import { leftInTrash, madeByDriver, makeSweeps } from "./trash-sweep.ts";
 
-const SWEEP_AFTER = "1 minute";
+/** Of an image that the driver removes itself: 16 GiB with objects of the usual size. */
+const MOST_OBJECTS = 4096n;
+/** For giving what waits to the manager when the process ends, out of the reserve of the grace budget. */
+const LEAVE = "500 millis";
+
+/** An image in the trash. */
+export interface DiscardedImage extends TrashedImage {
+  /** It was moved there with the driver's mark, so that a sweep finds it: the driver removes it itself. */
+  readonly marked: boolean;
+  /** It was found in the trash, so a driver may have it open that died. */
+  readonly found?: boolean;
+}
+
+/** Whether the driver itself removes an image of that name with that many objects. */
+export const isQuick = (name: string, objects: bigint): boolean =>
+  objects <= MOST_OBJECTS && madeByDriver(name) !== undefined;
 
 export class Purge extends Context.Service<
   Purge,
   {
-    readonly discard: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+    /** Has images removed of which each is the child of the next. */
+    readonly discard: (images: readonly DiscardedImage[]) => Effect.Effect<void, CephError>;
+    /** Tells that the pool is used: its trash is searched some time later. */
+    readonly visit: (pool: PoolRef) => Effect.Effect<void>;
     /** For how long the trash protects an image that is moved there; above 0 nobody but an administrator removes it. */
     readonly keepSeconds: number;
     /** Images that this process still has to remove itself. */
@@ -39,62 +59,62 @@ export class Purge extends Context.Service<
     Purge,
     Effect.gen(function* () {
       const rbd = yield* Rbd;
-      const manager = yield* Manager;
+      const { managerTrashRemove, managerTasks } = yield* Manager;
       const rados = yield* Rados;
       const own = yield* makeBackground("removal from the trash", rbd.trashRemove);
-      const scope = yield* Effect.scope;
-      const swept = new Set<string>();
 
-      const remove = (pool: PoolRef, id: string) =>
-        manager.managerTrashRemove(pool, id).pipe(
-          Effect.as("manager" as const),
-          Effect.catchTag("ImageNotFound", () => Effect.succeed("manager" as const)),
-          Effect.catchTag("ManagerUnavailable", (error) =>
-            Effect.gen(function* () {
-              yield* Effect.logWarning(`${error.message}; the driver removes the image itself`);
-              yield* own.offer(pool, id);
-              return "driver" as const;
-            }),
+      const byManager = ({ pool, id }: TrashedImage) =>
+        Effect.catchTag(managerTrashRemove(pool, id), "ImageNotFound", () => Effect.void);
+      const byManagerOrOwn = (image: TrashedImage) =>
+        Effect.catch(byManager(image), ({ message }) =>
+          Effect.andThen(
+            Effect.logWarning(`${message}; the driver removes the image itself`),
+            own.offer(image.pool, image.id),
           ),
         );
+      const quick = yield* makeQuickPurge(rbd.trashRemove, byManagerOrOwn);
+      const pending = () => [...own.pending(), ...quick.pending()];
 
-      /** Removes what earlier processes left. Runs once for each pool and process, if it succeeds. */
-      const sweep = (pool: PoolRef) =>
-        Effect.gen(function* () {
-          for (const entry of yield* rbd.trashList(pool)) {
-            const made = madeByDriver(entry.name);
-            const queued = own.pending().includes(imageLabel(pool, entry.id));
-            if (entry.source !== "user" || made === undefined || queued) continue;
-            const attributes = yield* Effect.provideService(readAttributes(made.kind, pool, made.uuid), Rados, rados);
-            if (attributes === undefined) yield* remove(pool, entry.id);
-          }
-        }).pipe(
-          Effect.catch((error) => {
-            swept.delete(imageLabel(pool, ""));
-            return Effect.logWarning(`could not look for left-over images in the trash: ${error.message}`);
-          }),
+      const queue = Effect.fnUntraced(function* (
+        images: readonly DiscardedImage[],
+        options: OfferOptions = {},
+      ): Effect.fn.Return<void, CephError> {
+        const small = images.every(({ marked }) => marked);
+        if (small && (yield* quick.offer(images, options))) return;
+        const asked: Effect.Effect<void, CephError> = Effect.forEach(images, byManager, { discard: true });
+        const alone: Effect.Effect<unknown> = small
+          ? quick.offer(images, { ...options, always: true })
+          : Effect.forEach(images, ({ pool, id }) => own.offer(pool, id));
+        yield* Effect.catchTag(asked, "ManagerUnavailable", (error) =>
+          Effect.andThen(Effect.logWarning(`${error.message}; the driver removes the image itself`), alone),
         );
+      });
 
-      const discard = (pool: PoolRef, id: string) =>
+      const visit = yield* makeSweeps((pool) =>
         Effect.gen(function* () {
-          const by = yield* remove(pool, id);
-          const key = imageLabel(pool, "");
-          if (swept.has(key)) return;
-          swept.add(key);
-          // A manager at work may have been away when an earlier process left something: no hurry then.
-          yield* Effect.forkIn(by === "manager" ? Effect.delay(sweep(pool), SWEEP_AFTER) : sweep(pool), scope);
-        });
-      return Purge.of({ discard, keepSeconds: 0, pending: own.pending });
+          const calls = { trashList: rbd.trashList, managerTasks, pending };
+          const left = yield* Effect.provideService(leftInTrash(pool, calls), Rados, rados);
+          for (const { id, name } of left) {
+            yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) was left in the trash, and is removed now`);
+            yield* queue([{ pool, id, marked: true }], { after: 0 });
+          }
+        }),
+      );
+      yield* Effect.addFinalizer(() =>
+        Effect.forEach(quick.leave(), byManager, { discard: true }).pipe(
+          Effect.timeoutOption(LEAVE),
+          Effect.catchCause(() => Effect.void),
+        ),
+      );
+
+      const discard = Effect.fnUntraced(function* (
+        images: readonly DiscardedImage[],
+      ): Effect.fn.Return<void, CephError> {
+        const found = images.some((image) => image.found === true);
+        yield* queue(images, found ? { after: HELD_SECONDS } : {});
+        for (const { pool } of images) yield* visit(pool);
+      });
+      return Purge.of({ discard, visit, keepSeconds: 0, pending });
     }),
   );
 }
-
-/** The journal kind and UUID in an image name with a driver's default prefix; `undefined` in any other name. */
-const madeByDriver = (name: string): { readonly kind: Kind; readonly uuid: string } | undefined => {
-  for (const kind of [VOLUMES, SNAPSHOTS]) {
-    if (!name.startsWith(kind.defaultImagePrefix)) continue;
-    const uuid = name.slice(kind.defaultImagePrefix.length).replace(new RegExp(`${TEMP_SUFFIX}$`), "");
-    if (isUuid(uuid)) return { kind, uuid };
-  }
-  return undefined;
-};

@@ -16,8 +16,12 @@ export const asRaced = ({ op, subject }: CephError): Effect.Effect<never, Raced>
 export const orRaced = <A, R>(read: Effect.Effect<A, CephError, R>): Effect.Effect<A, CephError, R> =>
   Effect.catchTag(read, ["ImageNotFound", "ObjectNotFound"], asRaced);
 
-/** The status of an image; `undefined` if the image does not exist. */
-export const statusIfThere = (pool: PoolRef, image: string): Effect.Effect<ImageStatus | undefined, CephError, Rbd> =>
+/** The status of an image, with these keys of its metadata; `undefined` if the image does not exist. */
+export const statusIfThere = (
+  pool: PoolRef,
+  image: string,
+  metadata: readonly string[] = [],
+): Effect.Effect<ImageStatus | undefined, CephError, Rbd> =>
   Effect.flatMap(Rbd, (rbd) =>
-    rbd.imageStatus(pool, image).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
+    rbd.imageStatus(pool, image, metadata).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
   );

@@ -12,31 +12,31 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { DRIVERS_MARK_SECONDS, type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
-import { proveNoPersonsSnapshot } from "./persons-snapshots.ts";
-import { Purge } from "./purge.ts";
+import { personsSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
+import { type DiscardedImage, isQuick, Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
 export const discardImage = Effect.fnUntraced(function* (
-  pool: PoolRef,
-  imageName: string,
-  imageId: string,
+  image: DiscardedImage & { readonly name: string },
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
-  yield* moveToTrash(pool, imageName);
-  yield* (yield* Purge).discard(pool, imageId);
+  yield* moveToTrash(image.pool, image.name, image.marked);
+  yield* (yield* Purge).discard([image]);
 });
 
 /** A second move finishes one that was cut off. If the image is not there, another driver has moved it. */
 const moveToTrash = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
+  marked: boolean,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
   const { keepSeconds } = yield* Purge;
-  const move = (yield* Rbd).trashMove(pool, imageName, keepSeconds);
+  const seconds = marked && keepSeconds === 0 ? DRIVERS_MARK_SECONDS : keepSeconds;
+  const move = (yield* Rbd).trashMove(pool, imageName, seconds);
   yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
 });
 
@@ -55,7 +55,11 @@ export const finishRemoval = Effect.fnUntraced(function* (
   const trashed = byId ? [yield* rbd.trashGet(pool, imageId)] : yield* rbd.trashList(pool);
   for (const name of [imageName, ...followers]) {
     for (const entry of trashed) {
-      if (entry?.source === "user" && entry.name === name) yield* discardImage(pool, name, entry.id);
+      if (entry?.source !== "user" || entry.name !== name) continue;
+      // what the trash protects is an administrator's to purge
+      const marked = entry.byDriver === true;
+      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, false);
+      else yield* discardImage({ pool, name, id: entry.id, marked, found: true });
     }
   }
 });
@@ -91,6 +95,7 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
 ): Effect.fn.Return<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   const purge = yield* Purge;
+  for (const { pool } of removals) yield* purge.visit(pool);
   const looked = yield* Effect.forEach(removals, (removal) =>
     Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
   );
@@ -107,25 +112,39 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
       followers.filter((follower) => !present.has(follower)),
     );
   }
+  const gone: DiscardedImage[] = [];
   for (const [at, { removal, image }] of looked.entries()) {
     if (image === undefined) continue;
     const { pool, imageName, snapshots = [] } = removal;
+    const marked = isSmall(imageName, image);
     for (const { clear } of leftovers[at] ?? []) yield* clear;
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-    yield* moveToTrash(pool, imageName);
+    yield* moveToTrash(pool, imageName, marked);
+    gone.push({ pool, id: image.id, marked });
   }
-  for (const { removal, image } of looked) if (image !== undefined) yield* purge.discard(removal.pool, image.id);
+  if (gone.length > 0) yield* purge.discard(gone);
 });
 
-/** What a driver left on the image. Fails if any other snapshot is there that does not go with it. */
+const isSmall = (name: string, { sizeBytes, objectSize }: ImageStatus): boolean =>
+  isQuick(name, (sizeBytes + objectSize - 1n) / objectSize);
+
+/**
+ * What a driver left on the image. Fails if any other snapshot is there that does not go with it. A driver removes its
+ * snapshot before the journal entry that proves it: one without an entry is a person's only if it is still there after
+ * the entry was looked for.
+ */
 const driversLeftovers = Effect.fnUntraced(function* (
   { pool, imageName, snapshots = [], leftovers }: Removal,
   image: ImageStatus | undefined,
 ): Effect.fn.Return<readonly Leftover[], CephError | Precondition, Rados | Rbd> {
   const further = image?.namedSnapshots.filter((name) => !snapshots.includes(name)) ?? [];
   const left = leftovers === undefined || further.length === 0 ? [] : yield* leftovers(further);
-  const driver = [...snapshots, ...left.map(({ snapshot }) => snapshot)];
-  if (image !== undefined) yield* proveNoPersonsSnapshot(pool, imageName, image, driver);
+  if (image === undefined) return left;
+  const unproven = personsSnapshots(image, [...snapshots, ...left.map(({ snapshot }) => snapshot)]);
+  if (unproven.length === 0) return left;
+  const { namedSnapshots: now } = yield* orRaced((yield* Rbd).imageStatus(pool, imageName));
+  const persons = unproven.filter((name) => now.includes(name));
+  yield* refusePersonsSnapshots(pool, imageName, persons);
   return left;
 });
 
@@ -150,7 +169,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
     });
   }
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-  yield* discardImage(pool, imageName, image.id);
+  yield* discardImage({ pool, name: imageName, id: image.id, marked: isSmall(imageName, image) });
 });
 
 /** `discardUnfinished` before the image is made again: only a driver has it open, or one that died a moment ago. */

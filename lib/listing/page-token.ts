@@ -12,6 +12,7 @@
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { InvalidToken } from "../csi/errors.ts";
+import { jsonOf } from "../text/json.ts";
 
 export type ListKind = "volumes" | "snapshots" | "volume health";
 
@@ -40,18 +41,10 @@ export const parseToken = (kind: ListKind, token: string): Result.Result<Positio
     }),
   );
   if (token.length > MAX_TOKEN || !token.startsWith(FORM[kind])) return refused;
-  const parsed = parts.safeParse(jsonIn(token.slice(FORM[kind].length)));
+  const parsed = parts.safeParse(jsonOf(Buffer.from(token.slice(FORM[kind].length), "base64url").toString("utf8")));
   if (!parsed.success) return refused;
   const [clusterId, pool, requestName] = parsed.data;
   const position = { clusterId, poolId: BigInt(pool), requestName };
   // A position has exactly one text: another text that decodes to it was not written here.
   return encodeToken(kind, position) === token ? Result.succeed(position) : refused;
-};
-
-const jsonIn = (text: string): unknown => {
-  try {
-    return JSON.parse(Buffer.from(text, "base64url").toString("utf8"));
-  } catch {
-    return undefined;
-  }
 };

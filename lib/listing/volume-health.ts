@@ -11,15 +11,7 @@ import type { CephError, ParentLost } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import type { ImageStatus, TrashEntry } from "../ceph/rbd.ts";
-
-export interface Fault {
-  /** Inaccessible: no node of this cluster can use the volume. */
-  readonly status: "degraded" | "inaccessible" | "data loss";
-  /** One CamelCase word, for programs. */
-  readonly reason: string;
-  /** For people. */
-  readonly message: string;
-}
+import type { Fault } from "../csi/volume-health.ts";
 
 /** The fault of a volume that the journal knows as complete, but that has no image. */
 export const imageGone = (pool: PoolRef, imageName: string, trashed: TrashEntry | undefined): Fault => {

@@ -28,6 +28,7 @@ import { DriverSettings } from "../config/settings.ts";
 import { type Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { encodeVolumeId, parseVolumeId, volumeKind } from "../csi/volume-id.ts";
+import type { Fault } from "../csi/volume-health.ts";
 import { statusIfThere } from "../images/races.ts";
 import { imageNameOf, readManyAttributes, VOLUMES } from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
@@ -36,7 +37,7 @@ import { allClusters, credentialsFor } from "./cluster-credentials.ts";
 import { imageHeaders, imagePoolOf, type NamedImage } from "./image-headers.ts";
 import type { Position } from "./page-token.ts";
 import { type JournalName, type JournalPool, type Page, type PageError, pageOf } from "./page.ts";
-import { type Fault, faultOf, imageGone, isFull, parentLost, poolFull, poolGone } from "./volume-health.ts";
+import { faultOf, imageGone, isFull, parentLost, poolFull, poolGone } from "./volume-health.ts";
 
 export interface VolumeHealth {
   readonly volumeId: string;

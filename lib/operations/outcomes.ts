@@ -19,25 +19,32 @@ import type {
   LockHeld,
   NotReadyYet,
   Precondition,
+  NodeNotFound,
   SnapshotNotFound,
   StillRunning,
   TooMany,
   Unplaceable,
+  Unserved,
   VolumeNotFound,
 } from "../csi/errors.ts";
 import type { InvalidSize, SizeOutOfRange } from "../csi/size.ts";
 import { Code, RpcError } from "../grpc/status.ts";
 import type { HostError } from "../host/errors.ts";
+import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
 import type { Operation } from "./operation.ts";
 
 export type DomainError =
   | CephError
   | HostError
+  | KmsError
+  | KeyNotFound
+  | KeyExists
   | ConfigError
   | InvalidParameter
   | InvalidSecret
   | InvalidSize
   | InvalidRequest
+  | NodeNotFound
   | VolumeNotFound
   | SnapshotNotFound
   | GroupSnapshotNotFound
@@ -49,6 +56,7 @@ export type DomainError =
   | Precondition
   | TooMany
   | Unplaceable
+  | Unserved
   | InvalidToken
   | JournalCorrupt;
 
@@ -67,6 +75,7 @@ const OUTCOMES = {
   ObjectNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   PoolNotFound: { code: Code.INVALID_ARGUMENT, outcome: "none" },
   PoolUnfit: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  NodeNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   VolumeNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   GroupSnapshotNotFound: { code: Code.NOT_FOUND, outcome: "none" },
   Exists: { code: Code.ALREADY_EXISTS, outcome: "none" },
@@ -88,6 +97,7 @@ const OUTCOMES = {
   TooMany: { code: Code.RESOURCE_EXHAUSTED, outcome: "none" },
   // CSI 1.12 CreateVolume: so the CO may try another topology.
   Unplaceable: { code: Code.RESOURCE_EXHAUSTED, outcome: "none" },
+  Unserved: { code: Code.UNIMPLEMENTED, outcome: "none" },
   InvalidToken: { code: Code.ABORTED, outcome: "none" },
   ParentLost: { code: Code.ABORTED, outcome: "none" },
   Raced: { code: Code.ABORTED, outcome: "another driver's" },
@@ -112,6 +122,14 @@ const OUTCOMES = {
   UnexpectedContent: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   FilesystemDamaged: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   PathInTheWay: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  KmsUnknown: { code: Code.INVALID_ARGUMENT, outcome: "none" },
+  KmsConfigInvalid: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  KmsDenied: { code: Code.PERMISSION_DENIED, outcome: "none" },
+  KmsRefused: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  KmsUnreachable: { code: Code.UNAVAILABLE, outcome: "unknown" },
+  KeyDamaged: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  KeyNotFound: { code: Code.FAILED_PRECONDITION, outcome: "none" },
+  KeyExists: { code: Code.ABORTED, outcome: "none" },
 } as const satisfies Readonly<Record<DomainError["_tag"], { readonly code: Code; readonly outcome: Outcome }>>;
 
 /** The table, for the test that proves invariant 2 over every row. */

@@ -17,7 +17,6 @@
  * 5. A snapshot that could not be used from where the request asks for is refused before anything is written.
  */
 import * as Effect from "effect/Effect";
-import * as Result from "effect/Result";
 import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
@@ -44,17 +43,25 @@ import { cloneThrough, resumeClone } from "../images/clone.ts";
 import type { Flatten } from "../images/flatten.ts";
 import { removeLeftOverTemp } from "../images/intermediate.ts";
 import { holderSpec } from "../images/layout.ts";
-import type { Purge } from "../images/purge.ts";
+import { Purge } from "../images/purge.ts";
 import { asRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
+import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { Requirement } from "../volume/topology.ts";
+import {
+  chooseSnapshotKey,
+  keepKeyWithoutSource,
+  keepSnapshotKey,
+  readSourceKey,
+  type SnapshotKeyError,
+} from "./key.ts";
 import { makeReady, type SnapshotImage, undoReservation } from "./finish.ts";
 import { readSnapshotParameters } from "./parameters.ts";
 import { findSourceVolume, type SourceVolume, type SourceVolumeError } from "./source-volume.ts";
@@ -78,11 +85,13 @@ interface SnapshotSpec {
   readonly snapshotPrefix: string;
   readonly cluster: Cluster | undefined;
   readonly credentials: Credentials;
+  readonly secrets: Readonly<Record<string, string>>;
   readonly topology: SnapshotTopology;
 }
 
 export type CreateSnapshotError =
   | SourceVolumeError
+  | SnapshotKeyError
   | InvalidParameter
   | InvalidSecret
   | Conflict
@@ -91,7 +100,7 @@ export type CreateSnapshotError =
   | JournalCorrupt
   | LockHeld
   | Unplaceable;
-type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Purge | Flatten;
+type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Kms | Purge | Flatten;
 
 const { SNAPSHOTS, imageNameOf } = journal;
 
@@ -121,7 +130,7 @@ const readSpec = Effect.fnUntraced(function* ({ secrets, topology: requirement, 
   const cluster = clusterId === undefined ? undefined : yield* (yield* Clusters).get(clusterId);
   const { driverName } = yield* DriverSettings;
   const topology = { pools, requirement, driverName };
-  const spec: SnapshotSpec = { ...request, snapshotPrefix, cluster, credentials, topology };
+  const spec: SnapshotSpec = { ...request, snapshotPrefix, cluster, credentials, secrets, topology };
   return spec;
 });
 
@@ -131,6 +140,7 @@ const snapshotOf = Effect.fnUntraced(function* (
   source: SourceVolume,
   answerEarly: (snapshot: CsiSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiSnapshot, CreateSnapshotError, Needs> {
+  yield* (yield* Purge).visit(source.volume.pool);
   yield* stage("check topology", Effect.fromResult(usableFrom(source.volume.pool.pool, spec.topology)));
   const earlier = yield* stage("recover earlier attempt", recoverEarlierAttempt(spec, source));
   if (earlier?.image !== undefined) {
@@ -185,19 +195,24 @@ const holdPointInTime = Effect.fnUntraced(function* (
   source: SourceVolume,
   earlier: journal.Reservation | undefined,
 ): Effect.fn.Return<SnapshotImage & { readonly image: PointInTime }, CreateSnapshotError, Needs | Compensations> {
+  const { pool } = source.volume;
   yield* stage("limit snapshots", limitSnapshots(source.volume, source.image));
+  const sourceKey = yield* readSourceKey(source, spec.secrets);
   const { uuid, imageName } = yield* reserve(spec, source, earlier);
+  const snapshotId = yield* handleOf(spec, source.volume, uuid);
+  const key = yield* chooseSnapshotKey(source, sourceKey, { snapshotId, pool, imageName }, spec.secrets);
   const image = yield* Effect.catchTag(cloneSource(source, imageName, earlier === undefined), "ImageNotFound", asRaced);
-  return { pool: source.volume.pool, uuid, imageName, image };
+  yield* keepSnapshotKey(key, { pool, imageName });
+  return { pool, uuid, imageName, image };
 });
 
 const reserve = Effect.fnUntraced(function* (
   { requestName, snapshotPrefix: prefix }: SnapshotSpec,
-  { volume: { pool, imageName, attributes } }: SourceVolume,
+  { volume: { pool, imageName, attributes }, encryption }: SourceVolume,
   earlier: journal.Reservation | undefined,
 ) {
   const { instanceId } = yield* DriverSettings;
-  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName };
+  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName, encryption };
   const claim = journal.claim(SNAPSHOTS, pool, instanceId, entry, earlier);
   const undo = (made: journal.Claim) => undoReservation({ ...made, pool }, requestName);
   const claimed = yield* earlier === undefined ? step("reserve", claim, { undo }) : stage("reserve", claim);
@@ -247,7 +262,7 @@ const finishWithoutSource = Effect.fnUntraced(function* (
   spec: SnapshotSpec,
   gone: VolumeNotFound,
 ): Effect.fn.Return<CsiSnapshot, CreateSnapshotError, Needs> {
-  const { requestName, sourceVolumeId, credentials, parameters } = spec;
+  const { requestName, sourceVolumeId, credentials } = spec;
   const { instanceId } = yield* DriverSettings;
   const source = yield* stage("find source", locateVolume(sourceVolumeId, credentials));
   const { pool } = source;
@@ -260,7 +275,7 @@ const finishWithoutSource = Effect.fnUntraced(function* (
   if (image !== undefined) {
     const complete = attributes.imageId !== undefined;
     if (complete || (yield* stage("look at clone", holdsPointInTime(source, imageName, image)))) {
-      if (!complete) yield* makeReady({ pool, uuid, imageName }, image.id, parameters);
+      if (!complete) yield* finish(spec, source, { pool, uuid, imageName }, attributes, image.id);
       return yield* describe(spec, source, uuid, image, true);
     }
   }
@@ -269,24 +284,40 @@ const finishWithoutSource = Effect.fnUntraced(function* (
   return yield* gone;
 });
 
+const finish = Effect.fnUntraced(function* (
+  spec: SnapshotSpec,
+  source: LocatedVolume,
+  snapshot: SnapshotImage,
+  attributes: journal.Attributes,
+  imageId: string,
+): Effect.fn.Return<void, CreateSnapshotError, Needs> {
+  const snapshotId = yield* handleOf(spec, source, snapshot.uuid);
+  yield* keepKeyWithoutSource(spec.sourceVolumeId, attributes, { ...snapshot, snapshotId }, spec.secrets);
+  yield* makeReady(snapshot, imageId, spec.parameters);
+});
+
 /** A clone with neither a parent nor data of its own was cut off at the beginning. */
 const holdsPointInTime = ({ pool }: LocatedVolume, imageName: string, { parent }: ImageStatus) =>
   parent !== undefined
     ? Effect.succeed(true)
     : Effect.flatMap(Rbd, (rbd): Effect.Effect<boolean, CephError> => rbd.imageHasData(pool, imageName, "own"));
 
+const handleOf = ({ cluster }: SnapshotSpec, source: LocatedVolume, uuid: string) => {
+  const { clusterId } = cluster ?? source.cluster;
+  return Effect.fromResult(newHandle({ clusterId, poolId: source.poolId, uuid }));
+};
+
 const describe = (
-  { cluster, sourceVolumeId, topology }: SnapshotSpec,
+  spec: SnapshotSpec,
   source: LocatedVolume,
   uuid: string,
   { sizeBytes, createdAt }: PointInTime,
   ready: boolean,
 ): Effect.Effect<CsiSnapshot, InvalidRequest | Unplaceable> => {
-  const { clusterId } = cluster ?? source.cluster;
-  const described = Result.gen(function* () {
-    const snapshotId = yield* newHandle({ clusterId, poolId: source.poolId, uuid });
-    const from = yield* usableFrom(source.pool.pool, topology);
+  const { sourceVolumeId, topology } = spec;
+  return Effect.gen(function* () {
+    const snapshotId = yield* handleOf(spec, source, uuid);
+    const from = yield* Effect.fromResult(usableFrom(source.pool.pool, topology));
     return { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready, usableFrom: from };
   });
-  return Effect.fromResult(described);
 };

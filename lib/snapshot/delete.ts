@@ -1,5 +1,5 @@
 /**
- * DeleteSnapshot: moves the image that holds the point in time to the trash, then frees its name. Volumes that were
+ * DeleteSnapshot: moves the image that holds the point in time to the trash, removes its key, then frees its name. Volumes that were
  * restored from it stay: their parent waits in the trash until the last of them is deleted or flattened.
  *
  * Not here: when an image may go, and its way to the trash (lib/images/removal.ts).
@@ -15,29 +15,31 @@ import type { CephError } from "../ceph/errors.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
-import type { Credentials } from "../config/secrets.ts";
+import type { Credentials, Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { InvalidRequest, type LockHeld, type Precondition, type SnapshotNotFound } from "../csi/errors.ts";
+import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
 import { removeImages } from "../images/removal.ts";
 import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
 import { locateGroup } from "../journal/locate-group.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
+import type { Kms } from "../kms/kms.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 
 export type DeleteSnapshotError = CephError | ConfigError | InvalidRequest | Precondition | LockHeld;
-type Needs = Ceph | Clusters | DriverSettings | Purge | Locks;
+type Needs = Ceph | Clusters | DriverSettings | Kms | Purge | Locks;
 
 /** `deletedGroupId`: the group snapshot that is being deleted with this member of it. */
 export const deleteSnapshot = Effect.fn("snapshot.deleteSnapshot")(function* (
   snapshotId: string,
-  credentials: Credentials,
+  requester: Requester,
   deletedGroupId?: string,
 ): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
   const locks = yield* Locks;
-  yield* locks.with([LockKey.snapshot(snapshotId)], deleteLocked(snapshotId, credentials, deletedGroupId)).pipe(
+  yield* locks.with([LockKey.snapshot(snapshotId)], deleteLocked(snapshotId, requester, deletedGroupId)).pipe(
     // CSI: the deletion of what does not exist succeeds.
     Effect.catchTag("SnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),
   );
@@ -45,7 +47,7 @@ export const deleteSnapshot = Effect.fn("snapshot.deleteSnapshot")(function* (
 
 const deleteLocked = Effect.fnUntraced(function* (
   snapshotId: string,
-  credentials: Credentials,
+  { credentials, secrets }: Requester,
   deletedGroupId: string | undefined,
 ): Effect.fn.Return<void, DeleteSnapshotError | SnapshotNotFound, Needs> {
   const locks = yield* Locks;
@@ -55,7 +57,7 @@ const deleteLocked = Effect.fnUntraced(function* (
     yield* stage("find group", proveNotMember(snapshotId, groupId, credentials));
   }
   const name = requestName === undefined ? undefined : LockKey.snapshotName(requestName);
-  yield* locks.with([name], remove(snapshot));
+  yield* locks.with([name], remove(snapshot, secrets));
 });
 
 const proveNotMember = (snapshotId: string, groupId: string, credentials: Credentials) =>
@@ -68,12 +70,11 @@ const proveNotMember = (snapshotId: string, groupId: string, credentials: Creden
     Effect.catchTag("GroupSnapshotNotFound", () => Effect.void),
   );
 
-const remove = Effect.fnUntraced(function* ({
-  pool,
-  uuid,
-  imageName,
-  attributes,
-}: LocatedVolume): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
+const remove = Effect.fnUntraced(function* (
+  snapshot: LocatedVolume,
+  secrets: Requester["secrets"],
+): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Kms | Purge> {
+  const { pool, uuid, imageName, attributes } = snapshot;
   const { instanceId } = yield* DriverSettings;
   const { imageId, source, requestName } = attributes ?? {};
   if (imageId === undefined && source !== undefined) {
@@ -85,6 +86,7 @@ const remove = Effect.fnUntraced(function* ({
     );
   }
   yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));
+  yield* removeKey(snapshot, secrets);
   if (attributes === undefined) return;
   yield* stage("free name", unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName }));
 });

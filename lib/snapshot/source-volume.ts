@@ -12,6 +12,7 @@ import { imageLabel } from "../ceph/label.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
+import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, Precondition, VolumeNotFound } from "../csi/errors.ts";
@@ -22,6 +23,8 @@ export interface SourceVolumeSpec {
   /** The cluster that the snapshot class names; absent: that of the volume. */
   readonly cluster: Cluster | undefined;
   readonly credentials: Credentials;
+  /** Those of the request, in which a key store may have its own. */
+  readonly secrets: Readonly<Record<string, string>>;
 }
 
 export interface SourceVolume {
@@ -29,6 +32,8 @@ export interface SourceVolume {
   readonly image: ImageStatus;
   /** Part of the snapshot's ID: two entries of config.json may lead to one cluster. */
   readonly clusterId: string;
+  /** `undefined`: it is plain. */
+  readonly encryption: Encryption | undefined;
 }
 
 export type SourceVolumeError = CephError | ConfigError | InvalidRequest | Precondition | VolumeNotFound;
@@ -38,17 +43,21 @@ export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function*
   sourceVolumeId,
   cluster,
   credentials,
-}: SourceVolumeSpec): Effect.fn.Return<SourceVolume, SourceVolumeError, Ceph | Clusters | ClusterMapping> {
+}: Pick<SourceVolumeSpec, "cluster" | "credentials" | "sourceVolumeId">): Effect.fn.Return<
+  SourceVolume,
+  SourceVolumeError,
+  Ceph | Clusters | ClusterMapping
+> {
   const volume = yield* locateVolume(sourceVolumeId, credentials);
   if (cluster !== undefined && !sameCluster(cluster, volume.cluster)) {
     const reason = `is ${cluster.clusterId}, but the volume is in cluster ${volume.cluster.clusterId}`;
     return yield* new InvalidRequest({ field: "parameters.clusterID", reason });
   }
-  if (volume.attributes?.encryptKms !== undefined) {
-    return yield* new Precondition({
-      subject: `volume ${sourceVolumeId}`,
-      problem: "is encrypted, and this release does not take snapshots of encrypted volumes",
-    });
+  const encryption = encryptionIn(volume.attributes);
+  if (encryption?.type === "file") {
+    const problem =
+      "is encrypted by files, and this release takes snapshots only of what is encrypted as a whole device";
+    return yield* new Precondition({ subject: `volume ${sourceVolumeId}`, problem });
   }
   const gone = ({ message }: CephError) => new VolumeNotFound({ volumeId: sourceVolumeId, reason: message });
   const image = yield* (yield* Rbd)
@@ -59,7 +68,7 @@ export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function*
     const reason = `names a volume whose image ${label} cannot be cloned, because it lacks the feature layering`;
     return yield* new InvalidRequest({ field: "source_volume_id", reason });
   }
-  return { volume, image, clusterId: (cluster ?? volume.cluster).clusterId };
+  return { volume, image, clusterId: (cluster ?? volume.cluster).clusterId, encryption };
 });
 
 /** Whether two entries of config.json lead to the same images. */

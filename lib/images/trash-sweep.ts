@@ -1,0 +1,105 @@
+/**
+ * Looks through the trash of pools that are in use for what drivers left there that died behind their answer.
+ *
+ * Not here: the removal of what it finds (./purge.ts).
+ *
+ * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone, and
+ *    that the manager has no task for. Whatever else is in the trash a person put there, who may want it back.
+ * 2. A pool is looked through some time after its first use, and again every ten minutes as long as it is used: another
+ *    driver may have died since. Each time takes at most four calls, and finds at most `MOST` images.
+ * 3. No request waits for it or fails with it.
+ */
+import * as Effect from "effect/Effect";
+import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
+import type { ManagerTask } from "../ceph/manager.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
+import type { TrashEntry } from "../ceph/rbd.ts";
+import { isUuid } from "../csi/volume-id.ts";
+import { type Kind, readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { HELD_SECONDS } from "./quick-purge.ts";
+import { TEMP_SUFFIX } from "./temp-suffix.ts";
+
+const EVERY = "10 minutes";
+/** At one time: the rest is found the next time. */
+const MOST = 1024;
+
+export interface SweepCalls {
+  readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
+  readonly managerTasks: (access: PoolRef["access"]) => Effect.Effect<readonly ManagerTask[], CephError>;
+  /** Labels of the images that this process is going to remove anyway. */
+  readonly pending: () => readonly string[];
+}
+
+/** Images in the trash that nobody is going to remove. */
+export const leftInTrash = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  { trashList, managerTasks, pending }: SweepCalls,
+): Effect.fn.Return<readonly TrashEntry[], CephError, Rados> {
+  const entries = yield* trashList(pool);
+  const known = new Set(pending());
+  const ours = entries.flatMap((entry) => {
+    const made = madeByDriver(entry.name);
+    const foreign = entry.source !== "user" || entry.byDriver !== true;
+    return made === undefined || foreign || known.has(imageLabel(pool, entry.id)) ? [] : [{ entry, ...made }];
+  });
+  if (ours.length === 0) return [];
+  // without a manager nobody works on its tasks
+  const tasks = yield* Effect.catchTag(managerTasks(pool.access), "ManagerUnavailable", () => Effect.succeed([]));
+  const given = new Set(
+    tasks.flatMap((task) => (task.pool === pool.pool && task.namespace === pool.namespace ? [task.image] : [])),
+  );
+  const nobodys = ours.filter(({ entry: { id } }) => !given.has(id));
+  const left: TrashEntry[] = [];
+  for (const kind of [VOLUMES, SNAPSHOTS]) {
+    const those = nobodys.filter((each) => each.kind === kind);
+    if (those.length === 0) continue;
+    const uuids = those.map(({ uuid }) => uuid);
+    const attributes = yield* readManyAttributes(kind, pool, uuids);
+    left.push(...those.flatMap(({ entry }, at) => (attributes[at] === undefined ? [entry] : [])));
+  }
+  return left.slice(0, MOST);
+});
+
+/** The journal kind and UUID in an image name with a driver's default prefix; `undefined` in any other name. */
+export const madeByDriver = (name: string): { readonly kind: Kind; readonly uuid: string } | undefined => {
+  for (const kind of [VOLUMES, SNAPSHOTS]) {
+    if (!name.startsWith(kind.defaultImagePrefix)) continue;
+    const uuid = name.slice(kind.defaultImagePrefix.length).replace(new RegExp(`${TEMP_SUFFIX}$`), "");
+    if (isUuid(uuid)) return { kind, uuid };
+  }
+  return undefined;
+};
+
+/** Gives a function that is told of each use of a pool, and has it swept now and then. */
+export const makeSweeps = (sweep: (pool: PoolRef) => Effect.Effect<void, CephError>) =>
+  Effect.map(Effect.scope, (scope) => {
+    const used = new Map<string, { pool: PoolRef; again: boolean }>();
+
+    const sweeps = Effect.fnUntraced(function* (key: string, state: { pool: PoolRef; again: boolean }) {
+      // By then Ceph has dropped the watches of drivers that died before this one began.
+      yield* Effect.sleep(`${HELD_SECONDS} seconds`);
+      do {
+        state.again = false;
+        yield* Effect.catch(sweep(state.pool), ({ message }) =>
+          Effect.logWarning(`could not look for left-over images in the trash: ${message}`),
+        );
+        yield* Effect.sleep(EVERY);
+      } while (state.again);
+      used.delete(key);
+    });
+
+    return (pool: PoolRef): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        const key = `${pool.access.monitors.join(",")} ${imageLabel(pool, "")}`;
+        const state = used.get(key);
+        if (state !== undefined) {
+          // the latest credentials are the ones that work
+          Object.assign(state, { pool, again: true });
+          return Effect.void;
+        }
+        const begun = { pool, again: false };
+        used.set(key, begun);
+        return Effect.asVoid(Effect.forkIn(sweeps(key, begun), scope));
+      });
+  });
