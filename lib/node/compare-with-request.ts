@@ -74,6 +74,9 @@ const differenceOf = (
       : fixed.imageName === mapped.image && fixed.pool === mapped.pool) &&
     (imageMeta.kind !== "read" || isImage(mapped, imageMeta.meta));
   if (!isItsImage) return `from image ${imageSpec(mapped)}, which is not its image`;
+  if (context.encryption !== undefined && mapped.crypt === undefined) {
+    return `from ${mapped.path} as it is; the request asks for encryption`;
+  }
   if (kind !== access.kind)
     return `as ${kind}; the request asks for ${access.kind === "block" ? "block" : "a filesystem"}`;
   if (access.kind === "block") {

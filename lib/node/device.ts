@@ -3,6 +3,7 @@
  *
  * Not here: the filesystem on it (./prepare-filesystem.ts), and the order of steps (./publish.ts, ./expand.ts).
  */
+import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { Precondition } from "../csi/errors.ts";
 import { MIB } from "../csi/size.ts";
@@ -40,6 +41,7 @@ const SIZE_PATIENCE = "30 seconds";
 export const sizedAtLeast = Effect.fnUntraced(function* (
   { mapped }: StagedDevice,
   requiredBytes: bigint,
+  patience: Duration.Input = SIZE_PATIENCE,
 ): Effect.fn.Return<DeviceState, HostError | Precondition, Host> {
   const host = yield* Host;
   const look = host.deviceState(mapped.path).pipe(
@@ -58,7 +60,7 @@ export const sizedAtLeast = Effect.fnUntraced(function* (
     first: "100 millis",
     factor: 2,
     longest: "2 seconds",
-    patience: SIZE_PATIENCE,
+    patience,
   });
 });
 

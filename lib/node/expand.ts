@@ -1,9 +1,11 @@
 /**
- * NodeExpandVolume: waits until the kernel knows the new size of the image, and grows the filesystem to it.
+ * NodeExpandVolume: waits until the kernel knows the new size of the image, and grows the LUKS layer, if there is one, and the
+ * filesystem to it.
  *
  * Not here: growing the image (lib/volume/expand.ts).
  *
- * 1. The size in the answer is that of the device, and the filesystem is proven to fill it.
+ * 1. The size in the answer is that of the image, as the request has it: LUKS takes its header of it. The filesystem is
+ *    proven to fill the device that it is on.
  */
 import * as Effect from "effect/Effect";
 import { type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.ts";
@@ -14,7 +16,10 @@ import { isReadOnly, type MountEntry } from "../host/mountinfo.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { growLayer } from "./crypt-layer.ts";
 import { proveGrown, sizedAtLeast } from "./device.ts";
+import { Healing, type HealError, type HealNeeds } from "./healing.ts";
+import type { StagedDevice } from "./staged-device.ts";
 import { findMountedVolume } from "./staged-volume.ts";
 
 export interface ExpandSpec {
@@ -27,12 +32,12 @@ export interface ExpandSpec {
   readonly limitBytes: bigint;
 }
 
-export type ExpandError = HostError | LockHeld | Precondition | SizeOutOfRange | VolumeNotFound;
+export type ExpandError = HealError | HostError | LockHeld | Precondition | SizeOutOfRange | VolumeNotFound;
 
-/** -> the bytes of the volume's device. */
+/** -> the bytes of the volume's image. */
 export const expandVolume = Effect.fn("node.expandVolume")(function* (
   spec: ExpandSpec,
-): Effect.fn.Return<bigint, ExpandError, Host | Locks> {
+): Effect.fn.Return<bigint, ExpandError, Healing | HealNeeds | Locks> {
   return yield* (yield* Locks).with([LockKey.volume(spec.volumeId)], expandLocked(spec));
 });
 
@@ -41,7 +46,7 @@ const expandLocked = Effect.fnUntraced(function* ({
   path,
   requiredBytes,
   limitBytes,
-}: ExpandSpec): Effect.fn.Return<bigint, ExpandError, Host> {
+}: ExpandSpec): Effect.fn.Return<bigint, ExpandError, Healing | HealNeeds> {
   const host = yield* Host;
   const { entry, shown } = yield* stage("look at node", findMountedVolume(volumeId, path));
   if (shown === undefined) {
@@ -52,19 +57,31 @@ const expandLocked = Effect.fnUntraced(function* ({
     });
   }
   const { device, kind } = shown;
-  const { sizeBytes } = yield* stage("wait for size", sizedAtLeast(device, requiredBytes));
+  const { sizeBytes } = yield* stage("wait for size", grownDevice(device, requiredBytes));
   if (limitBytes > 0n && sizeBytes > limitBytes) {
     return yield* new SizeOutOfRange({ reason: `the volume has ${sizeBytes} bytes, but limit_bytes is ${limitBytes}` });
   }
+  const topBytes = yield* growLayer(device, sizeBytes);
   if (kind === "filesystem") {
     const filesystem = { device: device.top.path, type: entry.fsType };
     const grow = Effect.catchTag(host.growFilesystem(filesystem, entry.point), "HostFailed", (error) =>
       Effect.fail(isReadOnly(entry) ? growsNowhere(volumeId, entry) : error),
     );
     const grown = yield* stage("grow filesystem", grow);
-    yield* proveGrown(device, grown, sizeBytes);
+    yield* proveGrown(device, grown, topBytes);
   }
   return sizeBytes;
+});
+
+/** How long an rbd-nbd process may take to tell the kernel the new size. That of Ceph 16 never does. */
+const TELL_PATIENCE = "3 seconds";
+
+const grownDevice = Effect.fnUntraced(function* (device: StagedDevice, requiredBytes: bigint) {
+  if (device.mapped.mapper === "krbd") return yield* sizedAtLeast(device, requiredBytes);
+  const renewed = Effect.flatMap(Healing, ({ renew }) =>
+    Effect.andThen(renew(device.mapped), sizedAtLeast(device, requiredBytes)),
+  );
+  return yield* Effect.catchTag(sizedAtLeast(device, requiredBytes, TELL_PATIENCE), "Precondition", () => renewed);
 });
 
 const growsNowhere = (volumeId: string, { point }: MountEntry): Precondition =>

@@ -9,6 +9,7 @@
  *    image is corrupt. It never means that nothing is staged.
  */
 import * as Result from "effect/Result";
+import type { ImageName, MapperName } from "../host/mapped-device.ts";
 import { fieldsOf, isObject } from "../text/go-json.ts";
 import { parseJson } from "../text/json.ts";
 
@@ -27,6 +28,29 @@ export interface ImageMeta {
   readonly logDir: string;
   readonly logFileStrategy: string;
 }
+
+/** How the volume's context wants the parts that are its own. */
+interface MetaContext {
+  readonly unmapOptions: { readonly krbd: string; readonly nbd: string };
+  readonly logDir: string;
+  readonly logStrategy: string;
+}
+
+/** What the file says of an image that a mapper is to map. */
+export const metaOf = (
+  { pool, namespace, image }: ImageName,
+  { unmapOptions, logDir, logStrategy }: MetaContext,
+  mapper: MapperName,
+  encrypted: boolean,
+): ImageMeta => {
+  const common = { pool, namespace, image, encrypted, device: "" };
+  return mapper === "rbd-nbd"
+    ? { ...common, unmapOptions: unmapOptions.nbd, nbd: true, logDir, logFileStrategy: logStrategy }
+    : { ...common, unmapOptions: unmapOptions.krbd, nbd: false, logDir: "", logFileStrategy: "" };
+};
+
+/** The log of a volume's rbd-nbd process; the name is ceph-csi's. */
+export const logFileOf = (logDir: string, cookie: string): string => `${logDir}/rbd-nbd-${cookie}.log`;
 
 /** The file's path, from the staging target path. */
 export const imageMetaPath = (stagingPath: string): string => `${stagingPath}/image-meta.json`;

@@ -2,7 +2,7 @@
  * The filesystem of a volume before it is mounted: repaired by fsck if there is one, made if there is none.
  *
  * 1. A device is formatted only if blkid finds nothing on it, its first bytes are zeros, and librbd says that no extent
- *    of the image is allocated. Before that it was mapped here, and proven to have no other user (./mappable.ts).
+ *    of the image is allocated: none behind the header, of an encrypted one. Before that it was mapped here, and proven to have no other user (./mappable.ts).
  * 2. Nothing is formatted for readers. A static volume is formatted like any other, after the same proof.
  */
 import * as Effect from "effect/Effect";
@@ -22,11 +22,15 @@ export interface FilesystemWanted {
   readonly context: Pick<VolumeContext, "mkfsOptions">;
 }
 
-/** -> the type of the filesystem, which is on the device then. */
+/**
+ * -> the type of the filesystem, which is on the device then. `from`: where the device's bytes begin in the image, which is
+ * behind the header of an encrypted one.
+ */
 export const prepareFilesystem = Effect.fnUntraced(function* (
   { type: requested, readOnly, context }: FilesystemWanted,
   image: VolumeImage,
   { top }: StagedDevice,
+  from: bigint,
 ): Effect.fn.Return<string, CephError | HostError, Host | Rbd> {
   const host = yield* Host;
   const found = yield* stage("probe", host.probe(top.path));
@@ -41,8 +45,9 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
       "it is blank, and the volume is staged read-only. Write to it before you stage it for readers",
     );
   }
-  const zeroed = found.kind === "blank" && found.zeroed;
-  const hasData = (yield* Rbd).imageHasData(image.pool, image.imageName, "any");
+  // A cipher makes noise of the zeros of an image.
+  const zeroed = from > 0n || (found.kind === "blank" && found.zeroed);
+  const hasData = (yield* Rbd).imageHasData(image.pool, image.imageName, "any", from);
   if (!zeroed || (yield* stage("prove empty", hasData))) {
     return yield* refuse(
       'it has no filesystem, but the image holds data. Look at it with "rbd export" before you format it by hand',

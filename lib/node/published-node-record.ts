@@ -1,17 +1,22 @@
 /**
- * The record that this node has a volume, for listings: from its staging to its unstaging.
+ * The record that this node has a volume, from its staging to its unstaging: for listings, and as a proof that another
+ * node has had the volume since.
  *
  * Not here: where it is written (lib/journal/published-nodes.ts).
  *
  * 1. It fails no call, and holds none up for long. A node whose user may only read is not listed.
  * 2. NodeUnstageVolume brings no credentials, so those of the staging are kept until then, Redacted. After a restart of
  *    the driver there are none: the node stays in the list until the volume is staged elsewhere or deleted.
+ * 3. The list of a volume that one node at a time may have is replaced by the next node. So the volume was elsewhere if
+ *    the list names another node and not this one, or if this driver has written this node into it and it is not there
+ *    any more. Anything else proves nothing: nodes may fail to record.
  */
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import { publishNode, unpublishNode, type JournalVolume } from "../journal/published-nodes.ts";
+import { Precondition } from "../csi/errors.ts";
+import { publishedNodes, publishNode, unpublishNode, type JournalVolume } from "../journal/published-nodes.ts";
 
 const LIMIT = "2 seconds";
 
@@ -23,6 +28,11 @@ export interface PublishedNodeRecordService {
     shared: boolean,
   ) => Effect.Effect<void, never, Ceph>;
   readonly unstaged: (volumeId: string) => Effect.Effect<void, never, Ceph>;
+  /** Fails if the record shows that another node has had the volume since this node staged it. */
+  readonly proveNotElsewhere: (
+    volumeId: string,
+    volume: Omit<JournalVolume, "instanceId"> | undefined,
+  ) => Effect.Effect<void, CephError | Precondition, Ceph>;
 }
 
 export class PublishedNodeRecord extends Context.Service<PublishedNodeRecord, PublishedNodeRecordService>()(
@@ -32,26 +42,43 @@ export class PublishedNodeRecord extends Context.Service<PublishedNodeRecord, Pu
 /** Without an `instanceId` it records nothing. */
 export const makePublishedNodeRecord = (nodeId: string, instanceId: string | undefined): PublishedNodeRecordService => {
   const staged = new Map<string, JournalVolume>();
+  /** Those whose record names this node for sure. */
+  const written = new Set<string>();
   return {
     staged: (volumeId, entry, shared) =>
       Effect.suspend(() => {
         if (instanceId === undefined || entry === undefined) return Effect.void;
         const volume = { ...entry, instanceId };
         staged.set(volumeId, volume);
-        return harmless(`record that ${nodeId} has volume ${volumeId}`, publishNode(volume, nodeId, shared));
+        written.delete(volumeId);
+        const publish = Effect.map(publishNode(volume, nodeId, shared), (is) => void (is && written.add(volumeId)));
+        return harmless(`record that ${nodeId} has volume ${volumeId}`, publish);
       }),
     unstaged: (volumeId) =>
       Effect.suspend(() => {
         const volume = staged.get(volumeId);
         if (volume === undefined) return Effect.void;
         staged.delete(volumeId);
+        written.delete(volumeId);
         return harmless(`record that ${nodeId} does not have volume ${volumeId}`, unpublishNode(volume, nodeId));
       }),
+    proveNotElsewhere: Effect.fnUntraced(function* (volumeId, entry) {
+      if (instanceId === undefined || entry === undefined) return;
+      const [nodes = []] = yield* publishedNodes(entry.pool, instanceId, [entry]);
+      if (nodes.includes(nodeId) || (nodes.length === 0 && !written.has(volumeId))) return;
+      const where = nodes.length === 0 ? "on another node" : `on ${nodes.join(", ")}`;
+      return yield* new Precondition({
+        subject: `volume ${volumeId}`,
+        problem: `was staged ${where} after this node, so what this node has not written yet would damage newer data`,
+        remedy: "End the pods that use it on this node",
+      });
+    }),
   };
 };
 
-const harmless = (what: string, write: Effect.Effect<void, CephError, Ceph>): Effect.Effect<void, never, Ceph> =>
+const harmless = (what: string, write: Effect.Effect<unknown, CephError, Ceph>): Effect.Effect<void, never, Ceph> =>
   write.pipe(
     Effect.timeoutOrElse({ duration: LIMIT, orElse: () => Effect.logDebug(`cannot ${what}: no answer in ${LIMIT}`) }),
     Effect.catch(({ message }) => Effect.logDebug(`cannot ${what}: ${message}`)),
+    Effect.asVoid,
   );

@@ -3,7 +3,7 @@
  * target. A later call repairs and completes what an earlier one left.
  *
  * Not here: what is on the node already (./staged-volume.ts, ./compare-with-request.ts), whether the image may be
- * mapped (./mappable.ts), and when a device is formatted (./prepare-filesystem.ts).
+ * mapped (./mappable.ts), and when a device is formatted (./prepare-filesystem.ts) and encrypted (./crypt-layer.ts).
  *
  * 1. image-meta.json is written before the image is mapped, and removed after it is proven unmapped. So the next call
  *    always finds what a stage left on the node.
@@ -12,43 +12,48 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import type { ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
-import { joinMapOptions } from "../config/krbd-options.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { type Conflict, InvalidRequest, type LockHeld, type Precondition, VolumeNotFound } from "../csi/errors.ts";
+import {
+  type Conflict,
+  InvalidRequest,
+  type JournalCorrupt,
+  type LockHeld,
+  type Precondition,
+  VolumeNotFound,
+} from "../csi/errors.ts";
 import { type HostError, HostStuck } from "../host/errors.ts";
 import { bindOptions, mountOptions } from "../host/filesystem.ts";
-import { Host, type MapRequest } from "../host/host.ts";
-import { Placement } from "../kube/placement.ts";
+import { Host } from "../host/host.ts";
+import type { KeyNotFound, KmsError } from "../kms/errors.ts";
+import type { Kms } from "../kms/kms.ts";
+import type { Placement } from "../kube/placement.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { ClientRecord } from "./client-record.ts";
 import { type Comparison, compareWithRequest, type WantedVolume } from "./compare-with-request.ts";
-import { devicesOfImage, proveOurs, waitUntilMappable } from "./mappable.ts";
+import { addLayer, growLayer, type LayerKey, layerKey, type LayerWanted } from "./crypt-layer.ts";
+import { healDevice } from "./heal.ts";
+import type { ReadImage } from "./io-limits.ts";
+import { imageMetaFor, mapImage, unmapOptionsOf } from "./map-image.ts";
+import { devicesOfImage, type Mappable, proveOurs, waitUntilMappable } from "./mappable.ts";
 import { mountFilesystem, proveMounted, unmountAll } from "./mounts.ts";
 import { prepareFilesystem } from "./prepare-filesystem.ts";
 import { PublishedNodeRecord } from "./published-node-record.ts";
 import { clearStaleState } from "./stale-state.ts";
-import { stackOver } from "./staged-device.ts";
-import {
-  lookAtStagedVolume,
-  proveSupported,
-  removeImageMeta,
-  type StagedVolume,
-  writeImageMeta,
-} from "./staged-volume.ts";
-import { locateImage, toImageName, type VolumeImage } from "./volume-context.ts";
+import { type StagedDevice, stackOver } from "./staged-device.ts";
+import { lookAtStagedVolume, removeImageMeta, type StagedVolume, writeImageMeta } from "./staged-volume.ts";
+import { cookieOf, locateImage, type VolumeContext, type VolumeImage } from "./volume-context.ts";
 
-export interface StageSpec extends WantedVolume {
+export interface StageSpec extends WantedVolume, LayerWanted {
+  readonly context: VolumeContext;
   /** The request's staging_target_path. */
   readonly stagingPath: string;
   readonly credentials: Credentials;
-  /** Whether nobody can write to the device itself. */
-  readonly mapReadOnly: boolean;
   /** Whether other nodes may have the volume at the same time. */
   readonly shared: boolean;
 }
@@ -59,36 +64,47 @@ export type StageError =
   | Conflict
   | HostError
   | InvalidRequest
+  | JournalCorrupt
+  | KeyNotFound
+  | KmsError
   | LockHeld
   | Precondition
   | VolumeNotFound;
 
-type Needs = Ceph | ClusterMapping | Clusters | Host | Placement | PublishedNodeRecord;
+type Needs = Ceph | ClientRecord | ClusterMapping | Clusters | Host | Kms | Placement | PublishedNodeRecord;
 
+/** -> what it has read of the image, unless the volume was staged already. */
 export const stageVolume = Effect.fn("node.stageVolume")(function* (
   spec: StageSpec,
-): Effect.fn.Return<void, StageError, Needs | Locks> {
+): Effect.fn.Return<ReadImage | undefined, StageError, Needs | Locks> {
   const { volumeId } = spec;
   const locks = yield* Locks;
-  yield* locks
+  return yield* locks
     .with([LockKey.volume(volumeId)], stageLocked(spec))
     .pipe(
       Effect.catchTag("ImageNotFound", ({ message }) => Effect.fail(new VolumeNotFound({ volumeId, reason: message }))),
     );
 });
 
-const stageLocked = Effect.fnUntraced(function* (spec: StageSpec): Effect.fn.Return<void, StageError, Needs> {
+const stageLocked = Effect.fnUntraced(function* (
+  spec: StageSpec,
+): Effect.fn.Return<ReadImage | undefined, StageError, Needs> {
   const { context, credentials, stagingPath, volumeId } = spec;
   const now = yield* stage("look at node", lookAtStagedVolume(volumeId, stagingPath));
   const target = yield* existingTarget(now);
-  yield* proveSupported(now);
   const found = yield* stage("compare with request", compareWithRequest(spec, now));
-  if (found.state === "as requested") return yield* completeStaged(spec, now, found);
+  if (found.state === "as requested") return yield* Effect.as(completeStaged(spec, now, found), undefined);
   const image = yield* stage("locate image", locateImage(context, credentials));
-  const status = yield* waitUntilMappable(image, spec, now.devices);
-  yield* clearStaleState(now, found, devicesOfImage(now.devices, image, status), context.unmapOptions);
-  yield* compensated(mapFormatMount(spec, target, image, status), (left, error) => halfStaged(volumeId, left, error));
+  const layer = yield* stage("get key", layerKey(spec, image));
+  const mappable = yield* waitUntilMappable(image, spec, now.devices);
+  const leftOver = devicesOfImage(now.devices, image, mappable.status, cookieOf(context));
+  yield* clearStaleState(now, found, leftOver, context);
+  yield* compensated(mapFormatMount({ ...spec, layer }, target, image, mappable), (left, error) =>
+    halfStaged(volumeId, left, error),
+  );
   yield* recordPublishedNode(spec, image);
+  const { id, metadata } = mappable.status;
+  return { image, id, metadata };
 });
 
 const existingTarget = ({ stagingTarget }: StagedVolume): Effect.Effect<string, InvalidRequest> =>
@@ -96,40 +112,68 @@ const existingTarget = ({ stagingTarget }: StagedVolume): Effect.Effect<string, 
     ? Effect.fail(new InvalidRequest({ field: "staging_target_path", reason: "does not exist on this node" }))
     : Effect.succeed(stagingTarget);
 
-/** Repairs image-meta.json, and grows the filesystem: a crash may have come between its mount and its growth. */
+/**
+ * Completes what is staged already: it may lack its rbd-nbd process, its image-meta.json or, because a crash may have
+ * come between mount and growth, the size of its filesystem and of the layer below it.
+ */
 const completeStaged = Effect.fnUntraced(function* (
   spec: StageSpec,
   now: StagedVolume,
   { device, entry }: Comparison & { state: "as requested" },
 ): Effect.fn.Return<void, StageError, Needs> {
-  if (now.imageMeta.kind !== "read") {
-    const image = yield* stage("locate image", locateImage(spec.context, spec.credentials));
-    const write = writeImageMeta(spec.stagingPath, toImageName(image), spec.context.unmapOptions);
-    yield* stage("write image-meta", write);
-    yield* recordPublishedNode(spec, image);
+  const { context, credentials, stagingPath } = spec;
+  const { mapper, path, served } = device.mapped;
+  const known = now.imageMeta.kind === "read";
+  if (!known || !served) {
+    const image = yield* stage("locate image", locateImage(context, credentials));
+    if (!served) yield* healDevice(spec, image, device);
+    if (!known) {
+      const meta = imageMetaFor(context, image, mapper, device.mapped.crypt !== undefined);
+      yield* stage("write image-meta", writeImageMeta(stagingPath, meta.nbd ? { ...meta, device: path } : meta));
+      yield* recordPublishedNode(spec, image);
+    }
   }
-  if (spec.access.kind === "block" || spec.readOnly) return;
+  if (served) yield* renewClientRecord(spec, device);
+  if (spec.readOnly) return;
+  // One with integrity cannot grow, and is staged all the same.
+  yield* Effect.catchTag(growLayer(device, device.mapped.sizeBytes), "HostRefused", ({ message }) =>
+    Effect.logWarning(message),
+  );
+  if (spec.access.kind === "block") return;
   const filesystem = { device: device.top.path, type: entry.fsType };
   yield* stage("grow filesystem", (yield* Host).growFilesystem(filesystem, entry.point));
 });
 
 const mapFormatMount = Effect.fnUntraced(function* (
-  spec: StageSpec,
+  spec: StageSpec & { readonly layer: LayerKey | undefined },
   target: string,
   image: VolumeImage,
-  before: ImageStatus,
-): Effect.fn.Return<void, CephError | HostError | Precondition, Compensations | Host | Placement | Rbd> {
+  { mapper, status }: Mappable,
+): Effect.fn.Return<
+  void,
+  CephError | HostError | Precondition,
+  Ceph | ClientRecord | Compensations | Host | Placement
+> {
   const host = yield* Host;
-  const { access, context, readOnly, shared, stagingPath } = spec;
-  yield* step("write image-meta", writeImageMeta(stagingPath, toImageName(image), context.unmapOptions), {
+  const { access, context, layer, readOnly, shared, stagingPath } = spec;
+  const encrypted = layer !== undefined;
+  yield* step("write image-meta", writeImageMeta(stagingPath, imageMetaFor(context, image, mapper, encrypted)), {
     when: "started",
     undo: Effect.andThen(host.removePath(target), removeImageMeta(stagingPath)),
     leaves: "image-meta.json",
   });
-  const device = yield* step("map", Effect.map(host.map(yield* mapRequest(spec, image)), stackOver), {
-    undo: ({ mapped }) => host.unmap(mapped, context.unmapOptions),
+  const bare = yield* step("map", Effect.map(mapImage({ ...spec, image, encrypted }, mapper), stackOver), {
+    undo: ({ mapped }) => host.unmap(mapped, unmapOptionsOf(context, mapped.mapper)),
   });
-  yield* stage("prove ours", proveOurs(image, shared, before, device));
+  const watcher = yield* stage("prove ours", proveOurs(image, shared, status, bare));
+  const { enabled, staged } = yield* ClientRecord;
+  if (enabled) {
+    yield* stage("record client", staged(context, image, bare.mapped, watcher));
+    // Whoever was given the volume before the record was there has not seen it. So this node looks for them once more.
+    if (!shared) yield* stage("prove ours", proveOurs(image, shared, status, bare));
+  }
+  const { device, from } =
+    layer === undefined ? { device: bare, from: 0n } : yield* addLayer(spec, image, bare, layer, status);
   const source = device.top.path;
   const unmount = { undo: () => unmountAll(target) };
   if (access.kind === "block") {
@@ -138,7 +182,7 @@ const mapFormatMount = Effect.fnUntraced(function* (
     yield* step("bind", host.mount({ source, target, options }), unmount);
     return;
   }
-  const type = yield* prepareFilesystem({ type: access.type, readOnly, context }, image, device);
+  const type = yield* prepareFilesystem({ type: access.type, readOnly, context }, image, device, from);
   const options = mountOptions(type, { flags: access.mountFlags, readOnly });
   yield* stage("make target", host.makeDirectory(target));
   yield* step("mount", mountFilesystem(device, { target, type, options }), unmount);
@@ -146,22 +190,19 @@ const mapFormatMount = Effect.fnUntraced(function* (
   if (!readOnly) yield* stage("grow filesystem", host.growFilesystem({ device: source, type }, target));
 });
 
-const mapRequest = Effect.fnUntraced(function* (
-  { context, mapReadOnly }: StageSpec,
-  image: VolumeImage,
-): Effect.fn.Return<MapRequest, never, Placement> {
-  const { access } = image.pool;
-  const nearReads = yield* (yield* Placement).mapOptions(image.cluster);
-  return {
-    ...toImageName(image),
-    mapper: context.mapper,
-    monitors: access.monitors,
-    user: access.user,
-    key: access.key,
-    readOnly: mapReadOnly,
-    options: joinMapOptions(context.mapOptions, nearReads),
-    netNamespace: image.cluster.netNamespaceFilePath || undefined,
-  };
+/** For a volume that was staged before fencing was turned on. Pods use it already, so a failure is no reason to fail. */
+const renewClientRecord = Effect.fnUntraced(function* (
+  { context, credentials, volumeId }: StageSpec,
+  { mapped }: StagedDevice,
+): Effect.fn.Return<void, never, Needs> {
+  const { enabled, renewed } = yield* ClientRecord;
+  if (!enabled) return;
+  const done = Effect.flatMap(stage("locate image", locateImage(context, credentials)), (image) =>
+    stage("record client", renewed(context, image, mapped)),
+  );
+  yield* Effect.catch(done, ({ message }) =>
+    Effect.logWarning(`whether volume ${volumeId} can be fenced on this node is not known: ${message}`),
+  );
 });
 
 const recordPublishedNode = ({ volumeId, shared }: StageSpec, { journal }: VolumeImage) =>

@@ -1,6 +1,6 @@
 /**
  * The device of a volume on its node, as a stack: the image as it is mapped, and the device that is mounted or bound.
- * The two are one device now. The device of an encrypted volume will have a crypt layer between them.
+ * The two are one device, unless the volume is encrypted: then the second is the LUKS layer over the first.
  *
  * 1. `mapped` is compared with images and is unmapped. `top` is probed, formatted, mounted, bound, grown, and set
  *    read-only.
@@ -19,8 +19,8 @@ export interface StagedDevice {
   readonly top: TopDevice;
 }
 
-/** The stack over a mapped device. */
-export const stackOver = (mapped: MappedDevice): StagedDevice => ({ mapped, top: mapped });
+/** The stack over a mapped device, as the kernel has it. */
+export const stackOver = (mapped: MappedDevice): StagedDevice => ({ mapped, top: mapped.crypt ?? mapped });
 
 /** A device, and how a mount shows it: the filesystem on it, or its node. */
 export interface ShownDevice {

@@ -10,6 +10,8 @@
  * 1. The kernel's mount table alone says what is mounted, and the mappers alone say what is mapped. image-meta.json
  *    only says which image was meant, and may be missing or broken.
  * 2. A volume's devices are found by its mount, by image-meta.json, or by its UUID. If these disagree, nothing is done.
+ * 3. Other programs make network block devices too, and theirs have no cookie. So one without a cookie is the volume's only
+ *    if an rbd-nbd process serves the image from it, or if it is mounted at the staging target.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -17,7 +19,7 @@ import { Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
-import { type ImageName, imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
+import { imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
 import { isReadOnly, isShutDown, isRbdMount, type MountEntry, type MountTable, mountsAt } from "../host/mountinfo.ts";
 import { decodeImageMeta, encodeImageMeta, type ImageMeta, imageMetaPath } from "./image-meta.ts";
 import { otherMounts, type ShownDevice, shownBy, stackOver, type StagedDevice } from "./staged-device.ts";
@@ -50,16 +52,31 @@ export const lookAtStagedVolume = Effect.fnUntraced(function* (
   const stagingTarget = yield* host.resolvePath(`${stagingPath}/${volumeId}`);
   const text = stagingTarget === undefined ? undefined : yield* host.readText(imageMetaPath(stagingPath));
   const mountTable = yield* host.mountTable;
-  const mapped = yield* host.mappedDevices;
+  const imageMeta: FoundImageMeta = text === undefined ? { kind: "absent" } : readImageMeta(text);
+  const mounts = stagingTarget === undefined ? [] : mountsAt(mountTable, stagingTarget);
+  const mapped = (yield* host.mappedDevices).map((device) => completed(volumeId, device, imageMeta, mounts));
   return {
     volumeId,
     stagingTarget,
-    mounts: stagingTarget === undefined ? [] : mountsAt(mountTable, stagingTarget),
+    mounts,
     mountTable,
     devices: mapped.map(stackOver),
-    imageMeta: text === undefined ? { kind: "absent" } : readImageMeta(text),
+    imageMeta,
   };
 });
+
+/** A device of the volume whose rbd-nbd process has died has its image from image-meta.json. */
+const completed = (volumeId: string, device: MappedDevice, found: FoundImageMeta, mounts: MountTable): MappedDevice => {
+  if (device.image !== "" || found.kind !== "read" || !found.meta.nbd) return device;
+  const { pool, namespace, image, device: path } = found.meta;
+  const isShown = () => mounts.some((entry) => shownBy(entry, [stackOver(device)]) !== undefined);
+  const isIts = device.cookie === "" ? isShown() : hasCookieOf(volumeId, { ...device, image });
+  return isIts && (path === "" || path === device.path) ? { ...device, pool, namespace, image } : device;
+};
+
+/** Whether a mapping of rbd-nbd was made for the volume. The cookie of a migrated one is the image. */
+const hasCookieOf = (volumeId: string, { cookie, image }: MappedDevice): boolean =>
+  cookie !== "" && (cookie === volumeId || cookie === image);
 
 const readImageMeta = (text: string): FoundImageMeta => {
   const decoded = decodeImageMeta(text);
@@ -68,31 +85,11 @@ const readImageMeta = (text: string): FoundImageMeta => {
     : { kind: "corrupt", reason: decoded.failure };
 };
 
-export const writeImageMeta = (
-  stagingPath: string,
-  image: ImageName,
-  unmapOptions: string,
-): Effect.Effect<void, HostError, Host> => {
-  const { pool, namespace, image: imageName } = image;
-  const plain = { nbd: false, encrypted: false, device: "", logDir: "", logFileStrategy: "" };
-  const text = encodeImageMeta({ pool, namespace, image: imageName, unmapOptions, ...plain });
-  return Effect.flatMap(Host, (host) => host.writeText(imageMetaPath(stagingPath), text));
-};
+export const writeImageMeta = (stagingPath: string, meta: ImageMeta): Effect.Effect<void, HostError, Host> =>
+  Effect.flatMap(Host, (host) => host.writeText(imageMetaPath(stagingPath), encodeImageMeta(meta)));
 
 export const removeImageMeta = (stagingPath: string): Effect.Effect<void, HostError, Host> =>
   Effect.flatMap(Host, (host) => host.removeText(imageMetaPath(stagingPath)));
-
-/** Fails if the volume was staged in a way that this release cannot undo. */
-export const proveSupported = ({ volumeId, imageMeta }: StagedVolume): Effect.Effect<void, Precondition> => {
-  if (imageMeta.kind !== "read" || !(imageMeta.meta.nbd || imageMeta.meta.encrypted)) return Effect.void;
-  return Effect.fail(
-    new Precondition({
-      subject: `volume ${volumeId}`,
-      problem: `was staged ${imageMeta.meta.encrypted ? "encrypted" : "with rbd-nbd"}, which this release does not support`,
-      remedy: "Drain the node with the driver that staged the volume",
-    }),
-  );
-};
 
 // ------------------------------------------------------------------------------------------- which devices are its
 
@@ -120,8 +117,12 @@ export const devicesOfVolume = (now: StagedVolume): Effect.Effect<readonly Stage
       }),
     );
   }
-  const isNamed = ({ mapped }: StagedDevice) =>
-    meta === undefined ? mapped.snapshot === "" && canBeImageOf(volumeId, mapped.image) : isImage(mapped, meta);
+  const isNamed = ({ mapped }: StagedDevice) => {
+    // Old kernels keep no cookie: then the process alone tells the image.
+    const isIts = mapped.cookie === "" ? mapped.served : hasCookieOf(volumeId, mapped);
+    if (mapped.mapper === "rbd-nbd" && !isIts) return false;
+    return meta === undefined ? isCandidate(volumeId, mapped) : isImage(mapped, meta);
+  };
   const [first] = mounted;
   const same = devices.filter(
     (device) => isNamed(device) && (first === undefined || isTwin(device.mapped, first.mapped)),
@@ -139,10 +140,17 @@ export const devicesOfVolume = (now: StagedVolume): Effect.Effect<readonly Stage
 };
 
 const describeDevice = ({ mapped }: StagedDevice): string =>
-  `${mapped.path} (image ${imageSpec(mapped)} of cluster ${mapped.fsid})`;
+  `${mapped.path} (image ${imageSpec(mapped)}${mapped.fsid === "" ? "" : ` of cluster ${mapped.fsid}`})`;
 
+/** Without image-meta.json: a device whose process has died says nothing of its image, but has the volume's ID. */
+const isCandidate = (volumeId: string, mapped: MappedDevice): boolean =>
+  mapped.image === "" ? mapped.cookie === volumeId : mapped.snapshot === "" && canBeImageOf(volumeId, mapped.image);
+
+/** Whether two devices are of one image, as far as what is known of them tells. */
 const isTwin = (a: MappedDevice, b: MappedDevice): boolean =>
-  a.fsid === b.fsid && a.imageId === b.imageId && isImage(a, b);
+  isSame(a.fsid, b.fsid) && isSame(a.imageId, b.imageId) && (a.image === "" || b.image === "" || isImage(a, b));
+
+const isSame = (a: string, b: string): boolean => a === "" || b === "" || a === b;
 
 /** Fails if a device is mounted anywhere but at the staging target. */
 export const proveUnpublished = (
@@ -180,10 +188,25 @@ export const findMountedVolume = Effect.fnUntraced(function* (
   if (entry === undefined || !isRbdMount(entry)) return yield* notMountedAt(volumeId, path);
   const shown = shownBy(entry, (yield* host.mappedDevices).map(stackOver));
   const isDynamic = Result.isSuccess(parseVolumeId(volumeId));
-  if (shown !== undefined && isDynamic && !canBeImageOf(volumeId, shown.device.mapped.image)) {
-    return yield* notMountedAt(volumeId, path);
-  }
+  const mapped = shown?.device.mapped;
+  const isIts = mapped === undefined || mapped.cookie === volumeId || canBeImageOf(volumeId, mapped.image);
+  if (isDynamic && !isIts) return yield* notMountedAt(volumeId, path);
   return { entry, shown };
+});
+
+/** The volume wherever it is mounted on this node: at the mount of it that is the oldest. */
+export const findMounted = Effect.fnUntraced(function* (
+  volumeId: string,
+): Effect.fn.Return<MountedVolume, HostError | VolumeNotFound, Host> {
+  const host = yield* Host;
+  const devices = (yield* host.mappedDevices)
+    .filter(({ cookie, image }) => cookie === volumeId || canBeImageOf(volumeId, image))
+    .map(stackOver);
+  for (const entry of yield* host.mountTable) {
+    const shown = shownBy(entry, devices);
+    if (shown !== undefined) return { entry, shown };
+  }
+  return yield* new VolumeNotFound({ volumeId, reason: "it is not mounted on this node" });
 });
 
 export const notMountedAt = (volumeId: string, path: string): VolumeNotFound =>

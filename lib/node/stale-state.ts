@@ -11,22 +11,26 @@ import { Host } from "../host/host.ts";
 import { imageSpec } from "../host/mapped-device.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { Comparison } from "./compare-with-request.ts";
+import { removeLayer } from "./crypt-layer.ts";
+import { unmapOptionsOf } from "./map-image.ts";
 import { unmountAll } from "./mounts.ts";
 import { otherMounts, type StagedDevice } from "./staged-device.ts";
 import type { StagedVolume } from "./staged-volume.ts";
+import type { VolumeContext } from "./volume-context.ts";
 
 /** `own` are the devices of the image. Their map options may differ from those that the request asks for. */
 export const clearStaleState = Effect.fnUntraced(function* (
   now: StagedVolume,
   found: Comparison,
   own: readonly StagedDevice[],
-  unmapOptions: string,
+  context: VolumeContext,
 ): Effect.fn.Return<void, HostError | Precondition, Host> {
   const host = yield* Host;
   if (found.state === "broken") yield* stage("unmount broken filesystem", unmountBroken(now, found));
   for (const device of own) {
     yield* proveUnmounted(now, device);
-    yield* stage("unmap left-over", host.unmap(device.mapped, unmapOptions));
+    yield* removeLayer(device);
+    yield* stage("unmap left-over", host.unmap(device.mapped, unmapOptionsOf(context, device.mapped.mapper)));
   }
 });
 

@@ -1,5 +1,5 @@
 /**
- * NodeUnstageVolume: unmounts the staging target, unmaps the volume's devices, and removes what a stage has made.
+ * NodeUnstageVolume: unmounts the staging target, closes and unmaps the volume's devices, and removes what a stage has made.
  *
  * Not here: which devices are the volume's (./staged-volume.ts).
  *
@@ -7,8 +7,8 @@
  * 2. image-meta.json goes last, because the next call finds by it what is left.
  */
 import * as Effect from "effect/Effect";
-import type { Ceph } from "../ceph/ceph.ts";
 import { sortUnmapOptions } from "../config/krbd-options.ts";
+import { isLogStrategy } from "../config/node-parameters.ts";
 import type { LockHeld, Precondition } from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
@@ -16,12 +16,15 @@ import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { oneLine } from "../text/printable.ts";
+import { ClientRecord } from "./client-record.ts";
+import { removeLayer } from "./crypt-layer.ts";
+import { Healing, type HealNeeds } from "./healing.ts";
+import { logFileOf } from "./image-meta.ts";
 import { unmountAll } from "./mounts.ts";
 import { PublishedNodeRecord } from "./published-node-record.ts";
 import {
   devicesOfVolume,
   lookAtStagedVolume,
-  proveSupported,
   proveUnpublished,
   removeImageMeta,
   type StagedVolume,
@@ -35,7 +38,7 @@ export interface UnstageSpec {
 
 export type UnstageError = HostError | LockHeld | Precondition;
 
-type Needs = Ceph | Host | PublishedNodeRecord;
+type Needs = Healing | HealNeeds;
 
 export const unstageVolume = Effect.fn("node.unstageVolume")(function* (
   spec: UnstageSpec,
@@ -46,6 +49,8 @@ export const unstageVolume = Effect.fn("node.unstageVolume")(function* (
 /** The options for the unmap. An older driver may have staged the volume with some that the rbd tool does not take. */
 const usableOptions = Effect.fnUntraced(function* ({ imageMeta, volumeId }: StagedVolume): Effect.fn.Return<string> {
   if (imageMeta.kind !== "read") return "";
+  // rbd-nbd takes any setting of Ceph, so only the tool itself knows what it refuses.
+  if (imageMeta.meta.nbd) return imageMeta.meta.unmapOptions;
   const { usable, others } = sortUnmapOptions(imageMeta.meta.unmapOptions);
   if (others.length > 0) {
     const dropped = others.map((each) => oneLine(each)).join(", ");
@@ -56,22 +61,47 @@ const usableOptions = Effect.fnUntraced(function* ({ imageMeta, volumeId }: Stag
   return usable;
 });
 
+/** A log that stays is no reason to fail: the volume is unmapped. */
+const endLog = Effect.fnUntraced(function* ({
+  volumeId,
+  imageMeta,
+}: StagedVolume): Effect.fn.Return<void, never, Host> {
+  if (imageMeta.kind !== "read" || !imageMeta.meta.nbd) return;
+  const { image, logDir, logFileStrategy } = imageMeta.meta;
+  if (logDir === "" || !isLogStrategy(logFileStrategy)) return;
+  // The log of a migrated volume has the name of its image.
+  for (const cookie of new Set([volumeId, image])) {
+    const log = { path: logFileOf(logDir, cookie), strategy: logFileStrategy };
+    yield* Effect.catch((yield* Host).endLog(log), ({ message }) => Effect.logWarning(message));
+  }
+});
+
 const unstageLocked = Effect.fnUntraced(function* ({
   volumeId,
   stagingPath,
 }: UnstageSpec): Effect.fn.Return<void, UnstageError, Needs> {
   const host = yield* Host;
   const now = yield* stage("look at node", lookAtStagedVolume(volumeId, stagingPath));
-  yield* proveSupported(now);
   const devices = yield* devicesOfVolume(now);
   yield* proveUnpublished(now, devices);
   const { imageMeta, stagingTarget } = now;
+  if (now.mounts.length > 0) {
+    // A filesystem whose device has no process cannot write what it holds back.
+    const { revive } = yield* Healing;
+    for (const { mapped } of devices) if (!mapped.served) yield* stage("revive", revive(mapped));
+  }
   if (stagingTarget !== undefined) {
     yield* stage("unmount", unmountAll(stagingTarget));
     yield* stage("remove target", host.removePath(stagingTarget));
   }
   const unmapOptions = yield* usableOptions(now);
-  for (const { mapped } of devices) yield* stage("unmap", host.unmap(mapped, unmapOptions));
+  for (const device of devices) {
+    yield* removeLayer(device);
+    yield* stage("unmap", host.unmap(device.mapped, unmapOptions));
+  }
+  yield* stage("end log", endLog(now));
   if (imageMeta.kind !== "absent") yield* stage("remove image-meta", removeImageMeta(stagingPath));
   yield* stage("remove published node", (yield* PublishedNodeRecord).unstaged(volumeId));
+  const { enabled, unstaged } = yield* ClientRecord;
+  if (enabled) yield* stage("forget client", unstaged(volumeId));
 });

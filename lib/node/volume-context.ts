@@ -6,7 +6,8 @@
  * (lib/config/node-parameters.ts).
  *
  * 1. The image of a dynamic volume is found in its journal. For a static one the context must name pool and cluster.
- * 2. An encrypted volume is refused. It is never staged as a plain one.
+ * 2. Whether a dynamic volume is encrypted is what its journal says, and for a static one what the context says. A
+ *    volume that either of them calls encrypted is never staged as a plain one.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -14,6 +15,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import type { Cluster, Clusters } from "../config/clusters.ts";
+import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { type NodeParameters, parseNodeParameters } from "../config/node-parameters.ts";
@@ -29,7 +31,7 @@ export interface VolumeContext extends NodeParameters {
   readonly volumeId: string;
   /** The image of a static volume; `undefined`: the volume is in a journal. */
   readonly fixed: StaticImage | undefined;
-  /** The one that `mapOptions` and `unmapOptions` are for. */
+  /** The one that is asked first. */
   readonly mapper: MapperName;
 }
 
@@ -37,6 +39,8 @@ export interface VolumeImage {
   readonly cluster: Cluster;
   readonly pool: PoolRef;
   readonly imageName: string;
+  /** Where its key is; `undefined`: the volume is plain. */
+  readonly encryption: { readonly kmsId: string; readonly owner: string | undefined } | undefined;
   /** Its entry in the journal; `undefined`: it has none. */
   readonly journal: { readonly pool: PoolRef; readonly uuid: string; readonly requestName: string } | undefined;
 }
@@ -64,8 +68,12 @@ export const readVolumeContext = (
     if (isStatic === undefined)
       return yield* refuse("staticVolume", `must be true or false, and not ${oneLine(written)}`);
     const fixed = isStatic ? yield* staticImage(volumeId, context) : undefined;
-    return { volumeId, fixed, mapper: "krbd", ...parameters };
+    return { volumeId, fixed, mapper: parameters.mounter === "rbd-nbd" ? "rbd-nbd" : "krbd", ...parameters };
   });
+
+/** By what a mapping of rbd-nbd is known again: the volume ID or, of a migrated volume, the image, as in ceph-csi. */
+export const cookieOf = ({ volumeId, fixed }: Pick<VolumeContext, "volumeId" | "fixed">): string =>
+  fixed?.imageName ?? volumeId;
 
 /** The name of a static volume's image is the volume ID, unless it was migrated from the in-tree plugin. */
 const staticImage = (volumeId: string, context: ContextMap): Result.Result<StaticImage, InvalidRequest> => {
@@ -96,20 +104,40 @@ export const toImageName = ({ pool: { pool, namespace }, imageName }: VolumeImag
 export type LocateImageError = CephError | ConfigError | Precondition | VolumeNotFound;
 
 export const locateImage = Effect.fnUntraced(function* (
-  { volumeId, fixed }: VolumeContext,
+  context: VolumeContext,
   credentials: Credentials,
 ): Effect.fn.Return<VolumeImage, LocateImageError, Ceph | Clusters | ClusterMapping> {
+  const { volumeId, fixed } = context;
   if (fixed !== undefined) {
-    return { ...(yield* locateStatic(fixed, credentials)), journal: undefined };
+    const encryption = yield* whereKeyIs(volumeId, context.encryption, undefined);
+    return { ...(yield* locateStatic(fixed, credentials)), encryption, journal: undefined };
   }
   const { cluster, pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, credentials);
-  if (attributes?.encryptKms !== undefined) {
+  const requestName = attributes?.requestName;
+  const recorded = encryptionIn(attributes);
+  if (recorded === undefined && requestName !== undefined && context.encryption !== undefined) {
     return yield* new Precondition({
       subject: `volume ${volumeId}`,
-      problem: "is encrypted, which this release does not support. It was not staged",
-      remedy: "Use it with the driver that made it",
+      problem: "is encrypted as its volume_context says, and plain as its journal says. It was not staged",
+      remedy: "Use the PersistentVolume that CreateVolume made",
     });
   }
-  const requestName = attributes?.requestName;
-  return { cluster, pool, imageName, journal: requestName === undefined ? undefined : { pool, uuid, requestName } };
+  const encryption = yield* whereKeyIs(volumeId, recorded ?? context.encryption, attributes?.owner);
+  const journal = requestName === undefined ? undefined : { pool, uuid, requestName };
+  return { cluster, pool, imageName, encryption, journal };
 });
+
+const whereKeyIs = (
+  volumeId: string,
+  encryption: Encryption | undefined,
+  owner: string | undefined,
+): Effect.Effect<VolumeImage["encryption"], Precondition> => {
+  if (encryption?.type !== "file") return Effect.succeed(encryption && { kmsId: encryption.kmsId, owner });
+  return Effect.fail(
+    new Precondition({
+      subject: `volume ${volumeId}`,
+      problem: "has its files encrypted (encryptionType file), and this release encrypts whole devices only",
+      remedy: "Use it with the driver that made it",
+    }),
+  );
+};

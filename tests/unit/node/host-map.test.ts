@@ -18,6 +18,8 @@ const REQUEST: MapArg = {
   readOnly: false,
   options: "",
   netNamespace: undefined,
+  cookie: "",
+  logFile: "",
 };
 
 const bin = mkdtempSync(join(tmpdir(), "csi-rbd-bin-"));

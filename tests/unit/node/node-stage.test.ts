@@ -312,18 +312,6 @@ describe("NodeStageVolume over an existing mount or stash", () => {
       expect(stashed(host)).toBe(good);
     }
   });
-
-  test("NodeStageVolume and NodeUnstageVolume refuse the stash of an encrypted or nbd volume, and the stash stays", async () => {
-    for (const key of ["encrypted", "accessType"]) {
-      const { host } = await aNode();
-      await using driver = nodeOn(host);
-      const text = `{"Version":3,"pool":"rbd","image":"${IMAGE}","${key}":true}`;
-      host.tree.set(STASH, { kind: "file", text });
-      expect(await codeOf(driver.stage(staging()))).toBe("FAILED_PRECONDITION");
-      expect(await codeOf(driver.unstage(unstaging()))).toBe("FAILED_PRECONDITION");
-      expect(stashed(host)).toBe(text);
-    }
-  });
 });
 
 describe("a volume that can't be staged", () => {
@@ -362,13 +350,21 @@ describe("a volume that can't be staged", () => {
     ],
     ["has no secrets", { secrets: {} }, "INVALID_ARGUMENT"],
     ["has a wrong key", { secrets: { userID: "admin", userKey: "wrong" } }, "PERMISSION_DENIED"],
-    ["is to be encrypted", { volumeContext: { ...PARAMETERS, encrypted: "true" } }, "INVALID_ARGUMENT"],
+    [
+      "is to have its files encrypted",
+      { volumeContext: { ...PARAMETERS, encrypted: "true", encryptionType: "file" } },
+      "INVALID_ARGUMENT",
+    ],
+    [
+      "is plain, by a context that asks for encryption",
+      { volumeContext: { ...PARAMETERS, encrypted: "true" } },
+      "FAILED_PRECONDITION",
+    ],
     [
       "has a parameter encrypted that is not a boolean",
       { volumeContext: { ...PARAMETERS, encrypted: "yes" } },
       "INVALID_ARGUMENT",
     ],
-    ["is to be mapped with nbd", { volumeContext: { ...PARAMETERS, mounter: "rbd-nbd" } }, "INVALID_ARGUMENT"],
     [
       "has map options of an unknown mounter",
       { volumeContext: { ...PARAMETERS, mapOptions: "fuse:x" } },

@@ -16,6 +16,9 @@ const mapped: MappedDevice = {
   snapshot: "",
   fsid: "f",
   watcherId: "client.1",
+  addresses: [],
+  cookie: "",
+  served: true,
   sizeBytes: 1n,
   readOnly: false,
 };

@@ -1,0 +1,135 @@
+/**
+ * The record of the client by which this node has a volume, from its staging to its unstaging, so that this very client
+ * can be fenced when the node is lost (lib/fencing).
+ *
+ * Not here: how it is written (lib/journal/client-records.ts).
+ *
+ * 1. Nothing is written to a volume before its record is there: a stage that cannot record fails. A device that was mapped
+ *    read-only has none, because nothing is written through it.
+ * 2. The client is the one that Ceph itself shows among the image's watchers: the OSDs refuse it by that address. Where more
+ *    than one of them may be it, none is recorded: a fence would be for another node. A record that is there already stays
+ *    while its client has the image open.
+ * 3. NodeUnstageVolume brings no credentials, so those of the staging are kept until then, Redacted. Where there are none,
+ *    after a restart of the driver, ControllerUnpublishVolume removes the record.
+ * 4. Volumes in no journal, static ones and those of the in-tree plugin, have no record: ControllerUnpublishVolume is not
+ *    told where they are.
+ */
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
+import { Rbd } from "../ceph/rbd.ts";
+import { type JournalCorrupt, Precondition } from "../csi/errors.ts";
+import type { HostError } from "../host/errors.ts";
+import { Host } from "../host/host.ts";
+import type { MappedDevice } from "../host/mapped-device.ts";
+import { watchersOf } from "../images/in-use.ts";
+import { clientOf, forgetClient, readRecords, recordClient, type RecordedImage } from "../journal/client-records.ts";
+import type { VolumeContext, VolumeImage } from "./volume-context.ts";
+
+const LIMIT = "2 seconds";
+/** The same number that kubelet tells Kubernetes; the kernel makes one at each boot. */
+const BOOT_ID = "/proc/sys/kernel/random/boot_id";
+
+export interface ClientRecordService {
+  /** Whether lost nodes are fenced; else it records nothing. */
+  readonly enabled: boolean;
+  /** `watcher`: the device's client among the image's watchers, if the caller knows it. */
+  readonly staged: (
+    context: Pick<VolumeContext, "volumeId" | "fixed">,
+    image: VolumeImage,
+    mapped: MappedDevice,
+    watcher?: string,
+  ) => Effect.Effect<void, CephError | HostError | Precondition, Ceph | Host>;
+  /** The same for a volume that was staged before. */
+  readonly renewed: (
+    context: Pick<VolumeContext, "volumeId" | "fixed">,
+    image: VolumeImage,
+    mapped: MappedDevice,
+  ) => Effect.Effect<void, CephError | HostError | Precondition, Ceph | Host>;
+  /** Fails if this node was fenced from the volume, and is not known to have booted since. */
+  readonly proveNotFenced: (
+    context: Pick<VolumeContext, "volumeId" | "fixed">,
+    image: VolumeImage,
+  ) => Effect.Effect<void, CephError | HostError | JournalCorrupt | Precondition, Ceph | Host>;
+  /** Fails no call, and holds none up for long. */
+  readonly unstaged: (volumeId: string) => Effect.Effect<void, never, Ceph>;
+}
+
+export class ClientRecord extends Context.Service<ClientRecord, ClientRecordService>()("csi-rbd/ClientRecord") {}
+
+export const makeClientRecord = (nodeId: string, enabled: boolean): ClientRecordService => {
+  const recorded = new Map<string, RecordedImage>();
+  return {
+    enabled,
+    staged: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }, mapped, watcher) {
+      if (!enabled || fixed !== undefined || mapped.readOnly) return;
+      const image = { volumeId, pool, imageName };
+      const client = clientOf(watcher ?? ownWatcher(yield* watchersNow(image), mapped));
+      if (client === undefined) return yield* unknownClient(image, mapped);
+      yield* recordClient(image, { nodeId, client, bootId: yield* bootIdNow });
+      recorded.set(volumeId, image);
+    }),
+    renewed: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }, mapped) {
+      if (!enabled || fixed !== undefined || mapped.readOnly) return;
+      const image = { volumeId, pool, imageName };
+      const { clients } = yield* readRecords(image);
+      const watchers = yield* watchersNow(image);
+      const bootId = yield* bootIdNow;
+      const own = clientOf(ownWatcher(watchers, mapped));
+      const its = clients.find((each) => each.nodeId === nodeId && each.exact && each.bootId === bootId);
+      const isOpen = its !== undefined && watchers.some((watcher) => clientOf(watcher) === its.client);
+      const client = isOpen && mapped.watcherId === "" ? its.client : own;
+      if (client === undefined) return yield* unknownClient(image, mapped);
+      if (!isOpen || its.client !== client) yield* recordClient(image, { nodeId, client, bootId });
+      recorded.set(volumeId, image);
+    }),
+    proveNotFenced: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }) {
+      if (!enabled || fixed !== undefined) return;
+      const { fenced, unreadable } = yield* readRecords({ volumeId, pool, imageName });
+      // A fence that cannot be read may be one of this node.
+      const unknown = unreadable.find((each) => each.nodeId === undefined);
+      if (unknown !== undefined) return yield* unknown.error;
+      const bootId = yield* bootIdNow;
+      // The recorded boot is one that a driver saw on this node, as this one does; what Kubernetes shows may differ.
+      const its = fenced.find((each) => each.nodeId === nodeId && ["", bootId].includes(each.bootId));
+      if (its === undefined) return;
+      return yield* new Precondition({
+        subject: `volume ${volumeId}`,
+        problem: `was taken from this node while it was lost: its client ${its.client} is fenced, so what this node has not written yet would damage newer data`,
+        remedy: `Boot the node. If it has booted since, attach the volume to it anew, which lifts the fence if it can`,
+      });
+    }),
+    unstaged: (volumeId) =>
+      Effect.suspend(() => {
+        const image = recorded.get(volumeId);
+        if (image === undefined) return Effect.void;
+        recorded.delete(volumeId);
+        return forgetClient(image, nodeId).pipe(
+          Effect.timeout(LIMIT),
+          Effect.catch(({ message }) =>
+            Effect.logDebug(`the record that ${nodeId} has volume ${volumeId} stays until it is detached: ${message}`),
+          ),
+        );
+      }),
+  };
+};
+
+const bootIdNow = Effect.flatMap(Host, ({ readText }) => Effect.map(readText(BOOT_ID), (text = "") => text.trim()));
+
+const watchersNow = ({ pool, imageName }: RecordedImage) =>
+  Effect.flatMap(Rbd, ({ imageStatus }) => Effect.map(imageStatus(pool, imageName), ({ watchers }) => watchers));
+
+/** "": none of the image's watchers is the device's client, or more than one may be it. */
+const ownWatcher = (watchers: readonly string[], mapped: MappedDevice): string => {
+  const [its = "", ...more] = watchersOf(watchers, mapped);
+  return more.length === 0 ? its : "";
+};
+
+const unknownClient = ({ volumeId, pool, imageName }: RecordedImage, { path }: MappedDevice): Precondition =>
+  new Precondition({
+    subject: `volume ${volumeId}`,
+    problem: `cannot be fenced on this node, so it is not staged anew: of those that have image ${imageLabel(pool, imageName)} open, none or more than one may be the client of ${path}`,
+    remedy: '"rbd status" shows them. The automatic retry tries it again',
+  });

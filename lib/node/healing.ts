@@ -1,0 +1,224 @@
+/**
+ * Looks after the rbd-nbd processes of this node's staged volumes: one that has died gets a successor, whether it died
+ * under this driver or before it started.
+ *
+ * Not here: how a device gets a new process (./heal.ts).
+ *
+ * 1. What a stage was given is kept in memory, Redacted, until the volume is unstaged. After a restart Kubernetes is
+ *    asked for it, and only if a process is missing.
+ * 2. A volume that Kubernetes does not have attached to this node any more is not healed: another node may have written
+ *    to it. Where Kubernetes cannot be asked, or does not know all, ./heal.ts has the record of the nodes alone.
+ * 3. A device is healed under its volume's lock, and only if it still lacks its process then. Of several devices of one
+ *    volume it is the mounted one, and none if that is not one.
+ */
+import * as Clock from "effect/Clock";
+import * as Context from "effect/Context";
+import * as Effect from "effect/Effect";
+import * as Latch from "effect/Latch";
+import * as Schedule from "effect/Schedule";
+import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
+import type { Credentials } from "../config/secrets.ts";
+import { type JournalCorrupt, type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.ts";
+import type { HostError } from "../host/errors.ts";
+import { Host } from "../host/host.ts";
+import type { MappedDevice } from "../host/mapped-device.ts";
+import type { Placement } from "../kube/placement.ts";
+import { LockKey } from "../operations/lock-keys.ts";
+import { Locks } from "../operations/locks.ts";
+import { stage } from "../operations/pipeline.ts";
+import type { ClientRecord } from "./client-record.ts";
+import { healDevice, proveNotElsewhere } from "./heal.ts";
+import type { PublishedNodeRecord } from "./published-node-record.ts";
+import { otherMounts, stackOver } from "./staged-device.ts";
+import { cookieOf, locateImage, type VolumeContext } from "./volume-context.ts";
+
+/** What is needed to give the device of a volume a new process. */
+export interface Healable {
+  readonly context: VolumeContext;
+  readonly credentials: Credentials;
+  readonly shared: boolean;
+}
+
+/** What Kubernetes has attached to this node. */
+export interface Attached {
+  /** Those that are known well enough to heal them. */
+  readonly staged: readonly Healable[];
+  /** The IDs of all; `undefined`: not all are known. */
+  readonly volumeIds: readonly string[] | undefined;
+}
+
+type AskKubernetes = Effect.Effect<Attached, { readonly message: string }>;
+
+export type HealNeeds = Ceph | ClientRecord | Clusters | ClusterMapping | Host | Placement | PublishedNodeRecord;
+export type HealError = CephError | ConfigError | HostError | JournalCorrupt | Precondition | VolumeNotFound;
+
+export interface HealingService {
+  readonly remember: (staged: Healable) => void;
+  readonly forget: (volumeId: string) => void;
+  /** Looks once for devices without a process, and gives each another one. Failures are for the log: it looks again. */
+  readonly look: Effect.Effect<void, never, HealNeeds | Locks>;
+  /** Looks again and again, from the start of the driver on, while there is anything to look after. */
+  readonly watch: Effect.Effect<void, never, HealNeeds | Locks>;
+  /** Gives a device a process so that what is not written yet is not lost, if anybody knows how. The caller has the lock. */
+  readonly revive: (device: MappedDevice) => Effect.Effect<void, never, HealNeeds>;
+  /** Ends the process of a device in good order, and gives it another one. The caller has the volume's lock. */
+  readonly renew: (device: MappedDevice) => Effect.Effect<void, HealError, HealNeeds>;
+}
+
+export class Healing extends Context.Service<Healing, HealingService>()("csi-rbd/Healing") {}
+
+const EVERY = "10 seconds";
+/** How often Kubernetes is asked about a device that nobody here knows. */
+const ASK_AGAIN_MS = 60_000;
+
+export const makeHealing = (attached: AskKubernetes): HealingService => {
+  const known = new Map<string, Healable>();
+  const wanted = Latch.makeUnsafe(false);
+  const remember = (staged: Healable): void => {
+    if (staged.context.mounter === "rbd" && !staged.context.tryOtherMounters) return;
+    known.set(cookieOf(staged.context), staged);
+    wanted.openUnsafe();
+  };
+  const look = Effect.gen(function* () {
+    const devices = (yield* (yield* Host).mappedDevices).filter(({ mapper }) => mapper === "rbd-nbd");
+    if (devices.length > 0) wanted.openUnsafe();
+    const dead = devices.filter(isDead);
+    if (dead.some(({ cookie }) => !known.has(cookie))) yield* askAtTimes;
+    const heal = (cookie: string) => {
+      const staged = known.get(cookie);
+      return staged === undefined ? Effect.void : healed(staged, attached);
+    };
+    yield* Effect.forEach(new Set(dead.map(({ cookie }) => cookie)), heal, { concurrency: 4, discard: true });
+  }).pipe(Effect.catch(({ message }) => Effect.logWarning(`cannot look after rbd-nbd: ${message}`)));
+  const { ask, askAtTimes } = asking(attached, ({ staged }) => {
+    for (const each of staged) if (!known.has(cookieOf(each.context))) remember(each);
+  });
+  const revived = Effect.fnUntraced(function* (device: MappedDevice): Effect.fn.Return<void, HealError, HealNeeds> {
+    if (!known.has(device.cookie)) yield* ask;
+    const staged = known.get(device.cookie);
+    if (staged === undefined) {
+      return yield* new Precondition({
+        subject: device.cookie === "" ? "its volume" : `volume ${device.cookie}`,
+        problem: "is one that neither this driver has staged nor Kubernetes knows, so what is not written yet is lost",
+        remedy: "Check its VolumeAttachment, its PersistentVolume and the Secret that this one names",
+      });
+    }
+    const needy = yield* deadDevice(device.cookie);
+    if (needy?.path === device.path) yield* succeeded(device, staged, attached);
+  });
+  return {
+    remember,
+    forget: (volumeId) => {
+      for (const [cookie, staged] of known) if (staged.context.volumeId === volumeId) known.delete(cookie);
+    },
+    look,
+    watch: Effect.asVoid(Effect.repeat(Effect.andThen(look, wanted.await), Schedule.spaced(EVERY))),
+    revive: (device) =>
+      Effect.catch(revived(device), ({ message }) =>
+        Effect.logWarning(`${device.path} lacks its rbd-nbd process, and gets no other one: ${message}`),
+      ),
+    renew: Effect.fnUntraced(function* (device) {
+      const staged = known.get(device.cookie);
+      if (staged === undefined) return;
+      if (!staged.shared) {
+        // While the process still runs: none that ends here stays without a successor for that.
+        const image = yield* stage("locate image", locateImage(staged.context, staged.credentials));
+        yield* proveNotElsewhere(staged.context, image);
+        yield* proveAttached(staged.context, attached);
+      }
+      yield* stage("detach", (yield* Host).detach(device));
+      yield* succeeded({ ...device, served: false }, staged, attached);
+    }),
+  };
+};
+
+const isDead = ({ mapper, served, cookie }: MappedDevice): boolean => mapper === "rbd-nbd" && !served && cookie !== "";
+
+/** `askAtTimes` asks at most once a minute; an ask that failed does not count. */
+const asking = (attached: AskKubernetes, learn: (found: Attached) => void) => {
+  let askedAt = Number.NEGATIVE_INFINITY;
+  const ask = Effect.flatMap(Clock.currentTimeMillis, (now) =>
+    Effect.matchEffect(attached, {
+      onSuccess: (found) =>
+        Effect.sync(() => {
+          askedAt = now;
+          learn(found);
+        }),
+      onFailure: ({ message }) =>
+        Effect.logWarning(`an rbd-nbd process is missing, and who staged its volume is not known: ${message}`),
+    }),
+  );
+  const askAtTimes = Effect.flatMap(Clock.currentTimeMillis, (now) =>
+    now - askedAt < ASK_AGAIN_MS ? Effect.void : ask,
+  );
+  return { ask, askAtTimes };
+};
+
+/** Heals the device of a volume, if it needs it once the volume's lock is there. */
+const healed = (staged: Healable, attached: AskKubernetes): Effect.Effect<void, never, HealNeeds | Locks> =>
+  Effect.flatMap(Locks, (locks) =>
+    locks.with([LockKey.volume(staged.context.volumeId)], healLocked(staged, attached)),
+  ).pipe(
+    Effect.catch(({ message }: HealError | LockHeld) =>
+      Effect.logWarning(
+        `volume ${staged.context.volumeId} lacks its rbd-nbd process, and gets no other one yet: ${message}`,
+      ),
+    ),
+  );
+
+const healLocked = Effect.fnUntraced(function* (
+  staged: Healable,
+  attached: AskKubernetes,
+): Effect.fn.Return<void, HealError, HealNeeds> {
+  const device = yield* deadDevice(cookieOf(staged.context));
+  if (device === undefined) return;
+  yield* succeeded(device, staged, attached);
+});
+
+/** The one device of a cookie that needs a process. */
+const deadDevice = Effect.fnUntraced(function* (
+  cookie: string,
+): Effect.fn.Return<MappedDevice | undefined, HostError, Host> {
+  const host = yield* Host;
+  const dead = (yield* host.mappedDevices).filter((each) => isDead(each) && each.cookie === cookie);
+  if (dead.length < 2) return dead[0];
+  const table = yield* host.mountTable;
+  const mounted = dead.filter((each) => otherMounts(table, stackOver(each), []).length > 0);
+  if (mounted.length === 1) return mounted[0];
+  const those = (mounted.length === 0 ? dead : mounted).map(({ path }) => path).join(", ");
+  const which = mounted.length === 0 ? "none of them is mounted" : "they are mounted";
+  yield* Effect.logWarning(
+    `several devices of ${cookie} lack their rbd-nbd process, and get no other one, because ${which}: ${those}`,
+  );
+  return undefined;
+});
+
+/** Gives a device another process, by what the first one was given. */
+const succeeded = Effect.fnUntraced(function* (
+  device: MappedDevice,
+  staged: Healable,
+  attached: AskKubernetes,
+): Effect.fn.Return<void, HealError, HealNeeds> {
+  const image = yield* stage("locate image", locateImage(staged.context, staged.credentials));
+  yield* healDevice(staged, image, stackOver(device), proveAttached(staged.context, attached));
+});
+
+/** Fails if Kubernetes knows that the volume is not attached to this node. */
+const proveAttached = ({ volumeId }: VolumeContext, attached: AskKubernetes): Effect.Effect<void, Precondition> =>
+  Effect.match(attached, { onFailure: () => undefined, onSuccess: ({ volumeIds }) => volumeIds }).pipe(
+    Effect.flatMap((volumeIds) =>
+      volumeIds === undefined || volumeIds.includes(volumeId)
+        ? Effect.void
+        : Effect.fail(
+            new Precondition({
+              subject: `volume ${volumeId}`,
+              problem: "has no VolumeAttachment to this node any more, so another node may have written to it",
+              remedy: "End the pods that use it on this node",
+            }),
+          ),
+    ),
+  );
