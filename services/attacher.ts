@@ -10,6 +10,7 @@ import { hostname } from "node:os";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import type * as Layer from "effect/Layer";
+import type * as Scope from "effect/Scope";
 import { type AttacherSettings, runAttacher } from "../lib/attacher/controller.ts";
 import { CsiDriver } from "../lib/attacher/csi-driver.ts";
 import type { AttacherFlags } from "../lib/config/attacher-flags.ts";
@@ -23,7 +24,7 @@ import type { World } from "../lib/process/world.ts";
 import { Metrics } from "../lib/telemetry/metrics.ts";
 import { connectDriver } from "./csi-client.ts";
 
-/** How the driver of this process is attached: it has nothing to do for it. */
+/** How the driver of this process is attached. */
 const OWN: AttacherSettings = {
   workers: 10,
   resync: Duration.minutes(10),
@@ -33,18 +34,32 @@ const OWN: AttacherSettings = {
   defaultFsType: "",
 };
 
-/** The attacher of the driver in this process. */
-export const attacherRole = (flags: Flags, { kube }: Pick<World, "kube">): Role<Kube> => {
+/** A fence waits for the monitors and for every OSD. */
+const OWN_TIMEOUT = Duration.seconds(150);
+
+/**
+ * The attacher of the driver in this process. It has nothing to do for an attachment, unless the driver fences: then it is
+ * asked on its own socket, as by an attacher of another process.
+ */
+export const attacherRole = (flags: Flags, { kube }: Pick<World, "kube">): Role<Kube> =>
+  roleOf(kube, flags, OWN, flags.enableFencing ? askingItself(flags) : Effect.succeed(idle(flags)));
+
+const askingItself = ({ endpoint: address }: Flags) =>
+  Effect.map(connectDriver({ address, timeout: OWN_TIMEOUT, maxEntries: 0 }), (driver) =>
+    // The driver's list names the nodes that have staged a volume: one that is attached need not be there yet.
+    CsiDriver.of({ ...driver, abilities: { ...driver.abilities, listPublishedNodes: false } }),
+  );
+
+const idle = (flags: Flags): CsiDriver["Service"] => {
   const abilities = { publish: false, publishReadOnly: false, singleNodeMultiWriter: false, listPublishedNodes: false };
   const nothing = Effect.die("the driver of this process publishes no volumes");
-  const driver = CsiDriver.of({
+  return CsiDriver.of({
     name: flags.driverName,
     abilities,
     publish: () => nothing,
     unpublish: () => nothing,
     publishedNodes: nothing,
   });
-  return roleOf(kube, flags, OWN, Effect.succeed(driver));
 };
 
 /** The attacher of a driver in another process. */
@@ -59,14 +74,14 @@ const roleOf = (
   layer: Layer.Layer<Kube, RoleError>,
   flags: ElectionFlags,
   settings: AttacherSettings,
-  connect: Effect.Effect<CsiDriver["Service"], RoleError>,
+  connect: Effect.Effect<CsiDriver["Service"], RoleError, Scope.Scope>,
 ): Role<Kube> => {
   const elections = makeElections();
   const runs = Effect.gen(function* () {
     const driver = yield* connect;
     const work = runAttacher(settings).pipe(Effect.scoped, Effect.provideService(CsiDriver, driver));
     return yield* flags.leaderElection ? elected(elections, flags, driver.name, work) : work;
-  });
+  }).pipe(Effect.scoped);
   return role({ name: "attacher", layer, runs, checks: { "/healthz/leader-election": elections.stuck } });
 };
 

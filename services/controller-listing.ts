@@ -12,6 +12,7 @@ import { readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
 import { snapshotMessage } from "../lib/csi/messages.ts";
 import { VOLUME_CONDITION, withCondition } from "../lib/csi/volume-condition.ts";
+import { healthMessage } from "../lib/csi/volume-health.ts";
 import {
   type ControllerGetVolumeHealthRequest,
   type ControllerGetVolumeRequest,
@@ -23,13 +24,11 @@ import {
   type ListSnapshotsRequest,
   type ListVolumesRequest,
   ListVolumesResponse_VolumeStatusSchema as ListedStatusSchema,
-  VolumeHealthErrorType as Status,
 } from "../lib/gen/csi_pb.ts";
 import { capacity, capacityOf } from "../lib/listing/capacity.ts";
 import { canList } from "../lib/listing/cluster-credentials.ts";
 import { encodeToken, type ListKind, parseToken } from "../lib/listing/page-token.ts";
 import { getSnapshot, listSnapshots } from "../lib/listing/snapshots.ts";
-import type { Fault } from "../lib/listing/volume-health.ts";
 import {
   listVolumeHealth,
   listVolumes,
@@ -70,29 +69,20 @@ const volume = Effect.fnUntraced(function* (request: ControllerGetVolumeRequest)
 
 // ---------------------------------------------------------------------------------------------- health of volumes
 
-const STATUS: Readonly<Record<Fault["status"], Status>> = {
-  degraded: Status.DEGRADED,
-  inaccessible: Status.INACCESSIBLE,
-  "data loss": Status.DATA_LOSS,
-};
-
-const healthMessage = ({ volumeId, fault }: VolumeHealth) => ({
-  volumeId,
-  healthStatuses: fault === undefined ? [] : [{ ...fault, status: STATUS[fault.status] }],
-});
+const messageOf = ({ volumeId, fault }: VolumeHealth) => healthMessage(volumeId, fault === undefined ? [] : [fault]);
 
 const unhealthyVolumes = Effect.fnUntraced(function* (request: ControllerListVolumeHealthRequest) {
   const { after, maxEntries } = yield* pageOf("volume health", request);
   const { entries, next } = yield* listVolumeHealth(yield* optionalCredentials(request.secrets), after, maxEntries);
   return {
-    entries: entries.map(healthMessage),
+    entries: entries.map(messageOf),
     nextToken: next === undefined ? "" : encodeToken("volume health", next),
   };
 });
 
 const health = Effect.fnUntraced(function* (request: ControllerGetVolumeHealthRequest) {
   const volumeId = yield* text("volume_id", request.volumeId);
-  return { volumeHealth: healthMessage(yield* volumeHealth(volumeId, yield* optionalCredentials(request.secrets))) };
+  return { volumeHealth: messageOf(yield* volumeHealth(volumeId, yield* optionalCredentials(request.secrets))) };
 });
 
 // ------------------------------------------------------------------------------------------ snapshots and capacity

@@ -2,7 +2,8 @@
  * The CSI Controller service: reads requests for the recipes of lib/volume and lib/snapshot, and writes their results as
  * responses.
  *
- * Not here: the recipes' stages, whether Ceph can be reached, and the RPCs that only look (./controller-listing.ts).
+ * Not here: the recipes' stages, whether Ceph can be reached, and the RPCs that only look
+ * (./controller-listing.ts) or that attach (./controller-publish.ts).
  *
  * 1. A request is checked field by field before anything else happens.
  * 2. A capability is advertised only if every RPC of it is served.
@@ -10,13 +11,17 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
+import type { Flags } from "../lib/config/flags.ts";
 import { filesystemsOf, readCapabilities, readCapability, refusalOfTypes } from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
 import { type CsiSnapshot, snapshotMessage } from "../lib/csi/messages.ts";
+import { Kubernetes } from "../lib/fencing/kubernetes.ts";
 import {
   Controller,
   type ControllerExpandVolumeRequest,
   ControllerExpandVolumeRequestSchema,
+  type ControllerModifyVolumeRequest,
+  ControllerModifyVolumeRequestSchema,
   ControllerServiceCapability_RPC_Type as Offered,
   type CreateSnapshotRequest,
   CreateSnapshotRequestSchema,
@@ -39,16 +44,19 @@ import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
+import { readMutableParameters } from "../lib/qos/parameters.ts";
 import { createSnapshot } from "../lib/snapshot/create.ts";
 import { deleteSnapshot } from "../lib/snapshot/delete.ts";
 import type { SourceRequest } from "../lib/volume/copy-source.ts";
 import { createVolume } from "../lib/volume/create.ts";
 import { deleteVolume } from "../lib/volume/delete.ts";
 import { type ExpandRequest, expandVolume } from "../lib/volume/expand.ts";
+import { modifyVolume } from "../lib/volume/modify.ts";
 import { proveStaticExists, proveVolumeExists, refusalOfBlankImage } from "../lib/volume/prove-exists.ts";
 import type { Requirement } from "../lib/volume/topology.ts";
 import { listing, listingOffered } from "./controller-listing.ts";
-import { credentials, text } from "./fields.ts";
+import { publishing, publishingOffered } from "./controller-publish.ts";
+import { byVolume, credentials, text } from "./fields.ts";
 
 // ----------------------------------------------------------------------------------------------------- volumes
 
@@ -82,16 +90,13 @@ const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequ
       "asks only for readers, by access mode or by the mount flag ro, of a volume without a content source, which would stay empty for ever. Add a writable capability or a source";
     return yield* new InvalidRequest({ field: "volume_capabilities", reason });
   }
-  if (Object.keys(request.mutableParameters).length > 0) {
-    const reason = "is not supported: no parameter of a volume can be modified";
-    return yield* new InvalidRequest({ field: "mutable_parameters", reason });
-  }
   const refusal = refusalOfTypes("volume_capabilities", capabilities);
   if (refusal !== undefined) return yield* new InvalidRequest(refusal);
-  const { parameters, secrets, capacityRange, accessibilityRequirements } = request;
+  const { parameters, mutableParameters, secrets, capacityRange, accessibilityRequirements } = request;
   const topology = requirement(accessibilityRequirements);
   const filesystems = filesystemsOf(capabilities);
-  return { requestName, parameters, secrets, size: capacityRange ?? {}, source, topology, filesystems };
+  const size = capacityRange ?? {};
+  return { requestName, parameters, mutableParameters, secrets, size, source, topology, filesystems };
 });
 
 const create = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
@@ -104,7 +109,9 @@ const create = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
 
 const remove = Effect.fnUntraced(function* (request: DeleteVolumeRequest) {
   const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
-  yield* deleteVolume(volumeId, yield* stage("validate", credentials(request.secrets, { allowMigration: true })));
+  const { secrets } = request;
+  const who = yield* stage("validate", credentials(secrets, { allowMigration: true }));
+  yield* deleteVolume(volumeId, { credentials: who, secrets });
   return {};
 });
 
@@ -127,6 +134,17 @@ const readExpandRequest = Effect.fnUntraced(function* (request: ControllerExpand
 const expand = (request: ControllerExpandVolumeRequest) =>
   Effect.flatMap(stage("validate", readExpandRequest(request)), expandVolume);
 
+const modify = Effect.fnUntraced(function* (request: ControllerModifyVolumeRequest) {
+  const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
+  const asked = yield* stage("validate", Effect.fromResult(readMutableParameters(request.mutableParameters)));
+  yield* modifyVolume({
+    volumeId,
+    asked,
+    credentials: yield* stage("validate", credentials(request.secrets, { allowMigration: true })),
+  });
+  return {};
+});
+
 const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolumeCapabilitiesRequest) {
   const volumeId = yield* text("volume_id", request.volumeId);
   const { volumeContext, volumeCapabilities, parameters, mutableParameters } = request;
@@ -143,6 +161,8 @@ const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolum
   if (Result.isFailure(read)) return { message: read.failure.message };
   const wrongType = refusalOfTypes("volume_capabilities", read.success);
   if (wrongType !== undefined) return { message: new InvalidRequest(wrongType).message };
+  const limits = readMutableParameters(mutableParameters);
+  if (Result.isFailure(limits)) return { message: limits.failure.message };
   const tooSmall = yield* refusalOfBlankImage(image, filesystemsOf(read.success), context.success.mkfsOptions);
   if (tooSmall !== undefined) return { message: `volume_capabilities ${tooSmall}` };
   return { confirmed: { volumeContext, volumeCapabilities, parameters, mutableParameters } };
@@ -169,7 +189,8 @@ const takeSnapshot = Effect.fnUntraced(function* (
 
 const removeSnapshot = Effect.fnUntraced(function* (request: DeleteSnapshotRequest) {
   const snapshotId = yield* stage("validate", text("snapshot_id", request.snapshotId));
-  yield* deleteSnapshot(snapshotId, yield* stage("validate", credentials(request.secrets)));
+  const { secrets } = request;
+  yield* deleteSnapshot(snapshotId, { credentials: yield* stage("validate", credentials(secrets)), secrets });
   return {};
 });
 
@@ -180,17 +201,18 @@ const OFFERED = [
   Offered.CREATE_DELETE_SNAPSHOT,
   Offered.CLONE_VOLUME,
   Offered.EXPAND_VOLUME,
+  Offered.MODIFY_VOLUME,
   Offered.SINGLE_NODE_MULTI_WRITER,
 ];
 
 const byName = ({ name }: { readonly name: string }) => name;
-const byVolume = ({ volumeId }: { readonly volumeId: string }) => volumeId;
 
 export const controller = () =>
   ({
     createVolume: mutating("CreateVolume", CreateVolumeRequestSchema, byName, create),
     deleteVolume: mutating("DeleteVolume", DeleteVolumeRequestSchema, byVolume, remove),
     controllerExpandVolume: mutating("ControllerExpandVolume", ControllerExpandVolumeRequestSchema, byVolume, expand),
+    controllerModifyVolume: mutating("ControllerModifyVolume", ControllerModifyVolumeRequestSchema, byVolume, modify),
     validateVolumeCapabilities: reading(validateCapabilities),
     createSnapshot: mutating("CreateSnapshot", CreateSnapshotRequestSchema, byName, takeSnapshot),
     deleteSnapshot: mutating(
@@ -200,18 +222,29 @@ export const controller = () =>
       removeSnapshot,
     ),
     ...listing,
+    ...publishing,
     controllerGetCapabilities: () =>
-      Effect.map(listingOffered, (more) => ({
-        capabilities: [...OFFERED, ...more].map((type) => ({ type: { case: "rpc" as const, value: { type } } })),
+      Effect.map(Effect.all([publishingOffered, listingOffered]), (more) => ({
+        capabilities: [...OFFERED, ...more.flat()].map((type) => ({ type: { case: "rpc" as const, value: { type } } })),
       })),
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 
 /** The layers that recipes need besides Ceph, locks, operations and the configuration. */
 export const controllerLayer = Layer.merge(Layer.provide(withTrashDelay, Purge.layer), Flatten.layer);
 
-export const controllerRole = (world: World) =>
+/** With fencing the driver asks Kubernetes which nodes are lost. Outside of a pod, and without a kubeconfig, there is none. */
+const fencingLayer = ({ enableFencing, kubeconfig }: Flags, { kube }: World) => {
+  if (!enableFencing) return Kubernetes.none;
+  const asked = Layer.provide(Kubernetes.layer, kube);
+  if (kubeconfig !== "") return asked;
+  return Layer.catch(asked, ({ message }) =>
+    Layer.provideMerge(Kubernetes.none, Layer.effectDiscard(Effect.logWarning(`no node is fenced: ${message}`))),
+  );
+};
+
+export const controllerRole = (flags: Flags, world: World) =>
   role({
     name: "controller",
-    layer: Layer.provideMerge(controllerLayer, volumesLayer(world)),
+    layer: Layer.mergeAll(Layer.provideMerge(controllerLayer, volumesLayer(world)), fencingLayer(flags, world)),
     serves: [served(Controller, controller())],
   });

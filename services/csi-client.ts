@@ -3,12 +3,13 @@
  * the calls that publish volumes.
  *
  * 1. A driver that is away, or not ready, is waited for, however long it takes: nobody has to start this process anew.
- * 2. Every call has a connection of its own, so that a driver that comes back is found at once.
+ * 2. Calls share a connection until one fails, so that a driver that comes back is found at once.
  * 3. No secret is in an error.
  */
 import * as Data from "effect/Data";
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
+import type * as Scope from "effect/Scope";
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { type CsiAbilities, CsiDriver, CsiFailed, type PublishRequest } from "../lib/attacher/csi-driver.ts";
 import {
@@ -19,7 +20,7 @@ import {
   PluginCapability_Service_Type as Service,
   VolumeCapability_AccessMode_Mode as Mode,
 } from "../lib/gen/csi_pb.ts";
-import { ask } from "../lib/grpc/ask.ts";
+import { type KeptAsk, keptAsk } from "../lib/grpc/kept-ask.ts";
 import { Code, codeName, goCodeName } from "../lib/grpc/status.ts";
 import { Timings } from "../lib/telemetry/metrics.ts";
 
@@ -39,7 +40,7 @@ type Call = <I extends DescMessage, O extends DescMessage>(
 ) => Effect.Effect<MessageShape<O>, CsiFailed>;
 
 const caller =
-  ({ address, timeout }: CsiClientOptions, timings: Timings | undefined, driverName: () => string): Call =>
+  (ask: KeptAsk, { timeout }: CsiClientOptions, timings: Timings | undefined, driverName: () => string): Call =>
   (method, request) =>
     Effect.suspend(() => {
       const since = performance.now();
@@ -48,7 +49,7 @@ const caller =
           const path = `/${method.parent.typeName}/${method.name}`;
           timings?.sidecar(driverName(), path, code, (performance.now() - since) / 1000);
         });
-      return ask(method, address, request, timeout).pipe(
+      return ask(method, request, timeout).pipe(
         Effect.mapError((error) => {
           const code = "code" in error ? error.code : Code.UNAVAILABLE;
           return new CsiFailed({ code, message: `${method.name}: ${codeName(code)}: ${error.message}` });
@@ -59,10 +60,11 @@ const caller =
     });
 
 /** Waits until the driver is ready, and finds out what it can do. */
-export const connectDriver = (options: CsiClientOptions): Effect.Effect<CsiDriver["Service"], NoDriver> =>
+export const connectDriver = (options: CsiClientOptions): Effect.Effect<CsiDriver["Service"], NoDriver, Scope.Scope> =>
   Effect.gen(function* () {
     let known = "unknown-driver";
-    const call = caller(options, yield* Timings, () => known);
+    const ask = yield* keptAsk(options.address);
+    const call = caller(ask, options, yield* Timings, () => known);
     yield* whenReady(call, options.address);
     const { name } = yield* patiently(call(Identity.method.getPluginInfo, {}));
     if (name === "") {

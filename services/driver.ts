@@ -10,6 +10,7 @@ import type { Flags } from "../lib/config/flags.ts";
 import type { World } from "../lib/process/world.ts";
 import { attacherRole } from "./attacher.ts";
 import { controllerRole } from "./controller.ts";
+import { addOnRoles } from "./csi-addons.ts";
 import { groupControllerRole } from "./group-controller.ts";
 import { healthRole } from "./health.ts";
 import { identityRole } from "./identity.ts";
@@ -19,9 +20,12 @@ import { snapshotMetadataRole } from "./snapshot-metadata.ts";
 
 export const driverRoles = (flags: Flags, world: World) => [
   identityRole(flags),
-  ...(flags.controllerServer ? [controllerRole(world), groupControllerRole(world), snapshotMetadataRole(world)] : []),
+  ...(flags.controllerServer
+    ? [controllerRole(flags, world), groupControllerRole(world), snapshotMetadataRole(world)]
+    : []),
   ...(flags.controllerServer && flags.attacher ? [attacherRole(flags, world)] : []),
   ...(flags.nodeServer ? [nodeRole(flags, world)] : []),
+  ...addOnRoles(flags, world),
   ...(flags.httpEndpoint.length > 0 || flags.healthPort !== 0 ? [healthRole(flags)] : []),
   ...(flags.nodeServer && flags.kubeletRegistrationPath !== "" ? [registrarRole(flags)] : []),
 ];

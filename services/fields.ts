@@ -18,6 +18,9 @@ export const text = (field: string, value: string): Effect.Effect<string, Invali
 export const texts = (field: string, values: readonly string[]): Effect.Effect<readonly string[], InvalidRequest> =>
   Effect.forEach(values, (value, i) => text(`${field}[${i}]`, value));
 
+/** What a call is about, in the log and for its caller's retry: the volume. */
+export const byVolume = ({ volumeId }: { readonly volumeId: string }): string => volumeId;
+
 /** `allowMigration`: the secrets may be those of a volume that the in-tree plugin made. */
 export const credentials = (
   secrets: Secrets,

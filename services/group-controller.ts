@@ -45,7 +45,8 @@ const create = Effect.fnUntraced(function* (
 const remove = Effect.fnUntraced(function* (request: DeleteVolumeGroupSnapshotRequest) {
   const groupSnapshotId = yield* stage("validate", text("group_snapshot_id", request.groupSnapshotId));
   const { snapshotIds, secrets } = request;
-  yield* deleteGroupSnapshot(groupSnapshotId, snapshotIds, yield* stage("validate", credentials(secrets)));
+  const who = yield* stage("validate", credentials(secrets));
+  yield* deleteGroupSnapshot(groupSnapshotId, snapshotIds, { credentials: who, secrets });
   return {};
 });
 

@@ -6,26 +6,20 @@
  *
  * 1. A request that is wrong changes nothing.
  */
-import { resolve } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
 import type { Flags } from "../lib/config/flags.ts";
 import type { InvalidSecret } from "../lib/config/errors.ts";
-import { mapsReadOnly } from "../lib/config/krbd-options.ts";
-import { parseNodeParameters } from "../lib/config/node-parameters.ts";
+import { asksReadOnly, parseNodeParameters } from "../lib/config/node-parameters.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { type Capability, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
 import { refusalOfType } from "../lib/csi/filesystems.ts";
-import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
-import { VOLUME_CONDITION, withCondition } from "../lib/csi/volume-condition.ts";
 import {
   Node,
   type NodeExpandVolumeRequest,
   NodeExpandVolumeRequestSchema,
-  type NodeGetVolumeStatsRequest,
-  NodeGetVolumeStatsResponseSchema,
   type NodePublishVolumeRequest,
   NodePublishVolumeRequestSchema,
   NodeServiceCapability_RPC_Type as Offered,
@@ -36,57 +30,43 @@ import {
   type NodeUnstageVolumeRequest,
   NodeUnstageVolumeRequestSchema,
   VolumeCapability_AccessMode_Mode as Mode,
-  VolumeUsage_Unit as Unit,
 } from "../lib/gen/csi_pb.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import type { Usage } from "../lib/host/host.ts";
 import { Placement } from "../lib/kube/placement.ts";
+import { attachedToNode } from "../lib/kube/staged-volumes.ts";
+import { ClientRecord, type ClientRecordService, makeClientRecord } from "../lib/node/client-record.ts";
 import { type ExpandSpec, expandVolume } from "../lib/node/expand.ts";
+import { makePodLimits, type PodLimitsService } from "../lib/node/io-limits.ts";
+import type { Limitable } from "../lib/node/staged-before.ts";
+import { type Healable, Healing, type HealingService, makeHealing } from "../lib/node/healing.ts";
 import { type PublishSpec, publishVolume } from "../lib/node/publish.ts";
-import { makePublishedNodeRecord, PublishedNodeRecord } from "../lib/node/published-node-record.ts";
+import {
+  makePublishedNodeRecord,
+  PublishedNodeRecord,
+  type PublishedNodeRecordService,
+} from "../lib/node/published-node-record.ts";
 import { type StageSpec, stageVolume } from "../lib/node/stage.ts";
-import { notMountedAt } from "../lib/node/staged-volume.ts";
-import { type StatsSpec, type VolumeStats, volumeStats } from "../lib/node/stats.ts";
 import { type UnpublishSpec, unpublishVolume } from "../lib/node/unpublish.ts";
 import { type UnstageSpec, unstageVolume } from "../lib/node/unstage.ts";
 import { readVolumeContext } from "../lib/node/volume-context.ts";
 import { stage } from "../lib/operations/pipeline.ts";
-import { mutating, reading } from "../lib/operations/rpc.ts";
+import { mutating } from "../lib/operations/rpc.ts";
 import { remark } from "../lib/operations/remark.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
+import { byVolume } from "./fields.ts";
+import { type Checked, pathOf, volumeIdOf, volumePathOf } from "./node-fields.ts";
+import { HEALTH_OFFERED, nodeHealth } from "./node-health.ts";
 
-export interface NodeOptions {
+export interface NodeParts {
   readonly nodeId: string;
-  /** Names the journal in which the node records the volumes that it has; without it nothing is recorded. */
-  readonly instanceId?: string;
+  readonly record: PublishedNodeRecordService;
+  readonly clients: ClientRecordService;
+  readonly healing: HealingService;
+  readonly limits: PodLimitsService;
 }
 
 // --------------------------------------------------------------------------------------- from a request to values
-
-type Checked<A> = Effect.fn.Return<A, InvalidRequest>;
-
-/** The volume ID becomes the name of a folder. */
-const volumeIdOf = Effect.fnUntraced(function* (text: string): Checked<string> {
-  const volumeId = yield* Effect.fromResult(requiredText("volume_id", text));
-  if (!volumeId.includes("/") && volumeId !== "." && volumeId !== "..") return volumeId;
-  const reason = 'must not contain "/" and must not be "." or ".."';
-  return yield* new InvalidRequest({ field: "volume_id", reason });
-});
-
-const pathOf = Effect.fnUntraced(function* (field: string, text: string): Checked<string> {
-  const path = resolve(yield* Effect.fromResult(absolutePath(field, text)));
-  return path === "/" ? yield* new InvalidRequest({ field, reason: 'must not be "/"' }) : path;
-});
-
-/** A volume_path. CSI wants NOT_FOUND, and not INVALID_ARGUMENT, for a path at which no volume can be. */
-const volumePathOf = Effect.fnUntraced(function* (
-  volumeId: string,
-  text: string,
-): Effect.fn.Return<string, InvalidRequest | VolumeNotFound> {
-  if (text !== "" && !text.startsWith("/")) return yield* notMountedAt(volumeId, text);
-  return yield* pathOf("volume_path", text);
-});
 
 const capabilityOf = Effect.fnUntraced(function* ({
   volumeCapability,
@@ -107,12 +87,13 @@ const stageSpec = Effect.fnUntraced(function* (
   if (refusal !== undefined) {
     return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason: refusal });
   }
-  const asksReadOnly = mapsReadOnly(context.mapOptions);
-  const readOnly = capability.readOnly || asksReadOnly;
+  const mappedReadOnly = asksReadOnly(context);
+  const readOnly = capability.readOnly || mappedReadOnly;
   // The filesystem of a single reader may have a journal to replay, so its device is writable.
-  const mapReadOnly = asksReadOnly || mode === Mode.MULTI_NODE_READER_ONLY || (access.kind === "block" && readOnly);
+  const mapReadOnly = mappedReadOnly || mode === Mode.MULTI_NODE_READER_ONLY || (access.kind === "block" && readOnly);
   const shared = mode === Mode.MULTI_NODE_READER_ONLY || mode === Mode.MULTI_NODE_MULTI_WRITER;
-  return { volumeId, stagingPath, credentials, context, access, readOnly, mapReadOnly, shared };
+  const { secrets } = request;
+  return { volumeId, stagingPath, credentials, secrets, context, access, readOnly, mapReadOnly, shared };
 });
 
 const unstageSpec = Effect.fnUntraced(function* (request: NodeUnstageVolumeRequest): Checked<UnstageSpec> {
@@ -124,7 +105,7 @@ const unstageSpec = Effect.fnUntraced(function* (request: NodeUnstageVolumeReque
 const isMappedReadOnly = (context: Readonly<Record<string, string>>): boolean =>
   Result.match(parseNodeParameters(context), {
     onFailure: () => false,
-    onSuccess: ({ mapOptions }) => mapsReadOnly(mapOptions),
+    onSuccess: asksReadOnly,
   });
 
 const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeRequest): Checked<PublishSpec> {
@@ -159,76 +140,78 @@ const expandSpec = Effect.fnUntraced(function* (
   return { volumeId, path, requiredBytes, limitBytes };
 });
 
-const statsSpec = Effect.fnUntraced(function* (
-  request: NodeGetVolumeStatsRequest,
-): Effect.fn.Return<StatsSpec, InvalidRequest | VolumeNotFound> {
-  const volumeId = yield* volumeIdOf(request.volumeId);
-  return { volumeId, path: yield* volumePathOf(volumeId, request.volumePath) };
-});
-
-// -------------------------------------------------------------------------------------- from values to the response
-
-const usageMessages = ({ usage, deviceBytes }: VolumeStats) => {
-  if (deviceBytes !== undefined) return { usage: [{ unit: Unit.BYTES, total: deviceBytes }] };
-  return usage === undefined ? {} : { usage: [bytesMessage(usage), inodesMessage(usage)] };
-};
-
-const bytesMessage = ({ totalBytes, usedBytes, availableBytes }: Usage) => ({
-  unit: Unit.BYTES,
-  total: totalBytes,
-  used: usedBytes,
-  available: availableBytes,
-});
-
-const inodesMessage = ({ totalInodes, freeInodes }: Usage) => ({
-  unit: Unit.INODES,
-  total: totalInodes,
-  used: totalInodes - freeInodes,
-  available: freeInodes,
-});
-
-const statsMessage = (stats: VolumeStats) =>
-  withCondition(NodeGetVolumeStatsResponseSchema, usageMessages(stats), stats.fault);
-
 // ----------------------------------------------------------------------------------------------------- the service
 
 const OFFERED: readonly Offered[] = [
   Offered.STAGE_UNSTAGE_VOLUME,
-  Offered.GET_VOLUME_STATS,
-  VOLUME_CONDITION.node,
+  ...HEALTH_OFFERED,
   Offered.EXPAND_VOLUME,
   Offered.SINGLE_NODE_MULTI_WRITER,
 ];
-
-const subject = ({ volumeId }: { readonly volumeId: string }) => volumeId;
 
 /** Checks the request, then runs the recipe; the response is empty. */
 const done = <S, E, E2, R>(spec: Effect.Effect<S, E>, recipe: (spec: S) => Effect.Effect<void, E2, R>) =>
   Effect.as(Effect.flatMap(stage("validate", spec), recipe), {});
 
-export const node = ({ nodeId, instanceId }: NodeOptions) => {
-  const record = makePublishedNodeRecord(nodeId, instanceId);
+/** Gives a recipe what this process knows of the volumes that it staged. */
+export const withRecords =
+  ({ record, clients }: Pick<NodeParts, "record" | "clients">) =>
+  <A, E, R>(recipe: Effect.Effect<A, E, R>) =>
+    recipe.pipe(
+      Effect.provideService(PublishedNodeRecord, record),
+      Effect.provideService(ClientRecord, ClientRecord.of(clients)),
+    );
+
+export const node = ({ nodeId, healing, limits, ...records }: NodeParts) => {
+  const recorded = withRecords(records);
+  const staged = (spec: StageSpec) =>
+    Effect.flatMap(stageVolume(spec), (found) => {
+      healing.remember(spec);
+      return limits.remember(spec, found);
+    });
+  const unstaged = ({ volumeId, ...spec }: UnstageSpec) =>
+    Effect.tap(unstageVolume({ volumeId, ...spec }), () =>
+      Effect.sync(() => {
+        healing.forget(volumeId);
+        limits.forget(volumeId);
+      }),
+    );
+  const published = (request: NodePublishVolumeRequest) => (spec: PublishSpec) =>
+    Effect.tap(publishVolume(spec), () => {
+      const { volumeContext, secrets } = request;
+      const context = readVolumeContext(spec.volumeId, volumeContext);
+      const credentials = parseCredentials(secrets, { allowMigration: true });
+      // Nothing has staged a volume with a context that cannot be read.
+      if (Result.isFailure(context)) return Effect.void;
+      const volume = {
+        context: context.success,
+        credentials: Result.isSuccess(credentials) ? credentials.success : undefined,
+      };
+      return stage("limit I/O", limits.published(volume, spec.targetPath));
+    });
   return {
-    nodeStageVolume: mutating("NodeStageVolume", NodeStageVolumeRequestSchema, subject, (request) =>
-      Effect.provideService(done(stageSpec(request), stageVolume), PublishedNodeRecord, record),
+    nodeStageVolume: mutating("NodeStageVolume", NodeStageVolumeRequestSchema, byVolume, (request) =>
+      recorded(done(stageSpec(request), staged)),
     ),
-    nodeUnstageVolume: mutating("NodeUnstageVolume", NodeUnstageVolumeRequestSchema, subject, (request) =>
-      Effect.provideService(done(unstageSpec(request), unstageVolume), PublishedNodeRecord, record),
+    nodeUnstageVolume: mutating("NodeUnstageVolume", NodeUnstageVolumeRequestSchema, byVolume, (request) =>
+      recorded(Effect.provideService(done(unstageSpec(request), unstaged), Healing, Healing.of(healing))),
     ),
-    nodePublishVolume: mutating("NodePublishVolume", NodePublishVolumeRequestSchema, subject, (request) =>
-      done(publishSpec(request), publishVolume),
+    nodePublishVolume: mutating("NodePublishVolume", NodePublishVolumeRequestSchema, byVolume, (request) =>
+      done(publishSpec(request), published(request)),
     ),
-    nodeUnpublishVolume: mutating("NodeUnpublishVolume", NodeUnpublishVolumeRequestSchema, subject, (request) =>
+    nodeUnpublishVolume: mutating("NodeUnpublishVolume", NodeUnpublishVolumeRequestSchema, byVolume, (request) =>
       done(unpublishSpec(request), unpublishVolume),
     ),
-    nodeExpandVolume: mutating("NodeExpandVolume", NodeExpandVolumeRequestSchema, subject, (request) =>
-      Effect.map(Effect.flatMap(stage("validate", expandSpec(request)), expandVolume), (capacityBytes) => ({
-        capacityBytes,
-      })),
+    nodeExpandVolume: mutating("NodeExpandVolume", NodeExpandVolumeRequestSchema, byVolume, (request) =>
+      Effect.map(
+        Effect.flatMap(stage("validate", expandSpec(request)), expandVolume).pipe(
+          recorded,
+          Effect.provideService(Healing, Healing.of(healing)),
+        ),
+        (capacityBytes) => ({ capacityBytes }),
+      ),
     ),
-    nodeGetVolumeStats: reading((request: NodeGetVolumeStatsRequest) =>
-      Effect.map(Effect.flatMap(statsSpec(request), volumeStats), statsMessage),
-    ),
+    ...nodeHealth,
     nodeGetCapabilities: () =>
       Effect.succeed({ capabilities: OFFERED.map((type) => ({ type: { case: "rpc" as const, value: { type } } })) }),
     nodeGetInfo: () =>
@@ -236,11 +219,54 @@ export const node = ({ nodeId, instanceId }: NodeOptions) => {
   } satisfies ServiceImpl<typeof Node, unknown>;
 };
 
-export const nodeOptions = ({ nodeId, instanceId }: Flags): NodeOptions => ({ nodeId, instanceId });
+/** A volume, by a context and secrets that a stage would take; none by others. */
+const limitable = (
+  volumeId: string,
+  { volumeContext, secrets }: Pick<NodePublishVolumeRequest, "volumeContext" | "secrets">,
+): readonly Limitable[] => {
+  const context = readVolumeContext(volumeId, volumeContext);
+  const credentials = parseCredentials(secrets, { allowMigration: true });
+  if (Result.isFailure(context) || Result.isFailure(credentials)) return [];
+  return [{ context: context.success, credentials: credentials.success }];
+};
 
-export const nodeRole = (flags: Flags, world: World) =>
-  role({
+/** kubelet stages a volume with the first mode of its PersistentVolume, or as ReadWriteOnce where there is none. */
+const isShared = ([mode = "ReadWriteOnce"]: readonly string[]): boolean =>
+  mode === "ReadOnlyMany" || mode === "ReadWriteMany";
+
+/** The volumes that Kubernetes has attached to this node, as NodeStageVolume was asked to stage them. */
+const attachedVolumes = ({ driverName, nodeId }: Flags, world: World) =>
+  attachedToNode(driverName, nodeId).pipe(
+    Effect.map(({ staged, volumeIds }) => ({
+      staged: staged.flatMap(({ volumeId, accessModes, ...given }): readonly Healable[] =>
+        limitable(volumeId, given).map((volume) => ({ ...volume, shared: isShared(accessModes) })),
+      ),
+      volumeIds,
+    })),
+    Effect.provide(world.kube),
+  );
+
+/** What one process has of the node: its memory of what it staged is in them. */
+export const nodeParts = (flags: Flags, world: World): NodeParts => {
+  const attached = attachedVolumes(flags, world);
+  return {
+    nodeId: flags.nodeId,
+    record: makePublishedNodeRecord(flags.nodeId, flags.instanceId),
+    clients: makeClientRecord(flags.nodeId, flags.enableFencing),
+    healing: makeHealing(attached),
+    limits: makePodLimits(attached),
+  };
+};
+
+export const nodeRole = (flags: Flags, world: World) => {
+  const parts = nodeParts(flags, world);
+  return role({
     name: "node",
     layer: Layer.mergeAll(volumesLayer(world), world.host, world.placement),
-    serves: [served(Node, node(nodeOptions(flags)))],
+    serves: [served(Node, node(parts))],
+    runs: Effect.all([withRecords(parts)(parts.healing.watch), parts.limits.watch], {
+      concurrency: "unbounded",
+      discard: true,
+    }),
   });
+};

@@ -14,7 +14,7 @@ import type * as Scope from "effect/Scope";
 import { type Change, type Informer, informer } from "../kube/informer.ts";
 import type { Kube } from "../kube/kube.ts";
 import { type WorkQueue, workQueue } from "../kube/work-queue.ts";
-import { CsiDriver } from "./csi-driver.ts";
+import { CsiDriver, limited } from "./csi-driver.ts";
 import { type Known, syncAttachment, syncVolume } from "./csi-handler.ts";
 import { queueMetrics } from "./metrics.ts";
 import {
@@ -33,7 +33,7 @@ import { reconcile } from "./reconcile.ts";
 import { syncTrivially } from "./trivial.ts";
 
 export interface AttacherSettings {
-  /** Workers that attach, as many that detach, and as many that let volumes go. */
+  /** So many publishes are asked of the driver at once, and as many unpublishes. */
   readonly workers: number;
   /** How often everything is looked at again. */
   readonly resync: Duration.Duration;
@@ -44,9 +44,19 @@ export interface AttacherSettings {
   readonly defaultFsType: string;
 }
 
+/** For each call to the driver so many attachments are looked at: most of their time goes by in the API server. */
+const LOOKED_AT = 4;
+
 /** Runs until it is interrupted. */
 export const runAttacher = (settings: AttacherSettings): Effect.Effect<never, never, Kube | CsiDriver | Scope.Scope> =>
-  Effect.flatMap(CsiDriver, ({ abilities }) => (abilities.publish ? runCsi(settings) : runTrivial(settings)));
+  Effect.gen(function* () {
+    const driver = yield* CsiDriver;
+    if (!driver.abilities.publish) return yield* runTrivial(settings);
+    return yield* Effect.provideService(runCsi(settings), CsiDriver, yield* limited(driver, settings.workers));
+  });
+
+/** Of each lane. */
+const workersOf = ({ workers }: AttacherSettings): number => workers * LOOKED_AT;
 
 type Lane = "attach" | "detach";
 
@@ -71,7 +81,7 @@ const attachmentQueue = <R>(
       },
     );
     queue = yield* workQueue({
-      lanes: { attach: settings.workers, detach: settings.workers } satisfies Record<Lane, number>,
+      lanes: { attach: workersOf(settings), detach: workersOf(settings) } satisfies Record<Lane, number>,
       laneOf: (key): Lane => (attachments.get(key)?.deleting === true ? "detach" : "attach"),
       work: (key) =>
         Effect.suspend(() => {
@@ -169,7 +179,7 @@ const runCsi = (settings: AttacherSettings): Effect.Effect<never, never, Kube | 
     const known: Known = { attachments, volumes, nodes, departed, defaultFsType };
     yield* attachments.synced;
     volumeQueue = yield* workQueue({
-      lanes: { volumes: settings.workers },
+      lanes: { volumes: workersOf(settings) },
       laneOf: () => "volumes" as const,
       work: (key) => syncVolume(known, key, references.has),
       base: settings.retryStart,

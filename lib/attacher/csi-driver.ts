@@ -5,7 +5,8 @@
  */
 import * as Context from "effect/Context";
 import * as Data from "effect/Data";
-import type * as Effect from "effect/Effect";
+import * as Effect from "effect/Effect";
+import * as Semaphore from "effect/Semaphore";
 
 /** A call failed. The message shows on objects of Kubernetes, so it holds no secret. */
 export class CsiFailed extends Data.TaggedError("CsiFailed")<{
@@ -57,3 +58,14 @@ export class CsiDriver extends Context.Service<
     readonly publishedNodes: Effect.Effect<ReadonlyMap<string, ReadonlySet<string>>, CsiFailed>;
   }
 >()("csi-rbd/attacher/CsiDriver") {}
+
+/** The driver, asked for so many publishes at once, and for as many unpublishes. */
+export const limited = (driver: CsiDriver["Service"], atOnce: number): Effect.Effect<CsiDriver["Service"]> =>
+  Effect.gen(function* () {
+    const [publishes, unpublishes] = [yield* Semaphore.make(atOnce), yield* Semaphore.make(atOnce)];
+    return {
+      ...driver,
+      publish: (request) => publishes.withPermit(driver.publish(request)),
+      unpublish: (request) => unpublishes.withPermit(driver.unpublish(request)),
+    };
+  });

@@ -11,10 +11,11 @@
  * 4. A failure is written to the attachment with its time; no secret is in it.
  */
 import * as Effect from "effect/Effect";
-import * as z from "zod";
+import type * as z from "zod";
 import type { Informer } from "../kube/informer.ts";
 import { isMissing, isStale, KubeFailed } from "../kube/errors.ts";
 import { Kube } from "../kube/kube.ts";
+import { aSecret, secretPath, secretTexts } from "../kube/secrets.ts";
 import { CsiDriver, CsiFailed } from "./csi-driver.ts";
 import {
   type Attachment,
@@ -127,22 +128,12 @@ const protectedVolume = (
     return patched ?? (yield* refuse(`PersistentVolume ${name} has changed while it was looked at; retrying`));
   });
 
-const secretShape = z.object({ data: z.record(z.string(), z.string()).nullish() });
-
 const readSecret = (
   reference: SecretReference | undefined,
 ): Effect.Effect<Readonly<Record<string, string>>, Failure, Kube> => {
   if (reference === undefined || reference.name === "") return Effect.succeed({});
-  const path = `/api/v1/namespaces/${reference.namespace}/secrets/${reference.name}`;
-  return Effect.flatMap(Kube, ({ get }) => get(path)).pipe(
-    Effect.map((answer) =>
-      Object.fromEntries(
-        Object.entries(secretShape.safeParse(answer).data?.data ?? {}).map(([key, value]) => [
-          key,
-          Buffer.from(value, "base64").toString("utf8"),
-        ]),
-      ),
-    ),
+  return Effect.flatMap(Kube, ({ get }) => get(secretPath(reference.namespace, reference.name))).pipe(
+    Effect.map((answer) => secretTexts(aSecret.schema.safeParse(answer).data?.data ?? {})),
   );
 };
 

@@ -30,6 +30,8 @@ export interface Cluster {
   /** Watchers of mirror daemons that an image in no use may have. */
   readonly mirrorDaemonCount: number;
   readonly readAffinity: { readonly enabled: boolean; readonly crushLocationLabels: ReadonlyArray<string> };
+  /** The Secret for attaching and detaching volumes whose StorageClass named none. */
+  readonly controllerPublishSecret?: { readonly name: string; readonly namespace: string };
 }
 
 export interface ClusterTable {
@@ -58,15 +60,30 @@ const section = <S extends z.ZodRawShape>(shape: S) =>
   );
 
 const daemonCount = z.int("must be a whole number").min(0, "must not be negative").default(0);
+/** ceph-csi's documents name its keys in two ways. */
+const secretRef = {
+  name: line.optional(),
+  namespace: line.optional(),
+  secretName: line.optional(),
+  secretNamespace: line.optional(),
+};
+type SecretRef = { readonly [K in keyof typeof secretRef]?: string | undefined };
+
+const secretIn = ({ name, namespace, secretName, secretNamespace }: SecretRef = {}) => {
+  const secret = { name: name || secretName || "", namespace: namespace || secretNamespace || "" };
+  return secret.name === "" || secret.namespace === "" ? undefined : secret;
+};
+
 const rbdShape = {
   radosNamespace: line.default(""),
   netNamespaceFilePath: line.default(""),
   mirrorDaemonCount: daemonCount,
   // The name that its documents have had as well.
   mirrorCount: daemonCount,
+  controllerPublishSecretRef: section(secretRef).optional().catch(undefined),
 };
 /** ceph-csi's since 3.13. They are accepted in any form, because nothing reads them here. */
-const WITHOUT_EFFECT = ["rbd.controllerPublishSecretRef", "rbd.nodePublishSecretRef", "replicationDestination"];
+const WITHOUT_EFFECT = ["rbd.nodePublishSecretRef", "replicationDestination"];
 
 const affinityShape = {
   enabled: flag.optional(),
@@ -125,6 +142,9 @@ const notesOn = (entry: Fields, fields: Record<string, unknown>, cluster: Cluste
   ) {
     notes.push("radosNamespace outside of rbd has no effect: write it as rbd.radosNamespace");
   }
+  if (has(entry, "rbd.controllerPublishSecretRef") && cluster.controllerPublishSecret === undefined) {
+    notes.push("rbd.controllerPublishSecretRef has no effect: write the name and the namespace of a Secret");
+  }
   for (const place of WITHOUT_EFFECT) {
     if (has(entry, place)) notes.push(`${place} has no effect in this release`);
   }
@@ -152,7 +172,8 @@ const parseEntry = (value: unknown, index: number, defaults: ClusterDefaults): E
   const typos = misspelledIn(value);
   if (!parsed.success) return { name, remarks: [...parsed.error.issues.slice(0, 5).map(issueText), ...typos] };
   const { clusterID, monitors, rbd, readAffinity } = parsed.data;
-  const { mirrorCount, ...inRbd } = rbd;
+  const { mirrorCount, controllerPublishSecretRef, ...inRbd } = rbd;
+  const controllerPublishSecret = secretIn(controllerPublishSecretRef);
   const mirrorDaemonCount = rbd.mirrorDaemonCount || mirrorCount || 1;
   const { enabled = defaults.readAffinity, crushLocationLabels } = readAffinity;
   const cluster: Cluster = {
@@ -161,6 +182,7 @@ const parseEntry = (value: unknown, index: number, defaults: ClusterDefaults): E
     ...inRbd,
     mirrorDaemonCount,
     readAffinity: { enabled, crushLocationLabels },
+    ...(controllerPublishSecret !== undefined && { controllerPublishSecret }),
   };
   return { name, cluster, remarks: [...notesOn(value, fields, cluster), ...typos] };
 };

@@ -44,6 +44,9 @@ export const flag = <const K extends string, T>(
   help,
 });
 
+/** A path of the container's own, where there may be no folder, or another driver's socket. */
+export const DEFAULT_ADDONS_ENDPOINT = "unix:///tmp/csi-addons.sock";
+
 export const DEFAULT_DRIVER_NAME = "rbd.csi.ceph.com";
 const DNS_1123 = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/i;
 const DNS_FORM = "a DNS name of at most 63 letters, digits, '-' and '.', that begins and ends with a letter or digit";
@@ -58,7 +61,8 @@ const endpoint = shaped(ENDPOINT_FORM, (value) => {
   return Result.isSuccess(parsed) ? formatEndpoint(parsed.success) : undefined;
 });
 
-const unixEndpoint = shaped("unix:///path (at most 107 bytes)", (value) => {
+const unixEndpoint = shaped("unix:///path (at most 107 bytes), or nothing", (value) => {
+  if (value === "") return value;
   const parsed = parseEndpoint(value);
   return Result.isSuccess(parsed) && parsed.success.kind === "unix" ? formatEndpoint(parsed.success) : undefined;
 });
@@ -89,6 +93,12 @@ const CEPH_CSI = {
     "what to run; required. rbd: the driver; liveness: a probe of it; controller: rebuilds journals after a failover",
   ),
   endpoint: flag("endpoint", endpoint, "unix:///tmp/csi.sock", "where CSI is served"),
+  "csi-addons-endpoint": flag(
+    "addonsEndpoint",
+    unixEndpoint,
+    DEFAULT_ADDONS_ENDPOINT,
+    "where CSI-Addons is served; empty: nowhere",
+  ),
   drivername: flag("driverName", driverName, DEFAULT_DRIVER_NAME, "name of the driver"),
   nodeid: flag("nodeId", nodeId, "", "name of this node; required"),
   instanceid: flag("instanceId", instanceId, "default", "tells apart drivers that share a pool's journal"),
@@ -104,6 +114,12 @@ const CEPH_CSI = {
     delay(),
     "0",
     "removed images stay in the trash, protected for that time, until an administrator purges them; 0: they go at once",
+  ),
+  "enable-fencing": flag(
+    "enableFencing",
+    bool(),
+    "false",
+    "fence the client of a node that is out of service before its volumes go to other nodes",
   ),
   domainlabels: flag("domainLabels", list(), "", "node labels that make up its topology"),
   "enable-read-affinity": flag(
@@ -154,6 +170,12 @@ const OWN = {
   ...ELECTION_FLAGS,
   help: flag("help", bool(), "false", "print this and end"),
   "config-dir": flag("configDir", path(), "/etc/ceph-csi-config", "folder of config.json and cluster-mapping.json"),
+  "kms-config": flag(
+    "kmsConfig",
+    path(),
+    "/etc/ceph-csi-encryption-kms-config/config.json",
+    "file that says what each encryptionKMSID stands for (docs/encryption.md)",
+  ),
   "secrets-dir": flag(
     "secretsDir",
     path(),
@@ -254,9 +276,8 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
   ...because("ceph-csi 3.17 dropped it: names of PVC, PV and snapshot are always in the image's metadata", {
     setmetadata: bool(),
   }),
-  ...because("this release does not serve CSI-Addons", { "csi-addons-endpoint": unixEndpoint }),
   ...because("a node never flattens an image to suit its kernel", { skipforceflatten: bool() }),
-  ...because("for rbd-nbd, which this release does not have; kubelet names the path in each request", {
+  ...because("kubelet names the path in each request, and the kernel the volumes of rbd-nbd that need a process", {
     stagingpath: path(),
   }),
   ...because("the pod's own limit of processes stays as it is", {
@@ -267,6 +288,5 @@ export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
     { "feature-gates": gates },
     (value) => !gatesIn(value).every(([name]) => KNOWN_GATES.has(name)),
   ),
-  ...because("this release does not fence", { "enable-fencing": bool() }, (value) => goBool(value) === true),
   ...GO_LOGGER,
 };

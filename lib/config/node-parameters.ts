@@ -5,35 +5,46 @@
  *
  * Not here: parameters of the image (./parameters.ts), and what makes a volume static (lib/node/volume-context.ts).
  *
- * 1. A volume that asks for encryption, or for rbd-nbd, is refused: never staged plain. Any other mounter is the kernel's,
- *    as in ceph-csi, with a remark.
+ * 1. A mounter other than rbd-nbd is the kernel's, as in ceph-csi, with a remark.
  */
+import { resolve } from "node:path";
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { hasControl, oneLine } from "../text/printable.ts";
-import type { InvalidParameter } from "./errors.ts";
-import { refusalOfUnmapOptions } from "./krbd-options.ts";
-import { parseMapOptions } from "./map-options.ts";
-import { bool, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
+import { type Cipher, readCipher } from "./cipher.ts";
+import { type Encryption, proveServed, readEncryption } from "./encryption.ts";
+import { InvalidParameter } from "./errors.ts";
+import { mapsReadOnly, refusalOfUnmapOptions } from "./krbd-options.ts";
+import { type MapOptions, NO_MAP_OPTIONS, parseMapOptions } from "./map-options.ts";
+import { nbdMapsReadOnly } from "./nbd-options.ts";
+import { bool, type ParameterMap, read, readParameters, text } from "./parameter-kinds.ts";
+
+/** What becomes of the log of a volume's rbd-nbd process once the volume is unmapped. */
+export type LogStrategy = "remove" | "compress" | "preserve";
 
 export interface NodeParameters {
-  /** Options of `rbd map` and `rbd unmap`, for the kernel's driver; "" for none. */
-  readonly mapOptions: string;
-  readonly unmapOptions: string;
+  readonly mounter: "rbd" | "rbd-nbd";
+  /** Whether rbd-nbd maps what the kernel's driver cannot. */
+  readonly tryOtherMounters: boolean;
+  /** Options of a map and of an unmap, for each mounter. */
+  readonly mapOptions: MapOptions;
+  readonly unmapOptions: MapOptions;
+  /** Folder of the logs of rbd-nbd, an absolute path. */
+  readonly logDir: string;
+  readonly logStrategy: LogStrategy;
   /** Arguments that replace mkfs's default ones; `undefined` keeps those. */
   readonly mkfsOptions: readonly string[] | undefined;
+  /** `undefined`: the volume is plain. */
+  readonly encryption: Encryption | undefined;
+  /** Of an encrypted volume. */
+  readonly cipher: Cipher;
   /** What has no effect, for the log. */
   readonly remarks: readonly string[];
 }
 
-const krbdOptions = read((value) => Result.map(parseMapOptions(value), ({ krbd }) => krbd));
+const DEFAULT_LOG_DIR = "/var/log/ceph";
 
-/** An option that the tool does not take would leave the volume staged for ever. */
-const unmapOptions = krbdOptions.transform((options, context) => {
-  const refusal = refusalOfUnmapOptions(options);
-  if (refusal !== undefined) context.addIssue({ code: "custom", message: refusal });
-  return options;
-});
+const options = read(parseMapOptions).default(NO_MAP_OPTIONS);
 
 /** Words with blanks or line ends between them: a YAML block gives an argument a line, and always a final line end. */
 const arguments_ = read((value) => {
@@ -43,28 +54,67 @@ const arguments_ = read((value) => {
 });
 
 const schema = z.object({
-  encrypted: bool
-    .refine((encrypted) => !encrypted, "is true, and this release does not encrypt: it makes no plain volume instead")
-    .default(false),
-  mounter: z
-    .string()
-    .refine((value) => value !== "rbd-nbd", "is rbd-nbd, which this release does not have: write rbd, or leave it out")
-    .default("rbd"),
-  mapOptions: krbdOptions.default(""),
-  unmapOptions: unmapOptions.default(""),
+  mounter: z.string().default("rbd"),
+  tryOtherMounters: bool.default(false),
+  mapOptions: options,
+  unmapOptions: options,
+  cephLogDir: text.default(""),
+  cephLogStrategy: z.string().default(""),
   mkfsOptions: arguments_.optional(),
 });
+type Fields = z.output<typeof schema>;
 
-const remarksOn = (mounter: string): readonly string[] =>
-  mounter === "" || mounter === "rbd"
+export const isLogStrategy = (word: string): word is LogStrategy => ["remove", "compress", "preserve"].includes(word);
+
+const remarksOn = ({ mounter, cephLogStrategy }: Fields): readonly string[] => [
+  ...(["", "rbd", "rbd-nbd"].includes(mounter)
     ? []
-    : [`parameter mounter: ${oneLine(mounter)} is not a mounter, so the kernel maps the volume: write rbd`];
+    : [`parameter mounter: ${oneLine(mounter)} is not a mounter, so the kernel maps the volume: write rbd or rbd-nbd`]),
+  ...(cephLogStrategy === "" || isLogStrategy(cephLogStrategy)
+    ? []
+    : [
+        `parameter cephLogStrategy: ${oneLine(cephLogStrategy)} is unknown, so logs are kept: write remove, compress or preserve`,
+      ]),
+];
+
+const strategyOf = (word: string): LogStrategy => {
+  if (word === "") return "remove";
+  return isLogStrategy(word) ? word : "preserve";
+};
+
+/** An option that the tool does not take would leave the volume staged for ever. Those of the other mounter matter not. */
+const refusalOf = (mounter: string, unmapOptions: MapOptions): InvalidParameter | undefined => {
+  const reason = mounter === "rbd-nbd" ? undefined : refusalOfUnmapOptions(unmapOptions.krbd);
+  return reason === undefined ? undefined : new InvalidParameter({ field: "unmapOptions", reason });
+};
 
 /** Reads what a node acts on. Names the first parameter that is wrong, or that this release does not serve. */
 export const parseNodeParameters = (parameters: ParameterMap): Result.Result<NodeParameters, InvalidParameter> =>
-  Result.map(readParameters(schema, parameters), (fields) => ({
-    mapOptions: fields.mapOptions,
-    unmapOptions: fields.unmapOptions,
-    mkfsOptions: fields.mkfsOptions,
-    remarks: remarksOn(fields.mounter),
-  }));
+  Result.gen(function* () {
+    const fields = yield* readParameters(schema, parameters);
+    const refusal = refusalOf(fields.mounter, fields.unmapOptions);
+    if (refusal !== undefined) return yield* Result.fail(refusal);
+    const cipher = yield* readCipher(parameters);
+    const encryption = yield* Result.flatMap(readEncryption(parameters), proveServed);
+    return {
+      mounter: fields.mounter === "rbd-nbd" ? "rbd-nbd" : "rbd",
+      tryOtherMounters: fields.tryOtherMounters,
+      mapOptions: fields.mapOptions,
+      unmapOptions: fields.unmapOptions,
+      logDir: resolve("/", fields.cephLogDir || DEFAULT_LOG_DIR),
+      logStrategy: strategyOf(fields.cephLogStrategy),
+      mkfsOptions: fields.mkfsOptions,
+      encryption,
+      cipher,
+      remarks: remarksOn(fields),
+    };
+  });
+
+/** Whether the options ask for a read-only device. With tryOtherMounters those of either mounter may come to count. */
+export const asksReadOnly = ({
+  mounter,
+  tryOtherMounters,
+  mapOptions,
+}: Pick<NodeParameters, "mounter" | "tryOtherMounters" | "mapOptions">): boolean =>
+  (mounter === "rbd" && mapsReadOnly(mapOptions.krbd)) ||
+  ((mounter === "rbd-nbd" || tryOtherMounters) && nbdMapsReadOnly(mapOptions.nbd));

@@ -11,11 +11,12 @@ import * as Result from "effect/Result";
 import * as z from "zod";
 import { type ImageFeatures, parseImageFeatures } from "../ceph/features.ts";
 import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
+import type { Encryption } from "./encryption.ts";
 import { InvalidParameter } from "./errors.ts";
 import { lockingOption, refusalOfMapOptions } from "./krbd-options.ts";
 import { readNamePrefix } from "./name-prefix.ts";
-import { parseNodeParameters } from "./node-parameters.ts";
-import { bool, name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
+import { asksReadOnly, type NodeParameters, parseNodeParameters } from "./node-parameters.ts";
+import { name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
 
 export interface VolumeParameters {
   readonly clusterId: string;
@@ -31,10 +32,14 @@ export interface VolumeParameters {
   readonly striping: { readonly unit: bigint; readonly count: bigint } | undefined;
   /** log2 of the object size in bytes. */
   readonly objectOrder: number | undefined;
-  /** Options of `rbd map` for the kernel's driver; "" for none. */
-  readonly mapOptions: string;
+  /** What maps the volume on a node; `either`: the kernel, or rbd-nbd where the kernel cannot. */
+  readonly mappedBy: "krbd" | "rbd-nbd" | "either";
+  /** Whether nodes map the volume read-only, whatever it is used for. */
+  readonly mapsReadOnly: boolean;
   /** With which a node makes the filesystem; undefined: its own. */
   readonly mkfsOptions: readonly string[] | undefined;
+  /** `undefined`: the volume is plain. */
+  readonly encryption: Encryption | undefined;
   /** What was given and has no effect, for the log. */
   readonly remarks: readonly string[];
 }
@@ -81,7 +86,6 @@ const schema = z.object({
   stripeUnit: uint64.optional(),
   stripeCount: uint64.optional(),
   objectSize: order.optional(),
-  tryOtherMounters: bool.default(false),
 });
 type Fields = z.output<typeof schema>;
 
@@ -99,10 +103,18 @@ const across = (fields: Fields): readonly [string, string] | undefined => {
       return ["stripeUnit", "must divide objectSize"];
     }
   }
-  if (fields.imageFeatures?.needsNbd === true) {
-    return ["imageFeatures", "journaling needs mounter rbd-nbd, which this release does not have: leave it out"];
-  }
   return undefined;
+};
+
+/** What a node cannot map, and why. */
+const unmappable = (fields: Fields, node: NodeParameters): readonly [string, string] | undefined => {
+  if (node.mounter === "rbd-nbd") return undefined;
+  if (fields.imageFeatures?.needsNbd === true && !node.tryOtherMounters) {
+    return ["imageFeatures", "journaling is not for the kernel's driver: leave it out, or write mounter: rbd-nbd"];
+  }
+  const { krbd } = node.mapOptions;
+  const refusal = refusalOfMapOptions(krbd) ?? lockMissing(krbd, fields);
+  return refusal === undefined ? undefined : ["mapOptions", refusal];
 };
 
 const lockMissing = (mapOptions: string, { imageFeatures }: Fields): string | undefined => {
@@ -111,23 +123,14 @@ const lockMissing = (mapOptions: string, { imageFeatures }: Fields): string | un
   return `has ${option}, which needs exclusive-lock in imageFeatures: add it, or leave the option out`;
 };
 
-/** ceph-csi's limits of I/O, in the spelling of its documents since 3.17 and in the older one. */
-const QOS =
-  /^(?:(?:base|max)(?:read|write)?(?:iops|bps|bytespersecond)|(?:read|write)?(?:iops|bps)pergib|basevolsizebytes)$/i;
-
-const remarksOn = (parameters: ParameterMap, fields: Fields): readonly string[] => {
-  const limits = Object.keys(parameters).filter((key) => QOS.test(key));
-  return [
-    ...(fields.tryOtherMounters
-      ? ["parameter tryOtherMounters has no effect: this release has the kernel's mounter only"]
-      : []),
-    ...(limits.length > 0
-      ? [`parameters ${limits.toSorted().join(", ")} have no effect: this release does not limit the I/O of volumes`]
-      : []),
-  ];
+const mappedBy = ({ mounter, tryOtherMounters }: NodeParameters): VolumeParameters["mappedBy"] => {
+  if (mounter === "rbd-nbd") return "rbd-nbd";
+  return tryOtherMounters ? "either" : "krbd";
 };
 
-const typed = (fields: Fields): Omit<VolumeParameters, "mapOptions" | "mkfsOptions" | "remarks"> => ({
+type OfNodes = "mappedBy" | "mapsReadOnly" | "mkfsOptions" | "encryption" | "remarks";
+
+const typed = (fields: Fields): Omit<VolumeParameters, OfNodes> => ({
   clusterId: fields.clusterID,
   pool: fields.pool,
   topologyConstrainedPools: fields.topologyConstrainedPools || undefined,
@@ -147,11 +150,16 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const fields = yield* readParameters(schema, parameters);
     const wrong = across(fields);
     if (wrong !== undefined) return yield* Result.fail(new InvalidParameter({ field: wrong[0], reason: wrong[1] }));
-    const { mapOptions, mkfsOptions, remarks } = yield* parseNodeParameters(parameters);
-    const refusal = refusalOfMapOptions(mapOptions) ?? lockMissing(mapOptions, fields);
-    if (refusal !== undefined)
-      return yield* Result.fail(new InvalidParameter({ field: "mapOptions", reason: refusal }));
-    return { ...typed(fields), mapOptions, mkfsOptions, remarks: [...remarks, ...remarksOn(parameters, fields)] };
+    const node = yield* parseNodeParameters(parameters);
+    const { mkfsOptions, encryption, cipher, remarks } = node;
+    if (encryption !== undefined && cipher.unserved !== undefined) {
+      return yield* Result.fail(new InvalidParameter({ field: "integrityMode", reason: cipher.unserved }));
+    }
+    const refused = unmappable(fields, node);
+    if (refused !== undefined)
+      return yield* Result.fail(new InvalidParameter({ field: refused[0], reason: refused[1] }));
+    const ofNodes = { mappedBy: mappedBy(node), mapsReadOnly: asksReadOnly(node), mkfsOptions, encryption, remarks };
+    return { ...typed(fields), ...ofNodes };
   });
 
 /** Values that the driver chose for a volume. */

@@ -18,6 +18,12 @@ export interface Credentials {
   readonly key: Redacted.Redacted;
 }
 
+/** Who asks: the credentials, and the secrets that they were read from, in which a key store may have its own. */
+export interface Requester {
+  readonly credentials: Credentials;
+  readonly secrets: Readonly<Record<string, string>>;
+}
+
 export interface SecretOptions {
   /** Whether the secret of a migrated in-tree volume is taken: on create, delete, expand and stage. */
   readonly allowMigration: boolean;

@@ -21,6 +21,8 @@ export interface Settings {
   readonly cloneDepth: CloneDepthLimits;
   /** For how long a removed image stays protected in the trash, for an administrator to purge; 0: it goes at once. */
   readonly trashDelay: Duration.Duration;
+  /** Whether the client of a node that is out of service is fenced before its volumes go to other nodes. */
+  readonly fencing: boolean;
   /** Snapshots of one image: above the first no new one; above the second flattening begins. */
   readonly maxSnapshots: number;
   readonly minSnapshots: number;
@@ -42,6 +44,7 @@ export const settingsOf = (flags: Flags): Settings => ({
   clusterName: flags.clusterName,
   cloneDepth: { softDepth: flags.rbdSoftMaxCloneDepth, hardDepth: flags.rbdHardMaxCloneDepth },
   trashDelay: flags.trashDelay,
+  fencing: flags.enableFencing,
   maxSnapshots: flags.maxSnapshotsOnImage,
   minSnapshots: flags.minSnapshotsOnImage,
   inUsePatience: IN_USE_PATIENCE,

@@ -24,6 +24,11 @@ export class VolumeNotFound extends Data.TaggedError("VolumeNotFound")<{
     return `volume ${this.volumeId} does not exist: ${this.reason}`;
   }
 }
+export class NodeNotFound extends Data.TaggedError("NodeNotFound")<{ readonly nodeId: string }> {
+  override get message() {
+    return `node ${this.nodeId} does not exist in Kubernetes. --nodeid of a node must be the name of its Node object`;
+  }
+}
 export class SnapshotNotFound extends Data.TaggedError("SnapshotNotFound")<{
   readonly snapshotId: string;
   readonly reason: string;
@@ -38,6 +43,13 @@ export class GroupSnapshotNotFound extends Data.TaggedError("GroupSnapshotNotFou
 }> {
   override get message() {
     return `group snapshot ${this.groupSnapshotId} does not exist: ${this.reason}`;
+  }
+}
+
+/** The call is served, but not for a volume of this kind. A caller that knows both kinds goes on without it. */
+export class Unserved extends Data.TaggedError("Unserved")<{ readonly volumeId: string; readonly reason: string }> {
+  override get message() {
+    return `volume ${this.volumeId} ${this.reason}`;
   }
 }
 

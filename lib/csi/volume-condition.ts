@@ -2,7 +2,7 @@
  * The volume condition of CSI 1.12, which 1.13 has given up: field 2 of three responses, and the capability
  * VOLUME_CONDITION of the Controller and the Node.
  *
- * Not here: how a volume is (lib/listing/volume-health.ts, lib/node/stats.ts), and VolumeHealth, which takes its place.
+ * Not here: how a volume is (lib/listing/volume-health.ts, lib/node/health.ts), and VolumeHealth, which takes its place (./volume-health.ts).
  *
  * 1. Nothing in a call says which version its caller speaks, so every caller gets the condition and the capability. 1.13
  *    reserves the numbers: its callers skip a field and a capability that they do not know, and neither number can ever

@@ -4,15 +4,16 @@
  * Not here: which roles there are (services/), the command line (./command-line.ts) and signals (./launch.ts).
  *
  * 1. Nothing listens before every layer is built, and nothing runs, and no health is told, before every socket listens.
- * 2. At the end the roles' work stops first, then the servers, then operations that outlive their callers; then what
- *    all of them need goes. They share one grace budget (./grace.ts).
+ * 2. At the end the roles' work stops first, then all servers at once, so that none takes calls while another drains;
+ *    then operations that outlive their callers; then what all of them need goes. They share one grace budget
+ *    (./grace.ts).
  */
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import type * as Scope from "effect/Scope";
 import * as Option from "effect/Option";
+import * as Scope from "effect/Scope";
 import { shrinkAtRest, tidyWhenCalm } from "../cells/idle-gc.ts";
 import type { Flags } from "../config/flags.ts";
 import { serve } from "../grpc/server.ts";
@@ -90,16 +91,24 @@ const run = (
       tidy();
       shrink();
     };
+    const servers = yield* Effect.acquireRelease(Scope.make("parallel"), Scope.close);
     for (const [endpoint, sharing] of sockets) {
       const services = sharing.flatMap(({ serves = [] }) => serves);
       const options = { endpoint, services, stop: grace.begin, group: flags.socketGroup, observe, onEnd };
-      yield* Effect.provideContext(serve(options), context);
+      const serving = Effect.asVoid(Effect.provideContext(serve(options), context));
+      const isSpare = sharing.every(({ spareEndpoint }) => spareEndpoint === true);
+      yield* Scope.provide(isSpare ? orGoWithout(sharing, serving) : serving, servers);
     }
     yield* serveHealth(flags, roles);
     const work = roles.flatMap(({ runs }) => (runs === undefined ? [] : [runs]));
     yield* Effect.provideContext(Effect.all(work, { concurrency: "unbounded", discard: true }), context);
     if (sockets.size > 0) return yield* Effect.never;
   });
+
+const orGoWithout = <R>(roles: readonly AnyRole[], serving: Effect.Effect<void, RoleError, R>) =>
+  Effect.catch(serving, ({ message }) =>
+    Effect.logWarning(`not served: ${roles.map(({ name }) => name).join(", ")}, because of this: ${message}`),
+  );
 
 /** Serves the roles' checks where the flags ask for it; and the metrics, where they have no place of their own. */
 const serveHealth = (flags: ProcessFlags, roles: readonly AnyRole[]): Effect.Effect<void, RoleError, Scope.Scope> =>

@@ -27,6 +27,8 @@ export interface Role<P> {
   readonly serves?: readonly ServedService<P>[];
   /** A socket of the role's own, in place of the process's. */
   readonly endpoint?: string;
+  /** The process goes on, and the log warns, where the role's own socket cannot be served. */
+  readonly spareEndpoint?: boolean;
   /** Work besides answering calls. It is interrupted before the servers stop; its failure ends the process. */
   readonly runs?: Effect.Effect<void, RoleError, P | Scope.Scope>;
   /** Checks of health by their paths, such as /healthz. Each gives what is wrong, or `undefined`. */

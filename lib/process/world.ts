@@ -16,6 +16,8 @@ import { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { Host } from "../host/host.ts";
 import { hostLayerLive } from "../host/live.ts";
+import type { Kms } from "../kms/kms.ts";
+import { kmsLayerLive } from "../kms/live.ts";
 import type { Kube } from "../kube/kube.ts";
 import { Placement } from "../kube/placement.ts";
 import { kubeLayer } from "../kube/request.ts";
@@ -32,6 +34,8 @@ export interface World {
   readonly host: Layer.Layer<Host, RoleError>;
   /** The place of this node in the cluster. */
   readonly placement: Layer.Layer<Placement, RoleError>;
+  /** The key stores of encrypted volumes. */
+  readonly kms: Layer.Layer<Kms>;
   /** The API of Kubernetes. */
   readonly kube: Layer.Layer<Kube, RoleError>;
 }
@@ -53,9 +57,10 @@ export const liveWorld = (flags: Flags): World => ({
   }),
   host: hostLayerLive({ cells: flags.hostCells }),
   placement: Placement.layer(flags),
+  kms: kmsLayerLive(flags),
   kube: kubeLayer(flags.kubeconfig),
 });
 
 /** The layers that every role needs that works on volumes. */
-export const volumesLayer = (world: World): Layer.Layer<Configuration | Ceph | Locks | Operations, RoleError> =>
-  Layer.mergeAll(world.configuration, world.ceph, Locks.layer, Operations.layer);
+export const volumesLayer = (world: World): Layer.Layer<Configuration | Ceph | Kms | Locks | Operations, RoleError> =>
+  Layer.mergeAll(world.configuration, world.ceph, world.kms, Locks.layer, Operations.layer);

@@ -1,6 +1,6 @@
 /**
  * JSON that a person wrote: its value, or the line and the column of what is wrong in it, which the engine's own errors
- * lack. Pure.
+ * lack; and JSON of programs, of which nobody asks where it is wrong. Pure.
  *
  * 1. What JSON.parse takes is taken; the scanner only runs after it has refused a text.
  */
@@ -14,6 +14,15 @@ export const parseJson = (text: string): Result.Result<unknown, string> => {
     const { at, problem } = faultIn(text);
     const before = text.slice(0, at).split("\n");
     return Result.fail(`line ${before.length}, column ${(before.at(-1) ?? "").length + 1}: ${problem}`);
+  }
+};
+
+/** The value of a text; `undefined`: it is not JSON. */
+export const jsonOf = (text: string): unknown => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
   }
 };
 

@@ -1,0 +1,70 @@
+/**
+ * The parameters by which a StorageClass asks for encryption: `encrypted`, `encryptionType` and `encryptionKMSID`.
+ * CreateVolume and NodeStageVolume read them alike.
+ *
+ * Not here: options of the cipher, and what a KMS ID stands for (lib/kms).
+ *
+ * 1. Only `encrypted` turns encryption on. Where it is off, the others have no effect, whatever they say.
+ */
+import * as Result from "effect/Result";
+import * as z from "zod";
+import { oneLine } from "../text/printable.ts";
+import { InvalidParameter } from "./errors.ts";
+import { bool, type ParameterMap, readParameters, text } from "./parameter-kinds.ts";
+
+/** How a volume is encrypted. */
+export interface Encryption {
+  /** `default` where none was given: the text that the journal keeps. */
+  readonly kmsId: string;
+  readonly type: EncryptionType;
+}
+
+/** `block`: LUKS. `file`: fscrypt. */
+export type EncryptionType = "block" | "file";
+
+export const DEFAULT_KMS = "default";
+
+/** What a LUKS2 header takes of an image: the tool's own default, and what ceph-csi asks for. */
+export const LUKS_HEADER_BYTES = 16n << 20n;
+
+const switchField = z.object({ encrypted: bool.default(false) });
+
+const fields = z.object({
+  encryptionType: z
+    .enum(["block", "file"], { error: ({ input }) => `is ${oneLine(String(input))}: write block` })
+    .default("block"),
+  encryptionKMSID: text.default(""),
+});
+
+/** `undefined`: the volume is plain. */
+export const readEncryption = (parameters: ParameterMap): Result.Result<Encryption | undefined, InvalidParameter> =>
+  Result.gen(function* () {
+    const { encrypted } = yield* readParameters(switchField, parameters);
+    if (!encrypted) return undefined;
+    const { encryptionType: type, encryptionKMSID } = yield* readParameters(fields, parameters);
+    return { kmsId: encryptionKMSID || DEFAULT_KMS, type };
+  });
+
+/** What this release serves of it: whole devices. */
+export const proveServed = (
+  encryption: Encryption | undefined,
+): Result.Result<Encryption | undefined, InvalidParameter> => {
+  if (encryption?.type !== "file") return Result.succeed(encryption);
+  const reason = "is file, and this release encrypts whole devices only: write block, or leave it out";
+  return Result.fail(new InvalidParameter({ field: "encryptionType", reason }));
+};
+
+/** From what the journal keeps; drivers before ceph-csi 3.8 wrote no type, and knew `block` alone. */
+export const encryptionIn = (
+  attributes: { readonly encryptKms: string | undefined; readonly encryptionType: string | undefined } | undefined,
+): Encryption | undefined =>
+  attributes?.encryptKms === undefined
+    ? undefined
+    : {
+        kmsId: attributes.encryptKms || DEFAULT_KMS,
+        type: attributes.encryptionType === "file" ? "file" : "block",
+      };
+
+/** As a clause of a message has it. */
+export const encryptionLabel = (encryption: Encryption | undefined): string =>
+  encryption === undefined ? "plain" : `encrypted (${encryption.type}, KMS ${encryption.kmsId})`;
