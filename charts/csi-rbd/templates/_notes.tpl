@@ -31,9 +31,6 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- if .Values.encryptionKMSConfig }}
-- encryptionKMSConfig: the ConfigMap {{ .Values.kmsConfigMapName }} is made, but this release does not encrypt
-{{- end }}
 {{- end -}}
 
 {{/* Keys that nothing reads; takes (list values known path). */}}

@@ -110,6 +110,9 @@ initContainers: {{- toYaml . | nindent 2 }}
 - --endpoint=unix:///csi/{{ index . 2 }}
 - --v={{ $root.Values.logLevel }}
 - --logslowopinterval={{ $root.Values.logSlowOperationInterval }}
+{{- if $root.Values.enableFencing }}
+- --enable-fencing=true
+{{- end }}
 - --grace-period={{ max 1 (sub (int $pod.terminationGracePeriodSeconds) 5) }}s
 {{- if $pod.httpMetrics.enabled }}
 - --enableprofiling=true
@@ -202,6 +205,17 @@ readinessProbe:
       - key: {{ . }}
         path: config.json
     {{- end }}
+- name: ceph-csi-encryption-kms-config
+  configMap:
+    name: {{ .Values.kmsConfigMapName }}
+# with which a role of AWS is taken on
+- name: oidc-token
+  projected:
+    sources:
+      - serviceAccountToken:
+          path: oidc-token
+          expirationSeconds: 3600
+          audience: ceph-csi-kms
 {{- end -}}
 
 {{- define "csi-rbd.config.mounts" -}}
@@ -211,9 +225,32 @@ readinessProbe:
 - name: ceph-csi-config
   mountPath: /etc/ceph-csi-config
   readOnly: true
+- name: ceph-csi-encryption-kms-config
+  mountPath: /etc/ceph-csi-encryption-kms-config
+  readOnly: true
+- name: oidc-token
+  mountPath: /run/secrets/tokens
+  readOnly: true
+{{- end -}}
+
+{{/* What key stores read in the driver's namespace and in those of claims. */}}
+{{- define "csi-rbd.kms.rules" -}}
+- apiGroups: [""]
+  resources: [secrets, configmaps, serviceaccounts]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [serviceaccounts/token]
+  verbs: [create]
 {{- end -}}
 
 {{/* Volume of an entry of clusterCredentials: a clusterID may hold what a name of a volume must not. */}}
 {{- define "csi-rbd.credentials.volume" -}}
 {{- printf "credentials-%s" (sha256sum .clusterID | trunc 12) -}}
+{{- end -}}
+
+{{/* "true" where volumes are mapped with rbd-nbd. */}}
+{{- define "csi-rbd.rbdNbd" -}}
+{{- $class := .Values.storageClass | default dict -}}
+{{- $asked := or (eq (toString ($class.mounter | default "")) "rbd-nbd") (eq (toString $class.tryOtherMounters) "true") -}}
+{{- kindIs "invalid" .Values.nodeplugin.rbdNbd | ternary $asked (eq (toString .Values.nodeplugin.rbdNbd) "true") -}}
 {{- end -}}
