@@ -88,8 +88,14 @@ export class InvalidCall extends Data.TaggedError("InvalidCall")<About & { reado
     return `Ceph refused ${this.op} on ${this.subject} as invalid (errno ${this.errno}). Check the size, the features and the layout in the request`;
   }
 }
-export class AccessDenied extends Data.TaggedError("AccessDenied")<About & { readonly user: string }> {
+/** `caps`: what the call takes beyond `profile rbd`. */
+export class AccessDenied extends Data.TaggedError("AccessDenied")<
+  About & { readonly user: string; readonly caps?: string }
+> {
   override get message() {
+    if (this.caps !== undefined) {
+      return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. It takes ${this.caps}: add that with "ceph auth caps client.${this.user}", which replaces all caps, so name the others too`;
+    }
     return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. Compare the key in the secret with "ceph auth get client.${this.user}", and its caps with mon, osd and mgr "profile rbd"`;
   }
 }

@@ -37,6 +37,13 @@ export interface OmapWrite {
   readonly remove?: readonly string[];
 }
 
+/** A lock on an object: of that name, held by that cookie of this client. */
+export interface ObjectLock {
+  readonly name: string;
+  readonly cookie: string;
+  readonly seconds: number;
+}
+
 /** How a value names another object: `prefix`, then the last `tail` characters of the value. `keys` are read of it. */
 export interface OmapLink {
   readonly prefix: string;
@@ -81,7 +88,12 @@ export interface RadosCalls {
     CephError
   >;
   readonly omapWrite: (pool: PoolRef, object: string, write: OmapWrite) => Effect.Effect<void, CephError>;
-  /** Succeeds if the object does not exist. */
+  /**
+   * Locks an object for that many seconds, and creates it if it does not exist; whoever has the lock renews it. `Busy` while
+   * another client has it, or this one under another cookie. Only other calls of this kind heed it.
+   */
+  readonly objectLock: (pool: PoolRef, object: string, lock: ObjectLock) => Effect.Effect<void, CephError>;
+  /** Removes an object, and with it its locks. Succeeds if it does not exist. */
   readonly objectRemove: (pool: PoolRef, object: string) => Effect.Effect<void, CephError>;
   /** Lists the pools that an administrator has given to RBD. */
   readonly pools: (

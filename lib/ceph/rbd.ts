@@ -46,6 +46,8 @@ export interface ImageStatus {
   readonly namedSnapshots: readonly string[];
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
+  /** The requested image metadata by key, without the keys that the image does not have. */
+  readonly metadata: ReadonlyMap<string, string>;
 }
 
 /** The snapshot from which an image reads the data that it does not hold itself. */
@@ -107,7 +109,20 @@ export interface TrashEntry {
   readonly name: string;
   /** Who put it there. The driver removes only `user` entries. */
   readonly source: "user" | "mirroring" | "migration" | "other";
+  /**
+   * Milliseconds since the epoch. Until then the trash protects the image; it stays set when that time is over. Absent: it
+   * was moved there without protection.
+   */
+  readonly protectedUntil?: number;
+  /** A driver moved it there, and was going to remove it (`DRIVERS_MARK_SECONDS`). It has no `protectedUntil`. */
+  readonly byDriver?: true;
 }
+
+/**
+ * What tells an image that a driver was going to remove from one that a person put into the trash: it was protected for
+ * just so many seconds when it was moved. Nobody else writes such a time, and it costs no call.
+ */
+export const DRIVERS_MARK_SECONDS = 3;
 
 /** Images that have a name, and those in the trash. */
 export interface ImageCalls {
@@ -118,9 +133,22 @@ export interface ImageCalls {
   readonly imageCreate: (pool: PoolRef, image: string, spec: ImageSpec) => Effect.Effect<string | undefined, CephError>;
   /** Gives the internal id; `undefined`: no image has that name. One keyed read; the image is not opened. */
   readonly imageId: (pool: PoolRef, image: string) => Effect.Effect<string | undefined, CephError>;
-  readonly imageStatus: (pool: PoolRef, image: string) => Effect.Effect<ImageStatus, CephError>;
-  /** Grows a smaller image to `sizeBytes` and gives the size that it has then. Never shrinks. */
-  readonly imageGrow: (pool: PoolRef, image: string, sizeBytes: bigint) => Effect.Effect<bigint, CephError>;
+  /** `metadata`: which keys of image metadata to read; no key when absent. */
+  readonly imageStatus: (
+    pool: PoolRef,
+    image: string,
+    metadata?: readonly string[],
+  ) => Effect.Effect<ImageStatus, CephError>;
+  /**
+   * Grows a smaller image to `sizeBytes` and gives the size that it has then, and the requested image metadata by key. Never
+   * shrinks.
+   */
+  readonly imageGrow: (
+    pool: PoolRef,
+    image: string,
+    sizeBytes: bigint,
+    metadata?: readonly string[],
+  ) => Effect.Effect<{ readonly sizeBytes: bigint; readonly metadata: ReadonlyMap<string, string> }, CephError>;
   /**
    * Repairs what a client leaves that crashes while it creates an image or moves it to the trash: rebuilds a missing
    * object map, without which the kernel does not map the image, and removes a name (`rbd_id.<name>`, the entry in
@@ -128,14 +156,36 @@ export interface ImageCalls {
    * Gives whether an image of that name exists now.
    */
   readonly imageMend: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
-  /** Whether the image itself (`own`), or it or one of its parents (`any`), has an allocated extent. */
-  readonly imageHasData: (pool: PoolRef, image: string, whose: "own" | "any") => Effect.Effect<boolean, CephError>;
-  /** Sets image metadata, all keys or none; `undefined` removes a key. Without opening the image. */
+  /** Whether the image itself (`own`), or it or one of its parents (`any`), has an allocated extent, at `from` or behind. */
+  readonly imageHasData: (
+    pool: PoolRef,
+    image: string,
+    whose: "own" | "any",
+    from?: bigint,
+  ) => Effect.Effect<boolean, CephError>;
+  /**
+   * Frees the objects of the image that hold nothing but zeros. What one reads of it stays the same, also while another
+   * client writes to it. Long: it reads all that the image itself holds.
+   */
+  readonly imageSparsify: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
+  /**
+   * Sets image metadata, all keys or none; `undefined` removes a key. Without opening the image. `compare`: values that
+   * must be there now, else `Raced` and nothing is set; `""` stands for an absent key, too. Clients that have the image open
+   * take over its settings (`conf_…`), also those that it has already; a client that has died holds the call up for 5
+   * seconds.
+   */
   readonly imageMetaSet: (
     pool: PoolRef,
     image: string,
     entries: Readonly<Record<string, string | undefined>>,
+    compare?: Readonly<Record<string, string>>,
   ) => Effect.Effect<void, CephError>;
+  /** Reads the image metadata whose keys begin with `prefix`. Without opening the image. */
+  readonly imageMetaList: (
+    pool: PoolRef,
+    image: string,
+    prefix: string,
+  ) => Effect.Effect<ReadonlyMap<string, string>, CephError>;
   /**
    * Moves an image to the trash, also one that is watched: the caller asks about watchers before. Finishes a move that
    * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group.
@@ -143,7 +193,10 @@ export interface ImageCalls {
   readonly trashMove: (pool: PoolRef, image: string, keepSeconds?: number) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
-  /** Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. */
+  /**
+   * Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. What
+   * the trash protects it leaves, except where a driver's mark is all that protects.
+   */
   readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
   /** Reads the headers of many images at once, in one call; `undefined` for an image that does not exist. */
   readonly imageBriefs: (

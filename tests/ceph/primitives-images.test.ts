@@ -1,17 +1,17 @@
 /** Images that the driver creates without librbd: the same bytes as librbd's, the same errors, and nothing left over. */
 import { dlopen, FFIType as T } from "bun:ffi";
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { Errno } from "../../lib/cells/cell.ts";
 import { encode } from "../../lib/ceph/cell/encoder.ts";
 import { check, EEXIST, zeroed } from "../../lib/ceph/cell/ffi.ts";
 import { create } from "../../lib/ceph/cell/image-create.ts";
 import { exists, list } from "../../lib/ceph/cell/omaps.ts";
-import { connect, execute, objectRemove, type PoolArg, shutdown, withPool } from "../../lib/ceph/cell/rados.ts";
+import { execute, objectRemove } from "../../lib/ceph/cell/rados.ts";
 import { create as byLibrbd, id as idOf } from "../../lib/ceph/cell/rbd.ts";
 import type { ImageSpec } from "../../lib/ceph/rbd.ts";
 import { GIB, LIMIT, MIB } from "../contract/harness.ts";
 import { tool } from "./hands.ts";
-import { primitives } from "./primitives.ts";
+import { cellPool, primitives } from "./primitives.ts";
 
 const { symbols: rados } = dlopen("librados.so.2", {
   rados_read: { args: [T.u64, T.cstring, T.ptr, T.u64, T.u64], returns: T.i32 },
@@ -21,19 +21,9 @@ const notHere = (): never => {
   throw new Error("librbd was to create the image");
 };
 
-primitives("image creation", ({ session: at, rig }) => {
-  let cluster = 0n;
-  beforeAll(() => {
-    const settings = [["mon_host", rig.monitors.join(",")] as const, ["key", rig.key] as const];
-    cluster = connect({ user: rig.user, confFile: rig.conf, settings });
-  });
-  afterAll(() => shutdown(cluster));
-
-  const inPool = <A>(use: (where: PoolArg, io: bigint) => A): A => {
-    const { pool, namespace } = at().pool;
-    const where = { cluster, pool, namespace };
-    return withPool(where, (io) => use(where, io));
-  };
+primitives("image creation", (world) => {
+  const { session: at, rig } = world;
+  const inPool = cellPool(world);
   const bytesOf = (object: string): string => {
     const bytes = zeroed(1 << 20);
     return inPool((_, io) => {

@@ -4,6 +4,7 @@
  */
 import * as Duration from "effect/Duration";
 import { afterAll, beforeAll, describe, test } from "bun:test";
+import { connect, type PoolArg, shutdown, withPool } from "../../lib/ceph/cell/rados.ts";
 import { cephLayerLive } from "../../lib/ceph/live/live.ts";
 import { session, type Session } from "../contract/harness.ts";
 import { liveWorld } from "../contract/live-world.ts";
@@ -15,6 +16,21 @@ export interface Primitives {
   readonly bytes: () => Bytes;
   readonly rig: Rig;
 }
+
+/** The calls of cells themselves, in the pool of the session, over a connection of their own. */
+export const cellPool = ({ session: at, rig: { monitors, key, user, conf } }: Primitives) => {
+  let cluster = 0n;
+  beforeAll(() => {
+    const settings = [["mon_host", monitors.join(",")] as const, ["key", key] as const];
+    cluster = connect({ user, confFile: conf, settings });
+  });
+  afterAll(() => shutdown(cluster));
+  return <A>(use: (where: PoolArg, io: bigint) => A): A => {
+    const { pool, namespace } = at().pool;
+    const where = { cluster, pool, namespace };
+    return withPool(where, (io) => use(where, io));
+  };
+};
 
 export const primitives = (name: string, suite: (at: Primitives) => void): void => {
   if (!hasRig()) {

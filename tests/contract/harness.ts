@@ -41,12 +41,19 @@ export interface World {
   readonly setQuota: (pool: string, bytes: bigint) => Promise<void>;
   /** Writes new bytes, as a client would: a few at the start of the image when it is not said where. */
   readonly write: (pool: PoolRef, image: string, where?: Stretch) => Promise<void>;
+  /** Writes zeros over the first object of the image, as a client would that does not discard. */
+  readonly writeZeros: (pool: PoolRef, image: string) => Promise<void>;
   /** Discards whole objects, as a client would. */
   readonly discard: (pool: PoolRef, image: string, where: Stretch) => Promise<void>;
   /** Equal for equal bytes: those of the image, or of a snapshot of it. */
   readonly content: (pool: PoolRef, image: string, snapshot?: string) => Promise<string>;
   /** Opens the image as another client; -> closes it. */
   readonly watch: (pool: PoolRef, image: string) => Promise<() => Promise<void>>;
+  /** Counts, as another client, how often those who have the image open are told that it has changed. */
+  readonly listen: (
+    pool: PoolRef,
+    image: string,
+  ) => Promise<{ readonly heard: () => number; readonly close: () => Promise<void> }>;
   /** Leaves of a whole image what a client leaves that dies while it makes it or moves it to the trash. */
   readonly cutShort: (what: CutShort, pool: PoolRef, image: string) => Promise<void>;
   /** Makes of a snapshot, in the same pool, what a client leaves that dies while it makes a clone. */

@@ -1,6 +1,7 @@
 /** Images that are there: growth, content, metadata, watchers; and the same calls where no image is. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import type { ImageCalls } from "../../lib/ceph/rbd.ts";
 import { LIMIT, MIB, type Session } from "./harness.ts";
 
 export const imageUseContract = (at: () => Session): void => {
@@ -14,6 +15,7 @@ export const imageUseContract = (at: () => Session): void => {
         await fails((ceph) => ceph.imageGrow(pool, image, MIB)),
         await fails((ceph) => ceph.imageHasData(pool, image, "any")),
         await fails((ceph) => ceph.imageMetaSet(pool, image, { k: "v" })),
+        await fails((ceph) => ceph.imageMetaList(pool, image, "")),
         await fails((ceph) => ceph.trashMove(pool, image)),
       ];
       expect(failures.map((error) => error._tag)).toEqual(failures.map(() => "ImageNotFound"));
@@ -27,7 +29,7 @@ export const imageUseContract = (at: () => Session): void => {
     async () => {
       const { run, pool, anImage } = at();
       const image = await anImage();
-      const grow = (size: bigint) => run((ceph) => ceph.imageGrow(pool, image, size));
+      const grow = async (size: bigint) => (await run((ceph) => ceph.imageGrow(pool, image, size))).sizeBytes;
       expect(await grow(20n * MIB + 1n)).toBe(20n * MIB + 1n);
       expect(await grow(20n * MIB + 1n)).toBe(20n * MIB + 1n);
       expect(await grow(16n * MIB)).toBe(20n * MIB + 1n);
@@ -61,6 +63,29 @@ export const imageUseContract = (at: () => Session): void => {
       expect(await run((ceph) => ceph.imageHasData(pool, image, "any"))).toBe(false);
       await world.write(pool, image);
       expect(await run((ceph) => ceph.imageHasData(pool, image, "any"))).toBe(true);
+    },
+    LIMIT,
+  );
+
+  test(
+    "Data is looked for from an offset on, with objects of any size and stripes",
+    async () => {
+      const { run, pool, world, fresh } = at();
+      const layouts = [
+        {},
+        { features: 1n },
+        { objectSize: 32n * MIB },
+        { objectSize: 4n * MIB, stripeUnit: 65_536n, stripeCount: 4n },
+      ];
+      for (const layout of layouts) {
+        const image = fresh("offset");
+        await run((ceph) => ceph.imageCreate(pool, image, { sizeBytes: 64n * MIB, ...layout }));
+        const hasData = (from: bigint) => run((ceph) => ceph.imageHasData(pool, image, "any", from));
+        await world.write(pool, image, { offset: 0n, length: 16n * MIB });
+        expect([await hasData(0n), await hasData(16n * MIB), await hasData(64n * MIB)]).toEqual([true, false, false]);
+        await world.write(pool, image, { offset: 24n * MIB, length: 4096n });
+        expect([await hasData(16n * MIB), await hasData(32n * MIB)]).toEqual([true, false]);
+      }
     },
     LIMIT,
   );
@@ -116,6 +141,122 @@ export const imageUseContract = (at: () => Session): void => {
   );
 
   test(
+    "A status and a growth tell the metadata that is asked for, and none besides",
+    async () => {
+      const { run, pool, anImage } = at();
+      const image = await anImage();
+      await run((ceph) => ceph.imageMetaSet(pool, image, { a: "1", ".rbd.csi.ceph.com/b": "ü", c: "3" }));
+      const keys = ["a", ".rbd.csi.ceph.com/b", "absent"];
+      const expected = { a: "1", ".rbd.csi.ceph.com/b": "ü" };
+      const told = ({ metadata }: { readonly metadata: ReadonlyMap<string, string> }) => Object.fromEntries(metadata);
+      expect(told(await run((ceph) => ceph.imageStatus(pool, image, keys)))).toEqual(expected);
+      expect(told(await run((ceph) => ceph.imageGrow(pool, image, 20n * MIB, keys)))).toEqual(expected);
+      expect(told(await run((ceph) => ceph.imageGrow(pool, image, MIB)))).toEqual({});
+    },
+    LIMIT,
+  );
+
+  test(
+    "Settings of the client are set and removed as other metadata, and whoever opens the image takes them",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const image = await anImage();
+      const key = "conf_rbd_qos_write_iops_limit";
+      await run((ceph) => ceph.imageMetaSet(pool, image, { [key]: "7", other: "1" }));
+      expect(await world.metadata(pool, image)).toMatchObject({ [key]: "7", other: "1" });
+      expect((await run((ceph) => ceph.imageStatus(pool, image))).watchers).toEqual([]);
+      await run((ceph) => ceph.imageMetaSet(pool, image, { [key]: undefined }));
+      expect((await world.metadata(pool, image))[key]).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "Whoever has the image open is told of its settings, also of one that was set before, and of no other metadata",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const image = await anImage();
+      const key = "conf_rbd_qos_write_iops_limit";
+      const { heard, close } = await world.listen(pool, image);
+      const told = async (entries: Record<string, string | undefined>, often: number) => {
+        const before = heard();
+        await run((ceph) => ceph.imageMetaSet(pool, image, entries));
+        // The client acknowledges before it counts.
+        for (let n = 0; n < 50 && heard() === before; n++) await Bun.sleep(often > 0 ? 100 : 10);
+        expect([entries, heard() - before]).toEqual([entries, often]);
+      };
+      try {
+        await told({ [key]: "7", other: "1" }, 1);
+        await told({ [key]: "7" }, 1);
+        await told({ other: "2", [key.replace("write", "read")]: undefined }, 0);
+        await told({ [key]: undefined }, 1);
+        await told({ [key]: undefined }, 0);
+      } finally {
+        await close();
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "Metadata that is to be compared is set only where it is what the caller expects",
+    async () => {
+      const { run, fails, pool, world, anImage } = at();
+      const image = await anImage();
+      const get = async () => await world.metadata(pool, image);
+      await run((ceph) => ceph.imageMetaSet(pool, image, { key: "one", state: "new" }, { key: "" }));
+      expect(await get()).toMatchObject({ key: "one", state: "new" });
+      const again = (expected: string) => (ceph: ImageCalls) =>
+        ceph.imageMetaSet(pool, image, { key: "two", state: "newer" }, { key: expected });
+      expect(await fails(again(""))).toMatchObject({ _tag: "Raced" });
+      expect(await fails(again("on"))).toMatchObject({ _tag: "Raced" });
+      expect(await get()).toMatchObject({ key: "one", state: "new" });
+      await run(again("one"));
+      expect(await get()).toMatchObject({ key: "two", state: "newer" });
+      const same = { key: "two", state: "newer" };
+      expect(await fails((ceph) => ceph.imageMetaSet(pool, image, same, { key: "one" }))).toMatchObject({
+        _tag: "Raced",
+      });
+      await run((ceph) => ceph.imageMetaSet(pool, image, same, { key: "two" }));
+      expect(await get()).toMatchObject(same);
+    },
+    LIMIT,
+  );
+
+  test(
+    "The metadata of an image is listed by the beginning of its keys, and a clone has none that begins with .rbd",
+    async () => {
+      const { run, pool, fresh, aSource } = at();
+      const image = await aSource();
+      const list = async (name: string, prefix: string) =>
+        Object.fromEntries(await run((ceph) => ceph.imageMetaList(pool, name, prefix)));
+      expect(await list(image, "")).toEqual({});
+      await run((ceph) => ceph.imageMetaSet(pool, image, { ".rbd.a/1": "x", ".rbd.a/2": "é", ".rbd.b": "y", k: "z" }));
+      expect(await list(image, ".rbd.a/")).toEqual({ ".rbd.a/1": "x", ".rbd.a/2": "é" });
+      expect(await list(image, "nothing")).toEqual({});
+      expect(await list(image, "")).toEqual({ ".rbd.a/1": "x", ".rbd.a/2": "é", ".rbd.b": "y", k: "z" });
+      const clone = fresh("clone");
+      await run((ceph) => ceph.imageClone({ pool, image, snapshot: "s" }, pool, clone, {}));
+      expect(await list(clone, "")).toEqual({ k: "z" });
+    },
+    LIMIT,
+  );
+
+  test(
+    "Of several clients that set one key of metadata at once, each expecting none, one succeeds",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const image = await anImage();
+      const claim = (n: number) => run((ceph) => ceph.imageMetaSet(pool, image, { key: `${n}` }, { key: "" }));
+      const results = await Promise.allSettled([1, 2, 3, 4, 5, 6].map(claim));
+      const won = results.flatMap(({ status }, at) => (status === "fulfilled" ? [`${at + 1}`] : []));
+      expect(won).toHaveLength(1);
+      expect((await world.metadata(pool, image))["key"]).toBe(won[0]);
+    },
+    LIMIT,
+  );
+
+  test(
     "The status lists other clients that have the image open, and not its own client",
     async () => {
       const { run, pool, world, anImage } = at();
@@ -128,7 +269,7 @@ export const imageUseContract = (at: () => Session): void => {
         expect(open).toHaveLength(1);
         expect(open[0]).toMatch(/^\S+\/client\.\d+$/);
         // an image in use can still grow: that is what online expansion does
-        expect(await run((ceph) => ceph.imageGrow(pool, image, 32n * MIB))).toBe(32n * MIB);
+        expect((await run((ceph) => ceph.imageGrow(pool, image, 32n * MIB))).sizeBytes).toBe(32n * MIB);
       } finally {
         await close();
       }

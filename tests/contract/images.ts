@@ -43,6 +43,7 @@ export const imageContract = (at: () => Session): void => {
         parent: undefined,
         snapshotCount: 0,
         namedSnapshots: [],
+        metadata: new Map(),
       });
     },
     LIMIT,

@@ -26,6 +26,9 @@ const importTo = (ref: PoolRef, image: string): string[] => [
   inPool(ref, image),
 ];
 
+/** Of an image that is made without options. */
+const OBJECT_BYTES = 4 << 20;
+
 /** What `rbd import-diff` takes: one range that is written, or zeroed. */
 const diffStream = (kind: "w" | "z", offset: bigint, length: bigint, bytes = Buffer.alloc(0)): Uint8Array => {
   const numbers = Buffer.alloc(16);
@@ -171,6 +174,33 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     throw new Error("the manager did not come back");
   };
 
+  const write: World["write"] = async (ref, image, { offset, length } = { offset: 0n, length: 4096n }) => {
+    const bytes = Buffer.alloc(Number(length), `write ${++writes}; `);
+    await bytesOf(importTo(ref, image), diffStream("w", offset, length, bytes));
+  };
+
+  const watching: World["listen"] = async (ref, image) => {
+    const child = Bun.spawn(["rbd", "watch", inPool(ref, image)], { env, stdin: "pipe", stdout: "pipe" });
+    const output = child.stdout.getReader();
+    // it says "press enter to exit" once it watches, and then each notification
+    const [first, heard] = [await output.read(), [] as Uint8Array[]];
+    if (first.value !== undefined) heard.push(first.value);
+    const reading = (async () => {
+      for (let each = await output.read(); !each.done; each = await output.read()) heard.push(each.value);
+    })();
+    return {
+      heard: () =>
+        Buffer.concat(heard)
+          .toString()
+          .match(/received notification/g)?.length ?? 0,
+      close: async () => {
+        await child.stdin.end();
+        await child.exited;
+        await reading;
+      },
+    };
+  };
+
   return {
     layer,
     access,
@@ -188,9 +218,13 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     setQuota: async (name, bytes) => {
       await tool("ceph", "osd", "pool", "set-quota", name, "max_bytes", String(bytes));
     },
-    write: async (ref, image, { offset, length } = { offset: 0n, length: 4096n }) => {
-      const bytes = Buffer.alloc(Number(length), `write ${++writes}; `);
-      await bytesOf(importTo(ref, image), diffStream("w", offset, length, bytes));
+    write,
+    writeZeros: async (ref, image) => {
+      // its tools free what they are told to fill with zeros, so the object is made, and then exchanged
+      await write(ref, image);
+      const file = `${rig.dir}/contract-zeros`;
+      writeFileSync(file, Buffer.alloc(OBJECT_BYTES));
+      await rados(ref, "put", `rbd_data.${await idOf(ref, image)}.${"0".repeat(16)}`, file);
     },
     discard: async (ref, image, { offset, length }) => {
       await bytesOf(importTo(ref, image), diffStream("z", offset, length));
@@ -203,17 +237,8 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     cutGroupSnapshotShort,
     groups: liveGroups({ tool, rados, poolName: (id) => poolNames.get(id) ?? `#${id}` }),
     metadata,
-    watch: async (ref, image) => {
-      const child = Bun.spawn(["rbd", "watch", inPool(ref, image)], { env, stdin: "pipe", stdout: "pipe" });
-      // it says "press enter to exit" once it watches
-      const output = child.stdout.getReader();
-      await output.read();
-      output.releaseLock();
-      return async () => {
-        await child.stdin.end();
-        await child.exited;
-      };
-    },
+    watch: async (ref, image) => (await watching(ref, image)).close,
+    listen: watching,
     cutShort: async (what, ref, image) => {
       const id = await idOf(ref, image);
       if (what === "header") await rados(ref, "rm", `rbd_header.${id}`);

@@ -2,7 +2,7 @@
 import { describe } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
-import { showContent } from "../support/ceph-memory/content.ts";
+import { showContent, ZEROS } from "../support/ceph-memory/content.ts";
 import {
   cephLayerMemory,
   cephMemoryService,
@@ -53,16 +53,25 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
     },
     write: async (ref, image, { offset, length } = { offset: 0n, length: 4096n }) =>
       cluster.image(ref.pool, image, ref.namespace).write(offset, length),
+    writeZeros: async (ref, image) => {
+      const found = cluster.image(ref.pool, image, ref.namespace);
+      found.writeZeros(0n, found.objectSize);
+    },
     discard: async (ref, image, { offset, length }) =>
       cluster.image(ref.pool, image, ref.namespace).discard(offset, length),
     content: async (ref, image, snapshot) => {
       const found = cluster.image(ref.pool, image, ref.namespace);
       const held = snapshot === undefined ? found : found.snapshotNamed(snapshot);
-      return JSON.stringify(showContent(held?.holds() ?? []));
+      return JSON.stringify(showContent((held?.holds() ?? []).filter(({ stamp }) => stamp !== ZEROS)));
     },
     watch: async (ref, image) => {
       const close = cluster.watch(ref.pool, image, ref.namespace);
       return async () => close();
+    },
+    listen: async (ref, image) => {
+      const found = cluster.image(ref.pool, image, ref.namespace);
+      const before = found.notices;
+      return { heard: () => found.notices - before, close: async () => {} };
     },
     cutCloneShort: async (what, ref, source, image) => {
       await Effect.runPromise(

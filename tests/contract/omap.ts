@@ -1,6 +1,6 @@
 /** Keyed reads of objects, what values and keys survive, and the removal of objects. */
 import { expect, test } from "bun:test";
-import { LIMIT, type Session } from "./harness.ts";
+import { eventually, LIMIT, type Session } from "./harness.ts";
 
 export const omapContract = (at: () => Session): void => {
   test(
@@ -112,6 +112,31 @@ export const omapContract = (at: () => Session): void => {
       await run((ceph) => ceph.objectRemove(pool, object));
       await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive" }));
       expect((await run((ceph) => ceph.omapGet(pool, object, ["k"])))?.size).toBe(0);
+    },
+    LIMIT,
+  );
+
+  test(
+    "The lock of an object is renewed by who has it, keeps others out, and ends in time or with the object",
+    async () => {
+      const { run, fails, pool, inNamespace, fresh } = at();
+      const object = fresh("object");
+      const ours = { name: "lock", cookie: "ours", seconds: 60 };
+      const others = { ...ours, cookie: "others" };
+      await run((ceph) => ceph.objectLock(pool, object, ours));
+      await run((ceph) => ceph.objectLock(pool, object, ours));
+      expect((await fails((ceph) => ceph.objectLock(pool, object, others)))._tag).toBe("Busy");
+      await run((ceph) => ceph.objectLock(inNamespace, object, others));
+      expect((await run((ceph) => ceph.omapGet(pool, object, [])))?.size).toBe(0);
+      await run((ceph) => ceph.objectRemove(pool, object));
+      expect(await run((ceph) => ceph.omapGet(pool, object, []))).toBeUndefined();
+      await run((ceph) => ceph.objectLock(pool, object, { ...others, seconds: 1 }));
+      const locked = () =>
+        run((ceph) => ceph.objectLock(pool, object, ours)).then(
+          () => true,
+          () => false,
+        );
+      expect(await eventually(locked)).toBe(true);
     },
     LIMIT,
   );

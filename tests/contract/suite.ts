@@ -4,6 +4,7 @@
  */
 import { describe } from "bun:test";
 import { accessContract } from "./access.ts";
+import { blocklistContract } from "./blocklist.ts";
 import { cloneContract } from "./clones.ts";
 import { diffContract } from "./diff.ts";
 import { flattenContract } from "./flatten.ts";
@@ -21,6 +22,7 @@ import { omapWriteContract } from "./omap-write.ts";
 import { poolContract } from "./pools.ts";
 import { snapshotContract } from "./snapshots.ts";
 import { snapshotTrashContract } from "./snapshot-trash.ts";
+import { sparsifyContract } from "./sparsify.ts";
 import { trashContract } from "./trash.ts";
 
 export const contract = (name: string, make: () => Promise<World>): void => {
@@ -38,10 +40,12 @@ export const contract = (name: string, make: () => Promise<World>): void => {
     describe("clones cut short", () => halfCloneContract(at));
     describe("the snapshots' trash", () => snapshotTrashContract(at));
     describe("flattening", () => flattenContract(at));
+    describe("sparsifying", () => sparsifyContract(at));
     describe("differences", () => diffContract(at));
     describe("listing", () => listingContract(at));
     describe("groups", () => groupContract(at));
     describe("snapshots of groups", () => groupSnapshotContract(at));
+    describe("the blocklist", () => blocklistContract(at));
     describe("access", () => accessContract(at));
     // last: it stops the manager
     describe("manager", () => managerContract(at));

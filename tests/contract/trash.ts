@@ -1,4 +1,5 @@
 /** The way out of the pool: into the trash, and from there for good. */
+import { DRIVERS_MARK_SECONDS } from "../../lib/ceph/rbd.ts";
 import { expect, test } from "bun:test";
 import { LIMIT, type Session } from "./harness.ts";
 
@@ -105,6 +106,41 @@ export const trashContract = (at: () => Session): void => {
       expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
       expect((await run((ceph) => ceph.trashList(pool))).some((entry) => entry.id === id)).toBe(false);
       await run((ceph) => ceph.trashRemove(pool, id));
+    },
+    LIMIT,
+  );
+
+  test(
+    "An image that the trash protects says until when, and its removal is denied and leaves it",
+    async () => {
+      const { run, fails, pool, anImage } = at();
+      const name = await anImage();
+      const id = (await run((ceph) => ceph.imageId(pool, name))) ?? "";
+      const before = Date.now();
+      await run((ceph) => ceph.trashMove(pool, name, 3600));
+      const entry = await run((ceph) => ceph.trashGet(pool, id));
+      expect(entry).toEqual({ id, name, source: "user", protectedUntil: expect.any(Number) });
+      // whole seconds of Ceph's clock
+      expect(entry?.protectedUntil).toBeWithin(before + 3_598_000, Date.now() + 3_602_000);
+      expect(await run((ceph) => ceph.trashList(pool))).toContainEqual(entry ?? { id, name, source: "other" });
+      expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("AccessDenied");
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual(entry);
+    },
+    LIMIT,
+  );
+
+  test(
+    "An image with a driver's mark has no protection from the driver, and says that a driver moved it",
+    async () => {
+      const { run, pool, anImage } = at();
+      const name = await anImage();
+      const id = (await run((ceph) => ceph.imageId(pool, name))) ?? "";
+      await run((ceph) => ceph.trashMove(pool, name, DRIVERS_MARK_SECONDS));
+      const entry = { id, name, source: "user", byDriver: true } as const;
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual(entry);
+      expect(await run((ceph) => ceph.trashList(pool))).toContainEqual(entry);
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
     },
     LIMIT,
   );

@@ -5,26 +5,31 @@
  * has to stay small.
  */
 import { serveCell } from "../../cells/cell.ts";
-import type { OmapLink, OmapWrite } from "../rados.ts";
+import type { Blocked } from "../blocklist.ts";
+import type { ObjectLock, OmapLink, OmapWrite } from "../rados.ts";
 import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { depth } from "./ancestry.ts";
+import * as blocks from "./blocklist.ts";
 import { release } from "./client-library.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
 import * as groups from "./groups.ts";
+import { hasData } from "./has-data.ts";
 import { create } from "./image-create.ts";
-import { briefs } from "./image-headers.ts";
-import { type Metadata, metaSet } from "./image-metadata.ts";
+import { briefs, metadataOf, someMetadataOf } from "./image-headers.ts";
+import { type MetadataArg, metaSet } from "./image-metadata.ts";
 import * as omaps from "./omaps.ts";
 import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
 import * as rbd from "./rbd.ts";
 import { mend } from "./repair.ts";
 import * as snapshots from "./snapshots.ts";
+import { sparsify } from "./sparsify.ts";
 import { status } from "./status.ts";
 import * as tasks from "./tasks.ts";
 import * as trash from "./trash.ts";
+import { move } from "./trash-move.ts";
 import type { WaitingCalls } from "./waiting-cell.ts";
 
 type PoolArg = rados.PoolArg;
@@ -32,11 +37,19 @@ const { pooled } = rados;
 interface ClusterArg {
   readonly cluster: bigint;
 }
+interface BlockedArg extends ClusterArg {
+  readonly blocked: Blocked;
+}
 interface ObjectArg extends PoolArg {
   readonly object: string;
 }
 interface ImageArg extends PoolArg {
   readonly image: string;
+}
+
+/** Keys of image metadata that are read besides. */
+interface Wanted {
+  readonly metadata?: readonly string[] | undefined;
 }
 interface TrashArg extends PoolArg {
   readonly id: string;
@@ -81,20 +94,28 @@ const calls = {
   omapWrite: pooled((io, { object, write }: ObjectArg & { readonly write: OmapWrite }) =>
     omaps.omapWrite(io, object, write),
   ),
+  objectLock: pooled((io, { object, lock }: ObjectArg & { readonly lock: ObjectLock }) =>
+    rados.objectLock(io, object, lock),
+  ),
   objectRemove: pooled((io, { object }: ObjectArg) => rados.objectRemove(io, object)),
 
   imageCreate: pooled((io, arg: ImageArg & { readonly spec: ImageSpec }) => create(arg, io, arg.image, arg.spec)),
   imageId: pooled((io, { image }: ImageArg) => rbd.id(io, image)),
-  imageStatus: pooled((io, arg: ImageArg) => status(arg, io, arg.image)),
-  imageGrow: pooled((io, { image, sizeBytes }: ImageArg & { readonly sizeBytes: bigint }) =>
-    rbd.grow(io, image, sizeBytes),
+  imageStatus: pooled((io, arg: ImageArg & Wanted) => status(arg, io, arg.image, arg.metadata)),
+  imageGrow: pooled((io, { image, sizeBytes, metadata = [] }: ImageArg & Wanted & { readonly sizeBytes: bigint }) =>
+    rbd.grow(io, image, sizeBytes, (id) => someMetadataOf(io, id, metadata)),
   ),
   imageMend: pooled((io, { image }: ImageArg) => mend(io, image)),
-  imageHasData: pooled((io, { image, whose }: ImageArg & { readonly whose: "own" | "any" }) =>
-    rbd.hasData(io, image, whose),
+  imageHasData: pooled(
+    (io, { image, whose, from }: ImageArg & { readonly whose: "own" | "any"; readonly from?: bigint }) =>
+      hasData(io, image, whose, from),
   ),
-  imageMetaSet: pooled((io, { image, entries }: ImageArg & { readonly entries: Metadata }) =>
-    metaSet(io, image, entries),
+  imageSparsify: pooled((io, { image }: ImageArg) => sparsify(io, image)),
+  imageMetaSet: pooled((io, { image, entries, compare }: ImageArg & MetadataArg) =>
+    metaSet(io, image, entries, compare),
+  ),
+  imageMetaList: pooled((io, { image, prefix }: ImageArg & { readonly prefix: string }) =>
+    rbd.existing(metadataOf(io, rbd.existing(rbd.id(io, image)), prefix)),
   ),
   imageBriefs: pooled(
     (
@@ -103,7 +124,7 @@ const calls = {
     ) => briefs(io, images, metadata),
   ),
   trashMove: pooled((io, { image, keepSeconds }: ImageArg & { readonly keepSeconds?: number }) =>
-    trash.move(io, image, keepSeconds),
+    move(io, image, keepSeconds),
   ),
   trashGet: pooled((io, { id }: TrashArg) => trash.get(io, id)),
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),
@@ -133,6 +154,13 @@ const calls = {
   managerTrashRemove: (arg: TrashArg) => tasks.addTrashRemove(arg, arg.id),
   managerFlatten: (arg: ImageArg) => tasks.addFlatten(arg, arg.image),
   managerTasks: ({ cluster }: ClusterArg) => tasks.list(cluster),
+
+  blocklist: ({ cluster }: ClusterArg) => blocks.blocklist(cluster),
+  blocklistAdd: ({ cluster, blocked, seconds }: BlockedArg & { readonly seconds: number }) =>
+    blocks.add(cluster, blocked, seconds),
+  blocklistRemove: ({ cluster, blocked }: BlockedArg) => blocks.remove(cluster, blocked),
+  blocklistReached: (arg: PoolArg & { readonly blocked: Blocked }) => blocks.reached(arg, arg.blocked),
+  clusterIdentity: ({ cluster }: ClusterArg) => blocks.identity(cluster),
 };
 
 export type CellCalls = typeof calls & WaitingCalls;

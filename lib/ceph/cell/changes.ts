@@ -8,7 +8,8 @@
  * 2. librados copies what it is given before an operation starts, and writes no answer into memory of JavaScript.
  */
 import { FFIType as T } from "bun:ffi";
-import { bind, check, plain, slot, valueOf } from "./ffi.ts";
+import { bind, check, ESTALE, plain, slot, valueOf } from "./ffi.ts";
+import { requireValues } from "./omaps.ts";
 
 const rados = bind("librados.so.2", {
   rados_create_write_op: { args: [], returns: T.u64 },
@@ -17,6 +18,7 @@ const rados = bind("librados.so.2", {
   rados_write_op_assert_exists: { args: [T.u64], returns: T.void },
   rados_write_op_exec: { args: [T.u64, T.cstring, T.cstring, T.ptr, T.u64, T.ptr], returns: T.void },
   rados_write_op_remove: { args: [T.u64], returns: T.void },
+  rados_write_op_cmpext: { args: [T.u64, T.ptr, T.u64, T.u64, T.ptr], returns: T.void },
   rados_aio_create_completion2: { args: [T.ptr, T.ptr, T.ptr], returns: T.i32 },
   rados_aio_write_op_operate: { args: [T.u64, T.u64, T.u64, T.cstring, T.ptr, T.i32], returns: T.i32 },
   rados_aio_wait_for_complete: { args: [T.u64], returns: T.i32 },
@@ -34,8 +36,10 @@ export interface Change {
   readonly object: string;
   /** `exclusive`: it must not exist. `require`: it must. `ensure`: it is created if it does not. */
   readonly state: "exclusive" | "require" | "ensure";
-  /** In this order, all or none. */
-  readonly calls: readonly Call[] | "remove";
+  /** Values of its omap that must be there, else ECANCELED; "" stands for an absent key, too. */
+  readonly compare?: Readonly<Record<string, string>>;
+  /** In this order, all or none. `removeIf`: removes an object that begins with these bytes; `ESTALE` if it does not. */
+  readonly calls: readonly Call[] | "remove" | { readonly removeIf: Uint8Array };
 }
 
 /** What C answers to each change, in the order of the changes: 0, or a negative errno. */
@@ -50,7 +54,7 @@ interface Operation {
 }
 
 /** A number: it could not be started. */
-const begin = (io: bigint, { object, state, calls }: Change): Operation | number => {
+const begin = (io: bigint, { object, state, compare = {}, calls }: Change): Operation | number => {
   const name = plain(object);
   const place = slot();
   check("rados_aio_create_completion", rados.rados_aio_create_completion2(null, null, place));
@@ -58,8 +62,12 @@ const begin = (io: bigint, { object, state, calls }: Change): Operation | number
   const { op, completion } = operation;
   if (state === "require") rados.rados_write_op_assert_exists(op);
   if (state === "exclusive") rados.rados_write_op_create(op, 1, null);
+  requireValues(op, compare);
   if (calls === "remove") rados.rados_write_op_remove(op);
-  else {
+  else if ("removeIf" in calls) {
+    rados.rados_write_op_cmpext(op, calls.removeIf, BigInt(calls.removeIf.length), 0n, null);
+    rados.rados_write_op_remove(op);
+  } else {
     for (const { method, input } of calls) {
       rados.rados_write_op_exec(op, "rbd", method, input, BigInt(input.length), null);
     }
@@ -74,8 +82,11 @@ const resultOf = (operation: Operation): number => {
   rados.rados_aio_wait_for_complete(operation.completion);
   const result = rados.rados_aio_get_return_value(operation.completion);
   free(operation);
-  return result;
+  return result <= FIRST_DIFFERENCE ? -ESTALE : result;
 };
+
+/** What an OSD answers to a comparison of bytes is this, less the place of the first byte that differs. */
+const FIRST_DIFFERENCE = -4095;
 
 const free = ({ op, completion }: Operation): void => {
   rados.rados_aio_release(completion);

@@ -20,7 +20,8 @@ import { metaSet } from "./image-metadata.ts";
 import { execute, type PoolArg, poolId } from "./rados.ts";
 import { create, existing } from "./rbd.ts";
 import { status } from "./status.ts";
-import { move, remove } from "./trash.ts";
+import { remove } from "./trash.ts";
+import { move } from "./trash-move.ts";
 
 const { layering, striping: STRIPING, "data-pool": DATA_POOL, operations, migrating } = FEATURE_BITS;
 /** The first two come with the layout, and librbd sets the others itself. */

@@ -14,8 +14,23 @@ import { constants } from "node:os";
 import { CString, dlopen, type FFIFunction, FFIType as T, ptr, toArrayBuffer } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 
-export const { EACCES, EBADF, EBUSY, EDQUOT, EEXIST, EINVAL, ENOENT, ENOEXEC, ENOSPC, EOPNOTSUPP, EPERM, ERANGE } =
-  constants.errno;
+export const {
+  EACCES,
+  EBADF,
+  EBUSY,
+  ECANCELED,
+  EDQUOT,
+  EEXIST,
+  EINVAL,
+  ENOENT,
+  ENOEXEC,
+  ENOSPC,
+  EOPNOTSUPP,
+  EPERM,
+  ERANGE,
+  ESTALE,
+  ETIMEDOUT,
+} = constants.errno;
 
 type Symbols<Fns extends Record<string, FFIFunction>> = ReturnType<typeof dlopen<Fns>>["symbols"];
 

@@ -66,8 +66,16 @@ const metadataIn = (entries: ReadonlyMap<string, Uint8Array>): Map<string, strin
     ),
   );
 
-/** Reads all image metadata from the header with this id; undefined: there is no such header. */
-export const metadataOf = (io: bigint, id: string): Map<string, string> | undefined => {
-  const entries = list(io, `rbd_header.${id}`, { prefix: METADATA, after: "", limit: Number.MAX_SAFE_INTEGER });
+/** Reads keys of image metadata from the header with this id. An image that has gone since has none. */
+export const someMetadataOf = (io: bigint, id: string, keys: readonly string[]): ReadonlyMap<string, string> => {
+  if (keys.length === 0) return new Map();
+  const [header] = readMany(io, [{ object: `rbd_header.${id}`, keys: keys.map((key) => METADATA + key) }]);
+  return metadataIn(header ?? new Map());
+};
+
+/** Reads image metadata from the header with this id, that whose keys begin with `prefix`; undefined: there is no such header. */
+export const metadataOf = (io: bigint, id: string, prefix = ""): Map<string, string> | undefined => {
+  const keys = { prefix: METADATA + prefix, after: "", limit: Number.MAX_SAFE_INTEGER };
+  const entries = list(io, `rbd_header.${id}`, keys);
   return entries && metadataIn(entries);
 };

@@ -215,6 +215,15 @@ export const texts = (entries: ReadonlyMap<string, Uint8Array> | undefined): Map
 
 const CMP_EQ = 1;
 
+/** Adds to an operation that these values must be there, else ECANCELED; "" stands for an absent key, too. */
+export const requireValues = (op: bigint, values: Readonly<Record<string, string>>): void => {
+  for (const [key, value] of Object.entries(values)) {
+    const [k, v] = [counted([key]), counted([value])];
+    rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, v.bytes, valueOf(k.lengths), valueOf(v.lengths), null);
+    held(k, v);
+  }
+};
+
 /** Makes one atomic operation on the OSD. Its parts take effect in this order, all or none. */
 export const omapWrite = (io: bigint, object: string, write: OmapWrite): void => {
   const op = rados.rados_create_write_op();
@@ -222,11 +231,7 @@ export const omapWrite = (io: bigint, object: string, write: OmapWrite): void =>
   try {
     if (write.object === "require") rados.rados_write_op_assert_exists(op);
     else rados.rados_write_op_create(op, write.object === "exclusive" ? 1 : 0, null);
-    for (const [key, value] of Object.entries(compare)) {
-      const [k, v] = [counted([key]), counted([value])];
-      rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, v.bytes, valueOf(k.lengths), valueOf(v.lengths), null);
-      held(k, v);
-    }
+    requireValues(op, compare);
     if (Object.keys(set).length > 0) {
       const keys = counted(Object.keys(set));
       const values = counted(Object.values(set));

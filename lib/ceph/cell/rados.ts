@@ -8,6 +8,7 @@
  */
 import { FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
+import type { ObjectLock } from "../rados.ts";
 import { release } from "./client-library.ts";
 import { deadlyLine, faultyLine } from "./conf-file.ts";
 import {
@@ -18,6 +19,7 @@ import {
   EINVAL,
   ENOENT,
   ERANGE,
+  ETIMEDOUT,
   held,
   plain,
   slot,
@@ -74,7 +76,9 @@ export const connect = ({ user, confFile, settings }: ConnectArg): bigint => {
     for (const [option, value] of settings) {
       check(`rados_conf_set ${option}`, rados.rados_conf_set(cluster, option, plain(value)));
     }
-    check("rados_connect", rados.rados_connect(cluster));
+    const result = rados.rados_connect(cluster);
+    // librados gives 1 if its login was still under way when its time was over, and has ended the connection then
+    check("rados_connect", result > 0 ? -ETIMEDOUT : result);
     return cluster;
   } catch (error) {
     rados.rados_shutdown(cluster);
@@ -224,11 +228,26 @@ const LOCK_SECONDS = 30n;
 const LOCK_WAIT_MS = 10_000;
 const LOCK_AGAIN_MS = 20;
 
+/** Seconds, and microseconds: a `timeval`. */
+const timeval = (seconds: bigint): BigInt64Array<ArrayBuffer> => {
+  const duration = new BigInt64Array(new ArrayBuffer(16));
+  duration[0] = seconds;
+  return duration;
+};
+
+/** The lock may be this client's already: then it begins anew. */
+const MAY_RENEW = 1;
+
+export const objectLock = (io: bigint, object: string, { name, cookie, seconds }: ObjectLock): void => {
+  const duration = timeval(BigInt(seconds));
+  const result = rados.rados_lock_exclusive(io, plain(object), plain(name), plain(cookie), "", duration, MAY_RENEW);
+  check("rados_lock_exclusive", result);
+};
+
 /** Does `body` while no other driver has the lock `name` on the object; waits for one that has it. */
 export const withLock = <A>(io: bigint, object: string, name: string, body: () => A): A => {
   const cookie = crypto.randomUUID();
-  const duration = new BigInt64Array(new ArrayBuffer(16));
-  duration[0] = LOCK_SECONDS;
+  const duration = timeval(LOCK_SECONDS);
   const deadline = Date.now() + LOCK_WAIT_MS;
   for (;;) {
     const result = rados.rados_lock_exclusive(io, plain(object), plain(name), cookie, "", duration, 0);

@@ -7,7 +7,7 @@
  * 1. An image that was opened is closed, whatever happens between.
  * 2. Sizes only grow: `rbd_resize2` refuses a shrink, and is not called for one.
  */
-import { dlopen, FFIType as T, JSCallback, type Pointer } from "bun:ffi";
+import { dlopen, FFIType as T, type Pointer } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
 import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { PARENT, whileParentsGo } from "./ancestry.ts";
@@ -31,7 +31,6 @@ const rbd = bind("librbd.so.1", {
   rbd_resize2: { args: [T.u64, T.u64, T.u8, T.ptr, T.ptr], returns: T.i32 },
   rbd_update_features: { args: [T.u64, T.u64, T.u8], returns: T.i32 },
   rbd_rebuild_object_map: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
-  rbd_diff_iterate2: { args: [T.u64, T.ptr, T.u64, T.u64, T.u8, T.u8, T.function, T.ptr], returns: T.i32 },
 });
 
 /**
@@ -178,14 +177,19 @@ export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
 };
 
 /**
- * Grows an image and gives its size at the end. A lock keeps other drivers out: librbd checks for a shrink against the
+ * Grows an image and gives its size at the end, with what `read` gives of the image of this id. A lock keeps other drivers out: librbd checks for a shrink against the
  * size that it has read before, so that of two growers at once the one with the smaller size could undo the other.
  */
-export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint => {
+export const grow = <A>(
+  io: bigint,
+  image: string,
+  sizeBytes: bigint,
+  read: (id: string) => A,
+): { readonly sizeBytes: bigint; readonly metadata: A } => {
   const found = existing(id(io, image));
   // a lock creates its object, and a name without a header must not get one
   if (!hasHeader(io, found)) throw new Errno("rbd_open", ENOENT);
-  return withLock(io, `rbd_header.${found}`, "csi-rbd.grow", () =>
+  const size = withLock(io, `rbd_header.${found}`, "csi-rbd.grow", () =>
     withImage(io, image, "write", (handle) => {
       const size = sizeOf(handle);
       if (size >= sizeBytes) return size;
@@ -196,30 +200,8 @@ export const grow = (io: bigint, image: string, sizeBytes: bigint): bigint => {
       return sizeBytes;
     }),
   );
+  return { sizeBytes: size, metadata: midway(() => read(found)) };
 };
 
 /** A callback answers this to end an iteration, which then answers it, too. */
 export const STOP = -125;
-let extentFound = false;
-// Made once and never closed: librbd calls it on the thread that iterates, which is this one.
-const extent = new JSCallback(
-  (_offset: bigint, _length: bigint, exists: number) => {
-    if (exists === 0) return 0;
-    extentFound = true;
-    return STOP;
-  },
-  { args: [T.u64, T.u64, T.i32, T.ptr], returns: T.i32 },
-);
-
-/** Ends at the first extent, so that an image with data answers as quickly as an empty one with an object map. */
-export const hasData = (io: bigint, image: string, whose: "own" | "any"): boolean =>
-  withImage(io, image, "read", (handle) => {
-    extentFound = false;
-    const size = sizeOf(handle);
-    const callback = extent.ptr;
-    if (callback === null) throw new Errno("rbd_diff_iterate", 0, "no callback for rbd_diff_iterate");
-    const result = rbd.rbd_diff_iterate2(handle, null, 0n, size, whose === "any" ? 1 : 0, 1, callback, null);
-    if (extentFound) return true;
-    check("rbd_diff_iterate", result);
-    return false;
-  });

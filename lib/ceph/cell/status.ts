@@ -7,6 +7,7 @@
  */
 import { FFIType as T } from "bun:ffi";
 import type { ImageStatus, Parent } from "../rbd.ts";
+import { someMetadataOf } from "./image-headers.ts";
 import { bind, check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, written, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
@@ -40,15 +41,16 @@ export const stat = (handle: bigint): { readonly sizeBytes: bigint; readonly obj
 export const stripeCount = (handle: bigint): bigint =>
   written("rbd_get_stripe_count", (place) => rbd.rbd_get_stripe_count(handle, place));
 
-export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =>
+export const status = (where: PoolArg, io: bigint, image: string, metadata: readonly string[] = []): ImageStatus =>
   withImage(io, image, "read", (handle) => {
     const name = zeroed(256);
     check("rbd_get_id", rbd.rbd_get_id(handle, name, BigInt(name.length)));
     // an image without a data pool answers with its own pool
     const dataPool = poolName(where.cluster, rbd.rbd_get_data_pool_id(handle));
     const snapshots = listed(handle);
+    const id = textIn(name);
     return {
-      id: textIn(name),
+      id,
       ...stat(handle),
       features: features(handle),
       stripeUnit: written("rbd_get_stripe_unit", (place) => rbd.rbd_get_stripe_unit(handle, place)),
@@ -58,8 +60,9 @@ export const status = (where: PoolArg, io: bigint, image: string): ImageStatus =
       mirror: mirror(handle),
       parent: parentOf(handle),
       snapshotCount: snapshots.length,
-      namedSnapshots: snapshots.filter(({ id }) => kindOf(handle, id) === "user").map((snapshot) => snapshot.name),
+      namedSnapshots: snapshots.filter((one) => kindOf(handle, one.id) === "user").map((snapshot) => snapshot.name),
       createdAt: createdAt(handle),
+      metadata: someMetadataOf(io, id, metadata),
     };
   });
 

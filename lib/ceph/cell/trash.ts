@@ -1,20 +1,17 @@
 /**
  * The calls of librbd around the trash. Loaded in cells only.
  *
- * Not here: images that have a name (./rbd.ts), tasks of the manager (./tasks.ts), what an errno means
+ * Not here: the way into the trash (./trash-move.ts), tasks of the manager (./tasks.ts), what an errno means
  * (lib/ceph/live/errno.ts).
  *
  * 1. Only an image that was moved to the trash before is removed.
- * 2. `remove` does not force: an entry that is protected until a later time stays.
+ * 2. `remove` does not force: an entry that is protected until a later time stays. A driver's mark protects from others.
  */
 import { FFIType as T } from "bun:ffi";
-import { Errno } from "../../cells/cell.ts";
-import type { TrashEntry } from "../rbd.ts";
-import { bind, check, cStringAt, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
-import { isThere } from "./rbd.ts";
+import { DRIVERS_MARK_SECONDS, type TrashEntry } from "../rbd.ts";
+import { bind, check, cStringAt, ENOENT, EPERM, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
 
 const rbd = bind("librbd.so.1", {
-  rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
   rbd_trash_get: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
   rbd_trash_get_cleanup: { args: [T.ptr], returns: T.void },
   rbd_trash_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
@@ -24,21 +21,23 @@ const rbd = bind("librbd.so.1", {
 
 const SOURCES = ["user", "mirroring", "migration"] as const;
 
-// rbd_trash_image_info_t: addresses of id and name, source (32 bits), two times.
+// rbd_trash_image_info_t: addresses of id and name, source (32 bits), the times of the move and of the protection's end
+// in seconds.
 const ENTRY_BYTES = 40;
 
-const entryAt = (view: DataView, at: number): TrashEntry => ({
-  id: cStringAt(view.getBigUint64(at, true)),
-  name: cStringAt(view.getBigUint64(at + 8, true)),
-  source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
-});
+const entryAt = (view: DataView, at: number): TrashEntry => {
+  const [moved, until] = [view.getBigInt64(at + 24, true), view.getBigInt64(at + 32, true)];
+  return {
+    id: cStringAt(view.getBigUint64(at, true)),
+    name: cStringAt(view.getBigUint64(at + 8, true)),
+    source: SOURCES[view.getInt32(at + 16, true)] ?? "other",
+    ...protectionOf(Number(until - moved), Number(until)),
+  };
+};
 
-/** Before `keepSeconds` are over the image is only removed by force. librbd moves an image also if it has watchers, and refuses to `remove` it then. The caller asks about them before. */
-export const move = (io: bigint, image: string, keepSeconds = 0): void => {
-  const result = rbd.rbd_trash_move(io, plain(image), BigInt(keepSeconds));
-  // it opens no parent, so the entry of the image in `rbd_directory` is missing: that is not absence of the image
-  if (result === -ENOENT && isThere(io, image)) throw new Errno("rbd_trash_move of an image that is there", ENOENT);
-  check("rbd_trash_move", result);
+const protectionOf = (seconds: number, until: number): Pick<TrashEntry, "protectedUntil" | "byDriver"> => {
+  if (seconds === DRIVERS_MARK_SECONDS) return { byDriver: true };
+  return seconds > 0 ? { protectedUntil: until * 1000 } : {};
 };
 
 export const get = (io: bigint, id: string): TrashEntry | undefined => {
@@ -70,7 +69,8 @@ export const list = (io: bigint): readonly TrashEntry[] => {
 };
 
 export const remove = (io: bigint, id: string): void => {
-  const result = rbd.rbd_trash_remove(io, plain(id), 0);
+  let result = rbd.rbd_trash_remove(io, plain(id), 0);
+  if (result === -EPERM && get(io, id)?.byDriver === true) result = rbd.rbd_trash_remove(io, plain(id), 1);
   // ENOENT may be of a part of the image: it is removed only if the trash has no such entry
   if (result === -ENOENT && get(io, id) === undefined) return;
   check("rbd_trash_remove", result);

@@ -2,7 +2,8 @@
  * How a method of a service becomes a call in a cell: over which connection, within which limit, kept apart from which
  * other calls, and its failure a typed error.
  *
- * Not here: which methods there are (./rados.ts, ./images.ts, ./snapshots.ts, ./groups.ts, ./manager.ts).
+ * Not here: which methods there are (./rados.ts, ./images.ts, ./snapshots.ts, ./groups.ts, ./manager.ts,
+ * ./blocklist.ts).
  *
  * 1. Ceph's own time-outs come first: the limit of a cell is longer than their sum.
  * 2. While a call hangs, the same call is not made a second time, and nothing else changes its image, in whichever cells.
@@ -80,7 +81,13 @@ export interface Calls {
     access: ClusterAccess,
     op: K,
     arg: Omit<Arg<K>, "cluster">,
-    about: { readonly key: string; readonly pool?: string; readonly subject?: string },
+    about: {
+      readonly key: string;
+      readonly pool?: string;
+      readonly subject?: string;
+      readonly limit?: Duration.Duration;
+      readonly changes?: boolean;
+    },
   ) => Answer<K>;
 }
 
@@ -125,15 +132,15 @@ export const makeCalls = (cells: Cells, connections: Connections, limits: Limits
       });
     };
 
-    const inCluster: Calls["inCluster"] = (access, op, arg, { key, pool = "", subject = access.monitors.join(",") }) =>
+    const inCluster: Calls["inCluster"] = (access, op, arg, about) =>
       one(access, op, (cluster) => ({ ...arg, cluster }), {
-        subject,
+        subject: access.monitors.join(","),
         changes: false,
         user: access.user,
-        pool,
+        pool: "",
         limit: limits.monTimeout,
-        key,
         pace: "quick",
+        ...about,
       });
 
     const method =

@@ -21,7 +21,7 @@ import { AccessDenied, CallStuck, type CephError, CephFailed, ConfFileInvalid, U
 import type { ClusterAccess } from "../rados.ts";
 import { kindOfKey } from "./cephx-key.ts";
 import { EACCES, EINVAL, endsConnection, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT, nameOf, tooOld } from "./errno.ts";
-import { diagnose, monHost } from "./monitors.ts";
+import { diagnose, monHost } from "../monitors.ts";
 
 export interface ConnectionOptions {
   readonly connectTimeout: Duration.Duration;

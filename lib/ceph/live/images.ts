@@ -4,21 +4,28 @@
  * Not here: snapshots and clones (./snapshots.ts), the calls themselves (lib/ceph/cell/rbd.ts, status.ts, trash.ts).
  */
 import * as Duration from "effect/Duration";
-import { poolLabel } from "../label.ts";
+import { imageLabel, poolLabel } from "../label.ts";
 import type { ImageCalls } from "../rbd.ts";
 import type { Calls } from "./call.ts";
 
 /** A rebuild of the object map looks at the objects one by one. */
 const REBUILD_LIMIT = Duration.minutes(10);
 
-export const imageCalls = ({ call, change }: Calls, trashRemoveLimit: Duration.Duration): ImageCalls => ({
+export const imageCalls = (
+  { call, change }: Calls,
+  { trashRemoveLimit, sparsifyLimit }: Readonly<Record<"trashRemoveLimit" | "sparsifyLimit", Duration.Duration>>,
+): ImageCalls => ({
   imageCreate: change("imageCreate", ["image", "spec"], (_pool, _image, { dataPool }) => ({ dataPool })),
   imageId: call("imageId", ["image"]),
-  imageStatus: call("imageStatus", ["image"]),
-  imageGrow: change("imageGrow", ["image", "sizeBytes"]),
+  imageStatus: call("imageStatus", ["image", "metadata"]),
+  imageGrow: change("imageGrow", ["image", "sizeBytes", "metadata"]),
   imageMend: change("imageMend", ["image"], { limit: REBUILD_LIMIT }),
-  imageHasData: call("imageHasData", ["image", "whose"]),
-  imageMetaSet: change("imageMetaSet", ["image", "entries"]),
+  imageHasData: call("imageHasData", ["image", "whose", "from"]),
+  imageSparsify: change("imageSparsify", ["image"], { limit: sparsifyLimit, pace: "slow" }),
+  imageMetaSet: change("imageMetaSet", ["image", "entries", "compare"]),
+  imageMetaList: call("imageMetaList", ["image", "prefix"], (pool, image, prefix) => ({
+    key: `imageMetaList ${imageLabel(pool, image)} ${prefix}`,
+  })),
   // has no key: it only reads, and two of these calls are seldom for the same images
   imageBriefs: call("imageBriefs", ["images", "metadata"], (pool, images) => ({
     subject: `${images.length} images in ${poolLabel(pool)}`,

@@ -1,7 +1,7 @@
 /**
- * `Rados`, `Rbd` and `Manager` over librados and librbd.
+ * `Rados`, `Rbd`, `Manager` and `Blocklist` over librados and librbd.
  *
- * Not here: the methods (./rados.ts, ./images.ts, ./snapshots.ts, ./groups.ts, ./manager.ts), how each becomes a call in
+ * Not here: the methods (./rados.ts, ./images.ts, ./snapshots.ts, ./groups.ts, ./manager.ts, ./blocklist.ts), how each becomes a call in
  * a cell (./call.ts), connections (./connection.ts), the blocking calls themselves (lib/ceph/cell/cell.ts and below).
  *
  * 1. No blocking call runs on this thread. Each method is one call in a cell, and has a limit.
@@ -14,6 +14,7 @@ import * as Semaphore from "effect/Semaphore";
 import type { CellDown } from "../../cells/errors.ts";
 import { type CellPool, makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
+import { blocklistCalls } from "./blocklist.ts";
 import { type Ceph, type CephCalls, cephLayer } from "../ceph.ts";
 import { ADVICE, type Cells, makeCalls } from "./call.ts";
 import { makeConnections } from "./connection.ts";
@@ -46,6 +47,8 @@ export interface CephLiveOptions {
   readonly trashRemoveLimit?: Duration.Duration;
   /** Limit of a flatten, and of reading a difference. */
   readonly flattenLimit?: Duration.Duration;
+  /** Limit of a sparsify, which reads all that the image holds. */
+  readonly sparsifyLimit?: Duration.Duration;
   /** Finds the code of a cell, as `cellUrl` does. */
   readonly cellUrl?: (path: string) => string;
 }
@@ -61,6 +64,7 @@ const DEFAULTS: Required<CephLiveOptions> = {
   idle: Duration.minutes(10),
   trashRemoveLimit: Duration.hours(6),
   flattenLimit: Duration.hours(6),
+  sparsifyLimit: Duration.hours(6),
   cellUrl,
 };
 
@@ -91,10 +95,11 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
   const calls = yield* makeCalls(cells, yield* makeConnections(cells.quick, options), options);
   const service: CephCalls = {
     ...(yield* radosCalls(calls)),
-    ...imageCalls(calls, options.trashRemoveLimit),
+    ...imageCalls(calls, options),
     ...snapshotCalls(calls, options.flattenLimit, yield* Semaphore.make(Math.ceil(options.cells / 2))),
     ...groupCalls(calls),
     ...managerCalls(calls),
+    ...blocklistCalls(calls),
   };
   const state = () => ({ quick: cells.quick.state(), slow: cells.slow.state(), waiting: cells.waiting.state() });
   return { service, state };

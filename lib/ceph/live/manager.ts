@@ -14,6 +14,9 @@ import type { About, Calls } from "./call.ts";
 /** All calls share one key, so that a manager that hangs occupies one cell, not one for each image. */
 const KEY = "manager";
 
+/** Of the list of tasks, which may be long. Nobody waits for a manager that is away any longer than needed. */
+const LIST_LIMIT = Duration.seconds(5);
+
 /**
  * Queueing a task takes a few milliseconds. The limit is short because DeleteVolume must not wait for a manager that does
  * not answer. A task that the manager takes after the limit is harmless, also if the driver does the same work itself.
@@ -27,7 +30,7 @@ export const managerCalls = ({ call, inCluster }: Calls): ManagerCalls => {
   return {
     managerTrashRemove: (pool, id) => unavailable(trashRemove(pool, id)),
     managerFlatten: (pool, image) => unavailable(flatten(pool, image)),
-    managerTasks: (access) => unavailable(inCluster(access, "managerTasks", {}, { key: KEY })),
+    managerTasks: (access) => unavailable(inCluster(access, "managerTasks", {}, { key: KEY, limit: LIST_LIMIT })),
   };
 };
 

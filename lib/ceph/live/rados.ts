@@ -46,6 +46,7 @@ export const radosCalls = (calls: Calls): Effect.Effect<RadosCalls> =>
         key: `omapWrite ${imageLabel(pool, object)} ${keysOf(write).join(" ")}`,
         changes: true,
       })),
+      objectLock: call("objectLock", ["object", "lock"], { changes: true }),
       objectRemove: call("objectRemove", ["object"], { changes: true }),
     };
   });

@@ -7,6 +7,7 @@
  * 1. Every change is synchronous, so that a call with one change is atomic as in RADOS.
  * 2. `dump` shows everything that outlives a driver and nothing else: no watchers, caps or switches.
  */
+import type { Blocked } from "../../../lib/ceph/blocklist.ts";
 import type { ManagerTask } from "../../../lib/ceph/manager.ts";
 import type { TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { bytesOf } from "./content.ts";
@@ -24,6 +25,9 @@ export interface MemoryTrashed {
   /** Its move was interrupted: Ceph removes it only after a second move has finished the first. */
   moving: boolean;
   readonly image: MemoryImage;
+  /** As of `TrashEntry`. */
+  readonly protectedUntil?: number;
+  readonly byDriver?: true;
 }
 
 /** The state that a driver leaves that crashes while it creates an image (no header, or no object map), clones or moves one. */
@@ -57,7 +61,7 @@ export interface MemoryPool {
 }
 
 /** The reason why an image in the trash cannot be removed. */
-export type Obstacle = "moving" | "snapshots" | "watchers" | "group";
+export type Obstacle = "moving" | "protected" | "snapshots" | "watchers" | "group";
 
 export interface MemoryUser {
   readonly key: string;
@@ -96,6 +100,14 @@ export class MemoryCluster {
   diffsFromIds = true;
   /** Milliseconds since the epoch. */
   now: () => number;
+  /** Locks on objects by the object's label; `until` is a time of `now`. */
+  readonly objectLocks = new Map<
+    string,
+    { readonly name: string; readonly cookie: string; readonly client: object; readonly until: number }
+  >();
+
+  /** By kind and address. */
+  readonly blocklist = new Map<string, Blocked>();
 
   readonly #manager = new TaskQueue((task) => {
     const content = this.namespace(task.pool, task.namespace);
@@ -264,7 +276,8 @@ export class MemoryCluster {
   removeTrashed({ trash }: MemoryNamespace, id: string): Obstacle | undefined {
     const entry = trash.get(id);
     if (entry === undefined) return undefined;
-    const { image, moving } = entry;
+    const { image, moving, protectedUntil = 0 } = entry;
+    if (this.now() < protectedUntil) return "protected";
     if (moving) return "moving";
     if (image.snapshots.some(({ kind, children }) => kind !== "trash" || children.size > 0)) return "snapshots";
     if (image.watchers.size > 0) return "watchers";

@@ -17,6 +17,9 @@ export interface Range {
 
 export type Content = readonly Range[];
 
+/** Stands for bytes that are all zero and take space. */
+export const ZEROS = "zeros";
+
 /** Cuts `offset` to `end` out of the content. */
 const without = (content: Content, offset: bigint, end: bigint): Content =>
   content.flatMap((range) => {
@@ -59,6 +62,17 @@ export const difference = (from: Content, to: Content, offset: bigint): readonly
   }
   return extents;
 };
+
+/** The content without its ranges of zeros, as far as they fill whole objects. Where it hides a parent they stay hidden. */
+export const sparsified = (content: Content, objectSize: bigint, hides: boolean): Content =>
+  content
+    .filter(({ stamp }) => stamp === ZEROS)
+    .reduce((left, { offset, end }) => {
+      const first = ((offset + objectSize - 1n) / objectSize) * objectSize;
+      const last = (end / objectSize) * objectSize;
+      if (first >= last) return left;
+      return hides ? put(left, { offset: first, end: last, stamp: "" }) : without(left, first, last);
+    }, content);
 
 export const bytesOf = (content: Content): bigint =>
   content.reduce((sum, { offset, end, stamp }) => (stamp === "" ? sum : sum + end - offset), 0n);

@@ -11,7 +11,7 @@
  */
 import { FEATURE_BITS } from "../../../lib/ceph/feature-bits.ts";
 import type { CloneSpec, ImageSpec, ImageStatus, Snapshot } from "../../../lib/ceph/rbd.ts";
-import { type Content, overlay, put } from "./content.ts";
+import { type Content, overlay, put, sparsified, ZEROS } from "./content.ts";
 import type { MemoryGroup } from "./group.ts";
 
 /** What Ceph's own default of `rbd_default_features` comes to: layering to deep-flatten. */
@@ -81,6 +81,8 @@ export class MemoryImage {
   readonly createdAt: number;
   readonly meta = new Map<string, string>();
   readonly watchers = new Set<string>();
+  /** How often the watchers were told of settings of the client. */
+  notices = 0;
   /** In the order of their making. */
   readonly snapshots: MemorySnapshot[] = [];
   sizeBytes: bigint;
@@ -144,6 +146,15 @@ export class MemoryImage {
   write(offset: bigint, length: bigint): void {
     this.#writes += 1;
     this.content = put(this.content, { offset, end: offset + length, stamp: `${this.id}.${this.#writes}` });
+  }
+
+  /** As a client that writes zeros, where one that discards would free space. */
+  writeZeros(offset: bigint, length: bigint): void {
+    this.content = put(this.content, { offset, end: offset + length, stamp: ZEROS });
+  }
+
+  sparsify(): void {
+    this.content = sparsified(this.content, this.objectSize, this.parent !== undefined);
   }
 
   discard(offset: bigint, length: bigint): void {

@@ -4,6 +4,7 @@
  * Not here: what an image is (./image.ts), snapshots and clones (./snapshots.ts).
  */
 import {
+  AccessDenied,
   Busy,
   type CephError,
   CephFailed,
@@ -12,18 +13,24 @@ import {
   ImageNotFound,
   InvalidCall,
   PoolNotFound,
+  Raced,
 } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EUCLEAN } from "../../../lib/ceph/live/errno.ts";
-import type { ImageCalls } from "../../../lib/ceph/rbd.ts";
+import { DRIVERS_MARK_SECONDS, type ImageCalls, type TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
-import type { MemoryCluster, Obstacle } from "./cluster.ts";
-import { bytesOf } from "./content.ts";
+import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
 import { bareImage, makeImage, type MemorySnapshot } from "./image.ts";
 import { only } from "./omap.ts";
 
-const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly subject: string }): CephError => {
+const obstacleTo = (
+  obstacle: Obstacle,
+  about: { readonly op: string; readonly subject: string },
+  user: string,
+): CephError => {
   switch (obstacle) {
+    case "protected":
+      return new AccessDenied({ ...about, user });
     case "moving":
       return new CephFailed({ ...about, errno: EUCLEAN, reason: "its move to the trash was not finished" });
     case "snapshots":
@@ -33,6 +40,14 @@ const obstacleTo = (obstacle: Obstacle, about: { readonly op: string; readonly s
       return new Busy(about);
   }
 };
+
+const entryOf = (id: string, { name, source, protectedUntil, byDriver }: MemoryTrashed): TrashEntry => ({
+  id,
+  name,
+  source,
+  ...(byDriver && { byDriver }),
+  ...(protectedUntil === undefined ? {} : { protectedUntil }),
+});
 
 const parentOf = ({ image, name }: MemorySnapshot, cluster: MemoryCluster) => {
   const { pool, namespace, name: imageName } = image.place;
@@ -62,7 +77,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       return images.get(image)?.id ?? bareNames.get(image);
     }),
 
-  imageStatus: (ref, image) =>
+  imageStatus: (ref, image, metadata = []) =>
     call(() => {
       const found = open(cluster, ref, image, "rbd_open");
       const { id, sizeBytes, features, objectSize, stripeUnit, stripeCount, dataPool, mirror, createdAt } = found;
@@ -80,14 +95,15 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         parent: found.parent && parentOf(found.parent, cluster),
         snapshotCount: found.snapshots.length,
         namedSnapshots: found.snapshots.filter(({ kind }) => kind === "user").map(({ name }) => name),
+        metadata: only(found.meta, metadata),
       };
     }),
 
-  imageGrow: (ref, image, sizeBytes) =>
+  imageGrow: (ref, image, sizeBytes, metadata = []) =>
     call(() => {
       const found = open(cluster, ref, image, "rbd_resize");
       if (found.sizeBytes < sizeBytes) found.sizeBytes = sizeBytes;
-      return found.sizeBytes;
+      return { sizeBytes: found.sizeBytes, metadata: only(found.meta, metadata) };
     }),
 
   imageMend: (ref, image) =>
@@ -99,19 +115,33 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       return found !== undefined;
     }),
 
-  imageHasData: (ref, image, whose) =>
+  imageHasData: (ref, image, whose, from = 0n) =>
     call(() => {
       const found = open(cluster, ref, image, "rbd_diff_iterate2");
-      return whose === "own" ? bytesOf(found.content) > 0n : found.hasData;
+      return (whose === "own" ? found.content : found.holds()).some(({ end, stamp }) => end > from && stamp !== "");
     }),
 
-  imageMetaSet: (ref, image, entries) =>
+  imageSparsify: (ref, image) => call(() => open(cluster, ref, image, "rbd_sparsify").sparsify()),
+
+  imageMetaSet: (ref, image, entries, compare = {}) =>
     call(() => {
-      const { meta } = open(cluster, ref, image, "rbd_metadata_set");
+      const found = open(cluster, ref, image, "rbd_metadata_set");
+      const { meta } = found;
+      const isOther = Object.entries(compare).some(([key, value]) => (meta.get(key) ?? "") !== value);
+      if (isOther) throw refuse(new Raced({ op: "rados_write_op_operate", subject: imageLabel(ref, image) }));
+      const isSetting = ([key, value]: readonly [string, string | undefined]) =>
+        key.startsWith("conf_") && (value !== undefined || meta.has(key));
+      if (Object.entries(entries).some(isSetting)) found.notices += 1;
       for (const [key, value] of Object.entries(entries)) {
         if (value === undefined) meta.delete(key);
         else meta.set(key, value);
       }
+    }),
+
+  imageMetaList: (ref, image, prefix) =>
+    call(() => {
+      const { meta } = open(cluster, ref, image, "rbd_open");
+      return new Map([...meta].filter(([key]) => key.startsWith(prefix)));
     }),
 
   imageBriefs: (ref, names, metadata) =>
@@ -126,7 +156,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
     }),
 
   // watchers are no obstacle to Ceph here, only to the removal
-  trashMove: (ref, image) =>
+  trashMove: (ref, image, keepSeconds = 0) =>
     call(() => {
       const op = "rbd_trash_move";
       const { images, bareNames, trash } = enter(cluster, ref, op);
@@ -142,25 +172,32 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       }
       images.delete(image);
       bareNames.delete(image);
-      trash.set(found.id, { name: image, source: "user", moving: false, image: found });
+      const protection =
+        keepSeconds === DRIVERS_MARK_SECONDS
+          ? { byDriver: true as const }
+          : keepSeconds > 0
+            ? { protectedUntil: cluster.now() + keepSeconds * 1000 }
+            : {};
+      trash.set(found.id, { name: image, source: "user", moving: false, image: found, ...protection });
     }),
 
   trashGet: (ref, id) =>
     call(() => {
       const found = enter(cluster, ref, "rbd_trash_get").trash.get(id);
-      return found && { id, name: found.name, source: found.source };
+      return found && entryOf(id, found);
     }),
 
   trashList: (ref) =>
     call(() => {
       const { trash } = enter(cluster, ref, "rbd_trash_list");
-      return [...trash].map(([id, { name, source }]) => ({ id, name, source }));
+      return Array.from(trash, ([id, entry]) => entryOf(id, entry));
     }),
 
   trashRemove: (ref, id) =>
     call(() => {
       const op = "rbd_trash_remove";
       const obstacle = cluster.removeTrashed(enter(cluster, ref, op), id);
-      if (obstacle !== undefined) throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }));
+      if (obstacle !== undefined)
+        throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }, ref.access.user));
     }),
 });

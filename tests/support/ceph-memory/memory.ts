@@ -1,5 +1,5 @@
 /**
- * `Rados`, `Rbd` and `Manager` over a cluster in memory (./cluster.ts), for tests.
+ * `Rados`, `Rbd`, `Manager` and `Blocklist` over a cluster in memory (./cluster.ts), for tests.
  *
  * Not a second truth: tests/contract runs one suite on this and on a real Ceph, and where they differ, this is wrong.
  * Not modelled: refusals for lack of space, slow or lost answers (for those see tests/support/ceph-faults.ts), mirroring
@@ -11,6 +11,7 @@ import * as Redacted from "effect/Redacted";
 import { type Ceph, type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
 import type { ClusterAccess } from "../../../lib/ceph/rados.ts";
 import { MEMORY_KEY, MemoryCluster, type MemoryOptions } from "./cluster.ts";
+import { blocklistCalls } from "./blocklist.ts";
 import { groupCalls } from "./groups.ts";
 import { imageCalls } from "./images.ts";
 import { managerCalls } from "./manager.ts";
@@ -34,6 +35,7 @@ export const cephMemoryService = (cluster: MemoryCluster): CephCalls => ({
   ...snapshotCalls(cluster),
   ...groupCalls(cluster),
   ...managerCalls(cluster),
+  ...blocklistCalls(cluster),
 });
 
 /** A cluster and one driver's calls on it; `cephMemoryService(cluster)` makes those of the driver that comes next. */
@@ -44,6 +46,6 @@ export const makeCephMemory = (
   return { service: cephMemoryService(cluster), cluster };
 };
 
-/** The three services over a memory cluster, a new one where none is given. */
+/** The four services over a memory cluster, a new one where none is given. */
 export const cephLayerMemory = (cluster: MemoryCluster = new MemoryCluster()): Layer.Layer<Ceph> =>
   cephLayer(cephMemoryService(cluster));

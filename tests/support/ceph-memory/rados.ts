@@ -3,14 +3,15 @@
  *
  * Not here: images (./images.ts) and the order of keys (./omap.ts).
  */
-import { Exists, ObjectNotFound, PoolNotFound, PoolUnfit, Raced } from "../../../lib/ceph/errors.ts";
+import { Busy, Exists, ObjectNotFound, PoolNotFound, PoolUnfit, Raced } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { RadosCalls } from "../../../lib/ceph/rados.ts";
 import { admit, call, enter, refuse } from "./call.ts";
 import type { MemoryCluster } from "./cluster.ts";
 import { asOmap, only } from "./omap.ts";
 
-export const radosCalls = (cluster: MemoryCluster): RadosCalls => ({
+/** `client`: whose locks those are that the calls take. */
+export const radosCalls = (cluster: MemoryCluster, client: object = {}): RadosCalls => ({
   poolId: (access, pool, use) =>
     call(() => {
       const op = "rados_pool_lookup";
@@ -100,5 +101,23 @@ export const radosCalls = (cluster: MemoryCluster): RadosCalls => ({
       objects.set(object, after);
     }),
 
-  objectRemove: (ref, object) => call(() => void enter(cluster, ref, "rados_remove").objects.delete(object)),
+  objectLock: (ref, object, { name, cookie, seconds }) =>
+    call(() => {
+      const op = "rados_lock_exclusive";
+      const subject = imageLabel(ref, object);
+      const { objects } = enter(cluster, ref, op);
+      const held = cluster.objectLocks.get(subject);
+      const isOurs = held?.client === client && held.cookie === cookie;
+      if (held !== undefined && held.until > cluster.now() && held.name === name && !isOurs) {
+        throw refuse(new Busy({ op, subject }));
+      }
+      if (!objects.has(object)) objects.set(object, new Map());
+      cluster.objectLocks.set(subject, { name, cookie, client, until: cluster.now() + seconds * 1000 });
+    }),
+
+  objectRemove: (ref, object) =>
+    call(() => {
+      enter(cluster, ref, "rados_remove").objects.delete(object);
+      cluster.objectLocks.delete(imageLabel(ref, object));
+    }),
 });

@@ -2,7 +2,7 @@
  * Finds out which protocol a monitor speaks, and why no monitor answers. It opens a TCP connection, reads the greeting that
  * a monitor sends first, and closes the connection.
  *
- * Not here: connections to Ceph (./connection.ts).
+ * Not here: connections to Ceph (./live/connection.ts).
  *
  * 1. A failure here never fails a connection: librados finds out the rest.
  * 2. It is needed because librados tries an address with an unusual port and without `v1:` or `v2:` as both kinds at once.
@@ -149,12 +149,36 @@ const look = (entry: string, limit: Duration.Duration): Effect.Effect<Look> =>
     }));
   });
 
+/** The entries, and those of a list in brackets, one by one. */
+const singly = (monitors: readonly string[]): readonly string[] =>
+  entriesIn(monitors).flatMap((entry) => entry.replaceAll(/\[(?=v[12]:)|(?<=:\d+(?:\/\d+)?)\]$/g, "").split(","));
+
+export interface MonitorState {
+  readonly monitor: string;
+  /** Why no client can use it from here, in one clause; absent: it greets. */
+  readonly fault?: string;
+}
+
+/** Which monitors greet whoever connects from this machine; nobody logs in. */
+export const monitorStates = (
+  monitors: readonly string[],
+  limit: Duration.Duration,
+): Effect.Effect<readonly MonitorState[]> =>
+  Effect.forEach(
+    singly(monitors),
+    (monitor) =>
+      Effect.map(look(monitor, limit), ({ finding, unfit }): MonitorState => {
+        if (unfit !== undefined) return { monitor, fault: unfit };
+        if (finding === "v1" || finding === "v2") return { monitor };
+        return { monitor, fault: `${monitor} ${STATES[finding ?? "unreachable"]}` };
+      }),
+    { concurrency: "unbounded" },
+  );
+
 /** Describes each monitor in one clause, for an error message; those that spoil the list, where there are such. */
 export const diagnose = (monitors: readonly string[], limit: Duration.Duration): Effect.Effect<string> =>
   Effect.gen(function* () {
-    const entries = entriesIn(monitors).flatMap((entry) =>
-      entry.replaceAll(/\[(?=v[12]:)|(?<=:\d+(?:\/\d+)?)\]$/g, "").split(","),
-    );
+    const entries = singly(monitors);
     const found = yield* Effect.forEach(entries, (entry) => look(entry, limit), { concurrency: "unbounded" });
     const unfit = found.flatMap(({ unfit: clause }) => (clause === undefined ? [] : [clause]));
     // librados takes no list with such an entry, so that the other monitors have not been asked.

@@ -1,0 +1,144 @@
+/**
+ * Moves images to the trash. Loaded in cells only.
+ *
+ * Not here: who may move an image (lib/images/removal.ts); what becomes of a move that was cut off (./repair.ts).
+ *
+ * `rbd_trash_move` opens the image and takes its lock first, which is nine tenths of its time. An image that nobody can
+ * have a hold on is moved without that, by the same writes of the same methods of the object class (stable since Ceph
+ * 14): its entry in the trash, marked as on the way; then its name and its entry in the directory; then the mark goes.
+ *
+ * 1. Only a plain image is moved so: nobody has its lock, and it is in no group, not mirrored, not being migrated, and has
+ *    no journal. Everything else is left to librbd, which waits for the holder of the lock, or says what is wrong.
+ * 2. A crash leaves what a crash of librbd leaves, or a name without an entry in the directory: librbd finds both by
+ *    their entry in the trash, and goes on.
+ * 3. A name is removed only while it leads to this image: another client may have moved it, and a third one may have
+ *    given the name to a new image.
+ */
+import { FFIType as T } from "bun:ffi";
+import { Errno, midway } from "../../cells/cell.ts";
+import { FEATURE_BITS } from "../feature-bits.ts";
+import { type Change, changeAll } from "./changes.ts";
+import { Decoder } from "./decoder.ts";
+import { encode, type Field } from "./encoder.ts";
+import { bind, check, EEXIST, ENOENT, ERANGE, ESTALE, plain, slot, zeroed } from "./ffi.ts";
+import { readMany } from "./omaps.ts";
+import { execute } from "./rados.ts";
+import { isThere } from "./rbd.ts";
+
+const rbd = bind("librbd.so.1", {
+  rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
+});
+const rados = bind("librados.so.2", {
+  rados_list_lockers: {
+    args: [T.u64, T.cstring, T.cstring, T.ptr, T.ptr, T.ptr, T.ptr, T.ptr, T.ptr, T.ptr, T.ptr, T.ptr],
+    returns: T.i32,
+  },
+});
+
+/**
+ * Before `keepSeconds` are over the image is only removed by force. An image is moved also if it has watchers, and librbd
+ * refuses to remove it then. The caller asks about them before.
+ */
+export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byLibrbd): void => {
+  const id = idInDirectory(io, image);
+  if (id === undefined || !isPlain(io, id)) return otherwise(io, image, keepSeconds);
+  write(io, image, id, keepSeconds);
+};
+
+/** Moves any image, and finishes a move that was cut off. */
+export const byLibrbd = (io: bigint, image: string, keepSeconds = 0): void => {
+  const result = rbd.rbd_trash_move(io, plain(image), BigInt(keepSeconds));
+  // it opens no parent, so the entry of the image in `rbd_directory` is missing: that is not absence of the image
+  if (result === -ENOENT && isThere(io, image)) throw new Errno(OP, ENOENT, `${OP} of an image that is there`);
+  check(OP, result);
+};
+
+const OP = "rbd_trash_move";
+const DIRECTORY = "rbd_directory";
+const TRASH = "rbd_trash";
+
+const idInDirectory = (io: bigint, image: string): string | undefined => {
+  const answer = execute(io, DIRECTORY, "dir_get_id", encode({ text: plain(image) }));
+  return answer && new Decoder(answer).text();
+};
+
+const { layering, striping, "exclusive-lock": LOCK, "object-map": MAP, "fast-diff": DIFF } = FEATURE_BITS;
+const { "deep-flatten": DEEP, "data-pool": DATA_POOL, operations } = FEATURE_BITS;
+const PLAIN_FEATURES = layering | striping | LOCK | MAP | DIFF | DEEP | DATA_POOL | operations;
+
+const FEATURES = "features";
+const GROUP = "rbd_group_ref";
+
+const isPlain = (io: bigint, id: string): boolean => {
+  const header = `rbd_header.${id}`;
+  const [own, mirrored] = readMany(io, [
+    { object: header, keys: [FEATURES, GROUP] },
+    { object: "rbd_mirroring", keys: [`image_${id}`] },
+  ]);
+  const features = own?.get(FEATURES);
+  if (features === undefined || own?.has(GROUP) === true || (mirrored?.size ?? 0) > 0) return false;
+  return (new Decoder(features).u64() & ~PLAIN_FEATURES) === 0n && !isLocked(io, header);
+};
+
+const LOCKERS_BYTES = 1024;
+
+const isLocked = (io: bigint, header: string): boolean => {
+  const texts = [zeroed(LOCKERS_BYTES), zeroed(LOCKERS_BYTES), zeroed(LOCKERS_BYTES), zeroed(LOCKERS_BYTES)] as const;
+  const [tag, clients, cookies, addresses] = texts;
+  const size = () => slot(BigInt(LOCKERS_BYTES));
+  const [exclusive, tagSize, clientsSize, cookiesSize, addressesSize] = [slot(), size(), size(), size(), size()];
+  const count = rados.rados_list_lockers(
+    io,
+    plain(header),
+    "rbd_lock",
+    exclusive,
+    tag,
+    tagSize,
+    clients,
+    clientsSize,
+    cookies,
+    cookiesSize,
+    addresses,
+    addressesSize,
+  );
+  return count === -ERANGE || check("rados_list_lockers", count) > 0;
+};
+
+const SOURCE_USER = 0;
+const STATE = { normal: 0, moving: 1 } as const;
+
+const write = (io: bigint, image: string, id: string, keepSeconds: number): void => {
+  const now = Date.now();
+  const until = now + keepSeconds * 1000;
+  const entry: Field = {
+    version: 2,
+    of: [{ u8: SOURCE_USER }, { text: image }, ...timeOf(now), ...timeOf(until), { u8: STATE.moving }],
+  };
+  const add = { method: "trash_add", input: encode({ text: id }, entry) };
+  must(io, { object: TRASH, state: "ensure", calls: [add] }, [EEXIST]);
+  midway(() => {
+    const name = encode({ text: id });
+    const out = { method: "dir_remove_image", input: encode({ text: image }, { text: id }) };
+    const names: readonly Change[] = [
+      { object: `rbd_id.${image}`, state: "require", calls: { removeIf: name } },
+      { object: DIRECTORY, state: "require", calls: [out] },
+    ];
+    for (const result of changeAll(io, names)) expect(result, NOT_OURS);
+    const done = { method: "trash_state_set", input: encode({ text: id }, { u8: STATE.normal }, { u8: STATE.moving }) };
+    // whoever removes images from the trash may have been faster
+    must(io, { object: TRASH, state: "require", calls: [done] }, [ENOENT, ESTALE]);
+  });
+};
+
+/** What an OSD answers if the name or the entry is gone, or leads to another image. The last is of a `removeIf`. */
+const NOT_OURS = [ENOENT, ESTALE];
+
+const must = (io: bigint, change: Change, unless: readonly number[]): void => {
+  for (const result of changeAll(io, [change])) expect(result, unless);
+};
+
+const expect = (result: number, unless: readonly number[]): void => {
+  if (result < 0 && !unless.includes(-result)) throw new Errno(OP, -result);
+};
+
+const timeOf = (ms: number): readonly Field[] => [{ u32: Math.floor(ms / 1000) }, { u32: (ms % 1000) * 1_000_000 }];
