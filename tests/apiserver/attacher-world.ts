@@ -2,7 +2,7 @@
  * An attacher, alone beside a driver that publishes volumes, on a real API server: its objects, and how they end.
  *
  * 1. Each world has a driver name of its own, so that tests share one server and see nothing of each other.
- * 2. The attacher is the executable in a process of its own; it dies with the test.
+ * 2. The attacher is the executable in a process of its own, or Kubernetes' own (./upstream.ts); it dies with the test.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -15,6 +15,7 @@ import { openControlPlane } from "../rig/kubernetes/control-plane.ts";
 import { startProcess } from "../support/driver-process.ts";
 import { temporaryDirectory } from "../support/grpc-serving.ts";
 import { PublishingDriver } from "../support/publishing-driver.ts";
+import { type Attacher, startUpstream, upstream } from "./upstream.ts";
 
 export const plane = openControlPlane();
 export const MINUTES = 300_000;
@@ -56,7 +57,7 @@ export const attacherWorld = () => {
   const name = `${own}.csi.example.com`;
   const directory = temporaryDirectory();
   const driver = new PublishingDriver(name, join(directory, "csi.sock"));
-  const children: ReturnType<typeof startProcess>[] = [];
+  const children: Attacher[] = [];
   const attachmentPath = (va: string) => `${ATTACHMENTS}/${own}-${va}`;
   const volumePath = (pv: string) => `${VOLUMES}/${own}-${pv}`;
   const attachment = (va: string) => find(attachmentPath(va));
@@ -104,7 +105,7 @@ export const attacherWorld = () => {
     isAttached: async (va: string) => (await attachment(va))?.status?.attached === true,
     isGone: async (path: string) => (await find(path)) === undefined,
     /** Starts an attacher; `pod` is who it is in an election. */
-    start: (pod: string, ...more: readonly string[]) => {
+    start: (pod: string, ...more: readonly string[]): Attacher => {
       const flags = [
         `--csi-address=${driver.path}`,
         `--kubeconfig=${plane.kubeconfig}`,
@@ -112,7 +113,11 @@ export const attacherWorld = () => {
         "--retry-interval-max=2s",
         ...more,
       ];
-      const child = startProcess(["attacher", ...flags], { environment: { POD_NAME: pod } });
+      const other = upstream();
+      const child =
+        other === undefined
+          ? startProcess(["attacher", ...flags], { environment: { POD_NAME: pod } })
+          : startUpstream(other, pod, flags, join(plane.dir, "log", `${own}-${pod}.log`));
       children.push(child);
       return child;
     },

@@ -21,11 +21,15 @@ import { type Driver, startDriver, writeConfig, writeSecrets } from "../ceph/dri
 import { CLUSTER } from "../ceph/requests.ts";
 import { type CephCluster, startCeph } from "../rig/ceph.ts";
 import { temporaryFolder } from "../rig/folder.ts";
+import { controlPlaneLacks } from "../rig/kubernetes/control-plane.ts";
+import { sidecarsLack } from "../rig/kubernetes/sidecars.ts";
+import { attacher } from "./attacher.ts";
 import { copies } from "./copies.ts";
 import { pages, pagesInMemory } from "./lists.ts";
 import type { Line } from "./report.ts";
 import { floorCeph } from "./sides.ts";
 import { snapshots } from "./snapshots.ts";
+import { space } from "./space.ts";
 import { starts } from "./start.ts";
 import { telemetry } from "./telemetry.ts";
 import { memory, volumes } from "./volumes.ts";
@@ -38,9 +42,12 @@ interface Place {
   readonly driver: Driver;
   readonly ceph: CephCalls;
   readonly pool: PoolRef;
+  readonly cluster: CephCluster;
 }
 
-const parts: Readonly<Record<string, (place: Place) => Promise<readonly Line[]>>> = {
+type Part = (place: Place) => Promise<readonly Line[]>;
+
+const onCeph: Readonly<Record<string, Part>> = {
   volumes: ({ driver, ceph, pool }) =>
     volumes(driver, ceph, pool, {
       warmUp: QUICK ? 256 : 1024,
@@ -52,26 +59,39 @@ const parts: Readonly<Record<string, (place: Place) => Promise<readonly Line[]>>
     }),
   copies: ({ driver, ceph, pool }) => copies(driver, ceph, pool, QUICK ? 5 : 16),
   snapshots: ({ driver, ceph, pool }) => snapshots(driver, ceph, pool, QUICK ? 4 : 12),
+  space: ({ driver, ceph, pool, cluster }) => space(driver, ceph, pool, { cluster, volumes: QUICK ? 100 : 1000 }),
   lists: async ({ driver, ceph, pool }) => [
     ...(await pages(driver, ceph, pool, { volumes: 2000, rounds: QUICK ? 2 : 8 })),
     ...(await pagesInMemory(20_000)),
   ],
   memory: ({ driver, pool }) =>
     memory(driver, pool.pool, QUICK ? { count: 500, warmUp: 500 } : { count: 10_000, warmUp: 5000 }),
+};
+
+/** These ask no Ceph. */
+const alone: Readonly<Record<string, () => Promise<readonly Line[]>>> = {
   telemetry: () => telemetry(QUICK ? 50 : 300),
   start: () => starts(QUICK ? 5 : 15),
+  attacher: async () => {
+    const lacks = controlPlaneLacks() ?? sidecarsLack();
+    if (lacks !== undefined) return [{ what: `FAIL  attacher: not measured: ${lacks}`, ok: false }];
+    const load = QUICK ? { atOnce: 200, rounds: 1, attached: 1000 } : { atOnce: 1000, rounds: 3, attached: 10_000 };
+    return attacher(work, load);
+  },
 };
 
 const asked = process.argv.slice(2).filter((arg) => !arg.startsWith("-"));
-const unknown = asked.find((name) => !(name in parts));
+const chosen = (parts: object) => Object.keys(parts).filter((name) => asked.length === 0 || asked.includes(name));
+const names = Object.keys({ ...onCeph, ...alone });
+const unknown = asked.find((name) => !names.includes(name));
 if (unknown !== undefined) {
-  console.error(`no part named ${unknown}: write ${Object.keys(parts).join(", ")} or nothing for all`);
+  console.error(`no part named ${unknown}: write ${names.join(", ")} or nothing for all`);
   process.exit(2);
 }
 
 const work = temporaryFolder("csi-bench-");
 
-/** A driver and a pool of its own for each part: none inherits another's heap, or lists its volumes. */
+/** A driver and a pool of its own for each part on Ceph: none inherits another's heap, or lists its volumes. */
 const measured = (name: string, cluster: CephCluster) =>
   Effect.gen(function* () {
     const dir = join(work, name);
@@ -89,7 +109,7 @@ const measured = (name: string, cluster: CephCluster) =>
     const access = { monitors, user: "admin", key: Redacted.make(adminKey) };
     const pool: PoolRef = { access, pool: `bench-${name}`, namespace: "" };
     yield* Effect.promise(() => cluster.createPool(pool.pool));
-    return yield* Effect.promise(() => parts[name]?.({ driver, ceph, pool }) ?? Promise.resolve([]));
+    return yield* Effect.promise(() => onCeph[name]?.({ driver, ceph, pool, cluster }) ?? Promise.resolve([]));
   }).pipe(Effect.scoped);
 
 const main = Effect.gen(function* () {
@@ -102,11 +122,11 @@ const main = Effect.gen(function* () {
   console.log(
     `Ceph ${cluster.release}, one OSD on bluestore; ${cpus().length} CPUs (${cpus()[0]?.model ?? "?"}); ${CELLS} cells`,
   );
-  const names = Object.keys(parts).filter((name) => asked.length === 0 || asked.includes(name));
-  return yield* Effect.forEach(names, (name) => measured(name, cluster));
+  return yield* Effect.forEach(chosen(onCeph), (name) => measured(name, cluster));
 }).pipe(Effect.scoped);
 
-const results = (await Effect.runPromise(main)).flat();
+const results = chosen(onCeph).length === 0 ? [] : (await Effect.runPromise(main)).flat();
+for (const name of chosen(alone)) results.push(...((await alone[name]?.()) ?? []));
 console.log("");
 for (const { what } of results) console.log(what);
 rmSync(work, { recursive: true, force: true });

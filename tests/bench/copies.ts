@@ -242,7 +242,8 @@ const floorTurns = async (ceph: CephCalls, pool: PoolRef): Promise<Turns> => {
       const { id } = yield* ceph.imageStatus(pool, image);
       for (const name of snapshots) yield* ceph.snapshotRemove(pool, image, name);
       yield* ceph.trashMove(pool, image);
-      yield* ceph.managerTrashRemove(pool, id);
+      // behind the answer, as the driver does
+      yield* Effect.sync(() => void Effect.runFork(ceph.trashRemove(pool, id)));
     });
   const through = (from: string, snapshot: string, to: string) =>
     Effect.gen(function* () {

@@ -53,8 +53,14 @@ export const perSecond = ({ latencies, wallMs }: Sample): number => latencies.le
 
 export const cpuPerCall = ({ latencies, cpuMs }: Sample): number => cpuMs / latencies.length;
 
+/** The middle one of some values. */
+export const middle = (values: readonly number[]): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+
+/** A field of /proc/PID/status, such as VmRSS, in MiB. */
+export const memoryMiB = (pid: number, field: string): number =>
+  Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
+
 /** The middle one of the slopes between any two points: one odd point does not tilt it. */
-export const slope = (points: readonly (readonly [x: number, y: number])[]): number => {
-  const slopes = points.flatMap(([x, y], i) => points.slice(i + 1).map(([x2, y2]) => (y2 - y) / (x2 - x)));
-  return slopes.toSorted((a, b) => a - b)[Math.floor(slopes.length / 2)] ?? Number.NaN;
-};
+export const slope = (points: readonly (readonly [x: number, y: number])[]): number =>
+  middle(points.flatMap(([x, y], i) => points.slice(i + 1).map(([x2, y2]) => (y2 - y) / (x2 - x))));

@@ -49,7 +49,7 @@ export const driverSide = ({ pid, socket }: Driver, pool: string): Side => {
 };
 
 /** The image that the driver makes, by rbd_create4: a layout that names its striping is left to librbd. */
-const BY_LIBRBD = { sizeBytes: GIB, stripeUnit: 4n * MIB, stripeCount: 1n };
+export const BY_LIBRBD = { sizeBytes: GIB, stripeUnit: 4n * MIB, stripeCount: 1n };
 
 export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
   const uuids = new Map<string, string>();
@@ -102,7 +102,8 @@ export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
         yield* ceph.omapGet(pool, object(name), attributes);
         const { id } = yield* ceph.imageStatus(pool, image(name));
         yield* ceph.trashMove(pool, image(name));
-        yield* ceph.managerTrashRemove(pool, id);
+        // behind the answer, as the driver does
+        yield* Effect.sync(() => void Effect.runFork(ceph.trashRemove(pool, id)));
         yield* ceph.omapWrite(pool, directory, {
           object: "require",
           compare: { [key(name)]: uuidOf(name) },
@@ -119,11 +120,11 @@ export const floorSide = (ceph: CephCalls, pool: PoolRef): Side => {
 export const floorCeph = (cells: number, cephConf: string): Effect.Effect<CephCalls, unknown, Scope.Scope> =>
   Effect.map(makeCephLive({ cells, cephConf }), ({ service }) => service);
 
-/** Waits until the manager has emptied the trash, so that its work for one side does not slow down the other. */
-export const drained = async (ceph: CephCalls, pool: PoolRef): Promise<void> => {
-  const deadline = Date.now() + 120_000;
+/** Waits until the trash is empty, so that what goes on behind the answers for one side does not slow down the other. */
+export const drained = async (ceph: CephCalls, pool: PoolRef, limitMs = 120_000): Promise<void> => {
+  const deadline = Date.now() + limitMs;
   while ((await Effect.runPromise(ceph.trashList(pool))).length > 0) {
-    if (Date.now() > deadline) throw new Error("the manager does not empty the trash");
+    if (Date.now() > deadline) throw new Error("the trash does not become empty");
     await Bun.sleep(100);
   }
 };

@@ -4,12 +4,12 @@
  *
  * 1. No cluster is asked: a driver serves, and rests, before it knows any.
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startProcess } from "../support/driver-process.ts";
 import { answered, freePort } from "../support/http-client.ts";
-import { cpuMsOf, emptySample, quantile } from "./measure.ts";
+import { cpuMsOf, emptySample, memoryMiB, quantile } from "./measure.ts";
 import { column, judged, type Line } from "./report.ts";
 
 const TARGETS = { startMs: 300, residentMiB: 120 };
@@ -23,6 +23,7 @@ const nodePlugin = (dir: string, port: number) => {
     "--nodeid=bench",
     "--nodeserver",
     `--endpoint=unix://${socket}`,
+    `--csi-addons-endpoint=unix://${join(dir, "csi-addons.sock")}`,
     `--kubelet-registration-path=${socket}`,
     `--plugin-registration-path=${dir}`,
     `--http-endpoint=127.0.0.1:${port}`,
@@ -34,11 +35,11 @@ const serves = async (socket: string): Promise<void> => {
   while (!existsSync(socket)) await Bun.sleep(1);
 };
 
-const residentMiB = (pid: number): Record<string, number> => {
-  const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1]) / 1024;
-  return { all: field("VmRSS"), own: field("RssAnon"), files: field("RssFile") };
-};
+const residentMiB = (pid: number): Record<string, number> => ({
+  all: memoryMiB(pid, "VmRSS"),
+  own: memoryMiB(pid, "RssAnon"),
+  files: memoryMiB(pid, "RssFile"),
+});
 
 export const starts = async (rounds: number): Promise<readonly Line[]> => {
   const dir = mkdtempSync(join(tmpdir(), "csi-bench-start-"));

@@ -127,7 +127,7 @@ const alternately = async (
 export const telemetry = async (rounds: number): Promise<readonly Line[]> => {
   const cluster = aCluster({ pools: ["rbd"] });
   const ceph = intercepted(cephMemoryService(cluster), ({ method, subject }, act) => callInCell(method, subject, act));
-  const runtime = ManagedRuntime.make(controllerRole(memoryWorld(cluster, flagsOf(), { ceph })).layer);
+  const runtime = ManagedRuntime.make(controllerRole(flagsOf(), memoryWorld(cluster, flagsOf(), { ceph })).layer);
   const { createVolume } = controller();
   const request = creation();
   const repeated = asRpc(Effect.asVoid(Effect.suspend(() => createVolume(request))));

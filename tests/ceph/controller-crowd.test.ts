@@ -88,8 +88,8 @@ test(
       const { volume } = await driver.controller.createVolume(createRequest(name, { pool: pool.name }), settings);
       await driver.controller.deleteVolume(deleteRequest(volume?.volumeId ?? ""), settings);
     }
-    expect(await settledInventory(pool.name, 60_000)).toEqual(EMPTY);
+    expect(await settledInventory(pool.name, 120_000)).toEqual(EMPTY);
     expect(driver.log()).not.toContain(codeName(Code.INTERNAL));
   },
-  (SECONDS + 100) * 1000,
+  (SECONDS + 200) * 1000,
 );

@@ -94,6 +94,7 @@ export const startDriver = async ({ dir, flags = [] }: DriverOptions): Promise<D
     "--nodeid=test-node",
     "--controllerserver=true",
     `--endpoint=unix://${socket}`,
+    `--csi-addons-endpoint=unix://${join(dir, "csi-addons.sock")}`,
     `--config-dir=${join(dir, "config")}`,
     // this machine's own file must not play a part
     `--ceph-conf=${join(dir, "no-ceph.conf")}`,

@@ -44,6 +44,37 @@ test("helm lint finds nothing", async () => {
   }
 });
 
+describe("key stores", () => {
+  const KMS = valuesOf({
+    encryptionKMSConfig: { vault: { encryptionKMSType: "vaulttokens" } },
+    kmsConfigMapName: "kms",
+  });
+
+  test("have their configuration, and a token for roles of AWS, in both pods, where the driver looks", async () => {
+    const all = await render(KMS);
+    const map = all.objects.find((each) => each["kind"] === "ConfigMap" && at(each, "metadata.name") === "kms");
+    const config = treeAt(map ?? {}, "data")["config.json"];
+    expect(JSON.parse(String(config))).toEqual({ vault: { encryptionKMSType: "vaulttokens" } });
+    for (const object of [only(all, "DaemonSet"), only(all, "Deployment")]) {
+      const mounts = container(object, DRIVER)["volumeMounts"] as readonly Tree[];
+      const pathOf = (name: string) => mounts.find((mount) => mount["name"] === name)?.["mountPath"];
+      expect(pathOf("ceph-csi-encryption-kms-config")).toBe("/etc/ceph-csi-encryption-kms-config");
+      expect(pathOf("oidc-token")).toBe("/run/secrets/tokens");
+      const volume = listAt(podOf(object), "volumes").find(({ name }) => name === "ceph-csi-encryption-kms-config");
+      expect(at(volume ?? {}, "configMap.name")).toBe("kms");
+    }
+  });
+
+  test("may be read by both roles what tenants keep for them, only with a KMS", async () => {
+    const granted = async (values: Tree) =>
+      (await render(values)).objects
+        .filter(({ kind }) => kind === "ClusterRole")
+        .map((role) => JSON.stringify(listAt(role, "rules")).includes("serviceaccounts/token"));
+    expect(await granted(KMS)).toEqual([true, true]);
+    expect(await granted({})).toEqual([false, false]);
+  });
+});
+
 describe("the node plugin", () => {
   test("is one container, which registers itself at the host's path of its socket", async () => {
     const node = only(await render({ kubeletDir: "/srv/kubelet", driverName: "rbd.example.com" }), "DaemonSet");
@@ -79,6 +110,39 @@ describe("the node plugin", () => {
     expect(await hostPID({ csiConfig })).toBe(true);
     expect(await hostPID({ csiConfig, nodeplugin: { hostPID: false } })).toBeUndefined();
     expect(await hostPID({ nodeplugin: { hostPID: true } })).toBe(true);
+  });
+
+  test("keeps rbd-nbd's processes and logs, and may look up their volumes, where a class or the values ask for it", async () => {
+    const made = async (values: Tree) => {
+      const rendered = await render(values);
+      const pod = podOf(only(rendered, "DaemonSet"));
+      const role = rendered.objects.find(
+        (each) => each["kind"] === "ClusterRole" && at(each, "metadata.labels.component") === "nodeplugin",
+      );
+      return {
+        hostPID: pod["hostPID"],
+        logs: listAt(pod, "volumes").find(({ name }) => name === "ceph-logdir")?.["hostPath"],
+        resources: listAt(role ?? {}, "rules").flatMap(({ resources }) => resources),
+      };
+    };
+    const type = "DirectoryOrCreate";
+    const with_ = {
+      hostPID: true,
+      logs: { path: "/var/log/ceph", type },
+      resources: ["nodes", "volumeattachments", "persistentvolumes", "secrets"],
+    };
+    const without = { hostPID: undefined, logs: undefined, resources: ["nodes"] };
+    expect(await made({})).toEqual(without);
+    expect(await made({ nodeplugin: { rbdNbd: true } })).toEqual(with_);
+    expect(await made({ nodeplugin: { liveLimits: true } })).toEqual({ ...without, resources: with_.resources });
+    expect(await made({ storageClass: { mounter: "rbd-nbd" } })).toEqual(with_);
+    expect(await made({ storageClass: { tryOtherMounters: "true" } })).toEqual(with_);
+    expect(await made({ storageClass: { mounter: "rbd-nbd" }, nodeplugin: { rbdNbd: false } })).toEqual(without);
+    expect(await made({ nodeplugin: { rbdNbd: true, hostPID: false }, cephLogDirHostPath: "/srv/log" })).toEqual({
+      ...with_,
+      hostPID: undefined,
+      logs: { path: "/srv/log", type },
+    });
   });
 
   test("mounts /etc/selinux, and does not where values say no", async () => {
@@ -173,6 +237,18 @@ describe("the controller", () => {
     expect(budget["spec"]).toEqual({ maxUnavailable: 1, selector });
   });
 
+  test("on the nodes' network a replica ends before the one that takes its ports, unless values say no", async () => {
+    const rolling = async (maxUnavailable: unknown, enableHostNetwork = true) => {
+      const strategy = { rollingUpdate: { maxUnavailable } };
+      const rendered = await render({ provisioner: { enableHostNetwork, strategy } });
+      return at(only(rendered, "Deployment"), "spec.strategy.rollingUpdate");
+    };
+    expect(await rolling("50%")).toEqual({ maxSurge: 0, maxUnavailable: "50%" });
+    expect(await rolling("50%", false)).toEqual({ maxUnavailable: "50%" });
+    // Kubernetes refuses two zeros
+    expect(await rolling(0)).toEqual({ maxUnavailable: 0 });
+  });
+
   test("a budget for a single replica would block every drain, so there is none", async () => {
     const { objects } = await render({ provisioner: { replicaCount: 1 } });
     expect(objects.filter(({ kind }) => kind === "PodDisruptionBudget")).toEqual([]);
@@ -233,6 +309,33 @@ describe("the controller", () => {
     const { text, objects } = await render({ provisioner: { attacher: { enabled: false } } });
     expect(text).not.toContain("attacher");
     expect(JSON.stringify(objects)).not.toContain("volumeattachments/status");
+  });
+
+  test("a class names the Secret for attaching only if it is asked to, because a class must not change", async () => {
+    const publish = async (more: Tree) => {
+      const storageClass = { create: true, clusterID: "prod", ...more };
+      const { parameters } = only(await render({ storageClass }), "StorageClass");
+      return Object.entries(parameters as Tree).filter(([key]) => key.includes("publish"));
+    };
+    expect(await publish({})).toEqual([]);
+    expect(Object.fromEntries(await publish({ controllerPublishSecret: "s" }))).toMatchObject({
+      "csi.storage.k8s.io/controller-publish-secret-name": "s",
+    });
+    expect(
+      Object.fromEntries(await publish({ controllerPublishSecret: "s", controllerPublishSecretNamespace: "n" })),
+    ).toEqual({
+      "csi.storage.k8s.io/controller-publish-secret-name": "s",
+      "csi.storage.k8s.io/controller-publish-secret-namespace": "n",
+    });
+  });
+
+  test("the controller may read what fencing asks for: nodes and Secrets", async () => {
+    const role = (await render({ enableFencing: true })).objects.find(
+      ({ kind, metadata }) => kind === "ClusterRole" && String((metadata as Tree)["name"]).includes("provisioner"),
+    );
+    const rules = JSON.stringify(role?.["rules"]);
+    expect(rules).toContain('{"apiGroups":[""],"resources":["nodes"],"verbs":["get","list","watch"]}');
+    expect(rules).toContain('{"apiGroups":[""],"resources":["secrets"],"verbs":["get"]}');
   });
 
   test("credentials for lists are mounted where the driver looks for them", async () => {

@@ -14,6 +14,7 @@ const ALL = valuesOf({
   "topology.domainLabels": ["topology.kubernetes.io/zone"],
   "readAffinity.enabled": true,
   "readAffinity.crushLocationLabels": ["topology.kubernetes.io/zone"],
+  enableFencing: true,
   "provisioner.clustername": "prod",
   "provisioner.deployController": true,
 });
@@ -26,6 +27,13 @@ describe("every flag is known, and has an effect", () => {
         expect({ warnings, withoutEffect }).toEqual({ warnings: [], withoutEffect: [] });
       });
     }
+  }
+});
+
+test("fencing is turned on for the nodes and the controller alike", async () => {
+  for (const kind of ["DaemonSet", "Deployment"]) {
+    expect(await parsed({}, kind)).toMatchObject({ enableFencing: false });
+    expect(await parsed({ enableFencing: true }, kind)).toMatchObject({ enableFencing: true });
   }
 });
 

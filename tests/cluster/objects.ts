@@ -1,9 +1,9 @@
 /**
- * The Kubernetes objects of the cluster: the driver's own, an administrator's classes, and a user's claims and pods.
+ * The Kubernetes objects of those who use the cluster: claims, pods and snapshots.
  *
- * Not here: who applies them (./cluster.ts, ./steps.ts).
+ * Not here: the driver's own objects, which are the chart's (./chart.ts).
  */
-import { BUSYBOX, NODE } from "../rig/kubernetes/node.ts";
+import { BUSYBOX } from "../rig/kubernetes/node.ts";
 
 export const DRIVER = "rbd.csi.ceph.com";
 export const NAMESPACE = "csi-rbd";
@@ -14,48 +14,17 @@ export const CLASS = "rbd";
 
 export type Fields = Readonly<Record<string, unknown>>;
 
-const core = (kind: string, name: string, rest: Fields, namespace?: string): Fields => ({
+const core = (kind: string, name: string, rest: Fields): Fields => ({
   apiVersion: "v1",
   kind,
-  metadata: { name, ...(namespace === undefined ? {} : { namespace }) },
+  metadata: { name },
   ...rest,
 });
 
-const KUBELET = "/var/lib/kubelet";
-
-/** On a node that is this machine's file tree: the driver's executable is a file of it. */
-const nodePlugin = (argv: ReadonlyArray<string>, configDir: string): Fields => ({
-  containers: [
-    {
-      name: "driver",
-      image: BUSYBOX,
-      securityContext: { privileged: true },
-      env: [{ name: "PATH", value: "/usr/sbin:/usr/bin:/sbin:/bin" }],
-      command: [
-        "chroot",
-        "/host",
-        ...argv,
-        "--type=rbd",
-        "--nodeserver=true",
-        `--nodeid=${NODE}`,
-        `--endpoint=unix://${KUBELET}/plugins/${DRIVER}/csi.sock`,
-        `--kubelet-registration-path=${KUBELET}/plugins/${DRIVER}/csi.sock`,
-        `--plugin-registration-path=${KUBELET}/plugins_registry`,
-        `--config-dir=${configDir}`,
-      ],
-      volumeMounts: [
-        { name: "host", mountPath: "/host", mountPropagation: "Bidirectional" },
-        { name: "plugin", mountPath: "/csi" },
-      ],
-    },
-  ],
-  hostNetwork: true,
-  hostPID: true,
-  volumes: [
-    { name: "host", hostPath: { path: "/" } },
-    // for the sake of the folder, which kubelet makes
-    { name: "plugin", hostPath: { path: `${KUBELET}/plugins/${DRIVER}`, type: "DirectoryOrCreate" } },
-  ],
+/** An object in another namespace than the default one. */
+export const within = (namespace: string, object: Fields): Fields => ({
+  ...object,
+  metadata: { ...(object["metadata"] as Fields), namespace },
 });
 
 const secrets = (secret: string, ...uses: ReadonlyArray<string>): Fields =>
@@ -66,9 +35,13 @@ const secrets = (secret: string, ...uses: ReadonlyArray<string>): Fields =>
     ]),
   );
 
+/** The secret of a Ceph user. */
+export const secretOf = (name: string, user: Fields): Fields =>
+  within(NAMESPACE, core("Secret", name, { stringData: user }));
+
 /** A StorageClass, and the secret of its Ceph user under the same name. */
 export const storageClass = (name: string, user: Fields): ReadonlyArray<Fields> => [
-  core("Secret", name, { stringData: user }, NAMESPACE),
+  secretOf(name, user),
   {
     apiVersion: "storage.k8s.io/v1",
     kind: "StorageClass",
@@ -86,40 +59,6 @@ export const storageClass = (name: string, user: Fields): ReadonlyArray<Fields> 
   },
 ];
 
-const daemonSet = (name: string, spec: Fields): Fields => {
-  const labels = { app: name };
-  return {
-    apiVersion: "apps/v1",
-    kind: "DaemonSet",
-    metadata: { name, namespace: NAMESPACE },
-    spec: { selector: { matchLabels: labels }, template: { metadata: { labels }, spec } },
-  };
-};
-
-/** Name of the DaemonSet, and of its pods' label `app`. */
-export const NODE_PLUGIN = "csi-rbd-node";
-
-/** What an administrator applies, with the key of a Ceph user. */
-export const driverObjects = (argv: ReadonlyArray<string>, configDir: string, user: Fields): ReadonlyArray<Fields> => [
-  core("Namespace", NAMESPACE, {}),
-  {
-    apiVersion: "storage.k8s.io/v1",
-    kind: "CSIDriver",
-    metadata: { name: DRIVER },
-    spec: { attachRequired: true, podInfoOnMount: false, fsGroupPolicy: "File" },
-  },
-  daemonSet(NODE_PLUGIN, nodePlugin(argv, configDir)),
-  ...storageClass(CLASS, user),
-  {
-    apiVersion: "snapshot.storage.k8s.io/v1",
-    kind: "VolumeSnapshotClass",
-    metadata: { name: CLASS },
-    driver: DRIVER,
-    parameters: { clusterID: CLUSTER_ID, ...secrets(CLASS, "snapshotter") },
-    deletionPolicy: "Delete",
-  },
-];
-
 export interface Claim {
   readonly size: string;
   readonly block?: boolean;
@@ -128,18 +67,26 @@ export interface Claim {
   readonly className?: string;
 }
 
-export const claim = (name: string, { size, block = false, from, className = CLASS }: Claim): Fields =>
-  core("PersistentVolumeClaim", name, {
-    spec: {
-      storageClassName: className,
-      accessModes: ["ReadWriteOnce"],
-      volumeMode: block ? "Block" : "Filesystem",
-      resources: { requests: { storage: size } },
-      ...(from === undefined
-        ? {}
-        : { dataSource: { apiGroup: "snapshot.storage.k8s.io", kind: "VolumeSnapshot", name: from } }),
-    },
-  });
+const claimSpec = ({ size, block = false, from, className = CLASS }: Claim): Fields => ({
+  storageClassName: className,
+  accessModes: ["ReadWriteOnce"],
+  volumeMode: block ? "Block" : "Filesystem",
+  resources: { requests: { storage: size } },
+  ...(from === undefined
+    ? {}
+    : { dataSource: { apiGroup: "snapshot.storage.k8s.io", kind: "VolumeSnapshot", name: from } }),
+});
+
+export const claim = (name: string, options: Claim): Fields =>
+  core("PersistentVolumeClaim", name, { spec: claimSpec(options) });
+
+export const attributesClass = (name: string, parameters: Fields): Fields => ({
+  apiVersion: "storage.k8s.io/v1",
+  kind: "VolumeAttributesClass",
+  metadata: { name },
+  driverName: DRIVER,
+  parameters,
+});
 
 export const snapshot = (name: string, of: string): Fields => ({
   apiVersion: "snapshot.storage.k8s.io/v1",
@@ -152,22 +99,50 @@ export const snapshot = (name: string, of: string): Fields => ({
 export const MOUNTED = "/data";
 export const DEVICE = "/dev/claim";
 
+const container = (line: string, block: boolean): Fields => ({
+  name: "main",
+  image: BUSYBOX,
+  command: ["sh", "-c", line],
+  ...(block
+    ? { volumeDevices: [{ name: "claim", devicePath: DEVICE }] }
+    : { volumeMounts: [{ name: "claim", mountPath: MOUNTED }] }),
+});
+
+export interface PodOptions {
+  readonly block?: boolean;
+  /** Of the pod's use of the claim. */
+  readonly readOnly?: boolean;
+  readonly securityContext?: Fields;
+}
+
 /** A pod that has a claim and runs a line of shell. */
-export const pod = (name: string, claimName: string, line: string, block = false): Fields =>
+export const pod = (name: string, claimName: string, line: string, options: PodOptions = {}): Fields =>
   core("Pod", name, {
     spec: {
       // 0 would be to delete by force
       terminationGracePeriodSeconds: 1,
-      containers: [
-        {
-          name: "main",
-          image: BUSYBOX,
-          command: ["sh", "-c", line],
-          ...(block
-            ? { volumeDevices: [{ name: "claim", devicePath: DEVICE }] }
-            : { volumeMounts: [{ name: "claim", mountPath: MOUNTED }] }),
-        },
-      ],
-      volumes: [{ name: "claim", persistentVolumeClaim: { claimName } }],
+      securityContext: options.securityContext ?? {},
+      containers: [container(line, options.block === true)],
+      volumes: [{ name: "claim", persistentVolumeClaim: { claimName, readOnly: options.readOnly === true } }],
     },
   });
+
+/** A StatefulSet whose pods each have a claim of their own, and run a line of shell. */
+export const statefulSet = (name: string, replicas: number, size: string, line: string): Fields => ({
+  apiVersion: "apps/v1",
+  kind: "StatefulSet",
+  metadata: { name },
+  spec: {
+    serviceName: name,
+    replicas,
+    podManagementPolicy: "Parallel",
+    selector: { matchLabels: { set: name } },
+    template: {
+      metadata: { labels: { set: name } },
+      spec: { terminationGracePeriodSeconds: 1, containers: [container(line, false)] },
+    },
+    volumeClaimTemplates: [{ metadata: { name: "claim" }, spec: claimSpec({ size }) }],
+  },
+});
+
+export const namespace = (name: string): Fields => core("Namespace", name, {});

@@ -5,7 +5,7 @@
  * Not a test: it shows a person what happens. The steps themselves are ./steps.ts, and the cluster suite tests them.
  */
 import { rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { startCeph } from "../rig/ceph.ts";
 import { temporaryFolder } from "../rig/folder.ts";
 import { type Cluster, clusterLacks, startCluster, tell } from "./cluster.ts";
@@ -39,7 +39,8 @@ const leaveRunning = async ({ plane, node }: Cluster): Promise<void> => {
 Kubernetes, Ceph and the driver stay until this is interrupted (Ctrl-C):
   KUBECONFIG=${plane.kubeconfig}
   the StorageClass and the VolumeSnapshotClass are named rbd; the node has the image docker.io/rig/busybox:1
-  logs of kubelet and containerd: ${node.out}; of the others: ${plane.dir}/log`);
+  logs of kubelet and containerd: ${node.out}; of the control plane: ${plane.dir}/log;
+  of the driver's controller and the sidecars: ${join(dirname(plane.dir), "controller", "log")}`);
   await Promise.race([interrupted(), node.broken]);
 };
 

@@ -5,8 +5,10 @@
  * Not here: the cluster (./cluster.ts), and how the steps are shown.
  */
 import type { Cluster } from "./cluster.ts";
-import { claim, DEVICE, MOUNTED, pod, POOL, snapshot } from "./objects.ts";
+import { images, untilNothingIsLeft } from "./left-overs.ts";
+import { attributesClass, claim, DEVICE, MOUNTED, pod, POOL, snapshot } from "./objects.ts";
 
+/** Something that is done with a cluster, and found right. */
 export interface Step {
   /** What it does, as a sentence. */
   readonly title: string;
@@ -21,8 +23,6 @@ const GIB = 2 ** 30;
 const expectEqual = (what: string, found: string, wanted: string): void => {
   if (found !== wanted) throw new Error(`${what}: found ${JSON.stringify(found)}, not ${JSON.stringify(wanted)}`);
 };
-
-const images = async ({ ceph }: Cluster): Promise<ReadonlyArray<string>> => lines(await ceph("rbd", "ls", POOL));
 
 const checksum = async ({ inPod }: Cluster, name: string, file: string): Promise<string> =>
   (await inPod(name, `sha256sum ${file} | cut -d " " -f 1`)).trim();
@@ -55,6 +55,34 @@ const podWrites: Step = {
     await cluster.inPod("writer", "until [ -e /tmp/written ]; do sleep 0.2; done");
     sumOfFile = await checksum(cluster, "writer", `${MOUNTED}/file`);
     return (await cluster.inPod("writer", `mount | grep " ${MOUNTED} "`)).trim();
+  },
+};
+
+/** What the node's kernel holds a pod to: lines of `io.max`. */
+const ioMax = async ({ kubectl, node }: Cluster, podName: string): Promise<string> => {
+  const uid = (await kubectl("get", "pod", podName, "-o", "jsonpath={.metadata.uid}")).trim();
+  const groups = "/sys/fs/cgroup/kubepods";
+  return (await node.shell(`cat ${groups}/pod${uid}/io.max ${groups}/*/pod${uid}/io.max 2> /dev/null; true`)).trim();
+};
+
+const limited: Step = {
+  title: "VolumeAttributesClasses change what the pod may do with the claim while it runs",
+  act: async (cluster) => {
+    const classes = { silver: { maxWriteIops: "500" }, gold: { maxWriteIops: "2000", maxReadBps: "104857600" } };
+    await cluster.apply(...Object.entries(classes).map(([name, parameters]) => attributesClass(name, parameters)));
+    let seen = "";
+    for (const [name, limits] of [
+      ["silver", "rbps=max wbps=max riops=max wiops=500"],
+      ["gold", "rbps=104857600 wbps=max riops=max wiops=2000"],
+    ] as const) {
+      await cluster.kubectl("patch", "pvc/data", "-p", JSON.stringify({ spec: { volumeAttributesClassName: name } }));
+      await cluster.until(`jsonpath={.status.currentVolumeAttributesClassName}=${name}`, "pvc/data");
+      for (const end = Date.now() + 120_000; !seen.endsWith(limits) && Date.now() < end; await Bun.sleep(2_000)) {
+        seen = await ioMax(cluster, "writer");
+      }
+      if (!seen.endsWith(limits)) throw new Error(`the pod's io.max is ${JSON.stringify(seen)}, not ${limits}`);
+    }
+    return seen;
   },
 };
 
@@ -95,7 +123,7 @@ const expanded: Step = {
 const rawBlock: Step = {
   title: "a pod writes to a raw block claim and reads it back",
   act: async (cluster) => {
-    await cluster.apply(claim("raw", { size: "1Gi", block: true }), pod("block", "raw", WAITER, true));
+    await cluster.apply(claim("raw", { size: "1Gi", block: true }), pod("block", "raw", WAITER, { block: true }));
     await cluster.until(READY, "pod/block");
     const write = `dd if=/dev/urandom of=/tmp/file bs=1M count=4 2>/dev/null; dd if=/tmp/file of=${DEVICE} bs=1M conv=fsync 2>/dev/null`;
     const read = `dd if=${DEVICE} bs=1M count=4 2>/dev/null | cmp - /tmp/file && blockdev --getsize64 ${DEVICE}`;
@@ -106,29 +134,6 @@ const rawBlock: Step = {
   },
 };
 
-const lines = (text: string): ReadonlyArray<string> => text.split("\n").filter((line) => line !== "");
-
-/** What is left of volumes: their PVs, images in the pool and in its trash, and names in the journal. */
-const leftOvers = async (cluster: Cluster): Promise<string> => {
-  const volumes = await cluster.kubectl("get", "pv", "-o", "name");
-  const trash = await cluster.ceph("rbd", "trash", "ls", "--all", POOL);
-  const names: Array<string> = [];
-  for (const directory of ["csi.volumes.default", "csi.snaps.default"]) {
-    const listed = await cluster.ceph("rados", "-p", POOL, "listomapkeys", directory).catch(() => "");
-    names.push(...lines(listed));
-  }
-  return [...lines(volumes), ...(await images(cluster)), ...lines(trash), ...names].join(", ");
-};
-
-/** The trash is emptied a moment after the last volume is gone. */
-const untilNothingIsLeft = async (cluster: Cluster): Promise<void> => {
-  for (const until = Date.now() + 120_000; ; await Bun.sleep(500)) {
-    const left = await leftOvers(cluster);
-    if (left === "") return;
-    if (Date.now() > until) throw new Error(`left: ${left}`);
-  }
-};
-
 const deleted: Step = {
   title: "all of it is deleted, and nothing is left in the pool",
   act: async (cluster) => {
@@ -136,8 +141,17 @@ const deleted: Step = {
     await cluster.kubectl("delete", "volumesnapshot", "--all", "--timeout=120s");
     await cluster.kubectl("delete", "pvc", "--all", "--timeout=120s");
     await untilNothingIsLeft(cluster);
-    return "no PersistentVolume, no image, no trash, no name in the journal";
+    return "no PersistentVolume, no image, no trash, no journal entry, no device on the node";
   },
 };
 
-export const steps: ReadonlyArray<Step> = [claimBound, podWrites, snapshotReady, restored, expanded, rawBlock, deleted];
+export const steps: ReadonlyArray<Step> = [
+  claimBound,
+  podWrites,
+  limited,
+  snapshotReady,
+  restored,
+  expanded,
+  rawBlock,
+  deleted,
+];

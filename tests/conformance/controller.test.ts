@@ -31,6 +31,7 @@ for (const accessType of ["mount", "block"] as const) {
       driver,
       dir,
       parameters: { clusterID: CLUSTER, pool: pool.name },
+      mutableParameters: { maxReadIops: "1000", baseIops: "500" },
       snapshotParameters: { clusterID: CLUSTER },
       secrets: secrets(),
       accessType,

@@ -27,6 +27,8 @@ export interface SanityRun {
   readonly parameters: Readonly<Record<string, string>>;
   /** Of the VolumeSnapshotClass. */
   readonly snapshotParameters?: Readonly<Record<string, string>>;
+  /** Of the VolumeAttributesClass. */
+  readonly mutableParameters?: Readonly<Record<string, string>>;
   readonly secrets: Readonly<Record<string, string>>;
   readonly accessType: "mount" | "block";
   /** Regular expressions over the names of cases. */
@@ -132,7 +134,7 @@ export const judgeReport = (text: string, capabilities: ReadonlySet<string>): Ve
 };
 
 const SECRETS_OF = [
-  "CreateVolume DeleteVolume ControllerValidateVolumeCapabilities ControllerExpandVolume",
+  "CreateVolume DeleteVolume ControllerValidateVolumeCapabilities ControllerExpandVolume ControllerModifyVolume",
   "CreateSnapshot DeleteSnapshot ListSnapshots GetSnapshot NodeStageVolume NodePublishVolume",
 ].join(" ");
 
@@ -159,6 +161,7 @@ export const runSanity = async (options: SanityRun): Promise<Verdict> => {
     `-csi.endpoint=unix://${driver.socket}`,
     `-csi.secrets=${secretsFile}`,
     `-csi.testvolumeparameters=${file("parameters.yaml", parameters)}`,
+    `-csi.testvolumemutableparameters=${file("mutable-parameters.yaml", options.mutableParameters ?? {})}`,
     `-csi.testsnapshotparameters=${file("snapshot-parameters.yaml", options.snapshotParameters ?? {})}`,
     `-csi.testvolumeaccesstype=${accessType}`,
     `-csi.testvolumesize=${2 ** 30}`,

@@ -31,7 +31,7 @@ export const logOf = ({ dir }: DriverPlace): string => join(dir, "driver.log");
 /** Variables and words of the command that runs the driver (tests/support/driver-command.ts); `main` is the file to run. */
 export const driverCommand = (place: DriverPlace, main?: string): DriverCommand => {
   const { env, argv } = startCommand(main);
-  const flags = ["--type=rbd", "--nodeid=demo", "--v=4"];
+  const flags = ["--type=rbd", "--nodeid=demo", "--csi-addons-endpoint=", "--v=4"];
   return { env, argv: [...argv, ...flags, `--endpoint=${endpointOf(place)}`, `--config-dir=${place.config}`] };
 };
 

@@ -20,7 +20,12 @@ const freePort = (): number => {
   return port ?? 0;
 };
 const PROBE = ["--type=liveness", `--metricsport=${freePort()}`];
-const SETTINGS = { BUN_JSC_forceCodeBlockLiveness: "true", BUN_JSC_useFTLJIT: "false" };
+const SETTINGS = {
+  BUN_JSC_forceCodeBlockLiveness: "true",
+  BUN_JSC_useFTLJIT: "false",
+  BUN_JSC_forceRAMSize: "100000000",
+  MALLOC_ARENA_MAX: "2",
+};
 
 /** A probe, which needs neither Ceph nor a socket; killed with this process. */
 const start = (
@@ -100,7 +105,7 @@ test(
 );
 
 test(
-  "A process that finds both settings starts once only, and so does one that has been started anew before",
+  "A process that finds all settings starts once only, and so does one that has been started anew before",
   async () => {
     expect((await observed([program], [], SETTINGS)).environment).not.toHaveProperty("CSI_RBD_ENGINE_SET_BY");
     // the shell keeps its number when it becomes the program

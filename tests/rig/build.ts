@@ -26,7 +26,7 @@ const options = {
 const sources = (names: readonly string[]): string[] => names.map((name) => join(checkout, name));
 
 /** The commit that is checked out, marked where files differ from it; empty outside of a repository. */
-const commit = async (): Promise<string> => {
+export const commit = async (): Promise<string> => {
   const git = async (...words: readonly string[]) => (await run({ cwd: checkout }, ["git", ...words])).stdout.trim();
   try {
     const id = await git("rev-parse", "--short=12", "HEAD");
@@ -48,6 +48,8 @@ export const buildExecutable = async (outfile: string): Promise<void> => {
       compile: { outfile: unfinished, autoloadDotenv: false, autoloadBunfig: false },
       // halves the time to the first answer
       bytecode: true,
+      // a library that is imported when it is needed takes no memory before
+      splitting: true,
       // grpc-js's own folder would be in it, as a path of this machine; it is for a service that the driver has not
       define: { BUILD_COMMIT: JSON.stringify(await commit()), __dirname: JSON.stringify("/") },
     });

@@ -13,8 +13,8 @@ import { fileURLToPath } from "node:url";
 
 const top = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const ceph = "ceph-mon ceph-osd ceph-mgr ceph-common librados2 librbd1 e2fsprogs xfsprogs util-linux iproute2 kmod";
-const vm = "qemu-system-x86 busybox-static kmod cpio iproute2";
-const suitePackages = { unit: "", chart: "", apiserver: "openssl" };
+const vm = "qemu-system-x86 busybox-static cryptsetup-bin rbd-nbd kmod cpio iproute2";
+const suitePackages = { unit: "", chart: "", apiserver: `${ceph} openssl` };
 const packagesOf = {
   check: () => "",
   build: () => "",
@@ -27,7 +27,7 @@ const packagesOf = {
       : `${ceph} ${vm} openssl`,
   cluster: () => `${ceph} ${vm} openssl`,
   matrix: () => `${ceph} mmdebstrap`,
-  bench: () => ceph,
+  bench: () => `${ceph} openssl`,
 };
 const scriptOf = {
   build: "tests/rig/build.ts",

@@ -6,6 +6,8 @@
  *   npm test -- ceph -t=expand       flags go on to `bun test`
  *   DRIVER=dist/csi-rbd npm test     where a suite starts the driver, it is this executable; the contract suite, which
  *                                    calls the layers in its own process, has their worker threads as they lie in one
+ *   ATTACHER=upstream npm test -- apiserver -t attach
+ *                                    Kubernetes' own csi-attacher in the place of ours
  *
  * Invariants:
  * 1. A suite that cannot run here is named with the reason; with CI=true that is a failure.
@@ -25,6 +27,7 @@ import { nodeLacks } from "./kubernetes/node.ts";
 import { kubeProgram } from "./kubernetes/program.ts";
 import { sidecarFolder, sidecarsLack } from "./kubernetes/sidecars.ts";
 import { debianLacks } from "./roots.ts";
+import { pythonLacks } from "./python.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { bunTest, checkout, close, failedRun, hasTests, judge, notBegun, runSuite, type Outcome } from "./suite.ts";
 import { OUT, runInVm, vmLacks } from "./vm.ts";
@@ -49,6 +52,11 @@ if (executable !== undefined && !existsSync(executable)) {
   process.exit(2);
 }
 const driver: Readonly<Record<string, string>> = executable === undefined ? {} : { DRIVER: executable };
+const attacher = process.env["ATTACHER"];
+if (attacher !== undefined && attacher !== "upstream") {
+  console.error(`ATTACHER=${attacher}: write ATTACHER=upstream, or leave it out for ours`);
+  process.exit(2);
+}
 const work = temporaryFolder("csi-rbd-test-");
 
 const cephLacks = (): string | undefined => {
@@ -114,9 +122,15 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
   return judge(name, join(out, "guest.xml"), exitCode, started);
 };
 
+const otherAttacher = async (): Promise<Record<string, string>> =>
+  attacher === undefined ? {} : { CSI_RBD_UPSTREAM_ATTACHER: join(await sidecarFolder(), "csi-attacher") };
+
 const onControlPlane = async (name: string, part: Part): Promise<Outcome> => {
+  const other = await otherAttacher();
+  const { rigFile } = await cluster();
   const plane = await startControlPlane({ dir: join(work, "kubernetes") });
-  const run = onHost(async () => ({ CSI_RBD_KUBERNETES: plane.file, CSI_RBD_HELM: await helmBinary() }));
+  const env = { CSI_RBD_RIG: rigFile, CSI_RBD_KUBERNETES: plane.file, CSI_RBD_HELM: await helmBinary(), ...other };
+  const run = onHost(() => Promise.resolve(env), death.signal);
   return run(name, part).finally(plane.stop);
 };
 
@@ -124,6 +138,7 @@ const onControlPlane = async (name: string, part: Part): Promise<Outcome> => {
 const onCluster = onHost(async () => {
   await kubeProgram();
   await sidecarFolder();
+  await helmBinary();
   return { CSI_RBD_RIG: (await cluster()).rigFile };
 }, death.signal);
 
@@ -131,7 +146,7 @@ const parts: Record<string, Part> = {
   unit: {
     folder: "tests/unit",
     also: ["tests/rig"],
-    minutes: 10,
+    minutes: 20,
     lacks: () => undefined,
     run: onHost(() => Promise.resolve({})),
   },
@@ -141,6 +156,7 @@ const parts: Record<string, Part> = {
     lacks: helmLacks,
     run: onHost(async () => ({ CSI_RBD_HELM: await helmBinary() })),
   },
+  kms: { folder: "tests/kms", minutes: 15, lacks: pythonLacks, run: onHost(() => Promise.resolve({})) },
   contract: { folder: "tests/contract", minutes: 10, lacks: cephLacks, run: withBuiltCells },
   ceph: { folder: "tests/ceph", minutes: 30, secondAttempt: true, lacks: cephLacks, run: onCeph },
   conformance: {
@@ -155,17 +171,18 @@ const parts: Record<string, Part> = {
   apiserver: {
     folder: "tests/apiserver",
     minutes: 20,
-    lacks: () => controlPlaneLacks() ?? helmLacks(),
+    lacks: () =>
+      cephLacks() ?? controlPlaneLacks() ?? helmLacks() ?? (attacher === undefined ? undefined : sidecarsLack()),
     run: onControlPlane,
   },
   image: { folder: "tests/image", minutes: 20, lacks: () => cephLacks() ?? debianLacks(), run: onCeph },
   cluster: {
     folder: "tests/cluster",
-    minutes: 25,
-    lacks: () => cephLacks() ?? sidecarsLack() ?? nodeLacks(),
+    minutes: 60,
+    lacks: () => cephLacks() ?? sidecarsLack() ?? helmLacks() ?? debianLacks() ?? nodeLacks(),
     run: onCluster,
   },
-  vm: { folder: "tests/vm", minutes: 35, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
+  vm: { folder: "tests/vm", minutes: 60, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 
 const unknown = chosen.find((name) => !(name in parts));

@@ -35,6 +35,8 @@ export interface VmOptions {
   readonly modules?: ReadonlyArray<string>;
   /** Aborted, with the reason, when what the command needs is gone: the guest ends at once, and so does the promise. */
   readonly needs?: AbortSignal;
+  /** A disk's content as a raw file: /dev/vda, with the module virtio_blk. What the guest writes to it is in the file. */
+  readonly disk?: string;
   readonly memMiB?: number;
   readonly limitMs?: number;
   /** Gets each line of the console; printed by default. */
@@ -127,6 +129,9 @@ const networkCard = ({ loopback, forward }: VmOptions): string => {
   return `-nic user,model=virtio-net-pci${reached}`;
 };
 
+const diskDrive = ({ disk }: VmOptions): Array<string> =>
+  disk === undefined ? [] : ["-drive", `file=${disk},format=raw,if=virtio,cache=unsafe`];
+
 const eachLine = async (stream: ReadableStream<Uint8Array>, line: (text: string) => void): Promise<void> => {
   const decoder = new TextDecoder();
   let rest = "";
@@ -166,6 +171,7 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
         ...words(`-smp ${Math.min(cpus().length, 4)} -m ${memMiB} -display none -vga none -monitor none`),
         ...words("-serial stdio -no-reboot"),
         ...words(networkCard(options)),
+        ...diskDrive(options),
         "-kernel",
         kernel.image,
         "-initrd",

@@ -14,7 +14,18 @@ import { intercepted } from "./ceph-faults.ts";
 import type { CutShort } from "./ceph-memory/cluster.ts";
 import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
 import { aDriver, type Driver } from "./one-world.ts";
-import { aCluster, creation, deletion, expansion, PARAMETERS, poolDump, seed, seedImage } from "./world.ts";
+import {
+  aCluster,
+  creation,
+  deletion,
+  expansion,
+  GIB,
+  modification,
+  PARAMETERS,
+  poolDump,
+  seed,
+  seedImage,
+} from "./world.ts";
 
 const BYSTANDER = "00000000-0000-4000-8000-000000000000";
 export const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -160,10 +171,11 @@ export const scenarios: readonly Scenario[] = [
     call: remove,
   },
   {
-    name: "DeleteVolume without a manager",
-    row: "DeleteVolume: a volume that is there, without a manager",
+    name: "DeleteVolume of a large volume without a manager",
+    row: "DeleteVolume: a volume of more than 16 GiB, without a manager",
     prepare: async (cluster) => {
       await aVolume(cluster);
+      await Effect.runPromise(cephMemoryService(cluster).imageGrow(POOL, IMAGE, 17n * GIB));
       cluster.managerUp = false;
     },
     call: remove,
@@ -174,6 +186,22 @@ export const scenarios: readonly Scenario[] = [
     row: "ControllerExpandVolume: a larger size",
     prepare: aVolume,
     call: (driver) => driver.expandVolume(expansion(VOLUME_ID)),
+  },
+  {
+    name: "ControllerExpandVolume of a volume with limits",
+    row: "ControllerExpandVolume: a larger size, of which limits of I/O grow",
+    prepare: async (cluster) => {
+      await aVolume(cluster);
+      const limits = { rbd_base_qos_iops_limit: "9", rbd_iops_per_gib_limit: "1", rbd_base_qos_vol_size: "0" };
+      await Effect.runPromise(cephMemoryService(cluster).imageMetaSet(POOL, IMAGE, limits));
+    },
+    call: (driver) => driver.expandVolume(expansion(VOLUME_ID)),
+  },
+  {
+    name: "ControllerModifyVolume",
+    row: "ControllerModifyVolume: other limits of I/O",
+    prepare: aVolume,
+    call: (driver) => driver.modifyVolume(modification(VOLUME_ID, { baseIops: "9", maxReadBps: "5" })),
   },
 ];
 

@@ -27,7 +27,8 @@ export const startProcess = (argv: readonly string[], { entry, environment = {} 
 
 /** A controller plugin at that socket, with no cluster configured; returns when it listens. */
 export const startController = async (path: string, more: readonly string[] = [], options: ProcessOptions = {}) => {
-  const flags = ["--type=rbd", "--nodeid=n", "--controllerserver", `--endpoint=unix://${path}`, "--cells=1", ...more];
+  const sockets = [`--endpoint=unix://${path}`, "--csi-addons-endpoint="];
+  const flags = ["--type=rbd", "--nodeid=n", "--controllerserver", ...sockets, "--cells=1", ...more];
   const child = startProcess(flags, options);
   const limit = Date.now() + START_LIMIT;
   while (!existsSync(path)) {

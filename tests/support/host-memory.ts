@@ -15,12 +15,15 @@ import {
   HostFailed,
   HostRefused,
   type HostError,
+  MapRefused,
   PathInTheWay,
   UnexpectedContent,
 } from "../../lib/host/errors.ts";
-import type { Content, HostService, MapRequest } from "../../lib/host/host.ts";
-import { imageSpec, type MappedDevice } from "../../lib/host/mapped-device.ts";
-import { isReadOnly, type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
+import type { Content, CryptHeader, HostService, IoLimits, MapRequest, Trouble } from "../../lib/host/host.ts";
+import { type CryptDevice, imageSpec, type MappedCluster, type MappedDevice } from "../../lib/host/mapped-device.ts";
+import { type BlockDevice, isReadOnly, type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
+
+const NO_TROUBLE: Trouble = { blocklisted: false, imageGone: false, ioErrors: 0, filesystemErrors: 0 };
 
 /** The content of an image, as a kernel that maps it finds it. */
 export type Disk =
@@ -35,14 +38,52 @@ export type Disk =
       /** Whether it was mounted when its snapshot was taken, so that its journal is to be replayed. */
       dirty?: boolean;
     }
-  | { readonly kind: "other"; readonly type: string };
+  | { readonly kind: "other"; readonly type: string }
+  | {
+      readonly kind: "luks";
+      /** Of its key slot 0; `undefined`: it has none, because its format was killed. */
+      key: string | undefined;
+      /** Of its other key slots. */
+      more?: Map<number, string>;
+      /** What is seen through the layer. */
+      inside: Disk;
+    };
 
 interface Mapping {
   readonly device: MappedDevice;
   readonly image: MemoryImage;
   /** As `blockdev` has set it since it was mapped. */
   readOnly: boolean;
+  /** Of rbd-nbd: its process has died. */
+  dead?: boolean;
+  /** The size that the kernel knows, where it does not follow the image's. */
+  knownBytes?: bigint;
 }
+
+/** A LUKS layer that is open over a mapping. */
+interface Layer {
+  readonly crypt: CryptDevice;
+  readonly below: Mapping;
+  readOnly: boolean;
+  sizeBytes: bigint;
+}
+
+/** A block device, be it mapped or a layer. */
+interface Block {
+  readonly device: BlockDevice;
+  readonly image: MemoryImage;
+  readonly readOnly: boolean;
+  readonly sizeBytes: bigint;
+  /** Where its bytes begin in the image. */
+  readonly offset: bigint;
+  disk: Disk;
+  setReadOnly: (readOnly: boolean) => void;
+}
+
+/** What a LUKS header takes of an image. */
+export const HEADER_BYTES = 16n << 20n;
+
+type ToAdd = Omit<MapRequest, "monitors" | "user" | "key" | "options" | "netNamespace">;
 
 const disks = new WeakMap<MemoryImage, Disk>();
 
@@ -54,10 +95,32 @@ export const setDisk = (image: MemoryImage, disk: Disk): void => void disks.set(
 const PER_MOUNT = new Set(["noexec", "nosuid", "nodev", "noatime"]);
 
 const MAJOR = 252;
+const DM_MAJOR = 253;
+const NBD_MAJOR = 43;
 const FIRST_CLIENT = 9_000;
+/** As Ceph sees this node's clients. */
+const ADDRESS = "10.0.0.1";
+
+export type Luks = Extract<Disk, { kind: "luks" }>;
+
+/** The keys of a header by the number of their slot. */
+export const slotsOf = ({ key, more = new Map() }: Luks): ReadonlyMap<number, string> =>
+  new Map([...(key === undefined ? [] : [[0, key] as const]), ...more]);
+
+const opens = (disk: Luks, key: Redacted.Redacted): boolean =>
+  [...slotsOf(disk).values()].includes(Redacted.value(key));
+
+/** Puts a key into a slot of a header, or empties it. */
+export const setSlot = (disk: Luks, slot: number, key: string | undefined): void => {
+  if (slot === 0) disk.key = key;
+  else if (key === undefined) disk.more?.delete(slot);
+  else (disk.more ??= new Map()).set(slot, key);
+};
 
 export class MemoryNode {
   readonly mappings = new Map<string, Mapping>();
+  /** Open LUKS layers by name. */
+  readonly layers = new Map<string, Layer>();
   readonly mounts: MountEntry[] = [];
   /** Folders and files by path. */
   readonly tree = new Map<string, { readonly kind: "directory" } | { readonly kind: "file"; text: string }>([
@@ -66,8 +129,30 @@ export class MemoryNode {
   features: bigint | undefined = 0x1bfn;
   /** Filesystems that answer with EIO, by mount point. */
   readonly broken = new Set<string>();
+  /** What the kernel says of the clusters of its devices. */
+  clusters: readonly MappedCluster[] = [];
+  /** What the kernel has noticed about devices, by path. */
+  readonly troubles = new Map<string, Partial<Trouble>>();
+  /** Whether krbd cannot map images for a reason that shows in the map alone, as a key of a newer type. */
+  krbdUnfit = false;
+  /** Whether rbd-nbd, which never says the ID of its client, is a client that Ceph sees under this address. */
+  nbdAddress = ADDRESS;
+  /** Whether a device of rbd-nbd keeps its size when its image grows, as with Ceph 16. */
+  nbdKeepsSize = false;
+  /** The logs of rbd-nbd processes, by path; a compressed one has another name. */
+  readonly logs = new Set<string>();
   /** The filesystems that were made, in order: `<type> <image ID>`. */
   readonly formatted: string[] = [];
+  /** Whether its LUKS layers have integrity, and so cannot grow. */
+  withIntegrity = false;
+  /** The control groups of pods by UID: what each may do with a device, by its number. */
+  readonly podGroups = new Map<string, Map<string, IoLimits>>();
+  /** Why it limits no I/O, as a machine without control groups of version 2. */
+  limitsNoIo: string | undefined;
+  /** What was trimmed, in order. */
+  readonly trims: { readonly point: string; readonly offset: bigint; readonly end: bigint }[] = [];
+  /** The LUKS headers that were made, in order: the image's ID. */
+  readonly encrypted: string[] = [];
   #next = 0;
 
   constructor(readonly cluster: MemoryCluster) {}
@@ -82,6 +167,9 @@ export class MemoryNode {
       mapped: [...this.mappings.values()]
         .map(({ device, readOnly }) => `${imageSpec(device)}${readOnly ? " ro" : ""}`)
         .toSorted(),
+      layers: [...this.layers.values()]
+        .map(({ crypt, below }) => `${crypt.name} over ${imageSpec(below.device)}`)
+        .toSorted(),
       mounts: this.mounts.map(({ point, fsType, options }) => `${point} ${fsType} ${options.join(",")}`).toSorted(),
       tree: [...this.tree].map(([path, { kind }]) => `${path} ${kind}`).toSorted(),
     };
@@ -89,39 +177,75 @@ export class MemoryNode {
 
   /** The files that are visible at a mount point. */
   files(point: string): Map<string, string> {
-    const entry = mountsAt(this.mounts, point).at(-1);
-    const mapping = entry && [...this.mappings.values()].find(({ device }) => mountsOf([entry], device).length > 0);
-    const disk = mapping && diskOf(mapping.image);
+    const disk = this.blockOf(mountsAt(this.mounts, point).at(-1))?.disk;
     if (disk?.kind !== "filesystem") throw new Error(`no filesystem at ${point}`);
     return disk.files;
   }
 
-  add(image: MemoryImage, request: MapRequest): MappedDevice {
+  /** Every block device of the node. */
+  blocks(): readonly Block[] {
+    return [...[...this.mappings.values()].map(blockOfMapping), ...[...this.layers.values()].map(blockOfLayer)];
+  }
+
+  /** The block device that a mount is of. */
+  blockOf(entry: MountEntry | undefined): Block | undefined {
+    return entry && this.blocks().find(({ device }) => mountsOf([entry], device).length > 0);
+  }
+
+  openLayer(name: string, below: Mapping, readOnly: boolean): CryptDevice {
     const id = this.#next++;
-    const { mapper, pool, namespace, image: name, readOnly } = request;
-    const watcherId = `client.${FIRST_CLIENT + id}`;
+    const sizeBytes = below.image.sizeBytes - HEADER_BYTES;
+    const node = { path: `/dev/mapper/${name}`, kernelPath: `/dev/dm-${id}`, major: DM_MAJOR, minor: id };
+    const crypt = { name, ...node, sizeBytes, readOnly };
+    this.layers.set(name, { crypt, below, readOnly, sizeBytes });
+    return crypt;
+  }
+
+  add(image: MemoryImage, request: ToAdd): MappedDevice {
+    const id = this.#next++;
+    const { mapper, pool, namespace, image: name, readOnly, cookie, logFile } = request;
+    const isNbd = mapper === "rbd-nbd";
+    const clientId = `client.${FIRST_CLIENT + id}`;
     const device: MappedDevice = {
       mapper,
-      path: `/dev/rbd${id}`,
-      major: MAJOR,
+      path: isNbd ? `/dev/nbd${id}` : `/dev/rbd${id}`,
+      major: isNbd ? NBD_MAJOR : MAJOR,
       minor: id * 16,
       pool,
       namespace,
       image: name,
-      imageId: image.id,
+      imageId: isNbd ? "" : image.id,
       snapshot: "",
-      fsid: "memory",
-      watcherId,
+      fsid: isNbd ? "" : "memory",
+      watcherId: isNbd ? "" : clientId,
+      addresses: isNbd ? ["127.0.0.1", ADDRESS] : [],
+      cookie: isNbd ? cookie : "",
+      served: true,
       sizeBytes: image.sizeBytes,
       readOnly,
     };
-    if (!readOnly) image.watchers.add(`10.0.0.1:0/1/${watcherId}`);
+    if (isNbd) this.logs.add(logFile);
+    if (isNbd || !readOnly) image.watchers.add(this.watch(device));
     this.mappings.set(device.path, { device, image, readOnly });
     return device;
   }
 
+  /** The watch that the device's client has on its image. */
+  watch({ path, watcherId }: MappedDevice): string {
+    const id = watcherId === "" ? `client.${FIRST_CLIENT + Number(/\d+$/.exec(path)?.[0])}` : watcherId;
+    return `${watcherId === "" ? this.nbdAddress : ADDRESS}:0/1/${id}`;
+  }
+
+  /** The rbd-nbd process of a device dies. Ceph forgets its watch after a while, or, with `forgotten`, at once. */
+  killProcess(path: string, forgotten = true): void {
+    const mapping = this.mappings.get(path);
+    if (mapping?.device.mapper !== "rbd-nbd") throw new Error(`${path} is not a device of rbd-nbd`);
+    mapping.dead = true;
+    if (forgotten) mapping.image.watchers.delete(this.watch(mapping.device));
+  }
+
   drop({ device, image }: Mapping): void {
-    image.watchers.delete(`10.0.0.1:0/1/${device.watcherId}`);
+    image.watchers.delete(this.watch(device));
     this.mappings.delete(device.path);
   }
 
@@ -129,10 +253,55 @@ export class MemoryNode {
     this.mounts.push({ ...entry, id: 100 + this.mounts.length, parent: 1 });
   }
 
-  current({ device, image, readOnly }: Mapping): MappedDevice {
-    return { ...device, sizeBytes: image.sizeBytes, readOnly };
+  sizeOf({ device, image, knownBytes }: Mapping): bigint {
+    return this.nbdKeepsSize && device.mapper === "rbd-nbd" ? (knownBytes ?? device.sizeBytes) : image.sizeBytes;
+  }
+
+  current(mapping: Mapping): MappedDevice {
+    const { device, readOnly, dead } = mapping;
+    const layer = [...this.layers.values()].find(({ below }) => below.device === device);
+    const crypt = layer && { ...layer.crypt, sizeBytes: layer.sizeBytes, readOnly: layer.readOnly };
+    const now = { ...device, sizeBytes: this.sizeOf(mapping), readOnly, ...(crypt && { crypt }) };
+    return dead === true ? { ...now, pool: "", namespace: "", image: "", addresses: [], served: false } : now;
   }
 }
+
+const blockOfMapping = (mapping: Mapping): Block => ({
+  device: mapping.device,
+  image: mapping.image,
+  readOnly: mapping.readOnly,
+  sizeBytes: mapping.image.sizeBytes,
+  offset: 0n,
+  get disk() {
+    return diskOf(mapping.image);
+  },
+  set disk(disk) {
+    setDisk(mapping.image, disk);
+  },
+  setReadOnly: (readOnly) => void (mapping.readOnly = readOnly),
+});
+
+const blockOfLayer = (layer: Layer): Block => {
+  const around = () => {
+    const disk = diskOf(layer.below.image);
+    if (disk.kind !== "luks") throw new Error(`the LUKS header under ${layer.crypt.name} is gone`);
+    return disk;
+  };
+  return {
+    device: layer.crypt,
+    image: layer.below.image,
+    readOnly: layer.readOnly,
+    sizeBytes: layer.sizeBytes,
+    offset: HEADER_BYTES,
+    get disk() {
+      return around().inside;
+    },
+    set disk(disk) {
+      around().inside = disk;
+    },
+    setReadOnly: (readOnly) => void (layer.readOnly = readOnly),
+  };
+};
 
 const parentOf = (path: string): string => path.slice(0, path.lastIndexOf("/")) || "/";
 
@@ -177,71 +346,182 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     return there === undefined;
   };
 
+  const block = (op: string, path: string): Block =>
+    node.blocks().find(({ device }) => device.path === path) ?? fail(op, path, "no such device", 2);
+
   const probe = (path: string): Content => {
-    const disk = diskOf(mapping("probe", path).image);
-    if (disk.kind === "blank") return { kind: "blank", zeroed: true };
-    return { kind: disk.kind, type: disk.type };
+    const { disk, offset } = block("probe", path);
+    // What nobody has written through a layer is not zeros: it is what the cipher makes of zeros.
+    if (disk.kind === "blank") return { kind: "blank", zeroed: offset === 0n };
+    return disk.kind === "luks" ? { kind: "other", type: "crypto_LUKS" } : { kind: disk.kind, type: disk.type };
+  };
+
+  const cryptHeader = (path: string): CryptHeader => {
+    const { disk } = block("luksDump", path);
+    if (disk.kind !== "luks") return { kind: "none", content: probe(path), zeroed: disk.kind === "blank" };
+    return { kind: slotsOf(disk).size === 0 ? "half-made" : "whole" };
+  };
+
+  const luksOf = (op: string, path: string): Luks => {
+    const { disk } = block(op, path);
+    if (disk.kind !== "luks") return fail(op, path, "is not a LUKS device", 22);
+    return disk;
+  };
+
+  const holdersOf = (device: BlockDevice): string[] => [
+    ...[...node.layers.values()].filter(({ below }) => below.device === device).map(({ crypt }) => crypt.path),
+    ...mountsOf(node.mounts, device).map(({ point }) => `mount ${point}`),
+  ];
+
+  /** The image of a request by a user whose key is right. */
+  const imageOf = (op: string, request: MapRequest): MemoryImage => {
+    const spec = imageSpec(request);
+    const user = node.cluster.users.get(request.user);
+    if (user?.key !== Redacted.value(request.key)) fail(op, spec, "Permission denied", 13);
+    const image = node.cluster.namespace(request.pool, request.namespace)?.images.get(request.image);
+    return image ?? fail(op, spec, "No such file", 2);
   };
 
   return {
-    mapperFeatures: () => act(() => node.features),
+    mapperFeatures: (mapper) => act(() => (mapper === "rbd-nbd" ? undefined : node.features)),
+    mappedClusters: act(() => node.clusters),
     mappedDevices: act(() => [...node.mappings.values()].map((each) => node.current(each))),
 
     map: (request) =>
       act(() => {
-        const spec = imageSpec(request);
-        const user = node.cluster.users.get(request.user);
-        if (user?.key !== Redacted.value(request.key)) fail("map", spec, "Permission denied", 13);
-        const image = node.cluster.namespace(request.pool, request.namespace)?.images.get(request.image);
-        return image === undefined ? fail("map", spec, "No such file", 2) : node.add(image, request);
+        const image = imageOf("map", request);
+        if (request.mapper === "krbd" && node.krbdUnfit) {
+          const about = { op: "map", subject: imageSpec(request), errno: 22, unfit: true };
+          throw new Refused(new MapRefused({ ...about, reason: "the kernel is too old for the key" }));
+        }
+        return node.add(image, request);
       }),
+    attach: (device, request) =>
+      act(() => {
+        const image = imageOf("attach", request);
+        const found = node.mappings.get(device.path);
+        if (found === undefined || found.device.cookie !== request.cookie)
+          return fail("attach", device.path, "is gone");
+        if (found.image !== image) fail("attach", device.path, "is of another image");
+        found.dead = false;
+        found.knownBytes = image.sizeBytes;
+        image.watchers.add(node.watch(found.device));
+        return node.current(found);
+      }),
+    detach: (device) => act(() => node.killProcess(device.path)),
     unmap: (device) =>
       act(() => {
         const found = node.mappings.get(device.path);
         if (found === undefined || found.device.watcherId !== device.watcherId) return;
-        const holders = mountsOf(node.mounts, device).map(({ point }) => `mount ${point}`);
+        if (found.device.cookie !== device.cookie) return;
+        const holders = holdersOf(found.device);
         if (holders.length > 0) throw new Refused(new DeviceBusy({ op: "unmap", subject: device.path, holders }));
         node.drop(found);
+      }),
+
+    cryptHeader: (path) => act(() => cryptHeader(path)),
+    formatCrypt: ({ device: path, key, over }) =>
+      act(() => {
+        const { image, readOnly } = mapping("luksFormat", path);
+        const found = cryptHeader(path);
+        const isFree = found.kind === "none" && found.zeroed;
+        if (!isFree && found.kind !== over) {
+          throw new Refused(new UnexpectedContent({ op: "luksFormat", subject: path, reason: `it is ${found.kind}` }));
+        }
+        if (readOnly) fail("luksFormat", path, "Read-only", 30);
+        node.encrypted.push(image.id);
+        image.write(0n, HEADER_BYTES);
+        setDisk(image, { kind: "luks", key: Redacted.value(key), inside: { kind: "blank" } });
+        return HEADER_BYTES;
+      }),
+    openCrypt: ({ device: path, name, key, readOnly }) =>
+      act(() => {
+        const below = mapping("luksOpen", path);
+        const disk = diskOf(below.image);
+        if (disk.kind !== "luks" || !opens(disk, key)) return refuse("luksOpen", path, "wrong key");
+        if (node.layers.has(name)) return refuse("luksOpen", path, `the name ${name} is taken`);
+        return { crypt: node.openLayer(name, below, readOnly), headerBytes: HEADER_BYTES };
+      }),
+    closeCrypt: (crypt) =>
+      act(() => {
+        const found = node.layers.get(crypt.name);
+        if (found === undefined || found.crypt.minor !== crypt.minor) return;
+        const holders = holdersOf(found.crypt);
+        if (holders.length > 0) throw new Refused(new DeviceBusy({ op: "luksClose", subject: crypt.path, holders }));
+        node.layers.delete(crypt.name);
+      }),
+    resizeCrypt: (crypt) =>
+      act(() => {
+        const found = node.layers.get(crypt.name) ?? fail("cryptsetup resize", crypt.path, "is not active", 4);
+        if (node.withIntegrity) return refuse("cryptsetup resize", crypt.path, "not supported with integrity");
+        found.sizeBytes = found.below.image.sizeBytes - HEADER_BYTES;
+        return found.sizeBytes;
+      }),
+
+    cryptKeySlot: ({ device, key, slot }) =>
+      act(() => {
+        const found = [...slotsOf(luksOf("cryptsetup open", device))].filter(
+          ([, text]) => text === Redacted.value(key),
+        );
+        return found.find(([each]) => slot === undefined || each === slot)?.[0];
+      }),
+    addCryptKey: ({ device, key, slot, next }) =>
+      act(() => {
+        const disk = luksOf("luksAddKey", device);
+        if (!opens(disk, key)) refuse("luksAddKey", device, "No key available with this passphrase");
+        if (slotsOf(disk).has(slot)) refuse("luksAddKey", device, `Key slot ${slot} is full`);
+        setSlot(disk, slot, Redacted.value(next));
+      }),
+    killCryptSlot: ({ device, key, slot, by }) =>
+      act(() => {
+        const disk = luksOf("luksKillSlot", device);
+        const isProven = by !== slot && slotsOf(disk).get(by) === Redacted.value(key);
+        if (!isProven) refuse("luksKillSlot", device, `the key does not open key slot ${by}`);
+        setSlot(disk, slot, undefined);
       }),
 
     probe: (path) => act(() => probe(path)),
     mkfs: ({ device, type }) =>
       act(() => {
-        const { image, readOnly } = mapping("mkfs", device);
+        const made = block("mkfs", device);
+        const { image, readOnly, offset, sizeBytes } = made;
         const found = probe(device);
         if (found.kind !== "blank") {
           throw new Refused(new UnexpectedContent({ op: "mkfs", subject: device, reason: `it holds ${found.type}` }));
         }
         if (readOnly) fail("mkfs", device, "Read-only", 30);
         node.formatted.push(`${type} ${image.id}`);
-        image.hasData = true;
-        setDisk(image, { kind: "filesystem", type, sizeBytes: image.sizeBytes, files: new Map() });
+        image.write(offset, 4096n);
+        made.disk = { kind: "filesystem", type, sizeBytes, files: new Map() };
       }),
     fsck: ({ device }) =>
       act(() => {
-        const disk = diskOf(mapping("fsck", device).image);
+        const { disk } = block("fsck", device);
         return disk.kind === "filesystem" && disk.damaged === true ? fail("fsck", device, "damaged", 4) : "";
       }),
     growFilesystem: ({ device }, point) =>
       act(() => {
-        const { image } = mapping("grow", device);
-        const disk = diskOf(image);
+        const { disk, sizeBytes } = block("grow", device);
         const entry = mountsAt(node.mounts, point).at(-1);
         if (disk.kind !== "filesystem" || entry === undefined) return fail("grow", point, "not mounted");
-        if (disk.sizeBytes < image.sizeBytes && isReadOnly(entry)) fail("grow", point, "Read-only file system", 30);
-        if (disk.sizeBytes < image.sizeBytes) disk.sizeBytes = image.sizeBytes;
+        if (disk.sizeBytes < sizeBytes && isReadOnly(entry)) fail("grow", point, "Read-only file system", 30);
+        if (disk.sizeBytes < sizeBytes) disk.sizeBytes = sizeBytes;
         return disk.sizeBytes;
       }),
     deviceState: (path) =>
       act(() => {
-        const found = node.mappings.get(path);
-        return found && { sizeBytes: found.image.sizeBytes, readOnly: found.readOnly };
+        const found = node.blocks().find(({ device }) => device.path === path);
+        const mapped = node.mappings.get(path);
+        return found && { sizeBytes: mapped ? node.sizeOf(mapped) : found.sizeBytes, readOnly: found.readOnly };
       }),
     setReadOnly: (path, readOnly) =>
       act(() => {
-        const found = mapping("blockdev", path);
-        if (found.device.readOnly && !readOnly) fail("blockdev", path, "Read-only file system", 30);
-        found.readOnly = readOnly;
+        const found = block("blockdev", path);
+        const wasReadOnly =
+          node.mappings.get(path)?.device.readOnly ??
+          node.layers.get(path.slice("/dev/mapper/".length))?.crypt.readOnly;
+        if (wasReadOnly === true && !readOnly) fail("blockdev", path, "Read-only file system", 30);
+        found.setReadOnly(readOnly);
       }),
 
     mountTable: act(() => [...node.mounts]),
@@ -257,14 +537,13 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           const changed = options.some((option) => option === "ro" || PER_MOUNT.has(option));
           return node.mount({ ...seen, point: target, options: changed ? own : seen.options });
         }
-        const { device, image, readOnly } = mapping("mount", source);
+        const { device, disk, readOnly } = block("mount", source);
         if (options.includes("bind")) {
           if (there.kind !== "file") fail("mount", target, "is not a file", 20);
           const root = source.slice("/dev".length);
           const devtmpfs = { major: 0, minor: 6, fsType: "devtmpfs", source: "udev", superOptions: ["rw"] };
           return node.mount({ ...devtmpfs, root, point: target, options: own });
         }
-        const disk = diskOf(image);
         if (disk.kind !== "filesystem" || disk.type !== type) return refuse("mount", target, "wrong fs type");
         const skipsJournal = options.includes("noload") || options.includes("norecovery");
         if (disk.dirty === true && readOnly && !skipsJournal) fail("mount", target, "cannot mount read-only", 32);
@@ -301,14 +580,38 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         if (holds || (there.kind === "file" && there.text !== "")) inTheWay(path, "is not empty");
         node.tree.delete(path);
       }),
+    trim: (point, { offset, length = 1n << 62n }) =>
+      act(() => {
+        const entry = mountsAt(node.mounts, point).at(-1);
+        const found = node.blockOf(entry) ?? fail("fstrim", point, "not mounted", 22);
+        if (found.offset > 0n) refuse("fstrim", point, "the discard operation is not supported");
+        if (entry !== undefined && isReadOnly(entry)) fail("fstrim", point, "Read-only file system", 30);
+        if (offset >= found.sizeBytes) fail("fstrim", point, "Invalid argument", 22);
+        const end = offset + length < found.sizeBytes ? offset + length : found.sizeBytes;
+        node.trims.push({ point, offset, end });
+        return 0n;
+      }),
     usage: (point) =>
       act(() => {
         if (node.broken.has(point)) fail("statfs", point, "Input/output error", 5);
         node.files(point);
         const entry = mountsAt(node.mounts, point).at(-1);
-        const found = [...node.mappings.values()].find(({ device }) => device.minor === entry?.minor);
-        const totalBytes = found?.image.sizeBytes ?? 0n;
+        const totalBytes = node.blockOf(entry)?.sizeBytes ?? 0n;
         return { totalBytes, usedBytes: 0n, availableBytes: totalBytes, totalInodes: 1_000n, freeInodes: 990n };
+      }),
+
+    trouble: ({ path }) => act(() => ({ ...NO_TROUBLE, ...node.troubles.get(path) })),
+    limitIo: ({ podUid, major, minor, limits }) =>
+      act(() => {
+        if (node.limitsNoIo !== undefined) return { kind: "unsupported", reason: node.limitsNoIo };
+        const group = node.podGroups.get(podUid);
+        if (group === undefined) return { kind: "no-group" };
+        const number = `${major}:${minor}`;
+        const isThere = node.blocks().some(({ device }) => device.major === major && device.minor === minor);
+        if (!isThere) return { kind: "gone" };
+        if (Object.keys(limits).length === 0) group.delete(number);
+        else group.set(number, limits);
+        return { kind: "set" };
       }),
 
     readText: (path) =>
@@ -323,5 +626,10 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         node.tree.set(path, { kind: "file", text });
       }),
     removeText: (path) => act(() => void node.tree.delete(path)),
+    endLog: ({ path, strategy }) =>
+      act(() => {
+        if (strategy === "preserve" || !node.logs.delete(path)) return;
+        if (strategy === "compress") node.logs.add(path.replace(/log$/, "gz"));
+      }),
   };
 };

@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { JsonOperation, WatchEvent } from "../../lib/kube/kube.ts";
+import { selfSigned } from "./certificates.ts";
 import { KubeMemory, Refused } from "./kube-memory.ts";
 
 export interface KubeServer {
@@ -26,11 +27,26 @@ export interface KubeServer {
 
 export const TOKEN = "a-token-that-no-error-shows";
 
+/** Writes a kubeconfig for a user of the server into the folder; -> its path. */
+export const kubeconfigFor = ({ url, folder }: Pick<KubeServer, "url" | "folder">, into: string): string => {
+  const file = join(into, "kubeconfig");
+  const cluster = { server: url, "certificate-authority": join(folder, "ca.crt") };
+  writeFileSync(
+    file,
+    JSON.stringify({
+      "current-context": "c",
+      clusters: [{ name: "c", cluster }],
+      users: [{ name: "u", user: { token: TOKEN } }],
+      contexts: [{ name: "c", context: { cluster: "c", user: "u", namespace: "storage" } }],
+    }),
+  );
+  return file;
+};
+
 const certificates = (folder: string): void => {
-  const words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1";
-  const files = ["-keyout", join(folder, "ca.key"), "-out", join(folder, "ca.crt")];
-  const made = Bun.spawnSync(["openssl", ...words.split(" "), ...files]);
-  if (made.exitCode !== 0) throw new Error(made.stderr.toString());
+  const { certificate, key } = selfSigned();
+  writeFileSync(join(folder, "ca.key"), key);
+  writeFileSync(join(folder, "ca.crt"), certificate);
 };
 
 export const kubeServer = (memory = new KubeMemory()): KubeServer => {

@@ -72,6 +72,21 @@ export const seedVolume = async (cluster: MemoryCluster, uuid = UUID): Promise<v
   });
 };
 
+export const STATE = "rbd.csi.ceph.com/encrypted";
+export const PASSPHRASE = "the passphrase of all volumes";
+/** What an encrypted volume is staged with, by the key store `default`. */
+export const ENCRYPTED = {
+  volumeContext: { ...PARAMETERS, imageName: IMAGE, encrypted: "true" },
+  secrets: { ...SECRETS, encryptionPassphrase: PASSPHRASE },
+};
+
+/** Makes the volume one that CreateVolume made to be encrypted, and that was never staged. */
+export const toBeEncrypted = (cluster: MemoryCluster, uuid = UUID): void => {
+  const journal = cluster.namespace("rbd", "")?.objects.get(`csi.volume.${uuid}`);
+  journal?.set("csi.volume.encryptKMS", "default").set("csi.volume.encryptionType", "block");
+  cluster.image("rbd", `csi-vol-${uuid}`).meta.set(STATE, "encryptionPrepared");
+};
+
 /** A cluster with the volume, and a node that has never seen it. */
 export const aNode = async (): Promise<{ cluster: MemoryCluster; host: MemoryNode }> => {
   const cluster = aCluster();

@@ -29,6 +29,9 @@ import {
   ControllerGetVolumeHealthRequestSchema,
   ControllerGetVolumeRequestSchema,
   ControllerListVolumeHealthRequestSchema,
+  ControllerModifyVolumeRequestSchema,
+  ControllerPublishVolumeRequestSchema,
+  ControllerUnpublishVolumeRequestSchema,
   CreateSnapshotRequestSchema,
   CreateVolumeGroupSnapshotRequestSchema,
   CreateVolumeRequestSchema,
@@ -43,6 +46,8 @@ import {
   ListSnapshotsRequestSchema,
   ListVolumesRequestSchema,
   NodeExpandVolumeRequestSchema,
+  NodeGetStorageHealthRequestSchema,
+  NodeGetVolumeHealthRequestSchema,
   NodeGetVolumeStatsRequestSchema,
   NodePublishVolumeRequestSchema,
   NodeStageVolumeRequestSchema,
@@ -50,19 +55,36 @@ import {
   NodeUnstageVolumeRequestSchema,
   ValidateVolumeCapabilitiesRequestSchema,
 } from "../../lib/gen/csi_pb.ts";
+import {
+  ControllerReclaimSpaceRequestSchema,
+  NodeReclaimSpaceRequestSchema,
+} from "../../lib/gen/csi_addons_reclaimspace_pb.ts";
+import { EncryptionKeyRotateRequestSchema } from "../../lib/gen/csi_addons_encryptionkeyrotation_pb.ts";
+import {
+  FenceClusterNetworkRequestSchema,
+  GetFenceClientsRequestSchema,
+  ListClusterFenceRequestSchema,
+  UnfenceClusterNetworkRequestSchema,
+} from "../../lib/gen/csi_addons_fence_pb.ts";
 import { CallInfo } from "../../lib/grpc/call.ts";
 import type { RpcError } from "../../lib/grpc/status.ts";
 import { Host, type HostService } from "../../lib/host/host.ts";
 import { Purge } from "../../lib/images/purge.ts";
+import { SparsifyTurns } from "../../lib/images/sparsify.ts";
 import { Placement } from "../../lib/kube/placement.ts";
 import { Locks } from "../../lib/operations/locks.ts";
 import { Operations } from "../../lib/operations/pipeline.ts";
+import type { KeyStore } from "../../lib/kms/key-store.ts";
+import { Kms } from "../../lib/kms/kms.ts";
 import { layerOf } from "../../lib/process/role.ts";
 import type { World } from "../../lib/process/world.ts";
 import { controller } from "../../services/controller.ts";
 import { driverRoles } from "../../services/driver.ts";
 import { groupController } from "../../services/group-controller.ts";
-import { node, nodeOptions } from "../../services/node.ts";
+import { node, nodeParts, withRecords } from "../../services/node.ts";
+import { keyRotationOfNode } from "../../services/key-rotation.ts";
+import { networkFenceController } from "../../services/network-fence.ts";
+import { reclaimSpaceOfController, reclaimSpaceOfNode } from "../../services/reclaim-space.ts";
 import { snapshotMetadata } from "../../services/snapshot-metadata.ts";
 import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
 import { hostMemoryService, MemoryNode } from "./host-memory.ts";
@@ -100,6 +122,8 @@ export interface DriverWorld {
   /** The administrator's credentials per cluster; none when absent. */
   readonly secrets?: Readonly<Record<string, ClusterSecret>>;
   readonly placement?: Layer.Layer<Placement>;
+  /** Its key stores by KMS ID; `default` alone when absent. */
+  readonly stores?: Readonly<Record<string, KeyStore>>;
   readonly kube?: KubeMemory;
   /** The clock that the test moves; the machine's own when absent. */
   readonly time?: VirtualTime;
@@ -116,6 +140,7 @@ export const memoryWorld = (cluster: MemoryCluster, flags: Flags, given: DriverW
   ceph: cephLayer(given.ceph ?? cephMemoryService(cluster)),
   host: Layer.sync(Host, () => given.host ?? hostMemoryService(new MemoryNode(cluster))),
   placement: given.placement ?? Placement.none,
+  kms: Kms.layerOf(given.stores ?? {}),
   kube: kubeMemoryLayer(given.kube ?? new KubeMemory()),
 });
 
@@ -124,11 +149,15 @@ export const aDriver = (cluster: MemoryCluster, given: DriverWorld = {}) => {
   const log: string[] = [];
   const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
   const flags = flagsOf(given.flags);
-  const roles = layerOf(driverRoles(flags, memoryWorld(cluster, flags, given)));
+  const world = memoryWorld(cluster, flags, given);
+  const parts = nodeParts(flags, world);
+  // The add-ons' layers too: their roles are typed as those of any role.
+  const roles = Layer.merge(layerOf(driverRoles(flags, world)), SparsifyTurns.layer);
   const environment = Layer.merge(Logger.layer([recorder]), given.time?.layer ?? Layer.empty);
   const runtime = ManagedRuntime.make(Layer.provideMerge(roles, environment));
   type Needs = ManagedRuntime.ManagedRuntime.Services<typeof runtime>;
 
+  const recorded = withRecords(parts);
   /** The caller leaves after `patience`; without it only the driver ends the wait. */
   const called = <A>(answer: Effect.Effect<A, RpcError, Needs>, patience?: Duration.Input): Promise<A> =>
     runtime.runPromise(
@@ -150,12 +179,15 @@ export const aDriver = (cluster: MemoryCluster, given: DriverWorld = {}) => {
   const volumes = controller();
   const groups = groupController();
   const blocks = snapshotMetadata();
-  const here = node(nodeOptions(flags));
+  const here = node(parts);
+  const networks = networkFenceController();
+  const [freeing, trimming] = [reclaimSpaceOfController(), reclaimSpaceOfNode()];
   return {
     log,
     createVolume: rpc(CreateVolumeRequestSchema, volumes.createVolume),
     deleteVolume: rpc(DeleteVolumeRequestSchema, volumes.deleteVolume),
     expandVolume: rpc(ControllerExpandVolumeRequestSchema, volumes.controllerExpandVolume),
+    modifyVolume: rpc(ControllerModifyVolumeRequestSchema, volumes.controllerModifyVolume),
     createSnapshot: rpc(CreateSnapshotRequestSchema, volumes.createSnapshot),
     deleteSnapshot: rpc(DeleteSnapshotRequestSchema, volumes.deleteSnapshot),
     validate: rpc(ValidateVolumeCapabilitiesRequestSchema, volumes.validateVolumeCapabilities),
@@ -165,6 +197,8 @@ export const aDriver = (cluster: MemoryCluster, given: DriverWorld = {}) => {
     listHealth: rpc(ControllerListVolumeHealthRequestSchema, volumes.controllerListVolumeHealth),
     getHealth: rpc(ControllerGetVolumeHealthRequestSchema, volumes.controllerGetVolumeHealth),
     getSnapshot: rpc(GetSnapshotRequestSchema, volumes.getSnapshot),
+    attach: rpc(ControllerPublishVolumeRequestSchema, volumes.controllerPublishVolume),
+    detach: rpc(ControllerUnpublishVolumeRequestSchema, volumes.controllerUnpublishVolume),
     getCapacity: rpc(GetCapacityRequestSchema, volumes.getCapacity),
     capabilities: () => called(volumes.controllerGetCapabilities()),
 
@@ -183,9 +217,24 @@ export const aDriver = (cluster: MemoryCluster, given: DriverWorld = {}) => {
     unpublish: rpc(NodeUnpublishVolumeRequestSchema, here.nodeUnpublishVolume),
     expand: rpc(NodeExpandVolumeRequestSchema, here.nodeExpandVolume),
     stats: rpc(NodeGetVolumeStatsRequestSchema, here.nodeGetVolumeStats),
+    storageHealth: rpc(NodeGetStorageHealthRequestSchema, here.nodeGetStorageHealth),
+    volumeHealth: rpc(NodeGetVolumeHealthRequestSchema, here.nodeGetVolumeHealth),
+    fenceNetwork: rpc(FenceClusterNetworkRequestSchema, networks.fenceClusterNetwork),
+    unfenceNetwork: rpc(UnfenceClusterNetworkRequestSchema, networks.unfenceClusterNetwork),
+    listFences: rpc(ListClusterFenceRequestSchema, networks.listClusterFence),
+    fenceClients: rpc(GetFenceClientsRequestSchema, networks.getFenceClients),
+    reclaim: rpc(ControllerReclaimSpaceRequestSchema, freeing.controllerReclaimSpace),
+    trim: rpc(NodeReclaimSpaceRequestSchema, trimming.nodeReclaimSpace),
+    rotateKey: rpc(EncryptionKeyRotateRequestSchema, keyRotationOfNode().encryptionKeyRotate),
     info: () => called(here.nodeGetInfo()),
     nodeCapabilities: () => called(here.nodeGetCapabilities()),
 
+    /** What the driver does by itself every few seconds. */
+    lookAfterProcesses: () => runtime.runPromise(recorded(parts.healing.look)),
+    lookAfterLimits: () => runtime.runPromise(parts.limits.look),
+    watchLimits: () => void runtime.runFork(parts.limits.watch),
+    /** Begins to do so, again and again; the driver's end ends it. */
+    watchProcesses: () => void runtime.runFork(recorded(parts.healing.watch)),
     locks: () => runtime.runPromise(Effect.map(Locks, (locks) => locks)),
     operations: () => runtime.runPromise(Effect.map(Operations, (operations) => operations)),
     purge: () => runtime.runPromise(Effect.map(Purge, (purge) => purge)),

@@ -23,6 +23,8 @@ import { grace } from "./grpc-serving.ts";
 export class PublishingDriver {
   readonly calls: string[] = [];
   readonly published = new Map<string, Set<string>>();
+  /** False: it has no PUBLISH_UNPUBLISH_VOLUME, and an attacher has nothing to ask it for. */
+  publishes = true;
   /** What stands in the way of a call; absent: nothing. */
   around: (call: string) => Effect.Effect<void, RpcError> = () => Effect.void;
   private scope: Scope.Closeable | undefined;
@@ -68,9 +70,11 @@ export class PublishingDriver {
     return {
       controllerGetCapabilities: () =>
         Effect.succeed({
-          capabilities: [Rpc.PUBLISH_UNPUBLISH_VOLUME, ...this.capabilities].map((type) => ({
-            type: { case: "rpc" as const, value: { type } },
-          })),
+          capabilities: [...(this.publishes ? [Rpc.PUBLISH_UNPUBLISH_VOLUME] : []), ...this.capabilities].map(
+            (type) => ({
+              type: { case: "rpc" as const, value: { type } },
+            }),
+          ),
         }),
       controllerPublishVolume: ({ volumeId, nodeId }: { volumeId: string; nodeId: string }) =>
         call(`publish ${volumeId} ${nodeId}`, () => {

@@ -11,6 +11,7 @@ import type { Cluster } from "../../lib/config/clusters.ts";
 import { parseVolumeId } from "../../lib/csi/volume-id.ts";
 import {
   ControllerExpandVolumeRequestSchema,
+  ControllerModifyVolumeRequestSchema,
   CreateVolumeRequestSchema,
   DeleteVolumeRequestSchema,
   ValidateVolumeCapabilitiesRequestSchema,
@@ -82,6 +83,10 @@ export const expansion = (volumeId: string, more: Fields<typeof ControllerExpand
     ...more,
   });
 
+/** What a VolumeAttributesClass asks for. */
+export const modification = (volumeId: string, mutableParameters: Readonly<Record<string, string>>) =>
+  create(ControllerModifyVolumeRequestSchema, { volumeId, secrets: SECRETS, mutableParameters });
+
 export const validation = (volumeId: string, more: Fields<typeof ValidateVolumeCapabilitiesRequestSchema> = {}) =>
   create(ValidateVolumeCapabilitiesRequestSchema, {
     volumeId,
@@ -116,6 +121,11 @@ export const seedImage = async (cluster: MemoryCluster, image: string, pool = "r
   const ref = { access: memoryAccess, pool, namespace: "" };
   await Effect.runPromise(cephMemoryService(cluster).imageCreate(ref, image, { sizeBytes: GIB }));
   return cluster.image(pool, image).id;
+};
+
+/** Makes all images larger, such as beyond what the driver removes from the trash itself. */
+export const growAll = (cluster: MemoryCluster, sizeBytes: bigint, pool = "rbd"): void => {
+  for (const image of cluster.namespace(pool, "")?.images.values() ?? []) image.sizeBytes = sizeBytes;
 };
 
 /** What the pool holds, as the dump of a cluster shows it; nothing where there is nothing. */

@@ -25,10 +25,16 @@ export const makeAuthority = async (dir: string): Promise<void> => {
   ]);
 };
 
-/** Makes NAME.crt and NAME.key, signed by the folder's authority. */
-export const makeCertificate = async (dir: string, name: string, subject: string, altNames = ""): Promise<void> => {
+/** Makes NAME.crt and NAME.key, signed by the folder's authority. `more`: further extensions, one a line. */
+export const makeCertificate = async (
+  dir: string,
+  name: string,
+  subject: string,
+  altNames = "",
+  more = "",
+): Promise<void> => {
   await must({ cwd: dir }, [...request, "-subj", subject, "-keyout", `${name}.key`, "-out", `${name}.csr`]);
-  writeFileSync(`${dir}/${name}.ext`, altNames === "" ? "" : `subjectAltName=${altNames}\n`);
+  writeFileSync(`${dir}/${name}.ext`, `${altNames === "" ? "" : `subjectAltName=${altNames}\n`}${more}`);
   await must({ cwd: dir }, [
     ..."openssl x509 -req -days 30 -CA ca.crt -CAkey ca.key".split(" "),
     "-set_serial",

@@ -66,6 +66,8 @@ export interface ControlPlane {
   readonly tokenOf: (user: string) => string;
   /** A new token of a service account that exists. */
   readonly serviceAccountToken: (namespace: string, name: string) => Promise<string>;
+  /** Writes a kubeconfig with such a token, which lasts a day; -> its path. */
+  readonly serviceAccountKubeconfig: (namespace: string, name: string) => Promise<string>;
   /** Runs kubectl as admin; rejects unless it exits with 0. `input` is its standard input, as for `apply -f -`. */
   readonly kubectl: (args: ReadonlyArray<string>, input?: string) => Promise<string>;
   /** Ends the API server: SIGKILL by default, as a machine that dies; SIGTERM lets it finish its requests. */
@@ -253,6 +255,12 @@ const opened = (facts: Facts): ControlPlane => {
     kubeconfigOf: (user) => kubeconfigFile(dir, user),
     tokenOf: (user) => tokenOf(dir, user),
     serviceAccountToken: async (namespace, name) => (await kubectl(["create", "token", "-n", namespace, name])).trim(),
+    serviceAccountKubeconfig: async (namespace, name) => {
+      const token = (await kubectl(["create", "token", "-n", namespace, name, "--duration=24h"])).trim();
+      const file = kubeconfigFile(dir, `${namespace}.${name}`);
+      writeKubeconfig(dir, file, facts.url, { token });
+      return file;
+    },
     kubectl,
     endApiServer: (signal = "SIGKILL") => endProcess(dir, "apiserver", signal),
     startApiServer: async () => {

@@ -18,8 +18,7 @@ const pack = (folder: string, archive: string, ...names: ReadonlyArray<string>):
 
 const layOutRoot = async (root: string): Promise<void> => {
   // the folders that pods mount something at; others are made in the container
-  for (const name of ["bin", "dev", "etc", "host", "proc", "sys", "tmp"])
-    mkdirSync(join(root, name), { recursive: true });
+  for (const name of ["bin", "dev", "etc", "proc", "sys", "tmp"]) mkdirSync(join(root, name), { recursive: true });
   cpSync("/bin/busybox", join(root, "bin", "busybox"));
   const programs = (await must({}, ["/bin/busybox", "--list"])).trim().split("\n");
   for (const name of programs) if (name !== "busybox") symlinkSync("busybox", join(root, "bin", name));

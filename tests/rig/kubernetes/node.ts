@@ -2,18 +2,20 @@
  * A node: containerd and a kubelet in the virtual machine, joined to a control plane that runs on this machine. Ready about
  * a minute after its start, a pod ten seconds later: software emulation is slow.
  *
- * Not here: what runs on it. Its own files are this machine's (read-only, below memory), so a pod may use programs of
- * this machine by a hostPath.
+ * Not here: what runs on it. Its own files are this machine's (read-only, below memory).
  * Invariants:
  * 1. Nothing that the node writes stays, except its logs in `out`.
  * 2. It ends with the process that started it.
+ * 3. Pods reach the API server at the address of its Service, which a forwarder on the node serves in place of kube-proxy.
+ *    They reach nothing else of this machine, unless they are on the node's network.
  */
-import { mkdirSync, writeFileSync, cpSync, rmSync, existsSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { clusterAddress } from "../address.ts";
 import { canUnpack, unpacked } from "../unpacked.ts";
 import { OUT, runInVm, vmLacks } from "../vm.ts";
 import { type ControlPlane, controlPlaneLacks } from "./control-plane.ts";
+import { makeDisk } from "./disk.ts";
 import { BUSYBOX, makeImage, PAUSE } from "./image.ts";
 
 export { BUSYBOX } from "./image.ts";
@@ -68,30 +70,45 @@ const kubeletConfig = {
   evictionHard: { "memory.available": "1Mi" },
 };
 
-/** Runs in the guest; ends when the kubelet is not to be started again. */
-const guestScript = (kube: string, folders: Readonly<Record<(typeof packages)[number], string>>): string => `
+/** What every pod is told of the API server: the first address of the control plane's range of Services. */
+const API_SERVICE = "10.96.0.1";
+
+/** Runs in the guest and never ends: it runs the lines that `shell` leaves in the shared folder, one at a time. */
+const guestScript = (
+  kube: string,
+  plane: URL,
+  folders: Readonly<Record<(typeof packages)[number], string>>,
+): string => `
 export PATH=${folders.containerd}/usr/bin:${folders.runc}/usr/sbin:$PATH
 ip route add default via 10.0.2.2
 hostname ${NODE}
+ip addr add ${API_SERVICE}/32 dev lo
+/bin/busybox nc -ll -p 443 -e /bin/busybox nc ${plane.hostname} ${plane.port} 2> /dev/null &
 # kubelet wants cgroup v2, where a group that holds processes cannot give its children controllers
 mount -t cgroup2 none /sys/fs/cgroup; mkdir -p /sys/fs/cgroup/init
 while read -r pid; do echo "$pid" > /sys/fs/cgroup/init/cgroup.procs; done < /sys/fs/cgroup/cgroup.procs 2>/dev/null
 echo "+cpu +memory +pids +io +cpuset" > /sys/fs/cgroup/cgroup.subtree_control
 # the layers of images cannot lie on the guest's root, which is made of layers itself
-mkdir -p /var/node; mount -t tmpfs node /var/node; mkdir -p /var/node/containerd /var/node/kubelet /var/lib/kubelet
+mkdir -p /var/node; mount -t ext4 /dev/vda /var/node; mkdir -p /var/node/kubelet /var/lib/kubelet
 mount --bind /var/node/kubelet /var/lib/kubelet
 mount --make-rshared /
 cp -r ${OUT}/cni /run/cni
 containerd --config ${OUT}/containerd.toml > ${OUT}/containerd.log 2>&1 &
-until ctr version > /dev/null 2>&1; do sleep 0.3; done
-ctr -n k8s.io images import ${OUT}/image.tar
+until [ -e /run/containerd/containerd.sock ]; do sleep 0.1; done
 while true; do
   ${kube} kubelet --config=${OUT}/kubelet.json --kubeconfig=${OUT}/kubeconfig \\
     --hostname-override=${NODE} --node-ip=10.0.2.15 >> ${OUT}/kubelet.log 2>&1 &
   echo $! > /run/kubelet.pid
-  while [ ! -e ${OUT}/restart ]; do sleep 0.5; done
-  kill $(cat /run/kubelet.pid); wait $(cat /run/kubelet.pid)
-  rm ${OUT}/restart
+  wait $!
+done &
+while true; do
+  if [ -e ${OUT}/ask ]; then
+    mv ${OUT}/ask /run/asked
+    bash /run/asked > ${OUT}/said 2>&1 < /dev/null
+    echo $? > ${OUT}/answered.new
+    mv ${OUT}/answered.new ${OUT}/answered
+  fi
+  sleep 0.3
 done
 `;
 
@@ -101,6 +118,8 @@ export interface NodeOptions {
   readonly plane: ControlPlane;
   /** The port that the control plane was told, as its kubeletPort. */
   readonly kubeletPort: number;
+  /** Archives of images that it has besides BUSYBOX. */
+  readonly images?: ReadonlyArray<string>;
 }
 
 export interface ClusterNode {
@@ -109,12 +128,17 @@ export interface ClusterNode {
   readonly broken: Promise<never>;
   /** Resolves when the API server calls the node ready. */
   readonly ready: () => Promise<void>;
+  /** Runs lines of shell as the node's root; -> what they wrote. Rejects unless the last one exits with 0. */
+  readonly shell: (lines: string) => Promise<string>;
   /** Ends the kubelet as its service manager does, and starts it again. */
   readonly restartKubelet: () => Promise<void>;
   readonly stop: () => Promise<void>;
 }
 
-const layOut = async ({ out, plane }: NodeOptions): Promise<string> => {
+/** Beside the folder that is shared. */
+const diskOf = (out: string): string => `${out}.disk`;
+
+const layOut = async ({ out, plane, images = [] }: NodeOptions): Promise<string> => {
   const [containerd, runc, plugins] = [
     await unpacked("containerd"),
     await unpacked("runc"),
@@ -125,9 +149,31 @@ const layOut = async ({ out, plane }: NodeOptions): Promise<string> => {
   writeFileSync(join(out, "containerd.toml"), containerdConfig(plugins));
   writeFileSync(join(out, "kubelet.json"), JSON.stringify(kubeletConfig));
   cpSync(plane.kubeconfigOf(NODE), join(out, "kubeconfig"));
-  await makeImage(join(out, "image.tar"), [PAUSE, BUSYBOX]);
+  const busybox = `${out}.busybox.tar`;
+  await makeImage(busybox, [PAUSE, BUSYBOX]);
+  await makeDisk(diskOf(out), [busybox, ...images]);
   const folders = { containerd, runc, "containernetworking-plugins": plugins };
-  return guestScript(await kubeProgram(), folders);
+  return guestScript(await kubeProgram(), new URL(plane.url), folders);
+};
+
+/** One call at a time. */
+const shellIn = (out: string, broken: Promise<never>): ClusterNode["shell"] => {
+  const [ask, said, answered] = ["ask", "said", "answered"].map((name) => join(out, name)) as [string, string, string];
+  const call = async (lines: string): Promise<string> => {
+    writeFileSync(`${ask}.new`, lines);
+    renameSync(`${ask}.new`, ask);
+    while (!existsSync(answered)) await Promise.race([Bun.sleep(100), broken]);
+    const [status, text] = [readFileSync(answered, "utf8").trim(), readFileSync(said, "utf8")];
+    rmSync(answered);
+    if (status !== "0") throw new Error(`on the node: exit status ${status}: ${lines}\n${text.slice(-2000)}`);
+    return text;
+  };
+  let last: Promise<unknown> = Promise.resolve();
+  return (lines) => {
+    const next = last.then(() => call(lines));
+    last = next.catch(() => undefined);
+    return next;
+  };
 };
 
 export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
@@ -142,7 +188,8 @@ export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
     cwd: "/",
     loopback: clusterAddress,
     forward: { from: kubeletPort, to: 10_250 },
-    modules: ["rbd", "nbd", "ext4", "xfs", "loop", "bridge", "veth"],
+    modules: ["rbd", "nbd", "ext4", "xfs", "loop", "bridge", "veth", "virtio_blk"],
+    disk: diskOf(out),
     needs: stopping.signal,
     limitMs: 12 * 60 * 60_000,
     line: (text) => console.push(text),
@@ -151,6 +198,7 @@ export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
     throw new Error(`the node ended with status ${status}; its console:\n${console.slice(-20).join("\n")}`);
   });
   broken.catch(() => undefined);
+  const shell = shellIn(out, broken);
   const isReady = plane.kubectl(["wait", "--for=create", "--timeout=300s", `node/${NODE}`]);
   isReady.catch(() => undefined);
   return {
@@ -160,14 +208,15 @@ export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
       const ready = ["wait", "--for=condition=Ready", "--timeout=300s", `node/${NODE}`];
       await Promise.race([isReady.then(() => plane.kubectl(ready)), broken]);
     },
+    shell,
     restartKubelet: async () => {
-      writeFileSync(join(out, "restart"), "");
-      while (existsSync(join(out, "restart"))) await Promise.race([Bun.sleep(200), broken]);
+      await shell("pid=$(cat /run/kubelet.pid); kill $pid; while [ -e /proc/$pid ]; do sleep 0.2; done");
     },
     stop: async () => {
       stopping.abort(new Error("stopped"));
       await ended.catch(() => undefined);
       rmSync(join(out, "kubeconfig"), { force: true });
+      rmSync(diskOf(out), { force: true });
     },
   };
 };

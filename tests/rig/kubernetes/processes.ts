@@ -3,27 +3,40 @@
  * and start it again.
  *
  * Invariants:
- * 1. Only what was started here is signalled: by the pid on file, and only while that pid still runs that very command.
+ * 1. Only what was started here is signalled: by the pid on file, and only while that pid is the process that was started
+ *    then. Its command line would not tell: for a moment it is that of what starts it.
  * 2. Unless `detached`, a process dies with the one that started it, however that one dies.
  */
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 interface Started {
   readonly pid: number;
-  readonly command: ReadonlyArray<string>;
+  /** When it began, as the kernel counts it. */
+  readonly since: string;
 }
 
 const fileOf = (dir: string, name: string): string => join(dir, "run", `${name}.json`);
 export const logOf = (dir: string, name: string): string => join(dir, "log", `${name}.log`);
 
-/** The pid of a process of the folder while it runs. */
+/** State and beginning of a process; throws where there is none. */
+const statOf = (pid: number): { readonly state: string; readonly since: string } => {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ") ?? [];
+  return { state: fields[0] ?? "", since: fields[19] ?? "" };
+};
+
+/**
+ * Whether a process runs, or still has threads that run: its first one may have ended before them, and until the last one
+ * has, the process keeps its sockets.
+ */
+const isAlive = (pid: number, state: string): boolean => state !== "Z" || readdirSync(`/proc/${pid}/task`).length > 1;
+
+/** The pid of a process of the folder until it has ended, with all of its threads. */
 export const livePid = (dir: string, name: string): number | undefined => {
   try {
-    const { pid, command } = JSON.parse(readFileSync(fileOf(dir, name), "utf8")) as Started;
-    const argv = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").slice(0, -1);
-    const gone = readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ");
-    return argv.join("\0") === command.join("\0") && !gone ? pid : undefined;
+    const { pid, since } = JSON.parse(readFileSync(fileOf(dir, name), "utf8")) as Started;
+    const now = statOf(pid);
+    return now.since === since && isAlive(pid, now.state) ? pid : undefined;
   } catch {
     return undefined;
   }
@@ -63,7 +76,10 @@ export const startProcess = (
   });
   closeSync(log);
   child.unref();
-  writeFileSync(fileOf(dir, name), JSON.stringify({ pid: child.pid, command } satisfies Started));
+  writeFileSync(
+    fileOf(dir, name),
+    JSON.stringify({ pid: child.pid, since: statOf(child.pid).since } satisfies Started),
+  );
 };
 
 /** Waits until `ready` answers true; throws, with the last lines of the process's log, when it ends or takes too long. */

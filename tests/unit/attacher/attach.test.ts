@@ -1,6 +1,7 @@
 /** What an attacher does for each attachment, with a driver that publishes volumes, over the API in memory. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import { ATTACHMENTS } from "../../../lib/attacher/objects.ts";
 import { KubeFailed } from "../../../lib/kube/errors.ts";
 import { attacherWorld, DRIVER, FINALIZER } from "../../support/attacher-world.ts";
 import { ABLE, failing } from "../../support/csi-driver-memory.ts";
@@ -300,6 +301,31 @@ describe("detach", () => {
     attachment("va-new", "pv-new");
     await settled();
     expect(status("va-new")).toMatchObject({ attached: true });
+  });
+});
+
+describe("many at once", () => {
+  test("The driver is asked for so many publishes at once as the flag says, while others are made ready for theirs", async () => {
+    const { attach, node, volume, attachment, finalizersOf, status, driver, time } = attacherWorld();
+    node("node-1");
+    const numbers = Array.from({ length: 20 }, (_, n) => n);
+    for (const n of numbers) {
+      volume(`pv-${n}`);
+      attachment(`va-${n}`, `pv-${n}`);
+    }
+    let running = 0;
+    let most = 0;
+    driver.around = () =>
+      Effect.sync(() => void (most = Math.max(most, (running += 1)))).pipe(
+        Effect.andThen(Effect.sleep("1 second")),
+        Effect.ensuring(Effect.sync(() => void (running -= 1))),
+      );
+    await attach({ workers: 2 });
+    const ready = numbers.filter((n) => finalizersOf(`${ATTACHMENTS}/va-${n}`).length > 0);
+    expect([driver.calls.length, ready.length]).toEqual([2, 8]);
+    await time.pass("11 seconds");
+    expect(numbers.filter((n) => status(`va-${n}`)?.["attached"] !== (true as unknown))).toEqual([]);
+    expect(most).toBe(2);
   });
 });
 

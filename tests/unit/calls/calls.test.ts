@@ -1,6 +1,6 @@
 /**
  * Which calls of Ceph each RPC makes, one by one, as the golden files and docs/calls.md say: one call more fails here, and
- * so does one fewer. Calls that follow an answer count, too. Calls for several members or pools are made side by side, and
+ * so does one fewer. Calls that follow an answer count, too, with the removal from the trash a moment later. Calls for several members or pools are made side by side, and
  * are in the order in which they begin.
  *
  * Not here: which cases there are (./*-cases.ts).
@@ -15,15 +15,28 @@ import { LISTING } from "../../support/listing-world.ts";
 import { aDriver } from "../../support/one-world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
 import { aCluster, codeOf } from "../../support/world.ts";
+import { addonsRooms } from "./addons-cases.ts";
 import { controllerRoom } from "./controller-cases.ts";
 import { copiesRoom } from "./copies-cases.ts";
 import { crashRoom } from "./crash-cases.ts";
+import { encryptedRoom } from "./encrypted-cases.ts";
+import { fencingRoom } from "./fencing-cases.ts";
 import { groupRoom } from "./group-cases.ts";
 import { listingRoom } from "./listing-cases.ts";
 import { nodeRoom } from "./node-cases.ts";
 import { type Case, noIds, type Room } from "./room.ts";
 
-const rooms: readonly Room[] = [controllerRoom, copiesRoom, crashRoom, groupRoom, listingRoom, nodeRoom];
+const rooms: readonly Room[] = [
+  ...addonsRooms,
+  controllerRoom,
+  copiesRoom,
+  crashRoom,
+  encryptedRoom,
+  fencingRoom,
+  groupRoom,
+  listingRoom,
+  nodeRoom,
+];
 
 const callsOf = async (
   room: Room,
@@ -37,6 +50,8 @@ const callsOf = async (
   await room.prepare?.(at);
   await prepare?.(at);
   await idle(cluster);
+  await time.pass(A_MOMENT);
+  await idle(cluster);
   forget();
   const ended = codeOf(call(at));
   await idle(cluster);
@@ -47,8 +62,14 @@ const callsOf = async (
   const told = ({ method, subject }: CephCall) => `${method} ${subject}`;
   const repeated = calls().slice(made.length);
   expect(repeated.map(told)).toEqual(made.slice(-1).flatMap((last) => repeated.map(() => told(last))));
-  return made.map(({ method }) => method);
+  const all = calls().length;
+  await time.pass(A_MOMENT);
+  await idle(cluster);
+  return [...made, ...calls().slice(all)].map(({ method }) => method);
 };
+
+/** By then the driver has removed small images from the trash. */
+const A_MOMENT = "1 second";
 
 for (const room of rooms) {
   test(`The table of the ${room.name} has every case, and every case is in the table`, () => {

@@ -4,10 +4,12 @@ import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_p
 import { hostMemoryService } from "../../support/host-memory.ts";
 import {
   aNode,
+  ENCRYPTED,
   expanding,
   publishing,
   staging,
   statistics,
+  toBeEncrypted,
   unpublishing,
   unstaging,
 } from "../../support/node-world.ts";
@@ -15,8 +17,12 @@ import { asBlock } from "../../support/world.ts";
 import type { Room, Step } from "./room.ts";
 
 const stage: Step = ({ driver }) => driver.stage(staging());
+const willBeEncrypted: Step = async ({ cluster }) => toBeEncrypted(cluster);
+const stageEncrypted: Step = ({ driver }) => driver.stage(staging(ENCRYPTED));
 const unstage: Step = ({ driver }) => driver.unstage(unstaging());
 const publish: Step = ({ driver }) => driver.publish(publishing());
+const publishToPod: Step = ({ driver }) =>
+  driver.publish(publishing({ targetPath: "/kubelet/pods/1/volumes/kubernetes.io~csi/pvc-1/mount" }));
 const stagedAndPublished: Step = async (at) => {
   await stage(at);
   await publish(at);
@@ -42,7 +48,17 @@ export const nodeRoom: Room = {
     "NodeStageVolume: for many writers": {
       call: ({ driver }) => driver.stage(staging({ volumeCapability: asBlock(Mode.MULTI_NODE_MULTI_WRITER) })),
     },
+    "NodeStageVolume: an encrypted volume, the first time": { prepare: willBeEncrypted, call: stageEncrypted },
+    "NodeStageVolume: an encrypted volume, a later time": {
+      prepare: async (at) => {
+        await willBeEncrypted(at);
+        await stageEncrypted(at);
+        await unstage(at);
+      },
+      call: stageEncrypted,
+    },
     "NodePublishVolume: a volume that is staged": { prepare: stage, call: publish },
+    "NodePublishVolume: a volume that is staged, to a pod": { prepare: stage, call: publishToPod },
     "NodeGetVolumeStats: a volume that is published": {
       prepare: stagedAndPublished,
       call: ({ driver }) => driver.stats(statistics()),

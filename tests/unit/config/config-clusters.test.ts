@@ -145,11 +145,34 @@ describe("entries of config.json", () => {
       replicationDestination: { remoteClusterID: "west", rbd: { remotePoolMapping: { "2": { poolID: "3" } } } },
     });
     expect(table.clusters.get("c")?.mirrorDaemonCount).toBe(3);
+    expect(table.clusters.get("c")?.controllerPublishSecret).toEqual({ name: "s", namespace: "n" });
     expect(table.problems.get("c")).toBe(
-      "rbd.controllerPublishSecretRef has no effect in this release; rbd.nodePublishSecretRef has no effect in this release; replicationDestination has no effect in this release",
+      "rbd.nodePublishSecretRef has no effect in this release; replicationDestination has no effect in this release",
     );
     expect(one({ ...good, rbd: { mirrorDaemonCount: 2, mirrorCount: 5 } }).clusters.get("c")?.mirrorDaemonCount).toBe(
       2,
+    );
+  });
+
+  test.each([
+    [
+      { secretName: "s", secretNamespace: "n" },
+      { name: "s", namespace: "n" },
+    ],
+    [
+      { Name: "s", NAMESPACE: "n" },
+      { name: "s", namespace: "n" },
+    ],
+    [{ name: "s" }, undefined],
+    ["s", undefined],
+    [{ name: 1, namespace: "n" }, undefined],
+  ])("The Secret for attaching may be written as %j", (controllerPublishSecretRef, secret) => {
+    const table = one({ ...good, rbd: { controllerPublishSecretRef } });
+    expect(table.clusters.get("c")?.controllerPublishSecret ?? "none").toEqual(secret ?? "none");
+    expect(table.problems.get("c") ?? "none").toBe(
+      secret === undefined
+        ? "rbd.controllerPublishSecretRef has no effect: write the name and the namespace of a Secret"
+        : "none",
     );
   });
 

@@ -24,39 +24,44 @@ test("Parameters that are absent get their defaults", () => {
     features: undefined,
     striping: undefined,
     objectOrder: undefined,
-    mapOptions: "",
+    mappedBy: "krbd",
+    mapsReadOnly: false,
     mkfsOptions: undefined,
+    encryption: undefined,
     remarks: [],
   });
 });
 
 test.each<[Record<string, string>, string[]]>([
-  [{ mounter: "krbd" }, ['parameter mounter: "krbd" is not a mounter, so the kernel maps the volume: write rbd']],
-  [{ mounter: "a\nb" }, ['parameter mounter: "a\\nb" is not a mounter, so the kernel maps the volume: write rbd']],
+  [
+    { mounter: "krbd" },
+    ['parameter mounter: "krbd" is not a mounter, so the kernel maps the volume: write rbd or rbd-nbd'],
+  ],
+  [
+    { mounter: "a\nb" },
+    ['parameter mounter: "a\\nb" is not a mounter, so the kernel maps the volume: write rbd or rbd-nbd'],
+  ],
   [{ mounter: "" }, []],
   [{ mounter: "rbd" }, []],
   [{ tryOtherMounters: "false" }, []],
-  [{ tryOtherMounters: "1" }, ["parameter tryOtherMounters has no effect: this release has the kernel's mounter only"]],
+  [{ tryOtherMounters: "1" }, []],
+  [{ mounter: "rbd-nbd", mapOptions: "nbd:anything=1;krbd:unknown", unmapOptions: "nbd:x;krbd:unknown" }, []],
+  [{ mounter: "rbd-nbd", imageFeatures: "exclusive-lock,journaling" }, []],
+  [{ tryOtherMounters: "true", imageFeatures: "exclusive-lock,journaling" }, []],
   [
-    { maxReadIops: "100", BaseWriteBytesPerSecond: "1", baseVolSizeBytes: "1", iopsPerGiB: "2" },
-    [
-      "parameters BaseWriteBytesPerSecond, baseVolSizeBytes, iopsPerGiB, maxReadIops have no effect: this release does not limit the I/O of volumes",
-    ],
+    { mounter: "rbd-nbd", cephLogStrategy: "rotate" },
+    ['parameter cephLogStrategy: "rotate" is unknown, so logs are kept: write remove, compress or preserve'],
   ],
 ])("The parser accepts the parameters %j, and remarks what has no effect", (more, remarks) => {
   expect(ok(more).remarks).toEqual(remarks);
 });
 
-const QOS_2026 =
-  "baseIops maxIops baseReadIops maxReadIops baseWriteIops maxWriteIops baseBps maxBps baseReadBps maxReadBps baseWriteBps maxWriteBps iopsPerGiB readIopsPerGiB writeIopsPerGiB bpsPerGiB readBpsPerGiB writeBpsPerGiB baseVolSizeBytes";
-const QOS_OLDER =
-  "BaseReadIops BaseWriteIops BaseReadBytesPerSecond BaseWriteBytesPerSecond ReadIopsPerGiB WriteIopsPerGiB ReadBpsPerGiB WriteBpsPerGiB BaseVolSizeBytes";
-test.each(`${QOS_2026} ${QOS_OLDER}`.split(" "))("The parser accepts and remarks the limit of I/O %s", (key) => {
-  expect(ok({ [key]: "1" }).remarks.join()).toStartWith(`parameters ${key} have no effect`);
-});
-
-test.each(["iops", "maxReads", "pool2", "basePath"])("The parser takes %s for no limit of I/O", (key) => {
-  expect(ok({ [key]: "1" }).remarks).toEqual([]);
+test.each<[Record<string, string>, VolumeParameters["mappedBy"]]>([
+  [{ mounter: "rbd-nbd", tryOtherMounters: "true" }, "rbd-nbd"],
+  [{ tryOtherMounters: "true" }, "either"],
+  [{ mounter: "krbd" }, "krbd"],
+])("The parser tells what maps a volume with %j: %s", (more, mappedBy) => {
+  expect(ok(more).mappedBy).toBe(mappedBy);
 });
 
 test("The parser reads every parameter", () => {
@@ -94,6 +99,17 @@ test.each<[string, Record<string, string>, Partial<VolumeParameters>]>([
   ["the smallest object", { objectSize: "4096" }, { objectOrder: 12 }],
   ["the largest object", { objectSize: "33554432" }, { objectOrder: 25 }],
   ["not encrypted, whatever the type", { encrypted: "false", encryptionType: "?" }, {}],
+  ["encrypted, with the defaults", { encrypted: "T" }, { encryption: { kmsId: "default", type: "block" } }],
+  [
+    "encrypted, with an empty KMS ID",
+    { encrypted: "true", encryptionKMSID: "" },
+    { encryption: { kmsId: "default", type: "block" } },
+  ],
+  [
+    "encrypted, with all that is said of it",
+    { encrypted: "1", encryptionType: "block", encryptionKMSID: "vault 1" },
+    { encryption: { kmsId: "vault 1", type: "block" } },
+  ],
   ["an empty mounter", { mounter: "" }, {}],
 ])("The parser accepts edge values: %s", (_, more, expected) => {
   expect(ok(more)).toMatchObject(expected);
@@ -127,7 +143,7 @@ describe("refused parameters", () => {
     [{ ...BASE, imageFeatures: "layering object-map" }, 'imageFeatures: unknown feature "layering object-map"'],
     [
       { ...BASE, imageFeatures: "layering,journaling,exclusive-lock" },
-      "imageFeatures: journaling needs mounter rbd-nbd, which this release does not have",
+      "imageFeatures: journaling is not for the kernel's driver: leave it out, or write mounter: rbd-nbd",
     ],
     [{ ...BASE, stripeUnit: "4096" }, "parameter stripeCount: is missing: stripeUnit needs it"],
     [{ ...BASE, stripeCount: "1", stripeUnit: "" }, "parameter stripeUnit: is missing: stripeCount needs it"],
@@ -142,8 +158,10 @@ describe("refused parameters", () => {
     [{ ...BASE, objectSize: "0x1000" }, "parameter objectSize: write a power of two from 4096"],
     [{ ...BASE, encrypted: "yes" }, "parameter encrypted: write true or false"],
     [{ ...BASE, encrypted: "" }, "parameter encrypted: write true or false"],
-    [{ ...BASE, encrypted: "true" }, "parameter encrypted: is true, and this release does not encrypt"],
-    [{ ...BASE, mounter: "rbd-nbd" }, "parameter mounter: is rbd-nbd, which this release does not have"],
+    [{ ...BASE, encrypted: "true", encryptionType: "file" }, "parameter encryptionType: is file, and this release"],
+    [{ ...BASE, encrypted: "true", encryptionType: "" }, 'parameter encryptionType: is "": write block'],
+    [{ ...BASE, encrypted: "true", encryptionType: "Block" }, 'parameter encryptionType: is "Block": write block'],
+    [{ ...BASE, encrypted: "true", encryptionKMSID: "a\n" }, "parameter encryptionKMSID: must not hold control"],
     [{ ...BASE, tryOtherMounters: "maybe" }, "parameter tryOtherMounters: write true or false"],
     [{ ...BASE, mapOptions: "ceph:x" }, 'parameter mapOptions: unknown mounter "ceph"'],
     [{ ...BASE, unmapOptions: "x:y" }, 'parameter unmapOptions: unknown mounter "x"'],

@@ -73,6 +73,7 @@ test("The driver, its liveness probe and its journal controller read each flag o
     `--plugin-registration-path=${directory}`,
     `--http-endpoint=127.0.0.1:${await freePort()}`,
     endpoint,
+    `--csi-addons-endpoint=unix://${join(directory, "csi-addons.sock")}`,
     "--grace-period=1s",
   ]);
   const liveness = await readBy(["--type=liveness", "--polltime=1ms", endpoint, `--metricsport=${await freePort()}`]);

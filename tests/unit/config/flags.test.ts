@@ -106,6 +106,7 @@ describe("defaults", () => {
     expect(ok()).toMatchObject({
       type: "rbd",
       endpoint: "unix:///tmp/csi.sock",
+      addonsEndpoint: "unix:///tmp/csi-addons.sock",
       driverName: "rbd.csi.ceph.com",
       instanceId: "default",
       clusterName: "",
@@ -182,19 +183,18 @@ describe("ceph-csi's own manifests", () => {
       nodeId: "n2",
       nodeServer: true,
       controllerServer: false,
+      addonsEndpoint: "unix:///csi/csi-addons.sock",
       verbosity: 5,
     });
     expect(flags.withoutEffect.map((text) => text.split(" ", 1)[0])).toEqual([
       "--pluginpath",
       "--stagingpath",
-      "--csi-addons-endpoint",
       "--pidlimit",
     ]);
   });
 
   test("The parser accepts every flag without effect with ceph-csi's default, and tells the reason of each", () => {
     const values: Readonly<Record<string, string>> = {
-      "csi-addons-endpoint": "unix:///tmp/csi-addons.sock",
       stagingpath: "/var/lib/kubelet/plugins/kubernetes.io/csi/",
       "feature-gates": "SlowGRPCRestart=true",
     };
@@ -229,13 +229,9 @@ describe("flags that nobody knows, or that have no effect yet", () => {
     expect(ok("--odd", "--clustername=c", "--even", "-v=5")).toMatchObject({ clusterName: "c", verbosity: 5 });
   });
 
-  test("A flag whose effect is missed is warned of; its value of today is only noted", () => {
-    const reason = "this release does not fence";
-    expect(ok("--enable-fencing=false")).toMatchObject({
-      warnings: [],
-      withoutEffect: [`--enable-fencing (${reason})`],
-    });
-    expect(ok("--enable-fencing").warnings).toEqual([`--enable-fencing="true" has no effect: ${reason}`]);
+  test("Fencing is off unless it is asked for", () => {
+    expect([ok().enableFencing, ok("--enable-fencing").enableFencing]).toEqual([false, true]);
+    expect(ok("--enable-fencing=false")).toMatchObject({ enableFencing: false, warnings: [], withoutEffect: [] });
   });
 
   test("A known feature gate is noted, and an unknown one warned of", () => {
@@ -265,6 +261,7 @@ describe("the normal form of values", () => {
     ["--instanceid=", { instanceId: "default" }],
     ["--endpoint=unix://csi/csi.sock", { endpoint: "unix:///csi/csi.sock" }],
     ["--endpoint=UNIX:////csi/csi.sock", { endpoint: "unix:///csi/csi.sock" }],
+    ["--csi-addons-endpoint=", { addonsEndpoint: "" }],
     ["--endpoint=tcp://127.0.0.1:9000", { endpoint: "tcp://127.0.0.1:9000" }],
     ["--endpoint=tcp://[::1]:9000", { endpoint: "tcp://[::1]:9000" }],
     ["--domainlabels=a/zone, b/rack,,", { domainLabels: ["a/zone", "b/rack"] }],

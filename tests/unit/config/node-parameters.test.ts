@@ -13,8 +13,6 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
   encrypted: [
     ["false", true],
     ["0", true],
-    ["true", false],
-    ["T", false],
     ["", false],
     ["yes", false],
     [" true", false],
@@ -22,7 +20,7 @@ const VALUES: Readonly<Record<string, readonly (readonly [value: string, accepte
   mounter: [
     ["", true],
     ["rbd", true],
-    ["rbd-nbd", false],
+    ["rbd-nbd", true],
     ["krbd", true],
     ["RBD", true],
     ["fuse", true],
@@ -98,7 +96,7 @@ describe("parameters of CreateVolume and NodeStageVolume", () => {
 });
 
 test("A volume whose mounter is unknown is the kernel's, and the log of create and of stage warns of it", async () => {
-  const warning = 'parameter mounter: "krbd" is not a mounter, so the kernel maps the volume: write rbd';
+  const warning = 'parameter mounter: "krbd" is not a mounter, so the kernel maps the volume: write rbd or rbd-nbd';
   await using controller = aDriver(aCluster());
   await controller.createVolume(creation({ parameters: { ...PARAMETERS, mounter: "krbd" } }));
   expect(controller.log).toContain(warning);
@@ -108,22 +106,37 @@ test("A volume whose mounter is unknown is the kernel's, and the log of create a
   expect(node.log).toContain(warning);
 });
 
-test("A node gets the kernel's options only, and mkfs's arguments one by one", () => {
+test("A node gets the options of each mounter apart, and mkfs's arguments one by one", () => {
   const parameters = {
     mapOptions: "lock_on_read,\n notrim;\nnbd:try-netlink\n",
     unmapOptions: "force\n",
     mkfsOptions: " -m0  \n\t-K\r\n",
+    cephLogDir: "/logs",
+    cephLogStrategy: "compress",
+    tryOtherMounters: "true",
   };
   expect(Result.getOrThrow(parseNodeParameters(parameters))).toEqual({
-    mapOptions: "lock_on_read,notrim",
-    unmapOptions: "force",
+    mounter: "rbd",
+    tryOtherMounters: true,
+    mapOptions: { krbd: "lock_on_read,notrim", nbd: "try-netlink" },
+    unmapOptions: { krbd: "force", nbd: "" },
+    logDir: "/logs",
+    logStrategy: "compress",
     mkfsOptions: ["-m0", "-K"],
+    encryption: undefined,
+    cipher: { arguments: [] },
     remarks: [],
   });
-  expect(Result.getOrThrow(parseNodeParameters({}))).toEqual({
-    mapOptions: "",
-    unmapOptions: "",
+  expect(Result.getOrThrow(parseNodeParameters({ mounter: "rbd-nbd" }))).toEqual({
+    mounter: "rbd-nbd",
+    tryOtherMounters: false,
+    mapOptions: { krbd: "", nbd: "" },
+    unmapOptions: { krbd: "", nbd: "" },
+    logDir: "/var/log/ceph",
+    logStrategy: "remove",
     mkfsOptions: undefined,
+    encryption: undefined,
+    cipher: { arguments: [] },
     remarks: [],
   });
 });

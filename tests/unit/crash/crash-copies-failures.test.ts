@@ -21,7 +21,7 @@ import {
   idle,
   SETTINGS,
 } from "../../support/crash-copies-world.ts";
-import { failureOf, poolDump } from "../../support/world.ts";
+import { failureOf, GIB, growAll, poolDump } from "../../support/world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
 
 const ABOUT = { op: "a_call", subject: "rbd" };
@@ -60,8 +60,10 @@ describe("retry after one failure at each call", () => {
       test(`A retry of "${scenario.name}" succeeds after ${error._tag} at any call (${moment === "after" ? "though done" : "not done"})`, async () => {
         const undisturbed = await aWorld(scenario);
         {
-          await using driver = aDriver(undisturbed.cluster, scenario.settings ?? SETTINGS);
-          await scenario.call(driver, undisturbed.ids);
+          const time = virtualTime();
+          await using driver = aDriver(undisturbed.cluster, { ...(scenario.settings ?? SETTINGS), time });
+          await time.until(scenario.call(driver, undisturbed.ids));
+          await time.pass("40 seconds");
           await idle(undisturbed.cluster);
         }
         const expected = canonical(undisturbed.cluster, undisturbed.ids);
@@ -82,12 +84,15 @@ describe("retry after one failure at each call", () => {
           expect([what, codes]).toEqual([what, expect.arrayContaining([failure?.code ?? "OK"])]);
           if (failure !== undefined) failed += 1;
           const begun = scenario.makes && entryOf(cluster, scenario.makes);
+          await time.pass("40 seconds");
           await idle(cluster);
           noImageIsLost(cluster);
           if (failure !== undefined && definite && scenario.undo !== undefined && begun === undefined) {
             expect([what, canonical(cluster, ids)]).toEqual([what, before]);
           }
-          await scenario.call(driver, ids);
+          await time.until(scenario.call(driver, ids));
+          // what was found in the trash, and what could not be removed at first
+          await time.pass("40 seconds");
           await idle(cluster);
           expect([what, dropOrphans(cluster)]).toEqual([what, 0]);
           expect([what, canonical(cluster, ids)]).toEqual([what, expected]);
@@ -108,9 +113,12 @@ describe("the remains of a definite failure", () => {
         const { cluster, ids } = await aWorld(scenario);
         const before = canonical(cluster, ids);
         const { service, calls } = recorded(failAt(cephMemoryService(cluster), k, noSpace, "before"));
-        await using driver = aDriver(cluster, { ...(scenario.settings ?? SETTINGS), ceph: service });
-        const failure = await failureOf(scenario.call(driver, ids));
+        const time = virtualTime();
+        await using driver = aDriver(cluster, { ...(scenario.settings ?? SETTINGS), ceph: service, time });
+        const failure = await failureOf(time.until(scenario.call(driver, ids)));
         if (calls().length < k) break;
+        // what the driver removes behind its answer
+        await time.pass("1 second");
         await idle(cluster);
         if (failure === undefined) continue;
         if (JSON.stringify(canonical(cluster, ids)) !== JSON.stringify(before))
@@ -154,11 +162,12 @@ test("A point in time that was answered survives every definite failure after th
   expect(answered).toBeGreaterThan(3);
 }, 60_000);
 
-test("A removal that the manager does not accept keeps the names until it does", async () => {
+test("A removal of a large image that the manager does not accept keeps the names until it does", async () => {
   for (const name of ["DeleteVolume of a clone", "DeleteSnapshot"]) {
     const scenario = alone.find((each) => each.name === name);
     if (scenario === undefined) throw new Error("no such scenario");
     const { cluster, ids } = await aWorld(scenario);
+    growAll(cluster, 17n * GIB);
     const before = poolDump(cluster).objects;
     let refused = false;
     const ceph = intercepted(cephMemoryService(cluster), (call, act) => {

@@ -28,6 +28,8 @@ import {
   SETTINGS,
   SETTINGS_THROUGH,
 } from "../../support/crash-copies-world.ts";
+import { everyDeath } from "../../support/every-death.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 import { eventually, uuidOf } from "../../support/world.ts";
 
 /** Runs the scenario's call on a driver that is to die; -> whether it died. */
@@ -38,9 +40,12 @@ const dies = async (
   service: CephCalls,
   crashed: () => boolean,
 ): Promise<boolean> => {
-  await using driver = aDriver(cluster, { ...settings, ceph: service });
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { ...settings, ceph: service, time });
   try {
-    await call(driver, ids);
+    await time.until(call(driver, ids));
+    // what the driver removes behind its answer
+    await time.pass("1 second");
     await idle(cluster);
   } catch (error) {
     const expected = ceph !== undefined && error instanceof RpcError;
@@ -51,9 +56,12 @@ const dies = async (
 
 /** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
 const retried = async (cluster: MemoryCluster, { call, mayOrphan, settings = SETTINGS }: CopyScenario, ids: Ids) => {
-  await using driver = aDriver(cluster, settings);
-  const made = await call(driver, ids);
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { ...settings, time });
+  const made = await time.until(call(driver, ids));
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
+  // by then it has looked for what the dead one left, which Ceph then knows to be dead
+  await time.pass("40 seconds");
   await idle(cluster);
   return { made, left: canonical(cluster, ids) };
 };
@@ -73,8 +81,10 @@ const oneDeath = async (scenario: CopyScenario, expected: unknown, dying: Dying)
   // One name, one ID: what the dead driver had written down is what the retry answers.
   if (scenario.makes !== undefined && begun !== undefined) expect(entryOf(cluster, scenario.makes)).toBe(begun);
   if (scenario.undo !== undefined) {
-    await using driver = aDriver(cluster, scenario.settings ?? SETTINGS);
-    await scenario.undo(driver, made);
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { ...(scenario.settings ?? SETTINGS), time });
+    await time.until(scenario.undo(driver, made));
+    await time.pass("40 seconds");
     await idle(cluster);
     expect(canonical(cluster, ids)).toEqual(before);
   }
@@ -90,17 +100,9 @@ describe("death before or after each call", () => {
   for (const scenario of copyScenarios) {
     test(`The next driver finishes "${scenario.name}" after a death before or after each call`, async () => {
       const expected = await undisturbed(scenario);
-      const deaths = { before: 0, after: 0 };
-      for (const moment of ["before", "after"] as const) {
-        for (let k = 1; k < 80; k++) {
-          try {
-            if (!(await oneDeath(scenario, expected, (_, inner) => crashAt(inner, k, moment)))) break;
-          } catch (error) {
-            throw new Error(`death ${moment} call ${k}`, { cause: error });
-          }
-          deaths[moment] = k;
-        }
-      }
+      const deaths = await everyDeath(80, (k, moment) =>
+        oneDeath(scenario, expected, (_, inner) => crashAt(inner, k, moment)),
+      );
       expect(deaths.before).toBeGreaterThan(4);
       expect(deaths.after).toBe(deaths.before);
     }, 60_000);
@@ -230,8 +232,10 @@ describe("a copy of a volume that another way was begun for", () => {
           expect([moment, k, uuid ?? uuidOf(volume.volumeId)]).toEqual([moment, k, uuidOf(volume.volumeId)]);
           expect(read(cluster, imageOf(volume.volumeId))).toEqual(read(cluster, source));
           expect(snapshotsOf(cluster, source)).toEqual([...kept, `trash ${imageOf(volume.volumeId)}-temp`]);
-          await using driver = aDriver(cluster, next);
-          await scenario.undo?.(driver, made);
+          const time = virtualTime();
+          await using driver = aDriver(cluster, { ...next, time });
+          if (scenario.undo !== undefined) await time.until(scenario.undo(driver, made));
+          await time.pass("40 seconds");
           await idle(cluster);
           expect([moment, k, canonical(cluster, ids)]).toEqual([moment, k, before]);
           finished += 1;

@@ -23,9 +23,9 @@ import {
   SETTINGS,
   type Scenario,
 } from "../../support/crash-world.ts";
-import { eventually, poolDump, shape } from "../../support/world.ts";
-
-const trashIsEmpty = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash).length === 0;
+import { everyDeath } from "../../support/every-death.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
+import { poolDump, shape } from "../../support/world.ts";
 
 /** Runs the scenario's call on a driver that is to die; -> whether it died. */
 const dies = async (
@@ -34,10 +34,12 @@ const dies = async (
   service: CephCalls,
   crashed: () => boolean,
 ): Promise<boolean> => {
-  await using driver = aDriver(cluster, { ...SETTINGS, ceph: service });
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph: service, time });
   try {
-    await call(driver);
-    await eventually(() => crashed() || trashIsEmpty(cluster), "the driver's own removals");
+    await time.until(call(driver));
+    // what the driver removes behind its answer
+    await time.pass("1 second");
   } catch (error) {
     const expected = ceph !== undefined && error instanceof RpcError;
     if (!crashed() && !expected) throw error;
@@ -47,11 +49,14 @@ const dies = async (
 
 /** What the retry of the call leaves, by a driver that starts afresh; the retry has to succeed at once. */
 const retried = async (cluster: MemoryCluster, { call, afterwards, mayOrphan }: Scenario): Promise<unknown> => {
-  await using driver = aDriver(cluster, SETTINGS);
-  await call(driver);
-  await afterwards?.(driver);
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { ...SETTINGS, time });
+  await time.until(call(driver));
+  if (afterwards !== undefined) await time.until(afterwards(driver));
   if (mayOrphan) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
-  await eventually(() => trashIsEmpty(cluster), "an empty trash");
+  // by then it has looked for what the dead one left, which Ceph then knows to be dead
+  await time.pass("40 seconds");
+  expect(poolDump(cluster).trash).toEqual({});
   return shape(cluster);
 };
 
@@ -90,13 +95,9 @@ describe("death before or after each call", () => {
   for (const scenario of scenarios) {
     test(`The next driver finishes "${scenario.name}" after a death before or after each call`, async () => {
       const expected = await undisturbed(scenario);
-      const deaths = { before: 0, after: 0 };
-      for (const moment of ["before", "after"] as const) {
-        for (let k = 1; k < 60; k++) {
-          if (!(await oneDeath(scenario, expected, (_, inner) => crashAt(inner, k, moment)))) break;
-          deaths[moment] = k;
-        }
-      }
+      const deaths = await everyDeath(60, (k, moment) =>
+        oneDeath(scenario, expected, (_, inner) => crashAt(inner, k, moment)),
+      );
       expect(deaths).toEqual({ before: callsOf(scenario), after: callsOf(scenario) });
     }, 60_000);
   }

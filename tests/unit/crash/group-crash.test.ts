@@ -11,9 +11,9 @@ import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory
 import { RpcError } from "../../../lib/grpc/status.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import { asking, BLOCK, DIRECTORY, grouping, readyGroup, ungrouping } from "../../support/group-world.ts";
-import { aCluster, codeOf, eventually, poolDump, seed, seedImage } from "../../support/world.ts";
+import { aCluster, codeOf, creation, deletion, eventually, poolDump, seed, seedImage } from "../../support/world.ts";
 import { POOL } from "../../support/copies-world.ts";
-import { virtualTime } from "../../support/virtual-time.ts";
+import { type VirtualTime, virtualTime } from "../../support/virtual-time.ts";
 
 const VOLUMES = ["a0000000-0000-4000-8000-000000000001", "b0000000-0000-4000-8000-000000000002"] as const;
 const IDS = VOLUMES.map((uuid) => `0001-0004-east-0000000000000002-${uuid}`);
@@ -40,11 +40,14 @@ const aWorld = async (): Promise<MemoryCluster> => {
 const create = (driver: Driver) => driver.createGroup(grouping(IDS));
 const createdWholly = (driver: Driver) => readyGroup(driver, grouping(IDS));
 
-const emptyTrash = (cluster: MemoryCluster) =>
-  eventually(() => {
+/** With the time in which the driver removes what it finds in the trash, and what it could not remove at first. */
+const emptyTrash = async (cluster: MemoryCluster, time: VirtualTime): Promise<void> => {
+  await time.pass("40 seconds");
+  await eventually(() => {
     cluster.runManager();
     return Object.keys(poolDump(cluster).trash).length === 0;
   }, "an empty trash");
+};
 
 /** What the cluster holds, with names for UUIDs and image ids that differ from one run to the next. */
 const shape = (cluster: MemoryCluster): unknown => {
@@ -112,6 +115,13 @@ const groupId = (cluster: MemoryCluster): string => {
 };
 const remove = (driver: Driver, cluster: MemoryCluster) => driver.deleteGroup(ungrouping(groupId(cluster)));
 
+/** A pool that is used again is looked through for what a dead driver left in the trash. */
+const removeAndUsePool = async (driver: Driver, cluster: MemoryCluster) => {
+  await remove(driver, cluster);
+  const { volume } = await driver.createVolume(creation());
+  await driver.deleteVolume(deletion(volume.volumeId));
+};
+
 /** A driver that died before any member was made. */
 const aPoint = async (cluster: MemoryCluster): Promise<void> => {
   const dying = intercepted(cephMemoryService(cluster), ({ method }, act) =>
@@ -147,8 +157,20 @@ const scenarios: readonly Scenario[] = [
   },
   { name: "CreateVolumeGroupSnapshot of a point in time", prepare: aPoint, call: createdWholly, retry: createdWholly },
   { name: "CreateVolumeGroupSnapshot of one that is there", prepare: aGroup, call: create, retry: createdWholly },
-  { name: "DeleteVolumeGroupSnapshot", prepare: aGroup, call: remove, retry: remove, deletes: true },
-  { name: "DeleteVolumeGroupSnapshot of a point in time", prepare: aPoint, call: remove, retry: remove, deletes: true },
+  {
+    name: "DeleteVolumeGroupSnapshot",
+    prepare: aGroup,
+    call: remove,
+    retry: removeAndUsePool,
+    deletes: true,
+  },
+  {
+    name: "DeleteVolumeGroupSnapshot of a point in time",
+    prepare: aPoint,
+    call: remove,
+    retry: removeAndUsePool,
+    deletes: true,
+  },
 ];
 
 const prepared = async ({ prepare }: Scenario): Promise<MemoryCluster> => {
@@ -159,30 +181,36 @@ const prepared = async ({ prepare }: Scenario): Promise<MemoryCluster> => {
 
 const undisturbed = async (scenario: Scenario): Promise<unknown> => {
   const cluster = await prepared(scenario);
-  await using driver = aDriver(cluster, SETTINGS);
-  await scenario.retry(driver, cluster);
-  await emptyTrash(cluster);
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { ...SETTINGS, time });
+  await time.until(scenario.retry(driver, cluster));
+  await emptyTrash(cluster, time);
   return shape(cluster);
 };
 
 /** Runs the call on a driver that is to die; the answer may have left before it does. */
 const untilItDies = async (cluster: MemoryCluster, scenario: Scenario, ceph: CephCalls): Promise<void> => {
-  await using driver = aDriver(cluster, { ...SETTINGS, ceph });
-  await scenario.call(driver, cluster).catch((error: unknown) => {
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph, time });
+  await time.until(scenario.call(driver, cluster)).catch((error: unknown) => {
     // a death is a defect; what the scenario's own faults fail is an answer
     if (error instanceof RpcError && scenario.ceph === undefined) throw error;
   });
-  await Effect.runPromise((await driver.operations()).drain(5000));
+  await time.until(Effect.runPromise((await driver.operations()).drain(5000)));
+  // what the driver removes behind its answer
+  await time.pass("1 second");
 };
 
 /** When it is all deleted, the cluster is as it was before the first call. */
 const deletedWholly = async (cluster: MemoryCluster, before: unknown): Promise<void> => {
-  await using driver = aDriver(cluster, SETTINGS);
-  const { groupSnapshotId, snapshots } = await createdWholly(driver);
-  const { groupSnapshot } = await driver.getGroup(asking(groupSnapshotId));
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { ...SETTINGS, time });
+  const { groupSnapshotId, snapshots } = await time.until(createdWholly(driver));
+  const { groupSnapshot } = await time.until(driver.getGroup(asking(groupSnapshotId)));
   expect(groupSnapshot.readyToUse).toBe(true);
-  await driver.deleteGroup(ungrouping(groupSnapshotId, { snapshotIds: snapshots.map(({ snapshotId }) => snapshotId) }));
-  await emptyTrash(cluster);
+  const snapshotIds = snapshots.map(({ snapshotId }) => snapshotId);
+  await time.until(driver.deleteGroup(ungrouping(groupSnapshotId, { snapshotIds })));
+  await emptyTrash(cluster, time);
   expect(cluster.dump()).toEqual(before as never);
 };
 
@@ -200,9 +228,10 @@ describe("death before or after each call", () => {
           await untilItDies(cluster, scenario, service);
           if (!crashed()) break;
           deaths = k;
-          await using next = aDriver(cluster, SETTINGS);
-          await scenario.retry(next, cluster);
-          await emptyTrash(cluster);
+          const time = virtualTime();
+          await using next = aDriver(cluster, { ...SETTINGS, time });
+          await time.until(scenario.retry(next, cluster));
+          await emptyTrash(cluster, time);
           if (scenario.ceph !== undefined) expect(dropOrphans(cluster)).toBeLessThanOrEqual(1);
           expect([k, shape(cluster)]).toEqual([k, expected]);
           await deletedWholly(cluster, before);
@@ -241,15 +270,16 @@ describe("a call that fails", () => {
           fault.over();
           if (calls().length < k) break;
           const group = poolDump(cluster).objects[`csi.volume.group.${groupId(cluster).slice(-36)}`];
-          const safe = group?.["csi.creationtime"] !== undefined;
+          const removal = calls()[k - 1]?.method === "trashRemove";
+          const safe = removal || group?.["csi.creationtime"] !== undefined;
           // What fails behind the answer fails nobody; the next call goes on.
           // And who has a member's image open is a driver that died: the caller is to ask again.
           const behind = error._tag === "Busy" ? [code, "OK", "ABORTED"] : [code, "OK"];
           expect([k, safe ? behind : [code]]).toEqual([k, expect.arrayContaining([outcome])]);
           const fresh = scenario.prepare === undefined;
           if (definite && fresh && !safe) expect([k, cluster.dump()]).toEqual([k, before]);
-          await scenario.retry(driver, cluster);
-          await emptyTrash(cluster);
+          await time.until(scenario.retry(driver, cluster));
+          await emptyTrash(cluster, time);
           expect([k, shape(cluster)]).toEqual([k, expected]);
         }
       }, 60_000);

@@ -3,22 +3,25 @@
  * the same request succeeds, and the node is as after a run without a crash; and after the end nothing is left.
  */
 import { describe, expect, test } from "bun:test";
+import { dirname } from "node:path";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
-import { diskOf, type MemoryNode } from "../../support/host-memory.ts";
+import { type Disk, diskOf, type MemoryNode } from "../../support/host-memory.ts";
 import type { Driver } from "../../support/one-world.ts";
 import {
   aNode,
   crashing,
+  ENCRYPTED,
   expanding,
   IMAGE,
   nodeOn,
   PLACE,
   publishing,
   staging,
+  toBeEncrypted,
   unpublishing,
   unstaging,
 } from "../../support/node-world.ts";
-import { asBlock, GIB } from "../../support/world.ts";
+import { asBlock, GIB, PARAMETERS, SECRETS } from "../../support/world.ts";
 
 const BLOCK = { volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) };
 
@@ -42,7 +45,57 @@ const writtenTo = async (driver: Driver, host: MemoryNode) => {
   host.files(PLACE).set("data", "precious");
 };
 
+const encrypted = (driver: Driver) => driver.stage(staging(ENCRYPTED));
+const encryptedAndWrittenTo = async (driver: Driver, host: MemoryNode) => {
+  toBeEncrypted(host.cluster);
+  await encrypted(driver);
+  host.files(PLACE).set("data", "precious");
+};
+
+const NBD = { ...PARAMETERS, imageName: IMAGE, mounter: "rbd-nbd" };
+const FALLBACK = { ...PARAMETERS, imageName: IMAGE, tryOtherMounters: "true" };
+const stagedWith = (volumeContext: Record<string, string>) => (driver: Driver) =>
+  driver.stage(staging({ volumeContext }));
+
+/** As kubelet publishes, with what a driver needs that did not stage the volume. */
+const TO_POD = {
+  targetPath: "/kubelet/pods/1/volumes/kubernetes.io~csi/pvc-1/mount",
+  volumeContext: { ...PARAMETERS, imageName: IMAGE },
+  secrets: SECRETS,
+};
+
 const scenes: readonly Scene[] = [
+  {
+    name: "stage of a new encrypted volume",
+    before: async (_, host) => toBeEncrypted(host.cluster),
+    act: encrypted,
+    end: unstage,
+  },
+  {
+    name: "stage of a new encrypted raw volume",
+    before: async (_, host) => toBeEncrypted(host.cluster),
+    act: (driver) => driver.stage(staging({ ...ENCRYPTED, ...BLOCK })),
+    end: unstage,
+  },
+  {
+    name: "stage of an encrypted volume with data",
+    before: async (driver, host) => {
+      await encryptedAndWrittenTo(driver, host);
+      await unstage(driver);
+    },
+    act: encrypted,
+    end: unstage,
+  },
+  {
+    name: "expand of an encrypted volume",
+    before: async (driver, host) => {
+      await encryptedAndWrittenTo(driver, host);
+      host.cluster.image("rbd", IMAGE).sizeBytes = 2n * GIB;
+    },
+    act: (driver) => driver.expand(expanding({ capacityRange: { requiredBytes: 2n * GIB } })),
+    end: unstage,
+  },
+  { name: "unstage of an encrypted volume", before: encryptedAndWrittenTo, act: unstage, end: async () => {} },
   { name: "stage of a new volume", before: async () => {}, act: staged, end: unstage },
   {
     name: "stage of a volume with data",
@@ -59,7 +112,42 @@ const scenes: readonly Scene[] = [
     act: (driver) => driver.stage(staging(BLOCK)),
     end: unstage,
   },
+  { name: "stage with rbd-nbd", before: async () => {}, act: stagedWith(NBD), end: unstage },
+  {
+    name: "stage with rbd-nbd, because the kernel's driver cannot map",
+    before: async (_, host) => {
+      host.krbdUnfit = true;
+    },
+    act: stagedWith(FALLBACK),
+    end: unstage,
+  },
+  {
+    name: "stage of a volume whose rbd-nbd process has died",
+    before: async (driver, host) => {
+      await stagedWith(NBD)(driver);
+      host.killProcess("/dev/nbd0");
+    },
+    act: stagedWith(NBD),
+    end: unstage,
+  },
+  { name: "unstage with rbd-nbd", before: stagedWith(NBD), act: unstage, end: async () => {} },
   { name: "publish", before: writtenTo, act: (driver) => driver.publish(publishing()), end: wholeEnd },
+  {
+    name: "publish to a pod that its volume limits",
+    before: async (driver, host) => {
+      await writtenTo(driver, host);
+      host.cluster.image("rbd", IMAGE).meta.set(".rbd.csi.ceph.com/cgroup_qos_max_write_iops", "9");
+      host.podGroups.set("1", new Map());
+    },
+    act: async (driver) => {
+      await driver.publish(publishing(TO_POD));
+      await driver.lookAfterLimits();
+    },
+    end: async (driver) => {
+      await driver.unpublish(unpublishing({ targetPath: TO_POD.targetPath }));
+      await unstage(driver);
+    },
+  },
   {
     name: "publish read-only",
     before: writtenTo,
@@ -101,12 +189,16 @@ const scenes: readonly Scene[] = [
 
 /** What must be the same whatever crashed: device names may differ, for a retry may map anew. */
 const state = (host: MemoryNode) => {
-  const disk = diskOf(host.cluster.image("rbd", IMAGE));
-  return {
-    ...host.dump(),
-    disk:
-      disk.kind === "filesystem" ? { ...disk, sizeBytes: String(disk.sizeBytes), files: [...disk.files] } : disk.kind,
-  };
+  const image = host.cluster.image("rbd", IMAGE);
+  const limits = [...host.podGroups.values()].flatMap((group) => [...group.values()]);
+  return { ...host.dump(), disk: shown(diskOf(image)), meta: Object.fromEntries(image.meta), limits };
+};
+
+const shown = (disk: Disk): unknown => {
+  if (disk.kind === "luks") return { ...disk, inside: shown(disk.inside) };
+  return disk.kind === "filesystem"
+    ? { ...disk, sizeBytes: String(disk.sizeBytes), files: [...disk.files] }
+    : disk.kind;
 };
 
 const MOST_CALLS = 80;
@@ -114,6 +206,7 @@ const MOST_CALLS = 80;
 /** One run with a crash; -> where it crashed, `undefined` when the RPC makes fewer calls. */
 const run = async (scene: Scene, k: number, moment: "before" | "after") => {
   const { host } = await aNode();
+  host.addDirectory(dirname(TO_POD.targetPath));
   const empty = host.dump();
   {
     await using first = nodeOn(host);
@@ -129,7 +222,7 @@ const run = async (scene: Scene, k: number, moment: "before" | "after") => {
   await using next = nodeOn(host);
   await scene.act(next);
   const after = state(host);
-  const formats = host.formatted.length;
+  const formats = [host.formatted.length, host.encrypted.length];
   await scene.end(next);
   return { crashedAt: fatal.crashedAt(), after, formats, empty, end: host.dump() };
 };

@@ -11,6 +11,7 @@ import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_p
 import { MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { MemoryNode } from "../../support/host-memory.ts";
 import { aNode, nodeOn, STAGING, staging } from "../../support/node-world.ts";
+import { keepingStore } from "../../support/key-stores.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import { aCluster, asBlock, creation, failureOf, GIB, seedImage } from "../../support/world.ts";
 import { readHcl } from "./hcl.ts";
@@ -121,13 +122,14 @@ describe("StorageClasses", () => {
         volumeCapabilities,
         ...("topologyConstrainedPools" in parameters && { accessibilityRequirements: topology }),
       });
-      await using controller = aDriver(cluster);
+      const stores = { vault: keepingStore(new Map()) };
+      await using controller = aDriver(cluster, { stores });
       if (!(await expectAnswer(controller, storageClass, controller.createVolume(request)))) {
         expect(cluster.dump()).toEqual(aCluster().dump());
         return;
       }
       const { volume } = await controller.createVolume(request);
-      await using node = nodeOn(aNodeOf(cluster));
+      await using node = nodeOn(aNodeOf(cluster), { stores });
       const stage = { volumeId: volume?.volumeId ?? "", volumeContext: volume?.volumeContext ?? {} };
       expect(await failureOf(node.stage(staging({ ...stage, volumeCapability: capability })))).toBeUndefined();
     },

@@ -17,6 +17,10 @@ import {
   VolumeUsage_Unit as Unit,
 } from "../../../lib/gen/csi_pb.ts";
 import { served } from "../../../lib/grpc/service.ts";
+import { makeHealing } from "../../../lib/node/healing.ts";
+import { makeClientRecord } from "../../../lib/node/client-record.ts";
+import { makePodLimits } from "../../../lib/node/io-limits.ts";
+import { makePublishedNodeRecord } from "../../../lib/node/published-node-record.ts";
 import { node } from "../../../services/node.ts";
 import { caller12 } from "../../support/csi-1.12.ts";
 import { client } from "../../support/grpc-client.ts";
@@ -35,6 +39,14 @@ const answers = async () => {
 };
 
 let server: Served;
+const PARTS = {
+  nodeId: "node-1",
+  record: makePublishedNodeRecord("node-1", undefined),
+  clients: makeClientRecord("node-1", false),
+  healing: makeHealing(Effect.succeed({ staged: [], volumeIds: [] })),
+  limits: makePodLimits(Effect.succeed({ staged: [] })),
+};
+
 beforeAll(async () => {
   const { list, capabilities } = await answers();
   const status = withCondition(ControllerGetVolumeResponse_VolumeStatusSchema, { publishedNodeIds: ["n"] }, BROKEN);
@@ -48,7 +60,7 @@ beforeAll(async () => {
       }),
       served(Node, {
         nodeGetVolumeStats: () => Effect.succeed(withCondition(NodeGetVolumeStatsResponseSchema, usage, undefined)),
-        nodeGetCapabilities: node({ nodeId: "node-1" }).nodeGetCapabilities,
+        nodeGetCapabilities: node(PARTS).nodeGetCapabilities,
       }),
     ],
   });
@@ -130,8 +142,8 @@ describe("a caller of CSI 1.13", () => {
         VOLUME_CONDITION.controller,
       ]);
       expect(ofNode.filter((type) => NodeOffered[type] === undefined)).toEqual([VOLUME_CONDITION.node]);
-      expect(ofNode).not.toContain(NodeOffered.GET_VOLUME_HEALTH);
-      expect(ofNode).not.toContain(NodeOffered.GET_STORAGE_HEALTH);
+      expect(ofNode).toContain(NodeOffered.GET_VOLUME_HEALTH);
+      expect(ofNode).toContain(NodeOffered.GET_STORAGE_HEALTH);
     } finally {
       controller.close();
       nodes.close();

@@ -165,7 +165,16 @@ const byName = (rows: readonly Row[]): Readonly<Record<string, Row>> => {
 const goldenTable = (name: string): Table =>
   JSON.parse(readFileSync(join(root, `tests/golden/wire/${name}.json`), "utf8"));
 
-describe.each(["csi", "pluginregistration"])("proto/%s.proto", (name) => {
+const CONTRACTS = [
+  "csi",
+  "csi_addons_encryptionkeyrotation",
+  "csi_addons_fence",
+  "csi_addons_identity",
+  "csi_addons_reclaimspace",
+  "pluginregistration",
+];
+
+describe.each(CONTRACTS)("proto/%s.proto", (name) => {
   const golden = goldenTable(name);
   const compiled = (): Table => {
     const file = registry.getFile(`${name}.proto`);

@@ -15,8 +15,18 @@ const watched = (watchers: readonly string[], mirror: ImageStatus["mirror"] = "d
 describe("the other watchers of an image", () => {
   for (const [what, image, options, expected] of [
     ["are all watchers, if none is the caller's own", watched([OURS, THEIRS]), {}, [OURS, THEIRS]],
-    ["are all but the caller's own", watched([OURS, THEIRS]), { own: ["client.4123"] }, [THEIRS]],
-    ["include a client whose ID only begins like the caller's", watched([THEIRS]), { own: ["client.4123"] }, [THEIRS]],
+    [
+      "are all but the caller's own",
+      watched([OURS, THEIRS]),
+      { own: [{ watcherId: "client.4123", addresses: [] }] },
+      [THEIRS],
+    ],
+    [
+      "include a client whose ID only begins like the caller's",
+      watched([THEIRS]),
+      { own: [{ watcherId: "client.4123", addresses: [] }] },
+      [THEIRS],
+    ],
     [
       "are none if it is primary and has as many watchers as there are mirror daemons",
       watched([DAEMON], "primary"),
@@ -32,7 +42,7 @@ describe("the other watchers of an image", () => {
     [
       "are none if it is primary and only a mirror daemon and the caller have it open",
       watched([DAEMON, OURS], "primary"),
-      { mirrorDaemons: 1, own: ["client.4123"] },
+      { mirrorDaemons: 1, own: [{ watcherId: "client.4123", addresses: [] }] },
       [],
     ],
     [

@@ -190,6 +190,7 @@ describe("the journal of a created volume", () => {
     await using driver = aDriver(cluster);
     const { volume } = await driver.createVolume(creation());
     await driver.deleteVolume(deletion(volume.volumeId));
+    await settled(cluster);
     expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: { [DIRECTORY]: {} } });
   });
 });
@@ -264,6 +265,7 @@ describe("a creation that was cut off", () => {
       expect((await driver.createVolume(creation())).volume.volumeId).toBe(volume.volumeId);
       expect(cluster.dump()).toEqual(before);
       await driver.deleteVolume(deletion(volume.volumeId));
+      await settled(cluster);
       expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: { [DIRECTORY]: {} } });
     });
   }
@@ -290,6 +292,7 @@ describe("DeleteVolume of an unfinished volume", () => {
       await make(cluster);
       await using driver = aDriver(cluster);
       await driver.deleteVolume(deletion(idIn(2)));
+      await settled(cluster);
       expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: afterDelete });
       // Whatever is left of the name still leads to one volume.
       const { volume } = await driver.createVolume(creation());

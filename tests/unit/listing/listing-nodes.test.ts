@@ -28,7 +28,7 @@ const stage = async () => {
 
 /** What one node does; each has its own way to the cluster. */
 const at = (cluster: MemoryCluster, ceph: CephCalls = cephMemoryService(cluster)) => {
-  const run = <E>(effect: Effect.Effect<void, E, Ceph>) => Effect.runPromise(Effect.provide(effect, cephLayer(ceph)));
+  const run = <A, E>(effect: Effect.Effect<A, E, Ceph>) => Effect.runPromise(Effect.provide(effect, cephLayer(ceph)));
   return {
     publish: (volume: JournalVolume, node: string, shared = false) => run(publishNode(volume, node, shared)),
     unpublish: (volume: JournalVolume, node: string) => run(unpublishNode(volume, node)),

@@ -7,6 +7,7 @@ import * as fc from "fast-check";
 import { recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster, type MemoryImage } from "../../support/ceph-memory/memory.ts";
 import { BlockMetadataType } from "../../../lib/gen/csi_pb.ts";
+import { wrappingStore } from "../../support/key-stores.ts";
 import { aDriver } from "../../support/one-world.ts";
 import { aCluster, codeOf, creation, deletion, GIB, PARAMETERS, SECRETS, uuidOf } from "../../support/world.ts";
 import { aSnapshot, LISTING } from "../../support/listing-world.ts";
@@ -102,6 +103,32 @@ describe("allocated ranges", () => {
     const empty = { blockMetadataType: BlockMetadataType.VARIABLE_LENGTH, volumeCapacityBytes: GIB, blockMetadata: [] };
     expect(await lister.allocated({ snapshotId: id })).toEqual([empty]);
     expect(await lister.delta({ baseSnapshotId: id, targetSnapshotId: id })).toEqual([empty]);
+  });
+});
+
+describe("ranges of encrypted volumes", () => {
+  test.each([
+    ["16 MiB where nothing else is written", {}, 16n << 20n],
+    ["what the image says", { "rbd.csi.ceph.com/luks2HeaderSize": "4194304" }, 4n << 20n],
+  ])("The ranges are those behind a header of %s, counted from its end", async (_, meta, header) => {
+    const cluster = aCluster();
+    const stores = { kms: wrappingStore() };
+    await using lister = aDriver(cluster, { ...LISTING, stores });
+    const parameters = { ...PARAMETERS, encrypted: "true", encryptionKMSID: "kms" };
+    const { volume } = await lister.createVolume(creation({ parameters }));
+    const image = cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`);
+    for (const [key, value] of Object.entries(meta)) image.meta.set(key, value);
+    image.write(0n, header + 2n * BLOCK);
+    const one = await aSnapshot(lister, "one", volume.volumeId);
+    image.write(0n, BLOCK);
+    image.write(header + 9n * BLOCK, BLOCK);
+    const two = await aSnapshot(lister, "two", volume.volumeId);
+    const [first] = await lister.allocated({ snapshotId: one });
+    expect(first).toMatchObject({ volumeCapacityBytes: GIB - header, blockMetadata: blocks([0, 2]) });
+    expect(rangesIn(await lister.delta({ baseSnapshotId: one, targetSnapshotId: two }))).toEqual(blocks([9, 1]));
+    const later = await lister.allocated({ snapshotId: two, startingOffset: BLOCK });
+    expect(rangesIn(later)).toEqual(blocks([1, 1], [9, 1]));
+    expect(await codeOf(lister.allocated({ snapshotId: one, startingOffset: GIB - header + 1n }))).toBe("OUT_OF_RANGE");
   });
 });
 

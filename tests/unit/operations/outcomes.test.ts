@@ -6,13 +6,14 @@ import * as csi from "../../../lib/csi/errors.ts";
 import * as size from "../../../lib/csi/size.ts";
 import { Code, codeName } from "../../../lib/grpc/status.ts";
 import * as host from "../../../lib/host/errors.ts";
+import * as kms from "../../../lib/kms/errors.ts";
 import { outcomes } from "../../../lib/operations/outcomes.ts";
 
 /** Codes after which external-provisioner and kubelet take it that the call may have happened, and ask again. */
 const ASK_AGAIN: readonly number[] = [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED];
 
 /** The tags of all error classes that the product declares, whatever the table says. */
-const declared = [ceph, config, csi, host, size]
+const declared = [ceph, config, csi, host, kms, size]
   .flatMap((module) => Object.values(module) as unknown[])
   .filter((value): value is new (fields: object) => { readonly _tag: string } => typeof value === "function")
   .filter((value) => value.prototype instanceof Error)

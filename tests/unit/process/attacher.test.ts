@@ -1,6 +1,6 @@
 /** `csi-rbd attacher` beside a driver on a socket, with an API server over HTTPS; and `--attacher` in the driver. */
 import { afterEach, describe, expect, test } from "bun:test";
-import { rmSync, writeFileSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
@@ -13,9 +13,12 @@ import { whatFlagsAsk } from "../../../lib/process/command-line.ts";
 import { attacherRoles } from "../../../services/attacher.ts";
 import { rolesOf } from "../../../services/main.ts";
 import { ATTACHMENTS, NODES, VOLUMES } from "../../../lib/attacher/objects.ts";
+import { MEMORY_KEY } from "../../support/ceph-memory/memory.ts";
+import { aNodeObject, CLIENT, listed, TAINT, withRecord } from "../../support/fencing-world.ts";
 import { eventually, temporaryDirectory } from "../../support/grpc-serving.ts";
 import { freePort } from "../../support/http-client.ts";
-import { kubeServer, TOKEN } from "../../support/kube-server.ts";
+import { kubeconfigFor, kubeServer } from "../../support/kube-server.ts";
+import { VOLUME } from "../../support/node-world.ts";
 import { PublishingDriver } from "../../support/publishing-driver.ts";
 import { memoryWorld } from "../../support/one-world.ts";
 import { aCluster } from "../../support/world.ts";
@@ -32,18 +35,7 @@ const world = () => {
   ends.push(() => rmSync(directory, { recursive: true }));
   const server = kubeServer();
   ends.push(server.stop);
-  const kubeconfig = join(directory, "kubeconfig");
-  writeFileSync(
-    kubeconfig,
-    JSON.stringify({
-      "current-context": "c",
-      clusters: [
-        { name: "c", cluster: { server: server.url, "certificate-authority": join(server.folder, "ca.crt") } },
-      ],
-      users: [{ name: "u", user: { token: TOKEN } }],
-      contexts: [{ name: "c", context: { cluster: "c", user: "u", namespace: "storage" } }],
-    }),
-  );
+  const kubeconfig = kubeconfigFor(server, directory);
   const driver = new PublishingDriver(NAME, join(directory, "csi.sock"));
   ends.push(() => driver.stop());
   const { memory } = server;
@@ -118,7 +110,7 @@ describe("the attacher beside a driver", () => {
 
 test("The driver with --attacher attaches its own volumes by one write each, and asks nobody", async () => {
   const { directory, memory, attachment, status } = world();
-  const argv = ["--type=rbd", "--nodeid=n", "--controllerserver", "--attacher"];
+  const argv = ["--type=rbd", "--nodeid=n", "--controllerserver", "--csi-addons-endpoint=", "--attacher"];
   const flags = Result.getOrThrow(parseFlags([...argv, `--endpoint=unix://${join(directory, "own.sock")}`]));
   const cluster = aCluster();
   const asked = whatFlagsAsk(flags, (given) => rolesOf(given, memoryWorld(cluster, given, { kube: memory })), String);
@@ -132,6 +124,34 @@ test("The driver with --attacher attaches its own volumes by one write each, and
     `patch ${ATTACHMENTS}/va-1/status`,
   ]);
   expect(status("va-2")).toEqual({ attached: false });
+});
+
+test("The driver with --attacher and --enable-fencing fences a lost node when its attachment is deleted", async () => {
+  const { directory, memory, status } = world();
+  const argv = ["--type=rbd", "--nodeid=n", "--controllerserver", "--csi-addons-endpoint=", "--attacher"];
+  const endpoint = `--endpoint=unix://${join(directory, "own.sock")}`;
+  const flags = Result.getOrThrow(parseFlags([...argv, endpoint, "--enable-fencing"]));
+  const cluster = await withRecord();
+  const asked = whatFlagsAsk(flags, (given) => rolesOf(given, memoryWorld(cluster, given, { kube: memory })), String);
+  if ("text" in asked) throw new Error("it runs");
+  const fiber = Effect.runFork(Effect.scoped(asked.run).pipe(Effect.provide(Logger.layer([]))));
+  ends.push(() => Effect.runPromise(Fiber.interrupt(fiber)));
+  const name = "rbd.csi.ceph.com";
+  const secret = { name: "rbd", namespace: "ceph" };
+  const data = { userID: btoa("admin"), userKey: btoa(MEMORY_KEY) };
+  memory.create("/api/v1/namespaces/ceph/secrets", { metadata: secret, data });
+  memory.create("/api/v1/nodes", aNodeObject("node-a"));
+  memory.create(NODES, { metadata: { name: "node-a" }, spec: { drivers: [{ name, nodeID: "node-a" }] } });
+  const csi = { driver: name, volumeHandle: VOLUME, controllerPublishSecretRef: secret };
+  memory.create(VOLUMES, { metadata: { name: "pv" }, spec: { csi, accessModes: ["ReadWriteOnce"] } });
+  const spec = { attacher: name, nodeName: "node-a", source: { persistentVolumeName: "pv" } };
+  memory.create(ATTACHMENTS, { metadata: { name: "va" }, spec, status: { attached: false } });
+  await eventually(() => status("va")?.["attached"] === true, "the attachment is attached");
+  expect(listed(cluster)).toEqual([]);
+  memory.merge("/api/v1/nodes/node-a", { spec: { taints: [TAINT] } });
+  memory.remove(`${ATTACHMENTS}/va`);
+  await eventually(() => memory.find(`${ATTACHMENTS}/va`) === undefined, "the attachment is gone");
+  expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
 });
 
 describe("the flags of external-attacher", () => {

@@ -1,7 +1,8 @@
 /** What a process makes of roles: their layers, sockets and work, in which order, and when it ends. */
 import { afterAll, afterEach, describe, expect, test } from "bun:test";
-import { rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import * as Console from "effect/Console";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
@@ -11,18 +12,20 @@ import * as Result from "effect/Result";
 import { parseFlags } from "../../../lib/config/flags.ts";
 import { Controller, Identity } from "../../../lib/gen/csi_pb.ts";
 import { served } from "../../../lib/grpc/service.ts";
+import { Code } from "../../../lib/grpc/status.ts";
 import { compose } from "../../../lib/process/compose.ts";
 import { type AnyRole, type RoleError, role } from "../../../lib/process/role.ts";
 import { liveWorld } from "../../../lib/process/world.ts";
 import { driverRoles } from "../../../services/driver.ts";
 import { client } from "../../support/grpc-client.ts";
-import { eventually, temporaryDirectory } from "../../support/grpc-serving.ts";
+import { eventually, failure, temporaryDirectory } from "../../support/grpc-serving.ts";
 
 class Clock extends Context.Service<Clock, { readonly now: Effect.Effect<string> }>()("test/Clock") {}
 
 const directory = temporaryDirectory();
 afterAll(() => rmSync(directory, { recursive: true }));
 const path = join(directory, "csi.sock");
+const secondPath = join(directory, "second.sock");
 const flagsOf = (...more: readonly string[]) =>
   Result.getOrThrow(parseFlags(["--type=rbd", "--nodeid=n", `--endpoint=unix://${path}`, ...more]));
 
@@ -111,6 +114,57 @@ describe("run of roles", () => {
     expect(built).toEqual(["layer", "work", "work ends", "layer ends"]);
   });
 
+  test("Run stops all sockets at once: while one waits for its last call, no other takes a new one", async () => {
+    const [calls, answer] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const held = Effect.promise(() => {
+      calls.resolve();
+      return answer.promise;
+    });
+    const slow = role({
+      name: "slow",
+      layer: Layer.empty,
+      endpoint: `unix://${secondPath}`,
+      serves: [served(Controller, { createVolume: () => Effect.as(held, { volume: { volumeId: "v" } }) })],
+    });
+    const ready = role({ name: "ready", layer: Layer.empty, runs: noted("ready") });
+    const fiber = run([identity, slow, ready]);
+    await eventually(() => built.includes("ready"), "both are served");
+    const [caller, slowCaller] = [client(Identity, path), client(Controller, secondPath)];
+    await caller.getPluginInfo({}, { timeoutMs: 2000 });
+    const last = slowCaller.createVolume({}, { timeoutMs: 20_000 });
+    await calls.promise;
+    const end = Effect.runPromise(Fiber.interrupt(fiber));
+    await eventually(() => !existsSync(path) && !existsSync(secondPath), "both sockets are gone");
+    expect((await failure(caller.getPluginInfo({}, { timeoutMs: 2000 }))).code).toBe(Code.UNAVAILABLE);
+    answer.resolve();
+    expect((await last).volume?.volumeId).toBe("v");
+    await end;
+    caller.close();
+    slowCaller.close();
+  });
+
+  test("Run goes without a spare socket that it cannot serve, and warns", async () => {
+    const endpoint = `unix://${join(directory, "no-folder", "spare.sock")}`;
+    const spare = role({
+      name: "spare",
+      layer: Layer.empty,
+      endpoint,
+      spareEndpoint: true,
+      serves: [served(Controller, {})],
+    });
+    const needed = role({ name: "needed", layer: Layer.empty, endpoint, serves: [served(Controller, {})] });
+    const lines: string[] = [];
+    const recorder = { ...globalThis.console, error: (line: unknown) => void lines.push(String(line)) };
+    const ready = role({ name: "ready", layer: Layer.empty, runs: noted("ready") });
+    const going = Effect.scoped(compose(flagsOf(), [identity, spare, ready]));
+    const fiber = Effect.runFork(Effect.provideService(going, Console.Console, recorder));
+    await eventually(() => built.includes("ready"), "the rest is served");
+    await Effect.runPromise(Fiber.interrupt(fiber));
+    const why = `directory ${join(directory, "no-folder")} of the socket does not exist; create it first`;
+    expect(lines.join("\n")).toContain(`not served: spare, because of this: ${why}`);
+    expect(await Effect.runPromise(Effect.flip(Fiber.join(run([needed]))))).toMatchObject({ message: why });
+  });
+
   test("Run fails when a role's work fails, although another role is served", async () => {
     const error: RoleError = { message: "no more work" };
     const broken = role({ name: "broken", layer: Layer.empty, runs: Effect.fail(error) });
@@ -124,14 +178,25 @@ describe("run of roles", () => {
   });
 });
 
+const CONTROLLER = ["identity", "controller", "group controller", "snapshot metadata"];
+const ADD_ONS = {
+  both: ["CSI-Addons", "fences of networks"],
+  controller: ["space of the controller"],
+  node: ["space of the node", "key rotation"],
+};
+
 describe("the driver's roles", () => {
   test.each([
-    [["--controllerserver"], ["identity", "controller", "group controller", "snapshot metadata"]],
-    [["--nodeserver"], ["identity", "node"]],
-    [[], ["identity", "controller", "group controller", "snapshot metadata", "node"]],
+    [["--controllerserver"], [...CONTROLLER, ...ADD_ONS.both, ...ADD_ONS.controller]],
+    [["--nodeserver"], ["identity", "node", ...ADD_ONS.both, ...ADD_ONS.node]],
+    [
+      ["--nodeserver", "--csi-addons-endpoint="],
+      ["identity", "node"],
+    ],
+    [[], [...CONTROLLER, "node", ...ADD_ONS.both, ...ADD_ONS.controller, ...ADD_ONS.node]],
     [
       ["--nodeserver", "--kubelet-registration-path=/var/lib/kubelet/plugins/d/csi.sock", "--health-port=9808"],
-      ["identity", "node", "health", "registrar"],
+      ["identity", "node", ...ADD_ONS.both, ...ADD_ONS.node, "health", "registrar"],
     ],
   ])("The roles for the flags %p are %p", (flags, names) => {
     const parsed = flagsOf(...flags);

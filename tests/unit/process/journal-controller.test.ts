@@ -38,7 +38,9 @@ const aVolume = async (more: { parameters?: object; attributes?: object; handle?
   const cluster = aCluster();
   await using driver = aDriver(cluster);
   const parameters = { ...PARAMETERS, ...OWNER, ...more.parameters };
-  const { volume } = await driver.createVolume(creation({ parameters }));
+  const { volume } = await driver.createVolume(
+    creation({ parameters, secrets: { ...SECRETS, encryptionPassphrase: "p" } }),
+  );
   const kube = new KubeMemory();
   const data = Object.fromEntries(Object.entries(SECRETS).map(([key, value]) => [key, btoa(value)]));
   kube.create("/api/v1/namespaces/storage/secrets", { metadata: { name: "ceph" }, data });
@@ -92,6 +94,17 @@ test("A journal that is gone is written as CreateVolume wrote it, and leads to t
   await using driver = aDriver(cluster);
   await driver.deleteVolume(deletion(volume.volumeId));
   expect(poolDump(cluster).images).toEqual({});
+});
+
+test("The journal of an encrypted volume says again how it is encrypted", async () => {
+  const { cluster, kube, pv, volume } = await aVolume({ parameters: { encrypted: "true", encryptionKMSID: "" } });
+  const before = poolDump(cluster).objects;
+  const object = `csi.volume.${uuidOf(volume.volumeId)}`;
+  expect(before[object]).toMatchObject({ "csi.volume.encryptKMS": "default", "csi.volume.encryptionType": "block" });
+  objectsOf(cluster).clear();
+  pv("pvc-1");
+  controlling(cluster, kube);
+  await eventually(() => Bun.deepEquals(poolDump(cluster).objects, before), "the journal is as it was");
 });
 
 test("After a failover the volume is found in the cluster that stands in, by its old ID", async () => {

@@ -46,6 +46,7 @@ const nodeFlags = ({ driver }: Place): readonly string[] => [
   "--nodeid=node-1",
   "--nodeserver",
   `--endpoint=unix://${driver}`,
+  "--csi-addons-endpoint=",
   "--cells=1",
   "--host-cells=1",
 ];

@@ -288,14 +288,12 @@ describe("refused requests", () => {
     expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("layering") });
   });
 
-  test("CreateSnapshot refuses an encrypted source, because its keys are unknown and its snapshot is unreadable", async () => {
+  test("CreateSnapshot refuses a source whose files are encrypted one by one", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
-    cluster
-      .namespace("rbd", "")
-      ?.objects.get(`csi.volume.${uuidOf(id)}`)
-      ?.set("csi.volume.encryptKMS", "default");
+    const entry = cluster.namespace("rbd", "")?.objects.get(`csi.volume.${uuidOf(id)}`);
+    entry?.set("csi.volume.encryptKMS", "default").set("csi.volume.encryptionType", "file");
     const failure = await failureOf(driver.createSnapshot(snapshotOf(id)));
     expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("encrypted") });
   });

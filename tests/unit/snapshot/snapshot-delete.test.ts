@@ -118,9 +118,10 @@ describe("deletion of a snapshot", () => {
 
   test("DeleteSnapshot purges the snapshot's image from the trash by its name, and keeps an image of that name that others put there", async () => {
     const cluster = aCluster();
-    await using driver = aDriver(cluster);
-    const id = await aVolume(driver, cluster);
-    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time });
+    const id = await time.until(aVolume(driver, cluster));
+    const { snapshotId } = await time.until(readySnapshot(driver, snapshotOf(id)));
     const holder = holderOf(snapshotId);
     await byHand(cluster).dropSnapshot(holder, holder);
     await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, holder));
@@ -128,7 +129,8 @@ describe("deletion of a snapshot", () => {
     const mine = [...(trash?.values() ?? [])].find(({ name }) => name === holder);
     if (mine === undefined) throw new Error("not in the trash");
     trash?.set("00000000aaaa", { ...mine, source: "mirroring" });
-    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+    await time.until(driver.deleteSnapshot(snapshotDeletion(snapshotId)));
+    await time.pass("35 seconds");
     expect(Object.keys(poolDump(cluster).trash)).toEqual(["00000000aaaa"]);
   });
 });

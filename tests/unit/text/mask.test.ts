@@ -72,7 +72,7 @@ describe("a key that a tool or a library has quoted", () => {
 
   test("The output of the tool does not show it, in whatever form the tool read it", () => {
     const odd = "not a key at all";
-    const done = run(["sh", "-c", `echo 'out ${odd}'; echo 'err ${KEY} ${odd}' >&2; exit 3`], { secret: odd });
+    const done = run(["sh", "-c", `echo 'out ${odd}'; echo 'err ${KEY} ${odd}' >&2; exit 3`], { secrets: [odd] });
     expect(done).toMatchObject({ stdout: "out ***\n", stderr: "err *** ***\n" });
     expect(outputOf(done)).toBe("err *** *** (exit status 3)");
   });

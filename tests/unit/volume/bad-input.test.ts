@@ -25,6 +25,7 @@ import {
   PARAMETERS,
   SECRETS,
   validation,
+  modification,
 } from "../../support/world.ts";
 
 const MIN_INT64 = -(2n ** 63n);
@@ -149,11 +150,20 @@ describe("CreateVolume", () => {
     { capacityRange: { requiredBytes: 299n << 20n }, volumeCapabilities: [formatted("xfs")] },
     "volume_capabilities asks for xfs on 313524224 bytes, and mkfs.xfs makes none below 300 MiB",
   );
-  check("mutable_parameters is given", { mutableParameters: { a: "b" } }, "mutable_parameters");
+  check(
+    "mutable_parameters has an unknown key",
+    { mutableParameters: { a: "b" } },
+    'mutable_parameters has the key "a"',
+  );
+  check("mutable_parameters has a bad value", { mutableParameters: { maxReadIops: "x" } }, "maxReadIops");
 
   const { clusterID, pool } = PARAMETERS;
+  const nbd = { clusterID, pool, mounter: "rbd-nbd" };
   const bad: readonly Row<Record<string, string>>[] = [
     ["is empty", {}, "clusterID"],
+    ["has a limit of rbd-nbd that is negative", { ...nbd, baseIops: "-1" }, "baseIops"],
+    ["has a limit of rbd-nbd that is max", { ...nbd, baseIops: "max" }, "baseIops"],
+    ["has an older limit of rbd-nbd that is no number", { ...nbd, BaseWriteBytesPerSecond: "1.0" }, "BaseWriteBytes"],
     ["has no clusterID", { pool }, "clusterID"],
     ["has an empty clusterID", { pool, clusterID: "" }, "clusterID"],
     ["has an unknown clusterID", { pool, clusterID: "west" }, "west"],
@@ -177,13 +187,14 @@ describe("CreateVolume", () => {
         "journaling",
       ],
       objectSize: ["0", "-1", "3000", "4097", "67108864", "4 MiB", "1e6", "0x1000"],
-      encrypted: ["yes", "2", " true", "true"],
+      encrypted: ["yes", "2", " true"],
       topologyConstrainedPools: [],
-      mounter: ["rbd-nbd"],
       mapOptions: ["fuse:x", "a\u0001b", "ro", "krbd:noshare,ro"],
+      cephLogDir: ["/var/\0"],
       unmapOptions: ["fuse:x", "a\u0001b"],
       mkfsOptions: ["-L\0"],
       tryOtherMounters: ["perhaps"],
+      maxReadBps: ["-1", "1k", "1.0"],
     }).flatMap(([key, values]) =>
       values.map(
         (value): Row<Record<string, string>> => [
@@ -202,11 +213,6 @@ describe("CreateVolume", () => {
       "has a stripeUnit that does not divide the object",
       { ...PARAMETERS, stripeUnit: "5000", stripeCount: "4", objectSize: "8192" },
       "stripeUnit",
-    ],
-    [
-      "has journaling for rbd-nbd",
-      { ...PARAMETERS, imageFeatures: "exclusive-lock,journaling", mounter: "rbd-nbd" },
-      "imageFeatures",
     ],
     ["has topology alone", { clusterID, topologyConstrainedPools: "[]" }, "topologyConstrainedPools"],
     ["has an unknown data pool", { ...PARAMETERS, dataPool: "nowhere" }, "pool nowhere"],
@@ -240,6 +246,25 @@ describe("DeleteVolume", () => {
   for (const [what, secrets, names, code] of badSecrets) {
     test(`DeleteVolume refuses a request in which secrets ${what}`, () =>
       refused((driver, id) => driver.deleteVolume(deletion(id, { secrets })), names, code));
+  }
+});
+
+describe("ControllerModifyVolume", () => {
+  const MODIFIED = { secrets: SECRETS, mutableParameters: { maxReadIops: "1" } };
+  for (const [what, volumeId, names] of badTexts("volume_id")) {
+    test(`ControllerModifyVolume refuses a request in which volume_id ${what}`, () =>
+      refused((driver) => driver.modifyVolume({ ...MODIFIED, volumeId }), names));
+  }
+  for (const [what, secrets, names, code] of badSecrets) {
+    test(`ControllerModifyVolume refuses a request in which secrets ${what}`, () =>
+      refused((driver, volumeId) => driver.modifyVolume({ ...MODIFIED, volumeId, secrets }), names, code));
+  }
+  for (const [mutableParameters, names] of [
+    [{ pool: "ssd" }, 'the key "pool"'],
+    [{ maxIops: "-1" }, "maxIops"],
+  ] as const) {
+    test(`ControllerModifyVolume refuses ${JSON.stringify(mutableParameters)}`, () =>
+      refused((driver, volumeId) => driver.modifyVolume(modification(volumeId, mutableParameters)), names));
   }
 });
 
@@ -291,7 +316,7 @@ describe("ValidateVolumeCapabilities", () => {
   }
 });
 
-test("the Controller service handles exactly the RPCs that the driver offers", () => {
+test("the Controller service handles exactly the RPCs that the driver offers, those of fencing included", () => {
   const service = served(Controller, controller());
   const there = Controller.methods.filter((method) => service.handler(method) !== undefined).map(({ name }) => name);
   expect(there.toSorted()).toEqual([
@@ -300,6 +325,9 @@ test("the Controller service handles exactly the RPCs that the driver offers", (
     "ControllerGetVolume",
     "ControllerGetVolumeHealth",
     "ControllerListVolumeHealth",
+    "ControllerModifyVolume",
+    "ControllerPublishVolume",
+    "ControllerUnpublishVolume",
     "CreateSnapshot",
     "CreateVolume",
     "DeleteSnapshot",
@@ -328,10 +356,12 @@ test("no content of a volume ID makes a call fail as a defect, and none changes 
         await failureOf(driver.deleteVolume(deletion(id))),
         await failureOf(driver.expandVolume(expansion(id))),
         await failureOf(driver.validate(validation(id))),
+        await failureOf(driver.modifyVolume(modification(id, { maxReadIops: "1" }))),
       ].map((failure) => failure?.code ?? "OK");
       expect(["OK", "INVALID_ARGUMENT"]).toContain(codes[0] ?? "");
       expect(["NOT_FOUND", "INVALID_ARGUMENT"]).toContain(codes[1] ?? "");
       expect(codes[2]).toBe(codes[1] ?? "");
+      expect(codes[3]).toBe(codes[1] ?? "");
       expect(cluster.dump()).toEqual(before);
     }),
     { numRuns: 300 },

@@ -306,7 +306,7 @@ for (const [what, request] of copies) {
         objects?.get(`${kind}.${uuidOf(id)}`)?.set("csi.volume.encryptKMS", "default");
       }
       const failure = await failureOf(driver.createVolume(request(all)));
-      expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("encrypted") });
+      expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("encrypted") });
     });
 
     test(`CreateVolume refuses a copy of ${what} in another RADOS namespace or another cluster`, async () => {

@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { intercepted, latency, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import { settled } from "../../support/copies-world.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aCluster,
@@ -162,6 +163,7 @@ describe("two drivers over one cluster", () => {
       await using second = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
       const { volume } = await second.createVolume(creation());
       await Promise.all([first, second, first].map((driver) => driver.deleteVolume(deletion(volume.volumeId))));
+      await settled(cluster);
       expect(poolDump(cluster)).toEqual(EMPTIED);
     }
   });

@@ -314,7 +314,11 @@ describe("repeated requests", () => {
 
 describe("parameters that the driver does not support", () => {
   const refused: readonly (readonly [what: string, more: CreateInit, says: RegExp])[] = [
-    ["encryption", { parameters: { ...PARAMETERS, encrypted: "true" } }, /makes no plain volume instead/],
+    [
+      "encryption by files",
+      { parameters: { ...PARAMETERS, encrypted: "true", encryptionType: "file" } },
+      /encrypts whole devices only/,
+    ],
     [
       "topology",
       { parameters: { clusterID: "east", topologyConstrainedPools: '[{"poolName":"rbd"}]' } },
@@ -340,6 +344,7 @@ test("ControllerGetCapabilities names the capabilities of the RPCs that the driv
     "CREATE_DELETE_SNAPSHOT",
     "CLONE_VOLUME",
     "EXPAND_VOLUME",
+    "MODIFY_VOLUME",
     "SINGLE_NODE_MULTI_WRITER",
     "GET_SNAPSHOT",
   ]);

@@ -175,7 +175,7 @@ describe("ValidateVolumeCapabilities", () => {
     const request = validation(at.volumeId, {
       volumeContext: { pool: "rbd", anything: "else" },
       parameters: PARAMETERS,
-      mutableParameters: { some: "thing" },
+      mutableParameters: { maxReadIops: "100" },
       volumeCapabilities: [MOUNT, BLOCK, mounted(Mode.SINGLE_NODE_READER_ONLY)],
     });
     expect(await at.driver.validate(request)).toEqual({
@@ -187,6 +187,12 @@ describe("ValidateVolumeCapabilities", () => {
       },
     });
     expect(at.cluster.dump()).toEqual(before);
+  });
+
+  test("ValidateVolumeCapabilities confirms no mutable parameter that a volume cannot have", async () => {
+    await using at = await world();
+    const answer = await at.driver.validate(validation(at.volumeId, { mutableParameters: { some: "thing" } }));
+    expect(answer).toEqual({ message: expect.stringContaining('mutable_parameters has the key "some"') });
   });
 
   for (const mode of [
@@ -250,8 +256,8 @@ describe("ValidateVolumeCapabilities", () => {
 
   test("ValidateVolumeCapabilities confirms no volume_context that no node takes", async () => {
     await using at = await world();
-    const answer = await at.driver.validate(validation(at.volumeId, { volumeContext: { mounter: "rbd-nbd" } }));
-    expect(answer).toEqual({ message: expect.stringContaining("volume_context.mounter") });
+    const answer = await at.driver.validate(validation(at.volumeId, { volumeContext: { mapOptions: "fuse:x" } }));
+    expect(answer).toEqual({ message: expect.stringContaining("volume_context.mapOptions") });
   });
 
   test("ValidateVolumeCapabilities answers PERMISSION_DENIED to an unknown user", async () => {

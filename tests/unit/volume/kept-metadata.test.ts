@@ -11,8 +11,6 @@ const KEPT = {
   ".rbd.csi.ceph.com/serviceaccount": "builder,tester",
   ".rbd.csi.ceph.com/clientAddress/node-1": "10.0.0.1:0/123",
   ".rbd.csi.ceph.com/userID/node-1": "csi-rbd-node",
-  ".rbd.csi.ceph.com/cgroup_qos_max_read_iops": "100",
-  ".rbd.csi.ceph.com/cgroup_qos_max_write_bps": "max",
   ".rbd.image.creation_time": "seconds:1 nanos:2",
   "rbd.csi.ceph.com/luks2HeaderSize": "16777216",
 };

@@ -1,5 +1,8 @@
 /** Snapshots that somebody took of the driver's images, with "rbd snap create": what they keep, and what they do not. */
 import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import { intercepted } from "../../support/ceph-faults.ts";
+import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import {
   aVolume,
   byHand,
@@ -12,7 +15,7 @@ import {
 } from "../../support/copies-world.ts";
 import { idle } from "../../support/crash-copies-world.ts";
 import { aDriver } from "../../support/one-world.ts";
-import { aCluster, codeOf, deletion, failureOf, poolDump } from "../../support/world.ts";
+import { aCluster, codeOf, deletion, failureOf, poolDump, seed } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
 
@@ -33,6 +36,31 @@ for (const name of ["before-upgrade", `backup-${UUID}`, `csi-snap-${UUID}`]) {
     expect(poolDump(cluster).images).toEqual({});
   });
 }
+
+test("DeleteVolume takes no snapshot for a person's that another driver is removing with its journal entry", async () => {
+  const cluster = aCluster();
+  await using other = aDriver(cluster);
+  const id = await aVolume(other, cluster);
+  const name = `csi-snap-${UUID}`;
+  await byHand(cluster).snapshot(imageOf(id), name);
+  seed(cluster, {
+    "csi.snaps.default": { "csi.snap.snap-1": UUID },
+    [`csi.snap.${UUID}`]: { "csi.snapname": "snap-1", "csi.imagename": name, "csi.source": imageOf(id) },
+  });
+  let removed = false;
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+    call.method === "imageStatus" && call.subject.includes(imageOf(id)) && !removed
+      ? Effect.tap(act, () => {
+          removed = true;
+          return Effect.promise(() => other.deleteSnapshot(snapshotDeletion(id.slice(0, -UUID.length) + UUID)));
+        })
+      : act,
+  );
+  await using driver = aDriver(cluster, { ceph });
+  await driver.deleteVolume(deletion(id));
+  expect(removed).toBe(true);
+  expect(poolDump(cluster).images).toEqual({});
+});
 
 test("DeleteVolume counts snapshots of a person that it does not name", async () => {
   const cluster = aCluster();

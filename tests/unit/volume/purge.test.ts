@@ -1,14 +1,16 @@
 /** The way out of the trash: by the manager, or by the driver's own queue where the manager can't. */
 import { describe, expect, test } from "bun:test";
+import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Logger from "effect/Logger";
 import * as Redacted from "effect/Redacted";
 import * as TestClock from "effect/testing/TestClock";
 import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
-import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
+import { AccessDenied, HasSnapshots, TimedOut } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
-import { Purge } from "../../../lib/images/purge.ts";
+import { DRIVERS_MARK_SECONDS } from "../../../lib/ceph/rbd.ts";
+import { isQuick, Purge } from "../../../lib/images/purge.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aCluster, seed, seedImage } from "../../support/world.ts";
@@ -18,11 +20,21 @@ const IMAGE = `csi-vol-${UUID}`;
 const POOL: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 
 /** Puts an image of that name into the trash -> its id. */
-const trashed = async (cluster: MemoryCluster, name = IMAGE): Promise<string> => {
+const trashed = async (cluster: MemoryCluster, name = IMAGE, keepSeconds = 0): Promise<string> => {
   const id = await seedImage(cluster, name);
-  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, name));
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, name, keepSeconds));
   return id;
 };
+/** Somebody has an image in the trash open -> closes it. */
+const watched = (cluster: MemoryCluster, id: string): (() => void) => {
+  const watchers = cluster.namespace("rbd", "")?.trash.get(id)?.image.watchers;
+  watchers?.add("127.0.0.1:0/1/client.1");
+  return () => void watchers?.delete("127.0.0.1:0/1/client.1");
+};
+const removals = (calls: readonly { readonly method: string; readonly subject: string }[]) =>
+  calls.flatMap(({ method, subject }) => (method === "trashRemove" ? [subject] : []));
+/** One that the driver does not remove itself where there is a manager. */
+const large = (id: string) => ({ pool: POOL, id, marked: false });
 const idsIn = (cluster: MemoryCluster) => [...(cluster.namespace("rbd", "")?.trash.keys() ?? [])];
 const noManager = (): MemoryCluster => {
   const cluster = aCluster();
@@ -59,7 +71,7 @@ describe("removal by the manager", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          yield* purge.discard(POOL, id);
+          yield* purge.discard([large(id)]);
           expect(purge.pending()).toHaveLength(0);
           yield* settle;
         }),
@@ -71,7 +83,7 @@ describe("removal by the manager", () => {
 
   test("the removal of an image that is gone succeeds", async () => {
     const cluster = aCluster();
-    await inProcess(cluster, (purge) => purge.discard(POOL, "0000000000ff"));
+    await inProcess(cluster, (purge) => purge.discard([large("0000000000ff")]));
   });
 
   test("a removal that the manager denies fails the caller's request, and the driver does not remove the image itself", async () => {
@@ -83,7 +95,7 @@ describe("removal by the manager", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          expect(yield* Effect.flip(purge.discard(POOL, id))).toBe(error);
+          expect(yield* Effect.flip(purge.discard([large(id)]))).toBe(error);
           expect(purge.pending()).toHaveLength(0);
         }),
       ceph,
@@ -103,8 +115,8 @@ describe("removal by the driver, without a manager", () => {
       cluster,
       (purge, log) =>
         Effect.gen(function* () {
-          yield* purge.discard(POOL, id);
-          yield* purge.discard(POOL, id);
+          yield* purge.discard([large(id)]);
+          yield* purge.discard([large(id)]);
           expect(purge.pending()).toHaveLength(1);
           expect(log[0]).toContain("no manager answers; the driver removes the image itself");
           yield* TestClock.adjust("9 minutes");
@@ -126,7 +138,7 @@ describe("removal by the driver, without a manager", () => {
     const cluster = aCluster({ users });
     const id = await trashed(cluster);
     const pool = { ...POOL, access: { ...memoryAccess, user: "limited", key: Redacted.make("bGltaXRlZA==") } };
-    await inProcess(cluster, (purge) => Effect.andThen(purge.discard(pool, id), settle));
+    await inProcess(cluster, (purge) => Effect.andThen(purge.discard([{ ...large(id), pool }]), settle));
     expect(idsIn(cluster)).toEqual([]);
   });
 
@@ -147,7 +159,7 @@ describe("removal by the driver, without a manager", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          for (const id of ids) yield* purge.discard(POOL, id);
+          for (const id of ids) yield* purge.discard([large(id)]);
           expect(purge.pending()).toHaveLength(3);
           yield* TestClock.adjust("3 seconds");
           expect(purge.pending()).toHaveLength(0);
@@ -169,7 +181,7 @@ describe("removal by the driver, without a manager", () => {
       cluster,
       (purge, log) =>
         Effect.gen(function* () {
-          yield* purge.discard(POOL, id);
+          yield* purge.discard([large(id)]);
           yield* settle;
           for (const [n, wait] of [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300].entries()) {
             expect(tries()).toBe(n + 1);
@@ -179,7 +191,7 @@ describe("removal by the driver, without a manager", () => {
             yield* TestClock.adjust((wait - 1) * 1000);
             expect(tries()).toBe(n + 1);
             // Who asks again meanwhile changes nothing.
-            yield* purge.discard(POOL, id);
+            yield* purge.discard([large(id)]);
             yield* TestClock.adjust(1000);
           }
           expect(purge.pending()).toHaveLength(1);
@@ -203,8 +215,8 @@ describe("removal by the driver, without a manager", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          yield* purge.discard(POOL, first);
-          yield* purge.discard(POOL, second);
+          yield* purge.discard([large(first)]);
+          yield* purge.discard([large(second)]);
           yield* settle;
           expect(idsIn(cluster)).toEqual([first]);
           broken = false;
@@ -216,61 +228,479 @@ describe("removal by the driver, without a manager", () => {
   });
 });
 
-describe("images that a dead process left in the trash", () => {
-  const OTHER = "8f2b1c44-5d0e-4c1a-9a57-3d2f6e0b7a11";
+describe("removal of small images by the driver", () => {
+  /** After it no deletion has come for so long that the driver begins with its removals. */
+  const pause = Effect.andThen(TestClock.adjust("500 millis"), settle);
+  const uuidOf = (n: number) => UUID.replace(/^b0/, n.toString(16).padStart(2, "0"));
+  const discarded = async (cluster: MemoryCluster, n: number) => {
+    const id = await trashed(cluster, `csi-vol-${uuidOf(n)}`, DRIVERS_MARK_SECONDS);
+    return { pool: POOL, id, marked: true };
+  };
+  const methods = (calls: readonly { readonly method: string }[]) => calls.map(({ method }) => method);
 
-  test("the next process that removes an image itself removes the images that a dead process left", async () => {
-    const cluster = noManager();
-    for (const name of [`csi-vol-${OTHER}`, `csi-snap-${OTHER}`, `csi-vol-${OTHER}-temp`]) await trashed(cluster, name);
-    const mine = await trashed(cluster);
-    await inProcess(cluster, (purge) => Effect.andThen(purge.discard(POOL, mine), settle));
+  test("the driver removes a small image itself, and does not ask the manager", async () => {
+    const cluster = aCluster();
+    const image = await discarded(cluster, 1);
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discard([image]);
+          expect(purge.pending()).toEqual([`rbd/${image.id}`]);
+          yield* pause;
+          expect(purge.pending()).toEqual([]);
+        }),
+      service,
+    );
+    expect(methods(calls())).toEqual(["trashRemove"]);
     expect(idsIn(cluster)).toEqual([]);
   });
 
-  test("the search for left images keeps those with a journal entry, another name or another owner", async () => {
+  test("the driver removes images of at most 4,096 objects whose names it can tell from others", () => {
+    const names = [`csi-vol-${UUID}`, `csi-snap-${UUID}`, `csi-vol-${UUID}-temp`];
+    for (const name of names) expect([isQuick(name, 4096n), isQuick(name, 4097n)]).toEqual([true, false]);
+    for (const name of [`team-${UUID}`, "csi-vol-1", `csi-vol-${UUID}-copy`]) expect(isQuick(name, 1n)).toBe(false);
+  });
+
+  test("the manager removes an image without the driver's mark, and one that comes when many wait", async () => {
+    const cluster = aCluster();
+    const unmarked = { ...(await discarded(cluster, 1)), marked: false };
+    const last = await discarded(cluster, 3);
+    const asked: string[] = [];
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method === "managerTrashRemove") asked.push(call.subject);
+      return call.method === "trashRemove" ? Effect.never : act;
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discard([unmarked]);
+          for (let n = 0; n < 1024; n++) yield* purge.discard([{ ...last, id: `id-${n}` }]);
+          expect(asked).toEqual([`rbd/${unmarked.id}`]);
+          yield* purge.discard([last]);
+          expect(asked.at(-1)).toBe(`rbd/${last.id}`);
+        }),
+      ceph,
+    );
+  });
+
+  test("the driver removes four chains at a time, and in each the child before its parent", async () => {
+    const cluster = aCluster();
+    const ids: string[] = [];
+    const chains = await Promise.all(
+      Array.from({ length: 6 }, async (_, n) => [await discarded(cluster, 2 * n), await discarded(cluster, 2 * n + 1)]),
+    );
+    let at = 0;
+    let most = 0;
+    const counting = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "trashRemove") return act;
+      const begun = Effect.sync(() => {
+        ids.push(call.subject.slice("rbd/".length));
+        most = Math.max(most, ++at);
+      });
+      return Effect.ensuring(
+        Effect.andThen(begun, Effect.delay(act, "1 second")),
+        Effect.sync(() => void at--),
+      );
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (const chain of chains) yield* purge.discard(chain);
+          yield* pause;
+          yield* TestClock.adjust("4 seconds");
+          expect(purge.pending()).toEqual([]);
+        }),
+      counting,
+    );
+    expect(most).toBe(4);
+    for (const [child, parent] of chains) {
+      expect(ids.indexOf(child?.id ?? "")).toBeLessThan(ids.indexOf(parent?.id ?? ""));
+    }
+  });
+
+  test("removals begin when no deletion has come for half a second", async () => {
+    const cluster = aCluster();
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    const images = await Promise.all(Array.from({ length: 6 }, (_, n) => discarded(cluster, n)));
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (const image of images) {
+            yield* purge.discard([image]);
+            yield* TestClock.adjust("499 millis");
+            expect(removals(calls())).toEqual([]);
+          }
+          yield* TestClock.adjust("1 millis");
+          yield* settle;
+          expect(removals(calls())).toHaveLength(6);
+        }),
+      service,
+    );
+  });
+
+  test("one removal at a time goes on beside deletions that do not pause, of what has waited for five seconds", async () => {
+    const cluster = aCluster();
+    let [now, most] = [0, 0];
+    const slow = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "trashRemove") return act;
+      most = Math.max(most, ++now);
+      return Effect.ensuring(
+        Effect.andThen(Effect.sleep("1 second"), act),
+        Effect.sync(() => void now--),
+      );
+    });
+    const images = await Promise.all(Array.from({ length: 40 }, (_, n) => discarded(cluster, n)));
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (const image of images) {
+            yield* purge.discard([image]);
+            yield* TestClock.adjust("250 millis");
+            yield* settle;
+          }
+          expect(most).toBe(1);
+          // ten seconds have passed, and the first removal began after five
+          expect(idsIn(cluster)).toHaveLength(40 - 5);
+          yield* TestClock.adjust("20 seconds");
+          yield* settle;
+          expect(most).toBe(4);
+          expect(purge.pending()).toEqual([]);
+        }),
+      slow,
+    );
+  });
+
+  test("an image whose snapshot has clones, and its parents, are the manager's", async () => {
+    const cluster = aCluster();
+    const [child, parent] = [await discarded(cluster, 1), await discarded(cluster, 2)];
+    cluster.managerHeld = true;
+    const cloned = intercepted(cephMemoryService(cluster), (call, act) =>
+      call.method === "trashRemove" ? Effect.fail(new HasSnapshots({ op: "rbd_trash_remove", subject: "rbd" })) : act,
+    );
+    const { service, calls } = recorded(cloned);
+    await inProcess(cluster, (purge) => Effect.andThen(purge.discard([child, parent]), pause), service);
+    expect(methods(calls())).toEqual(["trashRemove", "managerTrashRemove", "managerTrashRemove"]);
+    expect(idsIn(cluster)).toEqual([child.id, parent.id]);
+  });
+
+  test("an image that is busy is tried again after 35 s, 60 s and 120 s, then it is the manager's; its parent waits", async () => {
+    const cluster = aCluster();
+    const [child, parent] = [await discarded(cluster, 1), await discarded(cluster, 2)];
+    cluster.managerHeld = true;
+    const close = watched(cluster, child.id);
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await inProcess(
+      cluster,
+      (purge, log) =>
+        Effect.gen(function* () {
+          yield* purge.discard([child, parent]);
+          yield* pause;
+          for (const [n, wait] of [35, 60, 120].entries()) {
+            expect(removals(calls())).toHaveLength(n + 1);
+            expect(log.at(-1)).toStartWith(
+              `removal from the trash of image rbd/${child.id} is tried again in ${wait} s: rbd/${child.id} is in use`,
+            );
+            yield* TestClock.adjust((wait - 1) * 1000);
+            expect(removals(calls())).toHaveLength(n + 1);
+            yield* TestClock.adjust(1000);
+            yield* settle;
+          }
+          expect(removals(calls())).toEqual(Array.from({ length: 4 }, () => `rbd/${child.id}`));
+          expect(purge.pending()).toEqual([]);
+          expect(cluster.queued()).toEqual([child.id, parent.id]);
+          close();
+        }),
+      service,
+    );
+  });
+
+  test("an image that is busy at first leaves the trash at a later try, and its parent after it", async () => {
     const cluster = noManager();
+    const [child, parent] = [await discarded(cluster, 1), await discarded(cluster, 2)];
+    const close = watched(cluster, child.id);
+    await inProcess(cluster, (purge) =>
+      Effect.gen(function* () {
+        yield* purge.discard([child, parent]);
+        yield* pause;
+        close();
+        expect(purge.pending()).toEqual([`rbd/${child.id}`, `rbd/${parent.id}`]);
+        yield* TestClock.adjust("35 seconds");
+        yield* settle;
+        expect(purge.pending()).toEqual([]);
+      }),
+    );
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("an image that somebody else removes between two tries is gone", async () => {
+    const cluster = aCluster();
+    const image = await discarded(cluster, 1);
+    const close = watched(cluster, image.id);
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discard([image]);
+          yield* pause;
+          close();
+          yield* cephMemoryService(cluster).managerTrashRemove(POOL, image.id);
+          yield* TestClock.adjust("35 seconds");
+          yield* settle;
+          expect(purge.pending()).toEqual([]);
+        }),
+      service,
+    );
+    expect(methods(calls()).filter((method) => method === "managerTrashRemove")).toEqual([]);
+  });
+
+  test("a new image does not wait for images that are tried again", async () => {
+    const cluster = aCluster();
+    const late = await Promise.all(Array.from({ length: 8 }, (_, n) => discarded(cluster, n)));
+    const fresh = await discarded(cluster, 9);
+    const tries = new Map<string, number>();
+    const hanging = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "trashRemove" || call.subject.endsWith(fresh.id)) return act;
+      tries.set(call.subject, (tries.get(call.subject) ?? 0) + 1);
+      return tries.get(call.subject) === 1 ? Effect.fail(new TimedOut({ op: "a_call", subject: "rbd" })) : Effect.never;
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (const image of late) yield* purge.discard([image]);
+          yield* pause;
+          yield* TestClock.adjust("35 seconds");
+          yield* settle;
+          expect([...tries.values()].filter((n) => n === 2)).toHaveLength(2);
+          yield* purge.discard([fresh]);
+          yield* pause;
+          expect(idsIn(cluster)).not.toContain(fresh.id);
+        }),
+      hanging,
+    );
+  });
+
+  test("an image that was found in the trash is tried when no dead driver has it open any more", async () => {
+    const cluster = aCluster();
+    const image = await discarded(cluster, 1);
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discard([{ ...image, found: true }]);
+          yield* purge.discard([{ ...image, found: true }]);
+          yield* TestClock.adjust("34 seconds");
+          expect(methods(calls())).toEqual([]);
+          yield* TestClock.adjust("1 second");
+          yield* settle;
+        }),
+      service,
+    );
+    expect(removals(calls())).toHaveLength(1);
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("an image that neither the driver nor the manager can remove is tried again for ever", async () => {
+    const cluster = noManager();
+    const image = await discarded(cluster, 1);
+    let broken = true;
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+      broken && call.method === "trashRemove" ? Effect.die(new Error("a bug")) : act,
+    );
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discard([image]);
+          yield* TestClock.adjust("1 hour");
+          yield* settle;
+          expect(purge.pending()).toEqual([`rbd/${image.id}`]);
+          broken = false;
+          yield* TestClock.adjust("5 minutes");
+          yield* settle;
+          expect(purge.pending()).toEqual([]);
+        }),
+      ceph,
+    );
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("the driver removes all small images that come when many wait and there is no manager", async () => {
+    const cluster = noManager();
+    const images = await Promise.all(Array.from({ length: 3 }, (_, n) => discarded(cluster, n)));
+    let held = true;
+    const slow = intercepted(cephMemoryService(cluster), (call, act) =>
+      held && call.method === "trashRemove" ? Effect.andThen(Effect.sleep("1 second"), act) : act,
+    );
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (let n = 0; n < 1024; n++) yield* purge.discard([{ ...large(`id-${n}`), marked: true }]);
+          for (const image of images) yield* purge.discard([image]);
+          expect(purge.pending()).toHaveLength(1027);
+          held = false;
+          yield* TestClock.adjust("2 seconds");
+          yield* settle;
+          expect(purge.pending()).toEqual([]);
+        }),
+      slow,
+    );
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("a process that ends gives the manager what waits in its queue", async () => {
+    const cluster = aCluster();
+    cluster.managerHeld = true;
+    const [busy, ...waiting] = await Promise.all(Array.from({ length: 6 }, (_, n) => discarded(cluster, n)));
+    const close = watched(cluster, busy?.id ?? "");
+    const latch = Promise.withResolvers<void>();
+    let given = 0;
+    const slow = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method === "managerTrashRemove" && ++given === 2) latch.resolve();
+      return call.method === "trashRemove" && call.subject !== `rbd/${busy?.id}`
+        ? Effect.andThen(Effect.uninterruptible(Effect.promise(() => latch.promise)), act)
+        : act;
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (const image of busy === undefined ? [] : [busy, ...waiting]) yield* purge.discard([image]);
+          yield* pause;
+        }),
+      slow,
+    );
+    // the one that is tried later, and the one for which there was no worker; the manager knows them now
+    expect(cluster.queued().toSorted()).toEqual([busy?.id, waiting.at(-1)?.id].map((id) => id ?? ""));
+    close();
+  });
+});
+
+describe("images that a dead process left in the trash", () => {
+  const OTHER = "8f2b1c44-5d0e-4c1a-9a57-3d2f6e0b7a11";
+  const NAMES = [`csi-vol-${OTHER}`, `csi-snap-${OTHER}`, `csi-vol-${OTHER}-temp`];
+  const marked = (cluster: MemoryCluster, name = IMAGE) => trashed(cluster, name, DRIVERS_MARK_SECONDS);
+  const left = (cluster: MemoryCluster) => Promise.all(NAMES.map((name) => marked(cluster, name)));
+  const after = (time: Duration.Input) => Effect.andThen(TestClock.adjust(time), settle);
+  const swept = (purge: Purge["Service"]) => Effect.andThen(purge.visit(POOL), after("35 seconds"));
+
+  test("some time after the first use of a pool the driver removes what a dead process left, with a manager or without", async () => {
+    for (const cluster of [aCluster(), noManager()]) {
+      const ids = await left(cluster);
+      const { service, calls } = recorded(cephMemoryService(cluster));
+      await inProcess(
+        cluster,
+        (purge) =>
+          Effect.gen(function* () {
+            yield* purge.visit(POOL);
+            yield* after("34 seconds");
+            expect(calls()).toEqual([]);
+            yield* after("1 second");
+          }),
+        service,
+      );
+      expect(idsIn(cluster)).toEqual([]);
+      const methods = calls().map(({ method }) => method);
+      expect(methods.slice(0, 4)).toEqual(["trashList", "managerTasks", "omapGetMany", "omapGetMany"]);
+      expect(methods.slice(4)).toEqual(ids.map(() => "trashRemove"));
+    }
+  });
+
+  test("an image that a dead driver still holds when it is found is removed at a later try", async () => {
+    const cluster = aCluster();
+    const [id = ""] = await left(cluster);
+    const close = watched(cluster, id);
+    await inProcess(cluster, (purge) =>
+      Effect.gen(function* () {
+        yield* swept(purge);
+        expect(idsIn(cluster)).toEqual([id]);
+        close();
+        yield* after("35 seconds");
+      }),
+    );
+    expect(idsIn(cluster)).toEqual([]);
+    expect(cluster.queued()).toEqual([]);
+  });
+
+  test("the search for left images keeps what a person put there, what has a journal entry, another name or another owner", async () => {
+    const cluster = aCluster();
+    let now = 1_700_000_000_000;
+    cluster.now = () => now;
     seed(cluster, { [`csi.volume.${OTHER}`]: {} });
     const kept = [
-      await trashed(cluster, `csi-vol-${OTHER}`),
-      await trashed(cluster, "csi-vol-1"),
-      await trashed(cluster, `csi-vol-${UUID}-copy`),
-      await trashed(cluster, `my-csi-vol-${UUID}`),
-      await trashed(cluster, `team-${UUID}`),
+      await marked(cluster, `csi-vol-${OTHER}`),
+      await marked(cluster, "csi-vol-1"),
+      await marked(cluster, `csi-vol-${UUID}-copy`),
+      await marked(cluster, `my-csi-vol-${UUID}`),
+      await marked(cluster, `team-${UUID}`),
+      await trashed(cluster, `csi-vol-${UUID.replace("b", "d")}`),
+      await trashed(cluster, `csi-snap-${UUID}`, 60),
     ];
-    const mirrored = await trashed(cluster, `csi-vol-${UUID.replace("b", "c")}`);
+    const mirrored = await marked(cluster, `csi-vol-${UUID.replace("b", "c")}`);
     const trash = cluster.namespace("rbd", "")?.trash;
     const entry = trash?.get(mirrored);
     if (entry !== undefined) trash?.set(mirrored, { ...entry, source: "mirroring" });
-    const mine = await trashed(cluster);
-    await inProcess(cluster, (purge) => Effect.andThen(purge.discard(POOL, mine), settle));
+    await marked(cluster);
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    await inProcess(cluster, swept, service);
     expect(idsIn(cluster)).toEqual([...kept, mirrored]);
+    // an administrator purges it, also when its time is over
+    now += 61_000;
+    await inProcess(cluster, swept, service);
+    expect(idsIn(cluster)).toEqual([...kept, mirrored]);
+    expect(removals(calls())).toHaveLength(1);
   });
 
-  test("a process searches each pool and namespace once for left images", async () => {
-    const cluster = noManager();
+  test("the search for left images keeps those that the manager has a task for, such as a snapshot with clones", async () => {
+    const cluster = aCluster();
+    cluster.managerHeld = true;
+    const [first = "", ...others] = await left(cluster);
+    await Effect.runPromise(cephMemoryService(cluster).managerTrashRemove(POOL, first));
     const { service, calls } = recorded(cephMemoryService(cluster));
+    await inProcess(cluster, swept, service);
+    expect(idsIn(cluster)).toEqual([first]);
+    expect(removals(calls()).toSorted()).toEqual(others.map((id) => `rbd/${id}`));
+  });
+
+  test("a process searches each pool and namespace that is used every ten minutes, and no longer than it is used", async () => {
+    const cluster = aCluster();
+    const { service, calls } = recorded(cephMemoryService(cluster));
+    const searches = () => calls().filter(({ method }) => method === "trashList").length;
     const elsewhere = { ...POOL, namespace: "tenant" };
     await inProcess(
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          for (let n = 0; n < 3; n++) {
-            const id = yield* Effect.promise(() => trashed(cluster, `image-${n}`));
-            yield* purge.discard(POOL, id);
-            yield* settle;
-          }
-          yield* purge.discard(elsewhere, "00000000ffff");
-          yield* settle;
+          for (let n = 0; n < 3; n++) yield* purge.visit(POOL);
+          yield* purge.visit(elsewhere);
+          yield* after("35 seconds");
+          expect(searches()).toBe(2);
+          yield* purge.visit(POOL);
+          yield* after("599 seconds");
+          expect(searches()).toBe(2);
+          yield* after("1 second");
+          expect(searches()).toBe(3);
+          yield* after("1 hour");
+          expect(searches()).toBe(3);
+          yield* swept(purge);
+          expect(searches()).toBe(4);
         }),
       service,
     );
-    expect(calls().filter(({ method }) => method === "trashList")).toHaveLength(2);
   });
 
-  test("a failed search for left images is repeated later, and fails no request", async () => {
-    const cluster = noManager();
-    await trashed(cluster, `csi-vol-${OTHER}`);
-    const [first, second] = [await trashed(cluster), await trashed(cluster, "second")];
+  test("a failed search for left images is repeated when the pool is used again, and fails no request", async () => {
+    const cluster = aCluster();
+    await left(cluster);
     let failing = true;
     const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
       failing && call.method === "trashList"
@@ -281,13 +711,12 @@ describe("images that a dead process left in the trash", () => {
       cluster,
       (purge, log) =>
         Effect.gen(function* () {
-          yield* purge.discard(POOL, first);
-          yield* settle;
+          yield* swept(purge);
           expect(log.some((line) => line.startsWith("could not look for left-over images"))).toBe(true);
-          expect(idsIn(cluster)).toHaveLength(2);
+          expect(idsIn(cluster)).toHaveLength(3);
           failing = false;
-          yield* purge.discard(POOL, second);
-          yield* settle;
+          yield* purge.visit(POOL);
+          yield* after("10 minutes");
         }),
       ceph,
     );

@@ -1,9 +1,12 @@
 /** `--rbdtrashmaxdelay`: what is removed stays in the trash, for an administrator to purge. */
 import { expect, test } from "bun:test";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
+import { DRIVERS_MARK_SECONDS } from "../../../lib/ceph/rbd.ts";
 import { failingOnce, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { settled } from "../../support/copies-world.ts";
 import { aDriver, type DriverWorld } from "../../support/one-world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 import { aCluster, codeOf, creation, deletion, poolDump } from "../../support/world.ts";
 
 const trashIn = (cluster: MemoryCluster) => Object.keys(poolDump(cluster).trash);
@@ -60,12 +63,46 @@ test("A volume whose deletion failed after the move to the trash stays there whe
   expect(removals()).toEqual([]);
 });
 
-test("Without a delay a deleted volume is protected for no time, and goes at once", async () => {
+test("Without a delay a deleted volume goes to the trash with the driver's mark, and is removed a moment later", async () => {
   const cluster = aCluster();
   const { driver, kept, removals } = keeping(cluster, "0");
   await using _ = driver;
   const { volume } = await driver.createVolume(creation());
   await driver.deleteVolume(deletion(volume.volumeId));
-  expect(kept).toEqual([0]);
+  expect(kept).toEqual([DRIVERS_MARK_SECONDS]);
+  await settled(cluster);
   expect(removals()).toHaveLength(1);
+});
+
+test("A delay that is as long as the driver's mark is a second longer", async () => {
+  const { driver, kept, removals } = keeping(aCluster(), `${DRIVERS_MARK_SECONDS}s`);
+  await using _ = driver;
+  const { volume } = await driver.createVolume(creation());
+  await driver.deleteVolume(deletion(volume.volumeId));
+  expect(kept).toEqual([DRIVERS_MARK_SECONDS + 1]);
+  expect(removals()).toEqual([]);
+});
+
+test("A driver without a delay finishes the deletion of a volume that the trash protects, and leaves its image there", async () => {
+  const cluster = aCluster();
+  const time = virtualTime();
+  cluster.now = time.now;
+  await using first = aDriver(cluster, {
+    ceph: failingOnce(cephMemoryService(cluster), "objectRemove", /csi\.volume\./),
+    flags: { rbdtrashmaxdelay: "1h" },
+  });
+  const { volume } = await first.createVolume(creation());
+  expect(await codeOf(first.deleteVolume(deletion(volume.volumeId)))).toBe("RESOURCE_EXHAUSTED");
+  const { driver, removals } = keeping(cluster, "0", { time });
+  await using _ = driver;
+  await time.until(driver.deleteVolume(deletion(volume.volumeId)));
+  expect(poolDump(cluster)).toMatchObject({ images: {}, objects: { "csi.volumes.default": {} } });
+  // neither before the end of its protection nor after it
+  for (const wait of ["40 seconds", "2 hours"] as const) {
+    await time.pass(wait);
+    await time.until(driver.deleteVolume(deletion(volume.volumeId)));
+    await time.pass("11 minutes");
+    expect(trashIn(cluster)).toHaveLength(1);
+  }
+  expect(removals()).toEqual([]);
 });

@@ -1,0 +1,48 @@
+/**
+ * What volumes leave behind: in Kubernetes, in Ceph and on the node. After a claim's life there is nothing.
+ *
+ * Not here: the objects of users, who delete them themselves.
+ */
+import type { Cluster } from "./cluster.ts";
+import { DRIVER, POOL } from "./objects.ts";
+
+const lines = (text: string): ReadonlyArray<string> => text.split("\n").filter((line) => line !== "");
+
+/** Those in the pool. */
+export const images = async ({ ceph }: Pick<Cluster, "ceph">): Promise<ReadonlyArray<string>> =>
+  lines(await ceph("rbd", "ls", POOL));
+
+const inKubernetes = async ({ kubectl }: Cluster): Promise<ReadonlyArray<string>> =>
+  lines(await kubectl("get", "pv,volumeattachments,volumesnapshotcontents", "-o", "name"));
+
+/** The directories of names, which stay, are objects of the journal, too; each UUID has an object of its own. */
+const DIRECTORIES = ["csi.volumes.default", "csi.snaps.default", "csi.groups.default"];
+
+const inCeph = async (cluster: Cluster): Promise<ReadonlyArray<string>> => {
+  const trash = await cluster.ceph("rbd", "trash", "ls", "--all", POOL);
+  const journal = lines(await cluster.ceph("rados", "-p", POOL, "ls")).filter((name) => name.startsWith("csi."));
+  const found = [...(await images(cluster)), ...lines(trash)];
+  for (const name of journal) {
+    const directory = DIRECTORIES.includes(name);
+    if (directory) found.push(...lines(await cluster.ceph("rados", "-p", POOL, "listomapkeys", name)));
+    else found.push(name);
+  }
+  return found;
+};
+
+const onNode = async ({ node }: Cluster): Promise<ReadonlyArray<string>> =>
+  lines(
+    await node.shell(
+      `ls /sys/bus/rbd/devices | sed "s/^/device /"; ls -d /var/lib/kubelet/plugins/kubernetes.io/csi/${DRIVER}/* ` +
+        "/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/pvc-* 2> /dev/null; true",
+    ),
+  );
+
+/** Returns when nothing is left: the trash is emptied a moment after the last volume is gone. */
+export const untilNothingIsLeft = async (cluster: Cluster): Promise<void> => {
+  for (const until = Date.now() + 180_000; ; await Bun.sleep(500)) {
+    const left = [...(await inKubernetes(cluster)), ...(await inCeph(cluster)), ...(await onNode(cluster))];
+    if (left.length === 0) return;
+    if (Date.now() > until) throw new Error(`left: ${left.join(", ")}`);
+  }
+};
