@@ -29,6 +29,13 @@ test("counts what passed, failed and was skipped, by name", async () => {
   expect(outcome.failures).toEqual([expect.stringMatching(/mixed\.test\.ts: no: not 'so'$/)]);
 }, 20_000);
 
+test("a comparison that failed says what was different, on one line", async () => {
+  const outcome = await runOf("differs", `test("no", () => expect({ "drop INTERNAL: lost": 3 }).toEqual({}));`);
+  expect(outcome.failures).toEqual([
+    expect.stringMatching(/: no: expect\(received\)\.toEqual\(expected\) - \{\} \+ \{ \+ "drop INTERNAL: lost": 3, \+ \}$/),
+  ]);
+}, 20_000);
+
 test("a process that dies is a failure", async () => {
   const outcome = await runOf("dies", `test("dies", async () => { process.kill(process.pid, "SIGKILL"); await 0; });`);
   expect(outcome).toMatchObject({ passed: 0, failed: 1 });

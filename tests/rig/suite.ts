@@ -36,7 +36,7 @@ export interface Outcome {
   readonly passed: number;
   readonly failed: number;
   readonly skipped: ReadonlyArray<string>;
-  /** Each test that failed, with the first line of why. */
+  /** Each test that failed, with the reason on one line. */
   readonly failures?: ReadonlyArray<string>;
   readonly seconds: number;
   /** Why the run did not come to its end. */
@@ -78,6 +78,15 @@ const testOf = (element: string): string =>
     .filter((part) => part !== "")
     .join(": ");
 
+const MOST_OF_A_FAILURE = 1000;
+
+/** A failure on one line: its first line, and what a comparison found different. */
+const summaryOf = (message: string): string => {
+  const [first = "", ...rest] = message.split("\n");
+  const different = rest.filter((line) => /^[-+] /.test(line) && !/^[-+] (Expected|Received) {2}[-+] /.test(line));
+  return [first, ...different.map((line) => line.replaceAll(/\s+/g, " "))].join(" ").slice(0, MOST_OF_A_FAILURE);
+};
+
 interface Report {
   readonly tests: number;
   readonly failed: number;
@@ -98,7 +107,7 @@ export const readReport = (file: string): Report | undefined => {
     failed: Number(attribute(total, "failures")),
     skipped: [...skipped].map(([, element = ""]) => testOf(element)),
     failures: [...failures].map(
-      ([, element = "", failure = ""]) => `${testOf(element)}: ${attribute(failure, "message").split("\n")[0] ?? ""}`,
+      ([, element = "", failure = ""]) => `${testOf(element)}: ${summaryOf(attribute(failure, "message"))}`,
     ),
   };
 };

@@ -81,22 +81,25 @@ interface Patience {
 }
 
 /**
- * The logins of one attempt to connect, one after the other: short ones first, then long ones. A monitor of Ceph 20 closes
- * the connection (messenger v1) as it refuses a key, and librados may lose the refusal. It then asks anew when its wait
- * for an answer is over, and a new login hears the refusal sooner than one that lost it. A monitor that is slow to answer
- * is asked with patience for most of the time.
+ * The logins of one attempt to connect, one after the other. A monitor of Ceph 20 closes the connection (messenger v1) as
+ * it refuses a key, and librados often loses the refusal, more often than not on a busy machine. It then asks anew when
+ * its wait for an answer is over. So after a first login the second one asks many times, of which one hears the refusal.
+ * A monitor that is slow to answer is asked with patience for most of the time.
  */
 const logins = (limit: Duration.Duration): readonly Patience[] => {
   const whole = Math.max(1, Math.ceil(Duration.toSeconds(limit)));
-  const short = Array.from({ length: Math.min(3, Math.floor(whole / 3)) }, () => ({ limit: 1, answer: 0.4 }));
-  const rest = whole - short.length;
+  const first: readonly Patience[] = whole < 4 ? [] : [FIRST_LOGIN, MANY_ASKS];
+  const rest = first.reduce((left, each) => left - each.limit, whole);
   const half = Math.floor(rest / 2);
   const long = (rest < 6 ? [rest] : [half, rest - half]).map((each) => ({
     limit: each,
     answer: Math.min(3, each / 2),
   }));
-  return [...short, ...long];
+  return [...first, ...long];
 };
+
+const FIRST_LOGIN: Patience = { limit: 1, answer: 0.4 };
+const MANY_ASKS: Patience = { limit: 2, answer: 0.1 };
 
 /** Options of librados. They override the configuration file. */
 const settings = (
@@ -111,6 +114,8 @@ const settings = (
   ["keyring", ""],
   ["client_mount_timeout", `${limit}`],
   ["mon_client_hunt_interval", `${answer}`],
+  // otherwise each wait for an answer is longer than the one before
+  ["mon_client_hunt_interval_backoff", "1"],
   ["rados_osd_op_timeout", seconds(osdTimeout)],
   // No limit here: after one, rados_mgr_command frees the place of its answer, and the late answer is written into
   // freed memory (seen: SIGSEGV of the process). Calls to the monitors or the manager end by the limit of their cell.
