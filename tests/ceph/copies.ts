@@ -116,17 +116,24 @@ export const remains = async (pool: string): Promise<readonly string[]> => {
   ];
 };
 
+/** So long nobody has removed anything from a trash. */
+const QUIET_MS = 3000;
+
 /**
  * As `remains`, once all that can be removed is removed, or at the limit. A parent can go after its children only, and
- * the manager tries again half a minute after a failure, then later each time: what it would do then is done here.
+ * the manager tries again half a minute after a failure, then later each time: what it would do then is done here, as soon
+ * as nobody else removes images. librbd is not made for two clients of which one removes a parent and one its last clone.
  */
 export const settledRemains = async (pool: string, limitMs: number): Promise<readonly string[]> => {
-  for (const deadline = Date.now() + limitMs; ; ) {
+  let [last, since] = ["", 0];
+  for (const deadline = Date.now() + limitMs; ; await Bun.sleep(500)) {
     const now = await remains(pool);
     if (now.length === 0 || Date.now() > deadline) return now;
     const trash = JSON.parse(await tool("rbd", "trash", "ls", "--all", pool, "--format=json")) as { id: string }[];
+    const ids = trash.map(({ id }) => id).join(" ");
+    if (ids !== last) [last, since] = [ids, Date.now()];
+    if (Date.now() - since < QUIET_MS) continue;
     for (const { id } of trash) await tryTool("rbd", "trash", "rm", `${pool}/${id}`);
-    if (trash.length === 0) await Bun.sleep(1000);
   }
 };
 

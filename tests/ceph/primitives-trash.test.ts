@@ -1,10 +1,11 @@
 /** Images that the driver moves to the trash without librbd: the same bytes as librbd's, and nothing but plain images. */
 import { expect, test } from "bun:test";
 import { Errno } from "../../lib/cells/cell.ts";
+import { thenWithoutBareParent } from "../../lib/ceph/cell/bare-headers.ts";
 import { changeAll } from "../../lib/ceph/cell/changes.ts";
 import { encode } from "../../lib/ceph/cell/encoder.ts";
 import { exists, list } from "../../lib/ceph/cell/omaps.ts";
-import { connect, execute, objectRemove, shutdown, withLock, withPool } from "../../lib/ceph/cell/rados.ts";
+import { connect, execute, objectLock, objectRemove, shutdown, withLock, withPool } from "../../lib/ceph/cell/rados.ts";
 import { id as idOf } from "../../lib/ceph/cell/rbd.ts";
 import { byLibrbd, move } from "../../lib/ceph/cell/trash-move.ts";
 import type { ImageSpec } from "../../lib/ceph/rbd.ts";
@@ -170,6 +171,38 @@ primitives("moves to the trash", (world) => {
       });
       expect(inPool((io) => idOf(io, old.name))).toBe(young.id);
       expect(named(young.name, young.id)).toEqual({ name: true, entry: true, reverse: true });
+    },
+    LIMIT,
+  );
+
+  test(
+    "A parent that is removed while its last clone is leaves no header behind",
+    async () => {
+      const { run, pool, fresh } = at();
+      for (const kept of [false, true]) {
+        const [parent, clone] = [await image(), fresh("clone")];
+        await run((ceph) => ceph.snapshotCreate(pool, parent.name, clone));
+        await run((ceph) => ceph.imageClone({ pool, image: parent.name, snapshot: clone }, pool, clone, {}));
+        const [header, map] = [`rbd_header.${parent.id}`, `rbd_object_map.${parent.id}`];
+        const left = pooled((where, io) => {
+          const cloneId = idOf(io, clone) ?? "";
+          const removal = () => {
+            if (kept) return;
+            for (const object of [header, map]) objectRemove(io, object);
+            // what librbd does next with the parent that it has open
+            objectLock(io, header, { name: "rbd_lock", cookie: "auto 1", seconds: 30 });
+            expect(exists(io, header)).toBe(true);
+            throw new Errno("rbd_trash_remove", 2);
+          };
+          try {
+            thenWithoutBareParent(where, io, cloneId, removal);
+          } catch (error) {
+            expect(error).toMatchObject({ op: "rbd_trash_remove", errno: 2 });
+          }
+          return { header: exists(io, header), map: exists(io, map) };
+        });
+        expect(left).toEqual({ header: kept, map: kept });
+      }
     },
     LIMIT,
   );

@@ -32,7 +32,9 @@ test("counts what passed, failed and was skipped, by name", async () => {
 test("a comparison that failed says what was different, on one line", async () => {
   const outcome = await runOf("differs", `test("no", () => expect({ "drop INTERNAL: lost": 3 }).toEqual({}));`);
   expect(outcome.failures).toEqual([
-    expect.stringMatching(/: no: expect\(received\)\.toEqual\(expected\) - \{\} \+ \{ \+ "drop INTERNAL: lost": 3, \+ \}$/),
+    expect.stringMatching(
+      /: no: expect\(received\)\.toEqual\(expected\) - \{\} \+ \{ \+ "drop INTERNAL: lost": 3, \+ \}$/,
+    ),
   ]);
 }, 20_000);
 

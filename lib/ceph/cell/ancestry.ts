@@ -48,13 +48,14 @@ const walked = ({ cluster }: PoolArg, io: bigint, id: string): number | undefine
   throw new Errno("rbd_get_parent", 0, `more than ${DEEPEST} parents`);
 };
 
-interface Link {
+export interface Link {
   readonly poolId: bigint;
   readonly namespace: string;
   readonly imageId: string;
 }
 
-const parentIn = (io: bigint, id: string): Link | undefined | "no header" => {
+/** The parent of the image with this id. */
+export const parentIn = (io: bigint, id: string): Link | undefined | "no header" => {
   try {
     const answer = execute(io, `rbd_header.${id}`, "parent_get");
     return answer === undefined ? "no header" : decodeLink(answer);
