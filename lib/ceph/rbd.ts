@@ -198,6 +198,11 @@ export interface ImageCalls {
    * the trash protects it leaves, except where a driver's mark is all that protects.
    */
   readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+  /**
+   * Gives those of the images that still exist, also in the trash. Removes what a race of removals brought back of the
+   * others: a header with nothing in it, on which a client has taken the lock after it was gone.
+   */
+  readonly imagesStillThere: (pool: PoolRef, ids: readonly string[]) => Effect.Effect<readonly string[], CephError>;
   /** Reads the headers of many images at once, in one call; `undefined` for an image that does not exist. */
   readonly imageBriefs: (
     pool: PoolRef,

@@ -4,7 +4,7 @@
  * can't, the driver removes them in the background, one at a time.
  *
  * Not here: moving an image to the trash, and the proof that nobody needs it (./removal.ts); the removal of small images
- * (./quick-purge.ts); the search for what a crash left (./trash-sweep.ts).
+ * (./quick-purge.ts); the search for what a crash left (./trash-sweep.ts), and for what a race left (./second-look.ts).
  *
  * 1. `discard` answers when the removal is in somebody's queue; it never waits for the removal itself.
  * 2. The queues of this process are only shortcuts, so a crash loses nothing: what the driver removes itself has its mark
@@ -23,6 +23,7 @@ import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { makeBackground } from "./background-queue.ts";
 import { HELD_SECONDS, makeQuickPurge, type OfferOptions, type TrashedImage } from "./quick-purge.ts";
+import { makeSecondLook } from "./second-look.ts";
 import { leftInTrash, madeByDriver, makeSweeps } from "./trash-sweep.ts";
 
 /** Of an image that the driver removes itself: 16 GiB with objects of the usual size. */
@@ -73,12 +74,14 @@ export class Purge extends Context.Service<
           ),
         );
       const quick = yield* makeQuickPurge(rbd.trashRemove, byManagerOrOwn);
+      const lookAgain = yield* makeSecondLook(rbd.imagesStillThere);
       const pending = () => [...own.pending(), ...quick.pending()];
 
       const queue = Effect.fnUntraced(function* (
         images: readonly DiscardedImage[],
         options: OfferOptions = {},
       ): Effect.fn.Return<void, CephError> {
+        yield* lookAgain(images);
         const small = images.every(({ marked }) => marked);
         if (small && (yield* quick.offer(images, options))) return;
         const asked: Effect.Effect<void, CephError> = Effect.forEach(images, byManager, { discard: true });

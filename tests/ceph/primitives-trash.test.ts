@@ -208,6 +208,22 @@ primitives("moves to the trash", (world) => {
   );
 
   test(
+    "A header with nothing in it is removed, and the headers of images stay, also of one in the trash",
+    async () => {
+      const { run, pool } = at();
+      const [kept, trashed] = [await image(), await image()];
+      await run((ceph) => ceph.trashMove(pool, trashed.name));
+      inPool((io) => objectLock(io, "rbd_header.abc", { name: "rbd_lock", cookie: "auto 1", seconds: 30 }));
+      const ids = ["abc", kept.id, "absent", trashed.id];
+      expect(await run((ceph) => ceph.imagesStillThere(pool, ids))).toEqual([kept.id, trashed.id]);
+      expect(inPool((io) => exists(io, "rbd_header.abc"))).toBe(false);
+      await run((ceph) => ceph.trashRemove(pool, trashed.id));
+      expect(await run((ceph) => ceph.imagesStillThere(pool, ids))).toEqual([kept.id]);
+    },
+    LIMIT,
+  );
+
+  test(
     "A move that the OSDs refuse changes nothing",
     async () => {
       const { name, id } = await image();

@@ -95,6 +95,22 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
+    "Of some images, those in the pool and in its trash are still there, in the order in which they are named",
+    async () => {
+      const { run, pool, inNamespace, anImage } = at();
+      const name = await anImage();
+      const { id } = await run((ceph) => ceph.imageStatus(pool, name));
+      const [elsewhere, gone, there] = [await trashed(inNamespace), await trashed(), await trashed()];
+      await run((ceph) => ceph.trashRemove(pool, gone.id));
+      const ids = ["absent", there.id, gone.id, elsewhere.id, id];
+      expect(await run((ceph) => ceph.imagesStillThere(pool, ids))).toEqual([there.id, id]);
+      expect(await run((ceph) => ceph.imagesStillThere(inNamespace, ids))).toEqual([elsewhere.id]);
+      expect(await run((ceph) => ceph.imagesStillThere(pool, []))).toEqual([]);
+    },
+    LIMIT,
+  );
+
+  test(
     "An image removed from the trash is gone with its data, and a second removal succeeds",
     async () => {
       const { run, pool, world, anImage } = at();

@@ -10,7 +10,7 @@
  */
 import { Errno } from "../../cells/cell.ts";
 import { type Link, parentIn } from "./ancestry.ts";
-import { list } from "./omaps.ts";
+import { list, readMany } from "./omaps.ts";
 import { objectRemove, type PoolArg, withPoolId } from "./rados.ts";
 
 /** Removes the header with this id, and its object map, if there is nothing in it. */
@@ -19,6 +19,18 @@ export const dropBareHeader = (io: bigint, id: string): void => {
   if (list(io, header, { prefix: "", after: "", limit: 1 })?.size !== 0) return;
   objectRemove(io, `rbd_object_map.${id}`);
   objectRemove(io, header);
+};
+
+/** Gives those of the images that exist, and removes the headers of the others in which there is nothing. */
+export const stillThere = (io: bigint, ids: readonly string[]): readonly string[] => {
+  const headers = readMany(
+    io,
+    ids.map((id) => ({ object: `rbd_header.${id}`, keys: ["size"] })),
+  );
+  const found = ids.filter((_, i) => headers[i] !== undefined);
+  const there = new Set(ids.filter((_, i) => headers[i]?.has("size") === true));
+  for (const id of found) if (!there.has(id)) dropBareHeader(io, id);
+  return found.filter((id) => there.has(id));
 };
 
 /** Removes an image with `act`, whatever comes of it, and then what is left of its parent if that is gone. */

@@ -9,7 +9,7 @@ import type { Blocked } from "../blocklist.ts";
 import type { ObjectLock, OmapLink, OmapWrite } from "../rados.ts";
 import type { CloneSpec, ImageSpec } from "../rbd.ts";
 import { depth } from "./ancestry.ts";
-import { thenWithoutBareParent } from "./bare-headers.ts";
+import { stillThere, thenWithoutBareParent } from "./bare-headers.ts";
 import * as blocks from "./blocklist.ts";
 import { release } from "./client-library.ts";
 import * as clones from "./clones.ts";
@@ -129,6 +129,7 @@ const calls = {
   ),
   trashGet: pooled((io, { id }: TrashArg) => trash.get(io, id)),
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),
+  imagesStillThere: pooled((io, { ids }: PoolArg & { readonly ids: readonly string[] }) => stillThere(io, ids)),
   trashRemove: pooled((io, arg: TrashArg) => thenWithoutBareParent(arg, io, arg.id, () => trash.remove(io, arg.id))),
 
   snapshotChildren: pooled((io, { image, snapshot }: ImageArg & { readonly snapshot: string }) =>

@@ -36,4 +36,8 @@ export const imageCalls = (
   trashGet: call("trashGet", ["id"]),
   trashList: call("trashList", [], (pool) => ({ subject: `the trash of ${poolLabel(pool)}` })),
   trashRemove: change("trashRemove", ["id"], { limit: trashRemoveLimit, pace: "slow" }),
+  imagesStillThere: change("imagesStillThere", ["ids"], (pool, ids) => ({
+    subject: `${ids.length} removed images in ${poolLabel(pool)}`,
+    key: undefined,
+  })),
 });

@@ -200,4 +200,11 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       if (obstacle !== undefined)
         throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }, ref.access.user));
     }),
+
+  imagesStillThere: (ref, ids) =>
+    call(() => {
+      const { images, trash } = enter(cluster, ref, "rados_omap_get");
+      const there = new Set([...trash.keys(), ...Array.from(images.values(), ({ id }) => id)]);
+      return ids.filter((id) => there.has(id));
+    }),
 });
