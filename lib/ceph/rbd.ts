@@ -38,6 +38,8 @@ export interface ImageStatus {
   readonly dataPool: string | undefined;
   /** Clients that have the image open for use, without this driver's own handles: `address/client.N`. */
   readonly watchers: readonly string[];
+  /** Without the lock that clients take by themselves where the feature exclusive-lock is on. */
+  readonly locks: readonly AdvisoryLock[];
   readonly mirror: "disabled" | "primary" | "non-primary";
   readonly parent: Parent | undefined;
   /** Snapshots of every kind, those in the trash of snapshots included. */
@@ -48,6 +50,18 @@ export interface ImageStatus {
   readonly createdAt: number;
   /** The requested image metadata by key, without the keys that the image does not have. */
   readonly metadata: ReadonlyMap<string, string>;
+}
+
+/**
+ * A lock that a person or a program has put on an image (`rbd lock add`). It stays when they end. An image with the feature
+ * exclusive-lock cannot be written to while it has one.
+ */
+export interface AdvisoryLock {
+  /** Its name, as `rbd lock ls` shows it under "ID". */
+  readonly id: string;
+  /** Who took it: `client.4123`, which in most cases was a tool that has ended. */
+  readonly client: string;
+  readonly address: string;
 }
 
 /** The snapshot from which an image reads the data that it does not hold itself. */
@@ -186,6 +200,11 @@ export interface ImageCalls {
     image: string,
     prefix: string,
   ) => Effect.Effect<ReadonlyMap<string, string>, CephError>;
+  /**
+   * Takes away this very lock, and no other one of its name. Succeeds if it is gone. Without opening the image. Its client
+   * is not kept from writing: the caller proves before that nobody uses the image.
+   */
+  readonly imageUnlock: (pool: PoolRef, image: string, lock: AdvisoryLock) => Effect.Effect<void, CephError>;
   /**
    * Moves an image to the trash, also one that is watched: the caller asks about watchers before. Finishes a move that
    * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group.

@@ -16,6 +16,7 @@ import { DRIVERS_MARK_SECONDS, type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
+import { clearLeftLocks } from "./left-locks.ts";
 import { personsSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
 import { type DiscardedImage, isQuick, Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
@@ -99,6 +100,9 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
   const looked = yield* Effect.forEach(removals, (removal) =>
     Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
   );
+  for (const { removal, image } of looked) {
+    if (image !== undefined) yield* clearLeftLocks(removal.pool, removal.imageName, image, { mirrorDaemons });
+  }
   const leftovers = yield* Effect.forEach(looked, ({ removal, image }) => driversLeftovers(removal, image));
   const present = new Set(looked.flatMap(({ removal, image }) => (image === undefined ? [] : [removal.imageName])));
   for (const { removal, image } of looked) {

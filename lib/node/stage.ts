@@ -38,6 +38,7 @@ import { ClientRecord } from "./client-record.ts";
 import { type Comparison, compareWithRequest, type WantedVolume } from "./compare-with-request.ts";
 import { addLayer, growLayer, type LayerKey, layerKey, type LayerWanted } from "./crypt-layer.ts";
 import { healDevice } from "./heal.ts";
+import { clearInTreeLocks, removeInTreeFiles } from "./in-tree.ts";
 import type { ReadImage } from "./io-limits.ts";
 import { imageMetaFor, mapImage, unmapOptionsOf } from "./map-image.ts";
 import { devicesOfImage, type Mappable, proveOurs, waitUntilMappable } from "./mappable.ts";
@@ -99,10 +100,12 @@ const stageLocked = Effect.fnUntraced(function* (
   const mappable = yield* waitUntilMappable(image, spec, now.devices);
   const leftOver = devicesOfImage(now.devices, image, mappable.status, cookieOf(context));
   yield* clearStaleState(now, found, leftOver, context);
+  yield* clearInTreeLocks(image, spec, mappable.status);
   yield* compensated(mapFormatMount({ ...spec, layer }, target, image, mappable), (left, error) =>
     halfStaged(volumeId, left, error),
   );
   yield* recordPublishedNode(spec, image);
+  if (context.fixed !== undefined) yield* removeInTreeFiles(stagingPath, image);
   const { id, metadata } = mappable.status;
   return { image, id, metadata };
 });

@@ -4,14 +4,16 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import type { CephError } from "../ceph/errors.ts";
-import type { Rados } from "../ceph/rados.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, type LockHeld, VolumeNotFound } from "../csi/errors.ts";
+import { InvalidRequest, type LockHeld, type Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
+import { proveUnused } from "../images/in-use.ts";
+import { clearLeftLocks } from "../images/left-locks.ts";
 import { locateVolume } from "../journal/locate.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
@@ -38,6 +40,7 @@ export type ExpandVolumeError =
   | InvalidRequest
   | InvalidSize
   | LockHeld
+  | Precondition
   | SizeOutOfRange
   | VolumeNotFound;
 
@@ -57,10 +60,10 @@ export const expandVolume = Effect.fn("volume.expandVolume")(function* (
 const growLocated = Effect.fnUntraced(function* (
   { volumeId, credentials, size, block }: ExpandRequest,
   sizeBytes: bigint,
-): Effect.fn.Return<ExpandedVolume, CephError | ConfigError | SizeOutOfRange | VolumeNotFound, Needs> {
+): Effect.fn.Return<ExpandedVolume, CephError | ConfigError | Precondition | SizeOutOfRange | VolumeNotFound, Needs> {
   const rbd = yield* Rbd;
   const limit = size.limitBytes ?? 0n;
-  const { pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
+  const { cluster, pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
   if (limit > 0n) {
     const { sizeBytes: now } = yield* stage("compare", rbd.imageStatus(pool, imageName));
     if (now > limit) {
@@ -68,12 +71,30 @@ const growLocated = Effect.fnUntraced(function* (
       return yield* new SizeOutOfRange({ reason });
     }
   }
-  const grown = yield* stage("grow image", rbd.imageGrow(pool, imageName, sizeBytes, KEPT_KEYS));
+  const grow = rbd.imageGrow(pool, imageName, sizeBytes, KEPT_KEYS);
+  const unlocked = (error: CephError) => clearLocks(pool, imageName, cluster.mirrorDaemonCount, error);
+  const grown = yield* stage(
+    "grow image",
+    Effect.catchTag(grow, "CephFailed", (error) => Effect.andThen(unlocked(error), grow)),
+  );
   yield* growLimits(pool, imageName, grown);
   const capacityBytes = grown.sizeBytes;
   // The header of a LUKS device has to follow its image, also on a raw block volume.
   const luks = attributes?.encryptKms !== undefined && attributes.encryptionType !== "file";
   return { capacityBytes, nodeExpansionRequired: !block || luks };
+});
+
+/** After a growth that failed. Fails with its error if no lock is why. */
+const clearLocks = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  mirrorDaemons: number,
+  error: CephError,
+): Effect.fn.Return<void, CephError | Precondition, Rbd> {
+  const now = yield* (yield* Rbd).imageStatus(pool, imageName);
+  if (now.locks.length === 0) return yield* error;
+  yield* proveUnused(pool, imageName, now, { mirrorDaemons });
+  yield* clearLeftLocks(pool, imageName, now, { mirrorDaemons });
 });
 
 /** 0: the present size will do, because the range has only a limit. A range without any size is refused. */

@@ -47,6 +47,8 @@ export interface World {
   readonly discard: (pool: PoolRef, image: string, where: Stretch) => Promise<void>;
   /** Equal for equal bytes: those of the image, or of a snapshot of it. */
   readonly content: (pool: PoolRef, image: string, snapshot?: string) => Promise<string>;
+  /** Locks the image as another client, which ends then. */
+  readonly lock: (pool: PoolRef, image: string, id: string) => Promise<void>;
   /** Opens the image as another client; -> closes it. */
   readonly watch: (pool: PoolRef, image: string) => Promise<() => Promise<void>>;
   /** Counts, as another client, how often those who have the image open are told that it has changed. */

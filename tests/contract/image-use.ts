@@ -277,4 +277,56 @@ export const imageUseContract = (at: () => Session): void => {
     },
     LIMIT,
   );
+
+  test(
+    "A lock that somebody has put on an image is told, and taken away by its name and its client alone",
+    async () => {
+      const { run, fails, pool, world, fresh } = at();
+      for (const features of [1n, 5n]) {
+        const image = fresh("locked");
+        await run((ceph) => ceph.imageCreate(pool, image, { sizeBytes: 16n * MIB, features }));
+        const locks = async () => (await run((ceph) => ceph.imageStatus(pool, image))).locks;
+        expect(await locks()).toEqual([]);
+        await world.lock(pool, image, "kubelet_lock_magic_node-1");
+        const [lock] = await locks();
+        expect(lock).toMatchObject({ id: "kubelet_lock_magic_node-1" });
+        expect([lock?.client, lock?.address]).toEqual([
+          expect.stringMatching(/^client\.\d+$/),
+          expect.stringMatching(/:0\/\d+$/),
+        ]);
+        if (lock === undefined) throw new Error("no lock");
+        if (features === 5n) {
+          const failure = await fails((ceph) => ceph.imageGrow(pool, image, 32n * MIB));
+          expect(failure).toMatchObject({ _tag: "CephFailed" });
+        } else expect((await run((ceph) => ceph.imageGrow(pool, image, 32n * MIB))).sizeBytes).toBe(32n * MIB);
+        await run((ceph) => ceph.imageUnlock(pool, image, { ...lock, client: "client.1" }));
+        await run((ceph) => ceph.imageUnlock(pool, image, { ...lock, id: "another" }));
+        expect(await locks()).toEqual([lock]);
+        await run((ceph) => ceph.imageUnlock(pool, image, lock));
+        await run((ceph) => ceph.imageUnlock(pool, image, lock));
+        expect(await locks()).toEqual([]);
+        expect((await run((ceph) => ceph.imageGrow(pool, image, 32n * MIB))).sizeBytes).toBe(32n * MIB);
+      }
+      const gone = fresh("gone");
+      const failure = await fails((ceph) => ceph.imageUnlock(pool, gone, { id: "a", client: "client.1", address: "" }));
+      expect(failure._tag).toBe("ImageNotFound");
+    },
+    LIMIT,
+  );
+
+  test(
+    "The lock that a client takes by itself to write is not told",
+    async () => {
+      const { run, pool, world, anImage } = at();
+      const image = await anImage();
+      const { heard, close } = await world.listen(pool, image);
+      try {
+        await world.write(pool, image);
+        expect([heard() >= 0, (await run((ceph) => ceph.imageStatus(pool, image))).locks]).toEqual([true, []]);
+      } finally {
+        await close();
+      }
+    },
+    LIMIT,
+  );
 };

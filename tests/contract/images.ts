@@ -39,6 +39,7 @@ export const imageContract = (at: () => Session): void => {
         stripeCount: 1n,
         dataPool: undefined,
         watchers: [],
+        locks: [],
         mirror: "disabled",
         parent: undefined,
         snapshotCount: 0,

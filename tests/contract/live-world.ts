@@ -237,6 +237,7 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
     cutGroupSnapshotShort,
     groups: liveGroups({ tool, rados, poolName: (id) => poolNames.get(id) ?? `#${id}` }),
     metadata,
+    lock: async (ref, image, id) => void (await tool("rbd", "lock", "add", inPool(ref, image), id)),
     watch: async (ref, image) => (await watching(ref, image)).close,
     listen: watching,
     cutShort: async (what, ref, image) => {

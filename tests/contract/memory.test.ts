@@ -64,6 +64,10 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
       const held = snapshot === undefined ? found : found.snapshotNamed(snapshot);
       return JSON.stringify(showContent((held?.holds() ?? []).filter(({ stamp }) => stamp !== ZEROS)));
     },
+    lock: async (ref, image, id) => {
+      const found = cluster.image(ref.pool, image, ref.namespace);
+      found.locks = [{ id, client: "client.4099", address: "127.0.0.1:0/4099" }];
+    },
     watch: async (ref, image) => {
       const close = cluster.watch(ref.pool, image, ref.namespace);
       return async () => close();

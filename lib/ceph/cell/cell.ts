@@ -7,7 +7,7 @@
 import { serveCell } from "../../cells/cell.ts";
 import type { Blocked } from "../blocklist.ts";
 import type { ObjectLock, OmapLink, OmapWrite } from "../rados.ts";
-import type { CloneSpec, ImageSpec } from "../rbd.ts";
+import type { AdvisoryLock, CloneSpec, ImageSpec } from "../rbd.ts";
 import { depth } from "./ancestry.ts";
 import { stillThere, thenWithoutBareParent } from "./bare-headers.ts";
 import * as blocks from "./blocklist.ts";
@@ -20,6 +20,7 @@ import { hasData } from "./has-data.ts";
 import { create } from "./image-create.ts";
 import { briefs, metadataOf, someMetadataOf } from "./image-headers.ts";
 import { type MetadataArg, metaSet } from "./image-metadata.ts";
+import { unlock } from "./locks.ts";
 import * as omaps from "./omaps.ts";
 import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
@@ -124,6 +125,7 @@ const calls = {
       { images, metadata }: PoolArg & { readonly images: readonly string[]; readonly metadata: readonly string[] },
     ) => briefs(io, images, metadata),
   ),
+  imageUnlock: pooled((io, { image, lock }: ImageArg & { readonly lock: AdvisoryLock }) => unlock(io, image, lock)),
   trashMove: pooled((io, { image, keepSeconds }: ImageArg & { readonly keepSeconds?: number }) =>
     move(io, image, keepSeconds),
   ),

@@ -9,6 +9,7 @@ import { FFIType as T } from "bun:ffi";
 import type { ImageStatus, Parent } from "../rbd.ts";
 import { someMetadataOf } from "./image-headers.ts";
 import { bind, check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, written, zeroed } from "./ffi.ts";
+import { locks } from "./locks.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
@@ -57,6 +58,7 @@ export const status = (where: PoolArg, io: bigint, image: string, metadata: read
       stripeCount: stripeCount(handle),
       dataPool: dataPool === where.pool ? undefined : dataPool,
       watchers: watchers(handle, instanceId(where.cluster)),
+      locks: locks(handle),
       mirror: mirror(handle),
       parent: parentOf(handle),
       snapshotCount: snapshots.length,

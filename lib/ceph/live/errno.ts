@@ -39,6 +39,7 @@ export const { EACCES, EINVAL, ENOENT, EOPNOTSUPP, EPERM, ETIMEDOUT } = E;
 const EBLOCKLISTED = 108;
 /** Linux. Ceph answers it for an image whose move to the trash was interrupted. */
 export const EUCLEAN = 117;
+export const { EROFS } = E;
 
 /** The subject of a call and the names around it, for errors. */
 export interface CallContext {

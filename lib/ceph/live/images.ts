@@ -31,6 +31,7 @@ export const imageCalls = (
     subject: `${images.length} images in ${poolLabel(pool)}`,
     key: undefined,
   })),
+  imageUnlock: change("imageUnlock", ["image", "lock"]),
 
   trashMove: change("trashMove", ["image", "keepSeconds"]),
   trashGet: call("trashGet", ["id"]),

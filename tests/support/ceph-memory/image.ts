@@ -10,7 +10,7 @@
  *    cannot be opened from then on.
  */
 import { FEATURE_BITS } from "../../../lib/ceph/feature-bits.ts";
-import type { CloneSpec, ImageSpec, ImageStatus, Snapshot } from "../../../lib/ceph/rbd.ts";
+import type { AdvisoryLock, CloneSpec, ImageSpec, ImageStatus, Snapshot } from "../../../lib/ceph/rbd.ts";
 import { type Content, overlay, put, sparsified, ZEROS } from "./content.ts";
 import type { MemoryGroup } from "./group.ts";
 
@@ -81,6 +81,7 @@ export class MemoryImage {
   readonly createdAt: number;
   readonly meta = new Map<string, string>();
   readonly watchers = new Set<string>();
+  locks: readonly AdvisoryLock[] = [];
   /** How often the watchers were told of settings of the client. */
   notices = 0;
   /** In the order of their making. */
@@ -174,6 +175,11 @@ export class MemoryImage {
       if (parent.gone) return true;
     }
     return false;
+  }
+
+  /** Whether a lock that somebody has put on it keeps everybody from writing to it. */
+  isLocked(): boolean {
+    return this.locks.length > 0 && (this.features & FEATURE_BITS["exclusive-lock"]) !== 0n;
   }
 
   snapshotNamed(name: string): MemorySnapshot | undefined {

@@ -16,7 +16,7 @@ import {
   Raced,
 } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
-import { EUCLEAN } from "../../../lib/ceph/live/errno.ts";
+import { EROFS, EUCLEAN } from "../../../lib/ceph/live/errno.ts";
 import { DRIVERS_MARK_SECONDS, type ImageCalls, type TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
@@ -92,6 +92,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         mirror,
         createdAt,
         watchers: [...found.watchers],
+        locks: [...found.locks],
         parent: found.parent && parentOf(found.parent, cluster),
         snapshotCount: found.snapshots.length,
         namedSnapshots: found.snapshots.filter(({ kind }) => kind === "user").map(({ name }) => name),
@@ -102,6 +103,10 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
   imageGrow: (ref, image, sizeBytes, metadata = []) =>
     call(() => {
       const found = open(cluster, ref, image, "rbd_resize");
+      if (found.sizeBytes < sizeBytes && found.isLocked()) {
+        const subject = imageLabel(ref, image);
+        throw refuse(new CephFailed({ op: "rbd_resize", subject, errno: EROFS, reason: "it is locked" }));
+      }
       if (found.sizeBytes < sizeBytes) found.sizeBytes = sizeBytes;
       return { sizeBytes: found.sizeBytes, metadata: only(found.meta, metadata) };
     }),
@@ -153,6 +158,12 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         const { id, sizeBytes, createdAt, meta } = image;
         return { id, sizeBytes, createdAt, metadata: only(meta, metadata) };
       });
+    }),
+
+  imageUnlock: (ref, image, { id, client }) =>
+    call(() => {
+      const found = open(cluster, ref, image, "rbd_open");
+      found.locks = found.locks.filter((lock) => lock.id !== id || lock.client !== client);
     }),
 
   // watchers are no obstacle to Ceph here, only to the removal

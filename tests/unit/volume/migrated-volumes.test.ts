@@ -148,6 +148,57 @@ describe("ControllerExpandVolume of a migrated volume", () => {
   });
 });
 
+describe("a migrated volume that a dead kubelet has locked", () => {
+  const LOCK = { id: "kubelet_lock_magic_node-1", client: "client.4101", address: "10.0.0.9:0/77" };
+  const locked = async (lock = LOCK) => {
+    const cluster = await aWorld();
+    const image = cluster.image("rbd", IMAGE);
+    image.locks = [lock];
+    return { cluster, image, time: virtualTime() };
+  };
+
+  test("DeleteVolume and ControllerExpandVolume take the lock away once nobody has used the image for a while", async () => {
+    const { cluster, image, time } = await locked();
+    await using driver = aDriver(cluster, { ...SETTINGS, time });
+    expect(await time.until(driver.expandVolume(expansion(HANDLE), "100 seconds"))).toMatchObject({
+      capacityBytes: 2n * GIB,
+    });
+    expect(image.locks).toEqual([]);
+    image.locks = [LOCK];
+    await time.until(driver.deleteVolume(deletion(HANDLE), "100 seconds"));
+    expect(image.locks).toEqual([]);
+    expect(Object.keys(poolDump(cluster).images)).toEqual(["kubernetes-dynamic-pvc-other"]);
+  });
+
+  test("DeleteVolume and ControllerExpandVolume leave the lock of a kubelet that has the image open", async () => {
+    const { cluster, image, time } = await locked();
+    await using driver = aDriver(cluster, { ...SETTINGS, time });
+    const close = cluster.watch("rbd", IMAGE);
+    for (const call of [driver.expandVolume(expansion(HANDLE)), driver.deleteVolume(deletion(HANDLE))]) {
+      expect(await codeOf(time.until(call))).toBe("FAILED_PRECONDITION");
+    }
+    close();
+    const deleted = codeOf(driver.deleteVolume(deletion(HANDLE), "100 seconds"));
+    await time.pass("8 seconds");
+    cluster.watch("rbd", IMAGE);
+    expect(await time.until(deleted)).toBe("FAILED_PRECONDITION");
+    expect([image.locks, image.sizeBytes]).toEqual([[LOCK], GIB]);
+  });
+
+  test("DeleteVolume and ControllerExpandVolume name a lock of somebody else, and leave it", async () => {
+    const { cluster, image } = await locked({ ...LOCK, id: "maintenance" });
+    await using driver = aDriver(cluster, SETTINGS);
+    for (const call of [() => driver.expandVolume(expansion(HANDLE)), () => driver.deleteVolume(deletion(HANDLE))]) {
+      const failure = await failureOf(call());
+      expect(failure).toMatchObject({
+        code: "FAILED_PRECONDITION",
+        message: expect.stringContaining("rbd lock remove"),
+      });
+    }
+    expect(image.locks).toHaveLength(1);
+  });
+});
+
 test("ValidateVolumeCapabilities confirms a migrated volume", async () => {
   const cluster = await aWorld();
   await using driver = aDriver(cluster, SETTINGS);
