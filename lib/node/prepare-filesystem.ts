@@ -3,15 +3,18 @@
  *
  * 1. A device is formatted only if blkid finds nothing on it, its first bytes are zeros, and librbd says that no extent
  *    of the image is allocated: none behind the header, of an encrypted one. Before that it was mapped here, and proven to have no other user (./mappable.ts).
+ *    The one exception is an image on which this driver began to format and did not end (./format-mark.ts).
  * 2. Nothing is formatted for readers. A static volume is formatted like any other, after the same proof.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { type HostError, UnexpectedContent } from "../host/errors.ts";
 import { chooseFilesystem } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { stage } from "../operations/pipeline.ts";
+import { removeFormatMark, setFormatMark } from "./format-mark.ts";
 import type { StagedDevice } from "./staged-device.ts";
 import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
@@ -20,6 +23,8 @@ export interface FilesystemWanted {
   readonly type: string;
   readonly readOnly: boolean;
   readonly context: Pick<VolumeContext, "mkfsOptions">;
+  /** Whether the image has the mark of a format that did not end. */
+  readonly marked: boolean;
 }
 
 /**
@@ -27,7 +32,7 @@ export interface FilesystemWanted {
  * behind the header of an encrypted one.
  */
 export const prepareFilesystem = Effect.fnUntraced(function* (
-  { type: requested, readOnly, context }: FilesystemWanted,
+  { type: requested, readOnly, context, marked }: FilesystemWanted,
   image: VolumeImage,
   { top }: StagedDevice,
   from: bigint,
@@ -36,7 +41,10 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   const found = yield* stage("probe", host.probe(top.path));
   const { type, blank } = yield* chooseFilesystem(top.path, found, requested);
   if (!blank) {
-    if (!readOnly) yield* repairFilesystem(top.path, type);
+    if (readOnly) return type;
+    // mkfs writes what blkid looks for last.
+    if (marked) yield* removeFormatMark(image);
+    yield* repairFilesystem(top.path, type);
     return type;
   }
   const refuse = (reason: string) => new UnexpectedContent({ op: "format", subject: top.path, reason });
@@ -48,12 +56,20 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   // A cipher makes noise of the zeros of an image.
   const zeroed = from > 0n || (found.kind === "blank" && found.zeroed);
   const hasData = (yield* Rbd).imageHasData(image.pool, image.imageName, "any", from);
-  if (!zeroed || (yield* stage("prove empty", hasData))) {
+  const isEmpty = zeroed && !(yield* stage("prove empty", hasData));
+  if (!isEmpty && !marked) {
     return yield* refuse(
       'it has no filesystem, but the image holds data. Look at it with "rbd export" before you format it by hand',
     );
   }
+  if (!isEmpty) {
+    yield* Effect.logWarning(
+      `image ${imageLabel(image.pool, image.imageName)} is formatted anew, because an earlier mkfs did not end`,
+    );
+  }
+  yield* setFormatMark(image, type);
   yield* stage("format", host.mkfs({ device: top.path, type, options: context.mkfsOptions }));
+  yield* removeFormatMark(image);
   return type;
 });
 

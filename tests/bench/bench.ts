@@ -26,6 +26,7 @@ import { sidecarsLack } from "../rig/kubernetes/sidecars.ts";
 import { attacher } from "./attacher.ts";
 import { copies } from "./copies.ts";
 import { pages, pagesInMemory } from "./lists.ts";
+import { node } from "./node.ts";
 import type { Line } from "./report.ts";
 import { floorCeph } from "./sides.ts";
 import { snapshots } from "./snapshots.ts";
@@ -64,6 +65,7 @@ const onCeph: Readonly<Record<string, Part>> = {
     ...(await pages(driver, ceph, pool, { volumes: 2000, rounds: QUICK ? 2 : 8 })),
     ...(await pagesInMemory(20_000)),
   ],
+  node: ({ cluster }) => node(cluster, QUICK ? 1 : 4),
   memory: ({ driver, pool }) =>
     memory(driver, pool.pool, QUICK ? { count: 500, warmUp: 500 } : { count: 10_000, warmUp: 5000 }),
 };

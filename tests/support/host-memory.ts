@@ -151,6 +151,8 @@ export class MemoryNode {
   limitsNoIo: string | undefined;
   /** What was trimmed, in order. */
   readonly trims: { readonly point: string; readonly offset: bigint; readonly end: bigint }[] = [];
+  /** Whether a mkfs is killed halfway: it has written, and blkid finds nothing. */
+  killsMkfs = false;
   /** The LUKS headers that were made, in order: the image's ID. */
   readonly encrypted: string[] = [];
   #next = 0;
@@ -490,6 +492,10 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           throw new Refused(new UnexpectedContent({ op: "mkfs", subject: device, reason: `it holds ${found.type}` }));
         }
         if (readOnly) fail("mkfs", device, "Read-only", 30);
+        if (node.killsMkfs) {
+          image.write(offset + (1n << 20n), 4096n);
+          fail(`mkfs.${type}`, device, "killed by SIGKILL");
+        }
         node.formatted.push(`${type} ${image.id}`);
         image.write(offset, 4096n);
         made.disk = { kind: "filesystem", type, sizeBytes, files: new Map() };

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect";
 import { recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { FORMATTING } from "../../../lib/node/format-mark.ts";
 import { interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService, type MemoryNode, setDisk } from "../../support/host-memory.ts";
 import {
@@ -134,6 +135,39 @@ describe("proof before harm", () => {
     const failure = await refused((host) => (host.cluster.image("rbd", IMAGE).hasData = true));
     expect(failure?.code).toBe("FAILED_PRECONDITION");
     expect(failure?.message).toContain("holds data");
+  });
+
+  test("NodeStageVolume formats anew what a mkfs that was killed has left, and what anybody could write since it refuses", async () => {
+    const { host } = await aNode();
+    const image = host.cluster.image("rbd", IMAGE);
+    await using driver = nodeOn(host);
+    const killed = async () => {
+      host.killsMkfs = true;
+      expect((await failureOf(driver.stage(staging())))?.message).toContain("SIGKILL");
+      host.killsMkfs = false;
+      expect([image.hasData, image.meta.get(FORMATTING), host.dump().mapped]).toEqual([true, "ext4", []]);
+    };
+    await killed();
+    await killed();
+    await driver.stage(staging());
+    expect([host.formatted, image.meta.has(FORMATTING)]).toEqual([[`ext4 ${image.id}`], false]);
+    host.files(PLACE).set("data", "precious");
+    await driver.unstage(unstaging());
+
+    // a filesystem that is whole is kept, whatever the mark says
+    image.meta.set(FORMATTING, "ext4");
+    await driver.stage(staging());
+    expect([host.files(PLACE).get("data"), image.meta.has(FORMATTING)]).toEqual(["precious", false]);
+    await driver.unstage(unstaging());
+
+    setDisk(image, { kind: "blank" });
+    expect((await failureOf(driver.stage(staging())))?.message).toContain("holds data");
+    image.meta.set(FORMATTING, "ext4");
+    const block = { volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) };
+    await driver.stage(staging(block));
+    await driver.unstage(unstaging());
+    expect((await failureOf(driver.stage(staging())))?.message).toContain("holds data");
+    expect(host.formatted).toHaveLength(1);
   });
 
   for (const [what, disk] of [
