@@ -4,12 +4,13 @@
  *
  * Not here: starting and ending daemons (ceph.ts), which tests leave to the rig.
  * Invariants:
- * 1. A daemon that was stopped goes on when the control ends.
+ * 1. A daemon that was stopped goes on when the control ends, and a second cluster ends with it.
  * 2. Only Ceph's own tools are run, on the one cluster, for whoever knows the secret in the URL.
  */
 import { readFileSync } from "node:fs";
 import * as z from "zod";
 import { clusterAddress } from "./address.ts";
+import { type CephCluster, startCeph } from "./ceph.ts";
 import type { Daemon } from "./daemon.ts";
 import { type Finished, run } from "./place.ts";
 
@@ -17,6 +18,7 @@ type Signal = "SIGSTOP" | "SIGCONT";
 
 const Request = z.union([
   z.object({ signal: z.enum(["SIGSTOP", "SIGCONT"]), daemon: z.enum(["mon.a", "mgr.x", "osd.0"]) }),
+  z.object({ second: z.string() }),
   z.object({ tool: z.array(z.string()).refine(([program = ""]) => ["ceph", "rbd", "rados"].includes(program)) }),
 ]);
 const Answer = z.object({ code: z.number(), stdout: z.string(), stderr: z.string() });
@@ -26,6 +28,13 @@ const signalHere = (dir: string, daemon: Daemon, signal: Signal): void => {
 };
 const runHere = (conf: string, tool: ReadonlyArray<string>): Promise<Finished> =>
   run({ env: { CEPH_CONF: conf } }, tool);
+
+/** A cluster that has nothing to do with the one of `dir`, with a pool. */
+const secondCluster = async (dir: string, pool: string): Promise<CephCluster> => {
+  const cluster = await startCeph({ dir: `${dir}-second`, paxosInterval: 0.05 });
+  await cluster.createPool(pool);
+  return cluster;
+};
 
 export interface Control {
   /** For the tests, as CSI_RBD_CONTROL. */
@@ -37,6 +46,7 @@ export interface Control {
 export const serveControl = (dir: string): Control => {
   const secret = crypto.randomUUID();
   const stopped = new Set<Daemon>();
+  let second: Promise<CephCluster> | undefined;
   const server = Bun.serve({
     hostname: clusterAddress,
     port: 0,
@@ -45,6 +55,10 @@ export const serveControl = (dir: string): Control => {
     fetch: async (request) => {
       if (new URL(request.url).pathname !== `/${secret}`) return new Response(null, { status: 404 });
       const asked = Request.parse(await request.json());
+      if ("second" in asked) {
+        const { monitors, adminKey } = await (second ??= secondCluster(dir, asked.second));
+        return Response.json({ code: 0, stdout: JSON.stringify({ monitors, key: adminKey }), stderr: "" });
+      }
       if ("tool" in asked) return Response.json(await runHere(`${dir}/ceph.conf`, asked.tool));
       signalHere(dir, asked.daemon, asked.signal);
       if (asked.signal === "SIGSTOP") stopped.add(asked.daemon);
@@ -57,6 +71,7 @@ export const serveControl = (dir: string): Control => {
     end: async () => {
       for (const daemon of stopped) signalHere(dir, daemon, "SIGCONT");
       await server.stop(true);
+      await (await second)?.stop();
     },
   };
 };
@@ -78,3 +93,9 @@ export const signalDaemon = async (dir: string, daemon: Daemon, signal: Signal):
 /** Runs one of Ceph's tools (ceph, rbd or rados), where the cluster is. */
 export const runTool = (conf: string, tool: ReadonlyArray<string>): Promise<Finished> =>
   controlUrl() === "" ? runHere(conf, tool) : ask(controlUrl(), { tool: [...tool] });
+
+const Second = z.object({ monitors: z.array(z.string()), key: z.string() });
+
+/** Another cluster, with a pool of that name: started when it is first asked for, and ended with the control. */
+export const otherCluster = async (pool: string): Promise<z.infer<typeof Second>> =>
+  Second.parse(JSON.parse((await ask(controlUrl(), { second: pool })).stdout));

@@ -10,6 +10,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, wr
 import { join } from "node:path";
 import { frozen, tool as ceph } from "../ceph/hands.ts";
 import { rig } from "../rig/cluster.ts";
+import { otherCluster } from "../rig/control.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
 import { checksum, failureOf, left, mapped, MINUTES, rbd, type TestVolume, worldOfFile, writeData } from "./kubelet.ts";
 import { isMounted, mountTable, tool } from "./loop.ts";
@@ -211,6 +212,42 @@ test(
   MINUTES,
 );
 
+test(
+  "An image of the same name that is mapped from another cluster is neither taken for the volume's nor touched",
+  async () => {
+    const volume = await world().makeVolume("ext4");
+    const { monitors, key } = await otherCluster(world().pool.name);
+    const keyFile = join(world().dir, "other-key");
+    writeFileSync(keyFile, key, { mode: 0o600 });
+    const other = (...command: string[]) =>
+      tool("rbd", "-m", monitors.join(","), "--id", "admin", "--keyfile", keyFile, ...command);
+    other("create", volume.spec, "--size=128M", "--image-feature=layering");
+    const device = other("map", "-o", "noudev", volume.spec);
+    tool("mkfs.ext4", "-q", device);
+    const at = join(world().dir, "other");
+    mkdirSync(at);
+    tool("mount", device, at);
+    const theirs = writeData(`${at}/data`, 1);
+
+    for (const isMountedToo of [true, false]) {
+      if (!isMountedToo) tool("umount", at);
+      await volume.stage();
+      await volume.publish();
+      expect(mapped().filter((spec) => spec === volume.spec)).toHaveLength(2);
+      const ours = writeData(`${volume.target}/data`, 1);
+      await volume.unpublish();
+      await volume.unstage();
+      expect(left(volume)).toEqual([[volume.spec], []]);
+      if (!isMountedToo) tool("mount", device, at);
+      expect([checksum(`${at}/data`, 1), ours === theirs]).toEqual([theirs, false]);
+    }
+    tool("umount", at);
+    tool("rbd", "unmap", "-o", "noudev", device);
+    expect(left(volume)).toEqual([[], []]);
+  },
+  MINUTES,
+);
+
 // --------------------------------------------------------------------------------- a driver that dies at each step
 
 const isRunning = (program: string): boolean =>
@@ -234,11 +271,12 @@ const killedAt = async (call: () => Promise<unknown>, reached: () => boolean): P
   const cut = call().catch(() => undefined);
   void cut.then(() => void (state.ended = true));
   while (!state.ended && !reached()) await Bun.sleep(1);
+  const early = !state.ended;
   await world().restart("SIGKILL");
   await cut;
   // kubelet's next call would find the device busy, and come again
   while (isRunning("mkfs.ext4") || isRunning("fsck.ext4")) await Bun.sleep(50);
-  return !state.ended;
+  return early;
 };
 
 describe("a driver that is killed at each step", () => {
