@@ -26,7 +26,7 @@ import { dyingAt, type Kept, keepingStore, wrappingStore } from "../../support/k
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import { aCluster, creation, deletion, PARAMETERS, SECRETS } from "../../support/world.ts";
 
-/** `RUNS=10000 bun test tests/unit/crash/encrypted-random.test.ts` for a night. */
+/** `RUNS=10000 npm test -- unit "-t=Keys stay"` takes some ten minutes. */
 const RUNS = Number(process.env["RUNS"] ?? 60);
 
 const secrets = { ...SECRETS, encryptionPassphrase: "unused" };

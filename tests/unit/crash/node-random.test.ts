@@ -5,7 +5,7 @@
  *
  * Not here: each RPC on its own (./node-crash.test.ts), and the keys of copies (./encrypted-random.test.ts).
  *
- *   RUNS=10000 npm test -- unit "-t=random histories"
+ *   RUNS=10000 npm test -- unit "-t=A node keeps"
  */
 import { expect, test } from "bun:test";
 import { dirname } from "node:path";
