@@ -49,7 +49,12 @@ export const probe = (device: string): Content => {
     if (!node.isBlockDevice()) throw new Errno("open", 0, "it is not a block device");
     if (stateOf(node.rdev).sizeBytes === 0n) throw new Errno("open", 0, "it has no bytes, as the kernel says");
     const found = run(["blkid", "-p", "-s", "TYPE", "-s", "PTTYPE", "-s", "USAGE", "-o", "export", device]);
-    if (found.code === 0) return signature(found.stdout);
+    if (found.code === 0) {
+      const content = signature(found.stdout);
+      return content.kind === "filesystem" && isUnfinished(fd, content.type)
+        ? { ...content, unfinished: true }
+        : content;
+    }
     if (found.code === 8) return { kind: "other", type: "signatures that contradict each other" };
     if (found.code !== 2) throw new Errno("blkid", 0, outputOf(found));
     const lead = Buffer.alloc(LEAD_BYTES);
@@ -59,6 +64,14 @@ export const probe = (device: string): Content => {
   } finally {
     closeSync(fd);
   }
+};
+
+/** mkfs.xfs sets `sb_inprogress` with its first writes and clears it with its last. Other tools write what blkid finds last. */
+const XFS_IN_PROGRESS = 126;
+
+const isUnfinished = (fd: number, type: string): boolean => {
+  const byte = Buffer.alloc(1);
+  return type === "xfs" && readSync(fd, byte, 0, 1, XFS_IN_PROGRESS) === 1 && byte[0] !== 0;
 };
 
 const signature = (text: string): Content => {

@@ -42,7 +42,8 @@ export interface LogEnd {
 export type Content =
   /** blkid finds no signature. `zeroed`: its first bytes read as zeros, too. */
   | { readonly kind: "blank"; readonly zeroed: boolean }
-  | { readonly kind: "filesystem"; readonly type: string }
+  /** `unfinished`: its tool, such as mkfs, was cut off, as the filesystem says itself. */
+  | { readonly kind: "filesystem"; readonly type: string; readonly unfinished?: true }
   | { readonly kind: "partitions"; readonly type: string }
   /** LUKS, LVM, RAID and the like, or signatures that contradict each other. */
   | { readonly kind: "other"; readonly type: string };

@@ -20,7 +20,6 @@ import { provePrimary, proveUnused, watcherOf, watchersOf } from "../images/in-u
 import { stage } from "../operations/pipeline.ts";
 import { POD_KEYS } from "../qos/image-limits.ts";
 import { untilDeadline } from "../operations/until-deadline.ts";
-import { FORMATTING } from "./format-mark.ts";
 import type { StagedDevice } from "./staged-device.ts";
 import { cookieOf, toImageName, type VolumeContext, type VolumeImage } from "./volume-context.ts";
 
@@ -55,7 +54,7 @@ export const waitUntilMappable = Effect.fnUntraced(function* (
   devices: readonly StagedDevice[],
 ): Effect.fn.Return<Mappable, CephError | HostError | Precondition, Host | Rbd> {
   const own = (status: ImageStatus) => devicesOfImage(devices, image, status, cookieOf(context));
-  const status = yield* untilUnused(image, shared, own, [FORMATTING, ...(context.mapper === "krbd" ? POD_KEYS : [])]);
+  const status = yield* untilUnused(image, shared, own, context.mapper === "krbd" ? POD_KEYS : []);
   const features = yield* stage("read features of mapper", (yield* Host).mapperFeatures(context.mapper));
   const proven = Effect.as(proveFeatures(image, status, features), context.mapper);
   if (!context.tryOtherMounters) return { status, mapper: yield* proven };

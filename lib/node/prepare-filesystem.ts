@@ -3,7 +3,7 @@
  *
  * 1. A device is formatted only if blkid finds nothing on it, its first bytes are zeros, and librbd says that no extent
  *    of the image is allocated: none behind the header, of an encrypted one. Before that it was mapped here, and proven to have no other user (./mappable.ts).
- *    The one exception is an image on which this driver began to format and did not end (./format-mark.ts).
+ *    What a mkfs that was cut off has left is refused: it cannot be told from data, and its mkfs may still write on another node.
  * 2. Nothing is formatted for readers. A static volume is formatted like any other, after the same proof.
  */
 import * as Effect from "effect/Effect";
@@ -14,7 +14,6 @@ import { type HostError, UnexpectedContent } from "../host/errors.ts";
 import { chooseFilesystem } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { stage } from "../operations/pipeline.ts";
-import { removeFormatMark, setFormatMark } from "./format-mark.ts";
 import type { StagedDevice } from "./staged-device.ts";
 import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
@@ -23,8 +22,6 @@ export interface FilesystemWanted {
   readonly type: string;
   readonly readOnly: boolean;
   readonly context: Pick<VolumeContext, "mkfsOptions">;
-  /** Whether the image has the mark of a format that did not end. */
-  readonly marked: boolean;
 }
 
 /**
@@ -32,22 +29,23 @@ export interface FilesystemWanted {
  * behind the header of an encrypted one.
  */
 export const prepareFilesystem = Effect.fnUntraced(function* (
-  { type: requested, readOnly, context, marked }: FilesystemWanted,
+  { type: requested, readOnly, context }: FilesystemWanted,
   image: VolumeImage,
   { top }: StagedDevice,
   from: bigint,
 ): Effect.fn.Return<string, CephError | HostError, Host | Rbd> {
   const host = yield* Host;
   const found = yield* stage("probe", host.probe(top.path));
+  const refuse = (reason: string) => new UnexpectedContent({ op: "format", subject: top.path, reason });
+  const label = imageLabel(image.pool, image.imageName);
+  if (found.kind === "filesystem" && found.unfinished) {
+    return yield* refuse(`image ${label} holds an unfinished ${found.type}. ${cutOff(label)}`);
+  }
   const { type, blank } = yield* chooseFilesystem(top.path, found, requested);
   if (!blank) {
-    if (readOnly) return type;
-    // mkfs writes what blkid looks for last.
-    if (marked) yield* removeFormatMark(image);
-    yield* repairFilesystem(top.path, type);
+    if (!readOnly) yield* repairFilesystem(top.path, type);
     return type;
   }
-  const refuse = (reason: string) => new UnexpectedContent({ op: "format", subject: top.path, reason });
   if (readOnly) {
     return yield* refuse(
       "it is blank, and the volume is staged read-only. Write to it before you stage it for readers",
@@ -56,22 +54,15 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   // A cipher makes noise of the zeros of an image.
   const zeroed = from > 0n || (found.kind === "blank" && found.zeroed);
   const hasData = (yield* Rbd).imageHasData(image.pool, image.imageName, "any", from);
-  const isEmpty = zeroed && !(yield* stage("prove empty", hasData));
-  if (!isEmpty && !marked) {
-    return yield* refuse(
-      'it has no filesystem, but the image holds data. Look at it with "rbd export" before you format it by hand',
-    );
+  if (!zeroed || (yield* stage("prove empty", hasData))) {
+    return yield* refuse(`it has no filesystem, but image ${label} holds data. ${cutOff(label)}`);
   }
-  if (!isEmpty) {
-    yield* Effect.logWarning(
-      `image ${imageLabel(image.pool, image.imageName)} is formatted anew, because an earlier mkfs did not end`,
-    );
-  }
-  yield* setFormatMark(image, type);
   yield* stage("format", host.mkfs({ device: top.path, type, options: context.mkfsOptions }));
-  yield* removeFormatMark(image);
   return type;
 });
+
+const cutOff = (label: string): string =>
+  `A mkfs that was cut off leaves this, and so does a filesystem that lost its beginning. Look at it: map it by hand ("rbd map --read-only ${label}"), then run "wipefs" and "debugfs" on its device, or "rbd export ${label} FILE". If nothing was ever written to the volume, it may be deleted and made anew`;
 
 const repairFilesystem = Effect.fnUntraced(function* (
   device: string,

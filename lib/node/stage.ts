@@ -37,7 +37,6 @@ import { stage } from "../operations/pipeline.ts";
 import { ClientRecord } from "./client-record.ts";
 import { type Comparison, compareWithRequest, type WantedVolume } from "./compare-with-request.ts";
 import { addLayer, growLayer, type LayerKey, layerKey, type LayerWanted } from "./crypt-layer.ts";
-import { hasFormatMark, removeFormatMark } from "./format-mark.ts";
 import { healDevice } from "./heal.ts";
 import { clearInTreeLocks, removeInTreeFiles } from "./in-tree.ts";
 import type { ReadImage } from "./io-limits.ts";
@@ -180,15 +179,13 @@ const mapFormatMount = Effect.fnUntraced(function* (
     layer === undefined ? { device: bare, from: 0n } : yield* addLayer(spec, image, bare, layer, status);
   const source = device.top.path;
   const unmount = { undo: () => unmountAll(target) };
-  const marked = hasFormatMark(status);
   if (access.kind === "block") {
-    if (marked && !readOnly) yield* removeFormatMark(image);
     yield* stage("make target", host.makeFile(target));
     const options = bindOptions({ flags: [], readOnly }, []);
     yield* step("bind", host.mount({ source, target, options }), unmount);
     return;
   }
-  const type = yield* prepareFilesystem({ type: access.type, readOnly, context, marked }, image, device, from);
+  const type = yield* prepareFilesystem({ type: access.type, readOnly, context }, image, device, from);
   const options = mountOptions(type, { flags: access.mountFlags, readOnly });
   yield* stage("make target", host.makeDirectory(target));
   yield* step("mount", mountFilesystem(device, { target, type, options }), unmount);

@@ -37,6 +37,8 @@ export type Disk =
       damaged?: boolean;
       /** Whether it was mounted when its snapshot was taken, so that its journal is to be replayed. */
       dirty?: boolean;
+      /** Whether its mkfs was cut off, as xfs says of itself. */
+      unfinished?: true;
     }
   | { readonly kind: "other"; readonly type: string }
   | {
@@ -153,6 +155,8 @@ export class MemoryNode {
   readonly trims: { readonly point: string; readonly offset: bigint; readonly end: bigint }[] = [];
   /** Whether a mkfs is killed halfway: it has written, and blkid finds nothing. */
   killsMkfs = false;
+  /** The IDs of images on which a mkfs was killed. */
+  readonly cutOff = new Set<string>();
   /** The LUKS headers that were made, in order: the image's ID. */
   readonly encrypted: string[] = [];
   #next = 0;
@@ -355,6 +359,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     const { disk, offset } = block("probe", path);
     // What nobody has written through a layer is not zeros: it is what the cipher makes of zeros.
     if (disk.kind === "blank") return { kind: "blank", zeroed: offset === 0n };
+    if (disk.kind === "filesystem" && disk.unfinished) return { kind: "filesystem", type: disk.type, unfinished: true };
     return disk.kind === "luks" ? { kind: "other", type: "crypto_LUKS" } : { kind: disk.kind, type: disk.type };
   };
 
@@ -494,6 +499,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         if (readOnly) fail("mkfs", device, "Read-only", 30);
         if (node.killsMkfs) {
           image.write(offset + (1n << 20n), 4096n);
+          node.cutOff.add(image.id);
           fail(`mkfs.${type}`, device, "killed by SIGKILL");
         }
         node.formatted.push(`${type} ${image.id}`);

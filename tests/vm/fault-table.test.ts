@@ -80,24 +80,49 @@ describe("a tool that goes wrong", () => {
   );
 
   test(
-    "a mkfs that is killed halfway is made again by the next stage, and a lost filesystem with data is not",
+    "what a mkfs that was killed halfway has left is not formatted, nothing of it is lost, and the error says what to do",
     async () => {
       const volume = await world().makeVolume("ext4");
       const failure = await withFaulty("mkfs.ext4", () => failureOf(volume.stage()));
       expect(failure?.message).toContain("killed by a signal");
       expect(rbd("du", "--format=json", volume.spec)).not.toContain('"used_size":0');
+      const exported = () => tool("sh", "-c", `rbd -c ${rig().conf} export ${volume.spec} - 2>/dev/null | sha256sum`);
+      const before = exported();
+      for (let n = 0; n < 2; n++) {
+        expect(await failureOf(volume.stage())).toMatchObject({
+          code: "FAILED_PRECONDITION",
+          message: expect.stringMatching(
+            new RegExp(`image ${volume.spec} holds data\\. A mkfs that was cut off .*wipefs.*debugfs.*rbd export`),
+          ),
+        });
+        expect([left(volume), exported()]).toEqual([[[], []], before]);
+      }
+    },
+    MINUTES,
+  );
+
+  test(
+    "an xfs whose mkfs was cut off is neither mounted nor formatted, and the error says what to do",
+    async () => {
+      const volume = await world().makeVolume("xfs");
       await volume.stage();
-      writeData(`${volume.stagingTarget}/data`, 1);
-      const device = mountTable().find(({ point }) => point === volume.stagingTarget)?.source ?? "";
-      expect(rbd("image-meta", "list", volume.spec)).not.toContain("formatting");
+      const sum = writeData(`${volume.stagingTarget}/data`, 1);
       await volume.unstage();
-      rbd("map", "-o", "noudev", volume.spec);
-      tool("dd", "if=/dev/zero", `of=${device}`, "bs=1024", "seek=1", "count=1", "conv=notrunc,fsync");
-      rbd("unmap", "-o", "noudev", volume.spec);
+      const setInProgress = (byte: string) => {
+        const device = rbd("map", "-o", "noudev", volume.spec);
+        tool("sh", "-c", `printf '\\${byte}' | dd of=${device} bs=1 seek=126 conv=notrunc,fsync 2>/dev/null`);
+        rbd("unmap", "-o", "noudev", device);
+      };
+      setInProgress("001");
       expect(await failureOf(volume.stage())).toMatchObject({
         code: "FAILED_PRECONDITION",
-        message: expect.stringContaining("holds data"),
+        message: expect.stringContaining(`image ${volume.spec} holds an unfinished xfs. A mkfs that was cut off`),
       });
+      expect(left(volume)).toEqual([[], []]);
+      setInProgress("000");
+      await volume.stage();
+      expect(checksum(`${volume.stagingTarget}/data`, 1)).toBe(sum);
+      await volume.unstage();
       expect(left(volume)).toEqual([[], []]);
     },
     MINUTES,
@@ -108,10 +133,17 @@ describe("a tool that goes wrong", () => {
     async () => {
       const volume = await world().makeVolume("ext4");
       const failure = await withFaulty("rbd", () => failureOf(volume.stage()));
-      if (failure !== undefined) expect(failure.message).toContain("/dev/rbd");
-      await Bun.sleep(5_000);
+      const ours = () => mapped().filter((spec) => spec === volume.spec).length;
+      if (failure === undefined) expect([ours(), isMounted(volume.stagingTarget)]).toEqual([1, true]);
+      else {
+        expect(failure.message).toContain("/dev/rbd");
+        expect([failure.code, isMounted(volume.stagingTarget)]).toEqual(["XXX", false]);
+        await Bun.sleep(5_000);
+      }
       await volume.stage();
-      expect(mapped().filter((spec) => spec === volume.spec)).toHaveLength(1);
+      expect([ours(), isMounted(volume.stagingTarget)]).toEqual([1, true]);
+      const sum = writeData(`${volume.stagingTarget}/data`, 1);
+      expect(checksum(`${volume.stagingTarget}/data`, 1)).toBe(sum);
       await volume.unstage();
       expect(left(volume)).toEqual([[], []]);
     },

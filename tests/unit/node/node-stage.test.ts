@@ -4,7 +4,6 @@ import * as Effect from "effect/Effect";
 import { recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
-import { FORMATTING } from "../../../lib/node/format-mark.ts";
 import { interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService, type MemoryNode, setDisk } from "../../support/host-memory.ts";
 import {
@@ -137,37 +136,41 @@ describe("proof before harm", () => {
     expect(failure?.message).toContain("holds data");
   });
 
-  test("NodeStageVolume formats anew what a mkfs that was killed has left, and what anybody could write since it refuses", async () => {
+  test("NodeStageVolume refuses what a mkfs that was killed has left, whenever it is asked, and says what to do", async () => {
     const { host } = await aNode();
     const image = host.cluster.image("rbd", IMAGE);
     await using driver = nodeOn(host);
-    const killed = async () => {
-      host.killsMkfs = true;
-      expect((await failureOf(driver.stage(staging())))?.message).toContain("SIGKILL");
-      host.killsMkfs = false;
-      expect([image.hasData, image.meta.get(FORMATTING), host.dump().mapped]).toEqual([true, "ext4", []]);
-    };
-    await killed();
-    await killed();
-    await driver.stage(staging());
-    expect([host.formatted, image.meta.has(FORMATTING)]).toEqual([[`ext4 ${image.id}`], false]);
-    host.files(PLACE).set("data", "precious");
-    await driver.unstage(unstaging());
+    host.killsMkfs = true;
+    expect((await failureOf(driver.stage(staging())))?.message).toContain("SIGKILL");
+    host.killsMkfs = false;
+    for (let n = 0; n < 2; n++) {
+      const failure = await failureOf(driver.stage(staging()));
+      expect(failure).toMatchObject({
+        code: "FAILED_PRECONDITION",
+        message: expect.stringMatching(/image rbd\/csi-vol-\S+ holds data\. A mkfs that was cut off .*wipefs.*debugfs.*rbd export/),
+      });
+      expect([host.formatted, image.hasData, host.dump().mapped]).toEqual([[], true, []]);
+    }
+  });
 
-    // a filesystem that is whole is kept, whatever the mark says
-    image.meta.set(FORMATTING, "ext4");
-    await driver.stage(staging());
-    expect([host.files(PLACE).get("data"), image.meta.has(FORMATTING)]).toEqual(["precious", false]);
-    await driver.unstage(unstaging());
-
-    setDisk(image, { kind: "blank" });
-    expect((await failureOf(driver.stage(staging())))?.message).toContain("holds data");
-    image.meta.set(FORMATTING, "ext4");
-    const block = { volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) };
-    await driver.stage(staging(block));
-    await driver.unstage(unstaging());
-    expect((await failureOf(driver.stage(staging())))?.message).toContain("holds data");
-    expect(host.formatted).toHaveLength(1);
+  test("NodeStageVolume neither mounts nor formats an xfs whose mkfs was cut off, and says what to do", async () => {
+    for (const volumeCapability of [mounted(Mode.SINGLE_NODE_WRITER), mounted(Mode.SINGLE_NODE_READER_ONLY)]) {
+      const failure = await refused(
+        (host) =>
+          setDisk(host.cluster.image("rbd", IMAGE), {
+            kind: "filesystem",
+            type: "xfs",
+            sizeBytes: GIB,
+            files: new Map(),
+            unfinished: true,
+          }),
+        { volumeCapability },
+      );
+      expect(failure).toMatchObject({
+        code: "FAILED_PRECONDITION",
+        message: expect.stringMatching(/image rbd\/csi-vol-\S+ holds an unfinished xfs\. A mkfs that was cut off .*deleted/),
+      });
+    }
   });
 
   for (const [what, disk] of [
