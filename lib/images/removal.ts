@@ -5,6 +5,7 @@
  *
  * 1. No image goes to the trash while somebody has it open.
  * 2. An image with data of its own is never taken for one that a crash left half made.
+ *    Where a lock had to be taken away first, all is proven once more behind that.
  * 3. No volume or snapshot goes while it has a snapshot that a person took: it holds data that somebody wanted to keep,
  *    and the trash would never give the space back.
  */
@@ -16,7 +17,7 @@ import { DRIVERS_MARK_SECONDS, type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
-import { clearLeftLocks } from "./left-locks.ts";
+import { clearLeftLocks, hasLeftLocks, proveWritable } from "./left-locks.ts";
 import { personsSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
 import { type DiscardedImage, isQuick, Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
@@ -97,13 +98,7 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
   const rbd = yield* Rbd;
   const purge = yield* Purge;
   for (const { pool } of removals) yield* purge.visit(pool);
-  const looked = yield* Effect.forEach(removals, (removal) =>
-    Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
-  );
-  for (const { removal, image } of looked) {
-    if (image !== undefined) yield* clearLeftLocks(removal.pool, removal.imageName, image, { mirrorDaemons });
-  }
-  const leftovers = yield* Effect.forEach(looked, ({ removal, image }) => driversLeftovers(removal, image));
+  const looked = yield* provenRemovable(removals, mirrorDaemons);
   const present = new Set(looked.flatMap(({ removal, image }) => (image === undefined ? [] : [removal.imageName])));
   for (const { removal, image } of looked) {
     if (image !== undefined) continue;
@@ -117,16 +112,53 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     );
   }
   const gone: DiscardedImage[] = [];
-  for (const [at, { removal, image }] of looked.entries()) {
+  for (const { removal, image, leftovers } of looked) {
     if (image === undefined) continue;
     const { pool, imageName, snapshots = [] } = removal;
     const marked = isSmall(imageName, image);
-    for (const { clear } of leftovers[at] ?? []) yield* clear;
+    for (const { clear } of leftovers) yield* clear;
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     yield* moveToTrash(pool, imageName, marked);
     gone.push({ pool, id: image.id, marked });
   }
   if (gone.length > 0) yield* purge.discard(gone);
+});
+
+interface Looked {
+  readonly removal: Removal;
+  /** `undefined`: it does not exist under its name. */
+  readonly image: ImageStatus | undefined;
+  readonly leftovers: readonly Leftover[];
+}
+
+/** Locks that were left on the images are taken away. What is proven is proven by looks that came after that. */
+const provenRemovable = Effect.fnUntraced(function* (
+  removals: readonly Removal[],
+  mirrorDaemons: number,
+): Effect.fn.Return<readonly Looked[], CephError | Precondition, DriverSettings | Rados | Rbd> {
+  const look = lookAt(removals, mirrorDaemons);
+  const looked = yield* look;
+  for (const { removal, image } of looked) {
+    if (image !== undefined) yield* clearLeftLocks(removal.pool, removal.imageName, image);
+  }
+  if (!looked.some(({ image }) => image !== undefined && hasLeftLocks(image))) return looked;
+  const last = yield* look;
+  for (const { removal, image } of last) {
+    if (image !== undefined) yield* proveWritable(removal.pool, removal.imageName, image);
+  }
+  return last;
+});
+
+const lookAt = Effect.fnUntraced(function* (
+  removals: readonly Removal[],
+  mirrorDaemons: number,
+): Effect.fn.Return<readonly Looked[], CephError | Precondition, DriverSettings | Rados | Rbd> {
+  const looked = yield* Effect.forEach(removals, (removal) =>
+    Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
+  );
+  return yield* Effect.forEach(looked, ({ removal, image }) =>
+    Effect.map(driversLeftovers(removal, image), (leftovers) => ({ removal, image, leftovers })),
+  );
 });
 
 const isSmall = (name: string, { sizeBytes, objectSize }: ImageStatus): boolean =>

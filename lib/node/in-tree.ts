@@ -16,44 +16,60 @@ import type { Precondition } from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { mountsAt } from "../host/mountinfo.ts";
+import { otherWatchers } from "../images/in-use.ts";
 import { clearLeftLocks, proveWritable } from "../images/left-locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { fieldsOf, isObject } from "../text/go-json.ts";
 import { parseJson } from "../text/json.ts";
-import type { VolumeImage } from "./volume-context.ts";
+import type { StagedDevice } from "./staged-device.ts";
+import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
-/** Once nothing of the image is mapped on this node. A reader needs no lock, and others may use a shared image: it stays. */
+/**
+ * Once nothing of the image is mapped on this node; `leftOver` was, in the look `status`. A reader needs no lock, and others may use a shared image: it stays.
+ * -> the look at the image that all further proof goes by.
+ */
 export const clearInTreeLocks = (
-  { pool, imageName, cluster }: VolumeImage,
+  { pool, imageName }: VolumeImage,
+  leftOver: readonly StagedDevice[],
   { readOnly, shared }: { readonly readOnly: boolean; readonly shared: boolean },
   status: ImageStatus,
-): Effect.Effect<void, CephError | Precondition, Rbd> => {
-  if (status.locks.length === 0 || readOnly) return Effect.void;
-  if (shared && status.watchers.length > 0) return proveWritable(pool, imageName, status);
-  const options = { mirrorDaemons: cluster.mirrorDaemonCount };
-  return stage("clear left locks", clearLeftLocks(pool, imageName, status, options));
+): Effect.Effect<ImageStatus, CephError | Precondition, Rbd> => {
+  if (status.locks.length === 0 || readOnly) return Effect.succeed(status);
+  const own = leftOver.map(({ mapped }) => mapped);
+  const isShared = shared && otherWatchers(status, { mirrorDaemons: 0, own }).length > 0;
+  if (isShared) return Effect.as(proveWritable(pool, imageName, status), status);
+  return stage("clear left locks", clearLeftLocks(pool, imageName, status, own));
 };
 
 /** kubelet's own folder of plugins, from a staging target path below it. */
 const PLUGINS = /^(\/.*)\/csi\/./;
 
+/** A volume of the plugin is in no journal. */
+type InTreeImage = Exclude<VolumeContext["fixed"], undefined>;
+
 /** Where the plugin mounted images: its later releases, and its earlier ones. */
-const foldersOf = (stagingPath: string, { pool: { pool }, imageName }: VolumeImage): readonly string[] => {
+const foldersOf = (stagingPath: string, { pool, imageName }: InTreeImage): readonly string[] => {
   const plugins = PLUGINS.exec(stagingPath)?.[1];
   if (plugins === undefined || !plugins.endsWith("/plugins/kubernetes.io")) return [];
   return ["mounts", "rbd"].map((kind) => `${plugins}/rbd/${kind}/${pool}-image-${imageName}`);
 };
 
-export const removeInTreeFiles = (stagingPath: string, image: VolumeImage): Effect.Effect<void, never, Host> =>
-  Effect.forEach(foldersOf(stagingPath, image), (folder) =>
-    Effect.catch(removeFolder(folder, image), ({ message }) =>
+export const removeInTreeFiles = (
+  stagingPath: string,
+  { fixed }: Pick<VolumeContext, "fixed">,
+): Effect.Effect<void, never, Host> => {
+  if (fixed === undefined) return Effect.void;
+  const removed = Effect.forEach(foldersOf(stagingPath, fixed), (folder) =>
+    Effect.catch(removeFolder(folder, fixed), ({ message }) =>
       Effect.logWarning(`${folder} is left of the in-tree plugin, and rbd.json in it may hold a key: ${message}`),
     ),
-  ).pipe(Effect.asVoid, (removal) => stage("remove in-tree files", removal));
+  );
+  return stage("remove in-tree files", Effect.asVoid(removed));
+};
 
 const removeFolder = Effect.fnUntraced(function* (
   folder: string,
-  image: VolumeImage,
+  image: InTreeImage,
 ): Effect.fn.Return<void, HostError, Host> {
   const host = yield* Host;
   const point = yield* host.resolvePath(folder);
@@ -74,7 +90,7 @@ const removeFolder = Effect.fnUntraced(function* (
 });
 
 /** Whether the file is of this image, as Go reads it. */
-const names = (text: string, { pool: { pool }, imageName }: VolumeImage): boolean => {
+const names = (text: string, { pool, imageName }: InTreeImage): boolean => {
   const json = parseJson(text);
   if (Result.isFailure(json) || !isObject(json.success)) return false;
   const { Pool, Image } = fieldsOf(json.success, ["Pool", "Image"]);

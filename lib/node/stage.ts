@@ -100,13 +100,14 @@ const stageLocked = Effect.fnUntraced(function* (
   const mappable = yield* waitUntilMappable(image, spec, now.devices);
   const leftOver = devicesOfImage(now.devices, image, mappable.status, cookieOf(context));
   yield* clearStaleState(now, found, leftOver, context);
-  yield* clearInTreeLocks(image, spec, mappable.status);
-  yield* compensated(mapFormatMount({ ...spec, layer }, target, image, mappable), (left, error) =>
+  const status = yield* clearInTreeLocks(image, leftOver, spec, mappable.status);
+  yield* compensated(mapFormatMount({ ...spec, layer }, target, image, { ...mappable, status }), (left, error) =>
     halfStaged(volumeId, left, error),
   );
+  // A record that fails fails the call, and the retry finds the volume staged.
+  yield* removeInTreeFiles(stagingPath, context);
   yield* recordPublishedNode(spec, image);
-  if (context.fixed !== undefined) yield* removeInTreeFiles(stagingPath, image);
-  const { id, metadata } = mappable.status;
+  const { id, metadata } = status;
   return { image, id, metadata };
 });
 
@@ -127,6 +128,7 @@ const completeStaged = Effect.fnUntraced(function* (
   const { context, credentials, stagingPath } = spec;
   const { mapper, path, served } = device.mapped;
   const known = now.imageMeta.kind === "read";
+  yield* removeInTreeFiles(stagingPath, context);
   if (!known || !served) {
     const image = yield* stage("locate image", locateImage(context, credentials));
     if (!served) yield* healDevice(spec, image, device);

@@ -1,9 +1,10 @@
 /**
  * ControllerExpandVolume: grows an image, and librbd's limits of its I/O with it. No image shrinks.
  */
+import { constants } from "node:os";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { CephError } from "../ceph/errors.ts";
+import type { CephError, CephFailed } from "../ceph/errors.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
@@ -12,8 +13,7 @@ import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { InvalidRequest, type LockHeld, type Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
-import { proveUnused } from "../images/in-use.ts";
-import { clearLeftLocks } from "../images/left-locks.ts";
+import { clearLeftLocks, isLocked } from "../images/left-locks.ts";
 import { locateVolume } from "../journal/locate.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
@@ -63,7 +63,7 @@ const growLocated = Effect.fnUntraced(function* (
 ): Effect.fn.Return<ExpandedVolume, CephError | ConfigError | Precondition | SizeOutOfRange | VolumeNotFound, Needs> {
   const rbd = yield* Rbd;
   const limit = size.limitBytes ?? 0n;
-  const { cluster, pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
+  const { pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
   if (limit > 0n) {
     const { sizeBytes: now } = yield* stage("compare", rbd.imageStatus(pool, imageName));
     if (now > limit) {
@@ -72,7 +72,7 @@ const growLocated = Effect.fnUntraced(function* (
     }
   }
   const grow = rbd.imageGrow(pool, imageName, sizeBytes, KEPT_KEYS);
-  const unlocked = (error: CephError) => clearLocks(pool, imageName, cluster.mirrorDaemonCount, error);
+  const unlocked = (error: CephFailed) => clearLocks(pool, imageName, error);
   const grown = yield* stage(
     "grow image",
     Effect.catchTag(grow, "CephFailed", (error) => Effect.andThen(unlocked(error), grow)),
@@ -84,17 +84,19 @@ const growLocated = Effect.fnUntraced(function* (
   return { capacityBytes, nodeExpansionRequired: !block || luks };
 });
 
+/** librbd's answer while a lock keeps it from writing. */
+const { EROFS } = constants.errno;
+
 /** After a growth that failed. Fails with its error if no lock is why. */
 const clearLocks = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
-  mirrorDaemons: number,
-  error: CephError,
+  error: CephFailed,
 ): Effect.fn.Return<void, CephError | Precondition, Rbd> {
+  if (error.errno !== EROFS) return yield* error;
   const now = yield* (yield* Rbd).imageStatus(pool, imageName);
-  if (now.locks.length === 0) return yield* error;
-  yield* proveUnused(pool, imageName, now, { mirrorDaemons });
-  yield* clearLeftLocks(pool, imageName, now, { mirrorDaemons });
+  if (!isLocked(now)) return yield* error;
+  yield* clearLeftLocks(pool, imageName, now);
 });
 
 /** 0: the present size will do, because the range has only a limit. A range without any size is refused. */

@@ -30,39 +30,84 @@ const locked = async (features: string, n: number, lock = "kubelet_lock_magic_no
   return { spec, volumeId: `mig_mons-${CLUSTER}_image-${uuid}_${Buffer.from(pool.name).toString("hex")}` };
 };
 
-for (const [n, features] of ["layering", "layering,exclusive-lock"].entries()) {
-  test(`An image with ${features} that a dead kubelet has locked is grown and deleted`, async () => {
-    const { spec, volumeId } = await locked(features, n);
-    const grown = await driver.controller.controllerExpandVolume(expandRequest(volumeId, GIB), LIMIT);
-    expect(grown.capacityBytes).toBe(GIB);
-    if (features === "layering") expect(await tool("rbd", "lock", "ls", spec)).toContain("kubelet_lock_magic");
-    else await tool("rbd", "lock", "add", spec, "kubelet_lock_magic_node-2");
-    await driver.controller.deleteVolume(deleteRequest(volumeId), LIMIT);
-    expect(await tool("rbd", "ls", pool.name)).not.toContain(spec.split("/")[1] ?? spec);
-  }, 120_000);
-}
+/** What the driver says between its two looks. */
+const LOOKS_AGAIN = "it is looked at once more";
+const said = () => driver.log().split(LOOKS_AGAIN).length;
 
-test("An image that a kubelet has locked and has open keeps its lock, and so does one that a person has locked", async () => {
-  const used = await locked("layering,exclusive-lock", 8);
-  const owner = Bun.spawn(["rbd", "-c", rig().conf, "watch", used.spec], {
+/** The failure of a call during which something happens between the two looks. */
+const failureWith = async (call: () => Promise<unknown>, between: () => Promise<unknown>) => {
+  const before = said();
+  const failed = failureOf(call());
+  while (said() === before) await Bun.sleep(50);
+  await between();
+  return failed;
+};
+
+const watch = async (spec: string) => {
+  const owner = Bun.spawn(["rbd", "-c", rig().conf, "watch", spec], {
     stdin: "pipe",
     stdout: "ignore",
     stderr: "ignore",
   });
-  try {
-    while (!(await tool("rbd", "status", used.spec)).includes("watcher=")) await Bun.sleep(50);
-    for (const call of [
-      driver.controller.deleteVolume(deleteRequest(used.volumeId), LIMIT),
-      driver.controller.controllerExpandVolume(expandRequest(used.volumeId, GIB), LIMIT),
-    ]) {
-      expect(codeName((await failureOf(call)).code)).toBe("FAILED_PRECONDITION");
-    }
-    expect(await tool("rbd", "lock", "ls", used.spec)).toContain("kubelet_lock_magic_node-1");
-  } finally {
+  while (!(await tool("rbd", "status", spec)).includes("watcher=")) await Bun.sleep(50);
+  return async () => {
     owner.kill();
     await owner.exited;
+  };
+};
+
+test("An image with exclusive-lock that a dead kubelet has locked is grown and deleted", async () => {
+  const { spec, volumeId } = await locked("layering,exclusive-lock", 1);
+  const grown = await driver.controller.controllerExpandVolume(expandRequest(volumeId, GIB), LIMIT);
+  expect(grown.capacityBytes).toBe(GIB);
+  expect(await tool("rbd", "lock", "ls", spec)).not.toContain("kubelet_lock_magic");
+  await tool("rbd", "lock", "add", spec, "kubelet_lock_magic_node-2");
+  await driver.controller.deleteVolume(deleteRequest(volumeId), LIMIT);
+  expect(await tool("rbd", "ls", pool.name)).not.toContain(spec.split("/")[1] ?? spec);
+}, 120_000);
+
+test("An image without exclusive-lock is grown and deleted at once, whatever lock it has", async () => {
+  const { spec, volumeId } = await locked("layering", 2);
+  const before = said();
+  const grown = await driver.controller.controllerExpandVolume(expandRequest(volumeId, GIB), LIMIT);
+  expect(grown.capacityBytes).toBe(GIB);
+  expect(await tool("rbd", "lock", "ls", spec)).toContain("kubelet_lock_magic");
+  await driver.controller.deleteVolume(deleteRequest(volumeId), LIMIT);
+  expect(await tool("rbd", "ls", pool.name)).not.toContain(spec.split("/")[1] ?? spec);
+  expect(said()).toBe(before);
+}, 120_000);
+
+test("An image that somebody opens, or locks anew, while its lock is looked at keeps the lock and is neither grown nor deleted", async () => {
+  const used = await locked("layering,exclusive-lock", 8);
+  for (const [n, call] of [
+    () => driver.controller.deleteVolume(deleteRequest(used.volumeId), LIMIT),
+    () => driver.controller.controllerExpandVolume(expandRequest(used.volumeId, GIB), LIMIT),
+  ].entries()) {
+    let close = async () => {};
+    const opened = await failureWith(call, async () => (close = await watch(used.spec)));
+    // one that has it open from the beginning
+    const open = await failureOf(call());
+    await close();
+    for (const { code, details } of [opened, open]) {
+      expect([codeName(code), details]).toEqual(["FAILED_PRECONDITION", expect.stringContaining("client.")]);
+    }
+    const newer = `kubelet_lock_magic_newer-${n}`;
+    const relocked = await failureWith(call, async () => {
+      const [lock] = JSON.parse(await tool("rbd", "lock", "ls", "--format=json", used.spec));
+      await tool("rbd", "lock", "rm", used.spec, lock.id, lock.locker);
+      await tool("rbd", "lock", "add", used.spec, newer);
+    });
+    expect([codeName(relocked.code), relocked.details]).toEqual([
+      "FAILED_PRECONDITION",
+      expect.stringMatching(new RegExp(`${newer}.*about to use it`)),
+    ]);
+    expect(await tool("rbd", "lock", "ls", used.spec)).toContain(newer);
   }
-  const byHand = await locked("layering,exclusive-lock", 9, "maintenance");
+  expect(await tool("rbd", "info", used.spec)).toContain("size 64 MiB");
+}, 240_000);
+
+test("An image that a person has locked keeps the lock, and the message has the command that removes it", async () => {
+  const byHand = await locked("layering,exclusive-lock", 9, "maintenance of today");
   for (const call of [
     () => driver.controller.deleteVolume(deleteRequest(byHand.volumeId), LIMIT),
     () => driver.controller.controllerExpandVolume(expandRequest(byHand.volumeId, GIB), LIMIT),
@@ -70,5 +115,9 @@ test("An image that a kubelet has locked and has open keeps its lock, and so doe
     const { code, details } = await failureOf(call());
     expect([codeName(code), details]).toEqual(["FAILED_PRECONDITION", expect.stringContaining("rbd lock remove")]);
   }
-  expect(await tool("rbd", "lock", "ls", byHand.spec)).toContain("maintenance");
+  expect(await tool("rbd", "lock", "ls", byHand.spec)).toContain("maintenance of today");
+  const { details } = await failureOf(driver.controller.deleteVolume(deleteRequest(byHand.volumeId), LIMIT));
+  const [, command = ""] = /(rbd lock remove .* client\.\d+)/.exec(details) ?? [];
+  await tool("sh", "-c", command.replace("rbd", `rbd -c ${rig().conf}`));
+  await driver.controller.deleteVolume(deleteRequest(byHand.volumeId), LIMIT);
 }, 120_000);

@@ -5,7 +5,7 @@ import { intercepted } from "../../support/ceph-faults.ts";
 import { MemoryNode, setDisk } from "../../support/host-memory.ts";
 import { nodeOn, PLACE, staging, UUID, unstaging, VOLUME } from "../../support/node-world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
-import { aCluster, asBlock, codeOf, failureOf, GIB, mounted, PARAMETERS } from "../../support/world.ts";
+import { aCluster, asBlock, codeOf, EAST, failureOf, GIB, mounted, PARAMETERS } from "../../support/world.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import * as Effect from "effect/Effect";
 
@@ -92,7 +92,7 @@ describe("a lock that the in-tree plugin left", () => {
     expect(image.locks).toEqual([newer]);
   });
 
-  test("NodeStageVolume takes away only the very lock that it has seen, if it is taken anew in the last moment", async () => {
+  test("NodeStageVolume takes away only the very lock that it has seen, and fails if it is taken anew in the last moment", async () => {
     const { cluster, host, image, time } = await aWorld();
     const newer = { ...LOCK, client: "client.4190" };
     const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {
@@ -103,30 +103,109 @@ describe("a lock that the in-tree plugin left", () => {
       );
     });
     await using driver = nodeOn(host, { time, ceph });
-    await time.until(driver.stage(staging(request), "100 seconds"));
-    expect(image.locks).toEqual([newer]);
+    const failure = await failureOf(time.until(driver.stage(staging(request), "100 seconds")));
+    expect(failure).toMatchObject({
+      code: "FAILED_PRECONDITION",
+      message: expect.stringMatching(/client\.4190.*about to use it/),
+    });
+    expect([image.locks, host.dump().mapped]).toEqual([[newer], []]);
   });
 
-  test("A read-only stage and a shared volume in use leave it", async () => {
-    const { cluster, host, image, time } = await aWorld([LOCK], 1n);
+  test("NodeStageVolume fails if a person locks or somebody opens the image while the lock is taken away", async () => {
+    for (const [what, message] of [
+      ["lock", "rbd lock remove"],
+      ["open", "client."],
+    ] as const) {
+      const { cluster, host, image, time } = await aWorld();
+      const byHand = { ...LOCK, id: "maintenance" };
+      const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+        method !== "imageUnlock"
+          ? act
+          : Effect.tap(act, () =>
+              Effect.sync(() => {
+                if (what === "lock") image.locks = [byHand];
+                else cluster.watch("rbd", IMAGE);
+              }),
+            ),
+      );
+      await using driver = nodeOn(host, { time, ceph });
+      const failure = await failureOf(time.until(driver.stage(staging(request), "100 seconds")));
+      expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(message) });
+      expect(host.dump().mapped).toEqual([]);
+    }
+  });
+
+  test("NodeStageVolume proves by its last look which image it has mapped", async () => {
+    const { cluster, host, time } = await aWorld();
+    const ref = { access: memoryAccess, pool: "rbd", namespace: "" };
+    const inner = cephMemoryService(cluster);
+    const ceph = intercepted(inner, ({ method }, act) =>
+      method !== "imageUnlock"
+        ? act
+        : Effect.tap(act, () =>
+            // somebody puts another image in its place
+            Effect.andThen(inner.trashMove(ref, IMAGE), inner.imageCreate(ref, IMAGE, { sizeBytes: GIB })),
+          ),
+    );
+    await using driver = nodeOn(host, { time, ceph });
+    await time.until(driver.stage(staging(request), "100 seconds"));
+    expect(host.dump().mapped).toEqual([`rbd/${IMAGE}`]);
+  });
+
+  test("NodeStageVolume leaves the lock alone, and waits for nothing, where it keeps nobody from writing", async () => {
+    const { host, image, time } = await aWorld([LOCK], 1n);
+    await using driver = nodeOn(host, { time });
+    const since = time.now();
+    expect(await codeOf(driver.stage(staging(request)))).toBe("OK");
+    expect([time.now() - since, image.locks]).toEqual([0, [LOCK]]);
+  });
+
+  test("NodeStageVolume counts a mirror daemon as a user before it takes a lock away", async () => {
+    const { cluster, host, image, time } = await aWorld();
+    image.mirror = "primary";
+    await using driver = nodeOn(host, { time, clusters: [{ ...EAST, mirrorDaemonCount: 1 }] });
+    cluster.watch("rbd", IMAGE);
+    const failure = await failureOf(time.until(driver.stage(staging(request), "100 seconds")));
+    expect([failure?.code, image.locks]).toEqual(["FAILED_PRECONDITION", [LOCK]]);
+    image.locks = [];
+    expect(await codeOf(driver.stage(staging(request)))).toBe("OK");
+  });
+
+  test("NodeStageVolume takes the lock away behind a device that the plugin left mapped", async () => {
+    const { host, image, time } = await aWorld([]);
+    const dead = nodeOn(host);
+    await dead.stage(staging(request));
+    await dead[Symbol.asyncDispose]();
+    host.mounts.length = 0;
+    image.locks = [LOCK];
+    await using driver = nodeOn(host, { time });
+    await time.until(driver.stage(staging(request), "100 seconds"));
+    expect([image.locks, host.dump().mapped]).toEqual([[], [`rbd/${IMAGE}`]]);
+  });
+
+  test("A read-only stage leaves it, and a shared volume in use is refused with it", async () => {
+    const { cluster, host, image, time } = await aWorld();
     await using driver = nodeOn(host, { time });
     const reader = mounted(Mode.SINGLE_NODE_READER_ONLY);
     expect(await codeOf(driver.stage(staging({ ...request, volumeCapability: reader })))).toBe("OK");
     await driver.unstage(unstaging(request));
     const close = cluster.watch("rbd", IMAGE);
     const shared = { ...request, volumeCapability: asBlock(Mode.MULTI_NODE_MULTI_WRITER) };
-    expect(await codeOf(driver.stage(staging(shared)))).toBe("OK");
+    expect(await failureOf(driver.stage(staging(shared)))).toMatchObject({
+      code: "FAILED_PRECONDITION",
+      message: expect.stringContaining("rbd lock remove"),
+    });
     expect(image.locks).toEqual([LOCK]);
     close();
   });
 
   test("NodeStageVolume refuses a lock of anybody else where it keeps the image from being written, and says how to remove it", async () => {
-    const byHand = { ...LOCK, id: "maintenance" };
+    const byHand = { ...LOCK, id: "maint'enance; 1" };
     const { host, time } = await aWorld([byHand]);
     await using driver = nodeOn(host, { time });
     const failure = await failureOf(driver.stage(staging(request)));
     expect(failure?.code).toBe("FAILED_PRECONDITION");
-    expect(failure?.message).toContain(`rbd lock remove rbd/${IMAGE} maintenance client.4101`);
+    expect(failure?.message).toContain(`rbd lock remove rbd/${IMAGE} 'maint'\\''enance; 1' client.4101`);
     const other = await aWorld([byHand], 1n);
     await using onPlain = nodeOn(other.host);
     expect(await codeOf(onPlain.stage(staging(request)))).toBe("OK");
@@ -151,6 +230,17 @@ describe("a file that the in-tree plugin left", () => {
     const { host, files } = await withFiles(json());
     await using driver = nodeOn(host);
     await driver.stage(staging(request));
+    expect(files()).toEqual([]);
+  });
+
+  test("NodeStageVolume removes rbd.json also where the volume is staged already", async () => {
+    const { host, files } = await withFiles(json());
+    const before = [...host.tree].filter(([path]) => path.includes("kubernetes.io/rbd/"));
+    await using driver = nodeOn(host);
+    await driver.stage(staging(request));
+    for (const [path, node] of before) host.tree.set(path, node);
+    expect(files()).not.toEqual([]);
+    expect(await codeOf(driver.stage(staging(request)))).toBe("OK");
     expect(files()).toEqual([]);
   });
 

@@ -147,7 +147,9 @@ describe("proof before harm", () => {
       const failure = await failureOf(driver.stage(staging()));
       expect(failure).toMatchObject({
         code: "FAILED_PRECONDITION",
-        message: expect.stringMatching(/image rbd\/csi-vol-\S+ holds data\. A mkfs that was cut off .*wipefs.*debugfs.*rbd export/),
+        message: expect.stringMatching(
+          /image rbd\/csi-vol-\S+ holds data\. A mkfs that was cut off .*wipefs.*debugfs.*rbd export/,
+        ),
       });
       expect([host.formatted, image.hasData, host.dump().mapped]).toEqual([[], true, []]);
     }
@@ -168,7 +170,9 @@ describe("proof before harm", () => {
       );
       expect(failure).toMatchObject({
         code: "FAILED_PRECONDITION",
-        message: expect.stringMatching(/image rbd\/csi-vol-\S+ holds an unfinished xfs\. A mkfs that was cut off .*deleted/),
+        message: expect.stringMatching(
+          /image rbd\/csi-vol-\S+ holds an unfinished xfs\. A mkfs that was cut off .*deleted/,
+        ),
       });
     }
   });

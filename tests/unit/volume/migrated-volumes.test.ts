@@ -1,8 +1,11 @@
 /** Volumes that the driver did not make: of the in-tree plugin, under their migrated handles, and static ones. */
 import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
 import * as fc from "fast-check";
 import * as Result from "effect/Result";
-import type { MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { CephFailed } from "../../../lib/ceph/errors.ts";
+import { intercepted } from "../../support/ceph-faults.ts";
+import { cephMemoryService, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { parseMigratedId } from "../../../lib/csi/migrated-volume-id.ts";
 import { aDriver } from "../../support/one-world.ts";
 import { cloneOf, settled, snapshotDeletion, snapshotOf } from "../../support/copies-world.ts";
@@ -183,6 +186,67 @@ describe("a migrated volume that a dead kubelet has locked", () => {
     cluster.watch("rbd", IMAGE);
     expect(await time.until(deleted)).toBe("FAILED_PRECONDITION");
     expect([image.locks, image.sizeBytes]).toEqual([[LOCK], GIB]);
+  });
+
+  test("DeleteVolume proves everything once more behind the locks: what a person or a user did meanwhile stays", async () => {
+    for (const meanwhile of ["snapshot", "watch", "lock"] as const) {
+      const { cluster, image, time } = await locked();
+      const inner = cephMemoryService(cluster);
+      let seen = 0;
+      const ceph = intercepted(inner, ({ method }, act) => {
+        if (method === "imageUnlock") seen = 1;
+        // the look behind the unlocks is still good
+        if (method !== "imageStatus" || seen === 0 || seen++ > 1) return act;
+        return Effect.tap(act, () =>
+          meanwhile === "snapshot"
+            ? inner.snapshotCreate({ access: memoryAccess, pool: "rbd", namespace: "" }, IMAGE, "keep")
+            : Effect.sync(() => {
+                if (meanwhile === "watch") cluster.watch("rbd", IMAGE);
+                else image.locks = [LOCK];
+              }),
+        );
+      });
+      await using driver = aDriver(cluster, { ...SETTINGS, time, ceph });
+      const failure = await failureOf(time.until(driver.deleteVolume(deletion(HANDLE), "100 seconds")));
+      expect([meanwhile, failure?.code]).toEqual([meanwhile, "FAILED_PRECONDITION"]);
+      expect(Object.keys(poolDump(cluster).images)).toContain(IMAGE);
+    }
+  });
+
+  test("DeleteVolume takes no lock away from an image with a person's snapshot", async () => {
+    const { cluster, image, time } = await locked();
+    const inner = cephMemoryService(cluster);
+    await Effect.runPromise(inner.snapshotCreate({ access: memoryAccess, pool: "rbd", namespace: "" }, IMAGE, "keep"));
+    await using driver = aDriver(cluster, { ...SETTINGS, time });
+    const failure = await failureOf(driver.deleteVolume(deletion(HANDLE)));
+    expect([failure?.code, image.locks]).toEqual(["FAILED_PRECONDITION", [LOCK]]);
+    expect(failure?.message).toContain("keep");
+  });
+
+  test("ControllerExpandVolume takes no lock away for a growth that failed by something else", async () => {
+    const { cluster, image } = await locked();
+    const ceph = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
+      method === "imageGrow"
+        ? Effect.fail(new CephFailed({ op: "rbd_resize", subject, errno: 5, reason: "it cannot be read" }))
+        : act,
+    );
+    await using driver = aDriver(cluster, { ...SETTINGS, ceph });
+    expect((await failureOf(driver.expandVolume(expansion(HANDLE))))?.message).toContain("it cannot be read");
+    expect(image.locks).toEqual([LOCK]);
+  });
+
+  test("DeleteVolume leaves a lock that keeps nobody from writing, and waits for nothing", async () => {
+    const cluster = aCluster();
+    const ref = { access: memoryAccess, pool: "rbd", namespace: "" };
+    await Effect.runPromise(cephMemoryService(cluster).imageCreate(ref, IMAGE, { sizeBytes: GIB, features: 1n }));
+    const image = cluster.image("rbd", IMAGE);
+    image.locks = [LOCK];
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { ...SETTINGS, time });
+    const since = time.now();
+    expect(await codeOf(driver.expandVolume(expansion(HANDLE)))).toBe("OK");
+    expect(await codeOf(driver.deleteVolume(deletion(HANDLE)))).toBe("OK");
+    expect([time.now() - since, image.locks]).toEqual([0, [LOCK]]);
   });
 
   test("DeleteVolume and ControllerExpandVolume name a lock of somebody else, and leave it", async () => {
