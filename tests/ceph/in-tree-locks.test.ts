@@ -37,8 +37,10 @@ const said = () => driver.log().split(LOOKS_AGAIN).length;
 /** The failure of a call during which something happens between the two looks. */
 const failureWith = async (call: () => Promise<unknown>, between: () => Promise<unknown>) => {
   const before = said();
-  const failed = failureOf(call());
-  while (said() === before) await Bun.sleep(50);
+  const state = { ended: false };
+  const failed = failureOf(call()).finally(() => void (state.ended = true));
+  while (said() === before && !state.ended) await Bun.sleep(50);
+  expect(state.ended).toBe(false);
   await between();
   return failed;
 };
@@ -49,10 +51,14 @@ const watch = async (spec: string) => {
     stdout: "ignore",
     stderr: "ignore",
   });
-  while (!(await tool("rbd", "status", spec)).includes("watcher=")) await Bun.sleep(50);
+  const isWatched = async () => (await tool("rbd", "status", spec)).includes("watcher=");
+  while (!(await isWatched())) await Bun.sleep(50);
   return async () => {
-    owner.kill();
+    // it ends at a line, and takes its watch away
+    owner.stdin.write("\n");
+    await owner.stdin.end();
     await owner.exited;
+    while (await isWatched()) await Bun.sleep(200);
   };
 };
 
