@@ -5,9 +5,9 @@
  *
  * 1. No image goes to the trash while somebody has it open.
  * 2. An image with data of its own is never taken for one that a crash left half made.
- *    Where a lock had to be taken away first, all is proven once more behind that.
  * 3. No volume or snapshot goes while it has a snapshot that a person took: it holds data that somebody wanted to keep,
  *    and the trash would never give the space back.
+ * 4. Where a lock had to be taken away first, all is proven once more behind that.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
