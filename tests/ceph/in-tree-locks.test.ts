@@ -55,14 +55,14 @@ const watch = async (spec: string) => {
   while (!(await isWatched())) await Bun.sleep(50);
   return async () => {
     // it ends at a line, and takes its watch away
-    owner.stdin.write("\n");
+    await owner.stdin.write("\n");
     await owner.stdin.end();
     await owner.exited;
     while (await isWatched()) await Bun.sleep(200);
   };
 };
 
-test("An image with exclusive-lock that a dead kubelet has locked is grown and deleted", async () => {
+test("An in-tree image with exclusive-lock that a dead kubelet has locked is grown and deleted", async () => {
   const { spec, volumeId } = await locked("layering,exclusive-lock", 1);
   const grown = await driver.controller.controllerExpandVolume(expandRequest(volumeId, GIB), LIMIT);
   expect(grown.capacityBytes).toBe(GIB);
@@ -72,7 +72,7 @@ test("An image with exclusive-lock that a dead kubelet has locked is grown and d
   expect(await tool("rbd", "ls", pool.name)).not.toContain(spec.split("/")[1] ?? spec);
 }, 120_000);
 
-test("An image without exclusive-lock is grown and deleted at once, whatever lock it has", async () => {
+test("An in-tree image without exclusive-lock is grown and deleted at once, whatever lock it has", async () => {
   const { spec, volumeId } = await locked("layering", 2);
   const before = said();
   const grown = await driver.controller.controllerExpandVolume(expandRequest(volumeId, GIB), LIMIT);
@@ -83,7 +83,7 @@ test("An image without exclusive-lock is grown and deleted at once, whatever loc
   expect(said()).toBe(before);
 }, 120_000);
 
-test("An image that somebody opens, or locks anew, while its lock is looked at keeps the lock and is neither grown nor deleted", async () => {
+test("An in-tree image that somebody opens, or locks anew, while its lock is looked at keeps the lock and is neither grown nor deleted", async () => {
   const used = await locked("layering,exclusive-lock", 8);
   for (const [n, call] of [
     () => driver.controller.deleteVolume(deleteRequest(used.volumeId), LIMIT),
@@ -112,7 +112,7 @@ test("An image that somebody opens, or locks anew, while its lock is looked at k
   expect(await tool("rbd", "info", used.spec)).toContain("size 64 MiB");
 }, 240_000);
 
-test("An image that a person has locked keeps the lock, and the message has the command that removes it", async () => {
+test("An in-tree image that a person has locked keeps the lock, and the message has the command that removes it", async () => {
   const byHand = await locked("layering,exclusive-lock", 9, "maintenance of today");
   for (const call of [
     () => driver.controller.deleteVolume(deleteRequest(byHand.volumeId), LIMIT),
