@@ -1,5 +1,4 @@
 /** Images that the driver creates without librbd: the same bytes as librbd's, the same errors, and nothing left over. */
-import { dlopen, FFIType as T } from "bun:ffi";
 import { expect, test } from "bun:test";
 import { Errno } from "../../lib/cells/cell.ts";
 import { encode } from "../../lib/ceph/cell/encoder.ts";
@@ -11,11 +10,8 @@ import { create as byLibrbd, id as idOf } from "../../lib/ceph/cell/rbd.ts";
 import type { ImageSpec } from "../../lib/ceph/rbd.ts";
 import { GIB, LIMIT, MIB } from "../contract/harness.ts";
 import { tool } from "./hands.ts";
+import { imageLook } from "./image-look.ts";
 import { cellPool, primitives } from "./primitives.ts";
-
-const { symbols: rados } = dlopen("librados.so.2", {
-  rados_read: { args: [T.u64, T.cstring, T.ptr, T.u64, T.u64], returns: T.i32 },
-});
 
 const notHere = (): never => {
   throw new Error("librbd was to create the image");
@@ -24,39 +20,7 @@ const notHere = (): never => {
 primitives("image creation", (world) => {
   const { session: at, rig } = world;
   const inPool = cellPool(world);
-  const bytesOf = (object: string): string => {
-    const bytes = zeroed(1 << 20);
-    return inPool((_, io) => {
-      const length = check("rados_read", rados.rados_read(io, object, bytes, BigInt(bytes.length), 0n));
-      return Buffer.from(bytes.subarray(0, length)).toString("hex");
-    });
-  };
-  /** All that an image is before anybody has used it, with its id and its times left out. */
-  const lookOf = (image: string, id: string) => {
-    const withoutId = (text: string) => text.replaceAll(id, "ID");
-    const header = inPool((_, io) =>
-      list(io, `rbd_header.${id}`, { prefix: "", after: "", limit: Number.MAX_SAFE_INTEGER }),
-    );
-    return {
-      header: [...(header ?? [])]
-        .filter(([key]) => !key.endsWith("_timestamp"))
-        .map(([key, value]) => [key, withoutId(Buffer.from(value).toString("latin1"))]),
-      times: [...(header ?? [])]
-        .filter(([key]) => key.endsWith("_timestamp"))
-        .map(([key, { length }]) => [key, length]),
-      headerBytes: bytesOf(`rbd_header.${id}`),
-      objectMap: inPool((_, io) => exists(io, `rbd_object_map.${id}`)) ? bytesOf(`rbd_object_map.${id}`) : "none",
-      idInName: inPool((_, io) => idOf(io, image)) === id,
-      idInDirectory: inPool((_, io) => {
-        const found = execute(io, "rbd_directory", "dir_get_id", encode({ text: image }));
-        return found !== undefined && Buffer.from(found).toString("latin1").includes(id);
-      }),
-      nameInDirectory: inPool((_, io) => {
-        const found = execute(io, "rbd_directory", "dir_get_name", encode({ text: id }));
-        return found !== undefined && Buffer.from(found).toString("latin1").includes(image);
-      }),
-    };
-  };
+  const { bytesOf, lookOf } = imageLook(inPool);
 
   const specs: readonly ImageSpec[] = [
     { sizeBytes: GIB },

@@ -2,7 +2,7 @@
  * The calls of librbd that make a clone and that flatten it. Loaded in cells only.
  *
  * Not here: the depth of a chain of clones (./ancestry.ts), the queue of the manager (./tasks.ts), clones by id for a librbd
- * that takes names only (./clone-by-id.ts).
+ * that takes names only (./clone-by-id.ts), clones that need no librbd (./plain-clone.ts).
  *
  * 1. Every clone has format 2: its snapshot is not protected, and can be removed while it has clones.
  */
@@ -10,6 +10,7 @@ import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { cloneById, type Target } from "./clone-by-id.ts";
 import { bind, check, EINVAL, ENOENT, optional, plain } from "./ffi.ts";
+import { clonePlain } from "./plain-clone.ts";
 import { withPool } from "./rados.ts";
 import { explaining, explainMissing, id as idOf, whileThere, withImage, withOptions } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
@@ -42,9 +43,8 @@ export const clone = (source: SourceArg, target: Target): void => {
     (parentIo) => {
       const { image, snapshot } = source;
       if (typeof snapshot === "string") {
-        return byLibrbd(parentIo, source, target, (io, name, options) =>
-          rbd.rbd_clone3(parentIo, plain(image), plain(snapshot), io, name, options),
-        );
+        if (clonePlain({ where: from, io: parentIo, image, snapshot }, target)) return;
+        return withLibrbd(parentIo, { ...source, snapshot }, target);
       }
       if (newer !== undefined) {
         return byLibrbd(parentIo, source, target, (io, name, options) =>
@@ -58,6 +58,12 @@ export const clone = (source: SourceArg, target: Target): void => {
     "rados_ioctx_create of the source",
   );
 };
+
+/** Clones a snapshot with a name. */
+export const withLibrbd = (parentIo: bigint, source: SourceArg & { readonly snapshot: string }, target: Target): void =>
+  byLibrbd(parentIo, source, target, (io, name, options) =>
+    rbd.rbd_clone3(parentIo, plain(source.image), plain(source.snapshot), io, name, options),
+  );
 
 const byLibrbd = (
   parentIo: bigint,

@@ -1,6 +1,6 @@
 /**
- * Encodes what the driver writes in Ceph's encoding: little-endian numbers, and texts with their length (32 bits) before
- * them.
+ * Encodes what the driver writes in Ceph's encoding: little-endian numbers, and texts and bytes with their length (32
+ * bits) before them.
  */
 export type Field =
   | { readonly u8: number }
@@ -8,6 +8,7 @@ export type Field =
   | { readonly u64: bigint }
   | { readonly i64: bigint }
   | { readonly text: string }
+  | { readonly bytes: Uint8Array }
   | { readonly version: number; readonly of: readonly Field[] };
 
 export const encode = (...fields: readonly Field[]): Uint8Array => Buffer.concat(fields.map(bytesOf));
@@ -16,6 +17,7 @@ const bytesOf = (field: Field): Buffer => {
   if ("u8" in field) return Buffer.from([field.u8]);
   if ("u32" in field) return lengthOf(field.u32);
   if ("text" in field) return withLength(Buffer.from(field.text));
+  if ("bytes" in field) return withLength(Buffer.from(field.bytes));
   if ("version" in field) {
     // version 1 of every structure here can be read by readers of version 1
     return Buffer.concat([Buffer.from([field.version, 1]), withLength(Buffer.from(encode(...field.of)))]);

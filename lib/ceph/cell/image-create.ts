@@ -1,7 +1,7 @@
 /**
  * Creates images. Loaded in cells only.
  *
- * Not here: clones (./clones.ts); what becomes of an image whose creation was cut off (./repair.ts).
+ * Not here: clones (./clones.ts, ./plain-clone.ts); what becomes of an image whose creation was cut off (./repair.ts).
  *
  * `rbd_create4` makes nine operations one after the other. The same writes, by the same methods of the object class
  * (stable from Ceph 14 on), take four rounds here: what the pool prescribes, the name, its entry in the directory, then
@@ -58,10 +58,19 @@ export const create = (
   image: string,
   spec: ImageSpec,
   { id = newId(where.cluster), otherwise = byLibrbd }: Ways = {},
+): string | undefined => createPlain(where, io, image, spec, { id }) ?? otherwise(where, io, image, spec);
+
+/** Gives the id of the new image; undefined: it is not plain, and nothing was done. `op` stands for it in failures. */
+export const createPlain = (
+  where: PoolArg,
+  io: bigint,
+  image: string,
+  spec: ImageSpec,
+  { id = newId(where.cluster), op = "rbd_create" }: { readonly id?: string; readonly op?: string } = {},
 ): string | undefined => {
   const layout = plainLayout(where, image, spec);
-  if (layout === undefined || !isPlain(io)) return otherwise(where, io, image, spec);
-  write(io, image, id, layout);
+  if (layout === undefined || !isPlain(io)) return undefined;
+  write(io, image, id, layout, op);
   return id;
 };
 
@@ -162,7 +171,7 @@ const newId = (cluster: bigint): string => {
   return (instanceId(cluster).toString(16) + random.toString(16)).slice(-LONGEST_ID);
 };
 
-const write = (io: bigint, image: string, id: string, layout: Layout): void => {
+const write = (io: bigint, image: string, id: string, layout: Layout, op: string): void => {
   const rounds = [...namesOf(image, id).map((name) => [name]), contentOf(id, layout)];
   const written: Change[] = [];
   for (const round of rounds) {
@@ -173,7 +182,7 @@ const write = (io: bigint, image: string, id: string, layout: Layout): void => {
     const failed = unclear ?? failures.find((result) => result !== -EEXIST) ?? failures[0];
     if (failed === undefined) continue;
     const undone = unclear === undefined && undo(io, image, id, written);
-    throw new Errno("rbd_create", -failed, undefined, !undone);
+    throw new Errno(op, -failed, undefined, !undone);
   }
 };
 

@@ -1,0 +1,175 @@
+/** Clones that the driver makes without librbd: the same bytes as librbd's, on the clone and on its parent. */
+import { expect, test } from "bun:test";
+import { clonePlain } from "../../lib/ceph/cell/plain-clone.ts";
+import { withLibrbd } from "../../lib/ceph/cell/clones.ts";
+import { list } from "../../lib/ceph/cell/omaps.ts";
+import { id as idOf } from "../../lib/ceph/cell/rbd.ts";
+import type { CloneSpec, ImageSpec } from "../../lib/ceph/rbd.ts";
+import { GIB, LONG_LIMIT, MIB } from "../contract/harness.ts";
+import { tool } from "./hands.ts";
+import { imageLook } from "./image-look.ts";
+import { cellPool, primitives } from "./primitives.ts";
+
+/** Of a snapshot and of the copies that the driver takes. */
+const HOLDER = 33n;
+
+primitives("clones without librbd", (world) => {
+  const { session: at, rig } = world;
+  const inPool = cellPool(world);
+  const { lookOf } = imageLook(inPool);
+
+  const aSource = async (spec: Partial<ImageSpec> = {}, metadata: Readonly<Record<string, string>> = {}) => {
+    const { run, pool, fresh } = at();
+    const image = fresh("image");
+    await run((ceph) => ceph.imageCreate(pool, image, { sizeBytes: 64n * MIB, ...spec }));
+    await run((ceph) => ceph.imageMetaSet(pool, image, metadata));
+    return image;
+  };
+  const snapshot = (image: string, name: string) => at().run((ceph) => ceph.snapshotCreate(at().pool, image, name));
+  const grow = (image: string, sizeBytes: bigint) => at().run((ceph) => ceph.imageGrow(at().pool, image, sizeBytes));
+  const existingId = (image: string): string => {
+    const id = inPool((_, io) => idOf(io, image));
+    if (id === undefined) throw new Error(`no image ${image}`);
+    return id;
+  };
+  const plainly = (image: string, name: string, clone: string, spec: CloneSpec = { features: HOLDER }, id?: string) =>
+    inPool((where, io) => clonePlain({ where, io, image, snapshot: name }, { where, io, image: clone, spec }, id));
+  const byLibrbd = (image: string, name: string, clone: string, spec: CloneSpec = { features: HOLDER }) =>
+    inPool((where, io) => {
+      const { pool, namespace } = where;
+      withLibrbd(io, { pool, namespace, image, snapshot: name }, { where, io, image: clone, spec });
+    });
+  /** What the header of a parent says of its clones and snapshots, without times and ids. */
+  const parentLook = (image: string, clones: readonly string[]) => {
+    const id = existingId(image);
+    const header = inPool((_, io) => list(io, `rbd_header.${id}`, { prefix: "", after: "", limit: 1000 }));
+    const withoutIds = (text: string) => clones.reduce((now, clone, i) => now.replaceAll(clone, `CLONE ${i}`), text);
+    return [...(header ?? [])]
+      .filter(([key]) => !key.startsWith("snapshot_") && !key.endsWith("_timestamp"))
+      .map(([key, value]) => [
+        key,
+        key.startsWith("snap_children_") ? withoutIds(Buffer.from(value).toString("latin1")) : "",
+      ]);
+  };
+
+  const sources: readonly Partial<ImageSpec>[] = [
+    {},
+    { sizeBytes: 0n },
+    { sizeBytes: 4n * MIB + 1n },
+    { sizeBytes: GIB, objectSize: 8n * MIB },
+    { features: 1n },
+    { features: 5n },
+    { features: 61n },
+  ];
+  const specs: readonly CloneSpec[] = [{ features: HOLDER }, {}, { features: 61n }, { features: 1n }];
+  const metadata = { a: "1", "csi.storage.k8s.io/pv/name": "ü", ".rbdx": "never", conf_rbd_cache: "false" };
+
+  test(
+    "A clone is the same, byte for byte, as one that librbd makes",
+    async () => {
+      for (const [i, source] of sources.entries()) {
+        const image = await aSource(source, i % 2 === 0 ? metadata : {});
+        await snapshot(image, "older");
+        await grow(image, (source.sizeBytes ?? 64n * MIB) + 4n * MIB);
+        await snapshot(image, "s");
+        await grow(image, 2n * GIB);
+        for (const spec of specs) {
+          const [ours, theirs] = [at().fresh("clone"), at().fresh("clone")];
+          byLibrbd(image, "s", theirs, spec);
+          const theirId = existingId(theirs);
+          // librbd's ids differ in length, and the header has the length of its id
+          const id = Buffer.from(crypto.randomUUID()).toString("hex").slice(-theirId.length);
+          expect(plainly(image, "s", ours, spec, id)).toBe(true);
+          const look = lookOf(ours, existingId(ours));
+          expect(existingId(ours)).toBe(id);
+          expect(look).toEqual(lookOf(theirs, theirId));
+          expect(look.header.map(([key]) => key)).toContain("parent");
+          const status = (clone: string) => at().run((ceph) => ceph.imageStatus(at().pool, clone));
+          expect((await status(ours)).parent).toEqual((await status(theirs)).parent);
+        }
+      }
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "The parent knows the clone as it knows one of librbd's",
+    async () => {
+      const looks = [];
+      for (const clone of [byLibrbd, plainly]) {
+        const image = await aSource();
+        await snapshot(image, "s");
+        const name = at().fresh("clone");
+        clone(image, "s", name);
+        const { run, pool } = at();
+        expect(await run((ceph) => ceph.snapshotChildren(pool, image, "s"))).toEqual([existingId(name)]);
+        looks.push(
+          parentLook(image, [existingId(name)]).map(([key = "", value]) => [
+            key.replace(/[0-9a-f]{16}$/, ""),
+            value?.length,
+          ]),
+        );
+        await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+        const [trashed] = await run((ceph) => ceph.snapshots(pool, image));
+        expect(trashed).toMatchObject({ kind: "trash", originalName: "s" });
+        await run((ceph) => ceph.imageFlatten(pool, name));
+        expect(await run((ceph) => ceph.snapshots(pool, image))).toEqual([]);
+      }
+      expect(looks[1]?.map(([key]) => key)).toEqual(looks[0]?.map(([key]) => key));
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "What librbd has to decide is left to librbd, and nothing is done",
+    async () => {
+      const { run, fails, pool, world: live, inNamespace, fresh } = at();
+      const image = await aSource();
+      await snapshot(image, "older");
+      await snapshot(image, "s");
+      const left = fresh("clone");
+      expect(plainly("absent", "s", left)).toBe(false);
+      expect(plainly(image, "absent", left)).toBe(false);
+      expect(plainly(image, "older", left)).toBe(false);
+      for (const spec of [
+        { features: HOLDER, dataPool: live.dataPool },
+        { features: HOLDER, objectSize: 8n * MIB },
+        { features: HOLDER, stripeUnit: 65_536n, stripeCount: 4n },
+        { features: 77n },
+        { features: 32n },
+      ]) {
+        expect(plainly(image, "s", left, spec)).toBe(false);
+      }
+      const clone = fresh("clone");
+      byLibrbd(image, "s", clone);
+      const odd = [
+        clone,
+        await aSource({ features: 0n }),
+        await aSource({ features: 77n }),
+        await aSource({ dataPool: live.dataPool }),
+        await aSource({ stripeUnit: 65_536n, stripeCount: 4n }),
+        await aSource(),
+      ];
+      for (const each of odd.slice(0, -1)) {
+        await snapshot(each, "s");
+        expect(plainly(each, "s", left)).toBe(false);
+      }
+      expect(plainly(odd.at(-1) ?? "", "s", left)).toBe(false);
+      await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+      expect(plainly(image, "s", left)).toBe(false);
+      await snapshot(image, "s");
+      await tool.rbd(rig, "config", "pool", "set", pool.pool, "rbd_default_order", "20");
+      expect(plainly(image, "s", left)).toBe(false);
+      await tool.rbd(rig, "config", "pool", "remove", pool.pool, "rbd_default_order");
+      expect(await run((ceph) => ceph.imageId(pool, left))).toBeUndefined();
+      expect((await fails((ceph) => ceph.imageClone({ pool, image, snapshot: "s" }, pool, clone, {})))._tag).toBe(
+        "Exists",
+      );
+      const inside = { pool: inNamespace, image: await aSource(), snapshot: "s" };
+      await snapshot(inside.image, "s");
+      await run((ceph) => ceph.imageClone({ ...inside, pool }, inNamespace, left, {}));
+      expect(await run((ceph) => ceph.imageId(inNamespace, left))).toBeDefined();
+    },
+    LONG_LIMIT,
+  );
+});
