@@ -45,6 +45,7 @@ import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
 import { readMutableParameters } from "../lib/qos/parameters.ts";
+import { AnswersFirst } from "../lib/snapshot/answers-first.ts";
 import { createSnapshot } from "../lib/snapshot/create.ts";
 import { deleteSnapshot } from "../lib/snapshot/delete.ts";
 import type { SourceRequest } from "../lib/volume/copy-source.ts";
@@ -230,7 +231,11 @@ export const controller = () =>
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 
 /** The layers that recipes need besides Ceph, locks, operations and the configuration. */
-export const controllerLayer = Layer.merge(Layer.provide(withTrashDelay, Purge.layer), Flatten.layer);
+export const controllerLayer = Layer.mergeAll(
+  Layer.provide(withTrashDelay, Purge.layer),
+  Flatten.layer,
+  AnswersFirst.layer,
+);
 
 /** With fencing the driver asks Kubernetes which nodes are lost. Outside of a pod, and without a kubeconfig, there is none. */
 const fencingLayer = ({ enableFencing, kubeconfig }: Flags, { kube }: World) => {

@@ -8,7 +8,7 @@
  * snapshot ready. So an answer costs one wait, and nothing is restored from the image before the second snapshot exists.
  *
  * Not here: the UUID and the name of the image (lib/journal/journal.ts), the image after its data is safe (./finish.ts),
- * and which volumes can be the source (./source-volume.ts).
+ * which volumes can be the source (./source-volume.ts), and that in a burst the answers come first (./answers-first.ts).
  *
  * 1. A name has at most one snapshot ID, as for volumes; the image ID in the journal is written last, and means ready.
  * 2. A name that was given to a snapshot of another volume is a Conflict.
@@ -55,6 +55,7 @@ import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { Requirement } from "../volume/topology.ts";
+import { AnswersFirst } from "./answers-first.ts";
 import {
   chooseSnapshotKey,
   keepKeyWithoutSource,
@@ -100,7 +101,7 @@ export type CreateSnapshotError =
   | JournalCorrupt
   | LockHeld
   | Unplaceable;
-type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Kms | Purge | Flatten;
+type Needs = AnswersFirst | Ceph | Clusters | ClusterMapping | DriverSettings | Kms | Purge | Flatten;
 
 const { SNAPSHOTS, imageNameOf } = journal;
 
@@ -113,10 +114,13 @@ export const createSnapshot = Effect.fn("snapshot.createSnapshot")(function* (
   const locks = yield* Locks;
   // Others may snapshot and clone the source meanwhile, but not delete it.
   const held = [shared(LockKey.volume(spec.sourceVolumeId)), LockKey.snapshotName(spec.requestName)];
-  const create = Effect.matchEffect(stage("find source", findSourceVolume(spec)), {
-    onSuccess: (source) => snapshotOf(spec, source, answerEarly),
-    onFailure: (error) => (error._tag === "VolumeNotFound" ? finishWithoutSource(spec, error) : Effect.fail(error)),
-  });
+  const { unanswered } = yield* AnswersFirst;
+  const create = unanswered((answered) =>
+    Effect.matchEffect(stage("find source", findSourceVolume(spec)), {
+      onSuccess: (source) => snapshotOf(spec, source, (early) => Effect.andThen(answerEarly(early), answered)),
+      onFailure: (error) => (error._tag === "VolumeNotFound" ? finishWithoutSource(spec, error) : Effect.fail(error)),
+    }),
+  );
   return yield* locks.with(held, create);
 });
 

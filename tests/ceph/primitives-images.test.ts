@@ -2,9 +2,9 @@
 import { expect, test } from "bun:test";
 import { Errno } from "../../lib/cells/cell.ts";
 import { encode } from "../../lib/ceph/cell/encoder.ts";
-import { check, EEXIST, zeroed } from "../../lib/ceph/cell/ffi.ts";
+import { EEXIST } from "../../lib/ceph/cell/ffi.ts";
 import { create } from "../../lib/ceph/cell/image-create.ts";
-import { exists, list } from "../../lib/ceph/cell/omaps.ts";
+import { exists } from "../../lib/ceph/cell/omaps.ts";
 import { execute, objectRemove } from "../../lib/ceph/cell/rados.ts";
 import { create as byLibrbd, id as idOf } from "../../lib/ceph/cell/rbd.ts";
 import type { ImageSpec } from "../../lib/ceph/rbd.ts";

@@ -1,0 +1,54 @@
+/**
+ * In a burst of CreateSnapshot the answers come first: what one does behind its answer waits while others have not
+ * answered.
+ *
+ * Not here: what is done before the answer and behind it (./create.ts).
+ *
+ * A burst lacks CPU. Nobody waits for the work behind an answer yet, and with this order or without it all snapshots of a
+ * burst are ready at the same time.
+ *
+ * 1. Nothing waits longer than a second: a snapshot becomes ready however many others are asked for.
+ * 2. A call that fails, or is interrupted, holds up no other one.
+ */
+import * as Context from "effect/Context";
+import * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import * as Latch from "effect/Latch";
+import * as Layer from "effect/Layer";
+
+const LONGEST = Duration.seconds(1);
+
+export interface AnswersFirstService {
+  /** Does `body` as one that has not answered, until `answered`, which waits for the other ones. */
+  readonly unanswered: <A, E, R>(
+    body: (answered: Effect.Effect<void>) => Effect.Effect<A, E, R>,
+  ) => Effect.Effect<A, E, R>;
+}
+
+export const makeAnswersFirst = (): AnswersFirstService => {
+  let before = 0;
+  const none = Latch.makeUnsafe(true);
+  const enter = () => {
+    before += 1;
+    none.closeUnsafe();
+    let left = false;
+    return () => {
+      if (left) return;
+      left = true;
+      before -= 1;
+      if (before === 0) none.openUnsafe();
+    };
+  };
+  return {
+    unanswered: (body) =>
+      Effect.acquireUseRelease(
+        Effect.sync(enter),
+        (leave) => body(Effect.andThen(Effect.sync(leave), Effect.asVoid(Effect.timeoutOption(none.await, LONGEST)))),
+        (leave) => Effect.sync(leave),
+      ),
+  };
+};
+
+export class AnswersFirst extends Context.Service<AnswersFirst, AnswersFirstService>()("csi-rbd/AnswersFirst") {
+  static readonly layer = Layer.sync(AnswersFirst, makeAnswersFirst);
+}
