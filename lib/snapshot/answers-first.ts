@@ -7,7 +7,7 @@
  * A burst lacks CPU. Nobody waits for the work behind an answer yet, and with this order or without it all snapshots of a
  * burst are ready at the same time.
  *
- * 1. Nothing waits longer than a second: a snapshot becomes ready however many others are asked for.
+ * 1. Nothing waits longer than two seconds: a snapshot becomes ready however many others are asked for.
  * 2. A call that fails, or is interrupted, holds up no other one.
  */
 import * as Context from "effect/Context";
@@ -16,7 +16,7 @@ import * as Effect from "effect/Effect";
 import * as Latch from "effect/Latch";
 import * as Layer from "effect/Layer";
 
-const LONGEST = Duration.seconds(1);
+const LONGEST = Duration.seconds(2);
 
 export interface AnswersFirstService {
   /** Does `body` as one that has not answered, until `answered`, which waits for the other ones. */
