@@ -61,16 +61,32 @@ primitives("clones without librbd", (world) => {
     { features: 5n },
     { features: 61n },
   ];
+  /** One that has parents in two pools, and one that was flattened since and has not lost the parent of its snapshots. */
+  const clones = async () => {
+    const { run, pool, world: live, fresh } = at();
+    const [first, middle, last, flattened] = [await aSource({}, metadata), fresh("c"), fresh("c"), fresh("c")];
+    const other = { ...pool, pool: live.dataPool };
+    await snapshot(first, "s");
+    await run((ceph) => ceph.imageClone({ pool, image: first, snapshot: "s" }, other, middle, { features: 1n }));
+    await run((ceph) => ceph.snapshotCreate(other, middle, "s"));
+    const source = { pool: other, image: middle, snapshot: "s" };
+    for (const image of [last, flattened]) await run((ceph) => ceph.imageClone(source, pool, image, { features: 5n }));
+    await snapshot(flattened, "older");
+    await run((ceph) => ceph.imageFlatten(pool, flattened));
+    return [last, flattened];
+  };
   const specs: readonly CloneSpec[] = [{ features: HOLDER }, {}, { features: 61n }, { features: 1n }];
   const metadata = { a: "1", "csi.storage.k8s.io/pv/name": "ü", ".rbdx": "never", conf_rbd_cache: "false" };
 
   test(
     "A clone is the same, byte for byte, as one that librbd makes",
     async () => {
-      for (const [i, source] of sources.entries()) {
-        const image = await aSource(source, i % 2 === 0 ? metadata : {});
-        await snapshot(image, "older");
-        await grow(image, (source.sizeBytes ?? 64n * MIB) + 4n * MIB);
+      const images = await clones();
+      for (const [i, source] of sources.entries()) images.push(await aSource(source, i % 2 === 0 ? metadata : {}));
+      for (const image of images) {
+        await snapshot(image, "old");
+        const { sizeBytes } = await at().run((ceph) => ceph.imageStatus(at().pool, image));
+        await grow(image, sizeBytes + 4n * MIB);
         await snapshot(image, "s");
         await grow(image, 2n * GIB);
         for (const spec of specs) {
@@ -143,7 +159,6 @@ primitives("clones without librbd", (world) => {
       const clone = fresh("clone");
       byLibrbd(image, "s", clone);
       const odd = [
-        clone,
         await aSource({ features: 0n }),
         await aSource({ features: 77n }),
         await aSource({ dataPool: live.dataPool }),
@@ -157,6 +172,12 @@ primitives("clones without librbd", (world) => {
       expect(plainly(odd.at(-1) ?? "", "s", left)).toBe(false);
       await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
       expect(plainly(image, "s", left)).toBe(false);
+      const lost = fresh("clone");
+      await snapshot(image, "s");
+      await live.cutCloneShort("child", pool, { image, snapshot: "s" }, lost);
+      await snapshot(lost, "own");
+      await run((ceph) => ceph.snapshotRemove(pool, image, "s"));
+      expect(plainly(lost, "own", left)).toBe(false);
       await snapshot(image, "s");
       await tool.rbd(rig, "config", "pool", "set", pool.pool, "rbd_default_order", "20");
       expect(plainly(image, "s", left)).toBe(false);

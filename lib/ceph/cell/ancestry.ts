@@ -1,12 +1,14 @@
 /**
- * Counts the parents behind an image from the headers alone. Loaded in cells only.
+ * Counts the parents behind an image, and proves that they exist, from the headers alone. Loaded in cells only.
  *
  * Not here: which image is the parent (./status.ts), making and flattening clones (./clones.ts).
  *
- * 1. `depth` opens no image: one operation for the name, and one for each header of the chain.
+ * 1. `depth` opens no image: one operation for the name, and one for each header of the chain. `parentsExist` needs one
+ *    more for each parent.
  */
 import { Errno } from "../../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
+import { encode } from "./encoder.ts";
 import { ENOENT, ENOEXEC } from "./ffi.ts";
 import { execute, type PoolArg, withPoolId } from "./rados.ts";
 
@@ -35,6 +37,20 @@ export const whileParentsGo = <A>(attempt: () => A | undefined, op = PARENT): A 
 /** `id` names the image whose ancestors are counted. */
 export const depth = (where: PoolArg, io: bigint, id: string): number => whileParentsGo(() => walked(where, io, id));
 
+/** Whether every parent behind the image exists, and every snapshot that is one. */
+export const parentsExist = ({ cluster }: PoolArg, io: bigint, id: string): boolean => {
+  let next = parentIn(io, id);
+  for (let levels = 0; levels <= DEEPEST; levels++) {
+    if (next === undefined || next === "no header") return next === undefined;
+    const { poolId, namespace, imageId, snapshotId }: Link = next;
+    next = withPoolId(cluster, poolId, namespace, (parentIo) => {
+      const snapshot = execute(parentIo, `rbd_header.${imageId}`, "snapshot_get", encode({ u64: snapshotId }));
+      return snapshot === undefined ? "no header" : parentIn(parentIo, imageId);
+    });
+  }
+  return false;
+};
+
 /** `undefined`: a parent does not exist any more. */
 const walked = ({ cluster }: PoolArg, io: bigint, id: string): number | undefined => {
   let next: Link | "no header" | undefined = parentIn(io, id);
@@ -52,6 +68,7 @@ export interface Link {
   readonly poolId: bigint;
   readonly namespace: string;
   readonly imageId: string;
+  readonly snapshotId: bigint;
 }
 
 /** The parent of the image with this id. */
@@ -71,5 +88,6 @@ const decodeLink = (answer: Uint8Array): Link | undefined => {
   const bytes = new Decoder(answer);
   bytes.version();
   const poolId = bytes.i64();
-  return poolId === NONE ? undefined : { poolId, namespace: bytes.text(), imageId: bytes.text() };
+  if (poolId === NONE) return undefined;
+  return { poolId, namespace: bytes.text(), imageId: bytes.text(), snapshotId: bytes.u64() };
 };
