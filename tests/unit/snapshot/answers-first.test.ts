@@ -15,10 +15,7 @@ const aCall = (service: ReturnType<typeof makeAnswersFirst>, done: string[], nam
     const told = Deferred.makeUnsafe<void, string>();
     const fiber = yield* service
       .unanswered((answered) =>
-        Deferred.await(told).pipe(
-          Effect.andThen(answered),
-          Effect.andThen(Effect.sync(() => void done.push(name))),
-        ),
+        Deferred.await(told).pipe(Effect.andThen(answered), Effect.andThen(Effect.sync(() => void done.push(name)))),
       )
       .pipe(Effect.forkChild({ startImmediately: true }));
     return { fiber, answer: Deferred.succeed(told, undefined), fail: Deferred.fail(told, "no") };
