@@ -172,7 +172,9 @@ export const groupSnapshotContract = (at: () => Session): void => {
       const members = await run((ceph) => ceph.groupSnapshotMembers(pool, group, "g1"));
       const snapshot = members?.find((member) => member.image === image)?.snapshotId ?? 0n;
       const clone = fresh("clone");
+      await run((ceph) => ceph.imageMetaSet(pool, image, { ".rbd.a": "x", k: "z" }));
       await run((ceph) => ceph.imageClone({ pool, image, snapshot }, pool, clone, {}));
+      expect(await world.metadata(pool, clone)).toEqual({ k: "z" });
       expect(await world.content(pool, clone)).toBe(content);
       expect((await run((ceph) => ceph.imageStatus(pool, clone))).parent?.image).toBe(image);
       await world.groups.removeSnapshot(pool, group, "g1");
