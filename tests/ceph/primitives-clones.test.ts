@@ -1,5 +1,8 @@
 /** Clones that the driver makes without librbd: the same bytes as librbd's, on the clone and on its parent. */
 import { expect, test } from "bun:test";
+import { Errno } from "../../lib/cells/cell.ts";
+import { linked } from "../../lib/ceph/cell/clone-links.ts";
+import { ENOENT } from "../../lib/ceph/cell/ffi.ts";
 import { clonePlain } from "../../lib/ceph/cell/plain-clone.ts";
 import { withLibrbd } from "../../lib/ceph/cell/clones.ts";
 import { list } from "../../lib/ceph/cell/omaps.ts";
@@ -190,6 +193,36 @@ primitives("clones without librbd", (world) => {
       await snapshot(inside.image, "s");
       await run((ceph) => ceph.imageClone({ ...inside, pool }, inNamespace, left, {}));
       expect(await run((ceph) => ceph.imageId(inNamespace, left))).toBeDefined();
+    },
+    LONG_LIMIT,
+  );
+
+  const GONE = 1n << 40n;
+  /** Links the image with this id to a snapshot of the source; `named` is the name by which the clone is made. */
+  const failureOfLink = (source: string, snapshotId: bigint, named: string, id: string) => {
+    try {
+      const parent = { id: existingId(source), snapshotId, sizeBytes: 64n * MIB };
+      inPool((where, io) => linked({ where, io, ...parent }, { where, io, image: named }, () => id));
+    } catch (error) {
+      if (error instanceof Errno) return { op: error.op, errno: error.errno, midway: error.midway };
+      throw error;
+    }
+    return undefined;
+  };
+
+  test(
+    "A clone that fails leaves the image to which its name leads meanwhile",
+    async () => {
+      const { run, pool } = at();
+      const [source, ready, ours] = [await aSource(), await aSource(), await aSource()];
+      await snapshot(ready, "own");
+      const [readyId, ourId] = [existingId(ready), existingId(ours)];
+      await run((ceph) => ceph.trashMove(pool, ours));
+      expect(failureOfLink(source, GONE, ready, ourId)).toEqual({ op: "rbd_snap_set", errno: ENOENT, midway: false });
+      expect(existingId(ready)).toBe(readyId);
+      expect((await run((ceph) => ceph.snapshots(pool, ready))).map(({ name }) => name)).toEqual(["own"]);
+      expect(await run((ceph) => ceph.trashGet(pool, ourId))).toBeUndefined();
+      expect(await run((ceph) => ceph.trashGet(pool, readyId))).toBeUndefined();
     },
     LONG_LIMIT,
   );

@@ -18,7 +18,7 @@ import { METADATA } from "./image-headers.ts";
 import { list } from "./omaps.ts";
 import { execute, type PoolArg, poolId } from "./rados.ts";
 import { remove } from "./trash.ts";
-import { move } from "./trash-move.ts";
+import { moveOwn } from "./trash-move.ts";
 
 const { striping: STRIPING, "data-pool": DATA_POOL, operations, migrating } = FEATURE_BITS;
 /** Features that no clone has of its parent: the first two come with the layout, and librbd sets the others itself. */
@@ -53,7 +53,7 @@ export const linked = (parent: ParentSnapshot, { where, io, image }: Child, idOf
       try {
         adopt(parent, where, child);
       } catch (error) {
-        move(io, image);
+        moveOwn(io, image, child);
         remove(io, child);
         throw error;
       }

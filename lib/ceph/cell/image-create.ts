@@ -32,6 +32,7 @@ import {
   ENOSPC,
   EOPNOTSUPP,
   EPERM,
+  ESTALE,
   held,
   slot,
   textIn,
@@ -189,9 +190,11 @@ const write = (io: bigint, image: string, id: string, layout: Layout, op: string
 /** What an OSD answers that has refused a write. EBADF: the directory has the id already. */
 const WITHOUT_EFFECT: readonly number[] = [EACCES, EBADF, EDQUOT, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP, EPERM];
 
+const nameOf = (image: string): string => `rbd_id.${image}`;
+
 /** One after the other: of several that create the same name, the one that makes the first object goes on alone. */
 const namesOf = (image: string, id: string): readonly Change[] => [
-  { object: `rbd_id.${image}`, state: "exclusive", calls: [{ method: "set_id", input: encode({ text: id }) }] },
+  { object: nameOf(image), state: "exclusive", calls: [{ method: "set_id", input: encode({ text: id }) }] },
   {
     object: DIRECTORY,
     state: "ensure",
@@ -222,12 +225,18 @@ const contentOf = (id: string, layout: Layout): readonly Change[] => {
   ];
 };
 
-/** Removes what was written, the names last. -> whether nothing is left */
+/** Removes what was written, the names last, and a name only while it leads to this image. -> whether nothing is left */
 const undo = (io: bigint, image: string, id: string, written: readonly Change[]): boolean => {
   const removals = written.toReversed().map((change): Change => {
+    if (change.object === nameOf(image)) {
+      return { object: change.object, state: "require", calls: { removeIf: encode({ text: id }) } };
+    }
     if (change.object !== DIRECTORY) return { object: change.object, state: "ensure", calls: "remove" };
     const input = encode({ text: image }, { text: id });
     return { object: DIRECTORY, state: "require", calls: [{ method: "dir_remove_image", input }] };
   });
-  return removals.every((removal) => changeAll(io, [removal]).every((result) => result === 0 || result === -ENOENT));
+  return removals.every((removal) => changeAll(io, [removal]).every((result) => result === 0 || GONE.includes(-result)));
 };
+
+/** What an OSD answers if something is not there, or is another image's. */
+const GONE: readonly number[] = [ENOENT, ESTALE];

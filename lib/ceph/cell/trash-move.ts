@@ -20,10 +20,10 @@ import { FEATURE_BITS } from "../feature-bits.ts";
 import { type Change, changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode, type Field } from "./encoder.ts";
-import { bind, check, EEXIST, ENOENT, ERANGE, ESTALE, plain, slot, zeroed } from "./ffi.ts";
+import { bind, check, EBUSY, EEXIST, ENOENT, ERANGE, ESTALE, plain, slot, zeroed } from "./ffi.ts";
 import { readMany } from "./omaps.ts";
 import { execute } from "./rados.ts";
-import { isThere } from "./rbd.ts";
+import { id as idOf, isThere } from "./rbd.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
@@ -43,6 +43,14 @@ export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byL
   const id = idInDirectory(io, image);
   if (id === undefined || !isPlain(io, id)) return otherwise(io, image, keepSeconds);
   write(io, image, id, keepSeconds);
+};
+
+/** Moves the image with this id. Does nothing if the name leads to another one, or to none. */
+export const moveOwn = (io: bigint, image: string, id: string): void => {
+  if (idOf(io, image) !== id) return;
+  // librbd moves by name, and the name may lead to another image by then
+  if (!isPlain(io, id)) throw new Errno(OP, EBUSY);
+  write(io, image, id, 0);
 };
 
 /** Moves any image, and finishes a move that was cut off. */
