@@ -208,7 +208,10 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   yield* discardImage({ pool, name: imageName, id: image.id, marked: isSmall(imageName, image) });
 });
 
-/** `discardUnfinished` before the image is made again: only a driver has it open, or one that died a moment ago. */
+/**
+ * `discardUnfinished` before the image is made again. Only a driver has it open, or one that died a moment ago. A living
+ * driver may be making the clone without having it open: that one notices, unlinks what it made, and fails as `Raced`.
+ */
 export const clearUnfinished = (
   pool: PoolRef,
   imageName: string,

@@ -2,10 +2,12 @@
 import { expect, test } from "bun:test";
 import { Errno } from "../../lib/cells/cell.ts";
 import { linked } from "../../lib/ceph/cell/clone-links.ts";
-import { ENOENT } from "../../lib/ceph/cell/ffi.ts";
+import { ECANCELED, EINVAL, ENOENT } from "../../lib/ceph/cell/ffi.ts";
 import { clonePlain } from "../../lib/ceph/cell/plain-clone.ts";
 import { withLibrbd } from "../../lib/ceph/cell/clones.ts";
-import { list } from "../../lib/ceph/cell/omaps.ts";
+import { encode } from "../../lib/ceph/cell/encoder.ts";
+import { exists, list } from "../../lib/ceph/cell/omaps.ts";
+import { execute } from "../../lib/ceph/cell/rados.ts";
 import { id as idOf } from "../../lib/ceph/cell/rbd.ts";
 import type { CloneSpec, ImageSpec } from "../../lib/ceph/rbd.ts";
 import { GIB, LONG_LIMIT, MIB } from "../contract/harness.ts";
@@ -223,6 +225,50 @@ primitives("clones without librbd", (world) => {
       expect((await run((ceph) => ceph.snapshots(pool, ready))).map(({ name }) => name)).toEqual(["own"]);
       expect(await run((ceph) => ceph.trashGet(pool, ourId))).toBeUndefined();
       expect(await run((ceph) => ceph.trashGet(pool, readyId))).toBeUndefined();
+    },
+    LONG_LIMIT,
+  );
+
+  /** No snapshot: the object class refuses it in a link. */
+  const HEAD = (1n << 64n) - 2n;
+  test.each([
+    ["the snapshot goes meanwhile", GONE, { op: "rbd_snap_set", errno: ENOENT, midway: false }],
+    ["an OSD refuses the link", HEAD, { op: "rbd_clone", errno: EINVAL, midway: false }],
+  ] as const)(
+    "A clone leaves nothing, and fails as if nothing was done, where %s",
+    async (_, snapshotId, failure) => {
+      const [source, clone] = [await aSource(), await aSource()];
+      const id = existingId(clone);
+      expect(failureOfLink(source, snapshotId, clone, id)).toEqual(failure);
+      const left = inPool((__, io) => ({
+        name: idOf(io, clone),
+        header: exists(io, `rbd_header.${id}`),
+        byName: execute(io, "rbd_directory", "dir_get_id", encode({ text: clone })),
+        byId: execute(io, "rbd_directory", "dir_get_name", encode({ text: id })),
+      }));
+      expect(left).toEqual({ name: undefined, header: false, byName: undefined, byId: undefined });
+      expect(await at().run((ceph) => ceph.trashGet(at().pool, id))).toBeUndefined();
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "A clone that another driver clears while it is made is raced, and its source can be removed",
+    async () => {
+      const { run, pool } = at();
+      const [source, clone] = [await aSource(), await aSource()];
+      await snapshot(source, "s");
+      const [made] = await run((ceph) => ceph.snapshots(pool, source));
+      const id = existingId(clone);
+      const raced = { op: "rados_write_op_operate", errno: ECANCELED, midway: false };
+      await run((ceph) => ceph.trashMove(pool, clone));
+      expect(failureOfLink(source, made?.id ?? 0n, clone, id)).toEqual(raced);
+      expect(await run((ceph) => ceph.snapshotChildren(pool, source, "s"))).toEqual([]);
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(failureOfLink(source, made?.id ?? 0n, clone, id)).toEqual(raced);
+      expect(await run((ceph) => ceph.snapshotChildren(pool, source, "s"))).toEqual([]);
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      expect(await run((ceph) => ceph.snapshots(pool, source))).toEqual([]);
     },
     LONG_LIMIT,
   );

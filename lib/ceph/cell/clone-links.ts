@@ -7,16 +7,21 @@
  * 1. It writes what librbd writes, by the same methods of the object class (stable from Ceph 14 on) and in the same
  *    order, the first link and the metadata at once. A crash on the way leaves an image without a parent, or one that its
  *    parent does not know, as a crash of librbd does.
- * 2. The link of the snapshot proves that the snapshot exists. If it does not, the clone is removed and the call fails.
+ * 2. The link of the snapshot proves that the snapshot exists. If it does not, or an OSD refuses a link, the clone is
+ *    removed by its id, and the call fails as one that did nothing.
+ * 3. A clone that is not ours any more once it is linked is unlinked, and the call fails as `Raced`.
  */
 import { Errno, midway } from "../../cells/cell.ts";
 import { FEATURE_BITS } from "../feature-bits.ts";
+import { parentIn } from "./ancestry.ts";
 import { type Call, changeAll } from "./changes.ts";
 import { encode, type Field } from "./encoder.ts";
-import { check, ENOENT } from "./ffi.ts";
+import { check, ECANCELED, ENOENT } from "./ffi.ts";
+import { WITHOUT_EFFECT } from "./image-create.ts";
 import { METADATA } from "./image-headers.ts";
 import { list } from "./omaps.ts";
 import { execute, type PoolArg, poolId } from "./rados.ts";
+import { id as idInName } from "./rbd.ts";
 import { remove } from "./trash.ts";
 import { moveOwn } from "./trash-move.ts";
 
@@ -42,29 +47,56 @@ interface Child {
 }
 
 /** Links an image that was just made; `idOf` gives its id. */
-export const linked = (parent: ParentSnapshot, { where, io, image }: Child, idOf: () => string): void =>
-  midway(
-    () => {
-      const child = idOf();
-      const [result = 0] = changeAll(io, [
-        { object: `rbd_header.${child}`, state: "require", calls: [...link(parent), ...metadata(parent)] },
-      ]);
-      check("rbd_clone", result);
-      try {
-        adopt(parent, where, child);
-      } catch (error) {
-        moveOwn(io, image, child);
-        remove(io, child);
-        throw error;
-      }
-    },
-    // `adopt` found no snapshot, and the clone is removed
-    ({ op }) => op === SNAPSHOT_GONE,
-  );
+export const linked = (parent: ParentSnapshot, child: Child, idOf: () => string): void => {
+  const { where, io } = child;
+  const id = midway(idOf);
+  try {
+    attach(parent, io, id);
+    adopt(parent, where, id);
+  } catch (error) {
+    throw midway(() => undone(error, child, id));
+  }
+  proveOurs(parent, child, id);
+};
+
+/** Removes a clone whose link was refused. -> what the call fails with. Throws what stays midway. */
+const undone = (error: unknown, { io, image }: Child, id: string): Errno => {
+  if (!(error instanceof Errno)) throw error;
+  const { op, errno } = error;
+  if (op === RACED) return error;
+  // a write of which nobody knows what became may still come, and only the name leads to it
+  if (op !== SNAPSHOT_GONE && !WITHOUT_EFFECT.includes(errno)) throw error;
+  moveOwn(io, image, id);
+  remove(io, id);
+  return op === SNAPSHOT_GONE ? error : new Errno("rbd_clone", errno);
+};
 
 const SNAPSHOT_GONE = "rbd_snap_set";
+/** With ECANCELED: another driver was faster (lib/ceph/live/errno.ts). */
+const RACED = "rados_write_op_operate";
 
-/** Links the child to its parent. */
+/**
+ * Nobody has the clone open: another driver may have taken it for one that a crash left. If that one began before the
+ * snapshot knew of the clone, nobody else unlinks the two, and the source could never be removed.
+ */
+const proveOurs = (parent: ParentSnapshot, { where, io, image }: Child, id: string): void =>
+  midway(
+    () => {
+      if (idInName(io, image) === id && parentIn(io, id) !== "no header") return;
+      execute(parent.io, `rbd_header.${parent.id}`, "child_detach", membership(parent, where, id));
+      throw new Errno(RACED, ECANCELED);
+    },
+    ({ op }) => op === RACED,
+  );
+
+/** Links the child to its parent, and gives it the parent's metadata. */
+const attach = (parent: ParentSnapshot, io: bigint, id: string): void => {
+  const calls = [...link(parent), ...metadata(parent)];
+  const [result = 0] = changeAll(io, [{ object: `rbd_header.${id}`, state: "require", calls }]);
+  if (result === -ENOENT) throw new Errno(RACED, ECANCELED);
+  check("rbd_clone", result);
+};
+
 const link = ({ where, id, snapshotId, sizeBytes }: ParentSnapshot): readonly Call[] => {
   const parent: Field = {
     version: 1,
@@ -90,11 +122,16 @@ const metadata = ({ io, id }: ParentSnapshot): readonly Call[] => {
 };
 
 /** Links the snapshot to its child. */
-const adopt = ({ io, id, snapshotId }: ParentSnapshot, where: PoolArg, child: string): void => {
+const adopt = (parent: ParentSnapshot, where: PoolArg, child: string): void => {
+  const input = membership(parent, where, child);
+  const answer = execute(parent.io, `rbd_header.${parent.id}`, "child_attach", input);
+  if (answer === undefined) throw new Errno(SNAPSHOT_GONE, ENOENT);
+};
+
+const membership = ({ snapshotId }: ParentSnapshot, where: PoolArg, child: string): Uint8Array => {
   const image: Field = {
     version: 2,
     of: [{ i64: poolId(where.cluster, where.pool) }, { text: child }, { text: where.namespace }],
   };
-  const answer = execute(io, `rbd_header.${id}`, "child_attach", encode({ u64: snapshotId }, image));
-  if (answer === undefined) throw new Errno(SNAPSHOT_GONE, ENOENT);
+  return encode({ u64: snapshotId }, image);
 };

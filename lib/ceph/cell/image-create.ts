@@ -188,7 +188,7 @@ const write = (io: bigint, image: string, id: string, layout: Layout, op: string
 };
 
 /** What an OSD answers that has refused a write. EBADF: the directory has the id already. */
-const WITHOUT_EFFECT: readonly number[] = [EACCES, EBADF, EDQUOT, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP, EPERM];
+export const WITHOUT_EFFECT: readonly number[] = [EACCES, EBADF, EDQUOT, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP, EPERM];
 
 const nameOf = (image: string): string => `rbd_id.${image}`;
 
@@ -235,7 +235,9 @@ const undo = (io: bigint, image: string, id: string, written: readonly Change[])
     const input = encode({ text: image }, { text: id });
     return { object: DIRECTORY, state: "require", calls: [{ method: "dir_remove_image", input }] };
   });
-  return removals.every((removal) => changeAll(io, [removal]).every((result) => result === 0 || GONE.includes(-result)));
+  return removals.every((removal) =>
+    changeAll(io, [removal]).every((result) => result === 0 || GONE.includes(-result)),
+  );
 };
 
 /** What an OSD answers if something is not there, or is another image's. */

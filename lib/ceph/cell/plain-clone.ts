@@ -4,7 +4,7 @@
  * Not here: all other clones (./clones.ts).
  *
  * librbd opens the parent, the clone, and the parent of the clone, each with the parents behind it: 40 trips to the OSDs
- * and more, and 12 ms of CPU. The same writes, by the same methods of the object class, take ten trips here, and a third of
+ * and more, and 12 ms of CPU. The same writes, by the same methods of the object class, take twelve trips here, and a third of
  * the CPU; and two trips for each parent behind the source.
  *
  * 1. Only what is proven to be plain is cloned so: a source without a data pool, striping, or a feature that needs more than
