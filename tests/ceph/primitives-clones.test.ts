@@ -6,6 +6,7 @@ import { ECANCELED, EINVAL, ENOENT } from "../../lib/ceph/cell/ffi.ts";
 import { clonePlain } from "../../lib/ceph/cell/plain-clone.ts";
 import { withLibrbd } from "../../lib/ceph/cell/clones.ts";
 import { encode } from "../../lib/ceph/cell/encoder.ts";
+import { changeAll } from "../../lib/ceph/cell/changes.ts";
 import { exists, list } from "../../lib/ceph/cell/omaps.ts";
 import { execute } from "../../lib/ceph/cell/rados.ts";
 import { id as idOf } from "../../lib/ceph/cell/rbd.ts";
@@ -269,6 +270,21 @@ primitives("clones without librbd", (world) => {
       expect(await run((ceph) => ceph.snapshotChildren(pool, source, "s"))).toEqual([]);
       await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
       expect(await run((ceph) => ceph.snapshots(pool, source))).toEqual([]);
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "A source whose parent's pool is gone is left to librbd",
+    async () => {
+      const image = await aSource();
+      await snapshot(image, "s");
+      const parent = { version: 1, of: [{ i64: 1n << 30n }, { text: "" }, { text: "gone" }, { u64: 1n }] };
+      const input = encode(parent, { u64: 64n * MIB }, { u8: 0 });
+      const object = `rbd_header.${existingId(image)}`;
+      const calls = [{ method: "parent_attach", input }];
+      expect(inPool((_, io) => changeAll(io, [{ object, state: "require", calls }]))).toEqual([0]);
+      expect(plainly(image, "s", at().fresh("clone"))).toBe(false);
     },
     LONG_LIMIT,
   );

@@ -10,7 +10,7 @@ import { Errno } from "../../cells/cell.ts";
 import { Decoder } from "./decoder.ts";
 import { encode } from "./encoder.ts";
 import { ENOENT, ENOEXEC } from "./ffi.ts";
-import { execute, type PoolArg, withPoolId } from "./rados.ts";
+import { execute, POOL_BY_ID, type PoolArg, withPoolId } from "./rados.ts";
 
 /** More levels than the kernel follows: a longer chain is a circle. */
 const DEEPEST = 1024;
@@ -37,8 +37,17 @@ export const whileParentsGo = <A>(attempt: () => A | undefined, op = PARENT): A 
 /** `id` names the image whose ancestors are counted. */
 export const depth = (where: PoolArg, io: bigint, id: string): number => whileParentsGo(() => walked(where, io, id));
 
-/** Whether every parent behind the image exists, and every snapshot that is one. */
-export const parentsExist = ({ cluster }: PoolArg, io: bigint, id: string): boolean => {
+/** Whether every parent behind the image exists, with its pool, and every snapshot that is one. */
+export const parentsExist = (where: PoolArg, io: bigint, id: string): boolean => {
+  try {
+    return allExist(where, io, id);
+  } catch (error) {
+    if (error instanceof Errno && error.op === POOL_BY_ID && error.errno === ENOENT) return false;
+    throw error;
+  }
+};
+
+const allExist = ({ cluster }: PoolArg, io: bigint, id: string): boolean => {
   let next = parentIn(io, id);
   for (let levels = 0; levels <= DEEPEST; levels++) {
     if (next === undefined || next === "no header") return next === undefined;

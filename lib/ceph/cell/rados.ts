@@ -142,9 +142,11 @@ export const withPool = <A>(
   return withIo(valueOf(place), namespace, use);
 };
 
+export const POOL_BY_ID = "rados_ioctx_create2";
+
 export const withPoolId = <A>(cluster: bigint, id: bigint, namespace: string, use: (io: bigint) => A): A => {
   const place = slot();
-  check("rados_ioctx_create2", rados.rados_ioctx_create2(cluster, id, place));
+  check(POOL_BY_ID, rados.rados_ioctx_create2(cluster, id, place));
   return withIo(valueOf(place), namespace, use);
 };
 
