@@ -8,17 +8,20 @@
  * burst are ready at the same time.
  *
  * 1. Nothing waits longer than two seconds: a snapshot becomes ready however many others are asked for.
- * 2. A call that fails, or is interrupted, holds up no other one.
+ * 2. A call holds up others for two seconds at most, and none if it fails, is interrupted, or the process stops.
  */
 import * as Context from "effect/Context";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
 import * as Latch from "effect/Latch";
 import * as Layer from "effect/Layer";
 
 const LONGEST = Duration.seconds(2);
 
 export interface AnswersFirstService {
+  /** From now on nothing waits. */
+  readonly stop: Effect.Effect<void>;
   /** Does `body` as one that has not answered, until `answered`, which waits for the other ones. */
   readonly unanswered: <A, E, R>(
     body: (answered: Effect.Effect<void>) => Effect.Effect<A, E, R>,
@@ -27,10 +30,11 @@ export interface AnswersFirstService {
 
 export const makeAnswersFirst = (): AnswersFirstService => {
   let before = 0;
+  let stopped = false;
   const none = Latch.makeUnsafe(true);
   const enter = () => {
     before += 1;
-    none.closeUnsafe();
+    if (!stopped) none.closeUnsafe();
     let left = false;
     return () => {
       if (left) return;
@@ -39,16 +43,28 @@ export const makeAnswersFirst = (): AnswersFirstService => {
       if (before === 0) none.openUnsafe();
     };
   };
+  const entered = Effect.gen(function* () {
+    const leave = Effect.sync(enter());
+    const late = yield* Effect.forkChild(Effect.andThen(Effect.sleep(LONGEST), leave), { startImmediately: true });
+    return { leave, late };
+  });
   return {
     unanswered: (body) =>
       Effect.acquireUseRelease(
-        Effect.sync(enter),
-        (leave) => body(Effect.andThen(Effect.sync(leave), Effect.asVoid(Effect.timeoutOption(none.await, LONGEST)))),
-        (leave) => Effect.sync(leave),
+        entered,
+        ({ leave }) => body(Effect.andThen(leave, Effect.asVoid(Effect.timeoutOption(none.await, LONGEST)))),
+        ({ leave, late }) => Effect.andThen(leave, Fiber.interrupt(late)),
       ),
+    stop: Effect.sync(() => {
+      stopped = true;
+      none.openUnsafe();
+    }),
   };
 };
 
 export class AnswersFirst extends Context.Service<AnswersFirst, AnswersFirstService>()("csi-rbd/AnswersFirst") {
-  static readonly layer = Layer.sync(AnswersFirst, makeAnswersFirst);
+  static readonly layer = Layer.effect(
+    AnswersFirst,
+    Effect.acquireRelease(Effect.sync(makeAnswersFirst), ({ stop }) => stop),
+  );
 }

@@ -1,10 +1,14 @@
 /** In a burst of CreateSnapshot the answers come before what is done behind them. */
 import { expect, test } from "bun:test";
+import * as Context from "effect/Context";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
+import * as Layer from "effect/Layer";
+import * as Scope from "effect/Scope";
 import * as TestClock from "effect/testing/TestClock";
-import { makeAnswersFirst } from "../../../lib/snapshot/answers-first.ts";
+import { AnswersFirst, makeAnswersFirst } from "../../../lib/snapshot/answers-first.ts";
 
 const run = <A>(effect: Effect.Effect<A, unknown>): Promise<A> =>
   Effect.runPromise(Effect.provide(effect, TestClock.layer()));
@@ -73,5 +77,45 @@ test("Nothing waits longer than two seconds for the others", () =>
       yield* TestClock.adjust("1 millis");
       yield* Fiber.join(one.fiber);
       expect(done).toEqual(["one"]);
+    }),
+  ));
+
+test("One that does not answer counts for two seconds from when it came", () =>
+  run(
+    Effect.gen(function* () {
+      const done: string[] = [];
+      const service = makeAnswersFirst();
+      yield* aCall(service, done, "slow");
+      yield* TestClock.adjust("1500 millis");
+      const one = yield* aCall(service, done, "one");
+      yield* one.answer;
+      yield* TestClock.adjust("499 millis");
+      expect(done).toEqual([]);
+      yield* TestClock.adjust("1 millis");
+      yield* Fiber.join(one.fiber);
+      const next = yield* aCall(service, done, "next");
+      yield* next.answer;
+      yield* Fiber.join(next.fiber);
+      expect(done).toEqual(["one", "next"]);
+    }),
+  ));
+
+test("Nothing waits any more when the process stops", () =>
+  run(
+    Effect.gen(function* () {
+      const done: string[] = [];
+      const scope = yield* Scope.make();
+      const service = Context.get(yield* Layer.buildWithScope(AnswersFirst.layer, scope), AnswersFirst);
+      yield* aCall(service, done, "slow");
+      const one = yield* aCall(service, done, "one");
+      yield* one.answer;
+      yield* turns;
+      expect(done).toEqual([]);
+      yield* Scope.close(scope, Exit.void);
+      yield* Fiber.join(one.fiber);
+      const next = yield* aCall(service, done, "next");
+      yield* next.answer;
+      yield* Fiber.join(next.fiber);
+      expect(done).toEqual(["one", "next"]);
     }),
   ));
