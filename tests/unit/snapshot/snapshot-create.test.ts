@@ -329,6 +329,45 @@ test("CreateSnapshot takes snapshots of one volume side by side", async () => {
   expect(most).toBe(10);
 });
 
+test.each(["has answered", "has not answered for two seconds"])(
+  "A snapshot of a burst is made ready when the other one %s",
+  async (when) => {
+    const cluster = aCluster();
+    const { promise, resolve: letGo } = Promise.withResolvers<void>();
+    let clones = 0;
+    const held = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "imageClone") return act;
+      clones += 1;
+      return clones === 1
+        ? act
+        : Effect.andThen(
+            Effect.promise(() => promise),
+            act,
+          );
+    });
+    const { service, calls } = recorded(held);
+    const madeReady = () =>
+      calls().filter(({ method, subject }) => method === "snapshotCreate" && subject.startsWith("rbd/csi-snap-"));
+    await using driver = aDriver(cluster, { ceph: service });
+    const id = await aVolume(driver, cluster);
+    const from = performance.now();
+    const both = ["snap-1", "snap-2"].map((name) => driver.createSnapshot(snapshotOf(id, { name })));
+    const { snapshot } = await Promise.race(both);
+    expect(snapshot.readyToUse).toBe(false);
+    await eventually(() => clones === 2, "the other clone");
+    await Bun.sleep(200);
+    expect(madeReady()).toEqual([]);
+    if (when === "has answered") letGo();
+    await eventually(() => madeReady().length > 0, "a snapshot that is made ready");
+    const waitedMs = performance.now() - from;
+    if (when === "has answered") expect(waitedMs).toBeLessThan(1_900);
+    else expect(waitedMs).toBeGreaterThan(1_900);
+    letGo();
+    await Promise.all(both);
+    await eventually(() => madeReady().length === 2, "both snapshots ready");
+  },
+);
+
 test("DeleteVolume waits for a snapshot of the volume that is being taken", async () => {
   const cluster = aCluster();
   const { ceph, letGo } = withSlowReadiness(cluster);
