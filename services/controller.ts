@@ -252,4 +252,5 @@ export const controllerRole = (flags: Flags, world: World) =>
     name: "controller",
     layer: Layer.mergeAll(Layer.provideMerge(controllerLayer, volumesLayer(world)), fencingLayer(flags, world)),
     serves: [served(Controller, controller())],
+    runs: AnswersFirst.untilStop,
   });

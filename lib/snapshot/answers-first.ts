@@ -63,8 +63,7 @@ export const makeAnswersFirst = (): AnswersFirstService => {
 };
 
 export class AnswersFirst extends Context.Service<AnswersFirst, AnswersFirstService>()("csi-rbd/AnswersFirst") {
-  static readonly layer = Layer.effect(
-    AnswersFirst,
-    Effect.acquireRelease(Effect.sync(makeAnswersFirst), ({ stop }) => stop),
-  );
+  static readonly layer = Layer.sync(AnswersFirst, makeAnswersFirst);
+  /** Nothing waits any more once the scope closes. */
+  static readonly untilStop = Effect.flatMap(AnswersFirst, ({ stop }) => Effect.addFinalizer(() => stop));
 }

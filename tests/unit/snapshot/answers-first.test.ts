@@ -1,11 +1,9 @@
 /** In a burst of CreateSnapshot the answers come before what is done behind them. */
 import { expect, test } from "bun:test";
-import * as Context from "effect/Context";
 import * as Deferred from "effect/Deferred";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import * as Fiber from "effect/Fiber";
-import * as Layer from "effect/Layer";
 import * as Scope from "effect/Scope";
 import * as TestClock from "effect/testing/TestClock";
 import { AnswersFirst, makeAnswersFirst } from "../../../lib/snapshot/answers-first.ts";
@@ -105,7 +103,11 @@ test("Nothing waits any more when the process stops", () =>
     Effect.gen(function* () {
       const done: string[] = [];
       const scope = yield* Scope.make();
-      const service = Context.get(yield* Layer.buildWithScope(AnswersFirst.layer, scope), AnswersFirst);
+      const service = makeAnswersFirst();
+      yield* AnswersFirst.untilStop.pipe(
+        Effect.provideService(AnswersFirst, service),
+        Effect.provideService(Scope.Scope, scope),
+      );
       yield* aCall(service, done, "slow");
       const one = yield* aCall(service, done, "one");
       yield* one.answer;
