@@ -38,3 +38,13 @@ export const interceptedHost = (inner: HostService, around: AroundHost): HostSer
   });
   return Object.fromEntries(wrapped) as HostService;
 };
+
+/** Counts the calls of one method. */
+export const countingHost = (inner: HostService, counted: keyof HostService) => {
+  let calls = 0;
+  const host = interceptedHost(inner, ({ method }, act) => {
+    if (method === counted) calls += 1;
+    return act;
+  });
+  return { host, calls: () => calls };
+};

@@ -27,10 +27,13 @@ export const stillThere = (io: bigint, ids: readonly string[]): readonly string[
     io,
     ids.map((id) => ({ object: `rbd_header.${id}`, keys: ["size"] })),
   );
-  const found = ids.filter((_, i) => headers[i] !== undefined);
-  const there = new Set(ids.filter((_, i) => headers[i]?.has("size") === true));
-  for (const id of found) if (!there.has(id)) dropBareHeader(io, id);
-  return found.filter((id) => there.has(id));
+  const there: string[] = [];
+  for (const [i, id] of ids.entries()) {
+    const header = headers[i];
+    if (header?.has("size") === true) there.push(id);
+    else if (header !== undefined) dropBareHeader(io, id);
+  }
+  return there;
 };
 
 /** Removes an image with `act`, whatever comes of it, and then what is left of its parent if that is gone. */

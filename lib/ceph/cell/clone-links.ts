@@ -19,6 +19,7 @@ import { encode, type Field } from "./encoder.ts";
 import { check, ECANCELED, ENOENT } from "./ffi.ts";
 import { WITHOUT_EFFECT } from "./image-create.ts";
 import { METADATA } from "./image-headers.ts";
+import { setCalls } from "./image-metadata.ts";
 import { list } from "./omaps.ts";
 import { execute, type PoolArg, poolId } from "./rados.ts";
 import { id as idInName } from "./rbd.ts";
@@ -116,9 +117,7 @@ const metadata = ({ io, id }: ParentSnapshot): readonly Call[] => {
   const entries = [...(list(io, `rbd_header.${id}`, keys) ?? [])]
     .map(([key, value]) => [key.slice(METADATA.length), value] as const)
     .filter(([key]) => !key.startsWith(INTERNAL));
-  if (entries.length === 0) return [];
-  const fields = entries.flatMap(([key, value]): readonly Field[] => [{ text: key }, { bytes: value }]);
-  return [{ method: "metadata_set", input: encode({ u32: entries.length }, ...fields) }];
+  return setCalls(entries.flatMap(([key, value]): readonly Field[] => [{ text: key }, { bytes: value }]));
 };
 
 /** Links the snapshot to its child. */

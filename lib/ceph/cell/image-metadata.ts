@@ -89,13 +89,19 @@ const textOf = (bytes: Uint8Array | undefined): string | undefined => bytes && u
 const isJournaled = (features: Uint8Array | undefined): boolean =>
   features !== undefined && (new Decoder(features).u64() & FEATURE_BITS.journaling) !== 0n;
 
+/** The call that sets metadata: a key, then its value, and so on; none for nothing. */
+export const setCalls = (keysAndValues: readonly Field[]): readonly Call[] =>
+  keysAndValues.length === 0
+    ? []
+    : [{ method: "metadata_set", input: encode({ u32: keysAndValues.length / 2 }, ...keysAndValues) }];
+
 const callsOf = (entries: readonly Entry[]): readonly Call[] => {
   const set = entries.flatMap(([key, value]): readonly Field[] =>
     value === undefined ? [] : [{ text: plain(key) }, { text: plain(value) }],
   );
   const removed = entries.flatMap(([key, value]) => (value === undefined ? [key] : []));
   return [
-    ...(set.length === 0 ? [] : [{ method: "metadata_set", input: encode({ u32: set.length / 2 }, ...set) }]),
+    ...setCalls(set),
     ...removed.map((key) => ({ method: "metadata_remove", input: encode({ text: plain(key) }) })),
   ];
 };

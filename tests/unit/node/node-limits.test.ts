@@ -7,7 +7,7 @@ import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_p
 import { podUidOf } from "../../../lib/node/pod-mounts.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
-import { interceptedHost } from "../../support/host-faults.ts";
+import { countingHost, interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService, type MemoryNode } from "../../support/host-memory.ts";
 import { KubeMemory, Refused } from "../../support/kube-memory.ts";
 import {
@@ -401,16 +401,12 @@ describe("while pods run", () => {
 
   test("a driver that has nothing to look after looks no more", async () => {
     const { host } = await aNode();
-    let looks = 0;
-    const watched = interceptedHost(hostMemoryService(host), ({ method }, act) => {
-      if (method === "mappedDevices") looks += 1;
-      return act;
-    });
+    const watched = countingHost(hostMemoryService(host), "mappedDevices");
     const time = virtualTime();
-    await using driver = nodeOn(host, { host: watched, time });
+    await using driver = nodeOn(host, { host: watched.host, time });
     driver.watchLimits();
     await time.pass("10 minutes");
-    expect(looks).toBe(1);
+    expect(watched.calls()).toBe(1);
   });
 });
 

@@ -7,7 +7,7 @@ import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { conditionOf } from "../../support/csi-1.12.ts";
 import { KubeMemory, Refused } from "../../support/kube-memory.ts";
-import { interceptedHost } from "../../support/host-faults.ts";
+import { countingHost, interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService, type MemoryNode } from "../../support/host-memory.ts";
 import {
   aNode,
@@ -360,16 +360,12 @@ describe("what looks after rbd-nbd processes", () => {
 
   test("The driver looks every ten seconds once it has a volume of rbd-nbd, and not before", async () => {
     const { host } = await aNode();
-    let looks = 0;
-    const watched = interceptedHost(hostMemoryService(host), ({ method }, act) => {
-      if (method === "mappedDevices") looks += 1;
-      return act;
-    });
+    const watched = countingHost(hostMemoryService(host), "mappedDevices");
     const time = virtualTime();
-    await using driver = nodeOn(host, { host: watched, time });
+    await using driver = nodeOn(host, { host: watched.host, time });
     driver.watchProcesses();
     await time.pass("10 minutes");
-    expect(looks).toBe(1);
+    expect(watched.calls()).toBe(1);
     await time.until(driver.stage(withNbd()));
     await time.pass("10 seconds");
     host.killProcess("/dev/nbd0");
