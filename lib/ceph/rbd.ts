@@ -52,6 +52,9 @@ export interface ImageStatus {
   readonly metadata: ReadonlyMap<string, string>;
 }
 
+/** What the header of an image says: all but who uses it, and the names of its snapshots. */
+export type ImageHeader = Omit<ImageStatus, "locks" | "mirror" | "namedSnapshots" | "watchers">;
+
 /**
  * A lock that a person or a program has put on an image (`rbd lock add`). It stays when they end. An image with the feature
  * exclusive-lock cannot be written to while it has one.
@@ -147,6 +150,12 @@ export interface ImageCalls {
   readonly imageCreate: (pool: PoolRef, image: string, spec: ImageSpec) => Effect.Effect<string | undefined, CephError>;
   /** Gives the internal id; `undefined`: no image has that name. One keyed read; the image is not opened. */
   readonly imageId: (pool: PoolRef, image: string) => Effect.Effect<string | undefined, CephError>;
+  /** As `imageStatus`, and without opening the image where the header says it all. */
+  readonly imageHeader: (
+    pool: PoolRef,
+    image: string,
+    metadata?: readonly string[],
+  ) => Effect.Effect<ImageHeader, CephError>;
   /** `metadata`: which keys of image metadata to read; no key when absent. */
   readonly imageStatus: (
     pool: PoolRef,

@@ -5,7 +5,7 @@
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { Precondition } from "../csi/errors.ts";
 import type { DriverSettings } from "../config/settings.ts";
@@ -23,7 +23,7 @@ export const tempImage = (imageName: string): string => imageName + TEMP_SUFFIX;
 export const removeLeftOverTemp = Effect.fn("images.removeLeftOverTemp")(
   function* (
     { pool, imageName, attributes }: LocatedVolume,
-    { parent }: ImageStatus,
+    { parent }: ImageHeader,
   ): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
     if (parent !== undefined || attributes?.imageId === undefined) return;
     const temp = tempImage(imageName);

@@ -4,7 +4,7 @@
  * 1. An image is compared with what a request asks for, never with what a request leaves open.
  */
 import { FEATURE_BITS } from "../ceph/feature-bits.ts";
-import type { CloneSpec, ImageSpec, ImageStatus } from "../ceph/rbd.ts";
+import type { CloneSpec, ImageSpec, ImageHeader } from "../ceph/rbd.ts";
 import type { VolumeParameters } from "../config/parameters.ts";
 
 /** The layout that a StorageClass asks for, of a clone or of a new image. */
@@ -32,7 +32,7 @@ export const imageSpec = (parameters: VolumeParameters, sizeBytes: bigint): Imag
 });
 
 /** The layout of images that only hold a point in time: a snapshot's, and the one in between of a copy. Their data stays in the pool of the source. */
-export const holderSpec = (source: ImageStatus): CloneSpec => ({
+export const holderSpec = (source: ImageHeader): CloneSpec => ({
   features: HOLDER_FEATURES,
   ...(source.dataPool !== undefined && { dataPool: source.dataPool }),
 });
@@ -50,7 +50,7 @@ const IMPLICIT =
 
 /** How the image differs from the request, as a clause; `undefined` if it fits. */
 export const difference = (
-  image: ImageStatus,
+  image: ImageHeader,
   wanted: VolumeParameters,
   size: { readonly sizeBytes: bigint; readonly limitBytes: bigint },
 ): string | undefined => {

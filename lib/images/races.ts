@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageHeader, type ImageStatus, Rbd } from "../ceph/rbd.ts";
 
 /** Turns a failure that only another driver's work can explain into `Raced`: the next call looks anew. */
 export const asRaced = ({ op, subject }: CephError): Effect.Effect<never, Raced> =>
@@ -24,4 +24,14 @@ export const statusIfThere = (
 ): Effect.Effect<ImageStatus | undefined, CephError, Rbd> =>
   Effect.flatMap(Rbd, (rbd) =>
     rbd.imageStatus(pool, image, metadata).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
+  );
+
+/** What the header of an image says, with these keys of its metadata; `undefined` if the image does not exist. */
+export const headerIfThere = (
+  pool: PoolRef,
+  image: string,
+  metadata: readonly string[] = [],
+): Effect.Effect<ImageHeader | undefined, CephError, Rbd> =>
+  Effect.flatMap(Rbd, (rbd) =>
+    rbd.imageHeader(pool, image, metadata).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
   );

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { TooMany } from "../csi/errors.ts";
 import type { LocatedVolume } from "../journal/locate.ts";
@@ -20,7 +20,7 @@ import { Flatten } from "./flatten.ts";
  */
 export const limitSnapshots = Effect.fn("images.limitSnapshots")(function* (
   { pool, imageName }: LocatedVolume,
-  { snapshotCount }: ImageStatus,
+  { snapshotCount }: ImageHeader,
 ): Effect.fn.Return<void, CephError | TooMany, Ceph | DriverSettings | Flatten> {
   const { maxSnapshots, minSnapshots } = yield* DriverSettings;
   if (snapshotCount <= minSnapshots) return;

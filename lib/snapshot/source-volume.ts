@@ -9,7 +9,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import { imageLabel } from "../ceph/label.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import type { Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
@@ -29,7 +29,7 @@ export interface SourceVolumeSpec {
 
 export interface SourceVolume {
   readonly volume: LocatedVolume;
-  readonly image: ImageStatus;
+  readonly image: ImageHeader;
   /** Part of the snapshot's ID: two entries of config.json may lead to one cluster. */
   readonly clusterId: string;
   /** `undefined`: it is plain. */
@@ -61,7 +61,7 @@ export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function*
   }
   const gone = ({ message }: CephError) => new VolumeNotFound({ volumeId: sourceVolumeId, reason: message });
   const image = yield* (yield* Rbd)
-    .imageStatus(volume.pool, volume.imageName)
+    .imageHeader(volume.pool, volume.imageName)
     .pipe(Effect.catchTag("ImageNotFound", (error) => Effect.fail(gone(error))));
   if ((image.features & FEATURE_BITS.layering) === 0n) {
     const label = imageLabel(volume.pool, volume.imageName);

@@ -6,7 +6,7 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import type { ImageStatus } from "../ceph/rbd.ts";
+import type { ImageHeader } from "../ceph/rbd.ts";
 import { encryptionIn, encryptionLabel } from "../config/encryption.ts";
 import { Conflict } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
@@ -21,7 +21,7 @@ import type { CreateVolumeSpec } from "./create-spec.ts";
 export const proveFits = (
   spec: CreateVolumeSpec,
   { attributes }: Reservation,
-  image: ImageStatus,
+  image: ImageHeader,
 ): Effect.Effect<void, Conflict> => {
   const problem =
     otherSource(spec.source, image, attributes.imageName) ?? difference(image, spec.parameters, spec.size);
@@ -47,7 +47,7 @@ export const proveSameEncryption = (
 };
 
 /** In what the source differs, as far as the image still tells: one that was flattened since has no parent any more. */
-const otherSource = (source: SourceRequest | undefined, { parent }: ImageStatus, imageName: string | undefined) => {
+const otherSource = (source: SourceRequest | undefined, { parent }: ImageHeader, imageName: string | undefined) => {
   if (parent === undefined) return undefined;
   if (source === undefined) return `it is a copy of ${parent.image}, and the request asks for an empty volume`;
   const between = source.kind === "volume" && (imageName === undefined || parent.image === tempImage(imageName));

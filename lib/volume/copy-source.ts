@@ -12,7 +12,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import { type ConfigError, InvalidParameter } from "../config/errors.ts";
@@ -56,7 +56,7 @@ export interface VolumeToCopy {
   readonly sizeBytes: bigint;
   /** `undefined`: it is plain, and so is the copy. */
   readonly key: SourceKey | undefined;
-  readonly status: ImageStatus;
+  readonly header: ImageHeader;
   /** The copy is a clone of the volume itself. Otherwise it goes through an image in between (see `clonedDirectly`). */
   readonly direct: boolean;
 }
@@ -105,7 +105,7 @@ export const findSource = Effect.fn("volume.findSource")(function* (
   const encryption = encryptionIn(located.attributes);
   yield* proveSameKind(request, encryption, copy);
   const source = yield* request.kind === "snapshot" ? snapshotToCopy(located) : volumeToCopy(located);
-  if (source.kind === "volume" && (source.status.features & FEATURE_BITS.layering) === 0n) {
+  if (source.kind === "volume" && (source.header.features & FEATURE_BITS.layering) === 0n) {
     const subject = `image ${imageLabel(located.pool, located.imageName)}`;
     const problem = "cannot be cloned, because it lacks the feature layering";
     const remedy = "Copy its data to a volume that has it: the feature cannot be added to an image";
@@ -156,14 +156,14 @@ const snapshotToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
 });
 
 const volumeToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
-  const status = yield* (yield* Rbd).imageStatus(located.pool, located.imageName);
-  const direct = clonedDirectly(status, yield* DriverSettings);
+  const header = yield* (yield* Rbd).imageHeader(located.pool, located.imageName);
+  const direct = clonedDirectly(header, yield* DriverSettings);
   return {
     kind: "volume",
     located,
-    sizeBytes: status.sizeBytes,
+    sizeBytes: header.sizeBytes,
     key: undefined,
-    status,
+    header,
     direct,
   } satisfies VolumeToCopy;
 });
@@ -176,7 +176,7 @@ const volumeToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {
  * - where it has half as many snapshots as flattening begins at: room for one more is made by flattening the clone behind
  *   an old one, and only an image in between can be flattened for that.
  */
-const clonedDirectly = ({ parent, snapshotCount }: ImageStatus, { minSnapshots }: Settings): boolean =>
+const clonedDirectly = ({ parent, snapshotCount }: ImageHeader, { minSnapshots }: Settings): boolean =>
   parent === undefined && 2 * snapshotCount < minSnapshots;
 
 /** How many parents a restore adds to the chain, and a copy of a volume that goes through an image in between. */
@@ -192,6 +192,6 @@ export const keepSourceCloneable = Effect.fn("volume.keepSourceCloneable")(funct
   const { pool, imageName } = source.located;
   yield* stage("limit chain", (yield* Flatten).keepShort(pool, imageName, ADDED[source.kind]));
   if (source.kind === "snapshot") return;
-  yield* stage("limit snapshots", limitSnapshots(source.located, source.status));
-  yield* stage("remove left-over copy", removeLeftOverTemp(source.located, source.status));
+  yield* stage("limit snapshots", limitSnapshots(source.located, source.header));
+  yield* stage("remove left-over copy", removeLeftOverTemp(source.located, source.header));
 });

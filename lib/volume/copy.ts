@@ -100,10 +100,10 @@ const transients = ({ located }: VolumeToCopy, pool: PoolRef, image: string): re
   { pool, image: tempImage(image), snapshot: image, clients: "unasked" },
 ];
 
-const imageBetween = ({ status }: VolumeToCopy, { pool, image }: Target): Target => ({
+const imageBetween = ({ header }: VolumeToCopy, { pool, image }: Target): Target => ({
   pool,
   image: tempImage(image),
-  spec: holderSpec(status),
+  spec: holderSpec(header),
   snapshots: [image],
 });
 

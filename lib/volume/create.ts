@@ -12,7 +12,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { Rados } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { volumeContext } from "../config/parameters.ts";
@@ -123,12 +123,12 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
 interface Made {
   /** Absent if it is not known yet. */
   readonly id: string | undefined;
-  /** Its status if this call did not make it. */
-  readonly existing: ImageStatus | undefined;
+  /** What its header says if this call did not make it. */
+  readonly existing: ImageHeader | undefined;
 }
 
 const newImage = (id: string | undefined): Made => ({ id, existing: undefined });
-const foundImage = (existing: ImageStatus): Made => ({ id: existing.id, existing });
+const foundImage = (existing: ImageHeader): Made => ({ id: existing.id, existing });
 
 /** Writes the attributes of the reservation, and makes the image if it is not there. */
 const makeImage = Effect.fnUntraced(function* (
@@ -154,7 +154,7 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
   const rbd = yield* Rbd;
   const { imagePool, imageName } = reserved;
   const create = rbd.imageCreate(imagePool, imageName, imageSpec(spec.parameters, spec.size.sizeBytes));
-  const look = stage("create image", orRaced(rbd.imageStatus(imagePool, imageName, LIMIT_KEYS)));
+  const look = stage("create image", orRaced(rbd.imageHeader(imagePool, imageName, LIMIT_KEYS)));
   return yield* step("create image", Effect.map(create, newImage), { undo: () => discardNew(spec, reserved) }).pipe(
     Effect.catchTag("Exists", () => Effect.map(look, foundImage)),
   );
@@ -185,7 +185,7 @@ const commit = Effect.fnUntraced(function* (
 });
 
 /** Without those that an earlier attempt has written for another class. */
-const limitsOf = ({ limits, parameters, size }: CreateVolumeSpec, existing: ImageStatus | undefined): Metadata => ({
+const limitsOf = ({ limits, parameters, size }: CreateVolumeSpec, existing: ImageHeader | undefined): Metadata => ({
   ...Object.fromEntries([...(existing?.metadata.keys() ?? [])].map((key) => [key, undefined])),
   ...metadataForNew(limits, existing?.sizeBytes ?? size.sizeBytes, parameters.mappedBy),
 });
@@ -200,7 +200,7 @@ const describeCreated = (
   { pool, cluster, parameters, requestParameters, segments, size }: CreateVolumeSpec,
   { imagePool, imageName }: ReservedVolume,
   volumeId: string,
-  existing: ImageStatus | undefined,
+  existing: ImageHeader | undefined,
 ): CreatedVolume => ({
   volumeId,
   capacityBytes: existing?.sizeBytes ?? size.sizeBytes,

@@ -10,11 +10,11 @@ import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { JournalCorrupt, Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
-import { statusIfThere } from "../images/races.ts";
+import { headerIfThere } from "../images/races.ts";
 import { LIMIT_KEYS } from "../qos/image-limits.ts";
 import { finishRemoval } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
@@ -26,7 +26,7 @@ const { VOLUMES } = journal;
 /** `reservation` without `image`: creation is to be finished. Neither: the name is free. */
 export interface EarlierAttempt {
   readonly reservation: journal.Reservation | undefined;
-  readonly image: ImageStatus | undefined;
+  readonly image: ImageHeader | undefined;
 }
 
 const NOTHING: EarlierAttempt = { reservation: undefined, image: undefined };
@@ -51,7 +51,7 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
     // Without an image ID in the journal, making it may have been cut off anywhere; copies are made again.
     if (imageId === undefined && source !== undefined) return { reservation, image: undefined };
     if (imageId === undefined) yield* (yield* Rbd).imageMend(imagePool, imageName);
-    const image = yield* statusIfThere(imagePool, imageName, imageId === undefined ? LIMIT_KEYS : []);
+    const image = yield* headerIfThere(imagePool, imageName, imageId === undefined ? LIMIT_KEYS : []);
     if (image !== undefined) return { reservation, image };
     if (imageId === undefined) {
       // The undo of an earlier attempt may have been cut off in turn.

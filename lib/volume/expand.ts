@@ -65,7 +65,7 @@ const growLocated = Effect.fnUntraced(function* (
   const limit = size.limitBytes ?? 0n;
   const { pool, imageName, attributes } = yield* stage("find", locateVolume(volumeId, credentials));
   if (limit > 0n) {
-    const { sizeBytes: now } = yield* stage("compare", rbd.imageStatus(pool, imageName));
+    const { sizeBytes: now } = yield* stage("compare", rbd.imageHeader(pool, imageName));
     if (now > limit) {
       const reason = `the volume has ${now} bytes already, and limit_bytes is ${limit}. No volume shrinks`;
       return yield* new SizeOutOfRange({ reason });

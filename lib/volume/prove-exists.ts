@@ -58,7 +58,7 @@ export const refusalOfBlankImage = Effect.fn("volume.refusalOfBlankImage")(funct
   const rbd = yield* Rbd;
   for (const type of filesystems) {
     if (refusalOfSize(type, 0n, mkfsOptions) === undefined) continue;
-    const refusal = refusalOfSize(type, (yield* rbd.imageStatus(pool, imageName)).sizeBytes, mkfsOptions);
+    const refusal = refusalOfSize(type, (yield* rbd.imageHeader(pool, imageName)).sizeBytes, mkfsOptions);
     if (refusal !== undefined && !(yield* rbd.imageHasData(pool, imageName, "any"))) return refusal;
   }
   return undefined;

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import type { ImageSpec } from "../../lib/ceph/rbd.ts";
-import { GIB, LIMIT, MIB, type Session } from "./harness.ts";
+import { GIB, LIMIT, LONG_LIMIT, MIB, type Session } from "./harness.ts";
 
 const LAYERING = 1n;
 const STRIPING = 2n;
@@ -153,6 +153,51 @@ export const imageContract = (at: () => Session): void => {
       expect(error._tag).toBe("PoolNotFound");
     },
     LIMIT,
+  );
+
+  test(
+    "The header says what the status says, whatever the image is made of, and nothing of one that is not there",
+    async () => {
+      const { run, fails, pool, inNamespace, world, fresh } = at();
+      const images = await Promise.all(
+        [
+          { sizeBytes: 0n },
+          { sizeBytes: GIB, features: LAYERING, objectSize: 8n * MIB },
+          { sizeBytes: MIB + 1n, dataPool: world.dataPool },
+          { sizeBytes: GIB, stripeUnit: 65_536n, stripeCount: 4n },
+          { sizeBytes: GIB, features: DEFAULT | JOURNALING },
+        ].map(async (spec) => {
+          const image = fresh("image");
+          await run((ceph) => ceph.imageCreate(pool, image, spec));
+          return image;
+        }),
+      );
+      const [cloned = "", full = ""] = images;
+      const [clone, alone] = [fresh("clone"), fresh("clone")];
+      const snapshot = { pool, image: full, snapshot: "s" };
+      for (const name of ["s", "t"]) await run((ceph) => ceph.snapshotCreate(pool, full, name));
+      for (const name of [clone, alone]) await run((ceph) => ceph.imageClone(snapshot, pool, name, {}));
+      await run((ceph) => ceph.imageFlatten(pool, alone));
+      await run((ceph) => ceph.snapshotRemove(pool, full, "s"));
+      await run((ceph) => ceph.imageMetaSet(pool, cloned, { a: "ü", b: "", other: "1" }));
+      await run((ceph) => ceph.imageGrow(pool, cloned, 3n * MIB));
+      await run((ceph) => ceph.imageCreate(inNamespace, cloned, { sizeBytes: GIB }));
+      const keys = ["a", "b", "absent"];
+      for (const [where, name] of [
+        ...[...images, clone, alone].map((each) => [pool, each] as const),
+        [inNamespace, cloned] as const,
+      ]) {
+        const header = await run((ceph) => ceph.imageHeader(where, name, keys));
+        const status = await run((ceph) => ceph.imageStatus(where, name, keys));
+        expect(status, name).toMatchObject(header);
+        expect(header).toHaveProperty("createdAt");
+        expect(await run((ceph) => ceph.imageHeader(where, name))).toEqual({ ...header, metadata: new Map() });
+      }
+      expect((await run((ceph) => ceph.imageHeader(pool, full))).snapshotCount).toBe(2);
+      expect((await run((ceph) => ceph.imageHeader(pool, clone))).parent?.image).toBe(full);
+      expect((await fails((ceph) => ceph.imageHeader(pool, fresh("image"))))._tag).toBe("ImageNotFound");
+    },
+    LONG_LIMIT,
   );
 
   test(

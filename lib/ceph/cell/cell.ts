@@ -27,6 +27,7 @@ import * as rados from "./rados.ts";
 import * as rbd from "./rbd.ts";
 import { mend } from "./repair.ts";
 import * as snapshots from "./snapshots.ts";
+import { headerOf } from "./header-status.ts";
 import { sparsify } from "./sparsify.ts";
 import { status } from "./status.ts";
 import * as tasks from "./tasks.ts";
@@ -103,6 +104,7 @@ const calls = {
 
   imageCreate: pooled((io, arg: ImageArg & { readonly spec: ImageSpec }) => create(arg, io, arg.image, arg.spec)),
   imageId: pooled((io, { image }: ImageArg) => rbd.id(io, image)),
+  imageHeader: pooled((io, arg: ImageArg & Wanted) => headerOf(arg, io, arg.image, arg.metadata)),
   imageStatus: pooled((io, arg: ImageArg & Wanted) => status(arg, io, arg.image, arg.metadata)),
   imageGrow: pooled((io, { image, sizeBytes, metadata = [] }: ImageArg & Wanted & { readonly sizeBytes: bigint }) =>
     rbd.grow(io, image, sizeBytes, (id) => someMetadataOf(io, id, metadata)),

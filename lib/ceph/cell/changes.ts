@@ -37,7 +37,7 @@ export interface Change {
   /** `exclusive`: it must not exist. `require`: it must. `ensure`: it is created if it does not. */
   readonly state: "exclusive" | "require" | "ensure";
   /** Values of its omap that must be there, else ECANCELED; "" stands for an absent key, too. */
-  readonly compare?: Readonly<Record<string, string>>;
+  readonly compare?: Readonly<Record<string, string | Uint8Array>>;
   /** In this order, all or none. `removeIf`: removes an object that begins with these bytes; `ESTALE` if it does not. */
   readonly calls: readonly Call[] | "remove" | { readonly removeIf: Uint8Array };
 }

@@ -1,7 +1,7 @@
 /**
  * Reads images without opening them, from the directory of the pool and the headers. Loaded in cells only.
  *
- * Not here: the status of an open image (./status.ts).
+ * Not here: the status of an open image (./status.ts), all that one header says (./header-status.ts).
  *
  * 1. Any number of images takes two rounds: the ids from the directory, then the headers, all at once.
  */
@@ -43,7 +43,7 @@ export const briefs = (
   return images.map((image) => found.get(image));
 };
 
-const timeIn = (stamp: Uint8Array | undefined): number => {
+export const timeIn = (stamp: Uint8Array | undefined): number => {
   if (stamp === undefined) return 0;
   const decoder = new Decoder(stamp);
   const seconds = decoder.u32();
@@ -59,7 +59,7 @@ const idsOf = (io: bigint, images: readonly string[]): ReadonlyMap<string, strin
   return new Map(ids.map(([key, value]) => [key.slice("name_".length), new Decoder(value).text()]));
 };
 
-const metadataIn = (entries: ReadonlyMap<string, Uint8Array>): Map<string, string> =>
+export const metadataIn = (entries: ReadonlyMap<string, Uint8Array>): Map<string, string> =>
   new Map(
     [...entries].flatMap(([key, value]) =>
       key.startsWith(METADATA) ? [[key.slice(METADATA.length), utf8.decode(value)] as const] : [],

@@ -17,14 +17,12 @@ import { FEATURE_BITS } from "../feature-bits.ts";
 import { type Call, changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode, type Field } from "./encoder.ts";
-import { bind, check, ECANCELED, ENOENT, ETIMEDOUT, plain } from "./ffi.ts";
+import { bind, check, ECANCELED, ENOENT, plain } from "./ffi.ts";
+import { tellClients } from "./header-watchers.ts";
 import { METADATA } from "./image-headers.ts";
 import { readMany } from "./omaps.ts";
 import { existing, id, withImage } from "./rbd.ts";
 
-const rados = bind("librados.so.2", {
-  rados_notify2: { args: [T.u64, T.cstring, T.ptr, T.i32, T.u64, T.ptr, T.ptr], returns: T.i32 },
-});
 const rbd = bind("librbd.so.1", {
   rbd_metadata_set: { args: [T.u64, T.cstring, T.cstring], returns: T.i32 },
   rbd_metadata_remove: { args: [T.u64, T.cstring], returns: T.i32 },
@@ -73,15 +71,6 @@ export const metaSet = (io: bigint, image: string, entries: Metadata, compare: M
 /** Begins the keys of settings of the client, which hold for this image. */
 const SETTING = "conf_";
 const isSetting = ([key]: Entry): boolean => key.startsWith(SETTING);
-/** How long a client may take to say that it has heard. One that has died says nothing. */
-const HEARD_MS = 5_000n;
-
-/** An empty message means that the header has changed. */
-const tellClients = (io: bigint, header: string): void => {
-  const result = rados.rados_notify2(io, header, null, 0, HEARD_MS, null, null);
-  if (result !== -ETIMEDOUT && result !== -ENOENT) check("rados_notify2", result);
-};
-
 const otherThanExpected = () => new Errno("rados_write_op_operate", ECANCELED);
 
 const textOf = (bytes: Uint8Array | undefined): string | undefined => bytes && utf8.decode(bytes);

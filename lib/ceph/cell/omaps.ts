@@ -216,11 +216,15 @@ export const texts = (entries: ReadonlyMap<string, Uint8Array> | undefined): Map
 const CMP_EQ = 1;
 
 /** Adds to an operation that these values must be there, else ECANCELED; "" stands for an absent key, too. */
-export const requireValues = (op: bigint, values: Readonly<Record<string, string>>): void => {
+export const requireValues = (op: bigint, values: Readonly<Record<string, string | Uint8Array>>): void => {
   for (const [key, value] of Object.entries(values)) {
-    const [k, v] = [counted([key]), counted([value])];
-    rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, v.bytes, valueOf(k.lengths), valueOf(v.lengths), null);
-    held(k, v);
+    const k = counted([key]);
+    const bytes = typeof value === "string" ? Buffer.from(value) : value;
+    // not empty: C must not get NULL
+    const place = zeroed(bytes.length + 1);
+    place.set(bytes);
+    rados.rados_write_op_omap_cmp2(op, k.bytes, CMP_EQ, place, valueOf(k.lengths), BigInt(bytes.length), null);
+    held(k, place);
   }
 };
 

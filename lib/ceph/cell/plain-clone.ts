@@ -17,10 +17,10 @@ import { parentsExist } from "./ancestry.ts";
 import type { Target } from "./clone-by-id.ts";
 import { linked, NOT_INHERITED } from "./clone-links.ts";
 import { Decoder } from "./decoder.ts";
-import { encode } from "./encoder.ts";
 import { createPlain } from "./image-create.ts";
 import { readMany } from "./omaps.ts";
-import { execute, type PoolArg } from "./rados.ts";
+import { userSnapshot } from "./header-snapshots.ts";
+import type { PoolArg } from "./rados.ts";
 import { id as idOf } from "./rbd.ts";
 
 const { layering, "exclusive-lock": LOCK, "object-map": MAP, "fast-diff": DIFF } = FEATURE_BITS;
@@ -48,14 +48,15 @@ export const clonePlain = (source: Named, { where, io, image, spec }: Target, id
   const features = spec.features ?? parent.features & ~NOT_INHERITED;
   if ((parent.features & features & layering) === 0n) return false;
   if (spec.objectSize !== undefined && spec.objectSize !== parent.objectSize) return false;
-  const snapshot = newestSnapshot(source, parent);
-  if (snapshot === undefined) return false;
+  const snapshotId = parent.newestSnapshot;
+  const snapshot = userSnapshot(source.io, parent.id, snapshotId);
+  if (snapshot?.name !== source.snapshot) return false;
   const { sizeBytes } = snapshot;
   const layout = { ...spec, features, objectSize: parent.objectSize, sizeBytes };
   const made = createPlain(where, io, image, layout, { op: "rbd_clone", ...(id !== undefined && { id }) });
   if (made === undefined) return false;
   const { where: from, io: parentIo } = source;
-  const link = { where: from, io: parentIo, id: parent.id, snapshotId: snapshot.id, sizeBytes };
+  const link = { where: from, io: parentIo, id: parent.id, snapshotId, sizeBytes };
   linked(link, { where, io, image }, () => made);
   return true;
 };
@@ -83,24 +84,4 @@ const plainImage = ({ where, io, image }: Named): PlainImage | undefined => {
   if (ODD.some((key) => header?.has(key))) return undefined;
   if (header?.has(PARENT) === true && !parentsExist(where, io, id)) return undefined;
   return { id, features, objectSize: 1n << BigInt(order), newestSnapshot };
-};
-
-/** The bytes of a snapshot's kind that is `user`: the kind alone, which is 0. */
-const USER_BYTES = 4;
-
-/** undefined: the newest snapshot of the image has another name, or is not of kind `user`, or is gone. */
-const newestSnapshot = (
-  { io, snapshot }: Named,
-  { id, newestSnapshot: snapshotId }: PlainImage,
-): { readonly id: bigint; readonly sizeBytes: bigint } | undefined => {
-  const answer = execute(io, `rbd_header.${id}`, "snapshot_get", encode({ u64: snapshotId }));
-  if (answer === undefined) return undefined;
-  const bytes = new Decoder(answer);
-  bytes.version();
-  const found = bytes.u64();
-  bytes.u8();
-  bytes.u8();
-  if (found !== snapshotId || bytes.u32() !== USER_BYTES || bytes.u32() !== 0) return undefined;
-  const name = bytes.text();
-  return name === snapshot ? { id: snapshotId, sizeBytes: bytes.u64() } : undefined;
 };

@@ -1,7 +1,8 @@
 /**
  * The calls of librbd on the snapshots of an image. Loaded in cells only.
  *
- * Not here: clones of them (./clones.ts), their differences (./diff.ts), snapshots of groups (./groups.ts).
+ * Not here: clones of them (./clones.ts), their differences (./diff.ts), snapshots of groups (./groups.ts), the removal of
+ * one that has clones (./snapshot-trash.ts).
  *
  * 1. `create` asks clients that have mapped the image to be quiet first, as `rbd_default_snapshot_quiesce_mode` says. Only
  *    `rbd-nbd map --quiesce` does so; the kernel answers at once that it does not. A client that has just crashed delays
@@ -13,11 +14,12 @@
 import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import type { Snapshot } from "../rbd.ts";
-import { Decoder } from "./decoder.ts";
 import { encode } from "./encoder.ts";
 import { bind, check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
-import { execute } from "./rados.ts";
+import { childrenIn } from "./header-snapshots.ts";
+import { execute, type PoolArg } from "./rados.ts";
 import { existing, id as idOf, noProgress, withImage } from "./rbd.ts";
+import { keepForClones } from "./snapshot-trash.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
@@ -41,7 +43,12 @@ export const create = (io: bigint, image: string, snapshot: string, clients: "as
     check("rbd_snap_create", result);
   });
 
-export const remove = (io: bigint, image: string, snapshot: string): void =>
+/** A snapshot that has clones stays for them, in the trash of snapshots, and goes with the last one. */
+export const remove = (where: PoolArg, io: bigint, image: string, snapshot: string): void => {
+  if (!keepForClones(where, io, image, snapshot)) removeByLibrbd(io, image, snapshot);
+};
+
+export const removeByLibrbd = (io: bigint, image: string, snapshot: string): void =>
   withImage(io, image, "write", (handle) => {
     const result = rbd.rbd_snap_remove(handle, plain(snapshot));
     if (result !== -ENOENT) check("rbd_snap_remove", result);
@@ -63,20 +70,11 @@ export const children = (io: bigint, image: string, snapshot: string): readonly 
   const found = withImage(io, image, "read", listed).find(({ name }) => name === snapshot);
   if (found === undefined) throw new Errno("rbd_snap_set", ENOENT);
   const answer = execute(io, `rbd_header.${id}`, "children_list", encode({ u64: found.id }), MOST_CHILDREN_BYTES);
-  return answer === undefined ? [] : childIds(new Decoder(answer));
+  return answer === undefined ? [] : childrenIn(answer).map(({ imageId }) => imageId);
 };
 
 /** Room for tens of thousands of children. */
 const MOST_CHILDREN_BYTES = 1 << 20;
-
-const childIds = (decoder: Decoder): readonly string[] =>
-  Array.from({ length: decoder.u32() }, () => {
-    decoder.version();
-    decoder.i64();
-    const id = decoder.text();
-    decoder.text();
-    return id;
-  });
 
 interface Listed {
   readonly id: bigint;

@@ -20,7 +20,7 @@ const calls = {
   snapshotCreate: pooled((io, arg: SnapshotArg & { readonly clients: "asked" | "unasked" | undefined }) =>
     snapshots.create(io, arg.image, arg.snapshot, arg.clients),
   ),
-  snapshotRemove: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.remove(io, image, snapshot)),
+  snapshotRemove: pooled((io, arg: SnapshotArg) => snapshots.remove(arg, io, arg.image, arg.snapshot)),
 };
 
 export type WaitingCalls = typeof calls;

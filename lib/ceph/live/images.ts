@@ -1,7 +1,8 @@
 /**
  * The methods of `Rbd` on images and their trash, each one call in a cell.
  *
- * Not here: snapshots and clones (./snapshots.ts), the calls themselves (lib/ceph/cell/rbd.ts, status.ts, trash.ts).
+ * Not here: snapshots and clones (./snapshots.ts), the calls themselves (lib/ceph/cell/rbd.ts, status.ts, header-status.ts,
+ * trash.ts).
  */
 import * as Duration from "effect/Duration";
 import { imageLabel, poolLabel } from "../label.ts";
@@ -17,6 +18,7 @@ export const imageCalls = (
 ): ImageCalls => ({
   imageCreate: change("imageCreate", ["image", "spec"], (_pool, _image, { dataPool }) => ({ dataPool })),
   imageId: call("imageId", ["image"]),
+  imageHeader: call("imageHeader", ["image", "metadata"]),
   imageStatus: call("imageStatus", ["image", "metadata"]),
   imageGrow: change("imageGrow", ["image", "sizeBytes", "metadata"]),
   imageMend: change("imageMend", ["image"], { limit: REBUILD_LIMIT }),

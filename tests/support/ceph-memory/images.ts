@@ -17,10 +17,10 @@ import {
 } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EROFS, EUCLEAN } from "../../../lib/ceph/live/errno.ts";
-import { DRIVERS_MARK_SECONDS, type ImageCalls, type TrashEntry } from "../../../lib/ceph/rbd.ts";
+import { DRIVERS_MARK_SECONDS, type ImageCalls, type ImageHeader, type TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
-import { bareImage, makeImage, type MemorySnapshot } from "./image.ts";
+import { bareImage, makeImage, type MemoryImage, type MemorySnapshot } from "./image.ts";
 import { only } from "./omap.ts";
 
 const obstacleTo = (
@@ -55,6 +55,23 @@ const parentOf = ({ image, name }: MemorySnapshot, cluster: MemoryCluster) => {
   return { pool, namespace, image: imageName, imageId: image.id, snapshot: name, inTrash };
 };
 
+const headerOf = (found: MemoryImage, cluster: MemoryCluster, metadata: readonly string[]): ImageHeader => {
+  const { id, sizeBytes, features, objectSize, stripeUnit, stripeCount, dataPool, createdAt } = found;
+  return {
+    id,
+    sizeBytes,
+    features,
+    objectSize,
+    stripeUnit,
+    stripeCount,
+    dataPool,
+    createdAt,
+    parent: found.parent && parentOf(found.parent, cluster),
+    snapshotCount: found.snapshots.length,
+    metadata: only(found.meta, metadata),
+  };
+};
+
 export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
   imageCreate: (ref, image, spec) =>
     call(() => {
@@ -77,26 +94,18 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       return images.get(image)?.id ?? bareNames.get(image);
     }),
 
+  imageHeader: (ref, image, metadata = []) =>
+    call(() => headerOf(open(cluster, ref, image, "rbd_open"), cluster, metadata)),
+
   imageStatus: (ref, image, metadata = []) =>
     call(() => {
       const found = open(cluster, ref, image, "rbd_open");
-      const { id, sizeBytes, features, objectSize, stripeUnit, stripeCount, dataPool, mirror, createdAt } = found;
       return {
-        id,
-        sizeBytes,
-        features,
-        objectSize,
-        stripeUnit,
-        stripeCount,
-        dataPool,
-        mirror,
-        createdAt,
+        ...headerOf(found, cluster, metadata),
+        mirror: found.mirror,
         watchers: [...found.watchers],
         locks: [...found.locks],
-        parent: found.parent && parentOf(found.parent, cluster),
-        snapshotCount: found.snapshots.length,
         namedSnapshots: found.snapshots.filter(({ kind }) => kind === "user").map(({ name }) => name),
-        metadata: only(found.meta, metadata),
       };
     }),
 
