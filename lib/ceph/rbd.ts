@@ -52,7 +52,7 @@ export interface ImageStatus {
   readonly metadata: ReadonlyMap<string, string>;
 }
 
-/** What the header of an image says: all but who uses it, and the names of its snapshots. */
+/** What the header of an image says: all but who uses it, its mirror, and the names of its snapshots. */
 export type ImageHeader = Omit<ImageStatus, "locks" | "mirror" | "namedSnapshots" | "watchers">;
 
 /**
@@ -150,7 +150,7 @@ export interface ImageCalls {
   readonly imageCreate: (pool: PoolRef, image: string, spec: ImageSpec) => Effect.Effect<string | undefined, CephError>;
   /** Gives the internal id; `undefined`: no image has that name. One keyed read; the image is not opened. */
   readonly imageId: (pool: PoolRef, image: string) => Effect.Effect<string | undefined, CephError>;
-  /** As `imageStatus`, and without opening the image where the header says it all. */
+  /** As `imageStatus`, and without opening the image where it has no parent. */
   readonly imageHeader: (
     pool: PoolRef,
     image: string,

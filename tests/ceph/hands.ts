@@ -49,6 +49,11 @@ interface Session {
 export const tool = {
   ceph,
   rbd: (cluster: Rig, ...command: string[]): Promise<string> => run(cluster, "rbd", ...command),
+  /** As `rbd`, while this thread has an image open. */
+  rbdNow: ({ conf }: Rig, ...command: string[]): string => {
+    const env = { ...process.env, CEPH_CONF: conf, LC_ALL: "C" };
+    return Bun.spawnSync(["rbd", ...command], { env, timeout: 20_000 }).stdout.toString();
+  },
   /** Makes the user where it is missing. */
   userOf: async (cluster: Rig, user: string, caps: readonly string[]): Promise<{ readonly key: string }> => {
     const [made] = JSON.parse(

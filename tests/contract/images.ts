@@ -190,9 +190,20 @@ export const imageContract = (at: () => Session): void => {
         const header = await run((ceph) => ceph.imageHeader(where, name, keys));
         const status = await run((ceph) => ceph.imageStatus(where, name, keys));
         expect(status, name).toMatchObject(header);
-        expect(header).toHaveProperty("createdAt");
+        // a Map is not compared by what is in it
+        expect(header.metadata).toEqual(status.metadata);
+        expect(Object.keys(header)).toContain("createdAt");
+        // an image is opened only for its parent
+        expect([name, "watchers" in header]).toEqual([name, name === clone && "watchers" in header]);
         expect(await run((ceph) => ceph.imageHeader(where, name))).toEqual({ ...header, metadata: new Map() });
       }
+      const { metadata } = await run((ceph) => ceph.imageHeader(pool, cloned, keys));
+      expect(metadata).toEqual(
+        new Map([
+          ["a", "ü"],
+          ["b", ""],
+        ]),
+      );
       expect((await run((ceph) => ceph.imageHeader(pool, full))).snapshotCount).toBe(2);
       expect((await run((ceph) => ceph.imageHeader(pool, clone))).parent?.image).toBe(full);
       expect((await fails((ceph) => ceph.imageHeader(pool, fresh("image"))))._tag).toBe("ImageNotFound");

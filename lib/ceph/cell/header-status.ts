@@ -1,7 +1,7 @@
 /**
  * Reads what the header of an image says, without opening the image. Loaded in cells only.
  *
- * Not here: its users, locks and mirror, of which the header knows nothing (./status.ts); many images at once
+ * Not here: its users, locks and mirror, which are no keys of the header (./status.ts); many images at once
  * (./image-headers.ts).
  *
  * librbd reads the header key by key, and its opening of an image waits behind all others of the process. One read of the
@@ -10,7 +10,7 @@
  * 1. Only a header without a parent and with known features is read so. Everything else is left to librbd, which also says
  *    what is wrong.
  */
-import { FEATURE_BITS } from "../feature-bits.ts";
+import { FEATURE_BITS, HEADER_FEATURES } from "../feature-bits.ts";
 import type { ImageHeader } from "../rbd.ts";
 import { Decoder } from "./decoder.ts";
 import { METADATA, metadataIn, timeIn } from "./image-headers.ts";
@@ -19,9 +19,7 @@ import { type PoolArg, poolName } from "./rados.ts";
 import { id as idOf } from "./rbd.ts";
 import { status } from "./status.ts";
 
-const { layering, striping, "exclusive-lock": LOCK, "object-map": MAP, "fast-diff": DIFF } = FEATURE_BITS;
-const { "deep-flatten": DEEP, "data-pool": DATA_POOL, operations, journaling } = FEATURE_BITS;
-const KNOWN_FEATURES = layering | striping | LOCK | MAP | DIFF | DEEP | DATA_POOL | operations | journaling;
+const KNOWN_FEATURES = HEADER_FEATURES | FEATURE_BITS.journaling;
 
 export const headerOf = (where: PoolArg, io: bigint, image: string, metadata: readonly string[] = []): ImageHeader =>
   plainHeader(where, io, image, metadata) ?? status(where, io, image, metadata);
@@ -29,7 +27,8 @@ export const headerOf = (where: PoolArg, io: bigint, image: string, metadata: re
 const PARENT = "parent";
 const WHOLE = { prefix: "", after: "", limit: Number.MAX_SAFE_INTEGER };
 
-const plainHeader = (
+/** undefined: the header does not say it all. */
+export const plainHeader = (
   { cluster, pool }: PoolArg,
   io: bigint,
   image: string,

@@ -12,22 +12,20 @@
  *    which also says what is wrong.
  * 2. It writes what librbd writes (./clone-links.ts). A crash on the way leaves what a crash of librbd would leave.
  */
-import { FEATURE_BITS } from "../feature-bits.ts";
+import { FEATURE_BITS, KNOWN_OPERATIONS } from "../feature-bits.ts";
 import { parentsExist } from "./ancestry.ts";
 import type { Target } from "./clone-by-id.ts";
 import { linked, NOT_INHERITED } from "./clone-links.ts";
 import { Decoder } from "./decoder.ts";
+import { userSnapshot } from "./header-snapshots.ts";
 import { createPlain } from "./image-create.ts";
 import { readMany } from "./omaps.ts";
-import { userSnapshot } from "./header-snapshots.ts";
 import type { PoolArg } from "./rados.ts";
 import { id as idOf } from "./rbd.ts";
 
 const { layering, "exclusive-lock": LOCK, "object-map": MAP, "fast-diff": DIFF } = FEATURE_BITS;
 const { "deep-flatten": DEEP, operations: OPERATIONS } = FEATURE_BITS;
 const PLAIN_FEATURES = layering | LOCK | MAP | DIFF | DEEP | OPERATIONS;
-/** `RBD_OPERATION_FEATURE_CLONE_PARENT`, `_CLONE_CHILD`, `_GROUP` and `_SNAP_TRASH`. */
-const PLAIN_OPERATIONS = 1n | 2n | 4n | 8n;
 /** Keys of the header of an image that is not plain. */
 const ODD = ["stripe_unit", "stripe_count", "data_pool_id"];
 const PARENT = "parent";
@@ -79,7 +77,7 @@ const plainImage = ({ where, io, image }: Named): PlainImage | undefined => {
   const order = header?.get("order")?.at(0);
   const [features, newestSnapshot] = [number("features"), number("snap_seq")];
   if (features === undefined || newestSnapshot === undefined || order === undefined) return undefined;
-  if ((features & ~PLAIN_FEATURES) !== 0n || ((number("op_features") ?? 0n) & ~PLAIN_OPERATIONS) !== 0n)
+  if ((features & ~PLAIN_FEATURES) !== 0n || ((number("op_features") ?? 0n) & ~KNOWN_OPERATIONS) !== 0n)
     return undefined;
   if (ODD.some((key) => header?.has(key))) return undefined;
   if (header?.has(PARENT) === true && !parentsExist(where, io, id)) return undefined;

@@ -9,11 +9,13 @@
  *
  * 1. Only what is proven to be so simple is done so: the newest snapshot of an image whose features need no more, with
  *    clones that are there, in the same pool. Everything else is left to librbd, which also says what is wrong.
- * 2. The snapshot must have the very same clones when it is moved. Without one it would stay for ever.
- * 3. It writes what librbd writes, in one operation: a crash leaves it done or not done.
+ * 2. All that was proven must be the same in the operation that writes. A snapshot that has lost its last clone since would
+ *    stay for ever.
+ * 3. It writes what librbd writes, in one operation: a crash leaves it done or not done. Of an image that was flattened librbd
+ *    also drops the link from its former parent at this point; it does so in any case when the snapshot goes.
  */
 import { midway } from "../../cells/cell.ts";
-import { FEATURE_BITS } from "../feature-bits.ts";
+import { HEADER_FEATURES, KNOWN_OPERATIONS } from "../feature-bits.ts";
 import { changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode } from "./encoder.ts";
@@ -23,45 +25,63 @@ import { readMany } from "./omaps.ts";
 import { type PoolArg, poolId } from "./rados.ts";
 import { id as idOf } from "./rbd.ts";
 
-const { layering, striping, "exclusive-lock": LOCK, "object-map": MAP, "fast-diff": DIFF } = FEATURE_BITS;
-const { "deep-flatten": DEEP, "data-pool": DATA_POOL, operations } = FEATURE_BITS;
-const PLAIN_FEATURES = layering | striping | LOCK | MAP | DIFF | DEEP | DATA_POOL | operations;
+/** Of more it is not worth to look at each. */
+const MOST_CLONES = 64;
 
 /** Gives whether the snapshot was moved; `false`: librbd has to remove it, and nothing was done. */
 export const keepForClones = (where: PoolArg, io: bigint, image: string, snapshot: string): boolean => {
+  const proven = provenKept(where, io, image, snapshot);
+  return proven !== undefined && keep(io, proven);
+};
+
+/** A snapshot that has clones, as its header had it. */
+export interface ProvenKept {
+  readonly header: string;
+  readonly snapshotId: bigint;
+  readonly keys: Readonly<Record<string, Uint8Array>>;
+}
+
+/** undefined: it is left to librbd. */
+export const provenKept = (where: PoolArg, io: bigint, image: string, snapshot: string): ProvenKept | undefined => {
   const imageId = idOf(io, image);
-  if (imageId === undefined) return false;
+  if (imageId === undefined) return undefined;
   const header = `rbd_header.${imageId}`;
-  const [keys] = readMany(io, [{ object: header, keys: ["features", "snap_seq"] }]);
-  const [features, snapshotId] = [numberIn(keys?.get("features")), numberIn(keys?.get("snap_seq"))];
-  if (features === undefined || snapshotId === undefined || (features & ~PLAIN_FEATURES) !== 0n) return false;
-  const clones = clonesOf(where, io, header, snapshotId);
-  if (clones === undefined || userSnapshot(io, imageId, snapshotId)?.name !== snapshot) return false;
+  const [general] = readMany(io, [{ object: header, keys: ["features", "op_features", "snap_seq"] }]);
+  const [features, operations, newest] = [
+    general?.get("features"),
+    general?.get("op_features"),
+    general?.get("snap_seq"),
+  ];
+  if (features === undefined || operations === undefined || newest === undefined) return undefined;
+  if ((numberIn(features) & ~HEADER_FEATURES) !== 0n || (numberIn(operations) & ~KNOWN_OPERATIONS) !== 0n)
+    return undefined;
+  const snapshotId = numberIn(newest);
+  const hex = snapshotId.toString(16).padStart(16, "0");
+  const [recordKey, clonesKey] = [`snapshot_${hex}`, `snap_children_${hex}`];
+  const [own] = readMany(io, [{ object: header, keys: [recordKey, clonesKey] }]);
+  const [record, clones] = [own?.get(recordKey), own?.get(clonesKey)];
+  if (record === undefined || clones === undefined || !areHere(where, io, clones)) return undefined;
+  if (userSnapshot(io, imageId, snapshotId)?.name !== snapshot) return undefined;
+  return { header, snapshotId, keys: { features, op_features: operations, [recordKey]: record, [clonesKey]: clones } };
+};
+
+/** Moves it if nothing of it has changed since; gives whether. */
+export const keep = (io: bigint, { header, snapshotId, keys }: ProvenKept): boolean => {
   const calls = [{ method: "snapshot_trash_add", input: encode({ u64: snapshotId }) }];
-  const [result] = changeAll(io, [{ object: header, state: "require", compare: clones, calls }]);
+  const [result] = changeAll(io, [{ object: header, state: "require", compare: keys, calls }]);
   if (result !== 0) return false;
   midway(() => tellClients(io, header));
   return true;
 };
 
-const numberIn = (bytes: Uint8Array | undefined): bigint | undefined => bytes && new Decoder(bytes).u64();
+const numberIn = (bytes: Uint8Array): bigint => new Decoder(bytes).u64();
 
-/** The key of the header that has the clones, as it is now; undefined: there are none, or not all are there in this pool. */
-const clonesOf = (
-  { cluster, pool, namespace }: PoolArg,
-  io: bigint,
-  header: string,
-  snapshotId: bigint,
-): Readonly<Record<string, Uint8Array>> | undefined => {
-  const key = `snap_children_${snapshotId.toString(16).padStart(16, "0")}`;
-  const bytes = readMany(io, [{ object: header, keys: [key] }])[0]?.get(key);
-  const children = bytes === undefined ? [] : childrenIn(bytes);
-  if (bytes === undefined || children.length === 0 || children.length > MOST_CLONES) return undefined;
+/** Whether there are clones, and all of them exist, in this pool. */
+const areHere = ({ cluster, pool, namespace }: PoolArg, io: bigint, clones: Uint8Array): boolean => {
+  const children = childrenIn(clones);
+  if (children.length === 0 || children.length > MOST_CLONES) return false;
   const here = poolId(cluster, pool);
-  if (children.some((child) => child.poolId !== here || child.namespace !== namespace)) return undefined;
+  if (children.some((child) => child.poolId !== here || child.namespace !== namespace)) return false;
   const wanted = children.map(({ imageId }) => ({ object: `rbd_header.${imageId}`, keys: ["size"] }));
-  return readMany(io, wanted).every((header) => header?.has("size") === true) ? { [key]: bytes } : undefined;
+  return readMany(io, wanted).every((header) => header?.has("size") === true);
 };
-
-/** Of more it is not worth to look at each. */
-const MOST_CLONES = 64;

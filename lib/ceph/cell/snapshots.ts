@@ -17,6 +17,7 @@ import type { Snapshot } from "../rbd.ts";
 import { encode } from "./encoder.ts";
 import { bind, check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
 import { childrenIn } from "./header-snapshots.ts";
+import { tellClients } from "./header-watchers.ts";
 import { execute, type PoolArg } from "./rados.ts";
 import { existing, id as idOf, noProgress, withImage } from "./rbd.ts";
 import { keepForClones } from "./snapshot-trash.ts";
@@ -52,6 +53,8 @@ export const removeByLibrbd = (io: bigint, image: string, snapshot: string): voi
   withImage(io, image, "write", (handle) => {
     const result = rbd.rbd_snap_remove(handle, plain(snapshot));
     if (result !== -ENOENT) check("rbd_snap_remove", result);
+    // whoever removed it may have died before it told the clients
+    else tellClients(io, `rbd_header.${existing(idOf(io, image))}`);
   });
 
 export const list = (io: bigint, image: string): readonly Snapshot[] =>

@@ -16,7 +16,7 @@
  */
 import { FFIType as T } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
-import { FEATURE_BITS } from "../feature-bits.ts";
+import { HEADER_FEATURES } from "../feature-bits.ts";
 import { type Change, changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode, type Field } from "./encoder.ts";
@@ -70,10 +70,6 @@ const idInDirectory = (io: bigint, image: string): string | undefined => {
   return answer && new Decoder(answer).text();
 };
 
-const { layering, striping, "exclusive-lock": LOCK, "object-map": MAP, "fast-diff": DIFF } = FEATURE_BITS;
-const { "deep-flatten": DEEP, "data-pool": DATA_POOL, operations } = FEATURE_BITS;
-const PLAIN_FEATURES = layering | striping | LOCK | MAP | DIFF | DEEP | DATA_POOL | operations;
-
 const FEATURES = "features";
 const GROUP = "rbd_group_ref";
 
@@ -85,7 +81,7 @@ const isPlain = (io: bigint, id: string): boolean => {
   ]);
   const features = own?.get(FEATURES);
   if (features === undefined || own?.has(GROUP) === true || (mirrored?.size ?? 0) > 0) return false;
-  return (new Decoder(features).u64() & ~PLAIN_FEATURES) === 0n && !isLocked(io, header);
+  return (new Decoder(features).u64() & ~HEADER_FEATURES) === 0n && !isLocked(io, header);
 };
 
 const LOCKERS_BYTES = 1024;
