@@ -32,6 +32,8 @@ export interface DriverOptions {
   readonly dir: string;
   /** After our own: the last one counts. */
   readonly flags?: readonly string[];
+  /** A command that runs the driver, `nsenter` say, and becomes it. */
+  readonly through?: readonly string[];
 }
 
 export interface Driver {
@@ -84,7 +86,7 @@ const answers = (identity: Driver["identity"]): Promise<boolean> =>
     () => false,
   );
 
-export const startDriver = async ({ dir, flags = [] }: DriverOptions): Promise<Driver> => {
+export const startDriver = async ({ dir, flags = [], through = [] }: DriverOptions): Promise<Driver> => {
   const socket = join(dir, "csi.sock");
   const logFile = join(dir, "driver.log");
   const command = driverCommand();
@@ -103,7 +105,7 @@ export const startDriver = async ({ dir, flags = [] }: DriverOptions): Promise<D
   const log = openSync(logFile, "a");
   // a socket that a killed driver has left is the new one's to replace
   const left = socketMark(socket);
-  const child = Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...argv], {
+  const child = Bun.spawn(["setpriv", "--pdeathsig", "KILL", "--", ...through, ...argv], {
     cwd: checkout,
     env: { ...process.env, ...command.env, CEPH_CONF: "", CEPH_ARGS: "" },
     stdio: ["ignore", log, log],

@@ -97,6 +97,10 @@ const withBuiltCells = onHost(
   death.signal,
 );
 
+/** What a person or CI says to the tests themselves. */
+const passedOn = (): Record<string, string> =>
+  Object.fromEntries(["CI", "RUNS"].map((name) => [name, process.env[name] ?? ""]));
+
 const inVm = async (name: string, part: Part): Promise<Outcome> => {
   const started = Date.now();
   const sanity = sanityLacks() === undefined ? { CSI_RBD_SANITY: await sanityBinary() } : {};
@@ -114,7 +118,7 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
     command: bunTest(tests, join(OUT, "guest.xml")),
     out,
     cwd: checkout,
-    env: { ...driver, ...sanity, CSI_RBD_RIG: rigFile, CSI_RBD_CONTROL: control.url, CI: process.env["CI"] ?? "" },
+    env: { ...driver, ...sanity, ...passedOn(), CSI_RBD_RIG: rigFile, CSI_RBD_CONTROL: control.url },
     loopback: clusterAddress,
     needs: death.signal,
     limitMs: part.minutes * 60_000,
