@@ -58,7 +58,12 @@ const startSnapshotController = async (dir: string, plane: ControlPlane): Promis
   startProcess(dir, SNAPSHOT_CONTROLLER, command);
 };
 
-export const startCluster = async (dir: string, say: (line: string) => void): Promise<Cluster> => {
+/** `images` are archives of what the node has besides the driver's image. */
+export const startCluster = async (
+  dir: string,
+  say: (line: string) => void,
+  images: ReadonlyArray<string> = [],
+): Promise<Cluster> => {
   mkdirSync(dir, { recursive: true });
   const kubeletPort = await freePort();
   const program = await driverProgram(dir);
@@ -72,7 +77,7 @@ export const startCluster = async (dir: string, say: (line: string) => void): Pr
     for (const each of stops.toReversed()) await each();
   };
   try {
-    const node = await startNode({ out: join(dir, "node"), plane, kubeletPort, images: [image] });
+    const node = await startNode({ out: join(dir, "node"), plane, kubeletPort, images: [image, ...images] });
     stops.push(node.stop);
     say(`the node boots: ${node.out}`);
     stops.push(() => endProcess(dir, SNAPSHOT_CONTROLLER));
