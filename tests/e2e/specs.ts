@@ -38,6 +38,7 @@ export const textOf = ({ ContainerHierarchyTexts, LeafNodeText }: SpecReport): s
 
 const EXTERNAL = "External Storage ";
 
+/** In the order of their texts: the report has them in another order each time. */
 export const specsOf = (reports: ReadonlyArray<SpecReport>): ReadonlyArray<Spec> =>
   reports
     .filter((report) => report.LeafNodeType === "It")
@@ -45,7 +46,8 @@ export const specsOf = (reports: ReadonlyArray<SpecReport>): ReadonlyArray<Spec>
       text: textOf(report),
       labels: [...(report.ContainerHierarchyLabels ?? []), report.LeafNodeLabels].flatMap((labels) => labels ?? []),
     }))
-    .filter(({ text }) => text.startsWith(EXTERNAL));
+    .filter(({ text }) => text.startsWith(EXTERNAL))
+    .toSorted((a, b) => (a.text < b.text ? -1 : 1));
 
 /** All that the suite makes of a driver's definition; nothing is run. */
 export const listSpecs = async (program: string, definition: string, work: string): Promise<ReadonlyArray<Spec>> => {
