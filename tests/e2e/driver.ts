@@ -57,4 +57,16 @@ export const DEFINITION = {
     // one range for all: an image may be smaller, but xfs takes 300 MiB
     SupportedSizeRange: { Min: "1Gi" },
   },
+  // the suite's own are for machines: on an emulated node, beside others, a pod may take minutes
+  Timeouts: {
+    PodStart: "15m",
+    PodStartSlow: "20m",
+    PodDelete: "15m",
+    ClaimProvision: "10m",
+    ClaimBound: "10m",
+    DataSourceProvision: "10m",
+    PVDelete: "15m",
+    SnapshotCreate: "10m",
+    SnapshotDelete: "10m",
+  },
 } as const;

@@ -29,6 +29,9 @@ const makeImages = async (dir: string, agnhost: string): Promise<ReadonlyArray<s
   return archives;
 };
 
+/** The node is emulated: beside specs it may answer a probe too late, which would end the node plugin in the middle of one. */
+const NO_PROBES = { nodeplugin: { healthPort: 0 } };
+
 const Facts = z.object({
   kubeconfig: z.string(),
   /** Of the driver that runs on it. */
@@ -58,10 +61,12 @@ export const startStanding = async (dir: string, agnhost: string, say: (line: st
   const images = await makeImages(dir, agnhost);
   const ceph = await startCeph({ dir: join(dir, "ceph"), paxosInterval: 0.05 });
   process.env["CSI_RBD_RIG"] = ceph.rigFile;
-  const cluster: Cluster = await startCluster(join(dir, "cluster"), say, images).catch(async (error: unknown) => {
-    await ceph.stop();
-    throw error;
-  });
+  const cluster: Cluster = await startCluster(join(dir, "cluster"), say, { images, values: NO_PROBES }).catch(
+    async (error: unknown) => {
+      await ceph.stop();
+      throw error;
+    },
+  );
   await cluster.apply(attributesClass(ATTRIBUTES_CLASS, ATTRIBUTES));
   const facts = { kubeconfig: cluster.plane.kubeconfig, commit };
   writeFileSync(factsFile(dir), `${JSON.stringify(facts)}\n`);
