@@ -165,7 +165,7 @@ const runOn = async (dir: string, standing: Standing, act: () => Promise<Sum>): 
       },
     );
     console.log(`${sum.passed} passed, ${sum.failed + left} failed`);
-    if (flag("keep")) await keepRunning(dir, standing);
+    if (flag("keep") && !interrupted.signal.aborted) await keepRunning(dir, standing);
     return sum.failed + left === 0;
   } finally {
     await standing.stop();
