@@ -42,6 +42,8 @@ const FLAGS = ["failed", "keep", "table"];
 const checkArguments = (): void => {
   const known = (arg: string): boolean =>
     FLAGS.some((name) => arg === `--${name}`) || OPTIONS.some((name) => arg.startsWith(`--${name}=`));
+  const draw = option("draw");
+  if (draw !== undefined && !/^[1-9]\d*$/.test(draw)) throw new Error(`--draw=${draw}: write how many, as in --draw=8`);
   const unknown = process.argv.slice(2).find((arg) => !known(arg));
   if (unknown === undefined) return;
   const names = [...OPTIONS.map((name) => `--${name}=…`), ...FLAGS.map((name) => `--${name}`)];
