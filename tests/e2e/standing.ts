@@ -20,12 +20,14 @@ import { driverCommit } from "./results.ts";
 const IMAGES = "registry.k8s.io/e2e-test-images";
 const AGNHOST = `${IMAGES}/agnhost:2.63.0`;
 const BUSYBOX = `${IMAGES}/busybox:1.37.0-1`;
+/** Of nginx, specs use nothing but a shell. */
+const NGINX = `${IMAGES}/nginx:1.15-4`;
 
 const makeImages = async (dir: string, agnhost: string): Promise<ReadonlyArray<string>> => {
   const archives = [join(dir, "agnhost.tar"), join(dir, "busybox.tar")] as const;
   const files = { agnhost, "agnhost-2": agnhost };
   await makeImage(archives[0], [AGNHOST], { files, entrypoint: ["/agnhost"], command: ["pause"] });
-  await makeImage(archives[1], [BUSYBOX], { command: ["sh"] });
+  await makeImage(archives[1], [BUSYBOX, NGINX], { command: ["sh"] });
   return archives;
 };
 
