@@ -358,13 +358,24 @@ describe("the controller", () => {
         /gates|group/.test(arg),
       );
     };
-    expect(await gates("provisioner", "v5.0.1")).toEqual(["--feature-gates=HonorPVReclaimPolicy=true"]);
-    expect(await gates("provisioner", "v6.2.0")).toEqual([]);
-    expect(await gates("provisioner", "mirrored")).toEqual([]);
+    expect(await gates("provisioner", "v5.0.1")).toEqual(["--feature-gates=HonorPVReclaimPolicy=true,Topology=false"]);
+    expect(await gates("provisioner", "v6.2.0")).toEqual(["--feature-gates=Topology=false"]);
+    expect(await gates("provisioner", "mirrored")).toEqual(["--feature-gates=Topology=false"]);
     expect(await gates("resizer", "v1.11.1")).toEqual(["--feature-gates=RecoverVolumeExpansionFailure=true"]);
     const groups = { args: { enableVolumeGroupSnapshots: true } };
     expect(await gates("snapshotter", "v8.0.1", groups)).toEqual(["--enable-volume-group-snapshots=true"]);
     expect(await gates("snapshotter", "v8.6.0", groups)).toEqual(["--feature-gates=CSIVolumeGroupSnapshot=true"]);
+  });
+
+  test("claims are placed by the topology of nodes where nodes have one", async () => {
+    const gates = async (topology: Tree) =>
+      argsOf(only(await render({ topology }), "Deployment"), "csi-provisioner").filter((arg) => arg.includes("gates"));
+    const domainLabels = ["topology.kubernetes.io/zone"];
+    expect(await gates({ domainLabels })).toEqual(["--feature-gates=Topology=true"]);
+    // without labels a class that binds late would make no volume
+    for (const without of [{}, { domainLabels: [] }, { enabled: false, domainLabels }]) {
+      expect(await gates(without)).toEqual(["--feature-gates=Topology=false"]);
+    }
   });
 
   test("flags of a sidecar are written in camelCase or as words, and large numbers stay as they are", async () => {

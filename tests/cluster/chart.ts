@@ -92,12 +92,14 @@ export interface InstallOptions {
   readonly user: User;
   /** A folder for the controller, and the driver that it runs. */
   readonly controllerFiles: { readonly dir: string; readonly program: string };
+  /** Besides the administrator's. */
+  readonly values: Tree;
 }
 
 export const installChart = async (options: InstallOptions): Promise<Installed> => {
   const { plane, kubectl, user, controllerFiles } = options;
   process.env["CSI_RBD_HELM"] = await helmBinary();
-  const values = valuesFor(user);
+  const values = { ...valuesFor(user), ...options.values };
   const target = [RELEASE, chartFolder, `--namespace=${NAMESPACE}`];
   const rolledOut = async (): Promise<void> => {
     await kubectl("-n", NAMESPACE, "rollout", "status", DAEMON_SET, "--timeout=420s");

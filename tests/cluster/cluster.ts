@@ -9,6 +9,7 @@
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import type { Tree } from "../chart/helm.ts";
 import { freePort } from "../rig/ceph.ts";
 import { rig } from "../rig/cluster.ts";
 import { helmLacks } from "../rig/helm.ts";
@@ -58,7 +59,18 @@ const startSnapshotController = async (dir: string, plane: ControlPlane): Promis
   startProcess(dir, SNAPSHOT_CONTROLLER, command);
 };
 
-export const startCluster = async (dir: string, say: (line: string) => void): Promise<Cluster> => {
+export interface ClusterOptions {
+  /** Archives of what the node has besides the driver's image. */
+  readonly images?: ReadonlyArray<string>;
+  /** Further values of the chart. */
+  readonly values?: Tree;
+}
+
+export const startCluster = async (
+  dir: string,
+  say: (line: string) => void,
+  { images = [], values = {} }: ClusterOptions = {},
+): Promise<Cluster> => {
   mkdirSync(dir, { recursive: true });
   const kubeletPort = await freePort();
   const program = await driverProgram(dir);
@@ -72,14 +84,14 @@ export const startCluster = async (dir: string, say: (line: string) => void): Pr
     for (const each of stops.toReversed()) await each();
   };
   try {
-    const node = await startNode({ out: join(dir, "node"), plane, kubeletPort, images: [image] });
+    const node = await startNode({ out: join(dir, "node"), plane, kubeletPort, images: [image, ...images] });
     stops.push(node.stop);
     say(`the node boots: ${node.out}`);
     stops.push(() => endProcess(dir, SNAPSHOT_CONTROLLER));
     await startSnapshotController(dir, plane);
     const kubectl = (...args: ReadonlyArray<string>) => Promise.race([plane.kubectl(args), node.broken]);
     const controllerFiles = { dir: join(dir, "controller"), program };
-    const installed = await installChart({ plane, kubectl, user: await makeUser(), controllerFiles });
+    const installed = await installChart({ plane, kubectl, user: await makeUser(), controllerFiles, values });
     stops.push(installed.stopController);
     say("the chart is installed");
     await node.ready();

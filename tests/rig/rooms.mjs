@@ -150,6 +150,7 @@ export const ROOMS = {
   "tests/contract": ["lib/*", "tests/rig", "tests/support"],
   "tests/ceph": ["lib/*", "tests/contract", "tests/rig", "tests/support"],
   "tests/cluster": ["container", "tests/chart", "tests/rig", "tests/support"],
+  "tests/e2e": ["tests/cluster", "tests/rig"],
   "tests/conformance": ["lib/*", "tests/ceph", "tests/rig"],
   "tests/vm": ["lib/*", "tests/ceph", "tests/conformance", "tests/rig", "tests/support"],
   "tests/image": ["lib/*", "container", "tests/ceph", "tests/rig"],

@@ -26,6 +26,7 @@ const packagesOf = {
       ? suites.map((suite) => suitePackages[suite]).join(" ")
       : `${ceph} ${vm} openssl`,
   cluster: () => `${ceph} ${vm} openssl`,
+  e2e: () => `${ceph} ${vm} openssl`,
   matrix: () => `${ceph} mmdebstrap`,
   bench: () => `${ceph} openssl`,
 };
@@ -35,6 +36,7 @@ const scriptOf = {
   demo: "tests/demo/demo.ts",
   manifests: "tests/rig/manifests.ts",
   cluster: "tests/cluster/run.ts",
+  e2e: "tests/e2e/run.ts",
   test: "tests/rig/test.ts",
   matrix: "tests/rig/matrix.ts",
   bench: "tests/bench/bench.ts",
@@ -107,7 +109,7 @@ const installPackages = (names) => {
 const goPackages = (verb, suites) => {
   const needGo = ["chart", "conformance", "vm", "apiserver", "cluster"];
   const tested = verb === "test" && (suites.length === 0 || suites.some((suite) => needGo.includes(suite)));
-  const wanted = tested || verb === "cluster";
+  const wanted = tested || verb === "cluster" || verb === "e2e";
   return wanted && answers("go", ["version"]).status !== 0 ? ["golang-go"] : [];
 };
 

@@ -149,7 +149,7 @@ const onCluster = onHost(async () => {
 const parts: Record<string, Part> = {
   unit: {
     folder: "tests/unit",
-    also: ["tests/rig"],
+    also: ["tests/rig", "tests/e2e"],
     minutes: 20,
     lacks: () => undefined,
     run: onHost(() => Promise.resolve({})),

@@ -82,9 +82,8 @@ gives it and `port` the name of its port, which ceph-csi's PodMonitor knows it b
 {{- if include "csi-rbd.olderThan" (list .Values.provisioner.provisioner.image "5.3.0") -}}
 {{- $gates = append $gates "HonorPVReclaimPolicy=true" -}}
 {{- end -}}
-{{- if and (include "csi-rbd.domainLabels" .) (include "csi-rbd.olderThan" (list .Values.provisioner.provisioner.image "5.0.0")) -}}
-{{- $gates = append $gates "Topology=true" -}}
-{{- end }}
+{{- /* From 5.0 on it is on by itself, and then a claim whose class binds late needs labels of the node that its pod goes to. */ -}}
+{{- $gates = append $gates (printf "Topology=%t" (ne (include "csi-rbd.domainLabels" .) "")) }}
 - --default-fstype={{ .Values.provisioner.defaultFSType }}
 - --extra-create-metadata=true
 - --immediate-topology=false

@@ -1,6 +1,6 @@
 /**
- * Container images without a container engine, as archives that `ctr images import` takes: one layer with busybox and a
- * link to it for each of its programs.
+ * Container images without a container engine, as archives that `ctr images import` takes: one layer with busybox, a link
+ * to it for each of its programs, and files that are given.
  *
  * Not the driver's image. A kubelet needs one such image to hold a pod's namespaces, and tests need pods that do things.
  */
@@ -24,11 +24,24 @@ const layOutRoot = async (root: string): Promise<void> => {
   for (const name of programs) if (name !== "busybox") symlinkSync("busybox", join(root, "bin", name));
 };
 
-/** Writes an archive of one image under several tags; a container without a command waits for its end. */
-export const makeImage = async (archive: string, tags: ReadonlyArray<string>): Promise<void> => {
+export interface ImageOptions {
+  /** Name in the image's top folder → file of this machine. */
+  readonly files?: Readonly<Record<string, string>>;
+  readonly entrypoint?: ReadonlyArray<string>;
+  /** Without one, a container waits for its end. */
+  readonly command?: ReadonlyArray<string>;
+}
+
+/** Writes an archive of one image under several tags. */
+export const makeImage = async (
+  archive: string,
+  tags: ReadonlyArray<string>,
+  { files = {}, entrypoint = [], command = ["sleep", "infinity"] }: ImageOptions = {},
+): Promise<void> => {
   const folder = `${archive}.d`;
   rmSync(folder, { recursive: true, force: true });
   await layOutRoot(join(folder, "root"));
+  for (const [name, file] of Object.entries(files)) cpSync(file, join(folder, "root", name));
   await pack(join(folder, "root"), join(folder, "layer.tar"), ".");
   const digest = createHash("sha256")
     .update(readFileSync(join(folder, "layer.tar")))
@@ -36,7 +49,7 @@ export const makeImage = async (archive: string, tags: ReadonlyArray<string>): P
   const config = {
     architecture: process.arch === "arm64" ? "arm64" : "amd64",
     os: "linux",
-    config: { Cmd: ["sleep", "infinity"], Env: ["PATH=/bin"] },
+    config: { Entrypoint: entrypoint, Cmd: command, Env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] },
     rootfs: { type: "layers", diff_ids: [`sha256:${digest}`] },
   };
   const manifest = [{ Config: "config.json", RepoTags: tags, Layers: ["layer.tar"] }];

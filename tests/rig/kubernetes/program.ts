@@ -7,7 +7,7 @@
  * By hand: bun tests/rig/kubernetes/program.ts
  */
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { anyGo, type Go, hasGo } from "../go.ts";
 import { cacheFolder } from "../roots.ts";
 
@@ -45,20 +45,27 @@ export const kubernetesModules = async (go: Go, folder: string): Promise<Kuberne
   return { goLine: /^go .*$/m.exec(text)?.[0] ?? "", versions, parts };
 };
 
-const layOutModule = async (go: Go, folder: string): Promise<void> => {
+/** A module of our own with the Go files of a folder, which is built with the libraries of this Kubernetes. */
+export const layOutModule = async (go: Go, folder: string, source: string): Promise<void> => {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   const { goLine, versions, parts } = await kubernetesModules(go, folder);
-  cpSync(join(import.meta.dir, "kube", "main.go"), join(folder, "main.go"));
+  cpSync(source, folder, { recursive: true });
   const lines = [
-    "module rig.local/kube",
+    `module rig.local/${basename(source)}`,
     goLine,
     `require k8s.io/kubernetes v${kubernetesVersion}`,
     ...parts.map((name) => `replace ${name} => ${name} ${versions.get(name)}`),
   ];
   writeFileSync(join(folder, "go.mod"), `${lines.join("\n\n")}\n`);
-  await go({ cwd: folder }, ["mod", "tidy"], 15);
 };
+
+/** Flags of Go's linker: the version that the programs tell. */
+export const versionFlags = (() => {
+  const [, minor = ""] = kubernetesVersion.split(".");
+  const version = "k8s.io/component-base/version";
+  return `-s -w -X ${version}.gitVersion=v${kubernetesVersion} -X ${version}.gitMajor=1 -X ${version}.gitMinor=${minor}`;
+})();
 
 /** Path of the program, built on first use. */
 export const kubeProgram = async (say: (line: string) => void = console.log): Promise<string> => {
@@ -67,11 +74,9 @@ export const kubeProgram = async (say: (line: string) => void = console.log): Pr
   say(`building Kubernetes ${kubernetesVersion}: up to a quarter of an hour where Go has never built it`);
   const go = await anyGo();
   const folder = join(cacheFolder("src"), `kube.${process.pid}`);
-  await layOutModule(go, folder);
-  const [, minor = ""] = kubernetesVersion.split(".");
-  const version = "k8s.io/component-base/version";
-  const versions = `-X ${version}.gitVersion=v${kubernetesVersion} -X ${version}.gitMajor=1 -X ${version}.gitMinor=${minor}`;
-  await go({ cwd: folder }, ["build", "-o", "kube", "-ldflags", `-s -w ${versions}`, "."], 40);
+  await layOutModule(go, folder, join(import.meta.dir, "kube"));
+  await go({ cwd: folder }, ["mod", "tidy"], 15);
+  await go({ cwd: folder }, ["build", "-o", "kube", "-ldflags", versionFlags, "."], 40);
   renameSync(join(folder, "kube"), program);
   rmSync(folder, { recursive: true });
   return program;
