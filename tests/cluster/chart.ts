@@ -76,6 +76,8 @@ const valuesFor = (user: User): Tree => ({
   },
   volumeSnapshotClass: { create: true, name: CLASS, clusterID: CLUSTER_ID, snapshotterSecret: CLASS },
   provisioner: NO_PODS,
+  // for the claims of ./devices.ts, whose class is not the chart's
+  nodeplugin: { rbdNbd: true },
 });
 
 export interface Installed {

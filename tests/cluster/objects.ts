@@ -35,13 +35,13 @@ const secrets = (secret: string, ...uses: ReadonlyArray<string>): Fields =>
     ]),
   );
 
-/** The secret of a Ceph user. */
-export const secretOf = (name: string, user: Fields): Fields =>
-  within(NAMESPACE, core("Secret", name, { stringData: user }));
+/** The secret of a Ceph user, and what else a class may need of it. */
+export const secretOf = (name: string, secret: Fields): Fields =>
+  within(NAMESPACE, core("Secret", name, { stringData: secret }));
 
-/** A StorageClass, and the secret of its Ceph user under the same name. */
-export const storageClass = (name: string, user: Fields): ReadonlyArray<Fields> => [
-  secretOf(name, user),
+/** A StorageClass, with parameters of its own, and the secret of its Ceph user under the same name. */
+export const storageClass = (name: string, secret: Fields, parameters: Fields = {}): ReadonlyArray<Fields> => [
+  secretOf(name, secret),
   {
     apiVersion: "storage.k8s.io/v1",
     kind: "StorageClass",
@@ -53,6 +53,7 @@ export const storageClass = (name: string, user: Fields): ReadonlyArray<Fields> 
       imageFeatures: "layering,exclusive-lock,object-map,fast-diff",
       "csi.storage.k8s.io/fstype": "ext4",
       ...secrets(name, "provisioner", "controller-expand", "node-stage"),
+      ...parameters,
     },
     allowVolumeExpansion: true,
     reclaimPolicy: "Delete",
@@ -65,11 +66,12 @@ export interface Claim {
   /** Name of the VolumeSnapshot to restore. */
   readonly from?: string;
   readonly className?: string;
+  readonly accessMode?: "ReadWriteOnce" | "ReadWriteMany" | "ReadOnlyMany";
 }
 
-const claimSpec = ({ size, block = false, from, className = CLASS }: Claim): Fields => ({
+const claimSpec = ({ size, block = false, from, className = CLASS, accessMode = "ReadWriteOnce" }: Claim): Fields => ({
   storageClassName: className,
-  accessModes: ["ReadWriteOnce"],
+  accessModes: [accessMode],
   volumeMode: block ? "Block" : "Filesystem",
   resources: { requests: { storage: size } },
   ...(from === undefined

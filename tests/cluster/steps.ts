@@ -7,6 +7,7 @@
 import type { Cluster } from "./cluster.ts";
 import { images, untilNothingIsLeft } from "./left-overs.ts";
 import { attributesClass, claim, DEVICE, MOUNTED, pod, POOL, snapshot } from "./objects.ts";
+import { BOUND, checksum, expectEqual, READY, SNAPSHOT_READY, WAITER } from "./scenario.ts";
 
 /** Something that is done with a cluster, and found right. */
 export interface Step {
@@ -16,21 +17,11 @@ export interface Step {
   readonly act: (cluster: Cluster) => Promise<string>;
 }
 
-const BOUND = "jsonpath={.status.phase}=Bound";
-const READY = "condition=Ready";
 const GIB = 2 ** 30;
-
-const expectEqual = (what: string, found: string, wanted: string): void => {
-  if (found !== wanted) throw new Error(`${what}: found ${JSON.stringify(found)}, not ${JSON.stringify(wanted)}`);
-};
-
-const checksum = async ({ inPod }: Cluster, name: string, file: string): Promise<string> =>
-  (await inPod(name, `sha256sum ${file} | cut -d " " -f 1`)).trim();
 
 /** A pod that writes 8 MiB, and then a line every second. */
 const WRITER = `dd if=/dev/urandom of=${MOUNTED}/file bs=1M count=8 2>/dev/null; sync; touch /tmp/written
 while true; do date >> ${MOUNTED}/lines; sync; sleep 1; done`;
-const WAITER = "while true; do sleep 1000; done";
 
 let sumOfFile = "";
 
@@ -90,7 +81,7 @@ const snapshotReady: Step = {
   title: "a snapshot of it is ready while the pod goes on writing",
   act: async (cluster) => {
     await cluster.apply(snapshot("point", "data"));
-    await cluster.until("jsonpath={.status.readyToUse}=true", "volumesnapshot/point");
+    await cluster.until(SNAPSHOT_READY, "volumesnapshot/point");
     return `images ${(await images(cluster)).join(", ")}`;
   },
 };
