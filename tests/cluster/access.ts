@@ -4,7 +4,7 @@
  * Not here: a claim for one writer whose second pod has it read-only (./failures.ts).
  */
 import type { Cluster } from "./cluster.ts";
-import { untilNothingIsLeft } from "./left-overs.ts";
+import { untilNothingIsLeft, untilNothingIsStaged } from "./left-overs.ts";
 import { claim, DEVICE, MOUNTED, pod, snapshot } from "./objects.ts";
 import {
   checksum,
@@ -65,8 +65,9 @@ const readersOfSnapshot: Scenario = {
   act: async (cluster) => {
     await startWriter(cluster, "source");
     await untilItWrites(cluster, "source");
-    // a snapshot of a filesystem that is in use lacks what is still in its journal, for readers
+    // readers do not get what is still in the journal of a filesystem that is mounted
     await deletePod(cluster, "source");
+    await untilNothingIsStaged(cluster);
     await cluster.apply(snapshot("point", "source"));
     await cluster.until(SNAPSHOT_READY, "volumesnapshot/point");
     await cluster.apply(
