@@ -3,6 +3,8 @@
  * that is built of the checkout, the controller is what ./controller.ts makes of the chart's Deployment.
  *
  * Not here: the snapshot-controller and the definitions of its objects, which every cluster has once (./cluster.ts).
+ *
+ * 1. The node plugin has the chart's probes. Only the patience of the one that ends it is another: ./objects.ts, patience.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -15,7 +17,7 @@ import { helmBinary } from "../rig/helm.ts";
 import type { ControlPlane } from "../rig/kubernetes/control-plane.ts";
 import { executable } from "../support/driver-command.ts";
 import { startController } from "./controller.ts";
-import { CLASS, CLUSTER_ID, NAMESPACE, POOL } from "./objects.ts";
+import { CLASS, CLUSTER_ID, listOf, NAMESPACE, patience, POOL } from "./objects.ts";
 
 /** The oldest Ceph that there is an image for: newer than the cluster's is right, older is not. */
 const CEPH = 18;
@@ -76,6 +78,8 @@ const valuesFor = (user: User): Tree => ({
   },
   volumeSnapshotClass: { create: true, name: CLASS, clusterID: CLUSTER_ID, snapshotterSecret: CLASS },
   provisioner: NO_PODS,
+  // for the claims of ./devices.ts, whose class is not the chart's
+  nodeplugin: { rbdNbd: true },
 });
 
 export interface Installed {
@@ -104,6 +108,7 @@ export const installChart = async (options: InstallOptions): Promise<Installed> 
   const rolledOut = async (): Promise<void> => {
     await kubectl("-n", NAMESPACE, "rollout", "status", DAEMON_SET, "--timeout=420s");
   };
+  await plane.kubectl(["apply", "-f", "-"], listOf(...patience));
   await helm(["install", ...target, "--create-namespace"], values, plane.kubeconfig);
   const controller = await startController({ ...controllerFiles, plane, deployment: DEPLOYMENT });
   return {

@@ -1,12 +1,14 @@
-/** The chart on a real Kubernetes with a real kubelet: what `npm run cluster` shows, and what then goes wrong. */
+/** The chart on a real Kubernetes with a real kubelet: what `npm run cluster` shows, kinds of claims, and what goes wrong. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { rig } from "../rig/cluster.ts";
+import { access } from "./access.ts";
 import { type Cluster, startCluster, tell } from "./cluster.ts";
+import { devices } from "./devices.ts";
 import { failures } from "./failures.ts";
 import { steps } from "./steps.ts";
 
-const MINUTES = 600_000;
+const MINUTES = 900_000;
 let cluster: Cluster;
 let broken = false;
 
@@ -37,12 +39,18 @@ describe("a claim's life", () => {
   }
 });
 
-describe("what goes wrong", () => {
-  for (const { title, act } of failures) {
-    test(
-      title,
-      toldOnFailure(() => act(cluster)),
-      MINUTES,
-    );
-  }
-});
+for (const [what, scenarios] of Object.entries({
+  "devices other than the kernel's mapping": devices,
+  "several pods at once": access,
+  "what goes wrong": failures,
+})) {
+  describe(what, () => {
+    for (const { title, act } of scenarios) {
+      test(
+        title,
+        toldOnFailure(() => act(cluster)),
+        MINUTES,
+      );
+    }
+  });
+}

@@ -20,7 +20,7 @@ import { sidecarFolder, sidecarsLack } from "../rig/kubernetes/sidecars.ts";
 import { outputOf, run } from "../rig/place.ts";
 import { debianLacks } from "../rig/roots.ts";
 import { driverProgram, type Installed, installChart, makeDriverImage, type User } from "./chart.ts";
-import { DRIVER, type Fields, NAMESPACE } from "./objects.ts";
+import { DRIVER, type Fields, listOf, NAMESPACE } from "./objects.ts";
 
 /** Why there can be none here; undefined where there can. */
 export const clusterLacks = (): string | undefined => sidecarsLack() ?? helmLacks() ?? debianLacks() ?? nodeLacks();
@@ -105,7 +105,7 @@ export const startCluster = async (
       node,
       kubectl,
       apply: async (...items) => {
-        await plane.kubectl(["apply", "-f", "-"], JSON.stringify({ apiVersion: "v1", kind: "List", items }));
+        await plane.kubectl(["apply", "-f", "-"], listOf(...items));
       },
       until: async (condition, ...objects) => {
         await kubectl("wait", `--for=${condition}`, "--timeout=300s", ...objects);

@@ -21,59 +21,29 @@ import {
   storageClass,
   within,
 } from "./objects.ts";
-
-export interface Failure {
-  /** What happens, and what follows, as a sentence. */
-  readonly title: string;
-  readonly act: (cluster: Cluster) => Promise<void>;
-}
-
-const READY = "condition=Ready";
-const BOUND = "jsonpath={.status.phase}=Bound";
-const LIMIT = "--timeout=300s";
-const WAITER = "while true; do sleep 1000; done";
-const WRITER = `while date >> ${MOUNTED}/lines; do sync; sleep 1; done`;
-const LINES = `wc -l < ${MOUNTED}/lines`;
-
-const expectIn = (what: string, found: string, wanted: string): void => {
-  if (!found.includes(wanted)) throw new Error(`${what} has no ${JSON.stringify(wanted)}: ${found}`);
-};
-
-const linesOf = async ({ inPod }: Cluster, name: string): Promise<number> => Number((await inPod(name, LINES)).trim());
-
-/** Returns once the pod has written another line; -> how many there are. */
-const untilItWrites = async (cluster: Cluster, name: string): Promise<number> => {
-  const before = await linesOf(cluster, name);
-  await cluster.inPod(name, `until [ $(${LINES}) -gt ${before} ]; do sleep 0.2; done`);
-  return linesOf(cluster, name);
-};
-
-/** A pod and its claim, both of this name; the pod writes a line every second. */
-const startWriter = async (cluster: Cluster, name: string): Promise<void> => {
-  await cluster.apply(claim(name, { size: "1Gi" }), pod(name, name, WRITER));
-  await cluster.until(READY, `pod/${name}`);
-  await untilItWrites(cluster, name);
-};
-
-const deletePod = (cluster: Cluster, name: string) => cluster.kubectl("delete", `pod/${name}`, LIMIT);
-
-/** Another pod takes the place of a writer, which runs until now, and finds at least so many lines. */
-const replaceWriter = async (cluster: Cluster, name: string, written: number): Promise<void> => {
-  await deletePod(cluster, name);
-  await cluster.apply(pod(name, name, WRITER));
-  await cluster.until(READY, `pod/${name}`);
-  const found = await linesOf(cluster, name);
-  if (found < written) throw new Error(`the next pod finds ${found} lines of ${written}`);
-};
-
-const removeAll = async (cluster: Cluster, ...names: ReadonlyArray<string>): Promise<void> => {
-  await cluster.kubectl("delete", LIMIT, ...names.flatMap((name) => [`pod/${name}`, `pvc/${name}`]));
-  await untilNothingIsLeft(cluster);
-};
+import {
+  BOUND,
+  expectEqual,
+  expectIn,
+  expectLines,
+  LIMIT,
+  READY,
+  removeAll,
+  removeClass,
+  replaceWriter,
+  type Scenario,
+  SNAPSHOT_READY,
+  startWriter,
+  untilItWrites,
+  userOf,
+  WAITER,
+  withClass,
+  WRITER,
+} from "./scenario.ts";
 
 const NEVER_RESTARTED = "jsonpath={.status.containerStatuses[0].restartCount}";
 
-const kubeletRestarts: Failure = {
+const kubeletRestarts: Scenario = {
   title: "when the kubelet starts anew, a pod goes on writing and the next claim is mounted",
   act: async (cluster) => {
     await startWriter(cluster, "before");
@@ -93,7 +63,7 @@ const KILL_PLUGIN = `for each in /proc/[0-9]*; do
 done
 [ "$killed" = yes ]`;
 
-const pluginKilled: Failure = {
+const pluginKilled: Scenario = {
   title: "when the node plugin is killed, a pod goes on writing, and the next plugin unmounts and mounts its claim",
   act: async (cluster) => {
     await startWriter(cluster, "data");
@@ -111,7 +81,7 @@ const pluginKilled: Failure = {
 
 const REGISTRY = "/var/lib/kubelet/plugins_registry";
 
-const registrationWiped: Failure = {
+const registrationWiped: Scenario = {
   title:
     "when kubelet's registration directory is wiped, the node plugin registers again and the next claim is mounted",
   act: async (cluster) => {
@@ -131,23 +101,28 @@ const registrationWiped: Failure = {
   },
 };
 
-const pluginUpgraded: Failure = {
-  title: "when the release is upgraded, a pod goes on writing, and the new plugin unmounts and mounts its claim",
-  act: async (cluster) => {
-    await startWriter(cluster, "data");
-    const names = ["get", "pod", "-n", NAMESPACE, "-o", "jsonpath={.items[*].metadata.name}"];
-    const before = (await cluster.kubectl(...names)).split(" ");
-    await cluster.upgrade({ logLevel: 4 });
-    const after = await cluster.kubectl(...names);
-    const stayed = before.filter((name) => after.split(" ").includes(name));
-    if (stayed.length > 0) throw new Error(`the upgrade left ${stayed.join(", ")}`);
-    const written = await untilItWrites(cluster, "data");
-    await replaceWriter(cluster, "data", written);
-    await removeAll(cluster, "data");
-  },
+const pluginUpgraded: Scenario = {
+  title:
+    "when the release is upgraded, pods go on writing, one of them through rbd-nbd, and the new plugin unmounts and mounts their claims",
+  act: (cluster) =>
+    withClass(cluster, "nbd", { parameters: { mounter: "rbd-nbd" } }, async () => {
+      await startWriter(cluster, "data");
+      await startWriter(cluster, "nbd", "nbd");
+      const processes = await cluster.node.shell("cat /sys/block/nbd*/pid");
+      const names = ["get", "pod", "-n", NAMESPACE, "-o", "jsonpath={.items[*].metadata.name}"];
+      const before = (await cluster.kubectl(...names)).split(" ");
+      await cluster.upgrade({ logLevel: 4 });
+      const after = await cluster.kubectl(...names);
+      const stayed = before.filter((name) => after.split(" ").includes(name));
+      if (stayed.length > 0) throw new Error(`the upgrade left ${stayed.join(", ")}`);
+      const written = { data: await untilItWrites(cluster, "data"), nbd: await untilItWrites(cluster, "nbd") };
+      expectEqual("the process of rbd-nbd", await cluster.node.shell("cat /sys/block/nbd*/pid"), processes);
+      for (const [name, lines] of Object.entries(written)) await replaceWriter(cluster, name, lines);
+      await removeAll(cluster, "data", "nbd");
+    }),
 };
 
-const setScaled: Failure = {
+const setScaled: Scenario = {
   title: "a StatefulSet of three claims is scaled down and up, and each pod finds its own claim again",
   act: async (cluster) => {
     const names = ["set-0", "set-1", "set-2"];
@@ -175,7 +150,7 @@ const setScaled: Failure = {
   },
 };
 
-const groupAndReadOnly: Failure = {
+const groupAndReadOnly: Scenario = {
   title:
     "a pod with an fsGroup writes without being root, and a pod with the claim read-only reads it and cannot write",
   act: async (cluster) => {
@@ -187,7 +162,7 @@ const groupAndReadOnly: Failure = {
     if (owner !== "1000:2000\n2000\n") throw new Error(`the file's and the folder's owners are ${owner}`);
     await cluster.apply(pod("reader", "shared", WAITER, { readOnly: true }));
     await cluster.until(READY, "pod/reader");
-    if ((await linesOf(cluster, "reader")) === 0) throw new Error("the reader finds no line");
+    await expectLines(cluster, "reader", 1);
     const refused = await cluster.inPod("reader", `touch ${MOUNTED}/file 2>&1 || true`);
     expectIn("the answer to a write", refused, "Read-only file system");
     await untilItWrites(cluster, "writer");
@@ -206,7 +181,7 @@ const eventOf = async (cluster: Cluster, object: string, reason: string): Promis
   throw new Error(`no event ${reason} on ${object}`);
 };
 
-const wrongSecret: Failure = {
+const wrongSecret: Scenario = {
   title: "when the secret has a wrong key, an event on the claim says what to compare; with the right one it is bound",
   act: async (cluster) => {
     const userKey = "AQAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAA==";
@@ -216,17 +191,15 @@ const wrongSecret: Failure = {
     expectIn("the event", message, "PermissionDenied");
     expectIn("the event", message, 'Compare the key in the secret with "ceph auth get client.kubernetes"');
     if (message.includes(userKey)) throw new Error("the event shows the key");
-    const rightKey = (await cluster.ceph("ceph", "auth", "get-key", "client.kubernetes")).trim();
-    await cluster.apply(secretOf("wrong", { userID: "kubernetes", userKey: rightKey }));
+    await cluster.apply(secretOf("wrong", await userOf(cluster)));
     await cluster.until(BOUND, "pvc/refused");
     await cluster.kubectl("delete", LIMIT, "pvc/refused");
     await untilNothingIsLeft(cluster);
-    await cluster.kubectl("delete", "storageclass/wrong");
-    await cluster.kubectl("delete", "-n", NAMESPACE, "secret/wrong");
+    await removeClass(cluster, "wrong");
   },
 };
 
-const deletedByForce: Failure = {
+const deletedByForce: Scenario = {
   title: "when a pod is deleted by force while it writes, the next one finds what it wrote",
   act: async (cluster) => {
     await startWriter(cluster, "data");
@@ -234,13 +207,12 @@ const deletedByForce: Failure = {
     await cluster.kubectl("delete", "pod/data", "--force", "--grace-period=0");
     await cluster.apply(pod("data", "data", WAITER));
     await cluster.until(READY, "pod/data");
-    const found = await linesOf(cluster, "data");
-    if (found < written) throw new Error(`the next pod finds ${found} lines of ${written}`);
+    await expectLines(cluster, "data", written);
     await removeAll(cluster, "data");
   },
 };
 
-const namespaceDeleted: Failure = {
+const namespaceDeleted: Scenario = {
   title: "when a namespace is deleted with pods, claims and a snapshot in it, nothing of it is left",
   act: async (cluster) => {
     const here = ["-n", "doomed"];
@@ -254,14 +226,42 @@ const namespaceDeleted: Failure = {
     ];
     await cluster.apply(namespace("doomed"), ...objects.map((each) => within("doomed", each)));
     await cluster.kubectl("wait", ...here, `--for=${READY}`, LIMIT, "pod/data", "pod/raw");
-    await cluster.kubectl("wait", ...here, "--for=jsonpath={.status.readyToUse}=true", LIMIT, "volumesnapshot/point");
+    await cluster.kubectl("wait", ...here, `--for=${SNAPSHOT_READY}`, LIMIT, "volumesnapshot/point");
     await cluster.kubectl("wait", ...here, `--for=${BOUND}`, LIMIT, "pvc/restored");
     await cluster.kubectl("delete", "namespace/doomed", LIMIT);
     await untilNothingIsLeft(cluster);
   },
 };
 
-export const failures: ReadonlyArray<Failure> = [
+const CONTAINER = "{.status.containerStatuses[0].ready} {.status.containerStatuses[0].containerID}";
+
+/** Returns once the container of a pod is another one, and ready. */
+const untilStartedAnew = async ({ kubectl }: Cluster, name: string, before: string): Promise<void> => {
+  for (const until = Date.now() + 480_000; Date.now() < until; await Bun.sleep(1_000)) {
+    const [ready, id] = (await kubectl("get", `pod/${name}`, "-o", `jsonpath=${CONTAINER}`)).split(" ");
+    if (ready === "true" && id !== before) return;
+  }
+  throw new Error(`pod ${name} has not come back`);
+};
+
+const powerCut: Scenario = {
+  title: "when the node loses its power and boots again, a pod comes back and finds what it had synced",
+  act: async (cluster) => {
+    await startWriter(cluster, "data");
+    const boot = ["get", `node/${NODE}`, "-o", "jsonpath={.status.nodeInfo.bootID}"];
+    const before = await cluster.kubectl(...boot);
+    const [, container = ""] = (await cluster.kubectl("get", "pod/data", "-o", `jsonpath=${CONTAINER}`)).split(" ");
+    const written = (await untilItWrites(cluster, "data")) - 1;
+    await cluster.node.cutPower();
+    await untilStartedAnew(cluster, "data", container);
+    if ((await cluster.kubectl(...boot)) === before) throw new Error("the node has not booted again");
+    await expectLines(cluster, "data", written);
+    await untilItWrites(cluster, "data");
+    await removeAll(cluster, "data");
+  },
+};
+
+export const failures: ReadonlyArray<Scenario> = [
   kubeletRestarts,
   pluginKilled,
   registrationWiped,
@@ -271,4 +271,5 @@ export const failures: ReadonlyArray<Failure> = [
   wrongSecret,
   deletedByForce,
   namespaceDeleted,
+  powerCut,
 ];

@@ -30,19 +30,26 @@ const inCeph = async (cluster: Cluster): Promise<ReadonlyArray<string>> => {
   return found;
 };
 
-const onNode = async ({ node }: Cluster): Promise<ReadonlyArray<string>> =>
+const KUBELET = "/var/lib/kubelet/plugins/kubernetes.io/csi";
+
+const onNode = async ({ node }: Pick<Cluster, "node">): Promise<ReadonlyArray<string>> =>
   lines(
-    await node.shell(
-      `ls /sys/bus/rbd/devices | sed "s/^/device /"; ls -d /var/lib/kubelet/plugins/kubernetes.io/csi/${DRIVER}/* ` +
-        "/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/pvc-* 2> /dev/null; true",
-    ),
+    await node.shell(`
+      for each in /sys/bus/rbd/devices/* /sys/block/dm-* /sys/block/nbd*/pid; do [ -e $each ] && echo device $each; done
+      ls -d ${KUBELET}/${DRIVER}/* ${KUBELET}/volumeDevices/pvc-* 2> /dev/null; true`),
   );
 
-/** Returns when nothing is left: the trash is emptied a moment after the last volume is gone. */
-export const untilNothingIsLeft = async (cluster: Cluster): Promise<void> => {
+const untilEmpty = async (look: () => Promise<ReadonlyArray<string>>): Promise<void> => {
   for (const until = Date.now() + 180_000; ; await Bun.sleep(500)) {
-    const left = [...(await inKubernetes(cluster)), ...(await inCeph(cluster)), ...(await onNode(cluster))];
+    const left = await look();
     if (left.length === 0) return;
     if (Date.now() > until) throw new Error(`left: ${left.join(", ")}`);
   }
 };
+
+/** Returns when no volume is staged on the node: kubelet unstages one a moment after its last pod has gone. */
+export const untilNothingIsStaged = (cluster: Cluster): Promise<void> => untilEmpty(() => onNode(cluster));
+
+/** Returns when nothing is left: the trash is emptied a moment after the last volume is gone. */
+export const untilNothingIsLeft = (cluster: Cluster): Promise<void> =>
+  untilEmpty(async () => [...(await inKubernetes(cluster)), ...(await inCeph(cluster)), ...(await onNode(cluster))]);

@@ -21,6 +21,10 @@ const core = (kind: string, name: string, rest: Fields): Fields => ({
   ...rest,
 });
 
+/** What `kubectl apply -f -` reads. */
+export const listOf = (...items: ReadonlyArray<Fields>): string =>
+  JSON.stringify({ apiVersion: "v1", kind: "List", items });
+
 /** An object in another namespace than the default one. */
 export const within = (namespace: string, object: Fields): Fields => ({
   ...object,
@@ -35,13 +39,13 @@ const secrets = (secret: string, ...uses: ReadonlyArray<string>): Fields =>
     ]),
   );
 
-/** The secret of a Ceph user. */
-export const secretOf = (name: string, user: Fields): Fields =>
-  within(NAMESPACE, core("Secret", name, { stringData: user }));
+/** The secret of a Ceph user, and what else a class may need of it. */
+export const secretOf = (name: string, secret: Fields): Fields =>
+  within(NAMESPACE, core("Secret", name, { stringData: secret }));
 
-/** A StorageClass, and the secret of its Ceph user under the same name. */
-export const storageClass = (name: string, user: Fields): ReadonlyArray<Fields> => [
-  secretOf(name, user),
+/** A StorageClass, with parameters of its own, and the secret of its Ceph user under the same name. */
+export const storageClass = (name: string, secret: Fields, parameters: Fields = {}): ReadonlyArray<Fields> => [
+  secretOf(name, secret),
   {
     apiVersion: "storage.k8s.io/v1",
     kind: "StorageClass",
@@ -53,6 +57,7 @@ export const storageClass = (name: string, user: Fields): ReadonlyArray<Fields> 
       imageFeatures: "layering,exclusive-lock,object-map,fast-diff",
       "csi.storage.k8s.io/fstype": "ext4",
       ...secrets(name, "provisioner", "controller-expand", "node-stage"),
+      ...parameters,
     },
     allowVolumeExpansion: true,
     reclaimPolicy: "Delete",
@@ -65,11 +70,22 @@ export interface Claim {
   /** Name of the VolumeSnapshot to restore. */
   readonly from?: string;
   readonly className?: string;
+  /** Name of the VolumeAttributesClass. */
+  readonly attributes?: string;
+  readonly accessMode?: "ReadWriteOnce" | "ReadWriteMany" | "ReadOnlyMany";
 }
 
-const claimSpec = ({ size, block = false, from, className = CLASS }: Claim): Fields => ({
+const claimSpec = ({
+  size,
+  block = false,
+  from,
+  className = CLASS,
+  attributes,
+  accessMode = "ReadWriteOnce",
+}: Claim): Fields => ({
   storageClassName: className,
-  accessModes: ["ReadWriteOnce"],
+  ...(attributes === undefined ? {} : { volumeAttributesClassName: attributes }),
+  accessModes: [accessMode],
   volumeMode: block ? "Block" : "Filesystem",
   resources: { requests: { storage: size } },
   ...(from === undefined
@@ -146,3 +162,40 @@ export const statefulSet = (name: string, replicas: number, size: string, line: 
 });
 
 export const namespace = (name: string): Fields => core("Namespace", name, {});
+
+const admission = (kind: string, name: string, spec: Fields): Fields => ({
+  apiVersion: "admissionregistration.k8s.io/v1",
+  kind,
+  metadata: { name },
+  spec,
+});
+
+/**
+ * Has kubelet wait ten minutes before it ends a node plugin that does not answer. The chart's 50 seconds are too few where the
+ * node is emulated, and the machine has other things to do.
+ */
+export const patience: ReadonlyArray<Fields> = [
+  admission("MutatingAdmissionPolicy", "patience", {
+    matchConstraints: {
+      resourceRules: [{ apiGroups: [""], apiVersions: ["v1"], operations: ["CREATE"], resources: ["pods"] }],
+    },
+    matchConditions: [
+      {
+        name: "node-plugin",
+        expression: `object.metadata.namespace == "${NAMESPACE}" && has(object.spec.containers[0].livenessProbe)`,
+      },
+    ],
+    failurePolicy: "Fail",
+    reinvocationPolicy: "Never",
+    mutations: [
+      {
+        patchType: "JSONPatch",
+        jsonPatch: {
+          expression:
+            '[JSONPatch{op: "replace", path: "/spec/containers/0/livenessProbe/failureThreshold", value: 60}]',
+        },
+      },
+    ],
+  }),
+  admission("MutatingAdmissionPolicyBinding", "patience", { policyName: "patience" }),
+];

@@ -7,6 +7,7 @@
 import type { Cluster } from "./cluster.ts";
 import { images, untilNothingIsLeft } from "./left-overs.ts";
 import { attributesClass, claim, DEVICE, MOUNTED, pod, POOL, snapshot } from "./objects.ts";
+import { BOUND, checksum, expectEqual, LIMIT, READY, SNAPSHOT_READY, WAITER } from "./scenario.ts";
 
 /** Something that is done with a cluster, and found right. */
 export interface Step {
@@ -16,21 +17,11 @@ export interface Step {
   readonly act: (cluster: Cluster) => Promise<string>;
 }
 
-const BOUND = "jsonpath={.status.phase}=Bound";
-const READY = "condition=Ready";
 const GIB = 2 ** 30;
-
-const expectEqual = (what: string, found: string, wanted: string): void => {
-  if (found !== wanted) throw new Error(`${what}: found ${JSON.stringify(found)}, not ${JSON.stringify(wanted)}`);
-};
-
-const checksum = async ({ inPod }: Cluster, name: string, file: string): Promise<string> =>
-  (await inPod(name, `sha256sum ${file} | cut -d " " -f 1`)).trim();
 
 /** A pod that writes 8 MiB, and then a line every second. */
 const WRITER = `dd if=/dev/urandom of=${MOUNTED}/file bs=1M count=8 2>/dev/null; sync; touch /tmp/written
 while true; do date >> ${MOUNTED}/lines; sync; sleep 1; done`;
-const WAITER = "while true; do sleep 1000; done";
 
 let sumOfFile = "";
 
@@ -38,10 +29,17 @@ let sumOfFile = "";
 const filesystemBytes = async ({ inPod }: Cluster, name: string): Promise<number> =>
   Number((await inPod(name, `df -k ${MOUNTED} | tail -1 | tr -s " " | cut -d " " -f 2`)).trim()) * 1024;
 
+/** VolumeAttributesClass → its parameters, and the line of the control group's `io.max` that they become, after the device. */
+const LIMITS = {
+  silver: [{ maxWriteIops: "500" }, "rbps=max wbps=max riops=max wiops=500"],
+  gold: [{ maxWriteIops: "2000", maxReadBps: "104857600" }, "rbps=104857600 wbps=max riops=max wiops=2000"],
+} as const;
+
 const claimBound: Step = {
-  title: "a claim of 1 GiB is bound",
+  title: "a claim of 1 GiB with limits of I/O is bound",
   act: async (cluster) => {
-    await cluster.apply(claim("data", { size: "1Gi" }));
+    const classes = Object.entries(LIMITS).map(([name, [parameters]]) => attributesClass(name, parameters));
+    await cluster.apply(...classes, claim("data", { size: "1Gi", attributes: "silver" }));
     await cluster.until(BOUND, "pvc/data");
     return `image ${POOL}/${(await images(cluster)).join(", ")}`;
   },
@@ -65,24 +63,22 @@ const ioMax = async ({ kubectl, node }: Cluster, podName: string): Promise<strin
   return (await node.shell(`cat ${groups}/pod${uid}/io.max ${groups}/*/pod${uid}/io.max 2> /dev/null; true`)).trim();
 };
 
+/** The node reads changed limits within a minute, if the volume has had limits before. */
+const untilHeldTo = async (cluster: Cluster, name: string, limits: string): Promise<string> => {
+  for (const until = Date.now() + 120_000; ; await Bun.sleep(2_000)) {
+    const seen = await ioMax(cluster, name);
+    if (seen.endsWith(limits)) return seen;
+    if (Date.now() > until) throw new Error(`the pod's io.max is ${JSON.stringify(seen)}, not ${limits}`);
+  }
+};
+
 const limited: Step = {
-  title: "VolumeAttributesClasses change what the pod may do with the claim while it runs",
+  title: "the pod is held to its limits, and while it runs to those of another VolumeAttributesClass",
   act: async (cluster) => {
-    const classes = { silver: { maxWriteIops: "500" }, gold: { maxWriteIops: "2000", maxReadBps: "104857600" } };
-    await cluster.apply(...Object.entries(classes).map(([name, parameters]) => attributesClass(name, parameters)));
-    let seen = "";
-    for (const [name, limits] of [
-      ["silver", "rbps=max wbps=max riops=max wiops=500"],
-      ["gold", "rbps=104857600 wbps=max riops=max wiops=2000"],
-    ] as const) {
-      await cluster.kubectl("patch", "pvc/data", "-p", JSON.stringify({ spec: { volumeAttributesClassName: name } }));
-      await cluster.until(`jsonpath={.status.currentVolumeAttributesClassName}=${name}`, "pvc/data");
-      for (const end = Date.now() + 120_000; !seen.endsWith(limits) && Date.now() < end; await Bun.sleep(2_000)) {
-        seen = await ioMax(cluster, "writer");
-      }
-      if (!seen.endsWith(limits)) throw new Error(`the pod's io.max is ${JSON.stringify(seen)}, not ${limits}`);
-    }
-    return seen;
+    await untilHeldTo(cluster, "writer", LIMITS.silver[1]);
+    await cluster.kubectl("patch", "pvc/data", "-p", JSON.stringify({ spec: { volumeAttributesClassName: "gold" } }));
+    await cluster.until("jsonpath={.status.currentVolumeAttributesClassName}=gold", "pvc/data");
+    return untilHeldTo(cluster, "writer", LIMITS.gold[1]);
   },
 };
 
@@ -90,7 +86,7 @@ const snapshotReady: Step = {
   title: "a snapshot of it is ready while the pod goes on writing",
   act: async (cluster) => {
     await cluster.apply(snapshot("point", "data"));
-    await cluster.until("jsonpath={.status.readyToUse}=true", "volumesnapshot/point");
+    await cluster.until(SNAPSHOT_READY, "volumesnapshot/point");
     return `images ${(await images(cluster)).join(", ")}`;
   },
 };
@@ -137,9 +133,9 @@ const rawBlock: Step = {
 const deleted: Step = {
   title: "all of it is deleted, and nothing is left in the pool",
   act: async (cluster) => {
-    await cluster.kubectl("delete", "pod", "--all", "--timeout=120s");
-    await cluster.kubectl("delete", "volumesnapshot", "--all", "--timeout=120s");
-    await cluster.kubectl("delete", "pvc", "--all", "--timeout=120s");
+    await cluster.kubectl("delete", "pod", "--all", LIMIT);
+    await cluster.kubectl("delete", "volumesnapshot", "--all", LIMIT);
+    await cluster.kubectl("delete", "pvc", "--all", LIMIT);
     await untilNothingIsLeft(cluster);
     return "no PersistentVolume, no image, no trash, no journal entry, no device on the node";
   },

@@ -182,7 +182,7 @@ const parts: Record<string, Part> = {
   image: { folder: "tests/image", minutes: 20, lacks: () => cephLacks() ?? debianLacks(), run: onCeph },
   cluster: {
     folder: "tests/cluster",
-    minutes: 60,
+    minutes: 90,
     lacks: () => cephLacks() ?? sidecarsLack() ?? helmLacks() ?? debianLacks() ?? nodeLacks(),
     run: onCluster,
   },

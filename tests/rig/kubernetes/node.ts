@@ -4,7 +4,8 @@
  *
  * Not here: what runs on it. Its own files are this machine's (read-only, below memory).
  * Invariants:
- * 1. Nothing that the node writes stays, except its logs in `out`.
+ * 1. Nothing that the node writes stays, except its logs in `out`. Until it is stopped, the state of containerd and kubelet
+ *    lies on a disk, which outlives a loss of power.
  * 2. It ends with the process that started it.
  * 3. Pods reach the API server at the address of its Service, which a forwarder on the node serves in place of kube-proxy.
  *    They reach nothing else of this machine, unless they are on the node's network.
@@ -93,7 +94,7 @@ mkdir -p /var/node; mount -t ext4 /dev/vda /var/node; mkdir -p /var/node/kubelet
 mount --bind /var/node/kubelet /var/lib/kubelet
 mount --make-rshared /
 cp -r ${OUT}/cni /run/cni
-containerd --config ${OUT}/containerd.toml > ${OUT}/containerd.log 2>&1 &
+containerd --config ${OUT}/containerd.toml >> ${OUT}/containerd.log 2>&1 &
 until [ -e /run/containerd/containerd.sock ]; do sleep 0.1; done
 while true; do
   ${kube} kubelet --config=${OUT}/kubelet.json --kubeconfig=${OUT}/kubeconfig \\
@@ -132,6 +133,8 @@ export interface ClusterNode {
   readonly shell: (lines: string) => Promise<string>;
   /** Ends the kubelet as its service manager does, and starts it again. */
   readonly restartKubelet: () => Promise<void>;
+  /** Cuts the power off and boots again, under the same name and with the same disk; resolves once the kernel has booted. */
+  readonly cutPower: () => Promise<void>;
   readonly stop: () => Promise<void>;
 }
 
@@ -156,10 +159,24 @@ const layOut = async ({ out, plane, images = [] }: NodeOptions): Promise<string>
   return guestScript(await kubeProgram(), new URL(plane.url), folders);
 };
 
-/** One call at a time. */
-const shellIn = (out: string, broken: Promise<never>): ClusterNode["shell"] => {
-  const [ask, said, answered] = ["ask", "said", "answered"].map((name) => join(out, name)) as [string, string, string];
-  const call = async (lines: string): Promise<string> => {
+/** -> what runs one thing at a time. */
+const oneAtATime = (): (<A>(act: () => Promise<A>) => Promise<A>) => {
+  let last: Promise<unknown> = Promise.resolve();
+  return (act) => {
+    const next = last.then(act);
+    last = next.catch(() => undefined);
+    return next;
+  };
+};
+
+const shellIn =
+  (out: string, broken: Promise<never>): ClusterNode["shell"] =>
+  async (lines) => {
+    const [ask, said, answered] = ["ask", "said", "answered"].map((name) => join(out, name)) as [
+      string,
+      string,
+      string,
+    ];
     writeFileSync(`${ask}.new`, lines);
     renameSync(`${ask}.new`, ask);
     while (!existsSync(answered)) await Promise.race([Bun.sleep(100), broken]);
@@ -168,19 +185,10 @@ const shellIn = (out: string, broken: Promise<never>): ClusterNode["shell"] => {
     if (status !== "0") throw new Error(`on the node: exit status ${status}: ${lines}\n${text.slice(-2000)}`);
     return text;
   };
-  let last: Promise<unknown> = Promise.resolve();
-  return (lines) => {
-    const next = last.then(() => call(lines));
-    last = next.catch(() => undefined);
-    return next;
-  };
-};
 
-export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
-  const { out, plane, kubeletPort } = options;
-  mkdirSync(out, { recursive: true });
-  writeFileSync(join(out, "node.sh"), await layOut(options));
-  const stopping = new AbortController();
+/** Boots the virtual machine; -> what cuts its power off. `fails` is told if it ends without that. */
+const boot = ({ out, kubeletPort }: NodeOptions, fails: (error: unknown) => void): (() => Promise<void>) => {
+  const power = new AbortController();
   const console: Array<string> = [];
   const ended = runInVm({
     command: ["bash", `${OUT}/node.sh`],
@@ -188,17 +196,35 @@ export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
     cwd: "/",
     loopback: clusterAddress,
     forward: { from: kubeletPort, to: 10_250 },
-    modules: ["rbd", "nbd", "ext4", "xfs", "loop", "bridge", "veth", "virtio_blk"],
+    modules: ["rbd", "nbd", "dm-crypt", "ext4", "xfs", "loop", "bridge", "veth", "virtio_blk"],
     disk: diskOf(out),
-    needs: stopping.signal,
+    needs: power.signal,
     limitMs: 12 * 60 * 60_000,
     line: (text) => console.push(text),
   });
-  const broken = ended.then((status): never => {
-    throw new Error(`the node ended with status ${status}; its console:\n${console.slice(-20).join("\n")}`);
-  });
+  const told = ended
+    .then((status): never => {
+      throw new Error(`the node ended with status ${status}; its console:\n${console.slice(-20).join("\n")}`);
+    })
+    .catch((error: unknown) => {
+      if (!power.signal.aborted) fails(error);
+    });
+  return async () => {
+    power.abort(new Error("the power is off"));
+    await told;
+  };
+};
+
+export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
+  const { out, plane } = options;
+  mkdirSync(out, { recursive: true });
+  writeFileSync(join(out, "node.sh"), await layOut(options));
+  const { promise: broken, reject } = Promise.withResolvers<never>();
   broken.catch(() => undefined);
-  const shell = shellIn(out, broken);
+  let powerOff = boot(options, reject);
+  const queue = oneAtATime();
+  const ask = shellIn(out, broken);
+  const shell: ClusterNode["shell"] = (lines) => queue(() => ask(lines));
   const isReady = plane.kubectl(["wait", "--for=create", "--timeout=300s", `node/${NODE}`]);
   isReady.catch(() => undefined);
   return {
@@ -212,9 +238,15 @@ export const startNode = async (options: NodeOptions): Promise<ClusterNode> => {
     restartKubelet: async () => {
       await shell("pid=$(cat /run/kubelet.pid); kill $pid; while [ -e /proc/$pid ]; do sleep 0.2; done");
     },
+    cutPower: () =>
+      queue(async () => {
+        await powerOff();
+        powerOff = boot(options, reject);
+        await ask("true");
+      }),
     stop: async () => {
-      stopping.abort(new Error("stopped"));
-      await ended.catch(() => undefined);
+      reject(new Error("the node is stopped"));
+      await powerOff();
       rmSync(join(out, "kubeconfig"), { force: true });
       rmSync(diskOf(out), { force: true });
     },
