@@ -5,8 +5,9 @@
  * Each volume is mapped with a client of its own (`noshare`), so that other tests on this node keep theirs.
  */
 import { afterAll, expect, test } from "bun:test";
-import { closeSync, existsSync, fsyncSync, openSync, readdirSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
+import { namesIn, optional } from "../../lib/host/mapper/sysfs.ts";
 import { secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { kubeconfigFor, kubeServer } from "../support/kube-server.ts";
@@ -41,7 +42,7 @@ const metadata = ({ spec }: TestVolume): Record<string, string> => {
 /** The client of the kernel that has the image, as sysfs tells it. */
 const clientOf = ({ image }: TestVolume): string => {
   const bus = "/sys/bus/rbd/devices";
-  const id = readdirSync(bus).find((each) => readFileSync(join(bus, each, "name"), "utf8").trim() === image);
+  const id = namesIn(bus).find((each) => optional(join(bus, each, "name")) === image);
   return readFileSync(join(bus, id ?? "", "client_addr"), "utf8").trim();
 };
 

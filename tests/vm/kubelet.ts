@@ -7,17 +7,7 @@
  */
 import { afterAll, beforeAll } from "bun:test";
 import { createHash, randomBytes } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
@@ -27,6 +17,7 @@ import {
   type VolumeCapabilitySchema,
 } from "../../lib/gen/csi_pb.ts";
 import { codeName } from "../../lib/grpc/status.ts";
+import { attribute, namesIn, unlessAbsent } from "../../lib/host/mapper/sysfs.ts";
 import { mountsAt } from "../../lib/host/mountinfo.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "../ceph/driver.ts";
 import { makePool } from "../ceph/inventory.ts";
@@ -60,20 +51,18 @@ export const failureOf = async (call: Promise<unknown>): Promise<{ code: string;
   }
 };
 
-/** The images that the kernel has mapped, as `pool/image`. */
-export const mapped = (): string[] => {
-  const bus = "/sys/bus/rbd/devices";
-  const read = (id: string, name: string) => readFileSync(join(bus, id, name), "utf8").trim();
-  return existsSync(bus) ? readdirSync(bus).map((id) => `${read(id, "pool")}/${read(id, "name")}`) : [];
-};
+const BUS = "/sys/bus/rbd/devices";
+/** The images that the kernel has mapped, as `pool/image`. A device may go while it is looked at. */
+export const mapped = (): readonly string[] =>
+  namesIn(BUS).flatMap((id) => {
+    const read = (name: string) => attribute(join(BUS, id, name));
+    return unlessAbsent(() => `${read("pool")}/${read("name")}`) ?? [];
+  });
 
 /** The network block devices that the kernel has connected, by the cookie that rbd-nbd was given, else by their names. */
 export const nbdDevices = (): ReadonlyMap<string, string> => {
   const names = readdirSync("/sys/block").filter((name) => existsSync(`/sys/block/${name}/pid`));
-  const cookieOf = (name: string) => {
-    const path = `/sys/block/${name}/backend`;
-    return existsSync(path) ? readFileSync(path, "utf8").trim() : name;
-  };
+  const cookieOf = (name: string) => unlessAbsent(() => attribute(`/sys/block/${name}/backend`)) ?? name;
   return new Map(names.map((name) => [cookieOf(name), `/dev/${name}`]));
 };
 
