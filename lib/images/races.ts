@@ -16,15 +16,17 @@ export const asRaced = ({ op, subject }: CephError): Effect.Effect<never, Raced>
 export const orRaced = <A, R>(read: Effect.Effect<A, CephError, R>): Effect.Effect<A, CephError, R> =>
   Effect.catchTag(read, ["ImageNotFound", "ObjectNotFound"], asRaced);
 
+/** Reads the absence of the image as `undefined`. */
+const ifThere = <A, R>(read: Effect.Effect<A, CephError, R>): Effect.Effect<A | undefined, CephError, R> =>
+  Effect.catchTag(read, "ImageNotFound", () => Effect.succeed(undefined));
+
 /** The status of an image, with these keys of its metadata; `undefined` if the image does not exist. */
 export const statusIfThere = (
   pool: PoolRef,
   image: string,
   metadata: readonly string[] = [],
 ): Effect.Effect<ImageStatus | undefined, CephError, Rbd> =>
-  Effect.flatMap(Rbd, (rbd) =>
-    rbd.imageStatus(pool, image, metadata).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
-  );
+  Effect.flatMap(Rbd, (rbd) => ifThere(rbd.imageStatus(pool, image, metadata)));
 
 /** What the header of an image says, with these keys of its metadata; `undefined` if the image does not exist. */
 export const headerIfThere = (
@@ -32,6 +34,4 @@ export const headerIfThere = (
   image: string,
   metadata: readonly string[] = [],
 ): Effect.Effect<ImageHeader | undefined, CephError, Rbd> =>
-  Effect.flatMap(Rbd, (rbd) =>
-    rbd.imageHeader(pool, image, metadata).pipe(Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined))),
-  );
+  Effect.flatMap(Rbd, (rbd) => ifThere(rbd.imageHeader(pool, image, metadata)));

@@ -26,10 +26,11 @@ export const frozen = async (
   }
 };
 
-const run = async ({ conf }: Rig, ...command: string[]): Promise<string> => {
-  const env = { ...process.env, CEPH_CONF: conf, LC_ALL: "C" };
+const environment = ({ conf }: Rig) => ({ ...process.env, CEPH_CONF: conf, LC_ALL: "C" });
+
+const run = async (cluster: Rig, ...command: string[]): Promise<string> => {
   const child = Bun.spawn(command, {
-    env,
+    env: environment(cluster),
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
@@ -50,10 +51,8 @@ export const tool = {
   ceph,
   rbd: (cluster: Rig, ...command: string[]): Promise<string> => run(cluster, "rbd", ...command),
   /** As `rbd`, while this thread has an image open. */
-  rbdNow: ({ conf }: Rig, ...command: string[]): string => {
-    const env = { ...process.env, CEPH_CONF: conf, LC_ALL: "C" };
-    return Bun.spawnSync(["rbd", ...command], { env, timeout: 20_000 }).stdout.toString();
-  },
+  rbdNow: (cluster: Rig, ...command: string[]): string =>
+    Bun.spawnSync(["rbd", ...command], { env: environment(cluster), timeout: 20_000 }).stdout.toString(),
   /** Makes the user where it is missing. */
   userOf: async (cluster: Rig, user: string, caps: readonly string[]): Promise<{ readonly key: string }> => {
     const [made] = JSON.parse(

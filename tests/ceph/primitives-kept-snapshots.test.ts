@@ -28,15 +28,21 @@ primitives("snapshots that stay for clones", (world) => {
       kind === "trash" ? `${originalName} in the trash` : name,
     );
 
+  /** Gives an image a snapshot `s`, and clones of it. */
+  const withClones = async (image: string, clones: number) => {
+    const { run, pool, fresh } = at();
+    await run((ceph) => ceph.snapshotCreate(pool, image, "s"));
+    const names = Array.from({ length: clones }, () => fresh("clone"));
+    for (const name of names) await run((ceph) => ceph.imageClone({ pool, image, snapshot: "s" }, pool, name, {}));
+    return { image, clones: names };
+  };
+
   /** An image with a snapshot `s`, and clones of it. */
   const aSource = async (spec: Partial<ImageSpec> = {}, clones = 1) => {
     const { run, pool, fresh } = at();
     const image = fresh("image");
     await run((ceph) => ceph.imageCreate(pool, image, { sizeBytes: 64n * MIB, ...spec }));
-    await run((ceph) => ceph.snapshotCreate(pool, image, "s"));
-    const names = Array.from({ length: clones }, () => fresh("clone"));
-    for (const name of names) await run((ceph) => ceph.imageClone({ pool, image, snapshot: "s" }, pool, name, {}));
-    return { image, clones: names };
+    return withClones(image, clones);
   };
 
   /** A clone of an image's snapshot `s`, with a snapshot `s` of its own that has two clones. */
@@ -44,10 +50,7 @@ primitives("snapshots that stay for clones", (world) => {
     const { run, pool, fresh } = at();
     const image = fresh("image");
     await run((ceph) => ceph.imageClone({ pool, image: base, snapshot: "s" }, pool, image, { features }));
-    await run((ceph) => ceph.snapshotCreate(pool, image, "s"));
-    const names = [fresh("clone"), fresh("clone")];
-    for (const name of names) await run((ceph) => ceph.imageClone({ pool, image, snapshot: "s" }, pool, name, {}));
-    return { image, clones: names };
+    return withClones(image, 2);
   };
 
   /** Bytes before the first field of a structure. */
