@@ -20,11 +20,10 @@ import { rig } from "../rig/cluster.ts";
 import { kubeconfigFor, kubeServer } from "../support/kube-server.ts";
 import { capabilityOf, LIMIT, rbd } from "./kubelet.ts";
 import { tool } from "./loop.ts";
+import { showNode, TAINT } from "./lost-node.ts";
 
 const RUNS = Number(process.env["RUNS"] || 2);
 const ROUND_MS = 120_000;
-const NODE = "/api/v1/nodes/node-a";
-const TAINT = { key: "node.kubernetes.io/out-of-service", value: "nodeshutdown", effect: "NoExecute" };
 
 /** The network of node A: a card of its own beside that of the machine. */
 const NETWORK = "node-a";
@@ -84,13 +83,7 @@ afterAll(async () => {
   Bun.spawnSync(["ip", "netns", "del", NETWORK]);
 }, 60_000);
 
-const setNode = (bootID: string, taints: readonly object[]): void => {
-  if (kube.memory.find(NODE) === undefined) {
-    for (const name of ["node-a", "node-b"]) kube.memory.create("/api/v1/nodes", { metadata: { name } });
-  }
-  const conditions = [{ type: "Ready", status: "True" }];
-  kube.memory.merge(NODE, { spec: { taints }, status: { conditions, nodeInfo: { bootID, machineID: "machine-a" } } });
-};
+const setNode = (bootID: string, taints: readonly object[]): void => showNode(kube, bootID, taints);
 
 const SECTOR = 4096;
 

@@ -13,9 +13,8 @@ import { rig } from "../rig/cluster.ts";
 import { kubeconfigFor, kubeServer } from "../support/kube-server.ts";
 import { capabilityOf, failureOf, left, LIMIT, MINUTES, rbd, type TestVolume, worldOfFile } from "./kubelet.ts";
 import { tool } from "./loop.ts";
+import { showNode, TAINT } from "./lost-node.ts";
 
-const NODE = "/api/v1/nodes/node-a";
-const TAINT = { key: "node.kubernetes.io/out-of-service", value: "nodeshutdown", effect: "NoExecute" };
 const NO_SHARE = { mapOptions: "krbd:noshare" };
 
 const kube = kubeServer();
@@ -26,13 +25,7 @@ const world = worldOfFile("fence", (dir) => {
 });
 
 const bootId = (): string => readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-const setNode = (taints: readonly object[], bootID = bootId()): void => {
-  if (kube.memory.find(NODE) === undefined) {
-    for (const name of ["node-a", "node-b"]) kube.memory.create("/api/v1/nodes", { metadata: { name } });
-  }
-  const conditions = [{ type: "Ready", status: "True" }];
-  kube.memory.merge(NODE, { spec: { taints }, status: { conditions, nodeInfo: { bootID, machineID: "machine-a" } } });
-};
+const setNode = (taints: readonly object[], bootID = bootId()): void => showNode(kube, bootID, taints);
 
 const metadata = ({ spec }: TestVolume): Record<string, string> => {
   const listed = rbd("image-meta", "ls", "--format=json", spec);
