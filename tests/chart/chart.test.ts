@@ -401,14 +401,18 @@ describe("for both", () => {
       const driver = container(only(all, kind), DRIVER);
       const port = listAt(driver, "ports").find(({ name }) => name === "healthz")?.["containerPort"];
       expect(`${host ?? ""}:${String(port)}`).toBe(address);
-      for (const probe of ["livenessProbe", "readinessProbe"]) {
+      for (const probe of ["startupProbe", "livenessProbe", "readinessProbe"]) {
         expect(at(driver, `${probe}.httpGet`)).toEqual({ path: "/healthz", port: "healthz", ...(host && { host }) });
       }
       // more than the driver gives itself (--probe-timeout, 3s)
       expect(at(driver, "livenessProbe.timeoutSeconds")).toBeGreaterThan(3);
+      const [period, failures] = ["periodSeconds", "failureThreshold"].map((name) => at(driver, `startupProbe.${name}`));
+      expect(Number(period) * Number(failures), "seconds to start").toBe(300);
     }
     const none = await render({ nodeplugin: { healthPort: 0 } });
-    expect(container(only(none, "DaemonSet"), DRIVER)).not.toHaveProperty("livenessProbe");
+    for (const probe of ["startupProbe", "livenessProbe", "readinessProbe"]) {
+      expect(container(only(none, "DaemonSet"), DRIVER)).not.toHaveProperty(probe);
+    }
   });
 
   test("the image is that of the version and of the release of Ceph's libraries", async () => {

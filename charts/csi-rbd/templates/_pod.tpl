@@ -168,6 +168,17 @@ ports:
   {{- end }}
 {{- end }}
 {{- if .healthPort }}
+# five minutes to start, on a node that is busy with everything else that starts
+startupProbe:
+  httpGet:
+    {{- with $host }}
+    host: {{ . }}
+    {{- end }}
+    path: /healthz
+    port: healthz
+  periodSeconds: 2
+  timeoutSeconds: 5
+  failureThreshold: 150
 livenessProbe:
   httpGet:
     {{- with $host }}
@@ -175,7 +186,6 @@ livenessProbe:
     {{- end }}
     path: /healthz
     port: healthz
-  initialDelaySeconds: 10
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 5
