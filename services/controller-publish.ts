@@ -9,6 +9,7 @@ import * as Result from "effect/Result";
 import { DriverSettings } from "../lib/config/settings.ts";
 import { readCapability } from "../lib/csi/capability.ts";
 import { Unserved } from "../lib/csi/errors.ts";
+import { PUBLISHED_ACCOUNTS } from "../lib/csi/service-accounts.ts";
 import { attachVolume } from "../lib/fencing/attach.ts";
 import { detachVolume } from "../lib/fencing/detach.ts";
 import {
@@ -59,7 +60,9 @@ export const publishing = {
     ControllerPublishVolumeRequestSchema,
     byVolume,
     (request) =>
-      Effect.as(Effect.flatMap(stage("validate", publishRequest(request)), attachVolume), { publishContext: {} }),
+      Effect.map(Effect.flatMap(stage("validate", publishRequest(request)), attachVolume), (accounts) => ({
+        publishContext: accounts === "" ? {} : { [PUBLISHED_ACCOUNTS]: accounts },
+      })),
   ),
   controllerUnpublishVolume: mutating(
     "ControllerUnpublishVolume",

@@ -16,6 +16,7 @@ import { parseCredentials } from "../lib/config/secrets.ts";
 import { type Capability, readCapability } from "../lib/csi/capability.ts";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
 import { refusalOfType } from "../lib/csi/filesystems.ts";
+import { POD_ACCOUNT, PUBLISHED_ACCOUNTS } from "../lib/csi/service-accounts.ts";
 import {
   Node,
   type NodeExpandVolumeRequest,
@@ -39,7 +40,7 @@ import { type ExpandSpec, expandVolume } from "../lib/node/expand.ts";
 import { makePodLimits, type PodLimitsService } from "../lib/node/io-limits.ts";
 import type { Limitable } from "../lib/node/staged-before.ts";
 import { type Healable, Healing, type HealingService, makeHealing } from "../lib/node/healing.ts";
-import { type PublishSpec, publishVolume } from "../lib/node/publish.ts";
+import { type PublishedPod, type PublishSpec, publishVolume } from "../lib/node/publish.ts";
 import {
   makePublishedNodeRecord,
   PublishedNodeRecord,
@@ -108,6 +109,15 @@ const isMappedReadOnly = (context: Readonly<Record<string, string>>): boolean =>
     onSuccess: asksReadOnly,
   });
 
+const podOf = ({ volumeContext, publishContext }: NodePublishVolumeRequest): PublishedPod => {
+  const named = ["namespace", "name"].map((part) => volumeContext[`csi.storage.k8s.io/pod.${part}`] ?? "");
+  return {
+    name: named.filter((part) => part !== "").join("/"),
+    serviceAccount: volumeContext[POD_ACCOUNT] ?? "",
+    allowed: publishContext[PUBLISHED_ACCOUNTS] ?? "",
+  };
+};
+
 const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeRequest): Checked<PublishSpec> {
   const { access, mode, readOnly } = yield* capabilityOf(request);
   const volumeId = yield* volumeIdOf(request.volumeId);
@@ -115,7 +125,7 @@ const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeReque
   const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
   const once = mode === Mode.SINGLE_NODE_SINGLE_WRITER;
   const takesNoWrites = request.readonly || readOnly || isMappedReadOnly(request.volumeContext);
-  return { volumeId, stagingPath, targetPath, access, readOnly: takesNoWrites, once };
+  return { volumeId, stagingPath, targetPath, access, readOnly: takesNoWrites, once, pod: podOf(request) };
 });
 
 const unpublishSpec = Effect.fnUntraced(function* (request: NodeUnpublishVolumeRequest): Checked<UnpublishSpec> {

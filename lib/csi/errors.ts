@@ -80,6 +80,12 @@ export class Precondition extends Data.TaggedError("Precondition")<Problem> {
     return messageOf(this);
   }
 }
+/** The volume is not for whoever asks. */
+export class NotAllowed extends Data.TaggedError("NotAllowed")<Problem> {
+  override get message() {
+    return messageOf(this);
+  }
+}
 /** A limit is reached that time or a deletion frees. */
 export class TooMany extends Data.TaggedError("TooMany")<Problem> {
   override get message() {

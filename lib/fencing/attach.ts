@@ -38,24 +38,26 @@ export interface AttachRequest {
   readonly isStatic: boolean;
 }
 
+/** -> the ServiceAccounts that the image is restricted to; "": none, or nobody could look. */
 export const attachVolume = Effect.fn("fencing.attachVolume")(function* ({
   volumeId,
   nodeId,
   secrets,
   isStatic,
-}: AttachRequest): Effect.fn.Return<void, FencingError, FencingNeeds> {
+}: AttachRequest): Effect.fn.Return<string, FencingError, FencingNeeds> {
   yield* proveNodeThere(nodeId);
-  if (isStatic) return;
+  if (isStatic) return "";
   const credentials = yield* stage("get credentials", attachCredentials(volumeId, secrets));
   if (credentials === undefined) {
     const text = `volume ${volumeId} is attached, and cannot be fenced when node ${nodeId} is lost: there are no credentials for it. ${HOW_TO_GIVE_CREDENTIALS}`;
-    return yield* remark([text]);
+    yield* remark([text]);
+    return "";
   }
   const locks = yield* Locks;
   const attached = Effect.gen(function* () {
     const { pool, imageName } = yield* stage("find", locateVolume(volumeId, credentials));
     const image: RecordedImage = { volumeId, pool, imageName };
-    const { clients, fenced, unreadable } = yield* stage("read clients", readRecords(image));
+    const { clients, fenced, unreadable, serviceAccounts } = yield* stage("read clients", readRecords(image));
     const { node } = yield* Kubernetes;
     for (const { nodeId: whose, error } of unreadable) {
       if (whose === nodeId) continue;
@@ -74,8 +76,9 @@ export const attachVolume = Effect.fn("fencing.attachVolume")(function* ({
       // One of a whole address would refuse the node's new client, too.
       if (each.nodeId === nodeId && (!over || !isOneClient(each.client))) yield* proveNotFenced(image, each, over);
     }
+    return serviceAccounts;
   });
-  yield* locks
+  return yield* locks
     .with([LockKey.volume(volumeId)], attached)
     .pipe(
       Effect.catchTag("ImageNotFound", ({ message }) => Effect.fail(new VolumeNotFound({ volumeId, reason: message }))),

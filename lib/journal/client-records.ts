@@ -29,6 +29,7 @@ import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { JournalCorrupt } from "../csi/errors.ts";
+import { SERVICE_ACCOUNTS } from "../csi/service-accounts.ts";
 import { jsonOf } from "../text/json.ts";
 
 const PREFIX = ".rbd.csi.ceph.com/";
@@ -82,6 +83,8 @@ export interface Records {
   readonly fenced: readonly FencedClient[];
   /** A node that is here may be among the clients as well, by another record: that of the other driver. */
   readonly unreadable: readonly UnreadableRecord[];
+  /** The ServiceAccounts that the image is restricted to, which is in the same metadata; "": none. */
+  readonly serviceAccounts: string;
 }
 
 const ADDRESS = /^(?:(?:v[12]|any):)?((?:\[[0-9a-fA-F:.]+\]|[0-9.]+):\d+\/\d+)(?:\/client\.\d+)?$/;
@@ -134,7 +137,8 @@ export const readRecords = Effect.fn("journal.readRecords")(function* (
     if (data === undefined) unreadable.push({ nodeId: undefined, error: unreadableError(image, key) });
     else fenced.push({ client: key.slice(FENCED.length), ...data });
   }
-  return { clients: [...clients.values()], fenced, unreadable };
+  const serviceAccounts = found.get(SERVICE_ACCOUNTS) ?? "";
+  return { clients: [...clients.values()], fenced, unreadable, serviceAccounts };
 });
 
 const fencedForm = z.object({

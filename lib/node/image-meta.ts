@@ -4,7 +4,8 @@
  *
  * Not here: the file on the node (./staged-volume.ts).
  *
- * 1. The text is written as Go writes it: all keys, in this order, compact, with Go's escapes.
+ * 1. The text is written as Go writes it: all keys, in this order, compact, with Go's escapes. Behind them comes
+ *    `serviceAccounts`, which is ours, and only where it says something: ceph-csi reads on without it.
  * 2. It is read as Go reads it: keys in any letter case, unknown ones ignored, missing ones empty. A text that names no
  *    image is corrupt. It never means that nothing is staged.
  */
@@ -23,6 +24,8 @@ export interface ImageMeta {
   readonly nbd: boolean;
   /** Whether LUKS is between device and filesystem. */
   readonly encrypted: boolean;
+  /** The ServiceAccounts to which the volume was restricted when it was staged (lib/csi/service-accounts.ts); "": to none. */
+  readonly serviceAccounts: string;
   /** This and the next two are for rbd-nbd only. */
   readonly device: string;
   readonly logDir: string;
@@ -36,14 +39,17 @@ interface MetaContext {
   readonly logStrategy: string;
 }
 
+/** What the file says of a volume, whatever maps it. */
+export type VolumeMarks = Pick<ImageMeta, "encrypted" | "serviceAccounts">;
+
 /** What the file says of an image that a mapper is to map. */
 export const metaOf = (
   { pool, namespace, image }: ImageName,
   { unmapOptions, logDir, logStrategy }: MetaContext,
   mapper: MapperName,
-  encrypted: boolean,
+  marks: VolumeMarks,
 ): ImageMeta => {
-  const common = { pool, namespace, image, encrypted, device: "" };
+  const common = { pool, namespace, image, ...marks, device: "" };
   return mapper === "rbd-nbd"
     ? { ...common, unmapOptions: unmapOptions.nbd, nbd: true, logDir, logFileStrategy: logStrategy }
     : { ...common, unmapOptions: unmapOptions.krbd, nbd: false, logDir: "", logFileStrategy: "" };
@@ -66,6 +72,7 @@ const KEYS = [
   "device",
   "logDir",
   "logFileStrategy",
+  "serviceAccounts",
 ];
 
 export const encodeImageMeta = (meta: ImageMeta): string =>
@@ -80,6 +87,7 @@ export const encodeImageMeta = (meta: ImageMeta): string =>
     device: meta.device,
     logDir: meta.logDir,
     logFileStrategy: meta.logFileStrategy,
+    ...(meta.serviceAccounts !== "" && { serviceAccounts: meta.serviceAccounts }),
   }).replaceAll(/[<>&\u2028\u2029]/g, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 /** The failure is what is wrong with the text. */
@@ -107,5 +115,6 @@ export const decodeImageMeta = (text: string): Result.Result<ImageMeta, string> 
     device: string("device"),
     logDir: string("logDir"),
     logFileStrategy: string("logFileStrategy"),
+    serviceAccounts: string("serviceAccounts"),
   });
 };

@@ -13,7 +13,7 @@ import type { HostError, MapRefused } from "../host/errors.ts";
 import { Host, type MapRequest } from "../host/host.ts";
 import type { MappedDevice, MapperName } from "../host/mapped-device.ts";
 import { Placement } from "../kube/placement.ts";
-import { type ImageMeta, logFileOf, metaOf } from "./image-meta.ts";
+import { type ImageMeta, logFileOf, metaOf, type VolumeMarks } from "./image-meta.ts";
 import { writeImageMeta } from "./staged-volume.ts";
 import { cookieOf, toImageName, type VolumeContext, type VolumeImage } from "./volume-context.ts";
 
@@ -21,8 +21,7 @@ export interface ImageToMap {
   readonly image: VolumeImage;
   readonly context: VolumeContext;
   readonly stagingPath: string;
-  /** Whether a layer is going to be opened over the device. */
-  readonly encrypted: boolean;
+  readonly marks: VolumeMarks;
   /** Whether nobody can write to the device itself. */
   readonly mapReadOnly: boolean;
 }
@@ -32,21 +31,21 @@ export const imageMetaFor = (
   context: VolumeContext,
   image: VolumeImage,
   mapper: MapperName,
-  encrypted: boolean,
-): ImageMeta => metaOf(toImageName(image), context, mapper, encrypted);
+  marks: VolumeMarks,
+): ImageMeta => metaOf(toImageName(image), context, mapper, marks);
 
 /** -> the device, and what image-meta.json says of it. */
 export const mapImage = Effect.fnUntraced(function* (
   wanted: ImageToMap,
   mapper: MapperName,
 ): Effect.fn.Return<MappedDevice, HostError, Host | Placement> {
-  const { context, encrypted, image } = wanted;
+  const { context, image, marks } = wanted;
   return yield* mapWith(wanted, mapper).pipe(
     Effect.catchIf(
       (error): error is MapRefused => error._tag === "MapRefused" && error.unfit && context.tryOtherMounters,
       ({ message }) =>
         Effect.logWarning(`volume ${context.volumeId} is mapped with rbd-nbd: ${message}`).pipe(
-          Effect.andThen(writeImageMeta(wanted.stagingPath, imageMetaFor(context, image, "rbd-nbd", encrypted))),
+          Effect.andThen(writeImageMeta(wanted.stagingPath, imageMetaFor(context, image, "rbd-nbd", marks))),
           Effect.andThen(mapWith(wanted, "rbd-nbd")),
         ),
     ),
@@ -57,19 +56,19 @@ const mapWith = Effect.fnUntraced(function* (
   wanted: ImageToMap,
   mapper: MapperName,
 ): Effect.fn.Return<MappedDevice, HostError, Host | Placement> {
-  const { context, encrypted, image, stagingPath } = wanted;
+  const { context, image, marks, stagingPath } = wanted;
   const host = yield* Host;
   const device = yield* host.map(yield* mapRequest(wanted, mapper));
   if (mapper === "krbd") return device;
   const { path } = device;
-  yield* writeImageMeta(stagingPath, { ...imageMetaFor(context, image, mapper, encrypted), device: path }).pipe(
+  yield* writeImageMeta(stagingPath, { ...imageMetaFor(context, image, mapper, marks), device: path }).pipe(
     Effect.tapError(() => Effect.ignore(host.unmap(device, context.unmapOptions.nbd))),
   );
   return device;
 });
 
 export const mapRequest = Effect.fnUntraced(function* (
-  { image, context, mapReadOnly }: Omit<ImageToMap, "stagingPath" | "encrypted">,
+  { image, context, mapReadOnly }: Omit<ImageToMap, "stagingPath" | "marks">,
   mapper: MapperName,
 ): Effect.fn.Return<MapRequest, never, Placement> {
   const { access } = image.pool;

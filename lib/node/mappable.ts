@@ -13,6 +13,7 @@ import { featureNames } from "../ceph/features.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
+import { SERVICE_ACCOUNTS } from "../csi/service-accounts.ts";
 import { type HostError, UnexpectedContent } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { isImage, type MappedDevice, type MapperName } from "../host/mapped-device.ts";
@@ -45,7 +46,7 @@ export interface Mappable {
 }
 
 /**
- * The image's state as soon as this node may map it, with the limits of I/O that it has for pods. `devices` are all that the
+ * The image's state as soon as this node may map it, with what its metadata says of pods. `devices` are all that the
  * node has mapped.
  */
 export const waitUntilMappable = Effect.fnUntraced(function* (
@@ -54,7 +55,10 @@ export const waitUntilMappable = Effect.fnUntraced(function* (
   devices: readonly StagedDevice[],
 ): Effect.fn.Return<Mappable, CephError | HostError | Precondition, Host | Rbd> {
   const own = (status: ImageStatus) => devicesOfImage(devices, image, status, cookieOf(context));
-  const status = yield* untilUnused(image, shared, own, context.mapper === "krbd" ? POD_KEYS : []);
+  const status = yield* untilUnused(image, shared, own, [
+    SERVICE_ACCOUNTS,
+    ...(context.mapper === "krbd" ? POD_KEYS : []),
+  ]);
   const features = yield* stage("read features of mapper", (yield* Host).mapperFeatures(context.mapper));
   const proven = Effect.as(proveFeatures(image, status, features), context.mapper);
   if (!context.tryOtherMounters) return { status, mapper: yield* proven };

@@ -7,7 +7,8 @@
  */
 import * as Effect from "effect/Effect";
 import type { Capability } from "../csi/capability.ts";
-import { type Conflict, type LockHeld, Precondition } from "../csi/errors.ts";
+import { type Conflict, type LockHeld, NotAllowed, Precondition } from "../csi/errors.ts";
+import { accountsIn, SERVICE_ACCOUNTS } from "../csi/service-accounts.ts";
 import type { HostError } from "../host/errors.ts";
 import { bindOptions } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
@@ -16,6 +17,8 @@ import { compensated, type Compensations, step } from "../operations/compensatio
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { remark } from "../operations/remark.ts";
+import { oneLine } from "../text/printable.ts";
 import { guardDevice } from "./device.ts";
 import { proveMounted, provePublished, unmountAll } from "./mounts.ts";
 import { otherMounts, type ShownDevice, shownBy } from "./staged-device.ts";
@@ -31,9 +34,20 @@ export interface PublishSpec {
   readonly readOnly: boolean;
   /** Whether the volume may be published at one target path only. */
   readonly once: boolean;
+  readonly pod: PublishedPod;
 }
 
-export type PublishError = Conflict | HostError | LockHeld | Precondition;
+/** What kubelet says of the pod. */
+export interface PublishedPod {
+  /** `namespace/name` for messages; "": it does not say. */
+  readonly name: string;
+  /** Its ServiceAccount; "": it does not say. */
+  readonly serviceAccount: string;
+  /** Those that ControllerPublishVolume found in the image's metadata, as they are written there; "": none. */
+  readonly allowed: string;
+}
+
+export type PublishError = Conflict | HostError | LockHeld | NotAllowed | Precondition;
 
 export const publishVolume = Effect.fn("node.publishVolume")(function* (
   spec: PublishSpec,
@@ -47,6 +61,7 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   const host = yield* Host;
   const now = yield* stage("look at node", lookAtStagedVolume(spec.volumeId, spec.stagingPath));
   const staged = yield* stagedAs(spec, now);
+  yield* stage("check ServiceAccount", proveAllowed(spec, now));
   const { device, kind, point } = staged;
   const readOnly = spec.readOnly || staged.readOnly;
   const resolved = yield* host.resolvePath(targetPath);
@@ -56,6 +71,27 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   if (once && publishedAt.length > 0) return yield* publishedElsewhere(spec, publishedAt);
   if (kind === "block") yield* stage("guard device", guardDevice(device, readOnly, publishedAt));
   yield* compensated(bindTarget({ ...spec, readOnly }, staged));
+});
+
+/** What the stage read counts: kubelet hands what was read when the volume was attached, to every pod of the node. */
+const proveAllowed = Effect.fnUntraced(function* (
+  { pod, volumeId }: PublishSpec,
+  { imageMeta }: StagedVolume,
+): Effect.fn.Return<void, NotAllowed> {
+  const list = (imageMeta.kind === "read" ? imageMeta.meta.serviceAccounts : "") || pod.allowed;
+  if (list === "") return;
+  const allowed = accountsIn(list);
+  const restricted = `is for pods with the ServiceAccount ${allowed.map(oneLine).join(" or ") || "of no name"}`;
+  if (pod.serviceAccount === "") {
+    const text = `volume ${volumeId} ${restricted}, and kubelet does not say which one the pod has: any pod gets it. Set podInfoOnMount: true in the CSIDriver object`;
+    return yield* remark([text]);
+  }
+  if (allowed.includes(pod.serviceAccount)) return;
+  return yield* new NotAllowed({
+    subject: `volume ${volumeId}`,
+    problem: `${restricted}; pod ${oneLine(pod.name)} has ${oneLine(pod.serviceAccount)}`,
+    remedy: `Give the pod such an account, or change the metadata ${SERVICE_ACCOUNTS} of the volume's image ("rbd image-meta set" or "remove"): it counts from the next time that a node stages the volume`,
+  });
 });
 
 interface StagedHere extends ShownDevice {

@@ -12,6 +12,7 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
@@ -24,6 +25,7 @@ import {
   type Precondition,
   VolumeNotFound,
 } from "../csi/errors.ts";
+import { SERVICE_ACCOUNTS } from "../csi/service-accounts.ts";
 import { type HostError, HostStuck } from "../host/errors.ts";
 import { bindOptions, mountOptions } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
@@ -133,7 +135,8 @@ const completeStaged = Effect.fnUntraced(function* (
     const image = yield* stage("locate image", locateImage(context, credentials));
     if (!served) yield* healDevice(spec, image, device);
     if (!known) {
-      const meta = imageMetaFor(context, image, mapper, device.mapped.crypt !== undefined);
+      const encrypted = device.mapped.crypt !== undefined;
+      const meta = imageMetaFor(context, image, mapper, { encrypted, serviceAccounts: yield* accountsOf(image) });
       yield* stage("write image-meta", writeImageMeta(stagingPath, meta.nbd ? { ...meta, device: path } : meta));
       yield* recordPublishedNode(spec, image);
     }
@@ -161,13 +164,13 @@ const mapFormatMount = Effect.fnUntraced(function* (
 > {
   const host = yield* Host;
   const { access, context, layer, readOnly, shared, stagingPath } = spec;
-  const encrypted = layer !== undefined;
-  yield* step("write image-meta", writeImageMeta(stagingPath, imageMetaFor(context, image, mapper, encrypted)), {
+  const marks = { encrypted: layer !== undefined, serviceAccounts: status.metadata.get(SERVICE_ACCOUNTS) ?? "" };
+  yield* step("write image-meta", writeImageMeta(stagingPath, imageMetaFor(context, image, mapper, marks)), {
     when: "started",
     undo: Effect.andThen(host.removePath(target), removeImageMeta(stagingPath)),
     leaves: "image-meta.json",
   });
-  const bare = yield* step("map", Effect.map(mapImage({ ...spec, image, encrypted }, mapper), stackOver), {
+  const bare = yield* step("map", Effect.map(mapImage({ ...spec, image, marks }, mapper), stackOver), {
     undo: ({ mapped }) => host.unmap(mapped, unmapOptionsOf(context, mapped.mapper)),
   });
   const watcher = yield* stage("prove ours", proveOurs(image, shared, status, bare));
@@ -193,6 +196,14 @@ const mapFormatMount = Effect.fnUntraced(function* (
   yield* step("mount", mountFilesystem(device, { target, type, options }), unmount);
   yield* stage("verify mount", proveMounted(target, device, readOnly, options));
   if (!readOnly) yield* stage("grow filesystem", host.growFilesystem({ device: source, type }, target));
+});
+
+const accountsOf = Effect.fnUntraced(function* ({
+  pool,
+  imageName,
+}: VolumeImage): Effect.fn.Return<string, CephError, Ceph> {
+  const [brief] = yield* stage("read metadata", (yield* Rbd).imageBriefs(pool, [imageName], [SERVICE_ACCOUNTS]));
+  return brief?.metadata.get(SERVICE_ACCOUNTS) ?? "";
 });
 
 /** For a volume that was staged before fencing was turned on. Pods use it already, so a failure is no reason to fail. */

@@ -18,6 +18,7 @@ import type {
   JournalCorrupt,
   LockHeld,
   NotReadyYet,
+  NotAllowed,
   Precondition,
   NodeNotFound,
   SnapshotNotFound,
@@ -53,6 +54,7 @@ export type DomainError =
   | LockHeld
   | NotReadyYet
   | StillRunning
+  | NotAllowed
   | Precondition
   | TooMany
   | Unplaceable
@@ -89,6 +91,7 @@ const OUTCOMES = {
   ConfigInvalid: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   InvalidCall: { code: Code.INVALID_ARGUMENT, outcome: "none" },
   AccessDenied: { code: Code.PERMISSION_DENIED, outcome: "none" },
+  NotAllowed: { code: Code.PERMISSION_DENIED, outcome: "none" },
   Busy: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   HasSnapshots: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   Precondition: { code: Code.FAILED_PRECONDITION, outcome: "none" },

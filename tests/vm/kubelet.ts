@@ -133,11 +133,16 @@ const volumeOf = (driver: () => Driver, pool: string, known: KnownVolume) => {
     as: (more: Partial<KnownVolume>) => volumeOf(driver, pool, { ...known, ...more }),
     stage: (limit = LIMIT) => driver().node.nodeStageVolume({ ...request, ...given, volumeCapability }, limit),
     unstage: (limit = LIMIT) => driver().node.nodeUnstageVolume(request, limit),
-    publish: (pod = "0", readonly = false, publishSecrets: Readonly<Record<string, string>> = {}) =>
+    publish: (
+      pod = "0",
+      readonly = false,
+      publishSecrets: Readonly<Record<string, string>> = {},
+      podInfo: Readonly<Record<string, string>> = {},
+    ) =>
       driver().node.nodePublishVolume(
         {
           ...request,
-          volumeContext: given.volumeContext,
+          volumeContext: { ...given.volumeContext, ...podInfo },
           targetPath: join(pods, pod),
           volumeCapability,
           readonly,

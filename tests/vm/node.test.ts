@@ -62,6 +62,26 @@ describe("a filesystem", () => {
   }
 
   test(
+    "a filesystem that is for the pods of one ServiceAccount is published to no other, also by the next driver",
+    async () => {
+      const volume = await world().makeVolume("ext4");
+      const publish = (account: string) =>
+        volume.publish("0", false, {}, { "csi.storage.k8s.io/serviceAccount.name": account });
+      tool("rbd", "-c", rig().conf, "image-meta", "set", volume.spec, ".rbd.csi.ceph.com/serviceaccount", "audit,till");
+      await volume.stage();
+      await world().restart();
+      expect(await failureOf(publish("other"))).toMatchObject({ code: "PERMISSION_DENIED" });
+      expect(isMounted(volume.target)).toBe(false);
+      await publish("till");
+      expect(isMounted(volume.target)).toBe(true);
+      await volume.unpublish();
+      await volume.unstage();
+      expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
+    },
+    MINUTES,
+  );
+
+  test(
     "a filesystem that ceph-csi has staged is published and unstaged",
     async () => {
       const volume = await world().makeVolume("ext4");

@@ -593,6 +593,12 @@ describe("attaching", () => {
     expect(Object.keys(metadata(cluster))).toEqual([`${KEY}fenced/${CLIENT}`]);
   });
 
+  test("The node gets the ServiceAccounts to which the image is restricted, as they are written there", async () => {
+    const cluster = await withRecord({ [`${KEY}serviceaccount`]: "writer, reader" });
+    await using driver = controllerOn(cluster, IN_SERVICE());
+    expect(await driver.attach(attaching())).toEqual({ publishContext: { serviceAccount: "writer, reader" } });
+  });
+
   test("A node in service is not fenced, nor is the node itself that gets the volume", async () => {
     const cluster = await withRecord();
     await using driver = controllerOn(cluster, IN_SERVICE());

@@ -119,6 +119,71 @@ describe("NodePublishVolume", () => {
   }
 });
 
+describe("a volume that is for the pods of some ServiceAccounts", () => {
+  const META = ".rbd.csi.ceph.com/serviceaccount";
+  const byPod = (serviceAccount: string, more: Parameters<typeof publishing>[0] = {}) => {
+    const pod = { "csi.storage.k8s.io/pod.namespace": "shop", "csi.storage.k8s.io/pod.name": "till-0" };
+    const volumeContext = { ...pod, "csi.storage.k8s.io/serviceAccount.name": serviceAccount };
+    return publishing({ volumeContext, ...more });
+  };
+  const restricted = async (list: string) => {
+    const { host, cluster } = await aNode();
+    cluster.image("rbd", IMAGE).meta.set(META, list);
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    return { host, cluster };
+  };
+
+  for (const list of ["till", "audit,till", " audit , till "]) {
+    test(`"${list}": a pod with till gets it, one with another gets nothing, also after a restart of the driver`, async () => {
+      const { host } = await restricted(list);
+      await using next = nodeOn(host);
+      const before = host.dump();
+      const failure = await failureOf(next.publish(byPod("tills")));
+      expect(failure?.code).toBe("PERMISSION_DENIED");
+      expect(failure?.message).toContain('; pod "shop/till-0" has "tills"');
+      expect(failure?.message).toContain(META);
+      expect(host.dump()).toEqual(before);
+      await next.publish(byPod("till"));
+      expect(at(host, TARGET)).toHaveLength(1);
+    });
+  }
+
+  test("What the volume is restricted to counts from its next stage on, and not for a volume without", async () => {
+    const { host, cluster } = await restricted("till");
+    cluster.image("rbd", IMAGE).meta.delete(META);
+    await using driver = nodeOn(host);
+    expect(await codeOf(driver.publish(byPod("other")))).toBe("PERMISSION_DENIED");
+    await driver.unstage(unstaging());
+    await driver.stage(staging());
+    await driver.publish(byPod("other"));
+    expect(at(host, TARGET)).toHaveLength(1);
+  });
+
+  test("A stage that finds the volume staged without image-meta.json reads the image's metadata anew", async () => {
+    const { host } = await restricted("till");
+    host.tree.delete(STASH);
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    expect(await codeOf(driver.publish(byPod("other")))).toBe("PERMISSION_DENIED");
+  });
+
+  test("What ControllerPublishVolume found counts for a volume that ceph-csi has staged", async () => {
+    const { driver } = await stagedNode();
+    const publishContext = { serviceAccount: "till" };
+    expect(await codeOf(driver.publish(byPod("other", { publishContext })))).toBe("PERMISSION_DENIED");
+    await driver.publish(byPod("till", { publishContext }));
+  });
+
+  test("Where kubelet does not say whose pod it is, any pod gets it, and the log says what to do", async () => {
+    const { host } = await restricted("till");
+    await using driver = nodeOn(host);
+    await driver.publish(publishing());
+    expect(at(host, TARGET)).toHaveLength(1);
+    expect(driver.log.join("\n")).toContain("Set podInfoOnMount: true");
+  });
+});
+
 describe("NodePublishVolume of a raw volume, read-only", () => {
   const readOnly = publishing({ ...BLOCK, readonly: true });
   const deviceIs = (host: MemoryNode) => [...host.mappings.values()].map((each) => each.readOnly);

@@ -14,6 +14,7 @@ const STASH: ImageMeta = {
   device: "",
   logDir: "",
   logFileStrategy: "",
+  serviceAccounts: "",
 };
 const read = (text: string) => Result.getOrUndefined(decodeImageMeta(text));
 
@@ -21,6 +22,12 @@ describe("the stash", () => {
   test("A stash has all keys in ceph-csi's order, without a space or a newline", () => {
     expect(encodeImageMeta(STASH)).toBe(
       '{"Version":3,"pool":"rbd","radosNamespace":"","image":"csi-vol-1","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}',
+    );
+  });
+
+  test("What a volume is restricted to comes behind ceph-csi's keys, and ceph-csi ignores keys that it does not know", () => {
+    expect(encodeImageMeta({ ...STASH, serviceAccounts: "a,b" })).toEndWith(
+      '"logDir":"","logFileStrategy":"","serviceAccounts":"a,b"}',
     );
   });
 
@@ -43,6 +50,7 @@ describe("the stash", () => {
       device: text,
       logDir: text,
       logFileStrategy: text,
+      serviceAccounts: text,
     });
     fc.assert(fc.property(record, (stash) => expect(read(encodeImageMeta(stash))).toEqual(stash)));
   });
