@@ -165,7 +165,7 @@ const parts: Record<string, Part> = {
   },
   kms: { folder: "tests/kms", minutes: 15, lacks: pythonLacks, run: onHost(() => Promise.resolve({})) },
   contract: { folder: "tests/contract", minutes: 10, lacks: cephLacks, run: withBuiltCells },
-  ceph: { folder: "tests/ceph", minutes: 30, secondAttempt: true, lacks: cephLacks, run: onCeph },
+  ceph: { folder: "tests/ceph", minutes: 45, secondAttempt: true, lacks: cephLacks, run: onCeph },
   conformance: {
     folder: "tests/conformance",
     minutes: 6,
