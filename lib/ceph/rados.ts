@@ -76,15 +76,18 @@ export interface RadosCalls {
   ) => Effect.Effect<ReadonlyMap<string, string> | undefined, CephError>;
   /**
    * Reads one key and, in the same call, the object that its value names. `undefined`: the first object, or the key, does
-   * not exist. `found` is `undefined` if the second object does not exist.
+   * not exist. `found` is `undefined` if the second object does not exist. The key may be in one of `parts` as well: see
+   * `omapList`. `object` is where it is.
    */
   readonly omapFollow: (
     pool: PoolRef,
     object: string,
     key: string,
     to: OmapLink,
+    parts?: readonly string[],
   ) => Effect.Effect<
-    { readonly value: string; readonly found: ReadonlyMap<string, string> | undefined } | undefined,
+    | { readonly object: string; readonly value: string; readonly found: ReadonlyMap<string, string> | undefined }
+    | undefined,
     CephError
   >;
   readonly omapWrite: (pool: PoolRef, object: string, write: OmapWrite) => Effect.Effect<void, CephError>;
@@ -101,11 +104,15 @@ export interface RadosCalls {
   ) => Effect.Effect<readonly { readonly id: bigint; readonly name: string }[], CephError>;
   /** Reads what the monitors know, which is some seconds old; 0 for a pool that is newer than that. */
   readonly poolSpace: (access: ClusterAccess, pool: string) => Effect.Effect<PoolSpace, CephError>;
-  /** Lists keys that begin with `prefix` and follow `after` in byte order, at most `limit`. `undefined`: no such object. */
+  /**
+   * Lists keys that begin with `prefix` and follow `after` in byte order, at most `limit`. `undefined`: no such object.
+   * `parts`: further objects with keys of the same omap. The first one may take a minute to be seen.
+   */
   readonly omapList: (
     pool: PoolRef,
     object: string,
     page: { readonly prefix: string; readonly after: string; readonly limit: number },
+    parts?: readonly string[],
   ) => Effect.Effect<ReadonlyMap<string, string> | undefined, CephError>;
   /** Does `omapGet` for many objects at once, in one call. The answers are in the order of `wanted`. */
   readonly omapGetMany: (

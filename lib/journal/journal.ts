@@ -10,6 +10,9 @@
  *    the object is written only if the UUID alone tells its name (`namedByUuid`).
  * 3. A half-made reservation, whichever driver began it, is completed with the UUID that it has, never abandoned.
  * 4. Reads are keyed: their cost does not grow with the number of volumes.
+ * 5. The names of volumes and of snapshots may be split over a directory and eleven parts of it: so ceph-csi is to write
+ *    them (its pull request 6353). A name is found in any of them and freed where it is. This driver writes the directory
+ *    alone, which that ceph-csi reads, too.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -29,7 +32,11 @@ export interface Kind {
   /** The key under which the object of a UUID keeps the name of the image, or of the RBD group. */
   readonly imageNameKey: string;
   readonly defaultImagePrefix: string;
+  /** Into how many parts the directory may be split, besides itself: `<directory>.<instance>.<number>`. */
+  readonly parts: number;
 }
+
+const PARTS = 11;
 
 export const VOLUMES: Kind = {
   noun: "volume",
@@ -38,6 +45,7 @@ export const VOLUMES: Kind = {
   requestNameKey: "csi.volname",
   imageNameKey: "csi.imagename",
   defaultImagePrefix: "csi-vol-",
+  parts: PARTS,
 };
 
 export const SNAPSHOTS: Kind = {
@@ -47,6 +55,7 @@ export const SNAPSHOTS: Kind = {
   requestNameKey: "csi.snapname",
   imageNameKey: "csi.imagename",
   defaultImagePrefix: "csi-snap-",
+  parts: PARTS,
 };
 
 /** Further keys of group snapshots are in ./group-snapshots.ts. */
@@ -57,6 +66,7 @@ export const GROUPS: Kind = {
   requestNameKey: "csi.volname",
   imageNameKey: "csi.groupname",
   defaultImagePrefix: "csi-vol-group-",
+  parts: 0,
 };
 
 /** The attributes that the object of a UUID keeps. Those that are absent were never written, or not yet. */
@@ -110,6 +120,8 @@ const FIELDS = {
 } as const;
 
 export const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
+const directoryParts = (kind: Kind, instance: string): readonly string[] =>
+  Array.from({ length: kind.parts }, (_, number) => `${directoryObject(kind, instance)}.${number}`);
 const nameKey = (kind: Kind, requestName: string) => kind.prefix + requestName;
 /** The key beside a volume's name that lists the nodes which have it (lib/journal/published-nodes.ts). ceph-csi looks at keys in `csi.` only. */
 export const nodesKey = (requestName: string) => `csi-rbd.nodes.${requestName}`;
@@ -124,11 +136,11 @@ export const lookUp = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Reservation | undefined, CephError | JournalCorrupt, Rados> {
   const rados = yield* Rados;
   const key = nameKey(kind, requestName);
-  const directory = directoryObject(kind, instance);
   const link = { prefix: kind.prefix, tail: UUID_LENGTH, keys: attributeKeys(kind) };
-  const followed = yield* rados.omapFollow(pool, directory, key, link);
+  const parts = directoryParts(kind, instance);
+  const followed = yield* rados.omapFollow(pool, directoryObject(kind, instance), key, link, parts);
   if (followed === undefined) return undefined;
-  const { value: entry, found } = followed;
+  const { object: directory, value: entry, found } = followed;
   const place = parseEntry(entry);
   if (place === undefined) {
     return yield* new JournalCorrupt({
@@ -284,11 +296,12 @@ export const listNames = (
 ): Effect.Effect<readonly ListedName[] | undefined, CephError, Rados> =>
   Effect.flatMap(Rados, (rados) =>
     Effect.map(
-      rados.omapList(pool, directoryObject(kind, instance), {
-        prefix: kind.prefix,
-        after: nameKey(kind, after),
-        limit,
-      }),
+      rados.omapList(
+        pool,
+        directoryObject(kind, instance),
+        { prefix: kind.prefix, after: nameKey(kind, after), limit },
+        directoryParts(kind, instance),
+      ),
       (page) =>
         page &&
         Array.from(page, ([key, entry]) => ({
@@ -361,15 +374,25 @@ export const freeName = Effect.fnUntraced(function* (
   { requestName, entry }: ReservedName,
 ): Effect.fn.Return<void, CephError, Rados> {
   if (requestName === undefined) return;
+  const rados = yield* Rados;
   const key = nameKey(kind, requestName);
-  yield* (yield* Rados)
-    .omapWrite(pool, directoryObject(kind, instance), {
-      object: "require",
-      compare: { [key]: entry },
-      remove: kind === VOLUMES ? [key, nodesKey(requestName)] : [key],
-    })
-    // The name is free already, or has been given to another volume since.
-    .pipe(Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void));
+  const nodes = kind === VOLUMES ? [nodesKey(requestName)] : [];
+  const directory = directoryObject(kind, instance);
+  /** Removes them if the key has that value. -> whether it had. */
+  const removed = (object: string, value: string, remove: readonly string[]) =>
+    Effect.as(rados.omapWrite(pool, object, { object: "require", compare: { [key]: value }, remove }), true).pipe(
+      Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.succeed(false)),
+    );
+  if (yield* removed(directory, entry, [key, ...nodes])) return;
+  // The name is free already, has been given to another volume since, or is in a part of the directory.
+  const parts = directoryParts(kind, instance);
+  if (parts.length === 0) return;
+  const link = { prefix: kind.prefix, tail: UUID_LENGTH, keys: [] };
+  const found = yield* rados.omapFollow(pool, directory, key, link, parts);
+  if (found === undefined || found.object === directory || found.value !== entry) return;
+  yield* removed(found.object, entry, [key]);
+  // the nodes are kept in the directory, wherever the name is
+  if (nodes.length > 0) yield* removed(directory, "", nodes);
 });
 
 /** Removes the object of a UUID: after `freeName`, as the last step of a removal. */

@@ -32,6 +32,29 @@ export const listingContract = (at: () => Session): void => {
   );
 
   test(
+    "An omap that is split is listed as one, page by page in the order of the bytes",
+    async () => {
+      const { run, pool, fresh } = at();
+      const object = fresh("object");
+      const parts = ["1", "2", "3"].map((part) => `${object}.${part}`);
+      const pageOf = (after: string, limit: number) =>
+        run((ceph) => ceph.omapList(pool, object, { prefix: "k", after, limit }, parts));
+      const write = (name: string, set: Readonly<Record<string, string>>) =>
+        run((ceph) => ceph.omapWrite(pool, name, { object: "exclusive", set }));
+      await write(`${object}.3`, { "k-c": "3", "k-ü": "4", other: "x" });
+      await write(`${object}.1`, { "k-a": "1", "k-\u{10000}": "6" });
+      expect(keysOf(await pageOf("", 10))).toEqual(["k-a", "k-c", "k-ü", "k-\u{10000}"]);
+      await write(object, { "k-b": "2", "k-\uffff": "5" });
+      const all = ["k-a", "k-b", "k-c", "k-ü", "k-\uffff", "k-\u{10000}"];
+      expect(keysOf(await pageOf("", 10))).toEqual(all);
+      expect(keysOf(await pageOf("", 2))).toEqual(all.slice(0, 2));
+      expect(keysOf(await pageOf("k-b", 3))).toEqual(all.slice(2, 5));
+      expect(await pageOf("k-\uffff", 3)).toEqual(new Map([["k-\u{10000}", "6"]]));
+    },
+    LIMIT,
+  );
+
+  test(
     "A pool has space, at most as much as its quota leaves",
     async () => {
       const { run, fails, world, nowhere } = at();

@@ -53,14 +53,37 @@ export const omapContract = (at: () => Session): void => {
       const set = { whole: end, "with more": `more/${end}`, short: "x", nul: "x\0y", empty: "" };
       await run((ceph) => ceph.omapWrite(pool, object, { object: "exclusive", set }));
       expect(await follow("absent")).toBeUndefined();
-      expect(await follow("whole")).toEqual({ value: end, found: undefined });
+      expect(await follow("whole")).toEqual({ object, value: end, found: undefined });
       await run((ceph) => ceph.omapWrite(pool, other, { object: "exclusive", set: { a: "1", b: "2" } }));
-      expect(await follow("whole")).toEqual({ value: end, found: new Map([["a", "1"]]) });
-      expect(await follow("with more")).toEqual({ value: `more/${end}`, found: new Map([["a", "1"]]) });
-      expect(await follow("whole", [])).toEqual({ value: end, found: new Map() });
+      expect(await follow("whole")).toEqual({ object, value: end, found: new Map([["a", "1"]]) });
+      expect(await follow("with more")).toEqual({ object, value: `more/${end}`, found: new Map([["a", "1"]]) });
+      expect(await follow("whole", [])).toEqual({ object, value: end, found: new Map() });
       for (const key of ["short", "nul", "empty"] as const) {
-        expect(await follow(key)).toEqual({ value: set[key], found: undefined });
+        expect(await follow(key)).toEqual({ object, value: set[key], found: undefined });
       }
+    },
+    LIMIT,
+  );
+
+  test(
+    "A key of an omap that is split is found in whichever object it is, and the first object goes before its parts",
+    async () => {
+      const { run, pool, fresh } = at();
+      const [object, other] = [fresh("object"), fresh("object-that-is-led-to")];
+      const parts = ["1", "2", "3"].map((part) => `${object}.${part}`);
+      const [, second = ""] = parts;
+      const to = { prefix: other.slice(0, -8), tail: 8, keys: ["a"] };
+      const follow = (key: string) => run((ceph) => ceph.omapFollow(pool, object, key, to, parts));
+      const write = (name: string, set: Readonly<Record<string, string>>) =>
+        run((ceph) => ceph.omapWrite(pool, name, { object: "exclusive", set }));
+      const end = other.slice(-8);
+      await write(other, { a: "1" });
+      await write(second, { k: end, both: "in the part" });
+      const found = new Map([["a", "1"]]);
+      expect(await follow("k")).toEqual({ object: second, value: end, found });
+      expect(await follow("absent")).toBeUndefined();
+      await write(object, { both: end });
+      expect(await follow("both")).toEqual({ object, value: end, found });
     },
     LIMIT,
   );

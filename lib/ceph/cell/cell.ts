@@ -46,6 +46,10 @@ interface BlockedArg extends ClusterArg {
 interface ObjectArg extends PoolArg {
   readonly object: string;
 }
+/** An object, and further ones with keys of the same omap. */
+interface SplitArg extends ObjectArg {
+  readonly parts: readonly string[];
+}
 interface ImageArg extends PoolArg {
   readonly image: string;
 }
@@ -85,11 +89,11 @@ const calls = {
   omapGet: pooled((io, { object, keys }: ObjectArg & { readonly keys: readonly string[] }) =>
     omaps.omapGet(io, object, keys),
   ),
-  omapFollow: pooled((io, { object, key, to }: ObjectArg & { readonly key: string; readonly to: OmapLink }) =>
-    omaps.omapFollow(io, object, key, to),
+  omapFollow: pooled((io, { object, key, to, parts }: SplitArg & { readonly key: string; readonly to: OmapLink }) =>
+    omaps.omapFollow(io, [object, ...parts], key, to),
   ),
-  omapList: pooled((io, { object, page }: ObjectArg & { readonly page: omaps.Page }) =>
-    omaps.texts(omaps.list(io, object, page)),
+  omapList: pooled((io, { object, page, parts }: SplitArg & { readonly page: omaps.Page }) =>
+    omaps.texts(omaps.listAll(io, [object, ...parts], page)),
   ),
   omapGetMany: pooled((io, { wanted }: PoolArg & { readonly wanted: readonly omaps.Wanted[] }) =>
     omaps.readMany(io, wanted).map(omaps.texts),

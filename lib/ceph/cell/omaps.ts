@@ -56,6 +56,15 @@ export const list = (io: bigint, object: string, page: Page): Map<string, Uint8A
   }
 };
 
+/** Lists a page of an omap that is split over objects; undefined: none of them exists. */
+export const listAll = (io: bigint, objects: readonly string[], page: Page): Map<string, Uint8Array> | undefined => {
+  const found = objects.map((object) => list(io, object, page)).filter((part) => part !== undefined);
+  if (found.length < 2) return found[0];
+  const entries = found.flatMap((part) => [...part]).map((entry) => ({ entry, bytes: Buffer.from(entry[0]) }));
+  const inOrder = entries.toSorted((a, b) => Buffer.compare(a.bytes, b.bytes));
+  return new Map(inOrder.slice(0, page.limit).map(({ entry }) => entry));
+};
+
 interface Part {
   readonly found: Map<string, Uint8Array>;
   readonly more: boolean;
@@ -82,19 +91,31 @@ export const omapGet = (io: bigint, object: string, keys: readonly string[]): Ma
 
 export const exists = (io: bigint, object: string): boolean => omapGet(io, object, []) !== undefined;
 
-/** Reads a key of an object, then the object that the value names. */
+/** Reads a key, which is in one of the objects, then the object that the value names. */
 export const omapFollow = (
   io: bigint,
-  object: string,
+  objects: readonly string[],
   key: string,
   { prefix, tail, keys }: OmapLink,
-): { readonly value: string; readonly found: Map<string, string> | undefined } | undefined => {
-  const value = omapGet(io, object, [key])?.get(key);
-  if (value === undefined) return undefined;
-  const next = prefix + value.slice(-tail);
-  // no object has such a name; the caller reports what is wrong with the value
-  return { value, found: next.includes("\0") ? undefined : omapGet(io, next, keys) };
+): { readonly object: string; readonly value: string; readonly found: Map<string, string> | undefined } | undefined => {
+  for (const [i, values] of readEach(io, objects, [key]).entries()) {
+    const [object, value] = [objects[i], values?.get(key)];
+    if (object === undefined || value === undefined) continue;
+    const next = prefix + value.slice(-tail);
+    // no object has such a name; the caller reports what is wrong with the value
+    return { object, value, found: next.includes("\0") ? undefined : omapGet(io, next, keys) };
+  }
+  return undefined;
 };
+
+/** One object is read without the reads of many. */
+const readEach = (io: bigint, objects: readonly string[], keys: readonly string[]) =>
+  objects.length === 1
+    ? objects.map((object) => omapGet(io, object, keys))
+    : readMany(
+        io,
+        objects.map((object) => ({ object, keys })),
+      ).map(texts);
 
 /** Makes one operation on the OSD that answers entries; undefined: no such object. */
 const readOnce = (

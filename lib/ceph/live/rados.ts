@@ -10,6 +10,7 @@ import { type CephError, PoolNotFound, PoolUnfit } from "../errors.ts";
 import type { ClusterAccess, OmapWrite, PoolUse, RadosCalls } from "../rados.ts";
 import type { Calls } from "./call.ts";
 import { keptForAMoment } from "./recent.ts";
+import { makePartsToRead } from "./split-omaps.ts";
 
 export const radosCalls = (calls: Calls): Effect.Effect<RadosCalls> =>
   Effect.gen(function* () {
@@ -21,6 +22,18 @@ export const radosCalls = (calls: Calls): Effect.Effect<RadosCalls> =>
     const poolName = yield* keptForAMoment((access: ClusterAccess, id: bigint) =>
       inCluster(access, "poolName", { id }, { key: `pool #${id}`, pool: `#${id}` }),
     );
+    // has no key: it only reads, and two of these calls are seldom for the same objects
+    const omapGetMany = call("omapGetMany", ["wanted"], (pool, wanted) => ({
+      subject: `${wanted.length} objects in ${poolLabel(pool)}`,
+      key: undefined,
+    }));
+    const omapFollow = call("omapFollow", ["object", "key", "to", "parts"], (pool, object, key) => ({
+      key: `omapGet ${imageLabel(pool, object)} ${key}`,
+    }));
+    const omapList = call("omapList", ["object", "page", "parts"], (pool, object, { prefix, after }) => ({
+      key: `omapList ${imageLabel(pool, object)} ${prefix} ${after}`,
+    }));
+    const partsToRead = makePartsToRead(omapGetMany);
     return {
       poolId: (access, pool, use) => (use === undefined ? lookUp(access, pool) : proveFit(access, pool, use)),
       poolName,
@@ -31,17 +44,11 @@ export const radosCalls = (calls: Calls): Effect.Effect<RadosCalls> =>
       omapGet: call("omapGet", ["object", "keys"], (pool, object, keys) => ({
         key: `omapGet ${imageLabel(pool, object)} ${keys.join(" ")}`,
       })),
-      omapFollow: call("omapFollow", ["object", "key", "to"], (pool, object, key) => ({
-        key: `omapGet ${imageLabel(pool, object)} ${key}`,
-      })),
-      omapList: call("omapList", ["object", "page"], (pool, object, { prefix, after }) => ({
-        key: `omapList ${imageLabel(pool, object)} ${prefix} ${after}`,
-      })),
-      // has no key: it only reads, and two of these calls are seldom for the same objects
-      omapGetMany: call("omapGetMany", ["wanted"], (pool, wanted) => ({
-        subject: `${wanted.length} objects in ${poolLabel(pool)}`,
-        key: undefined,
-      })),
+      omapFollow: (pool, object, key, to, parts = []) =>
+        Effect.flatMap(partsToRead(pool, parts), (read) => omapFollow(pool, object, key, to, read)),
+      omapList: (pool, object, page, parts = []) =>
+        Effect.flatMap(partsToRead(pool, parts), (read) => omapList(pool, object, page, read)),
+      omapGetMany,
       omapWrite: call("omapWrite", ["object", "write"], (pool, object, write) => ({
         key: `omapWrite ${imageLabel(pool, object)} ${keysOf(write).join(" ")}`,
         changes: true,

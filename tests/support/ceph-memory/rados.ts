@@ -60,19 +60,24 @@ export const radosCalls = (cluster: MemoryCluster, client: object = {}): RadosCa
       return omap && only(omap, keys);
     }),
 
-  omapFollow: (ref, object, key, { prefix, tail, keys }) =>
+  omapFollow: (ref, first, key, { prefix, tail, keys }, parts = []) =>
     call(() => {
       const { objects } = enter(cluster, ref, "rados_read_op_omap_get_vals_by_keys2");
-      const value = objects.get(object)?.get(key);
-      if (value === undefined) return undefined;
+      const object = [first, ...parts].find((name) => objects.get(name)?.has(key));
+      const value = object && objects.get(object)?.get(key);
+      if (object === undefined || value === undefined) return undefined;
       const omap = objects.get(prefix + value.slice(-tail));
-      return { value, found: omap && only(omap, keys) };
+      return { object, value, found: omap && only(omap, keys) };
     }),
 
-  omapList: (ref, object, { prefix, after, limit }) =>
+  omapList: (ref, object, { prefix, after, limit }, parts = []) =>
     call(() => {
-      const omap = enter(cluster, ref, "rados_read_op_omap_get_vals2").objects.get(object);
-      return omap && asOmap(omap).page(prefix, after, limit);
+      const { objects } = enter(cluster, ref, "rados_read_op_omap_get_vals2");
+      const omaps = [object, ...parts].map((name) => objects.get(name)).filter((omap) => omap !== undefined);
+      const [first, ...others] = omaps;
+      if (first === undefined) return undefined;
+      const whole = others.length === 0 ? first : new Map(omaps.flatMap((omap) => [...omap]));
+      return asOmap(whole).page(prefix, after, limit);
     }),
 
   omapGetMany: (ref, wanted) =>

@@ -171,10 +171,10 @@ describe("the journal of a created volume", () => {
           attributes.push(keys);
           return inner.omapGet(pool, object, keys);
         },
-        omapFollow: (pool, object, key, to) => {
+        omapFollow: (pool, object, key, to, parts) => {
           asked.push(key);
           attributes.push(to.keys);
-          return inner.omapFollow(pool, object, key, to);
+          return inner.omapFollow(pool, object, key, to, parts);
         },
         omapList: () => Effect.die("a directory is listed"),
       },
@@ -192,6 +192,56 @@ describe("the journal of a created volume", () => {
     await driver.deleteVolume(deletion(volume.volumeId));
     await settled(cluster);
     expect(poolDump(cluster)).toEqual({ ...NOTHING, objects: { [DIRECTORY]: {} } });
+  });
+});
+
+describe("a directory that is split", () => {
+  const PART = `${DIRECTORY}.7`;
+  const withNameInPart = async () => {
+    const cluster = aCluster();
+    const id = await seedImage(cluster, IMAGE);
+    seed(cluster, {
+      [PART]: { ...NAME_KEY, "csi.volume.pvc-2": OTHER },
+      [OBJECT]: { "csi.volname": "pvc-1", "csi.imagename": IMAGE, "csi.imageid": id },
+    });
+    return cluster;
+  };
+
+  test("A volume whose name is in a part is found by CreateVolume, and nothing is written", async () => {
+    const cluster = await withNameInPart();
+    const before = poolDump(cluster);
+    await using driver = aDriver(cluster);
+    const { volume } = await driver.createVolume(creation());
+    expect(uuidOf(volume.volumeId)).toBe(UUID);
+    expect(poolDump(cluster)).toEqual(before);
+  });
+
+  test("DeleteVolume frees the name in its part, and other names stay", async () => {
+    const cluster = await withNameInPart();
+    seed(cluster, { [DIRECTORY]: { "csi-rbd.nodes.pvc-1": "[]", "csi.volume.pvc-3": OTHER } });
+    await using driver = aDriver(cluster);
+    await driver.deleteVolume(deletion(idIn(2)));
+    await settled(cluster);
+    expect(poolDump(cluster).objects).toEqual({
+      [PART]: { "csi.volume.pvc-2": OTHER },
+      [DIRECTORY]: { "csi.volume.pvc-3": OTHER },
+    });
+  });
+
+  test("DeleteVolume leaves a name in a part that has been given to another volume", async () => {
+    const cluster = await withNameInPart();
+    seed(cluster, { [PART]: { "csi.volume.pvc-1": OTHER, "csi.volume.pvc-2": OTHER } });
+    await using driver = aDriver(cluster);
+    await driver.deleteVolume(deletion(idIn(2)));
+    await settled(cluster);
+    expect(poolDump(cluster).objects).toEqual({ [PART]: { "csi.volume.pvc-1": OTHER, "csi.volume.pvc-2": OTHER } });
+  });
+
+  test("A new name goes to the directory itself", async () => {
+    const cluster = await withNameInPart();
+    await using driver = aDriver(cluster);
+    const { volume } = await driver.createVolume(creation({ name: "pvc-9" }));
+    expect(poolDump(cluster).objects[DIRECTORY]).toEqual({ "csi.volume.pvc-9": uuidOf(volume.volumeId) });
   });
 });
 

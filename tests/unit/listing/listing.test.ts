@@ -29,6 +29,7 @@ import {
   EAST,
   failureOf,
   GIB,
+  objectsOf,
   PARAMETERS,
   SECRETS,
   seed,
@@ -94,6 +95,22 @@ describe("ListVolumes", () => {
     expect(nextToken).toBe("");
     await lister.deleteVolume(deletion(one.volumeId));
     expect((await lister.listVolumes()).entries.map(({ volume }) => volume.volumeId)).toEqual([two.volumeId]);
+  });
+
+  test("ListVolumes lists the names in the parts of a split directory with the others, page by page", async () => {
+    const cluster = aCluster();
+    await using lister = aDriver(cluster, LISTING);
+    const made: string[] = [];
+    for (const name of ["pvc-1", "pvc-2", "pvc-3", "pvc-4"]) {
+      made.push((await lister.createVolume(creation({ name }))).volume.volumeId);
+    }
+    const objects = objectsOf(cluster);
+    const names = objects.get("csi.volumes.default");
+    for (const [part, name] of ["csi.volume.pvc-2", "csi.volume.pvc-3"].entries()) {
+      objects.set(`csi.volumes.default.${part * 10}`, new Map([[name, names?.get(name) ?? ""]]));
+      names?.delete(name);
+    }
+    expect(await allVolumes(lister, 3)).toEqual([made.slice(0, 3), made.slice(3)]);
   });
 
   test("ListVolumes covers each cluster, namespace and pool once, and no other driver's journal", async () => {
