@@ -96,7 +96,8 @@ export class AccessDenied extends Data.TaggedError("AccessDenied")<
     if (this.caps !== undefined) {
       return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. It takes ${this.caps}: add that with "ceph auth caps client.${this.user}", which replaces all caps, so name the others too`;
     }
-    return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. Compare the key in the secret with "ceph auth get client.${this.user}", and its caps with mon, osd and mgr "profile rbd"`;
+    const prefixed = this.user.startsWith("client.") ? "Write userID without client. in front, or c" : "C";
+    return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. ${prefixed}ompare the key in the secret with "ceph auth get client.${this.user}", and its caps with mon, osd and mgr "profile rbd"`;
   }
 }
 /** Ceph did not answer within the limit. The outcome of a write is unknown. */

@@ -12,6 +12,7 @@ import * as Effect from "effect/Effect";
 import * as Equal from "effect/Equal";
 import * as Exit from "effect/Exit";
 import * as Hash from "effect/Hash";
+import * as Redacted from "effect/Redacted";
 import type { CephError } from "../errors.ts";
 import type { ClusterAccess } from "../rados.ts";
 
@@ -19,7 +20,7 @@ const KEPT = Duration.seconds(1);
 /** Far more than a driver has pools. */
 const CAPACITY = 1_000;
 
-/** A question. It is the same with another key of the same user: the next call refuses a wrong key. */
+/** A question. With another key of the same user it is another one: who asks with a wrong key fails alone. */
 class Asked<Name extends string | bigint> implements Equal.Equal {
   readonly #text: string;
 
@@ -27,7 +28,8 @@ class Asked<Name extends string | bigint> implements Equal.Equal {
     readonly access: ClusterAccess,
     readonly name: Name,
   ) {
-    this.#text = `${access.user} ${access.monitors.join(",")} ${name}`;
+    const key = Redacted.value(access.key);
+    this.#text = `${access.user} ${key} ${access.monitors.join(",")} ${name}`;
   }
 
   [Hash.symbol](): number {
