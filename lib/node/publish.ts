@@ -81,7 +81,7 @@ const proveAllowed = Effect.fnUntraced(function* (
   const list = (imageMeta.kind === "read" ? imageMeta.meta.serviceAccounts : "") || pod.allowed;
   if (list === "") return;
   const allowed = accountsIn(list);
-  const restricted = `is for pods with the ServiceAccount ${allowed.map(oneLine).join(" or ") || "of no name"}`;
+  const restricted = `is for pods with the ServiceAccount ${allowed.map((name) => oneLine(name)).join(" or ") || "of no name"}`;
   if (pod.serviceAccount === "") {
     const text = `volume ${volumeId} ${restricted}, and kubelet does not say which one the pod has: any pod gets it. Set podInfoOnMount: true in the CSIDriver object`;
     return yield* remark([text]);

@@ -143,6 +143,8 @@ describe("a volume that is for the pods of some ServiceAccounts", () => {
       expect(failure?.code).toBe("PERMISSION_DENIED");
       expect(failure?.message).toContain('; pod "shop/till-0" has "tills"');
       expect(failure?.message).toContain(META);
+      const names = list.split(",").map((name) => JSON.stringify(name.trim()));
+      expect(failure?.message).toContain(`is for pods with the ServiceAccount ${names.join(" or ")};`);
       expect(host.dump()).toEqual(before);
       await next.publish(byPod("till"));
       expect(at(host, TARGET)).toHaveLength(1);
