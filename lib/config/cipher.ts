@@ -28,6 +28,8 @@ const schema = z.object({
   integrityMode: text.default(""),
 });
 
+export const CIPHER_PARAMETERS: readonly string[] = Object.keys(schema.shape);
+
 const UNSERVED = "is not served: this release makes volumes without integrity. Leave it out";
 
 export const readCipher = (parameters: ParameterMap): Result.Result<Cipher, InvalidParameter> => {

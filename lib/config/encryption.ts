@@ -36,6 +36,10 @@ const fields = z.object({
   encryptionKMSID: text.default(""),
 });
 
+export const ENCRYPTION_PARAMETERS: readonly string[] = [switchField, fields].flatMap(({ shape }) =>
+  Object.keys(shape),
+);
+
 /** `undefined`: the volume is plain. */
 export const readEncryption = (parameters: ParameterMap): Result.Result<Encryption | undefined, InvalidParameter> =>
   Result.gen(function* () {

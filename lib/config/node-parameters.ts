@@ -11,8 +11,8 @@ import { resolve } from "node:path";
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { hasControl, oneLine } from "../text/printable.ts";
-import { type Cipher, readCipher } from "./cipher.ts";
-import { type Encryption, proveServed, readEncryption } from "./encryption.ts";
+import { type Cipher, CIPHER_PARAMETERS, readCipher } from "./cipher.ts";
+import { type Encryption, ENCRYPTION_PARAMETERS, proveServed, readEncryption } from "./encryption.ts";
 import { InvalidParameter } from "./errors.ts";
 import { mapsReadOnly, refusalOfUnmapOptions } from "./krbd-options.ts";
 import { type MapOptions, NO_MAP_OPTIONS, parseMapOptions } from "./map-options.ts";
@@ -63,6 +63,12 @@ const schema = z.object({
   mkfsOptions: arguments_.optional(),
 });
 type Fields = z.output<typeof schema>;
+/** The names of all parameters that a node reads. */
+export const NODE_PARAMETERS: readonly string[] = [
+  ...Object.keys(schema.shape),
+  ...CIPHER_PARAMETERS,
+  ...ENCRYPTION_PARAMETERS,
+];
 
 export const isLogStrategy = (word: string): word is LogStrategy => ["remove", "compress", "preserve"].includes(word);
 

@@ -11,11 +11,13 @@ import * as Result from "effect/Result";
 import * as z from "zod";
 import { type ImageFeatures, parseImageFeatures } from "../ceph/features.ts";
 import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
+import { closest } from "../text/closest.ts";
+import { oneLine } from "../text/printable.ts";
 import type { Encryption } from "./encryption.ts";
 import { InvalidParameter } from "./errors.ts";
 import { lockingOption, refusalOfMapOptions } from "./krbd-options.ts";
 import { readNamePrefix } from "./name-prefix.ts";
-import { asksReadOnly, type NodeParameters, parseNodeParameters } from "./node-parameters.ts";
+import { asksReadOnly, NODE_PARAMETERS, type NodeParameters, parseNodeParameters } from "./node-parameters.ts";
 import { name, type ParameterMap, read, readParameters } from "./parameter-kinds.ts";
 
 export interface VolumeParameters {
@@ -144,6 +146,18 @@ const typed = (fields: Fields): Omit<VolumeParameters, OfNodes> => ({
   objectOrder: fields.objectSize,
 });
 
+const NAMES: readonly string[] = [...Object.keys(schema.shape), ...NODE_PARAMETERS];
+
+/** On parameters that nobody reads, and that are almost one which the class lacks. */
+const remarksOnNames = (parameters: ParameterMap): readonly string[] => {
+  const lacking = NAMES.filter((each) => !Object.hasOwn(parameters, each));
+  return Object.keys(parameters).flatMap((written): readonly string[] => {
+    if (NAMES.includes(written) || written.includes("/")) return [];
+    const meant = closest(written, lacking);
+    return meant === undefined ? [] : [`parameter ${oneLine(written)} has no effect: write ${meant}`];
+  });
+};
+
 /** Reads the parameters of a volume to be created, and proves that a node would stage it. Names the field that is wrong. */
 export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeParameters, InvalidParameter> =>
   Result.gen(function* () {
@@ -158,7 +172,13 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const refused = unmappable(fields, node);
     if (refused !== undefined)
       return yield* Result.fail(new InvalidParameter({ field: refused[0], reason: refused[1] }));
-    const ofNodes = { mappedBy: mappedBy(node), mapsReadOnly: asksReadOnly(node), mkfsOptions, encryption, remarks };
+    const ofNodes = {
+      mappedBy: mappedBy(node),
+      mapsReadOnly: asksReadOnly(node),
+      mkfsOptions,
+      encryption,
+      remarks: [...remarks, ...remarksOnNames(parameters)],
+    };
     return { ...typed(fields), ...ofNodes };
   });
 

@@ -52,6 +52,10 @@ test.each<[Record<string, string>, string[]]>([
     { mounter: "rbd-nbd", cephLogStrategy: "rotate" },
     ['parameter cephLogStrategy: "rotate" is unknown, so logs are kept: write remove, compress or preserve'],
   ],
+  [{ imageFeature: "layering" }, ['parameter "imageFeature" has no effect: write imageFeatures']],
+  [{ dataPol: "ec" }, ['parameter "dataPol" has no effect: write dataPool']],
+  [{ encryptionKmsID: "vault" }, ['parameter "encryptionKmsID" has no effect: write encryptionKMSID']],
+  [{ imageFormat: "2", baseIops: "100", "csi.storage.k8s.io/fstyp": "ext4", thickProvision: "true" }, []],
 ])("The parser accepts the parameters %j, and remarks what has no effect", (more, remarks) => {
   expect(ok(more).remarks).toEqual(remarks);
 });
