@@ -8,6 +8,8 @@ import { rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { startCeph } from "../rig/ceph.ts";
 import { temporaryFolder } from "../rig/folder.ts";
+import { helmBinary } from "../rig/helm.ts";
+import { kubeProgram } from "../rig/kubernetes/program.ts";
 import { type Cluster, clusterLacks, startCluster, tell } from "./cluster.ts";
 import { steps } from "./steps.ts";
 
@@ -34,11 +36,14 @@ const tellSteps = async (cluster: Cluster): Promise<void> => {
   }
 };
 
-const leaveRunning = async ({ plane, node }: Cluster): Promise<void> => {
+const leaveRunning = async ({ plane, node }: Cluster, cephConf: string): Promise<void> => {
   console.log(`
 Kubernetes, Ceph and the driver stay until this is interrupted (Ctrl-C):
-  KUBECONFIG=${plane.kubeconfig}
-  the StorageClass and the VolumeSnapshotClass are named rbd; the node has the image docker.io/rig/busybox:1
+  export KUBECONFIG=${plane.kubeconfig}
+  alias kubectl="${await kubeProgram()} kubectl" helm="${await helmBinary()}" rbd="rbd -c ${cephConf}" ceph="ceph -c ${cephConf}"
+  StorageClass, VolumeSnapshotClass and Secret are named rbd, the clusterID and the pool are rig and rbd, and the node has
+  the image docker.io/rig/busybox:1. The node plugin is a pod; the controller is a process beside Kubernetes, so the
+  Deployment has no replicas
   logs of kubelet and containerd: ${node.out}; of the control plane: ${plane.dir}/log;
   of the driver's controller and the sidecars: ${join(dirname(plane.dir), "controller", "log")}`);
   await Promise.race([interrupted(), node.broken]);
@@ -61,7 +66,7 @@ const main = async (): Promise<void> => {
         throw error;
       });
       console.log(`\nall of it worked, in ${seconds(started)}.`);
-      if (keep) await leaveRunning(cluster);
+      if (keep) await leaveRunning(cluster, join(dir, "ceph", "ceph.conf"));
     } finally {
       await cluster.stop();
     }

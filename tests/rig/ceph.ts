@@ -206,8 +206,9 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
 
   const start = (name: Daemon): void => {
     const [, id = ""] = name.split(".");
-    // pdeathsig survives exec, not fork: `-f` keeps the daemon in the process that is spawned here
-    const before = options.detached === true ? ["setsid"] : ["setpriv", "--pdeathsig", "KILL", "--"];
+    // pdeathsig survives exec, not fork: `-f` keeps the daemon in the process that is spawned here. In a session of its
+    // own no Ctrl-C reaches it: whoever started it stops it.
+    const before = options.detached === true ? ["setsid"] : ["setpriv", "--pdeathsig", "KILL", "--", "setsid"];
     const log = openSync(`${dir}/log/${name}.out`, "a");
     const child = Bun.spawn([...before, ...argvAt(place, [programs[name], "-f", "-c", conf, "-i", id])], {
       env: envAt(place),

@@ -167,7 +167,7 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
     const memMiB = options.memMiB ?? Math.min(6144, Math.floor(totalmem() / 2 ** 21));
     const machine = Bun.spawn(
       [
-        ...words("setpriv --pdeathsig KILL -- qemu-system-x86_64 -accel tcg,thread=multi -cpu max"),
+        ...words("setpriv --pdeathsig KILL -- setsid qemu-system-x86_64 -accel tcg,thread=multi -cpu max"),
         ...words(`-smp ${Math.min(cpus().length, 4)} -m ${memMiB} -display none -vga none -monitor none`),
         ...words("-serial stdio -no-reboot"),
         ...words(networkCard(options)),

@@ -66,7 +66,7 @@ export const startProcess = (
   for (const sub of ["run", "log"]) mkdirSync(join(dir, sub), { recursive: true });
   const log = openSync(logOf(dir, name), "a");
   // both replace themselves by the command, so the pid is the command's own
-  const before = detached ? ["setsid", "--"] : ["setpriv", "--pdeathsig", "KILL", "--"];
+  const before = detached ? ["setsid", "--"] : ["setpriv", "--pdeathsig", "KILL", "--", "setsid"];
   const child = Bun.spawn([...before, ...command], {
     cwd: dir,
     env: { ...process.env, ...env },
