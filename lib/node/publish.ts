@@ -16,6 +16,7 @@ import { compensated, type Compensations, step } from "../operations/compensatio
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { FOLDER_ROOT, unlockedFolder } from "./crypt-folder.ts";
 import { guardDevice } from "./device.ts";
 import { proveMounted, provePublished, unmountAll } from "./mounts.ts";
 import { otherMounts, type ShownDevice, shownBy } from "./staged-device.ts";
@@ -29,6 +30,8 @@ export interface PublishSpec {
   readonly targetPath: string;
   readonly access: Capability["access"];
   readonly readOnly: boolean;
+  /** Whether its files are encrypted: then the folder with them is bound, and not the filesystem's root. */
+  readonly encryptedFiles: boolean;
   /** Whether the volume may be published at one target path only. */
   readonly once: boolean;
 }
@@ -51,11 +54,13 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   const readOnly = spec.readOnly || staged.readOnly;
   const resolved = yield* host.resolvePath(targetPath);
   const existing = resolved === undefined ? undefined : mountsAt(now.mountTable, resolved).at(-1);
-  if (existing !== undefined) return yield* provePublished(device, existing, readOnly);
+  const root = spec.encryptedFiles ? FOLDER_ROOT : undefined;
+  if (existing !== undefined) return yield* provePublished(device, existing, readOnly, root);
   const publishedAt = otherMounts(now.mountTable, device, [point]);
   if (once && publishedAt.length > 0) return yield* publishedElsewhere(spec, publishedAt);
   if (kind === "block") yield* stage("guard device", guardDevice(device, readOnly, publishedAt));
-  yield* compensated(bindTarget({ ...spec, readOnly }, staged));
+  const source = spec.encryptedFiles ? yield* unlockedFolder(spec.volumeId, point) : point;
+  yield* compensated(bindTarget({ ...spec, readOnly }, { ...staged, source, root }));
 });
 
 interface StagedHere extends ShownDevice {
@@ -93,9 +98,15 @@ const publishedElsewhere = ({ volumeId }: PublishSpec, publishedAt: readonly str
     holders: publishedAt,
   });
 
+interface ToBind extends StagedHere {
+  readonly source: string;
+  /** Of the filesystem, where it is not the whole of it. */
+  readonly root: string | undefined;
+}
+
 const bindTarget = Effect.fnUntraced(function* (
   { access, readOnly, targetPath }: PublishSpec,
-  { device, kind, options: staged, point }: StagedHere,
+  { device, kind, options: staged, source, root }: ToBind,
 ): Effect.fn.Return<void, HostError | Precondition, Compensations | Host> {
   const host = yield* Host;
   const make = kind === "block" ? host.makeFile(targetPath) : host.makeDirectory(targetPath);
@@ -103,6 +114,6 @@ const bindTarget = Effect.fnUntraced(function* (
   const target = (yield* host.resolvePath(targetPath)) ?? targetPath;
   const flags = access.kind === "filesystem" ? access.mountFlags : [];
   const options = bindOptions({ flags, readOnly }, staged);
-  yield* step("bind", host.mount({ source: point, target, options }), { undo: () => unmountAll(target) });
-  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly, options));
+  yield* step("bind", host.mount({ source, target, options }), { undo: () => unmountAll(target) });
+  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly, options, root));
 });

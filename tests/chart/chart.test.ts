@@ -406,7 +406,9 @@ describe("for both", () => {
       }
       // more than the driver gives itself (--probe-timeout, 3s)
       expect(at(driver, "livenessProbe.timeoutSeconds")).toBeGreaterThan(3);
-      const [period, failures] = ["periodSeconds", "failureThreshold"].map((name) => at(driver, `startupProbe.${name}`));
+      const [period, failures] = ["periodSeconds", "failureThreshold"].map((name) =>
+        at(driver, `startupProbe.${name}`),
+      );
       expect(Number(period) * Number(failures), "seconds to start").toBe(300);
     }
     const none = await render({ nodeplugin: { healthPort: 0 } });
