@@ -16,7 +16,6 @@
  * 3. The key is asked of its store before anything is mapped.
  */
 import * as Effect from "effect/Effect";
-import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { Precondition } from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";

@@ -15,7 +15,7 @@ import type { ConfigError } from "../config/errors.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { InvalidRequest, type Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
 
 export interface SourceVolumeSpec {

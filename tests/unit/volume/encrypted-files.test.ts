@@ -57,15 +57,15 @@ const filesOf = (kmsId: string) => ({
 /** `keeper` and `safe` keep keys, `words` and `more-words` have a passphrase, `wrapper` only wraps. */
 const aWorld = () => {
   const cluster = aCluster();
-  const [kept, safe]: Kept[] = [new Map(), new Map()] as [Kept, Kept];
+  const [kept, safe]: readonly [Kept, Kept] = [new Map(), new Map()];
   const stores = {
-    keeper: keepingStore(kept!),
-    safe: keepingStore(safe!, "safe"),
+    keeper: keepingStore(kept),
+    safe: keepingStore(safe, "safe"),
     words: metadataStore(keyOf("words"), "a Secret"),
     "more-words": metadataStore(keyOf("words"), "a Secret"),
     wrapper: wrappingStore(),
   };
-  return { cluster, kept: kept!, safe: safe!, stores };
+  return { cluster, kept, safe, stores };
 };
 type World = ReturnType<typeof aWorld>;
 
@@ -270,8 +270,8 @@ describe("Copies of volumes with encrypted files", () => {
     const id = await staged(driver, world);
     const ask = () => driver.createGroup({ name: "group-1", sourceVolumeIds: [id], secrets });
     let { groupSnapshot } = await ask();
-    while (groupSnapshot?.readyToUse === false) ({ groupSnapshot } = await ask());
-    const [member] = groupSnapshot?.snapshots ?? [];
+    while (!groupSnapshot.readyToUse) ({ groupSnapshot } = await ask());
+    const [member] = groupSnapshot.snapshots;
     expect(world.kept.get(member?.snapshotId ?? "")).toBe(KEY);
     expect(metaOf(world.cluster, holderOf(member?.snapshotId ?? ""))["rbd.csi.ceph.com/encrypted"]).toBeUndefined();
   });
