@@ -99,6 +99,8 @@ const PROTECTOR = "ceph-csi";
 interface Protector {
   readonly id: string;
   readonly source: CryptFolderKey["source"];
+  /** Whether others unlock the folder, too. */
+  readonly isOneOfMany: boolean;
 }
 
 const unlessAbsent = (path: string): readonly string[] => {
@@ -171,12 +173,14 @@ const some = (names: readonly string[]): string =>
   `${names.slice(0, MOST_NAMES).join(", ")}${names.length > MOST_NAMES ? ", …" : ""}`;
 
 /** `8bb02f824a1282b4  No      raw key protector "ceph-csi"`, or `custom protector`. The only one may have any name. */
+const ALONE = /Protected with 1 protector:/;
 const protectorIn = (status: string): Protector | undefined => {
   const all = [...status.matchAll(/^([0-9a-f]{16})\s.*?(raw key|custom) protector "(.*)"$/gm)].map(
     ([, id = "", source, name]) => ({
       id,
       name,
       source: source === "raw key" ? ("raw_key" as const) : ("custom_passphrase" as const),
+      isOneOfMany: !ALONE.test(status),
     }),
   );
   return all.find(({ name }) => name === PROTECTOR) ?? (all.length === 1 ? all[0] : undefined);
@@ -258,9 +262,9 @@ export const setUpCryptFolder = (request: PlainKeys<CryptFolderKey>): CryptFolde
   if (state.kind === "other") return refused(state.reason);
   if (state.kind === "locked" || state.kind === "unlocked")
     return refused(`its ${ENCRYPTED_FOLDER} is encrypted by now`);
-  // What is removed here encrypts nothing: the folder is empty, or `rmdir` fails.
-  if (state.kind === "half-made") for (const path of keyFiles(point)) unlinkSync(path);
+  // First the folder, which fails unless it is empty: the keys that go then encrypt nothing.
   if (pathKind(folder) === "directory") rmdirSync(folder);
+  if (state.kind === "half-made") for (const path of keyFiles(point)) unlinkSync(path);
   const metadata = `${point}/${METADATA}`;
   const made = [metadata, ...KEYS.map((kind) => `${metadata}/${kind}`), folder];
   for (const path of made) makeFolder(path);
@@ -290,8 +294,8 @@ export const unlockCryptFolder = (request: PlainKeys<CryptFolderKey>): CryptFold
   const key = given(request);
   if (typeof key === "string") return refused(key);
   const folder = `${point}/${ENCRYPTED_FOLDER}`;
-  const chosen = `--unlock-with=${point}:${protector.id}`;
-  const done = fscrypt(["unlock", folder, chosen, "--quiet", ...key.argv], key.input);
+  const chosen = protector.isOneOfMany ? [`--unlock-with=${point}:${protector.id}`] : [];
+  const done = fscrypt(["unlock", folder, ...chosen, "--quiet", ...key.argv], key.input);
   if (done.code !== 0) return answerOf("fscrypt unlock", done);
   return afterChange("fscrypt unlock", () => proveUnlocked(point, "unlock"));
 };
