@@ -24,7 +24,6 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
-import { hasControl } from "../text/printable.ts";
 import { failure, type Finished, outputOf, run, SYSTEM_FAILED } from "./child.ts";
 import { midway, type PlainKeys } from "./cryptsetup.ts";
 import { afterChange } from "./errno.ts";
@@ -202,14 +201,17 @@ interface Given {
   readonly input: { readonly text: string; readonly bytes: Uint8Array };
 }
 
+/** fscrypt reads a passphrase as if it were typed: these end it, give it up, or take the character before them away. */
+// oxlint-disable-next-line no-control-regex -- control characters are what it looks for
+const TYPED = /[\u0003\u0004\b\n\r\u007f]/;
+
 /** How fscrypt gets the key; a text says why it cannot. */
 const given = ({ source, key }: PlainKeys<CryptFolderKey>): Given | string => {
   if (source === "raw_key") {
     return { argv: ["--key=/proc/self/fd/0"], input: { text: key, bytes: rawKey(key) } };
   }
-  // fscrypt reads it as if it were typed: a line end ends it, and other control characters edit it.
-  if (hasControl(key)) {
-    return "the passphrase has a line end or another control character, which fscrypt does not take. Write it into its Secret without";
+  if (TYPED.test(key)) {
+    return "the passphrase has a line end or another key of a terminal, which fscrypt does not take. Write it into its Secret without";
   }
   return { argv: [], input: { text: key, bytes: Buffer.from(key) } };
 };
