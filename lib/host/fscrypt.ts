@@ -171,8 +171,9 @@ const MOST_NAMES = 3;
 const some = (names: readonly string[]): string =>
   `${names.slice(0, MOST_NAMES).join(", ")}${names.length > MOST_NAMES ? ", …" : ""}`;
 
-/** `8bb02f824a1282b4  No      raw key protector "ceph-csi"`, or `custom protector`. The only one may have any name. */
 const ALONE = /Protected with 1 protector:/;
+
+/** `8bb02f824a1282b4  No      raw key protector "ceph-csi"`, or `custom protector`. The only one may have any name. */
 const protectorIn = (status: string): Protector | undefined => {
   const all = [...status.matchAll(/^([0-9a-f]{16})\s.*?(raw key|custom) protector "(.*)"$/gm)].map(
     ([, id = "", source, name]) => ({
