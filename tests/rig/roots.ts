@@ -90,8 +90,7 @@ export const rootFor = async (
 ): Promise<string | undefined> => {
   if (release === (await hostRelease())) return undefined;
   const codename = codenames[release];
-  // with other packages it is another root
-  const root = join(cacheFolder("roots"), `${codename}-${Bun.hash(packages.join(" ")).toString(36)}`);
+  const root = join(cacheFolder("roots"), codename);
   if (existsSync(root)) return root;
   say(`making a Debian ${codename} root with Ceph ${release}: ${root}`);
   const unfinished = `${root}.${process.pid}`;
