@@ -11,8 +11,15 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
+import { isOfFiles, readEncryption } from "../lib/config/encryption.ts";
 import type { Flags } from "../lib/config/flags.ts";
-import { filesystemsOf, readCapabilities, readCapability, refusalOfTypes } from "../lib/csi/capability.ts";
+import {
+  filesystemsOf,
+  readCapabilities,
+  readCapability,
+  refusalOfFileEncryption,
+  refusalOfTypes,
+} from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
 import { type CsiSnapshot, snapshotMessage } from "../lib/csi/messages.ts";
 import { Kubernetes } from "../lib/fencing/kubernetes.ts";
@@ -94,6 +101,9 @@ const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequ
   const refusal = refusalOfTypes("volume_capabilities", capabilities);
   if (refusal !== undefined) return yield* new InvalidRequest(refusal);
   const { parameters, mutableParameters, secrets, capacityRange, accessibilityRequirements } = request;
+  const encryption = yield* Effect.fromResult(readEncryption(parameters));
+  const unfit = isOfFiles(encryption) ? refusalOfFileEncryption("volume_capabilities", capabilities) : undefined;
+  if (unfit !== undefined) return yield* new InvalidRequest(unfit);
   const topology = requirement(accessibilityRequirements);
   const filesystems = filesystemsOf(capabilities);
   const size = capacityRange ?? {};
@@ -162,6 +172,9 @@ const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolum
   if (Result.isFailure(read)) return { message: read.failure.message };
   const wrongType = refusalOfTypes("volume_capabilities", read.success);
   if (wrongType !== undefined) return { message: new InvalidRequest(wrongType).message };
+  const ofFiles = isOfFiles(context.success.encryption);
+  const unfit = ofFiles ? refusalOfFileEncryption("volume_capabilities", read.success) : undefined;
+  if (unfit !== undefined) return { message: new InvalidRequest(unfit).message };
   const limits = readMutableParameters(mutableParameters);
   if (Result.isFailure(limits)) return { message: limits.failure.message };
   const tooSmall = yield* refusalOfBlankImage(image, filesystemsOf(read.success), context.success.mkfsOptions);

@@ -9,11 +9,12 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
+import { isOfFiles, readEncryption } from "../lib/config/encryption.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import type { InvalidSecret } from "../lib/config/errors.ts";
 import { asksReadOnly, parseNodeParameters } from "../lib/config/node-parameters.ts";
 import { parseCredentials } from "../lib/config/secrets.ts";
-import { type Capability, readCapability } from "../lib/csi/capability.ts";
+import { type Capability, readCapability, refusalOfEncryptedFiles } from "../lib/csi/capability.ts";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
 import { refusalOfType } from "../lib/csi/filesystems.ts";
 import { POD_ACCOUNT, PUBLISHED_ACCOUNTS } from "../lib/csi/service-accounts.ts";
@@ -88,6 +89,8 @@ const stageSpec = Effect.fnUntraced(function* (
   if (refusal !== undefined) {
     return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason: refusal });
   }
+  const unfit = isOfFiles(context.encryption) ? refusalOfEncryptedFiles(access) : undefined;
+  if (unfit !== undefined) return yield* new InvalidRequest({ field: "volume_capability", reason: unfit });
   const mappedReadOnly = asksReadOnly(context);
   const readOnly = capability.readOnly || mappedReadOnly;
   // The filesystem of a single reader may have a journal to replay, so its device is writable.
@@ -118,6 +121,10 @@ const podOf = ({ volumeContext, publishContext }: NodePublishVolumeRequest): Pub
   };
 };
 
+/** As no stage takes a context that cannot be read, such a volume has none. */
+const hasEncryptedFiles = (context: Readonly<Record<string, string>>): boolean =>
+  Result.match(readEncryption(context), { onFailure: () => false, onSuccess: isOfFiles });
+
 const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeRequest): Checked<PublishSpec> {
   const { access, mode, readOnly } = yield* capabilityOf(request);
   const volumeId = yield* volumeIdOf(request.volumeId);
@@ -125,7 +132,19 @@ const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeReque
   const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
   const once = mode === Mode.SINGLE_NODE_SINGLE_WRITER;
   const takesNoWrites = request.readonly || readOnly || isMappedReadOnly(request.volumeContext);
-  return { volumeId, stagingPath, targetPath, access, readOnly: takesNoWrites, once, pod: podOf(request) };
+  const encryptedFiles = hasEncryptedFiles(request.volumeContext);
+  const unfit = encryptedFiles ? refusalOfEncryptedFiles(access) : undefined;
+  if (unfit !== undefined) return yield* new InvalidRequest({ field: "volume_capability", reason: unfit });
+  return {
+    volumeId,
+    stagingPath,
+    targetPath,
+    access,
+    readOnly: takesNoWrites,
+    encryptedFiles,
+    once,
+    pod: podOf(request),
+  };
 });
 
 const unpublishSpec = Effect.fnUntraced(function* (request: NodeUnpublishVolumeRequest): Checked<UnpublishSpec> {

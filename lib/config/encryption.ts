@@ -9,7 +9,7 @@
 import * as Result from "effect/Result";
 import * as z from "zod";
 import { oneLine } from "../text/printable.ts";
-import { InvalidParameter } from "./errors.ts";
+import type { InvalidParameter } from "./errors.ts";
 import { bool, type ParameterMap, readParameters, text } from "./parameter-kinds.ts";
 
 /** How a volume is encrypted. */
@@ -31,7 +31,7 @@ const switchField = z.object({ encrypted: bool.default(false) });
 
 const fields = z.object({
   encryptionType: z
-    .enum(["block", "file"], { error: ({ input }) => `is ${oneLine(String(input))}: write block` })
+    .enum(["block", "file"], { error: ({ input }) => `is ${oneLine(String(input))}: write block or file` })
     .default("block"),
   encryptionKMSID: text.default(""),
 });
@@ -49,14 +49,11 @@ export const readEncryption = (parameters: ParameterMap): Result.Result<Encrypti
     return { kmsId: encryptionKMSID || DEFAULT_KMS, type };
   });
 
-/** What this release serves of it: whole devices. */
-export const proveServed = (
-  encryption: Encryption | undefined,
-): Result.Result<Encryption | undefined, InvalidParameter> => {
-  if (encryption?.type !== "file") return Result.succeed(encryption);
-  const reason = "is file, and this release encrypts whole devices only: write block, or leave it out";
-  return Result.fail(new InvalidParameter({ field: "encryptionType", reason }));
-};
+/** Whether the files in the volume are encrypted, and not its device. */
+export const isOfFiles = (encryption: Encryption | undefined): boolean => encryption?.type === "file";
+
+/** Whether an image has a LUKS header in front of what pods see. */
+export const hasHeader = (encryption: Encryption | undefined): boolean => encryption?.type === "block";
 
 /** From what the journal keeps; drivers before ceph-csi 3.8 wrote no type, and knew `block` alone. */
 export const encryptionIn = (

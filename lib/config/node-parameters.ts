@@ -12,7 +12,7 @@ import * as Result from "effect/Result";
 import * as z from "zod";
 import { hasControl, oneLine } from "../text/printable.ts";
 import { type Cipher, CIPHER_PARAMETERS, readCipher } from "./cipher.ts";
-import { type Encryption, ENCRYPTION_PARAMETERS, proveServed, readEncryption } from "./encryption.ts";
+import { type Encryption, ENCRYPTION_PARAMETERS, readEncryption } from "./encryption.ts";
 import { InvalidParameter } from "./errors.ts";
 import { mapsReadOnly, refusalOfUnmapOptions } from "./krbd-options.ts";
 import { type MapOptions, NO_MAP_OPTIONS, parseMapOptions } from "./map-options.ts";
@@ -36,7 +36,7 @@ export interface NodeParameters {
   readonly mkfsOptions: readonly string[] | undefined;
   /** `undefined`: the volume is plain. */
   readonly encryption: Encryption | undefined;
-  /** Of an encrypted volume. */
+  /** Of a volume that is encrypted as a whole device. */
   readonly cipher: Cipher;
   /** What has no effect, for the log. */
   readonly remarks: readonly string[];
@@ -101,7 +101,7 @@ export const parseNodeParameters = (parameters: ParameterMap): Result.Result<Nod
     const refusal = refusalOf(fields.mounter, fields.unmapOptions);
     if (refusal !== undefined) return yield* Result.fail(refusal);
     const cipher = yield* readCipher(parameters);
-    const encryption = yield* Result.flatMap(readEncryption(parameters), proveServed);
+    const encryption = yield* readEncryption(parameters);
     return {
       mounter: fields.mounter === "rbd-nbd" ? "rbd-nbd" : "rbd",
       tryOtherMounters: fields.tryOtherMounters,

@@ -6,7 +6,7 @@
 import * as Result from "effect/Result";
 import { type VolumeCapability, VolumeCapability_AccessMode_Mode as Mode } from "../gen/csi_pb.ts";
 import { InvalidRequest } from "./errors.ts";
-import { refusalOfType } from "./filesystems.ts";
+import { FILE_ENCRYPTION, refusalOfType } from "./filesystems.ts";
 import { readMountFlags } from "./mount-flags.ts";
 
 export interface Capability {
@@ -89,4 +89,25 @@ export const refusalOfTypes = (
     if (reason !== undefined) return { field: `${field}[${at}].mount.fs_type`, reason };
   }
   return undefined;
+};
+
+/** The first capability with which no files are encrypted (encryptionType file); `undefined`: all serve. */
+export const refusalOfFileEncryption = (
+  field: string,
+  capabilities: readonly Pick<Capability, "access">[],
+): { readonly field: string; readonly reason: string } | undefined => {
+  for (const [at, { access }] of capabilities.entries()) {
+    const reason = refusalOfEncryptedFiles(access);
+    if (reason !== undefined) return { field: `${field}[${at}]`, reason };
+  }
+  return undefined;
+};
+
+/** Why no files are encrypted with this access. "" is for the default, or what is there. */
+export const refusalOfEncryptedFiles = (access: Capability["access"]): string | undefined => {
+  const remedy = `Use ${FILE_ENCRYPTION}, or encryptionType: block`;
+  if (access.kind === "block")
+    return `asks for raw block, and encryptionType is file: a raw block volume has no files. ${remedy}`;
+  if (access.type === "" || access.type === FILE_ENCRYPTION) return undefined;
+  return `asks for ${access.type}, and encryptionType is file, which this release serves in ${FILE_ENCRYPTION} only. ${remedy}`;
 };

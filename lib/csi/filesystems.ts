@@ -17,6 +17,9 @@ export const refusalOfType = (type: string): string | undefined => {
   return `must be one of ${FILESYSTEMS.join(", ")}, and not ${JSON.stringify(type)}`;
 };
 
+/** The filesystem in which this release encrypts files. */
+export const FILE_ENCRYPTION = "ext4";
+
 /** mkfs.xfs of 5.19 and later makes no smaller one, unless it is called with this option. */
 const SMALLEST_XFS_BYTES = 300n * MIB;
 const SMALLER_XFS = "--unsupported";

@@ -97,11 +97,12 @@ const xfsAdditions = (): readonly string[] => {
   return reflinkOff;
 };
 
-export const mkfs = ({ device, type, options }: MkfsRequest): MkfsAnswer => {
+export const mkfs = ({ device, type, options, encryptsFiles }: MkfsRequest): MkfsAnswer => {
   const found = probe(device);
   if (found.kind !== "blank") return { kind: "not-blank", found: found.type };
   const given = options ?? DEFAULTS[type] ?? [];
-  const additions = type === "xfs" && !given.some((word) => word.includes("reflink=")) ? xfsAdditions() : [];
+  const forXfs = type === "xfs" && !given.some((word) => word.includes("reflink=")) ? xfsAdditions() : [];
+  const additions = encryptsFiles === true ? [...forXfs, "-Oencrypt"] : forXfs;
   const done = run([`mkfs.${type}`, ...given, ...additions, device]);
   if (done.code > 0 && !SYSTEM_FAILED.test(done.stderr)) {
     const remedy = options === undefined ? "" : `. Its arguments are those of mkfsOptions: ${options.join(" ")}`;

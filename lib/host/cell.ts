@@ -8,6 +8,7 @@ import * as block from "./block.ts";
 import * as crypt from "./crypt.ts";
 import * as cryptSlots from "./crypt-slots.ts";
 import { asErrno } from "./errno.ts";
+import { cryptFolder, setUpCryptFolder, unlockCryptFolder } from "./fscrypt.ts";
 import { limitIo } from "./io-limits.ts";
 import { sweepKeys } from "./mapper/key-file.ts";
 import * as mappers from "./mapper/mappers.ts";
@@ -24,6 +25,9 @@ export const operations = {
   ...block,
   ...crypt,
   ...cryptSlots,
+  cryptFolder,
+  setUpCryptFolder,
+  unlockCryptFolder,
   ...paths,
   trouble,
 };

@@ -35,7 +35,7 @@ export interface RunOptions {
   /** Keys that it reads, and may quote. */
   readonly secrets?: readonly string[];
   /** What it reads from its standard input: no file, no argument and no environment has it. */
-  readonly input?: string;
+  readonly input?: string | Uint8Array;
   /** In a session of its own, so that no signal to the driver's group reaches what it leaves behind. */
   readonly detached?: boolean;
 }

@@ -99,6 +99,27 @@ export interface CryptSlotKill {
   readonly by: number;
 }
 
+/** The folder of a mounted filesystem that is published in place of its root where files are encrypted. */
+export const ENCRYPTED_FOLDER = "ceph-csi-encrypted";
+
+/** How far the encrypted folder of a mounted filesystem is made, and whether its files can be read now. */
+export type CryptFolder =
+  | { readonly kind: "none" }
+  /** Of a setup that did not end: there are keys, and nothing that they could have encrypted. */
+  | { readonly kind: "half-made" }
+  | { readonly kind: "locked" }
+  | { readonly kind: "unlocked" }
+  /** Something that no setup leaves. `reason` says what it is and what to do, as a clause about the volume. */
+  | { readonly kind: "other"; readonly reason: string };
+
+export interface CryptFolderKey {
+  /** Where the filesystem is mounted. */
+  readonly point: string;
+  /** How the key wraps those of the folder: by its bytes, or by a hash of it that takes time and memory. */
+  readonly source: "raw_key" | "custom_passphrase";
+  readonly key: Redacted.Redacted;
+}
+
 export interface FilesystemOn {
   readonly device: string;
   readonly type: string;
@@ -107,6 +128,8 @@ export interface FilesystemOn {
 export interface MkfsRequest extends FilesystemOn {
   /** Arguments of mkfs in place of the driver's own. */
   readonly options: readonly string[] | undefined;
+  /** Whether files can be encrypted in it. Only ext4 is made so. */
+  readonly encryptsFiles?: boolean;
 }
 
 export interface MountRequest {
@@ -213,6 +236,16 @@ export interface HostService {
    * `HostRefused` if it does not, and nothing is changed.
    */
   readonly killCryptSlot: (request: CryptSlotKill) => Effect.Effect<void, HostError>;
+
+  /** Looks into the mounted filesystem. Changes nothing in it. */
+  readonly cryptFolder: (point: string) => Effect.Effect<CryptFolder, HostError>;
+  /**
+   * Makes the encrypted folder and unlocks it. `HostRefused` unless there is none, or a half-made one, and if the
+   * filesystem does not have the feature for it.
+   */
+  readonly setUpCryptFolder: (request: CryptFolderKey) => Effect.Effect<void, HostError>;
+  /** Unlocks the encrypted folder until the filesystem is unmounted. `HostRefused` if the key is another. */
+  readonly unlockCryptFolder: (request: CryptFolderKey) => Effect.Effect<void, HostError>;
 
   readonly probe: (device: string) => Effect.Effect<Content, HostError>;
   /** Makes a filesystem. Probes right before, and fails on a device that is not blank (`UnexpectedContent`). */

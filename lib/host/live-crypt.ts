@@ -1,5 +1,6 @@
 /**
- * The part of `Host` over this machine that is cryptsetup: the answers of its calls (./crypt.ts) as values and errors.
+ * The part of `Host` over this machine that is cryptsetup and fscrypt: the answers of their calls (./crypt.ts,
+ * ./fscrypt.ts) as values and errors.
  *
  * 1. A passphrase leaves its `Redacted` in the call to the cell, and nowhere else.
  */
@@ -8,6 +9,7 @@ import * as Redacted from "effect/Redacted";
 import type { HostOperations } from "./cell.ts";
 import { DeviceBusy, type HostError, HostRefused, UnexpectedContent } from "./errors.ts";
 import type { SlotAnswer } from "./crypt-slots.ts";
+import type { CryptFolderAnswer } from "./fscrypt.ts";
 import type { HostService } from "./host.ts";
 
 type Op =
@@ -18,7 +20,9 @@ type Op =
   | "resizeCrypt"
   | "cryptKeySlot"
   | "addCryptKey"
-  | "killCryptSlot";
+  | "killCryptSlot"
+  | "setUpCryptFolder"
+  | "unlockCryptFolder";
 
 type Call = <K extends Op>(
   op: K,
@@ -29,6 +33,18 @@ type Call = <K extends Op>(
 
 const WRONG_KEY =
   "the passphrase does not open its LUKS header. Nothing was changed. Give the Secret or the key store the passphrase that the volume was formatted with";
+
+const WRONG_FOLDER_KEY =
+  "the key does not unlock its encrypted files. Nothing was changed. Give the Secret or the key store the key that the volume was first staged with";
+
+/** What fscrypt says to a change of the encrypted folder. */
+const folderChanged =
+  (op: string, subject: string) =>
+  (answer: CryptFolderAnswer): Effect.Effect<void, HostRefused> => {
+    if (answer.kind === "unlocked") return Effect.void;
+    const reason = answer.kind === "wrong-key" ? WRONG_FOLDER_KEY : answer.reason;
+    return Effect.fail(new HostRefused({ op, subject, reason }));
+  };
 
 /** What cryptsetup says to a change of key slots. */
 const slotsChanged =
@@ -88,5 +104,15 @@ export const cryptService = (call: Call): Pick<HostService, Op> => ({
     Effect.flatMap(
       call("killCryptSlot", { ...request, key: Redacted.value(key) }, request.device),
       slotsChanged("luksKillSlot", request.device),
+    ),
+  setUpCryptFolder: ({ key, ...request }) =>
+    Effect.flatMap(
+      call("setUpCryptFolder", { ...request, key: Redacted.value(key) }, request.point),
+      folderChanged("fscrypt encrypt", request.point),
+    ),
+  unlockCryptFolder: ({ key, ...request }) =>
+    Effect.flatMap(
+      call("unlockCryptFolder", { ...request, key: Redacted.value(key) }, request.point),
+      folderChanged("fscrypt unlock", request.point),
     ),
 });

@@ -1,11 +1,11 @@
 /**
  * `Host` over this machine: each method is one call in a host cell (./cell.ts), with its limit.
  *
- * Not here: the calls (./mapper, ./block.ts, ./crypt.ts, ./paths.ts).
+ * Not here: the calls (./mapper, ./block.ts, ./crypt.ts, ./fscrypt.ts, ./paths.ts).
  *
  * 1. Calls that touch no mounted device (sysfs, /proc, folders) have cells of their own, and so have those that look
  *    into a mounted filesystem. So a device that never answers cannot use up the cells that the others need.
- * 2. Of cryptsetup two run at once at most, in cells of their own: each takes a processor, and the memory that the header
+ * 2. Of cryptsetup, and of what fscrypt does with keys, two run at once at most, in cells of their own: each takes a processor, and the memory that the header
  *    asks for.
  * 3. While a call of an operation hangs, further changes for the same subject fail at once: see lib/cells/pool.ts 3.
  */
@@ -170,6 +170,7 @@ const hostService = (pools: Pools): HostService => {
       ),
 
     ...cryptService((op, arg, subject, does) => change(op, arg, subject, LIMIT.crypt, does, pools.crypt)),
+    cryptFolder: (point) => change("cryptFolder", { point }, point, LIMIT.mount, "reads"),
 
     probe: (device) => change("probe", device, device, LIMIT.tool, "reads"),
     mkfs: (request) =>

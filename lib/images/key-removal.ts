@@ -26,7 +26,7 @@ export const keyRequestOf = (
   secrets: KeyRequest["secrets"],
 ): KeyRequest | undefined => {
   const encryption = encryptionIn(attributes);
-  return encryption && { volumeId: handle, kmsId: encryption.kmsId, owner: attributes?.owner, secrets };
+  return encryption && { ...encryption, volumeId: handle, owner: attributes?.owner, secrets };
 };
 
 export const removeKey = Effect.fn("images.removeKey")(function* (

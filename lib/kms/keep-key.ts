@@ -6,7 +6,8 @@
  * without a key, which nobody has been given yet, so that the next call makes one; or a key without an image, which the
  * removal of the volume removes. An image that somebody may have written to has its key at every moment.
  *
- * Not here: which recipe calls when (lib/volume, lib/snapshot, lib/group).
+ * Not here: which recipe calls when (lib/volume, lib/snapshot, lib/group), and the keys of volumes whose files are
+ * encrypted, which are made later (./file-key.ts).
  *
  * 1. A key is kept once. The first of two drivers that keep one wins, by one compare: in the image's metadata, or in the
  *    store. The other goes on with what is there.
@@ -17,7 +18,9 @@ import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import type { CephError } from "../ceph/errors.ts";
 import { InvalidParameter } from "../config/errors.ts";
+import type { EncryptionType } from "../config/encryption.ts";
 import { type KeyExists, KeyNotFound, type KmsError } from "./errors.ts";
+import { fileKeyToKeep, type FileKeyToKeep, keepFileKey, sourceFileKey, type SourceFileKey } from "./file-key.ts";
 import {
   claimImageKeys,
   DEK_PLACE,
@@ -35,10 +38,14 @@ import type { Rbd } from "../ceph/rbd.ts";
 export interface KeyRequest extends StoreRequest {
   /** The handle that the volume or snapshot has. Keys are bound to it. */
   readonly volumeId: string;
+  readonly type: EncryptionType;
 }
 
 /** The key of the volume or snapshot that is copied. */
-export interface SourceKey {
+export type SourceKey = DeviceSourceKey | SourceFileKey;
+
+interface DeviceSourceKey {
+  readonly type: "block";
   readonly volumeId: string;
   readonly store: KeyStore;
   readonly key: Key;
@@ -49,22 +56,26 @@ export interface SourceKey {
 }
 
 /** A key that is to be kept, as far as no image is needed for it. */
-export interface KeyToKeep {
+export type KeyToKeep = DeviceKeyToKeep | FileKeyToKeep;
+
+interface DeviceKeyToKeep {
+  readonly type: "block";
   readonly volumeId: string;
   readonly store: KeyStore;
   readonly key: Key;
   /** For a store that wraps. */
   readonly wrapped: string;
   /** Absent: the volume is blank. */
-  readonly source: SourceKey | undefined;
+  readonly source: DeviceSourceKey | undefined;
 }
 
 export type KeepKeyError = CephError | KmsError | KeyExists | KeyNotFound;
 
-/** A new key for a blank volume. */
+/** A new key for a blank volume; one whose files are encrypted gets none yet. */
 export const newVolumeKey = Effect.fn("kms.newVolumeKey")(function* (
   request: KeyRequest,
-): Effect.fn.Return<KeyToKeep, KmsError, Kms> {
+): Effect.fn.Return<KeyToKeep, KmsError | InvalidParameter, Kms> {
+  if (request.type === "file") return yield* fileKeyToKeep(request, undefined);
   const store = yield* (yield* Kms).open(request);
   const key = yield* store.kind === "passphrase" ? store.passphrase : store.newKey;
   return yield* wrapped(request.volumeId, store, key, undefined);
@@ -75,12 +86,20 @@ export const sourceKey = Effect.fn("kms.sourceKey")(function* (
   request: KeyRequest,
   image: ImageRef,
 ): Effect.fn.Return<SourceKey, CephError | KmsError | KeyNotFound, Kms | Rbd> {
+  if (request.type === "file") return yield* sourceFileKey(request);
   const store = yield* (yield* Kms).open(request);
   const { volumeId } = request;
   const found = yield* readImageKeys(image);
   // A clone does not inherit the older name.
   const wrapped = found.isOldName ? undefined : found.wrapped;
-  return { volumeId, store, wrapped, state: found.state, key: yield* keyOfImage(store, volumeId, found) };
+  return {
+    type: "block",
+    volumeId,
+    store,
+    wrapped,
+    state: found.state,
+    key: yield* keyOfImage(store, volumeId, found),
+  };
 });
 
 /** The key of the source for a copy of it. */
@@ -88,6 +107,7 @@ export const copiedVolumeKey = Effect.fn("kms.copiedVolumeKey")(function* (
   source: SourceKey,
   request: KeyRequest,
 ): Effect.fn.Return<KeyToKeep, KmsError | InvalidParameter, Kms> {
+  if (source.type === "file") return yield* fileKeyToKeep(request, source);
   const store = yield* (yield* Kms).open(request);
   if (store.kind === "passphrase" && !isSame(yield* store.passphrase, source.key)) {
     const reason = `names ${store.name}, whose passphrase is not the key of ${source.volumeId}, and a copy has the key of its source. Name a KMS that keeps keys`;
@@ -96,10 +116,10 @@ export const copiedVolumeKey = Effect.fn("kms.copiedVolumeKey")(function* (
   return yield* wrapped(request.volumeId, store, source.key, source);
 });
 
-const wrapped = (volumeId: string, store: KeyStore, key: Key, source: SourceKey | undefined) =>
+const wrapped = (volumeId: string, store: KeyStore, key: Key, source: DeviceSourceKey | undefined) =>
   Effect.map(
     store.kind === "wrapping" ? store.wrap(volumeId, key) : Effect.succeed(""),
-    (text): KeyToKeep => ({ volumeId, store, key, wrapped: text, source }),
+    (text): KeyToKeep => ({ type: "block", volumeId, store, key, wrapped: text, source }),
   );
 
 const isSame = (one: Key, other: Key): boolean => Redacted.value(one) === Redacted.value(other);
@@ -109,6 +129,7 @@ export const keepKey = Effect.fn("kms.keepKey")(function* (
   toKeep: KeyToKeep,
   image: ImageRef,
 ): Effect.fn.Return<void, KeepKeyError, Rbd> {
+  if (toKeep.type === "file") return yield* keepFileKey(toKeep);
   const { store, source } = toKeep;
   if (store.kind === "keeping") yield* keepInStore(store, toKeep);
   const wrappedText = store.kind === "wrapping" ? toKeep.wrapped : undefined;
@@ -121,7 +142,7 @@ export const keepKey = Effect.fn("kms.keepKey")(function* (
   yield* Effect.catchTag(claim, "Raced", () => keepAgain(toKeep, image));
 });
 
-const keepInStore = (store: KeepingStore, { volumeId, key, source }: KeyToKeep) =>
+const keepInStore = (store: KeepingStore, { volumeId, key, source }: DeviceKeyToKeep) =>
   Effect.catchTag(store.write(volumeId, key), "KeyExists", (error) =>
     source === undefined
       ? Effect.void
@@ -133,7 +154,7 @@ const keepInStore = (store: KeepingStore, { volumeId, key, source }: KeyToKeep) 
 
 /** An earlier call, or another driver, has kept the key, or a part of what is kept. */
 const keepAgain = Effect.fnUntraced(function* (
-  toKeep: KeyToKeep,
+  toKeep: DeviceKeyToKeep,
   image: ImageRef,
 ): Effect.fn.Return<void, KeepKeyError, Rbd> {
   const { volumeId, store, source } = toKeep;
@@ -154,7 +175,7 @@ const keepAgain = Effect.fnUntraced(function* (
 /** The wrapped key that belongs on the image; `undefined`: it is there. */
 const textToKeep = Effect.fnUntraced(function* (
   store: WrappingStore,
-  { volumeId, wrapped: own, source }: KeyToKeep,
+  { volumeId, wrapped: own, source }: DeviceKeyToKeep,
   found: string | undefined,
 ): Effect.fn.Return<string | undefined, KmsError> {
   if (found === undefined || found === source?.wrapped) return own;
@@ -173,7 +194,7 @@ const textToKeep = Effect.fnUntraced(function* (
  * is a key to remove.
  */
 export const dropKey = Effect.fn("kms.dropKey")(function* (
-  request: KeyRequest,
+  request: Omit<KeyRequest, "type">,
   mayGo: Effect.Effect<boolean, CephError, Rbd> = Effect.succeed(true),
 ): Effect.fn.Return<void, CephError | KmsError, Kms | Rbd> {
   const store = yield* (yield* Kms).open(request);

@@ -25,6 +25,8 @@ export interface WrappingStore {
   readonly wrap: (volumeId: string, key: Key) => Effect.Effect<string, KmsError>;
   /** `KmsDenied` if the credential is not the one that wrapped it, `KeyDamaged` if the text is of another format. */
   readonly unwrap: (volumeId: string, wrapped: string) => Effect.Effect<Key, KmsError>;
+  /** What it wraps with, if that is a passphrase: it encrypts files itself. Absent: it has none. */
+  readonly passphrase?: Effect.Effect<Key, KmsError>;
 }
 
 /** A store that keeps keys itself, under the volume's ID. */

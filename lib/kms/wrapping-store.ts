@@ -14,11 +14,13 @@ export const wrappingOnUse = (
   { section }: StoreContext,
   newKey: WrappingStore["newKey"],
   open: Effect.Effect<Wrapping, KmsError>,
+  passphrase?: WrappingStore["passphrase"],
 ): Effect.Effect<WrappingStore> =>
   Effect.map(Effect.cached(open), (opened) => ({
     kind: "wrapping",
     name: `KMS ${section.kmsId}`,
     newKey,
+    ...(passphrase !== undefined && { passphrase }),
     wrap: (volumeId, key) => Effect.flatMap(opened, ({ wrap }) => wrap(volumeId, key)),
     unwrap: (volumeId, wrapped) => Effect.flatMap(opened, ({ unwrap }) => unwrap(volumeId, wrapped)),
   }));

@@ -8,6 +8,7 @@
  */
 import * as Effect from "effect/Effect";
 import type { Capability } from "../csi/capability.ts";
+import { hasHeader } from "../config/encryption.ts";
 import { Conflict } from "../csi/errors.ts";
 import { Host } from "../host/host.ts";
 import { imageSpec, isImage } from "../host/mapped-device.ts";
@@ -74,7 +75,7 @@ const differenceOf = (
       : fixed.imageName === mapped.image && fixed.pool === mapped.pool) &&
     (imageMeta.kind !== "read" || isImage(mapped, imageMeta.meta));
   if (!isItsImage) return `from image ${imageSpec(mapped)}, which is not its image`;
-  if (context.encryption !== undefined && mapped.crypt === undefined) {
+  if (hasHeader(context.encryption) && mapped.crypt === undefined) {
     return `from ${mapped.path} as it is; the request asks for encryption`;
   }
   if (kind !== access.kind)

@@ -56,12 +56,13 @@ export interface LayerKey {
   readonly state: "prepared" | "encrypted";
 }
 
-/** The key of a volume, before anything is changed on the node; `undefined`: the volume is plain. */
+/** The key of a volume, before anything is changed on the node; `undefined`: its device is not encrypted. */
 export const layerKey = Effect.fnUntraced(function* (
   { volumeId, secrets }: LayerWanted,
   image: VolumeImage,
 ): Effect.fn.Return<LayerKey | undefined, CephError | KeyNotFound | KmsError | Precondition, Kms | Rbd> {
   const { encryption, journal } = image;
+  if (encryption?.type === "file") return undefined;
   // A volume that is in a journal is what that says.
   if (encryption === undefined && journal !== undefined) return undefined;
   const found = yield* readImageKeys(image);

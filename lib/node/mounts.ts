@@ -58,19 +58,23 @@ export const unmountAll = Effect.fnUntraced(function* (point: string): Effect.fn
 
 /**
  * Fails unless the device is mounted as asked for: mount(8) mounts read-only what it cannot mount writable. `options` are
- * those that mount(8) was given.
+ * those that mount(8) was given; `root` is what of the filesystem is to be seen, where it is not all.
  */
 export const proveMounted = Effect.fnUntraced(function* (
   point: string,
   device: StagedDevice,
   readOnly: boolean,
   options: readonly string[],
+  root?: string,
 ): Effect.fn.Return<void, HostError | Precondition, Host> {
   const entry = mountsAt(yield* (yield* Host).mountTable, point).at(-1);
   const subject = `the mount at ${point}`;
   const remedy = 'Look at the log of the kernel ("dmesg"), then retry';
   if (entry === undefined || shownBy(entry, [device]) === undefined) {
     return yield* new Precondition({ subject, problem: `is not of ${device.top.path}`, remedy });
+  }
+  if (root !== undefined && entry.root !== root) {
+    return yield* new Precondition({ subject, problem: `shows ${entry.root} of its filesystem, not ${root}`, remedy });
   }
   if (entry.options.includes("ro") !== readOnly || (!readOnly && isReadOnly(entry))) {
     const problem = readOnly ? "is writable, but must be read-only" : "is read-only, but must be writable";
@@ -90,6 +94,7 @@ export const provePublished = (
   { mapped, top }: StagedDevice,
   entry: MountEntry,
   readOnly: boolean,
+  root?: string,
 ): Effect.Effect<void, Conflict> => {
   const conflict = (problem: string) =>
     Effect.fail(
@@ -101,6 +106,9 @@ export const provePublished = (
     );
   const shown = shownBy(entry, [{ mapped, top }]);
   if (shown === undefined) return conflict(`is already a mount of ${entry.source}, not of image ${imageSpec(mapped)}`);
+  if (root !== undefined && entry.root !== root) {
+    return conflict(`is already a mount of ${entry.root} of its filesystem, and the request asks for ${root}`);
+  }
   const takesNoWrites = shown.kind === "filesystem" ? entry.options.includes("ro") : top.readOnly;
   if (takesNoWrites === readOnly) return Effect.void;
   const [is, asked] = readOnly ? ["writable", "read-only"] : ["read-only", "writable"];

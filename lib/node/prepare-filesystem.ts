@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { Rbd } from "../ceph/rbd.ts";
+import { FILE_ENCRYPTION } from "../csi/filesystems.ts";
 import { type HostError, UnexpectedContent } from "../host/errors.ts";
 import { chooseFilesystem } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
@@ -22,6 +23,8 @@ export interface FilesystemWanted {
   readonly type: string;
   readonly readOnly: boolean;
   readonly context: Pick<VolumeContext, "mkfsOptions">;
+  /** Whether files are to be encrypted in it. */
+  readonly encryptsFiles: boolean;
 }
 
 /**
@@ -29,7 +32,7 @@ export interface FilesystemWanted {
  * behind the header of an encrypted one.
  */
 export const prepareFilesystem = Effect.fnUntraced(function* (
-  { type: requested, readOnly, context }: FilesystemWanted,
+  { type: requested, readOnly, context, encryptsFiles }: FilesystemWanted,
   image: VolumeImage,
   { top }: StagedDevice,
   from: bigint,
@@ -42,6 +45,9 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
     return yield* refuse(`image ${label} holds an unfinished ${found.type}. ${cutOff(label)}`);
   }
   const { type, blank } = yield* chooseFilesystem(top.path, found, requested);
+  if (encryptsFiles && type !== FILE_ENCRYPTION) {
+    return yield* refuse(`it holds ${type}, and files are encrypted in ${FILE_ENCRYPTION} only (encryptionType file)`);
+  }
   if (!blank) {
     if (!readOnly) yield* repairFilesystem(top.path, type);
     return type;
@@ -57,7 +63,7 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   if (!zeroed || (yield* stage("prove empty", hasData))) {
     return yield* refuse(`it has no filesystem, but image ${label} holds data. ${cutOff(label)}`);
   }
-  yield* stage("format", host.mkfs({ device: top.path, type, options: context.mkfsOptions }));
+  yield* stage("format", host.mkfs({ device: top.path, type, options: context.mkfsOptions, encryptsFiles }));
   return type;
 });
 

@@ -19,6 +19,7 @@ import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { remark } from "../operations/remark.ts";
 import { oneLine } from "../text/printable.ts";
+import { FOLDER_ROOT, unlockedFolder } from "./crypt-folder.ts";
 import { guardDevice } from "./device.ts";
 import { proveMounted, provePublished, unmountAll } from "./mounts.ts";
 import { otherMounts, type ShownDevice, shownBy } from "./staged-device.ts";
@@ -32,6 +33,8 @@ export interface PublishSpec {
   readonly targetPath: string;
   readonly access: Capability["access"];
   readonly readOnly: boolean;
+  /** Whether its files are encrypted: then the folder with them is bound, and not the filesystem's root. */
+  readonly encryptedFiles: boolean;
   /** Whether the volume may be published at one target path only. */
   readonly once: boolean;
   readonly pod: PublishedPod;
@@ -66,11 +69,13 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   const readOnly = spec.readOnly || staged.readOnly;
   const resolved = yield* host.resolvePath(targetPath);
   const existing = resolved === undefined ? undefined : mountsAt(now.mountTable, resolved).at(-1);
-  if (existing !== undefined) return yield* provePublished(device, existing, readOnly);
+  const root = spec.encryptedFiles ? FOLDER_ROOT : undefined;
+  if (existing !== undefined) return yield* provePublished(device, existing, readOnly, root);
   const publishedAt = otherMounts(now.mountTable, device, [point]);
   if (once && publishedAt.length > 0) return yield* publishedElsewhere(spec, publishedAt);
   if (kind === "block") yield* stage("guard device", guardDevice(device, readOnly, publishedAt));
-  yield* compensated(bindTarget({ ...spec, readOnly }, staged));
+  const source = spec.encryptedFiles ? yield* unlockedFolder(spec.volumeId, point) : point;
+  yield* compensated(bindTarget({ ...spec, readOnly }, { ...staged, source, root }));
 });
 
 /** What the stage read counts: kubelet hands what was read when the volume was attached, to every pod of the node. */
@@ -129,9 +134,15 @@ const publishedElsewhere = ({ volumeId }: PublishSpec, publishedAt: readonly str
     holders: publishedAt,
   });
 
+interface ToBind extends StagedHere {
+  readonly source: string;
+  /** Of the filesystem, where it is not the whole of it. */
+  readonly root: string | undefined;
+}
+
 const bindTarget = Effect.fnUntraced(function* (
   { access, readOnly, targetPath }: PublishSpec,
-  { device, kind, options: staged, point }: StagedHere,
+  { device, kind, options: staged, source, root }: ToBind,
 ): Effect.fn.Return<void, HostError | Precondition, Compensations | Host> {
   const host = yield* Host;
   const make = kind === "block" ? host.makeFile(targetPath) : host.makeDirectory(targetPath);
@@ -139,6 +150,6 @@ const bindTarget = Effect.fnUntraced(function* (
   const target = (yield* host.resolvePath(targetPath)) ?? targetPath;
   const flags = access.kind === "filesystem" ? access.mountFlags : [];
   const options = bindOptions({ flags, readOnly }, staged);
-  yield* step("bind", host.mount({ source: point, target, options }), { undo: () => unmountAll(target) });
-  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly, options));
+  yield* step("bind", host.mount({ source, target, options }), { undo: () => unmountAll(target) });
+  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly, options, root));
 });

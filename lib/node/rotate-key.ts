@@ -82,6 +82,14 @@ const rotateLocked = Effect.fnUntraced(function* (spec: RotateSpec) {
   const { volumeId, context, credentials, secrets } = spec;
   const image = yield* stage("locate image", locateImage(context, credentials));
   if (image.encryption === undefined) return yield* refusal(volumeId, "is not encrypted");
+  if (image.encryption.type === "file") {
+    const remedy = "Copy its files into a new volume, which gets a key of its own";
+    return yield* refusal(
+      volumeId,
+      "has its files encrypted (encryptionType file), whose keys are not exchanged",
+      remedy,
+    );
+  }
   const device = yield* stage("look at node", writableDevice(spec, image));
   const request: VolumeKeyRequest = { volumeId, image, ...image.encryption, secrets };
   yield* whileAlone(volumeId, image, (renew) => exchange(request, device, renew, proveStillNotCopied(image)));

@@ -3,7 +3,8 @@
  * target. A later call repairs and completes what an earlier one left.
  *
  * Not here: what is on the node already (./staged-volume.ts, ./compare-with-request.ts), whether the image may be
- * mapped (./mappable.ts), and when a device is formatted (./prepare-filesystem.ts) and encrypted (./crypt-layer.ts).
+ * mapped (./mappable.ts), and when a device is formatted (./prepare-filesystem.ts) and encrypted (./crypt-layer.ts), or a
+ * folder in it (./crypt-folder.ts).
  *
  * 1. image-meta.json is written before the image is mapped, and removed after it is proven unmapped. So the next call
  *    always finds what a stage left on the node.
@@ -14,6 +15,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
+import { isOfFiles } from "../config/encryption.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -39,6 +41,7 @@ import { stage } from "../operations/pipeline.ts";
 import { ClientRecord } from "./client-record.ts";
 import { type Comparison, compareWithRequest, type WantedVolume } from "./compare-with-request.ts";
 import { addLayer, growLayer, type LayerKey, layerKey, type LayerWanted } from "./crypt-layer.ts";
+import { type FolderKey, folderKey, unlockFolder } from "./crypt-folder.ts";
 import { healDevice } from "./heal.ts";
 import { clearInTreeLocks, removeInTreeFiles } from "./in-tree.ts";
 import type { ReadImage } from "./io-limits.ts";
@@ -99,12 +102,14 @@ const stageLocked = Effect.fnUntraced(function* (
   if (found.state === "as requested") return yield* Effect.as(completeStaged(spec, now, found), undefined);
   const image = yield* stage("locate image", locateImage(context, credentials));
   const layer = yield* stage("get key", layerKey(spec, image));
+  const folder = isOfFiles(image.encryption) ? yield* stage("get key", folderKey(spec, image)) : undefined;
   const mappable = yield* waitUntilMappable(image, spec, now.devices);
   const leftOver = devicesOfImage(now.devices, image, mappable.status, cookieOf(context));
   yield* clearStaleState(now, found, leftOver, context);
   const status = yield* clearInTreeLocks(image, leftOver, spec, mappable.status);
-  yield* compensated(mapFormatMount({ ...spec, layer }, target, image, { ...mappable, status }), (left, error) =>
-    halfStaged(volumeId, left, error),
+  yield* compensated(
+    mapFormatMount({ ...spec, layer, folder }, target, image, { ...mappable, status }),
+    (left, error) => halfStaged(volumeId, left, error),
   );
   // A record that fails fails the call, and the retry finds the volume staged.
   yield* removeInTreeFiles(stagingPath, context);
@@ -142,6 +147,7 @@ const completeStaged = Effect.fnUntraced(function* (
     }
   }
   if (served) yield* renewClientRecord(spec, device);
+  if (isOfFiles(context.encryption)) yield* unlockStaged(spec, entry.point);
   if (spec.readOnly) return;
   // One with integrity cannot grow, and is staged all the same.
   yield* Effect.catchTag(growLayer(device, device.mapped.sizeBytes), "HostRefused", ({ message }) =>
@@ -152,18 +158,30 @@ const completeStaged = Effect.fnUntraced(function* (
   yield* stage("grow filesystem", (yield* Host).growFilesystem(filesystem, entry.point));
 });
 
+/** A crash may have come between the mount and the folder. */
+const unlockStaged = Effect.fnUntraced(function* (
+  spec: StageSpec,
+  point: string,
+): Effect.fn.Return<void, StageError, Needs> {
+  const found = yield* stage("look at encrypted folder", (yield* Host).cryptFolder(point));
+  if (found.kind === "unlocked") return;
+  const image = yield* stage("locate image", locateImage(spec.context, spec.credentials));
+  const folder = yield* stage("get key", folderKey(spec, image));
+  if (folder !== undefined) yield* unlockFolder(point, spec, image, folder);
+});
+
 const mapFormatMount = Effect.fnUntraced(function* (
-  spec: StageSpec & { readonly layer: LayerKey | undefined },
+  spec: StageSpec & { readonly layer: LayerKey | undefined; readonly folder: FolderKey | undefined },
   target: string,
   image: VolumeImage,
   { mapper, status }: Mappable,
 ): Effect.fn.Return<
   void,
-  CephError | HostError | Precondition,
+  CephError | HostError | KeyNotFound | KmsError | Precondition,
   Ceph | ClientRecord | Compensations | Host | Placement
 > {
   const host = yield* Host;
-  const { access, context, layer, readOnly, shared, stagingPath } = spec;
+  const { access, context, folder, layer, readOnly, shared, stagingPath } = spec;
   const marks = { encrypted: layer !== undefined, serviceAccounts: status.metadata.get(SERVICE_ACCOUNTS) ?? "" };
   yield* step("write image-meta", writeImageMeta(stagingPath, imageMetaFor(context, image, mapper, marks)), {
     when: "started",
@@ -190,11 +208,17 @@ const mapFormatMount = Effect.fnUntraced(function* (
     yield* step("bind", host.mount({ source, target, options }), unmount);
     return;
   }
-  const type = yield* prepareFilesystem({ type: access.type, readOnly, context }, image, device, from);
+  const type = yield* prepareFilesystem(
+    { type: access.type, readOnly, context, encryptsFiles: folder !== undefined },
+    image,
+    device,
+    from,
+  );
   const options = mountOptions(type, { flags: access.mountFlags, readOnly });
   yield* stage("make target", host.makeDirectory(target));
   yield* step("mount", mountFilesystem(device, { target, type, options }), unmount);
   yield* stage("verify mount", proveMounted(target, device, readOnly, options));
+  if (folder !== undefined) yield* unlockFolder(target, spec, image, folder);
   if (!readOnly) yield* stage("grow filesystem", host.growFilesystem({ device: source, type }, target));
 });
 

@@ -7,7 +7,8 @@
  *
  * 1. The image of a dynamic volume is found in its journal. For a static one the context must name pool and cluster.
  * 2. Whether a dynamic volume is encrypted is what its journal says, and for a static one what the context says. A
- *    volume that either of them calls encrypted is never staged as a plain one.
+ *    volume that either of them calls encrypted is never staged as a plain one, and one whose files are encrypted only
+ *    if both say so.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -15,7 +16,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import type { Cluster, Clusters } from "../config/clusters.ts";
-import { type Encryption, encryptionIn } from "../config/encryption.ts";
+import { type Encryption, encryptionIn, encryptionLabel, isOfFiles } from "../config/encryption.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { type NodeParameters, parseNodeParameters } from "../config/node-parameters.ts";
@@ -40,7 +41,7 @@ export interface VolumeImage {
   readonly pool: PoolRef;
   readonly imageName: string;
   /** Where its key is; `undefined`: the volume is plain. */
-  readonly encryption: { readonly kmsId: string; readonly owner: string | undefined } | undefined;
+  readonly encryption: (Encryption & { readonly owner: string | undefined }) | undefined;
   /** Its entry in the journal; `undefined`: it has none. */
   readonly journal: { readonly pool: PoolRef; readonly uuid: string; readonly requestName: string } | undefined;
 }
@@ -109,7 +110,7 @@ export const locateImage = Effect.fnUntraced(function* (
 ): Effect.fn.Return<VolumeImage, LocateImageError, Ceph | Clusters | ClusterMapping> {
   const { volumeId, fixed } = context;
   if (fixed !== undefined) {
-    const encryption = yield* whereKeyIs(volumeId, context.encryption, undefined);
+    const encryption = context.encryption && { ...context.encryption, owner: undefined };
     return { ...(yield* locateStatic(fixed, credentials)), encryption, journal: undefined };
   }
   const { cluster, pool, imageName, uuid, attributes } = yield* locateVolume(volumeId, credentials);
@@ -122,22 +123,16 @@ export const locateImage = Effect.fnUntraced(function* (
       remedy: "Use the PersistentVolume that CreateVolume made",
     });
   }
-  const encryption = yield* whereKeyIs(volumeId, recorded ?? context.encryption, attributes?.owner);
+  if (recorded !== undefined && isOfFiles(recorded) !== isOfFiles(context.encryption)) {
+    // What is published is told by volume_context alone.
+    return yield* new Precondition({
+      subject: `volume ${volumeId}`,
+      problem: `is ${encryptionLabel(recorded)} as its journal says, and ${encryptionLabel(context.encryption)} as its volume_context says. It was not staged`,
+      remedy: "Use the PersistentVolume that CreateVolume made",
+    });
+  }
+  const found = recorded ?? context.encryption;
+  const encryption = found && { ...found, owner: attributes?.owner };
   const journal = requestName === undefined ? undefined : { pool, uuid, requestName };
   return { cluster, pool, imageName, encryption, journal };
 });
-
-const whereKeyIs = (
-  volumeId: string,
-  encryption: Encryption | undefined,
-  owner: string | undefined,
-): Effect.Effect<VolumeImage["encryption"], Precondition> => {
-  if (encryption?.type !== "file") return Effect.succeed(encryption && { kmsId: encryption.kmsId, owner });
-  return Effect.fail(
-    new Precondition({
-      subject: `volume ${volumeId}`,
-      problem: "has its files encrypted (encryptionType file), and this release encrypts whole devices only",
-      remedy: "Use it with the driver that made it",
-    }),
-  );
-};

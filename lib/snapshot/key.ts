@@ -46,10 +46,10 @@ export const readSourceKey = (
 
 const requestFor = (
   volumeId: string,
-  { kmsId }: Encryption,
+  encryption: Encryption,
   attributes: Attributes | undefined,
   secrets: Secrets,
-): KeyRequest => ({ volumeId, kmsId, owner: attributes?.owner, secrets });
+): KeyRequest => ({ ...encryption, volumeId, owner: attributes?.owner, secrets });
 
 /** A snapshot that is being made. */
 export interface SnapshotToKey extends ImageRef {
@@ -109,6 +109,8 @@ export const keepKeyWithoutSource = Effect.fn("snapshot.keepKeyWithoutSource")(f
     const source = yield* sourceKey({ ...request, volumeId: sourceVolumeId }, snapshot);
     yield* keepKey(yield* copiedVolumeKey(source, request), snapshot);
   });
+  // One whose source was never staged has none.
+  if (encryption.type === "file") return yield* stage("keep key", taken);
   yield* stage(
     "keep key",
     // a text that was wrapped for the source is refused in as many ways as there are stores

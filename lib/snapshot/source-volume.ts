@@ -15,7 +15,7 @@ import type { ConfigError } from "../config/errors.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { InvalidRequest, type Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
 
 export interface SourceVolumeSpec {
@@ -54,11 +54,6 @@ export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function*
     return yield* new InvalidRequest({ field: "parameters.clusterID", reason });
   }
   const encryption = encryptionIn(volume.attributes);
-  if (encryption?.type === "file") {
-    const problem =
-      "is encrypted by files, and this release takes snapshots only of what is encrypted as a whole device";
-    return yield* new Precondition({ subject: `volume ${sourceVolumeId}`, problem });
-  }
   const gone = ({ message }: CephError) => new VolumeNotFound({ volumeId: sourceVolumeId, reason: message });
   const image = yield* (yield* Rbd)
     .imageHeader(volume.pool, volume.imageName)

@@ -124,10 +124,10 @@ const proveSameKind = (
   { kind, id }: SourceRequest,
   source: Encryption | undefined,
   { parameters: { encryption } }: CopyRequest,
-): Effect.Effect<void, InvalidParameter | Precondition> => {
-  if (source?.type === "file") {
-    const problem = "is encrypted by files, and this release copies only what is encrypted as a whole device";
-    return Effect.fail(new Precondition({ subject: `${kind} ${id}`, problem }));
+): Effect.Effect<void, InvalidParameter> => {
+  if (source !== undefined && encryption !== undefined && source.type !== encryption.type) {
+    const reason = `is ${encryption.type}, but the ${kind} ${id} is encrypted by ${source.type}, and so is its copy. Use a StorageClass with encryptionType: ${source.type}`;
+    return Effect.fail(new InvalidParameter({ field: "encryptionType", reason }));
   }
   if ((source === undefined) === (encryption === undefined)) return Effect.void;
   const reason =
@@ -137,8 +137,8 @@ const proveSameKind = (
   return Effect.fail(new InvalidParameter({ field: "encrypted", reason }));
 };
 
-const readSourceKey = (located: LocatedVolume, { kmsId }: Encryption, secrets: CopyRequest["secrets"]) => {
-  const request = { volumeId: located.handle, kmsId, owner: located.attributes?.owner, secrets };
+const readSourceKey = (located: LocatedVolume, encryption: Encryption, secrets: CopyRequest["secrets"]) => {
+  const request = { ...encryption, volumeId: located.handle, owner: located.attributes?.owner, secrets };
   return stage("read key of source", sourceKey(request, located));
 };
 

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect";
 import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
-import { LUKS_HEADER_BYTES } from "../config/encryption.ts";
+import { hasHeader, LUKS_HEADER_BYTES } from "../config/encryption.ts";
 import { type ConfigError, InvalidParameter, type InvalidSecret } from "../config/errors.ts";
 import type { ParameterMap } from "../config/parameter-kinds.ts";
 import { parseParameters, type VolumeParameters } from "../config/parameters.ts";
@@ -91,7 +91,7 @@ export const readCreateRequest = Effect.fnUntraced(function* (
   const choice = yield* Effect.fromResult(poolsFor(parameters, request.topology));
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const sizeBytes = yield* Effect.fromResult(chooseSize(request.size));
-  if (parameters.encryption !== undefined) yield* proveHeaderFits(sizeBytes);
+  if (hasHeader(parameters.encryption)) yield* proveHeaderFits(sizeBytes);
   if (request.source === undefined) yield* proveFilesystemsFit(request.filesystems, sizeBytes, parameters);
   else yield* proveLayering(parameters);
   const cluster = yield* (yield* Clusters).get(parameters.clusterId);
@@ -141,7 +141,7 @@ const proveFilesystemsFit = Effect.fnUntraced(function* (
     return yield* new InvalidParameter({ field: "mapOptions", reason });
   }
   for (const type of filesystems) {
-    const usable = encryption === undefined ? sizeBytes : sizeBytes - LUKS_HEADER_BYTES;
+    const usable = hasHeader(encryption) ? sizeBytes - LUKS_HEADER_BYTES : sizeBytes;
     const reason = refusalOfSize(type, usable, mkfsOptions);
     if (reason !== undefined) return yield* new InvalidRequest({ field: "volume_capabilities", reason });
   }

@@ -32,7 +32,7 @@ export const chooseKey = Effect.fn("volume.chooseKey")(function* (
 ): Effect.fn.Return<KeyToKeep | undefined, KmsError | InvalidParameter, Compensations | Kms | Rados | Rbd> {
   const { encryption } = spec.parameters;
   if (encryption === undefined || reserved.attributes.imageId !== undefined) return undefined;
-  const request = { volumeId, kmsId: encryption.kmsId, owner: spec.owner, secrets: spec.secrets };
+  const request = { ...encryption, volumeId, owner: spec.owner, secrets: spec.secrets };
   const key = source === undefined ? newVolumeKey(request) : copiedVolumeKey(source, request);
   // Undone after the image that is made next, because steps are undone the last first.
   const undo = () => Effect.flatMap(isGone(spec, reserved), (gone) => (gone ? dropKey(request) : Effect.void));

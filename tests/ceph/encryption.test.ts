@@ -12,6 +12,7 @@ import { join } from "node:path";
 import { keyOf } from "../../lib/kms/new-key.ts";
 import { metadataStore } from "../../lib/kms/stores/metadata.ts";
 import { rig } from "../rig/cluster.ts";
+import { vaultServer, type VaultServerMemory } from "../support/vault-server.ts";
 import { cloneRequest, dropRequest, restoreRequest, SIZE, snapshotRequest } from "./copies.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
 import { makePool, omapOf, tool } from "./inventory.ts";
@@ -24,7 +25,10 @@ const timeoutMs = 60_000;
 const encrypted = { encrypted: "true", encryptionKMSID: "passphrases", "csi.storage.k8s.io/pvc/namespace": "tenant" };
 const store = metadataStore(keyOf(PASSPHRASE), "this test");
 
+const files = { ...encrypted, encryptionType: "file", encryptionKMSID: "vault" };
+
 let dir: string;
+let vault: VaultServerMemory;
 let driver: Driver;
 let pool: Awaited<ReturnType<typeof makePool>>;
 
@@ -33,13 +37,28 @@ beforeAll(async () => {
   pool = await makePool("encryption");
   writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
   const kmsConfig = join(dir, "kms.json");
-  writeFileSync(kmsConfig, JSON.stringify({ passphrases: { encryptionKMSType: "metadata" } }));
+  vault = vaultServer();
+  const sections = {
+    passphrases: { encryptionKMSType: "metadata" },
+    vault: {
+      encryptionKMSType: "vault",
+      vaultAddress: vault.url,
+      vaultAuthPath: "kubernetes",
+      vaultRole: "unused",
+      vaultPassphrasePath: "",
+      vaultBackend: "kv-v2",
+    },
+  };
+  writeFileSync(kmsConfig, JSON.stringify(sections));
+  process.env["VAULT_TOKEN"] = "root";
   driver = await startDriver({ dir, flags: [`--kms-config=${kmsConfig}`] });
+  delete process.env["VAULT_TOKEN"];
 }, 60_000);
 
 afterAll(async () => {
   await driver?.end();
   await pool?.remove();
+  await vault?.stop();
 }, 60_000);
 
 const withPassphrase = <R extends object>(request: R) => ({
@@ -118,3 +137,41 @@ test("A wrong passphrase is refused before a copy is made, and no passphrase and
   for (const secret of [PASSPHRASE, "wrong horse", key]) expect(driver.log()).not.toContain(secret);
   await driver.controller.deleteVolume(withPassphrase(deleteRequest(volume.id)), { timeoutMs });
 }, 120_000);
+
+test("A volume with encrypted files has no key until it is staged; its copies have that one, each under its own ID", async () => {
+  const copied = <R extends ReturnType<typeof createRequest>>(request: R): R => ({
+    ...request,
+    parameters: { ...request.parameters, ...files },
+  });
+  const keys = () => Object.keys(vault.secrets()).map((path) => path.slice("secret/data/".length));
+  const volume = await make(createRequest("pvc-files", { pool: pool.name, ...files }, SIZE));
+  const omap = await omapOf(pool.name, `csi.volume.${volume.uuid}`);
+  expect([omap?.get("csi.volume.encryptKMS"), omap?.get("csi.volume.encryptionType")]).toEqual(["vault", "file"]);
+  expect([keys(), Object.keys(await metadataOf(volume.image)).filter((key) => [STATE, DEK].includes(key))]).toEqual([
+    [],
+    [],
+  ]);
+  const early = await make(copied(cloneRequest("pvc-early", pool.name, volume.id)));
+  expect(keys()).toEqual([]);
+
+  const secret = { data: { passphrase: "k".repeat(88) } };
+  vault.seed(`secret/data/${volume.id}`, secret);
+  const taken = withPassphrase(snapshotRequest("snap-files", volume.id));
+  let snapshot = (await driver.controller.createSnapshot(taken, { timeoutMs })).snapshot;
+  while (snapshot?.readyToUse === false)
+    snapshot = (await driver.controller.createSnapshot(taken, { timeoutMs })).snapshot;
+  const snapshotId = snapshot?.snapshotId ?? "";
+  const snapshotEntry = await omapOf(pool.name, `csi.snap.${snapshotId.slice(-36)}`);
+  expect(snapshotEntry?.get("csi.volume.encryptionType")).toBe("file");
+  const clone = await make(copied(cloneRequest("pvc-files-clone", pool.name, volume.id)));
+  await driver.controller.deleteVolume(withPassphrase(deleteRequest(volume.id)), { timeoutMs });
+  const restore = await make(copied(restoreRequest("pvc-files-restore", pool.name, snapshotId)));
+  expect(keys().toSorted()).toEqual([clone.id, restore.id, snapshotId].toSorted());
+  for (const id of [clone.id, restore.id, snapshotId]) expect(vault.secrets()[`secret/data/${id}`]).toEqual(secret);
+
+  for (const { id } of [early, clone, restore]) {
+    await driver.controller.deleteVolume(withPassphrase(deleteRequest(id)), { timeoutMs });
+  }
+  await driver.controller.deleteSnapshot(withPassphrase(dropRequest(snapshotId)), { timeoutMs });
+  expect(keys()).toEqual([]);
+}, 180_000);

@@ -329,6 +329,16 @@ describe("the controller", () => {
     });
   });
 
+  test("a class asks for encrypted files where its values do, and names no type otherwise", async () => {
+    const parameters = async (more: Tree) => {
+      const storageClass = { create: true, clusterID: "prod", encrypted: "true", ...more };
+      return only(await render({ storageClass }), "StorageClass").parameters as Tree;
+    };
+    expect((await parameters({}))["encryptionType"]).toBeUndefined();
+    const files = { encryptionType: "file", encryptionKMSID: "vault" };
+    expect(await parameters(files)).toMatchObject({ encrypted: "true", ...files });
+  });
+
   test("the controller may read what fencing asks for: nodes and Secrets", async () => {
     const role = (await render({ enableFencing: true })).objects.find(
       ({ kind, metadata }) => kind === "ClusterRole" && String((metadata as Tree)["name"]).includes("provisioner"),

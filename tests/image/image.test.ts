@@ -52,7 +52,7 @@ const wordsOfHost = (): { readonly whole: ReadonlyArray<string>; readonly perTyp
 /** Names of steps, which are names of programs, too. */
 const STEPS = ["mkfs", "fsck"];
 /** Of packages that the image has nothing of. Whoever makes the driver call one adds it to the image. */
-const ELSEWHERE = ["fscrypt", "btrfs"];
+const ELSEWHERE = ["btrfs"];
 
 interface Built {
   readonly image: BuiltImage;
@@ -118,7 +118,7 @@ describe.skipIf(!hasRig()).each([...imageReleases])("the image with Ceph %d", (r
       for (const program of ["mkfs.ext4", "mkfs.xfs", "fsck.ext4", "xfs_io", "xfs_growfs", "mount", "umount"]) {
         expect(await inside.must(program, "-V")).toMatch(/\d+\.\d+/);
       }
-      for (const program of ["blkid", "blockdev", "fstrim", "nsenter", "dmesg", "modprobe"]) {
+      for (const program of ["blkid", "blockdev", "fstrim", "nsenter", "dmesg", "modprobe", "fscrypt"]) {
         expect(await inside.must(program, "--version")).toMatch(/\d+/);
       }
     },

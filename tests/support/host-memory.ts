@@ -19,7 +19,17 @@ import {
   PathInTheWay,
   UnexpectedContent,
 } from "../../lib/host/errors.ts";
-import type { Content, CryptHeader, HostService, IoLimits, MapRequest, Trouble } from "../../lib/host/host.ts";
+import {
+  type Content,
+  type CryptFolder,
+  type CryptFolderKey,
+  type CryptHeader,
+  ENCRYPTED_FOLDER,
+  type HostService,
+  type IoLimits,
+  type MapRequest,
+  type Trouble,
+} from "../../lib/host/host.ts";
 import { type CryptDevice, imageSpec, type MappedCluster, type MappedDevice } from "../../lib/host/mapped-device.ts";
 import { type BlockDevice, isReadOnly, type MountEntry, mountsAt, mountsOf } from "../../lib/host/mountinfo.ts";
 
@@ -39,6 +49,12 @@ export type Disk =
       dirty?: boolean;
       /** Whether its mkfs was cut off, as xfs says of itself. */
       unfinished?: true;
+      /** Whether it has the feature by which files are encrypted. */
+      encryptsFiles?: boolean;
+      /** Its encrypted folder. */
+      folder?: Folder;
+      /** Whether there are wrapped keys of a folder that was not made. */
+      halfMade?: boolean;
     }
   | { readonly kind: "other"; readonly type: string }
   | {
@@ -50,6 +66,12 @@ export type Disk =
       /** What is seen through the layer. */
       inside: Disk;
     };
+
+/** The folder whose files are encrypted, with what its key is wrapped with. */
+export interface Folder extends Pick<CryptFolderKey, "source"> {
+  readonly key: string;
+  readonly files: Map<string, string>;
+}
 
 interface Mapping {
   readonly device: MappedDevice;
@@ -157,6 +179,10 @@ export class MemoryNode {
   killsMkfs = false;
   /** The IDs of images on which a mkfs was killed. */
   readonly cutOff = new Set<string>();
+  /** The IDs of images whose encrypted folder is unlocked, until their filesystem is unmounted. */
+  readonly unlocked = new Set<string>();
+  /** The encrypted folders that were made, in order: the image's ID. */
+  readonly foldersMade: string[] = [];
   /** The LUKS headers that were made, in order: the image's ID. */
   readonly encrypted: string[] = [];
   #next = 0;
@@ -183,9 +209,12 @@ export class MemoryNode {
 
   /** The files that are visible at a mount point. */
   files(point: string): Map<string, string> {
-    const disk = this.blockOf(mountsAt(this.mounts, point).at(-1))?.disk;
-    if (disk?.kind !== "filesystem") throw new Error(`no filesystem at ${point}`);
-    return disk.files;
+    const entry = mountsAt(this.mounts, point).at(-1);
+    const block = this.blockOf(entry);
+    if (block?.disk.kind !== "filesystem") throw new Error(`no filesystem at ${point}`);
+    if (entry?.root !== `/${ENCRYPTED_FOLDER}`) return block.disk.files;
+    if (!this.unlocked.has(block.image.id)) throw new Error(`the files at ${point} are locked`);
+    return block.disk.folder?.files ?? new Map();
   }
 
   /** Every block device of the node. */
@@ -375,6 +404,21 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     return disk;
   };
 
+  /** The filesystem that is mounted there, and its image. */
+  const mountedAt = (op: string, point: string) => {
+    const entry = mountsAt(node.mounts, point).at(-1);
+    const found = node.blockOf(entry);
+    if (entry === undefined || found?.disk.kind !== "filesystem") return fail(op, point, "not mounted");
+    return { disk: found.disk, image: found.image, readOnly: isReadOnly(entry) };
+  };
+
+  const folderAt = (point: string): CryptFolder => {
+    const { disk, image } = mountedAt("fscrypt status", point);
+    if (disk.folder !== undefined) return { kind: node.unlocked.has(image.id) ? "unlocked" : "locked" };
+    if (disk.halfMade !== true) return { kind: "none" };
+    return disk.files.size === 0 ? { kind: "half-made" } : { kind: "other", reason: "it holds keys, and files" };
+  };
+
   const holdersOf = (device: BlockDevice): string[] => [
     ...[...node.layers.values()].filter(({ below }) => below.device === device).map(({ crypt }) => crypt.path),
     ...mountsOf(node.mounts, device).map(({ point }) => `mount ${point}`),
@@ -487,8 +531,32 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         setSlot(disk, slot, undefined);
       }),
 
+    cryptFolder: (point) => act(() => folderAt(point)),
+    setUpCryptFolder: ({ point, source, key }) =>
+      act(() => {
+        const { disk, image, readOnly } = mountedAt("fscrypt encrypt", point);
+        const { kind } = folderAt(point);
+        if (kind !== "none" && kind !== "half-made") refuse("fscrypt encrypt", point, `it is ${kind}`);
+        if (readOnly) fail("fscrypt encrypt", point, "Read-only file system", 30);
+        if (disk.encryptsFiles !== true) refuse("fscrypt encrypt", point, "encryption not enabled");
+        node.foldersMade.push(image.id);
+        disk.folder = { source, key: Redacted.value(key), files: new Map() };
+        disk.halfMade = false;
+        node.unlocked.add(image.id);
+      }),
+    unlockCryptFolder: ({ point, source, key }) =>
+      act(() => {
+        const { disk, image } = mountedAt("fscrypt unlock", point);
+        const { folder } = disk;
+        if (folder === undefined) return refuse("fscrypt unlock", point, "it is not encrypted");
+        if (folder.source !== source || folder.key !== Redacted.value(key)) {
+          refuse("fscrypt unlock", point, "incorrect key provided");
+        }
+        node.unlocked.add(image.id);
+      }),
+
     probe: (path) => act(() => probe(path)),
-    mkfs: ({ device, type }) =>
+    mkfs: ({ device, type, encryptsFiles = false }) =>
       act(() => {
         const made = block("mkfs", device);
         const { image, readOnly, offset, sizeBytes } = made;
@@ -504,7 +572,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         }
         node.formatted.push(`${type} ${image.id}`);
         image.write(offset, 4096n);
-        made.disk = { kind: "filesystem", type, sizeBytes, files: new Map() };
+        made.disk = { kind: "filesystem", type, sizeBytes, files: new Map(), encryptsFiles };
       }),
     fsck: ({ device }) =>
       act(() => {
@@ -543,7 +611,9 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         const own = [options.includes("ro") ? "ro" : "rw", ...options.filter((option) => PER_MOUNT.has(option))];
         const there = node.tree.get(target);
         if (there === undefined) return fail("mount", target, "mount point does not exist", 2);
-        const seen = mountsAt(node.mounts, source).at(-1);
+        const folder = source.endsWith(`/${ENCRYPTED_FOLDER}`) ? `/${ENCRYPTED_FOLDER}` : undefined;
+        const around = mountsAt(node.mounts, folder === undefined ? source : source.slice(0, -folder.length)).at(-1);
+        const seen = around && { ...around, root: folder ?? around.root };
         if (options.includes("bind") && seen !== undefined) {
           // The kernel copies the options of what is bound. It forgets them if the copy gets options of its own.
           const changed = options.some((option) => option === "ro" || PER_MOUNT.has(option));
@@ -577,7 +647,10 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     unmount: (point) =>
       act(() => {
         const top = node.mounts.findLastIndex((entry) => entry.point === point);
+        const image = node.blockOf(node.mounts[top])?.image;
         if (top >= 0) node.mounts.splice(top, 1);
+        const isMounted = node.mounts.some((entry) => node.blockOf(entry)?.image === image);
+        if (image !== undefined && !isMounted) node.unlocked.delete(image.id);
         node.broken.delete(point);
       }),
     pathKind: (path) => act(() => node.tree.get(path)?.kind ?? "absent"),

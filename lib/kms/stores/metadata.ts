@@ -25,6 +25,7 @@ export const openMetadataStore: OpenStore = (context) =>
     context,
     newKey("url"),
     Effect.map(passphraseOf(context), ({ passphrase, place }) => metadataStore(passphrase, place)),
+    Effect.map(passphraseOf(context), ({ passphrase }) => passphrase),
   );
 
 interface Passphrase {
@@ -62,6 +63,7 @@ export const metadataStore = (passphrase: Key, place: string): WrappingStore => 
     kind: "wrapping",
     name,
     newKey: newKey("url"),
+    passphrase: Effect.succeed(passphrase),
     wrap: (volumeId, key) =>
       Effect.map(deriveKey(passphrase, volumeId), (wrapping) => printSealed(seal(CIPHER, wrapping, key))),
     unwrap: (volumeId, wrapped) =>

@@ -114,6 +114,11 @@ test.each<[string, Record<string, string>, Partial<VolumeParameters>]>([
     { encrypted: "1", encryptionType: "block", encryptionKMSID: "vault 1" },
     { encryption: { kmsId: "vault 1", type: "block" } },
   ],
+  [
+    "with its files encrypted",
+    { encrypted: "true", encryptionType: "file", encryptionCipher: "aes-xts-plain64", integrityMode: "hmac-sha256" },
+    { encryption: { kmsId: "default", type: "file" } },
+  ],
   ["an empty mounter", { mounter: "" }, {}],
 ])("The parser accepts edge values: %s", (_, more, expected) => {
   expect(ok(more)).toMatchObject(expected);
@@ -162,9 +167,11 @@ describe("refused parameters", () => {
     [{ ...BASE, objectSize: "0x1000" }, "parameter objectSize: write a power of two from 4096"],
     [{ ...BASE, encrypted: "yes" }, "parameter encrypted: write true or false"],
     [{ ...BASE, encrypted: "" }, "parameter encrypted: write true or false"],
-    [{ ...BASE, encrypted: "true", encryptionType: "file" }, "parameter encryptionType: is file, and this release"],
-    [{ ...BASE, encrypted: "true", encryptionType: "" }, 'parameter encryptionType: is "": write block'],
-    [{ ...BASE, encrypted: "true", encryptionType: "Block" }, 'parameter encryptionType: is "Block": write block'],
+    [{ ...BASE, encrypted: "true", encryptionType: "" }, 'parameter encryptionType: is "": write block or file'],
+    [
+      { ...BASE, encrypted: "true", encryptionType: "Block" },
+      'parameter encryptionType: is "Block": write block or file',
+    ],
     [{ ...BASE, encrypted: "true", encryptionKMSID: "a\n" }, "parameter encryptionKMSID: must not hold control"],
     [{ ...BASE, tryOtherMounters: "maybe" }, "parameter tryOtherMounters: write true or false"],
     [{ ...BASE, mapOptions: "ceph:x" }, 'parameter mapOptions: unknown mounter "ceph"'],

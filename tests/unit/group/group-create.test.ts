@@ -321,16 +321,6 @@ describe("refused group snapshots", () => {
       names: "volumeNamePrefix",
     },
     {
-      what: "a volume whose files are encrypted one by one",
-      request: ({ cluster, ids }) => {
-        const entry = cluster.namespace("rbd", "")?.objects.get(`csi.volume.${uuidOf(ids[1])}`);
-        entry?.set("csi.volume.encryptKMS", "kms").set("csi.volume.encryptionType", "file");
-        return grouping(ids);
-      },
-      code: "FAILED_PRECONDITION",
-      names: "is encrypted by files",
-    },
-    {
       what: "an image in another group",
       request: async ({ cluster, ids }) => {
         const ceph = cephMemoryService(cluster);

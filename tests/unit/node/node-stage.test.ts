@@ -392,9 +392,9 @@ describe("a volume that can't be staged", () => {
     ["has no secrets", { secrets: {} }, "INVALID_ARGUMENT"],
     ["has a wrong key", { secrets: { userID: "admin", userKey: "wrong" } }, "PERMISSION_DENIED"],
     [
-      "is to have its files encrypted",
+      "is plain, by a context that asks for encrypted files",
       { volumeContext: { ...PARAMETERS, encrypted: "true", encryptionType: "file" } },
-      "INVALID_ARGUMENT",
+      "FAILED_PRECONDITION",
     ],
     [
       "is plain, by a context that asks for encryption",

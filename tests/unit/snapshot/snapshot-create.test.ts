@@ -288,16 +288,6 @@ describe("refused requests", () => {
     expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("layering") });
   });
 
-  test("CreateSnapshot refuses a source whose files are encrypted one by one", async () => {
-    const cluster = aCluster();
-    await using driver = aDriver(cluster);
-    const id = await aVolume(driver, cluster);
-    const entry = cluster.namespace("rbd", "")?.objects.get(`csi.volume.${uuidOf(id)}`);
-    entry?.set("csi.volume.encryptKMS", "default").set("csi.volume.encryptionType", "file");
-    const failure = await failureOf(driver.createSnapshot(snapshotOf(id)));
-    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("encrypted") });
-  });
-
   test("CreateSnapshot refuses a name that a snapshot of another volume has", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);

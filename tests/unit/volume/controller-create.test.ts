@@ -26,6 +26,7 @@ import {
 } from "../../support/world.ts";
 
 const { layering } = FEATURE_BITS;
+const FILES = { ...PARAMETERS, encrypted: "true", encryptionType: "file" };
 const KUBERNETES = {
   "csi.storage.k8s.io/pvc/name": "data",
   "csi.storage.k8s.io/pvc/namespace": "team-a",
@@ -315,9 +316,14 @@ describe("repeated requests", () => {
 describe("parameters that the driver does not support", () => {
   const refused: readonly (readonly [what: string, more: CreateInit, says: RegExp])[] = [
     [
-      "encryption by files",
-      { parameters: { ...PARAMETERS, encrypted: "true", encryptionType: "file" } },
-      /encrypts whole devices only/,
+      "a raw block volume whose files are to be encrypted",
+      { parameters: FILES, volumeCapabilities: [asBlock(Mode.SINGLE_NODE_WRITER)] },
+      /volume_capabilities\[0\] asks for raw block, and encryptionType is file.*encryptionType: block/,
+    ],
+    [
+      "encrypted files in xfs",
+      { parameters: FILES, volumeCapabilities: [formatted("xfs")] },
+      /asks for xfs, and encryptionType is file.*ext4/,
     ],
     [
       "topology",
