@@ -3,6 +3,7 @@
  * place of the filesystem's root.
  */
 import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
 import * as fc from "fast-check";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { keyOf } from "../../../lib/kms/new-key.ts";
@@ -136,6 +137,15 @@ describe("the first stage of a volume with encrypted files", () => {
     const { image, kept, driver: start, stage } = await aWorld();
     kept.set(VOLUME, KEY);
     await using driver = start();
+    await driver.stage(stage());
+    expect([(diskOf(image) as Filesystem).folder?.key, kept.get(VOLUME)]).toEqual([KEY, KEY]);
+  });
+
+  test("A key that somebody else writes meanwhile is used in place of the node's own", async () => {
+    const { image, kept, stores, driver: start, stage } = await aWorld();
+    const { write } = stores.keeper;
+    const late = (...args: Parameters<typeof write>) => Effect.suspend(() => (kept.set(VOLUME, KEY), write(...args)));
+    await using driver = start({ stores: { keeper: { ...stores.keeper, write: late } } });
     await driver.stage(stage());
     expect([(diskOf(image) as Filesystem).folder?.key, kept.get(VOLUME)]).toEqual([KEY, KEY]);
   });
