@@ -121,9 +121,12 @@ const podOf = ({ volumeContext, publishContext }: NodePublishVolumeRequest): Pub
   };
 };
 
-/** As no stage takes a context that cannot be read, such a volume has none. */
+/** No stage here takes a context that cannot be read; another driver may have staged the volume. */
 const hasEncryptedFiles = (context: Readonly<Record<string, string>>): boolean =>
-  Result.match(readEncryption(context), { onFailure: () => false, onSuccess: isOfFiles });
+  Result.match(readEncryption(context), {
+    onFailure: () => context["encryptionType"] === "file",
+    onSuccess: isOfFiles,
+  });
 
 const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeRequest): Checked<PublishSpec> {
   const { access, mode, readOnly } = yield* capabilityOf(request);

@@ -17,6 +17,7 @@ import {
   fsyncSync,
   linkSync,
   mkdirSync,
+  opendirSync,
   openSync,
   readdirSync,
   rmdirSync,
@@ -84,6 +85,13 @@ const fscrypt = (argv: readonly string[], input?: { readonly text: string; reado
   return run(["fscrypt", ...argv], input && { secrets: [input.text], input: input.bytes });
 };
 
+/** It looks at every mount of the node. So it waits for a dead one elsewhere, and ends before the limit of the call does. */
+const STATUS_MS = 30_000;
+const statusOf = (folder: string): Finished => {
+  ensureConfig(CONFIG_PATH);
+  return run(["fscrypt", "status", folder], { limit: STATUS_MS });
+};
+
 /** fscrypt breaks its lines at 80 characters. */
 const wordsOf = ({ stdout, stderr }: Finished): string => `${stdout} ${stderr}`.replaceAll(/\s+/g, " ");
 
@@ -111,6 +119,21 @@ const unlessAbsent = (path: string): readonly string[] => {
   }
 };
 
+/** Some of the names in a folder: it may have millions. */
+const someIn = (path: string): readonly string[] => {
+  if (pathKind(path) === "absent") return [];
+  const folder = opendirSync(path);
+  try {
+    const names: string[] = [];
+    for (let each = folder.readSync(); each !== null && names.length <= MOST_NAMES; each = folder.readSync()) {
+      names.push(each.name);
+    }
+    return names;
+  } finally {
+    folder.closeSync();
+  }
+};
+
 /** The files of wrapped keys. */
 const keyFiles = (point: string): readonly string[] =>
   KEYS.flatMap((kind) => {
@@ -118,10 +141,18 @@ const keyFiles = (point: string): readonly string[] =>
     return unlessAbsent(folder).map((name) => `${folder}/${name}`);
   });
 
-/** What lies in the filesystem besides the folder and its keys. A `.tmp…` is of an fscrypt that was killed. */
+/** Of an fscrypt that was killed while it made its folders. */
+const isBegun = (path: string, name: string): boolean =>
+  /^\.tmp\d+$/.test(name) &&
+  pathKind(path) === "directory" &&
+  readdirSync(path).every(
+    (each) => pathKind(`${path}/${each}`) === "directory" && someIn(`${path}/${each}`).length === 0,
+  );
+
+/** What lies in the filesystem besides the folder and its keys. */
 const othersIn = (point: string): readonly string[] => [
   ...readdirSync(point).filter(
-    (name) => ![METADATA, ENCRYPTED_FOLDER, LOST_AND_FOUND].includes(name) && !/^\.tmp\d+$/.test(name),
+    (name) => ![METADATA, ENCRYPTED_FOLDER, LOST_AND_FOUND].includes(name) && !isBegun(`${point}/${name}`, name),
   ),
   ...unlessAbsent(`${point}/${LOST_AND_FOUND}`).map((name) => `${LOST_AND_FOUND}/${name}`),
 ];
@@ -134,29 +165,39 @@ const stateOf = (point: string): { readonly state: CryptFolder; readonly protect
   const folder = `${point}/${ENCRYPTED_FOLDER}`;
   const other = (reason: string) => ({ state: { kind: "other" as const, reason } });
   for (const path of [folder, `${point}/${METADATA}`]) {
-    if (!["absent", "directory"].includes(pathKind(path))) return other(`its ${path} is not a directory`);
+    if (!["absent", "directory"].includes(pathKind(path))) {
+      return other(`its ${path} is not a directory. Move it away, or correct encryptionType`);
+    }
   }
-  const holds = unlessAbsent(folder);
+  const holds = someIn(folder);
+  /** Nothing was set up. Files in the root would stay as they are, beside the encrypted ones. */
+  const none = () => {
+    const others = othersIn(point);
+    if (others.length === 0) return { state: { kind: "none" as const } };
+    return other(`it holds files that are not encrypted (${some(others)}). Move them away, or correct encryptionType`);
+  };
   if (pathKind(`${point}/${METADATA}`) === "absent") {
-    if (holds.length === 0) return { state: { kind: "none" } };
+    if (holds.length === 0) return none();
     return other(`its ${ENCRYPTED_FOLDER} holds files, but ${METADATA}, which has their keys, is missing. ${RESTORE}`);
   }
   if (pathKind(folder) === "directory") {
-    const done = fscrypt(["status", folder]);
+    const done = statusOf(folder);
     const words = wordsOf(done);
     if (done.code === 0) {
       const kind = / Unlocked: Yes /.test(words) ? "unlocked" : "locked";
       return { state: { kind }, protector: protectorIn(done.stdout) };
     }
-    if (!NO_POLICY.test(words) && !KEYS_MISSING.test(words)) throw failure("fscrypt status", done);
+    // Of a filesystem without the feature a change says what to do.
+    const isPlain = NO_POLICY.test(words) || NOT_ENABLED.test(words);
+    if (!isPlain && !KEYS_MISSING.test(words)) throw failure("fscrypt status", done);
     if (holds.length > 0) {
-      const lacks = NO_POLICY.test(words)
+      const lacks = isPlain
         ? `is not encrypted, and holds files (${some(holds)}). Move them out of it: only an empty folder can be encrypted`
         : `is encrypted, but its keys are missing in ${METADATA}. ${RESTORE}`;
       return other(`its ${ENCRYPTED_FOLDER} ${lacks}`);
     }
   }
-  if (keyFiles(point).length === 0) return { state: { kind: "none" } };
+  if (keyFiles(point).length === 0) return none();
   const others = othersIn(point);
   if (others.length === 0) return { state: { kind: "half-made" } };
   return other(

@@ -8,14 +8,18 @@
  *
  * 1. It is kept before anything is encrypted with it, and is never replaced.
  * 2. A copy whose source had no key before its point in time is looked after once more behind it: a source that was staged
- *    meanwhile has its key in the store before it has encrypted files.
+ *    meanwhile has its key in the store before it has encrypted files. If there is none then either, the copy must hold
+ *    nothing: a store that finds no key may be asked in the wrong place.
  * 3. Only a store that keeps keys, or one with one passphrase for all, serves: no image has a key in its metadata.
  */
 import { randomBytes } from "node:crypto";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
+import type { CephError } from "../ceph/errors.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import { InvalidParameter } from "../config/errors.ts";
-import { type KeyExists, type KeyNotFound, type KmsError, KmsRefused } from "./errors.ts";
+import { type KeyExists, KeyNotFound, type KmsError, KmsRefused } from "./errors.ts";
+import type { ImageRef } from "./image-keys.ts";
 import type { KeepingStore, Key } from "./key-store.ts";
 import { Kms, type StoreRequest } from "./kms.ts";
 import { keyOf } from "./new-key.ts";
@@ -113,20 +117,45 @@ export const fileKeyToKeep = Effect.fnUntraced(function* (
     source === undefined ||
     store.kmsId === source.store.kmsId ||
     (store.keeps !== undefined && source.store.keeps !== undefined);
-  if (fits) return { type: "file", volumeId, store, source };
+  if (fits) {
+    if (source !== undefined && store.source === "custom_passphrase")
+      yield* proveSamePassphrase(request, store, source);
+    return { type: "file", volumeId, store, source };
+  }
   const reason = `names KMS ${store.kmsId}, and the key of ${source.volumeId} is that of KMS ${source.store.kmsId}. A copy has the key of its source: name the same, unless both keep a key for each volume`;
   return yield* new InvalidParameter({ field: "encryptionKMSID", reason });
 });
 
+/** A Secret in the namespace of the claim may be another one for the copy. */
+const proveSamePassphrase = Effect.fnUntraced(function* (
+  { volumeId, kmsId }: StoreRequest & { readonly volumeId: string },
+  store: FileKeyStore,
+  source: SourceFileKey,
+): Effect.fn.Return<void, KmsError | InvalidParameter> {
+  const own = yield* fileKeyIn(store, volumeId);
+  const its = yield* fileKeyIn(source.store, source.volumeId);
+  if (own !== undefined && its !== undefined && Redacted.value(own) === Redacted.value(its)) return;
+  const reason = `names KMS ${kmsId}, whose passphrase for the copy is not that of ${source.volumeId}, with which its files are encrypted. Write the same passphrase into both Secrets, or name a KMS that keeps a key for each volume`;
+  return yield* new InvalidParameter({ field: "encryptionKMSID", reason });
+});
+
 /** Keeps the key of the source for a copy whose image is there. */
-export const keepFileKey = Effect.fnUntraced(function* ({
-  volumeId,
-  store: { keeps },
-  source,
-}: FileKeyToKeep): Effect.fn.Return<void, KmsError | KeyExists | KeyNotFound> {
+export const keepFileKey = Effect.fnUntraced(function* (
+  { volumeId, store, source }: FileKeyToKeep,
+  { pool, imageName }: ImageRef,
+): Effect.fn.Return<void, CephError | KmsError | KeyExists | KeyNotFound, Rbd> {
+  const { keeps } = store;
   if (keeps === undefined || source === undefined) return;
   const key = source.key ?? (yield* fileKeyIn(source.store, source.volumeId));
-  if (key === undefined) return;
+  if (key === undefined) {
+    // An earlier call has kept it, and the source may be gone since.
+    if ((yield* fileKeyIn(store, volumeId)) !== undefined) return;
+    if (!(yield* (yield* Rbd).imageHasData(pool, imageName, "any"))) return;
+    return yield* new KeyNotFound({
+      volumeId: source.volumeId,
+      place: source.store.keeps?.place(source.volumeId) ?? source.store.name,
+    });
+  }
   yield* Effect.catchTag(keeps.write(volumeId, key), "KeyExists", (error) =>
     Effect.flatMap(
       keeps.read(volumeId),

@@ -129,7 +129,7 @@ export const keepKey = Effect.fn("kms.keepKey")(function* (
   toKeep: KeyToKeep,
   image: ImageRef,
 ): Effect.fn.Return<void, KeepKeyError, Rbd> {
-  if (toKeep.type === "file") return yield* keepFileKey(toKeep);
+  if (toKeep.type === "file") return yield* keepFileKey(toKeep, image);
   const { store, source } = toKeep;
   if (store.kind === "keeping") yield* keepInStore(store, toKeep);
   const wrappedText = store.kind === "wrapping" ? toKeep.wrapped : undefined;

@@ -4,8 +4,8 @@
  *
  * Not here: the file on the node (./staged-volume.ts).
  *
- * 1. The text is written as Go writes it: all keys, in this order, compact, with Go's escapes. Behind them comes
- *    `serviceAccounts`, which is ours, and only where it says something: ceph-csi reads on without it.
+ * 1. The text is written as Go writes it: all keys, in this order, compact, with Go's escapes. Behind them come
+ *    `serviceAccounts` and `encryptedFiles`, which are ours, and only where they say something: ceph-csi reads on without.
  * 2. It is read as Go reads it: keys in any letter case, unknown ones ignored, missing ones empty. A text that names no
  *    image is corrupt. It never means that nothing is staged.
  */
@@ -26,6 +26,8 @@ export interface ImageMeta {
   readonly encrypted: boolean;
   /** The ServiceAccounts to which the volume was restricted when it was staged (lib/csi/service-accounts.ts); "": to none. */
   readonly serviceAccounts: string;
+  /** Whether its files are encrypted, and pods get the folder with them. */
+  readonly encryptedFiles: boolean;
   /** This and the next two are for rbd-nbd only. */
   readonly device: string;
   readonly logDir: string;
@@ -40,7 +42,7 @@ interface MetaContext {
 }
 
 /** What the file says of a volume, whatever maps it. */
-export type VolumeMarks = Pick<ImageMeta, "encrypted" | "serviceAccounts">;
+export type VolumeMarks = Pick<ImageMeta, "encrypted" | "encryptedFiles" | "serviceAccounts">;
 
 /** What the file says of an image that a mapper is to map. */
 export const metaOf = (
@@ -73,7 +75,9 @@ const KEYS = [
   "logDir",
   "logFileStrategy",
   "serviceAccounts",
+  "encryptedFiles",
 ];
+const BOOLEANS = ["accessType", "encrypted", "encryptedFiles"];
 
 export const encodeImageMeta = (meta: ImageMeta): string =>
   JSON.stringify({
@@ -88,6 +92,7 @@ export const encodeImageMeta = (meta: ImageMeta): string =>
     logDir: meta.logDir,
     logFileStrategy: meta.logFileStrategy,
     ...(meta.serviceAccounts !== "" && { serviceAccounts: meta.serviceAccounts }),
+    ...(meta.encryptedFiles && { encryptedFiles: true }),
   }).replaceAll(/[<>&\u2028\u2029]/g, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 /** The failure is what is wrong with the text. */
@@ -98,7 +103,7 @@ export const decodeImageMeta = (text: string): Result.Result<ImageMeta, string> 
   if (!isObject(value)) return Result.fail("it is not a JSON object");
   const fields = fieldsOf(value, KEYS);
   for (const key of KEYS) {
-    const wanted = key === "accessType" || key === "encrypted" ? "boolean" : "string";
+    const wanted = BOOLEANS.includes(key) ? "boolean" : "string";
     const found = fields[key] ?? undefined;
     if (found !== undefined && typeof found !== wanted) return Result.fail(`its "${key}" is not a ${wanted}`);
   }
@@ -116,5 +121,6 @@ export const decodeImageMeta = (text: string): Result.Result<ImageMeta, string> 
     logDir: string("logDir"),
     logFileStrategy: string("logFileStrategy"),
     serviceAccounts: string("serviceAccounts"),
+    encryptedFiles: boolean("encryptedFiles"),
   });
 };

@@ -65,6 +65,7 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   const now = yield* stage("look at node", lookAtStagedVolume(spec.volumeId, spec.stagingPath));
   const staged = yield* stagedAs(spec, now);
   yield* stage("check ServiceAccount", proveAllowed(spec, now));
+  yield* proveFolderWanted(spec, now);
   const { device, kind, point } = staged;
   const readOnly = spec.readOnly || staged.readOnly;
   const resolved = yield* host.resolvePath(targetPath);
@@ -77,6 +78,21 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   const source = spec.encryptedFiles ? yield* unlockedFolder(spec.volumeId, point) : point;
   yield* compensated(bindTarget({ ...spec, readOnly }, { ...staged, source, root }));
 });
+
+/** A pod that got the root of such a filesystem could remove the keys in it. */
+const proveFolderWanted = (
+  { encryptedFiles, volumeId }: PublishSpec,
+  { imageMeta }: StagedVolume,
+): Effect.Effect<void, Precondition> =>
+  encryptedFiles || imageMeta.kind !== "read" || !imageMeta.meta.encryptedFiles
+    ? Effect.void
+    : Effect.fail(
+        new Precondition({
+          subject: `volume ${volumeId}`,
+          problem: "has its files encrypted (encryptionType file), and the volume_context does not say so",
+          remedy: "Use the PersistentVolume that CreateVolume made",
+        }),
+      );
 
 /** What the stage read counts: kubelet hands what was read when the volume was attached, to every pod of the node. */
 const proveAllowed = Effect.fnUntraced(function* (

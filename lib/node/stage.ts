@@ -141,7 +141,9 @@ const completeStaged = Effect.fnUntraced(function* (
     if (!served) yield* healDevice(spec, image, device);
     if (!known) {
       const encrypted = device.mapped.crypt !== undefined;
-      const meta = imageMetaFor(context, image, mapper, { encrypted, serviceAccounts: yield* accountsOf(image) });
+      const serviceAccounts = yield* accountsOf(image);
+      const marks = { encrypted, serviceAccounts, encryptedFiles: isOfFiles(image.encryption) };
+      const meta = imageMetaFor(context, image, mapper, marks);
       yield* stage("write image-meta", writeImageMeta(stagingPath, meta.nbd ? { ...meta, device: path } : meta));
       yield* recordPublishedNode(spec, image);
     }
@@ -182,7 +184,8 @@ const mapFormatMount = Effect.fnUntraced(function* (
 > {
   const host = yield* Host;
   const { access, context, folder, layer, readOnly, shared, stagingPath } = spec;
-  const marks = { encrypted: layer !== undefined, serviceAccounts: status.metadata.get(SERVICE_ACCOUNTS) ?? "" };
+  const serviceAccounts = status.metadata.get(SERVICE_ACCOUNTS) ?? "";
+  const marks = { encrypted: layer !== undefined, encryptedFiles: folder !== undefined, serviceAccounts };
   yield* step("write image-meta", writeImageMeta(stagingPath, imageMetaFor(context, image, mapper, marks)), {
     when: "started",
     undo: Effect.andThen(host.removePath(target), removeImageMeta(stagingPath)),

@@ -44,10 +44,12 @@ export const listingContract = (at: () => Session): void => {
       await write(`${object}.3`, { "k-c": "3", "k-ü": "4", other: "x" });
       await write(`${object}.1`, { "k-a": "1", "k-\u{10000}": "6" });
       expect(keysOf(await pageOf("", 10))).toEqual(["k-a", "k-c", "k-ü", "k-\u{10000}"]);
-      await write(object, { "k-b": "2", "k-\uffff": "5" });
+      await write(object, { "k-b": "2", "k-c": "of the first", "k-\uffff": "5" });
       const all = ["k-a", "k-b", "k-c", "k-ü", "k-\uffff", "k-\u{10000}"];
       expect(keysOf(await pageOf("", 10))).toEqual(all);
       expect(keysOf(await pageOf("", 2))).toEqual(all.slice(0, 2));
+      expect((await pageOf("k-b", 2))?.get("k-c")).toBe("of the first");
+      expect(keysOf(await pageOf("k-b", 2))).toEqual(all.slice(2, 4));
       expect(keysOf(await pageOf("k-b", 3))).toEqual(all.slice(2, 5));
       expect(await pageOf("k-\uffff", 3)).toEqual(new Map([["k-\u{10000}", "6"]]));
     },

@@ -415,8 +415,8 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
   const folderAt = (point: string): CryptFolder => {
     const { disk, image } = mountedAt("fscrypt status", point);
     if (disk.folder !== undefined) return { kind: node.unlocked.has(image.id) ? "unlocked" : "locked" };
-    if (disk.halfMade !== true) return { kind: "none" };
-    return disk.files.size === 0 ? { kind: "half-made" } : { kind: "other", reason: "it holds keys, and files" };
+    if (disk.files.size > 0) return { kind: "other", reason: "it holds files that are not encrypted" };
+    return { kind: disk.halfMade === true ? "half-made" : "none" };
   };
 
   const holdersOf = (device: BlockDevice): string[] => [

@@ -149,6 +149,11 @@ describe("proof before an encrypted folder is harmed", () => {
     async () => {
       const { point, folder, state, key } = await mounted();
       const raw = key("raw_key", KEY);
+      writeFileSync(`${point}/plain`, "somebody's");
+      expect(await state()).toMatchObject({ kind: "other", reason: expect.stringContaining("not encrypted (plain)") });
+      expect(await errorOf(host.setUpCryptFolder(raw))).toMatchObject({ _tag: "HostRefused" });
+      expect(readdirSync(point).toSorted()).toEqual(["lost+found", "plain"]);
+      rmSync(`${point}/plain`);
       tool("fscrypt", "setup", point, "--quiet");
       const named = ["--source=raw_key", "--name=ceph-csi", `--key=${rawKeyFile()}`, "--quiet"];
       tool("fscrypt", "metadata", "create", "protector", point, ...named);
@@ -187,6 +192,9 @@ describe("proof before an encrypted folder is harmed", () => {
       const raw = key("raw_key", KEY);
       const refused = await errorOf(host.setUpCryptFolder(raw));
       expect(refused).toMatchObject({ _tag: "HostRefused", message: expect.stringContaining("tune2fs -O encrypt") });
+      // also now that the folder is there
+      expect(await state()).toEqual({ kind: "none" });
+      expect(await errorOf(host.setUpCryptFolder(raw))).toMatchObject({ message: expect.stringContaining("tune2fs") });
       await run(host.unmount(point));
       tool("tune2fs", "-O", "encrypt", device);
       await run(host.mount({ source: device, target: point, type: "ext4", options: ["_netdev"] }));

@@ -60,7 +60,9 @@ export const list = (io: bigint, object: string, page: Page): Map<string, Uint8A
 export const listAll = (io: bigint, objects: readonly string[], page: Page): Map<string, Uint8Array> | undefined => {
   const found = objects.map((object) => list(io, object, page)).filter((part) => part !== undefined);
   if (found.length < 2) return found[0];
-  const entries = found.flatMap((part) => [...part]).map((entry) => ({ entry, bytes: Buffer.from(entry[0]) }));
+  // a key that is in several is that of the first of them
+  const all = new Map(found.toReversed().flatMap((part) => [...part]));
+  const entries = [...all].map((entry) => ({ entry, bytes: Buffer.from(entry[0]) }));
   const inOrder = entries.toSorted((a, b) => Buffer.compare(a.bytes, b.bytes));
   return new Map(inOrder.slice(0, page.limit).map(({ entry }) => entry));
 };

@@ -76,7 +76,7 @@ export const radosCalls = (cluster: MemoryCluster, client: object = {}): RadosCa
       const omaps = [object, ...parts].map((name) => objects.get(name)).filter((omap) => omap !== undefined);
       const [first, ...others] = omaps;
       if (first === undefined) return undefined;
-      const whole = others.length === 0 ? first : new Map(omaps.flatMap((omap) => [...omap]));
+      const whole = others.length === 0 ? first : new Map(omaps.toReversed().flatMap((omap) => [...omap]));
       return asOmap(whole).page(prefix, after, limit);
     }),
 

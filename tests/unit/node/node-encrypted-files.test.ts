@@ -270,6 +270,12 @@ describe("proof before harm", () => {
     const locked = await failureOf(driver.publish(world.publish()));
     expect(locked).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("is not unlocked") });
     await driver.stage(world.stage());
+    const plain = await failureOf(driver.publish(publishing()));
+    expect(plain).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("does not say so") });
+    // as a driver that leaves no mark has staged it
+    const stash = host.tree.get(STASH);
+    const unmarked = stash?.kind === "file" ? stash.text.replace(',"encryptedFiles":true', "") : "";
+    host.tree.set(STASH, { kind: "file", text: unmarked });
     await driver.publish(publishing());
     const whole = await failureOf(driver.publish(world.publish()));
     expect(whole).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining("/ceph-csi-encrypted") });
@@ -332,6 +338,7 @@ describe("a stage that was cut off", () => {
       "a filesystem": () => filesystem(),
       "half a folder": () => filesystem({ halfMade: true }),
       "half a folder beside files": () => filesystem({ halfMade: true, files: new Map([["data", "precious"]]) }),
+      "files without a folder": () => filesystem({ files: new Map([["data", "precious"]]) }),
       "a folder": () => withFolder(KEY),
       "a folder of another key": () => withFolder("another"),
       "a filesystem without the feature": () => filesystem({ encryptsFiles: false }),

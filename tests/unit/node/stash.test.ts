@@ -15,6 +15,7 @@ const STASH: ImageMeta = {
   logDir: "",
   logFileStrategy: "",
   serviceAccounts: "",
+  encryptedFiles: false,
 };
 const read = (text: string) => Result.getOrUndefined(decodeImageMeta(text));
 
@@ -26,8 +27,8 @@ describe("the stash", () => {
   });
 
   test("What a volume is restricted to comes behind ceph-csi's keys, and ceph-csi ignores keys that it does not know", () => {
-    expect(encodeImageMeta({ ...STASH, serviceAccounts: "a,b" })).toEndWith(
-      '"logDir":"","logFileStrategy":"","serviceAccounts":"a,b"}',
+    expect(encodeImageMeta({ ...STASH, serviceAccounts: "a,b", encryptedFiles: true })).toEndWith(
+      '"logDir":"","logFileStrategy":"","serviceAccounts":"a,b","encryptedFiles":true}',
     );
   });
 
@@ -51,6 +52,7 @@ describe("the stash", () => {
       logDir: text,
       logFileStrategy: text,
       serviceAccounts: text,
+      encryptedFiles: fc.boolean(),
     });
     fc.assert(fc.property(record, (stash) => expect(read(encodeImageMeta(stash))).toEqual(stash)));
   });

@@ -7,6 +7,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { metadataStore } from "../../../lib/kms/stores/metadata.ts";
+import { KmsUnreachable } from "../../../lib/kms/errors.ts";
 import { keyOf } from "../../../lib/kms/new-key.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
@@ -169,7 +170,7 @@ describe("Copies of volumes with encrypted files", () => {
   test("A source that was never staged has no key, and its copies get none", async () => {
     const world = aWorld();
     await using driver = aDriver(world.cluster, world);
-    const id = await make(driver, world, "keeper");
+    const { volumeId: id } = (await driver.createVolume(creation({ parameters: filesOf("keeper"), secrets }))).volume;
     await driver.createVolume(cloneOf(id, { parameters: filesOf("keeper"), secrets }));
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { secrets }));
     const request = restoreOf(snapshotId, { name: "pvc-restore", parameters: filesOf("keeper"), secrets });
@@ -177,11 +178,53 @@ describe("Copies of volumes with encrypted files", () => {
     expect([...world.kept]).toEqual([]);
   });
 
+  const COPIES = [
+    (driver: Driver, id: string) => driver.createVolume(cloneOf(id, { parameters: filesOf("keeper"), secrets })),
+    (driver: Driver, id: string) => readySnapshot(driver, snapshotOf(id, { secrets })),
+  ];
+
+  test("A source that holds data, and whose key its store does not find, is not copied: the copy could never be read", async () => {
+    for (const copy of COPIES) {
+      const world = aWorld();
+      await using driver = aDriver(world.cluster, world);
+      const id = await make(driver, world, "keeper");
+      world.cluster.image("rbd", imageOf(id)).write(0n, 4096n);
+      expect(await failureOf(copy(driver, id))).toMatchObject({
+        code: "FAILED_PRECONDITION",
+        message: expect.stringContaining(`there is no key of ${id} in keeper/`),
+      });
+      expect(Object.keys(poolDump(world.cluster).images)).toEqual([imageOf(id)]);
+      world.kept.set(id, KEY);
+      await copy(driver, id);
+      expect([...world.kept.values()]).toEqual([KEY, KEY]);
+    }
+  });
+
+  test("A snapshot whose source and key went before it had its own is never ready, and one that has its own is", async () => {
+    for (const hasOwn of [false, true]) {
+      const world = aWorld();
+      const { keeper } = world.stores;
+      const late = new KmsUnreachable({ store: "keeper", reason: "no answer" });
+      const write: typeof keeper.write = (...args) =>
+        hasOwn ? Effect.andThen(keeper.write(...args), Effect.fail(late)) : Effect.fail(late);
+      const stores = { ...world.stores, keeper: { ...keeper, write } };
+      await using cutOff = aDriver(world.cluster, { ...world, stores });
+      const id = await staged(cutOff, world);
+      world.cluster.image("rbd", imageOf(id)).write(0n, 4096n);
+      expect(await failureOf(readySnapshot(cutOff, snapshotOf(id, { secrets })))).toMatchObject({
+        code: "UNAVAILABLE",
+      });
+      await using driver = aDriver(world.cluster, world);
+      await driver.deleteVolume(deletion(id, { secrets }));
+      expect(world.kept.has(id)).toBe(false);
+      const again = readySnapshot(driver, snapshotOf(id, { secrets }));
+      if (hasOwn) expect([(await again).readyToUse, [...world.kept.values()]]).toEqual([true, [KEY]]);
+      else expect(await failureOf(again)).toMatchObject({ code: "FAILED_PRECONDITION" });
+    }
+  });
+
   test("A source that is first staged while it is copied has its key in the copy", async () => {
-    for (const copy of [
-      (driver: Driver, id: string) => driver.createVolume(cloneOf(id, { parameters: filesOf("keeper"), secrets })),
-      (driver: Driver, id: string) => readySnapshot(driver, snapshotOf(id, { secrets })),
-    ]) {
+    for (const copy of COPIES) {
       const world = aWorld();
       const id = await make(aDriver(world.cluster, world), world, "keeper");
       const ceph = intercepted(cephMemoryService(world.cluster), ({ method }, act) =>
