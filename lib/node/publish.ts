@@ -94,7 +94,10 @@ const proveFolderWanted = (
         }),
       );
 
-/** What the stage read counts: kubelet hands what was read when the volume was attached, to every pod of the node. */
+/**
+ * What the stage read counts: kubelet hands what was read when the volume was attached, to every pod of the node. That counts
+ * where the stage read nothing, because another driver may have staged the volume.
+ */
 const proveAllowed = Effect.fnUntraced(function* (
   { pod, volumeId }: PublishSpec,
   { imageMeta }: StagedVolume,

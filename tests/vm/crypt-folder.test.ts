@@ -147,6 +147,7 @@ describe("proof before an encrypted folder is harmed", () => {
   test(
     "a setup that left keys alone is made again; where anything lies beside them, nothing is changed",
     async () => {
+      makeCheap();
       const { point, folder, state, key } = await mounted();
       const raw = key("raw_key", KEY);
       writeFileSync(`${point}/plain`, "somebody's");
