@@ -17,9 +17,10 @@ const keep = process.argv.includes("--keep");
 
 const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 
+/** A terminal and tests/rig/run.mjs both pass a Ctrl-C on: the second one must not end what the first one began. */
 const interrupted = (): Promise<void> =>
   new Promise((done) => {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => done());
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => done());
   });
 
 const tellSteps = async (cluster: Cluster): Promise<void> => {
