@@ -33,6 +33,7 @@ import {
   protectVolume,
   readVolume,
   releaseVolume,
+  unlessChanged,
   writeAttached,
   writeClaim,
   writeDetached,
@@ -68,7 +69,7 @@ export const syncAttachment = (
     if (failure instanceof KubeFailed && isStale(failure)) return Effect.logDebug(failure.message);
     return writeError(attachment, field, failure.message, failure instanceof CsiFailed ? failure.code : undefined).pipe(
       Effect.map(known.attachments.learn),
-      Effect.catch(({ status, message }) => (status === 404 ? Effect.void : Effect.logWarning(message))),
+      Effect.catch((failed) => (isMissing(failed) ? Effect.void : Effect.logWarning(failed.message))),
       Effect.andThen(Effect.logWarning(`${attachment.name}: ${failure.message}`)),
     );
   });
@@ -116,7 +117,7 @@ const protectedVolume = (
     const cached = volumes.get(name);
     // One patch answers with the whole volume: in the usual case nothing has to be read before.
     if (cached !== undefined && !cached.deleting && !cached.finalizers.includes(finalizer)) {
-      const patched = yield* protectVolume({ name, ...cached }, finalizer);
+      const patched = yield* unlessChanged(protectVolume({ name, ...cached }, finalizer));
       if (patched !== undefined) return patched;
     }
     const found = yield* readVolume(name);
@@ -124,8 +125,7 @@ const protectedVolume = (
     const { deleting, finalizers, resourceVersion } = volumeOf(found);
     if (deleting) return yield* refuse(`PersistentVolume ${name} is being deleted`);
     if (finalizers.includes(finalizer)) return found;
-    const patched = yield* protectVolume({ name, finalizers, resourceVersion }, finalizer);
-    return patched ?? (yield* refuse(`PersistentVolume ${name} has changed while it was looked at; retrying`));
+    return yield* protectVolume({ name, finalizers, resourceVersion }, finalizer);
   });
 
 const readSecret = (
@@ -186,10 +186,26 @@ interface PublishedVolume {
   readonly secret: SecretReference | undefined;
 }
 
-/** What to unpublish; `undefined` where nobody knows any more. */
+/**
+ * What to unpublish; `undefined` where nobody knows any more. What the attachment says was published: the volume of that
+ * name may be another one by now, whose secret is not for it.
+ */
 const publishedVolume = (
+  known: Known,
+  attachment: Attachment,
+): Effect.Effect<PublishedVolume | undefined, Failure, Kube> =>
+  Effect.gen(function* () {
+    const { handle } = attachment;
+    const named = yield* namedVolume(known, attachment);
+    if (handle === undefined || named?.handle === handle) return named;
+    const { secret, handle: before } = known.departed.get(attachment.volume ?? "") ?? {};
+    return { handle, secret: before === handle ? secret : undefined };
+  });
+
+/** The volume that the attachment names, as it is now, or as it was last seen. */
+const namedVolume = (
   { volumes, departed }: Known,
-  { volume, inline, handle }: Attachment,
+  { volume, inline }: Attachment,
 ): Effect.Effect<PublishedVolume | undefined, Failure, Kube> =>
   Effect.gen(function* () {
     if (inline !== undefined) return handleIn(inline);
@@ -198,7 +214,8 @@ const publishedVolume = (
     if (cached !== undefined && cached.handle !== "") return cached;
     const found = yield* readVolume(volume);
     if (found !== undefined) return handleIn(found.spec);
-    return departed.get(volume) ?? (handle === undefined ? undefined : { handle, secret: undefined });
+    const gone = departed.get(volume);
+    return gone === undefined || gone.handle === "" ? undefined : gone;
   });
 
 const handleIn = (spec: WholeVolume["spec"]): PublishedVolume | undefined => {
@@ -216,12 +233,9 @@ export const syncVolume = (
     const finalizer = finalizerOf((yield* CsiDriver).name);
     const cached = known.volumes.get(name);
     if (cached?.deleting !== true || !cached.finalizers.includes(finalizer) || isReferenced(name)) return;
-    const released = yield* releaseVolume({ name, ...cached }, finalizer).pipe(
-      Effect.catchIf(isMissing, () => Effect.void),
-    );
+    const released = yield* unlessChanged(releaseVolume({ name, ...cached }, finalizer));
     if (released !== undefined) return;
     const found = yield* readVolume(name);
     if (found === undefined || !found.metadata.finalizers.includes(finalizer)) return;
-    const again = yield* releaseVolume({ name, ...volumeOf(found) }, finalizer);
-    if (again === undefined) return yield* refuse(`PersistentVolume ${name} has changed while it was looked at`);
-  });
+    yield* releaseVolume({ name, ...volumeOf(found) }, finalizer);
+  }).pipe(Effect.catchIf(isMissing, () => Effect.void));

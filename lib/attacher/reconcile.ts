@@ -35,7 +35,7 @@ export const reconcile = (known: Known, again: (key: string) => void): Effect.Ef
 const handleOf = ({ volumes, departed }: Known, { volume, inline, handle }: Attachment): string | undefined => {
   if (inline !== undefined) return migrated(inline).csi?.volumeHandle;
   const known = volume === undefined ? undefined : (volumes.get(volume) ?? departed.get(volume));
-  return known?.handle || handle;
+  return (handle ?? known?.handle) || undefined;
 };
 
 const nodeIdOf = ({ nodes }: Known, { nodeName, nodeId }: Attachment, driver: string): string | undefined =>

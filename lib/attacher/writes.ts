@@ -7,7 +7,7 @@
  */
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
-import { isMissing, isStale, KubeFailed } from "../kube/errors.ts";
+import { isMissing, isStale, KubeFailed, maybeStale } from "../kube/errors.ts";
 import { answerAs, getIfThere, Kube, type JsonOperation } from "../kube/kube.ts";
 import { maskKeys } from "../text/mask.ts";
 import {
@@ -78,7 +78,8 @@ export const dropClaim = (attachment: Attachment, finalizer: string): Effect.Eff
     const dropped = yield* dropFrom(attachment, finalizer);
     if (dropped) return;
     const current = attachmentSchema.safeParse(yield* get(attachmentPath(attachment))).data;
-    if (current?.finalizers.includes(finalizer) !== true) return;
+    // a new one of the same name is somebody else's to undo
+    if (current?.finalizers.includes(finalizer) !== true || !current.deleting) return;
     if (yield* dropFrom(current, finalizer)) return;
     const reason = "the object has changed while it was looked at";
     return yield* new KubeFailed({ verb: "patch", path: attachmentPath(attachment), status: 409, reason });
@@ -108,11 +109,11 @@ interface KnownVolume {
   readonly finalizers: readonly string[];
 }
 
-/** Adds the finalizer to that version of the volume. -> the volume as it is then; `undefined` where the version is old. */
+/** Adds the finalizer to that version of the volume. -> the volume as it is then. */
 export const protectVolume = (
   { name, resourceVersion, finalizers }: KnownVolume,
   finalizer: string,
-): Effect.Effect<WholeVolume | undefined, KubeFailed, Kube> => {
+): Effect.Effect<WholeVolume, KubeFailed, Kube> => {
   const add: JsonOperation =
     finalizers.length === 0
       ? { op: "add", path: "/metadata/finalizers", value: [finalizer] }
@@ -120,11 +121,11 @@ export const protectVolume = (
   return patchVolume(name, resourceVersion, add);
 };
 
-/** Takes the finalizer from that version of the volume; `undefined` as above. */
+/** Takes the finalizer from that version of the volume. */
 export const releaseVolume = (
   { name, resourceVersion, finalizers }: KnownVolume,
   finalizer: string,
-): Effect.Effect<WholeVolume | undefined, KubeFailed, Kube> =>
+): Effect.Effect<WholeVolume, KubeFailed, Kube> =>
   patchVolume(name, resourceVersion, { op: "remove", path: `/metadata/finalizers/${finalizers.indexOf(finalizer)}` });
 
 const patchVolume = (name: string, resourceVersion: string, operation: JsonOperation) =>
@@ -136,4 +137,8 @@ const patchVolume = (name: string, resourceVersion: string, operation: JsonOpera
       wholeVolume,
       yield* patch(volumePath(name), { json: [current, operation] }),
     );
-  }).pipe(Effect.catchIf(isStale, () => Effect.succeed(undefined)));
+  });
+
+/** `undefined` where that version of the volume may be old: whoever reads it and tries again learns what is wrong. */
+export const unlessChanged = <A, R>(patched: Effect.Effect<A, KubeFailed, R>) =>
+  Effect.catchIf(patched, maybeStale, () => Effect.succeed(undefined));

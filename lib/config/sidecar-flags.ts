@@ -50,7 +50,8 @@ export const sidecarProcess = ({ csiAddress, verbosity, withoutEffect, warnings 
   metricsPort: undefined,
   metricsPath: "/metrics",
   logSlowOpInterval: Duration.seconds(30),
-  gracePeriod: Duration.seconds(5),
+  // nothing waits for as long, but for a slow API server that takes a lease back
+  gracePeriod: Duration.seconds(25),
   withoutEffect,
   warnings,
 });

@@ -8,9 +8,10 @@
  * 3. At the end only the very file that was put there is removed. Our listening socket pins its inode, so an equal
  *    inode number can't be a newcomer's: call `release` before the socket is closed.
  */
+import { createHash } from "node:crypto";
 import { chmodSync, chownSync, linkSync, lstatSync, readFileSync, statSync, unlinkSync } from "node:fs";
 import { connect } from "node:net";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
@@ -63,7 +64,7 @@ const asListenError = (what: string, error: unknown): ListenError =>
 /** Checks that a socket can be put at `path`; `group` (name or number) gets access to it; "": the owner alone. */
 export const prepareSocket = (path: string, group: string): Effect.Effect<SocketFile, ListenError> =>
   Effect.gen(function* () {
-    const bindPath = join(dirname(path), `.s${process.pid.toString(36)}`);
+    const bindPath = join(dirname(path), hiddenName(basename(path)));
     const gid = yield* trySync(`group "${group}"`, () => (group === "" ? undefined : groupId(group)));
     yield* trySync(`socket ${path}`, () => checkPath(path, bindPath));
     const stale = yield* findStale(path);
@@ -84,6 +85,15 @@ export const prepareSocket = (path: string, group: string): Effect.Effect<Socket
     });
     return { bindPath, publish };
   });
+
+/**
+ * The same for the next process of our number, and another one for another socket: in a folder that containers share, all
+ * of them are process 1. It is no longer than `csi.sock`.
+ */
+const hiddenName = (name: string): string => {
+  const mark = createHash("sha256").update(name).digest("base64url").slice(0, 2);
+  return `.${process.pid.toString(36)}${mark}`;
+};
 
 const checkPath = (path: string, bindPath: string): void => {
   const longest = Math.max(Buffer.byteLength(path), Buffer.byteLength(bindPath));

@@ -28,11 +28,14 @@ export class KubeFailed extends Data.TaggedError("KubeFailed")<{
 /** A resource version that the server has forgotten: list again. */
 export const isExpired = ({ status }: KubeFailed): boolean => status === 410;
 
-export const isMissing = ({ status }: KubeFailed): boolean => status === 404;
+/** By the API's own word: a 404 alone may come from a proxy before it, or from a path that leads elsewhere. */
+export const isMissing = ({ status, code }: KubeFailed): boolean => status === 404 && code === "NotFound";
 
-/** The object has changed since it was read: a wrong resource version, or a `test` of a JSON patch that failed. */
-export const isStale = ({ status, verb }: KubeFailed): boolean =>
-  status === 409 || (status === 422 && verb === "patch");
+/** The object has changed since it was read. */
+export const isStale = ({ status }: KubeFailed): boolean => status === 409;
+
+/** As `isStale`, of a JSON patch that begins with a test: one that fails has the status of any patch that is not valid. */
+export const maybeStale = (failed: KubeFailed): boolean => isStale(failed) || failed.status === 422;
 
 /** A kubeconfig, or a service account, that cannot be used. */
 export class KubeAccessWrong extends Data.TaggedError("KubeAccessWrong")<{ readonly message: string }> {}

@@ -167,6 +167,12 @@ const listAll = <T>({ list }: KubeService, path: string, store: Store<T>): Effec
 const sayUnreadable = (path: string, problem: string | undefined): Effect.Effect<void> =>
   problem === undefined ? Effect.void : Effect.logError(`${path}: an object is left out: ${problem}`);
 
+/** After that many watches in a row that the server refuses, or ends, without an event, it is asked for a list again. */
+const REFUSALS = 5;
+const AT_ONCE = "the watch ended at once";
+/** A server that cannot be reached has refused nothing. */
+const isRefusal = ({ status, reason }: KubeFailed): boolean => status !== undefined || reason === AT_ONCE;
+
 /** Watches from that version on, through the ends of watches, until the server has forgotten where it was. */
 const follow = <T>(
   { watch }: KubeService,
@@ -177,8 +183,11 @@ const follow = <T>(
 ): Effect.Effect<never, KubeFailed> => {
   let version = from;
   let events = 0;
+  const inARow = { failures: 0, refusals: 0 };
+  const begun = () => Object.assign(inARow, { failures: 0, refusals: 0 });
   const take = ({ type, object }: WatchEvent): Effect.Effect<void> => {
     events += 1;
+    begun();
     version = versionOf(object) ?? version;
     if (type === "BOOKMARK") return Effect.void;
     if (type !== "DELETED") return sayUnreadable(path, store.put(object));
@@ -189,13 +198,19 @@ const follow = <T>(
     const [began, eventsBefore] = [yield* Clock.currentTimeMillis, events];
     yield* Stream.runForEach(watch(path, version), take);
     if (events === eventsBefore && (yield* Clock.currentTimeMillis) - began < TOO_SHORT_MS) {
-      return yield* new KubeFailed({ verb: "watch", path, reason: "the watch ended at once" });
+      return yield* new KubeFailed({ verb: "watch", path, reason: AT_ONCE });
     }
+    begun();
   });
   const patient = Effect.catchIf(
     once,
-    (failed) => !isExpired(failed),
-    (failed) => Effect.andThen(Effect.logDebug(`${failed.message}; retrying`), wait),
+    (failed) => !isExpired(failed) && !(isRefusal(failed) && (inARow.refusals += 1) >= REFUSALS),
+    ({ message }) => {
+      const line = `${message}; retrying`;
+      // every watch ends at some time
+      const isUsual = (inARow.failures += 1) === 1;
+      return Effect.andThen(isUsual ? Effect.logDebug(line) : Effect.logWarning(line), wait);
+    },
   );
   return Effect.forever(patient);
 };

@@ -7,17 +7,22 @@
  *    change: the clocks of two machines are never compared.
  * 3. Two that take the lease at once are told apart by its resource version: one of them gets 409.
  * 4. A lost lease ends the work, not the process: it stands for election again.
+ * 5. A lease counts from when it was asked for: work does not begin on one that others may believe to be over.
+ * 6. A process that stops gives back also what it may have taken without an answer: that would keep everybody else
+ *    waiting until it is over.
  */
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
+import * as Fiber from "effect/Fiber";
 import * as Layer from "effect/Layer";
+import * as Option from "effect/Option";
 import * as Random from "effect/Random";
 import type * as Scope from "effect/Scope";
 import * as z from "zod";
-import type { KubeFailed } from "./errors.ts";
+import { isStale, type KubeFailed } from "./errors.ts";
 import { recordEvent } from "./events.ts";
 import { answerAs, getIfThere, Kube } from "./kube.ts";
 
@@ -61,6 +66,10 @@ interface Election {
   /** The lease as this process wrote it last, while it holds it. */
   held: Lease | undefined;
   renewedAt: number;
+  /** The write whose answer nobody has yet: it goes on when who waits for it stops. */
+  onTheWay: Fiber.Fiber<Lease, KubeFailed> | undefined;
+  /** A write of ours may have made us the holder, and nothing has shown since that somebody else is, or nobody. */
+  mayHold: boolean;
 }
 
 /** The elections of this process, for its metrics and its health. */
@@ -94,7 +103,13 @@ export const makeElections = (): ElectionsService => {
     }),
     whileLeading: (options, work) =>
       Effect.suspend(() => {
-        const election: Election = { seen: undefined, held: undefined, renewedAt: 0 };
+        const election: Election = {
+          seen: undefined,
+          held: undefined,
+          renewedAt: 0,
+          onTheWay: undefined,
+          mayHold: false,
+        };
         return Effect.acquireUseRelease(
           Effect.sync(() => void running.set(election, options)),
           () => electAgain(options, election, work),
@@ -118,6 +133,7 @@ const electAgain = <E, R>(
     yield* acquire(options, election);
     yield* Effect.logInfo(`${identity} leads by the lease ${name}`);
     yield* announce(options, "became leader");
+    if ((yield* timeLeft(options, election)) <= 0) return yield* Effect.logWarning(`${name}: the answer came too late`);
     // What the work starts ends with it, before anything below runs.
     yield* Effect.raceFirst(Effect.andThen(Effect.scoped(work), Effect.never), renewUntilLost(options, election));
     yield* Effect.logWarning(
@@ -127,10 +143,24 @@ const electAgain = <E, R>(
   });
   return term.pipe(
     Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : giveBack(options, election))),
-    Effect.ensuring(Effect.sync(() => void (election.held = undefined))),
+    Effect.ensuring(endTerm(election)),
     Effect.forever,
   );
 };
+
+const endTerm = (election: Election): Effect.Effect<void> =>
+  Effect.andThen(
+    cutOff(election),
+    Effect.sync(() => void (election.held = undefined)),
+  );
+
+/** Waits no longer for a write. What it has done, the next look at the lease shows. */
+const cutOff = (election: Election): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    const { onTheWay } = election;
+    election.onTheWay = undefined;
+    return onTheWay === undefined ? Effect.void : Fiber.interrupt(onTheWay);
+  });
 
 const announce = ({ namespace, name, identity }: LeaseOptions, what: string) =>
   recordEvent({
@@ -144,21 +174,28 @@ const announce = ({ namespace, name, identity }: LeaseOptions, what: string) =>
 const acquire = (options: LeaseOptions, election: Election): Effect.Effect<void, never, Kube> =>
   Effect.gen(function* () {
     const tried = attempt(options, election).pipe(
+      Effect.timeoutOrElse({
+        duration: options.renewDeadline,
+        orElse: () => Effect.as(Effect.logWarning(`the lease ${options.name}: no answer yet; retrying`), false),
+      }),
       Effect.catch((failed) =>
         Effect.as(failed.status === 409 ? Effect.void : Effect.logWarning(`${failed.message}; retrying`), false),
       ),
     );
-    while (!(yield* tried)) {
+    while (!(yield* Effect.ensuring(tried, cutOff(election)))) {
       const jitter = 1 + 1.2 * (yield* Random.next);
       yield* Effect.sleep(Duration.times(options.retryPeriod, jitter));
     }
   });
 
+/** Milliseconds for which work may go on without a further renewal. */
+const timeLeft = ({ renewDeadline }: LeaseOptions, { renewedAt }: Election): Effect.Effect<number> =>
+  Effect.map(now, (at) => Duration.toMillis(renewDeadline) - (at - renewedAt));
+
 /** Renews at each period; ends when that has failed for the renewal's deadline, or when somebody else holds the lease. */
 const renewUntilLost = (options: LeaseOptions, election: Election): Effect.Effect<void, never, Kube> => {
-  const deadline = Duration.toMillis(options.renewDeadline);
   const renew = Effect.gen(function* () {
-    const left = deadline - ((yield* now) - election.renewedAt);
+    const left = yield* timeLeft(options, election);
     return left <= 0
       ? "late"
       : yield* attempt(options, election).pipe(
@@ -169,7 +206,7 @@ const renewUntilLost = (options: LeaseOptions, election: Election): Effect.Effec
   });
   return Effect.gen(function* () {
     for (;;) {
-      yield* Effect.sleep(options.retryPeriod);
+      yield* Effect.sleep(Math.min(Duration.toMillis(options.retryPeriod), yield* timeLeft(options, election)));
       const outcome = yield* renew;
       if (outcome === "lost" || outcome === "late") return;
     }
@@ -197,6 +234,7 @@ const attempt = (options: LeaseOptions, election: Election): Effect.Effect<boole
     if (found === undefined) return yield* Effect.as(create(options, election), true);
     if (yield* isHeldByAnother(options, election, found)) {
       election.held = undefined;
+      election.mayHold = false;
       return false;
     }
     return yield* Effect.as(write(options, election, found), true);
@@ -237,8 +275,7 @@ const create = (options: LeaseOptions, election: Election): Effect.Effect<void, 
     const spec = yield* ownRecord(options, undefined);
     const { name, namespace, labels = {} } = options;
     const body = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { name, namespace, labels }, spec };
-    const began = yield* now;
-    yield* keep(options, election, began, yield* (yield* Kube).create(listPath(options), body));
+    yield* keep(options, election, (yield* Kube).create(listPath(options), body));
   });
 
 const write = (options: LeaseOptions, election: Election, lease: Lease): Effect.Effect<void, KubeFailed, Kube> =>
@@ -246,28 +283,63 @@ const write = (options: LeaseOptions, election: Election, lease: Lease): Effect.
     const labels = { ...(lease.metadata["labels"] as object | undefined), ...options.labels };
     const spec = yield* ownRecord(options, lease.spec ?? {});
     const body = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { ...lease.metadata, labels }, spec };
-    const began = yield* now;
-    yield* keep(options, election, began, yield* (yield* Kube).update(pathOf(options), body));
+    yield* keep(options, election, (yield* Kube).update(pathOf(options), body));
   });
 
 /** The lease counts from when the write was sent: others may have seen it then. */
-const keep = (options: LeaseOptions, election: Election, began: number, answer: unknown) =>
-  Effect.map(answerAs(pathOf(options), aLease, answer), (lease) => {
-    election.held = lease;
-    election.renewedAt = began;
+const keep = (options: LeaseOptions, election: Election, send: Effect.Effect<unknown, KubeFailed>) =>
+  Effect.gen(function* () {
+    const began = yield* now;
+    const answer = Effect.flatMap(send, (sent) => answerAs(pathOf(options), aLease, sent));
+    election.mayHold = true;
+    election.onTheWay = yield* Effect.forkDetach(answer);
+    const exit = yield* Fiber.await(election.onTheWay);
+    election.onTheWay = undefined;
+    if (Exit.isSuccess(exit)) {
+      election.held = exit.value;
+      election.renewedAt = began;
+    }
+    yield* exit;
   });
 
 /** Lets another one lead at once. Whatever fails here, the lease ends by itself. */
 const giveBack = (options: LeaseOptions, election: Election): Effect.Effect<void, never, Kube> =>
   Effect.gen(function* () {
-    const { held } = election;
-    if (held === undefined) return;
-    const time = yield* microTime;
-    const spec = { ...held.spec, holderIdentity: "", leaseDurationSeconds: 1, acquireTime: time, renewTime: time };
-    const body = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: held.metadata, spec };
-    yield* (yield* Kube).update(pathOf(options), body);
-    yield* Effect.logInfo(`${options.identity} gave the lease ${options.name} back`);
+    if (election.onTheWay !== undefined) {
+      const last = yield* Effect.timeoutOption(Fiber.await(election.onTheWay), options.renewDeadline);
+      if (Option.isSome(last) && Exit.isSuccess(last.value)) election.held = last.value.value;
+      yield* cutOff(election);
+    }
+    const { held, mayHold } = election;
+    if (held === undefined && !mayHold) return;
+    const released = yield* (held === undefined ? releaseAsFound(options) : releaseHeld(options, held)).pipe(
+      Effect.timeout(options.renewDeadline),
+    );
+    if (released) yield* Effect.logInfo(`${options.identity} gave the lease ${options.name} back`);
   }).pipe(
-    Effect.timeout("2 seconds"),
     Effect.catch(({ message }) => Effect.logInfo(`the lease ${options.name} could not be given back: ${message}`)),
   );
+
+const releaseHeld = (options: LeaseOptions, held: Lease) =>
+  release(options, held).pipe(
+    Effect.as(true),
+    // somebody else wrote to it, to its labels perhaps
+    Effect.catchIf(isStale, () => releaseAsFound(options)),
+  );
+
+const release = (options: LeaseOptions, { metadata, spec: before }: Lease) =>
+  Effect.gen(function* () {
+    const time = yield* microTime;
+    const spec = { ...before, holderIdentity: "", leaseDurationSeconds: 1, acquireTime: time, renewTime: time };
+    const body = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata, spec };
+    yield* (yield* Kube).update(pathOf(options), body);
+  });
+
+/** -> whether it was ours. */
+const releaseAsFound = (options: LeaseOptions) =>
+  Effect.gen(function* () {
+    const found = yield* getIfThere(pathOf(options), aLease);
+    if (found?.spec?.holderIdentity !== options.identity) return false;
+    yield* release(options, found);
+    return true;
+  });

@@ -63,7 +63,7 @@ export const attachedToNode = Effect.fnUntraced(function* (
   nodeName: string,
 ): Effect.fn.Return<AttachedToNode, KubeFailed, Kube> {
   const { names, areAll } = yield* attachmentsOf(driverName, nodeName);
-  const found = yield* Effect.forEach(names, (name) => volumeOf(driverName, name));
+  const found = yield* Effect.forEach(names, (name) => volumeOf(driverName, name), { concurrency: 8 });
   const volumeIds = found.flatMap(({ volumeId }) => volumeId ?? []);
   return {
     staged: found.flatMap(({ staged }) => staged ?? []),

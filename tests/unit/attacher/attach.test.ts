@@ -8,6 +8,7 @@ import { ABLE, failing } from "../../support/csi-driver-memory.ts";
 import { settled } from "../../support/virtual-time.ts";
 
 const PROTECTED = ["kubernetes.io/pv-protection", FINALIZER];
+const IN_TREE = { csi: null, rbd: { monitors: ["10.0.0.1:6789"], image: "kubernetes-dynamic-pvc-e0b45b52" } };
 const SECRETS = "/api/v1/namespaces/storage/secrets";
 
 describe("attach", () => {
@@ -272,6 +273,78 @@ describe("detach", () => {
       expect(driver.calls).toEqual(["unpublish handle-pv-1 id-of-node-1"]);
       expect(find("va-1")).toBeUndefined();
     }
+  });
+
+  test("An in-tree volume that was taken away by force is unpublished by what the attachment says", async () => {
+    const { attach, node, volume, attachment, remove, find, driver, memory } = attacherWorld();
+    node("node-1");
+    volume("pv-1");
+    const path = "/api/v1/persistentvolumes/pv-1";
+    memory.merge(path, { spec: IN_TREE });
+    attachment("va-1", "pv-1");
+    await attach();
+    const handle = driver.requests[0]?.volumeId ?? "";
+    expect(handle).toStartWith("mig_mons-");
+    memory.merge(path, { metadata: { finalizers: null } });
+    memory.remove(path);
+    await settled();
+    driver.calls.length = 0;
+    remove("va-1");
+    await settled();
+    expect(driver.calls).toEqual([`unpublish ${handle} id-of-node-1`]);
+    expect(find("va-1")).toBeUndefined();
+  });
+
+  test("What was published is unpublished, although another volume has the name by now", async () => {
+    const { remove, find, memory, driver, volume } = await attached();
+    const path = "/api/v1/persistentvolumes/pv-1";
+    memory.merge(path, { metadata: { finalizers: null } });
+    memory.remove(path);
+    volume("pv-1", {
+      volumeHandle: "another-handle",
+      controllerPublishSecretRef: { name: "absent", namespace: "storage" },
+    });
+    await settled();
+    remove("va-1");
+    await settled();
+    expect(driver.calls).toEqual(["unpublish handle-pv-1 id-of-node-1"]);
+    expect(find("va-1")).toBeUndefined();
+  });
+
+  test("A 404 that is not the API's own is an error, and nothing is believed to be gone", async () => {
+    const { attach, node, volume, attachment, remove, driver, memory, status, finalizersOf } = attacherWorld();
+    const state = { proxied: false };
+    node("node-1");
+    volume("pv-1");
+    memory.merge("/api/v1/persistentvolumes/pv-1", { spec: IN_TREE });
+    attachment("va-1", "pv-1");
+    await attach({}, ({ verb, path }, act) =>
+      state.proxied && verb === "get"
+        ? Effect.fail(new KubeFailed({ verb, path, status: 404, code: "", reason: "HTTP 404" }))
+        : act,
+    );
+    driver.calls.length = 0;
+    state.proxied = true;
+    remove("va-1");
+    await settled();
+    expect(driver.calls).toEqual([]);
+    expect(finalizersOf(`${ATTACHMENTS}/va-1`)).toEqual([FINALIZER]);
+    expect(String(status("va-1")?.["detachError"]?.["message"])).toContain("HTTP 404");
+  });
+
+  test("Why the API takes no patch of a volume is on the attachment", async () => {
+    const { attach, node, volume, attachment, status } = attacherWorld();
+    node("node-1");
+    volume("pv-1");
+    attachment("va-1", "pv-1");
+    await attach({}, ({ verb, path }, act) =>
+      verb === "patch" && path.includes("persistentvolumes")
+        ? Effect.fail(
+            new KubeFailed({ verb, path, status: 422, code: "Invalid", reason: "HTTP 422: a webhook says no" }),
+          )
+        : act,
+    );
+    expect(String(status("va-1")?.["attachError"]?.["message"])).toContain("a webhook says no");
   });
 
   test("Where nobody knows any more what was published, the detach ends, and the log says what may be left", async () => {

@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { createServer, type Server } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import * as Effect from "effect/Effect";
 import * as Exit from "effect/Exit";
 import { Identity } from "../../../lib/gen/csi_pb.ts";
@@ -21,7 +21,7 @@ import { startController } from "../../support/driver-process.ts";
 import { client } from "../../support/grpc-client.ts";
 import { serve } from "../../../lib/grpc/server.ts";
 import { served } from "../../../lib/grpc/service.ts";
-import { grpcAddress, readEndpoint } from "../../../lib/grpc/socket.ts";
+import { grpcAddress, prepareSocket, readEndpoint } from "../../../lib/grpc/socket.ts";
 import * as Result from "effect/Result";
 import { type Served, serving, temporaryDirectory, grace } from "../../support/grpc-serving.ts";
 
@@ -167,11 +167,25 @@ describe("a path that is taken", () => {
   });
 
   test("A hidden socket that a killed bind left is not an obstacle", async () => {
-    const hidden = join(directory, `.s${process.pid.toString(36)}`);
+    const { bindPath: hidden } = await Effect.runPromise(prepareSocket(path, ""));
     await leaveStale();
     renameSync(path, hidden);
     await start();
     expect(readdirSync(directory)).toEqual(["csi.sock"]);
+  });
+
+  test("Two sockets of one folder have two hidden names, neither longer than csi.sock", async () => {
+    const names = await Promise.all(
+      ["one-reg.sock", "other-reg.sock"].map(async (name) => {
+        const { bindPath } = await Effect.runPromise(prepareSocket(join(directory, name), ""));
+        return basename(bindPath);
+      }),
+    );
+    expect(new Set(names).size).toBe(2);
+    for (const name of names) {
+      expect(name).toStartWith(`.${process.pid.toString(36)}`);
+      expect(name.length).toBeLessThanOrEqual("csi.sock".length);
+    }
   });
 });
 

@@ -17,7 +17,15 @@ const objectsOf = (answers: Readonly<Record<string, Answer | number>>) => {
       asked.push(`${verb} ${path}`);
       const found = answers[`${verb} ${path}`] ?? 404;
       return typeof found === "number"
-        ? Effect.fail(new KubeFailed({ verb, path, status: found, reason: `status ${found}` }))
+        ? Effect.fail(
+            new KubeFailed({
+              verb,
+              path,
+              status: found,
+              code: found === 404 ? "NotFound" : "",
+              reason: `status ${found}`,
+            }),
+          )
         : Effect.succeed(found);
     });
   const unused = () => Effect.die("unused");

@@ -74,6 +74,22 @@ describe("an informer", () => {
     expect(memory.requests.filter((request) => request.startsWith("list"))).toHaveLength(1);
   });
 
+  test("A watch that the server refuses again and again is told, and the list is made again", async () => {
+    const state = { refused: false };
+    const { memory, time, begin, changes } = await started(({ verb, path }, act) =>
+      verb === "watch" && state.refused
+        ? Effect.fail(new KubeFailed({ verb, path, status: 403, code: "Forbidden", reason: "HTTP 403" }))
+        : act,
+    );
+    const { log } = await begin();
+    state.refused = true;
+    memory.endWatches();
+    memory.create(PATH, pv("pv-1"));
+    await time.pass("2 minutes");
+    expect(changes).toEqual(["new pv-1"]);
+    expect(log.join("\n")).toContain('Grant the service account the verb "watch"');
+  });
+
   test("After a compaction it lists again, and finds what went and what came meanwhile", async () => {
     const { memory, time, begin, changes } = await started();
     for (const name of ["stays", "goes"]) memory.create(PATH, pv(name));

@@ -84,6 +84,90 @@ describe("a lease", () => {
     expect(spec()).toMatchObject({ holderIdentity: "two", leaseTransitions: 1 });
   });
 
+  for (const [what, verb] of [
+    ["takes", "create"],
+    ["renews", "update"],
+  ] as const) {
+    test(`One that stops while it ${what} the lease, and has no answer yet, gives it back`, async () => {
+      const { time, stand, spec } = election();
+      const slow: AroundKube = ({ verb: asked, path }, act) =>
+        asked === verb && path.includes("leases") ? Effect.tap(act, Effect.sleep("3 seconds")) : act;
+      const one = await stand("one", slow);
+      if (verb === "update") await time.pass("6 seconds");
+      expect(spec()["holderIdentity"]).toBe("one");
+      await one.stop();
+      expect(one.log).toEqual(expect.arrayContaining(["one gave the lease attacher back"]));
+      expect(spec()).toMatchObject({ holderIdentity: "", leaseDurationSeconds: 1 });
+    });
+  }
+
+  test("A lease whose taking failed without an answer, although it was done, is given back", async () => {
+    const { stand, spec } = election();
+    let reset = true;
+    const unlucky: AroundKube = ({ verb, path }, act) =>
+      verb === "create" && path.includes("leases") && reset
+        ? Effect.andThen(act, Effect.fail(new KubeFailed({ verb, path, reason: "connection reset" })))
+        : act;
+    const one = await stand("one", unlucky);
+    reset = false;
+    expect(spec()["holderIdentity"]).toBe("one");
+    await one.stop();
+    expect(spec()["holderIdentity"]).toBe("");
+    expect(one.log).toEqual(expect.arrayContaining(["one gave the lease attacher back"]));
+  });
+
+  test("An answer that comes after others may have taken over is none: the work does not begin", async () => {
+    const { time, history, stand } = election();
+    const state = { slow: true };
+    const slow: AroundKube = ({ verb, path }, act) =>
+      verb === "create" && path.includes("leases") && state.slow ? Effect.tap(act, Effect.sleep("20 seconds")) : act;
+    const standing = stand("one", slow);
+    await standing;
+    await stand("two");
+    await time.pass("14 seconds");
+    expect(history).toEqual([]);
+    state.slow = false;
+    await time.pass("10 seconds");
+    expect(history).toHaveLength(1);
+  });
+
+  test("A leader stops at the deadline of its renewal, and not at the period after it", async () => {
+    const { time, history, stand } = election();
+    let reachable = true;
+    await stand("one", (request, act) => (reachable ? act : away(request, act)));
+    await time.pass("5 seconds");
+    reachable = false;
+    await time.pass("9 seconds");
+    expect(history).toEqual(["one begins"]);
+    await time.pass("1300 millis");
+    expect(history).toEqual(["one begins", "one ended"]);
+  });
+
+  test("A lease that somebody else wrote to meanwhile is given back, but not one that somebody else holds", async () => {
+    for (const [change, holder] of [
+      [{ metadata: { labels: { theirs: "yes" } } }, ""],
+      [{ spec: { holderIdentity: "thief" } }, "thief"],
+    ] as const) {
+      const { memory, stand, spec } = election();
+      const one = await stand("one");
+      memory.merge(PATH, change);
+      await one.stop();
+      expect(spec()["holderIdentity"]).toBe(holder);
+    }
+  });
+
+  test("One that stops without a server ends, as late as a leader would", async () => {
+    const { time, history, stand } = election();
+    let reachable = true;
+    const silent: AroundKube = (_, act) => (reachable ? act : Effect.never);
+    const one = await stand("one", silent);
+    reachable = false;
+    await time.pass("6 seconds");
+    await one.stop();
+    expect(history).toEqual(["one begins", "one ended"]);
+    expect(one.log.join("\n")).toContain("could not be given back");
+  });
+
   test("A leader that died is waited for as long as its lease lasts by the follower's own clock", async () => {
     const { memory, time, history, stand, theirs, spec } = election();
     // Its times are years ago: another machine's clock counts for nothing.
