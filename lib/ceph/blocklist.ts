@@ -13,11 +13,20 @@ import type * as Effect from "effect/Effect";
 import type { CephError } from "./errors.ts";
 import type { ClusterAccess, PoolRef } from "./rados.ts";
 
+/** Five years: Ceph has no entry without an end. */
+export const FENCE_SECONDS = 157_784_760;
+
 export interface Blocked {
   readonly kind: "client" | "range";
   /** `10.0.0.1:0/3412`, `[fd00::1]:0/3412`; a nonce of 0 means every client of the address. Of a range: `10.0.0.0/24`. */
   readonly address: string;
 }
+
+export const blockedClient = (client: string): Blocked => ({ kind: "client", address: client });
+
+/** The pools to which clients of an image write: a fence is proven for each. */
+export const poolsWritten = (pool: PoolRef, dataPool: string | undefined): readonly PoolRef[] =>
+  dataPool === undefined ? [pool] : [pool, { ...pool, pool: dataPool }];
 
 /** Which cluster it is, and as which client this driver talks to it. */
 export interface ClusterIdentity {

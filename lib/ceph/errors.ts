@@ -10,6 +10,7 @@
  *    tag says that it did not.
  */
 import * as Data from "effect/Data";
+import { FENCE_SECONDS } from "./blocklist.ts";
 
 interface About {
   /** The call that failed, as in `rbd_open`. */
@@ -70,7 +71,7 @@ export class Busy extends Data.TaggedError("Busy")<About & { readonly watchers?:
   override get message() {
     return this.watchers === undefined
       ? `${this.subject} is in use (${this.op}). Find its user with "rbd status", end that use, then retry`
-      : `${this.subject} is in use by ${this.watchers.join(", ")}. End that use, then retry. If its node is dead, first blocklist the address with "ceph osd blocklist add"`;
+      : `${this.subject} is in use by ${this.watchers.join(", ")}. End that use, then retry. If its node is dead, first fence it with "ceph osd blocklist add ADDRESS ${FENCE_SECONDS}": without the number Ceph does so for an hour only`;
   }
 }
 export class HasSnapshots extends Data.TaggedError("HasSnapshots")<About> {
@@ -96,8 +97,8 @@ export class AccessDenied extends Data.TaggedError("AccessDenied")<
     if (this.caps !== undefined) {
       return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. It takes ${this.caps}: add that with "ceph auth caps client.${this.user}", which replaces all caps, so name the others too`;
     }
-    const prefixed = this.user.startsWith("client.") ? "Write userID without client. in front, or c" : "C";
-    return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. ${prefixed}ompare the key in the secret with "ceph auth get client.${this.user}", and its caps with mon, osd and mgr "profile rbd"`;
+    const compare = this.user.startsWith("client.") ? "Write userID without client. in front, or compare" : "Compare";
+    return `Ceph denied client.${this.user} ${this.op} on ${this.subject}. ${compare} the key in the secret with "ceph auth get client.${this.user}", and its caps with mon, osd and mgr "profile rbd"`;
   }
 }
 /** Ceph did not answer within the limit. The outcome of a write is unknown. */

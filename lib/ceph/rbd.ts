@@ -40,6 +40,8 @@ export interface ImageStatus {
   readonly watchers: readonly string[];
   /** Without the lock that clients take by themselves where the feature exclusive-lock is on. */
   readonly locks: readonly AdvisoryLock[];
+  /** Who writes: the client, such as `client.4123`, that has the lock which clients take by themselves; absent: nobody. */
+  readonly writer?: string;
   readonly mirror: "disabled" | "primary" | "non-primary";
   readonly parent: Parent | undefined;
   /** Snapshots of every kind, those in the trash of snapshots included. */
@@ -53,7 +55,7 @@ export interface ImageStatus {
 }
 
 /** What the header of an image says: all but who uses it, its mirror, and the names of its snapshots. */
-export type ImageHeader = Omit<ImageStatus, "locks" | "mirror" | "namedSnapshots" | "watchers">;
+export type ImageHeader = Omit<ImageStatus, "locks" | "mirror" | "namedSnapshots" | "watchers" | "writer">;
 
 /**
  * A lock that a person or a program has put on an image (`rbd lock add`). It stays when they end. An image with the feature
@@ -249,14 +251,17 @@ export interface SnapshotCalls {
     pool: PoolRef,
     image: string,
     snapshot: string,
-    /** `unasked`: does not ask clients to be quiet first; for an image that nobody maps. A crashed client then delays nothing. */
+    /**
+     * `unasked`: does not ask clients to be quiet first; for an image that nobody maps. A crashed client then delays nothing. And
+     * an image that never had a snapshot, and whose clients need no lock, is not opened.
+     */
     clients?: "asked" | "unasked",
   ) => Effect.Effect<void, CephError>;
   /** Succeeds if there is no such snapshot. One that has clones moves to the trash of snapshots. */
   readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
   /**
    * Gives the internal ids of the clones that the snapshot knows of, those in the trash of images included;
-   * `ImageSnapshotNotFound` if there is no such snapshot. A clone that was cut off may read from a snapshot that does not
+   * `ImageSnapshotNotFound` if there is no such snapshot. One in the trash of snapshots has the name that it got there. A clone that was cut off may read from a snapshot that does not
    * know of it.
    */
   readonly snapshotChildren: (

@@ -14,7 +14,8 @@
  * 2. No range is left out: if the exact list ends in the middle, the rough one continues from the same offset.
  * 3. Ranges ascend, do not overlap, and lie within the size of the newer snapshot.
  * 4. Offsets are those of the device that pods see. That of an encrypted volume begins behind the header of its image,
- *    and its ranges hold the ciphertext of the same ranges of the image behind it.
+ *    and its ranges hold the ciphertext of the same ranges of the image behind it. With integrity they do not: those are
+ *    refused, as far as the image says that it has it.
  */
 import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
@@ -33,7 +34,7 @@ import { InvalidRequest, Precondition, SnapshotNotFound } from "../csi/errors.ts
 import { SizeOutOfRange } from "../csi/size.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
-import { headerBytes } from "../kms/image-keys.ts";
+import { layerPlace } from "../kms/image-keys.ts";
 import { credentialsFor } from "../listing/cluster-credentials.ts";
 
 export type Block = Range;
@@ -83,8 +84,17 @@ const readySnapshot = (snapshotId: string, credentials: Credentials | undefined)
     const image = yield* (yield* Rbd)
       .imageStatus(found.pool, found.imageName)
       .pipe(Effect.catchTag("ImageNotFound", () => Effect.fail(gone("its image is gone"))));
-    const encrypted = encryptionIn(found.attributes)?.type === "block";
-    return { found, image, headerBytes: encrypted ? yield* headerBytes(found) : 0n } satisfies Ready;
+    if (encryptionIn(found.attributes)?.type !== "block") return { found, image, headerBytes: 0n } satisfies Ready;
+    const layer = yield* layerPlace(found);
+    if (layer.integrity) {
+      return yield* new Precondition({
+        subject: `snapshot ${snapshotId}`,
+        problem:
+          "is of a volume with integrity (integrityMode), whose blocks lie among their tags in the image. Which of them changed is not known",
+        remedy: "Back up the whole volume",
+      });
+    }
+    return { found, image, headerBytes: layer.headerBytes } satisfies Ready;
   });
 
 /** The RBD snapshot that a CSI snapshot stands for: it has the name of its image. */

@@ -33,6 +33,7 @@ beforeAll(async () => {
   other = await makePool("list-other");
   pool = await makePool("list");
   writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
+  writeSecrets(secretsDir, CLUSTER, administrator());
   driver = await startDriver({ dir, flags: [`--secrets-dir=${secretsDir}`] });
 }, LIMIT);
 
@@ -42,8 +43,8 @@ afterAll(async () => {
   await other?.remove();
 }, LIMIT);
 
-const offered = async (): Promise<readonly string[]> => {
-  const { capabilities } = await driver.controller.controllerGetCapabilities({});
+const offered = async ({ controller }: Driver): Promise<readonly string[]> => {
+  const { capabilities } = await controller.controllerGetCapabilities({});
   return capabilities.map(({ type }) => (type.case === "rpc" ? (Offered[type.value.type] ?? "?") : "?"));
 };
 
@@ -77,12 +78,16 @@ const conditionsOf = async (volumeId: string) => {
 test(
   "The driver offers lists as soon as there are credentials, and before that says where to put them",
   async () => {
-    expect(await offered()).not.toContain("LIST_VOLUMES");
-    const failure = await failureOf(driver.controller.listVolumes({}));
+    const own = testFolder("list-early");
+    const ownSecrets = join(own, "secrets");
+    writeConfig(own, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
+    const early = await startDriver({ dir: own, flags: [`--secrets-dir=${ownSecrets}`] });
+    expect(await offered(early)).not.toContain("LIST_VOLUMES");
+    const failure = await failureOf(early.controller.listVolumes({}));
     expect(failure.code).toBe(Code.FAILED_PRECONDITION);
-    expect(failure.details).toContain(join(secretsDir, CLUSTER));
-    writeSecrets(secretsDir, CLUSTER, administrator());
-    expect(await offered()).toEqual(
+    expect(failure.details).toContain(join(ownSecrets, CLUSTER));
+    writeSecrets(ownSecrets, CLUSTER, administrator());
+    expect(await offered(early)).toEqual(
       expect.arrayContaining([
         "LIST_VOLUMES",
         "LIST_SNAPSHOTS",
@@ -92,10 +97,11 @@ test(
         "GET_CAPACITY",
       ]),
     );
-    const older = caller12("Controller", `unix://${driver.socket}`);
+    const older = caller12("Controller", `unix://${early.socket}`);
     expect(JSON.stringify(await older.call("controllerGetCapabilities"))).toContain('"VOLUME_CONDITION"');
     older.close();
-    expect(driver.log()).not.toContain(rig().key);
+    expect(early.log()).not.toContain(rig().key);
+    expect(await early.end()).toBe(0);
   },
   LIMIT,
 );

@@ -1,16 +1,15 @@
 /** Snapshots that are removed and stay for their clones: what the driver writes without librbd is what librbd writes. */
 import { expect, test } from "bun:test";
 import { dlopen, FFIType as T } from "bun:ffi";
-import { encode } from "../../lib/ceph/cell/encoder.ts";
 import { check } from "../../lib/ceph/cell/ffi.ts";
-import { list } from "../../lib/ceph/cell/omaps.ts";
 import { objectRemove } from "../../lib/ceph/cell/rados.ts";
-import { id as idOf, withImage } from "../../lib/ceph/cell/rbd.ts";
+import { withImage } from "../../lib/ceph/cell/rbd.ts";
 import { keep, keepForClones, provenKept } from "../../lib/ceph/cell/snapshot-trash.ts";
-import { removeByLibrbd } from "../../lib/ceph/cell/snapshots.ts";
+import { remove as removeByLibrbd } from "../../lib/ceph/cell/snapshots.ts";
 import type { ImageSpec } from "../../lib/ceph/rbd.ts";
 import { LONG_LIMIT, MIB } from "../contract/harness.ts";
 import { tool } from "./hands.ts";
+import { headers } from "./header-look.ts";
 import { cellPool, primitives } from "./primitives.ts";
 
 const { symbols: rbd } = dlopen("librbd.so.1", { rbd_lock_acquire: { args: [T.u64, T.i32], returns: T.i32 } });
@@ -19,9 +18,7 @@ primitives("snapshots that stay for clones", (world) => {
   const { session: at, rig } = world;
   const inPool = cellPool(world);
 
-  const idIn = (image: string): string => inPool((_, io) => idOf(io, image)) ?? "";
-  const headerOf = (image: string) =>
-    inPool((_, io) => list(io, `rbd_header.${idIn(image)}`, { prefix: "", after: "", limit: 1000 })) ?? new Map();
+  const { idIn, headerOf, lookOf: lookOfHeader } = headers(inPool);
   const kept = (image: string, snapshot: string) => inPool((where, io) => keepForClones(where, io, image, snapshot));
   const namesOf = async (image: string) =>
     (await at().run((ceph) => ceph.snapshots(at().pool, image))).map(({ kind, name, originalName }) =>
@@ -53,31 +50,17 @@ primitives("snapshots that stay for clones", (world) => {
     return withClones(image, 2);
   };
 
-  /** Bytes before the first field of a structure. */
-  const HEAD = 6;
   const RANDOM_NAME = /[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g;
   /** The header of an image, without what differs from image to image: ids, times, random names. */
   const lookOf = async (image: string, clones: readonly string[]) => {
     const [snapshot] = await at().run((ceph) => ceph.snapshots(at().pool, image));
-    const { id = 0n, createdAt = 0 } = snapshot ?? {};
     const ids = clones.map((clone) => Buffer.from(idIn(clone)).toString("latin1"));
-    const seconds = Buffer.from(encode({ u32: Math.floor(createdAt / 1000) })).toString("latin1");
-    const masked = (key: string, bytes: Uint8Array): string => {
-      const value = bytes.slice();
-      // the snapshot's id: all of one key, and the first field of another
-      if (key === "snap_seq") value.fill(0);
-      if (key.startsWith("snapshot_")) value.fill(0, HEAD, HEAD + 8);
-      const text = Buffer.from(value).toString("latin1").replace(RANDOM_NAME, "UUID");
+    return lookOfHeader(image, snapshot, (key, value) => {
+      const text = value.replace(RANDOM_NAME, "UUID");
       // ids differ in length
       if (key.startsWith("snap_children_")) return `${ids.filter((id) => text.includes(id)).length} clones`;
-      const known = ids.reduce((now, each) => now.replaceAll(each, "CLONE"), text);
-      const time = known.indexOf(seconds);
-      return time < 0 ? known : `${known.slice(0, time)}TIME${known.slice(time + 8)}`;
-    };
-    const hex = id.toString(16).padStart(16, "0");
-    return [...headerOf(image)]
-      .filter(([key]) => !key.endsWith("_timestamp") && key !== "object_prefix")
-      .map(([key, value]) => [key.replace(hex, "ID"), masked(key, value)]);
+      return ids.reduce((now, each) => now.replaceAll(each, "CLONE"), text);
+    });
   };
 
   test(

@@ -73,6 +73,12 @@ export const snapshotTrashContract = (at: () => Session): void => {
       await removed(gone);
       expect(await known()).toEqual([...ids.slice(1, 2), ...ids.slice(3)].toSorted());
       expect((await fails((ceph) => ceph.snapshotChildren(pool, source, "t")))._tag).toBe("ImageSnapshotNotFound");
+      const before = await known();
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      const { parent } = await run((ceph) => ceph.imageStatus(pool, clones[3] ?? ""));
+      const there = await run((ceph) => ceph.snapshotChildren(pool, source, parent?.snapshot ?? ""));
+      expect(there.toSorted()).toEqual(before);
+      expect((await fails((ceph) => ceph.snapshotChildren(pool, source, "s")))._tag).toBe("ImageSnapshotNotFound");
     },
     LONG_LIMIT,
   );

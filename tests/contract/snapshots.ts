@@ -1,7 +1,7 @@
 /** Snapshots of images: what they are, whose names they block, and what happens to them when they are removed. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { LIMIT, MIB, type Session } from "./harness.ts";
+import { LIMIT, LONG_LIMIT, MIB, type Session } from "./harness.ts";
 
 export const snapshotContract = (at: () => Session): void => {
   const listed = (image: string, pool = at().pool) => at().run((ceph) => ceph.snapshots(pool, image));
@@ -87,6 +87,36 @@ export const snapshotContract = (at: () => Session): void => {
       expect(await world.content(pool, image)).not.toBe(first);
     },
     LIMIT,
+  );
+
+  test(
+    "A snapshot of an image without a lock is the same whether its clients are asked or not",
+    async () => {
+      const { run, fails, pool, inNamespace, world, fresh } = at();
+      for (const ref of [pool, inNamespace]) {
+        for (const clients of ["asked", "unasked"] as const) {
+          const [image, clone] = [fresh("image"), fresh("clone")];
+          await run((ceph) => ceph.imageCreate(ref, image, { sizeBytes: 16n * MIB, features: 33n }));
+          await world.write(ref, image);
+          const first = await world.content(ref, image);
+          await run((ceph) => ceph.snapshotCreate(ref, image, "ü s", clients));
+          await world.write(ref, image);
+          expect(await world.content(ref, image, "ü s")).toBe(first);
+          await run((ceph) => ceph.imageClone({ pool: ref, image, snapshot: "ü s" }, ref, clone, { features: 33n }));
+          await run((ceph) => ceph.snapshotCreate(ref, clone, "ü s", clients));
+          for (const each of [image, clone]) {
+            expect((await fails((ceph) => ceph.snapshotCreate(ref, each, "ü s", clients)))._tag).toBe("Exists");
+            const found = await listed(each, ref);
+            expect(found.map(({ name, kind, sizeBytes }) => [name, kind, sizeBytes])).toEqual([
+              ["ü s", "user", 16n * MIB],
+            ]);
+            expect(Math.abs(Date.now() - (found[0]?.createdAt ?? 0))).toBeLessThan(60_000);
+          }
+          expect(await world.content(ref, clone, "ü s")).toBe(first);
+        }
+      }
+    },
+    LONG_LIMIT,
   );
 
   test(

@@ -27,6 +27,8 @@ import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
 import * as rbd from "./rbd.ts";
 import { mend } from "./repair.ts";
+import { keepForClones } from "./snapshot-trash.ts";
+import type { SnapshotArg } from "./snapshots.ts";
 import * as snapshots from "./snapshots.ts";
 import { sparsify } from "./sparsify.ts";
 import { status } from "./status.ts";
@@ -140,9 +142,8 @@ const calls = {
   imagesStillThere: pooled((io, { ids }: PoolArg & { readonly ids: readonly string[] }) => stillThere(io, ids)),
   trashRemove: pooled((io, arg: TrashArg) => thenWithoutBareParent(arg, io, arg.id, () => trash.remove(io, arg.id))),
 
-  snapshotChildren: pooled((io, { image, snapshot }: ImageArg & { readonly snapshot: string }) =>
-    snapshots.children(io, image, snapshot),
-  ),
+  snapshotChildren: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.children(io, image, snapshot)),
+  snapshotKeep: pooled((io, arg: SnapshotArg) => keepForClones(arg, io, arg.image, arg.snapshot)),
   snapshots: pooled((io, { image }: ImageArg) => snapshots.list(io, image)),
   imageClone: pooled((io, arg: ImageArg & { readonly source: clones.SourceArg; readonly spec: CloneSpec }) =>
     clones.clone(arg.source, { where: arg, io, image: arg.image, spec: arg.spec }),

@@ -8,7 +8,22 @@
  * 2. librados copies what it is given before an operation starts, and writes no answer into memory of JavaScript.
  */
 import { FFIType as T } from "bun:ffi";
-import { bind, check, ESTALE, plain, slot, valueOf } from "./ffi.ts";
+import {
+  bind,
+  check,
+  EACCES,
+  EBADF,
+  EDQUOT,
+  EEXIST,
+  EINVAL,
+  ENOSPC,
+  EOPNOTSUPP,
+  EPERM,
+  ESTALE,
+  plain,
+  slot,
+  valueOf,
+} from "./ffi.ts";
 import { requireValues } from "./omaps.ts";
 
 const rados = bind("librados.so.2", {
@@ -41,6 +56,9 @@ export interface Change {
   /** In this order, all or none. `removeIf`: removes an object that begins with these bytes; `ESTALE` if it does not. */
   readonly calls: readonly Call[] | "remove" | { readonly removeIf: Uint8Array };
 }
+
+/** What an OSD answers that has refused a write. EBADF: the directory of images has the id already. */
+export const WITHOUT_EFFECT: readonly number[] = [EACCES, EBADF, EDQUOT, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP, EPERM];
 
 /** What C answers to each change, in the order of the changes: 0, or a negative errno. */
 export const changeAll = (io: bigint, changes: readonly Change[]): readonly number[] => {

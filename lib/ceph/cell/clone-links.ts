@@ -14,10 +14,9 @@
 import { Errno, midway } from "../../cells/cell.ts";
 import { FEATURE_BITS } from "../feature-bits.ts";
 import { parentIn } from "./ancestry.ts";
-import { type Call, changeAll } from "./changes.ts";
+import { type Call, changeAll, WITHOUT_EFFECT } from "./changes.ts";
 import { encode, type Field } from "./encoder.ts";
 import { check, ECANCELED, ENOENT } from "./ffi.ts";
-import { WITHOUT_EFFECT } from "./image-create.ts";
 import { METADATA } from "./image-headers.ts";
 import { setCalls } from "./image-metadata.ts";
 import { list } from "./omaps.ts";

@@ -4,11 +4,12 @@
  * Not here: the same by librbd, and all snapshots of an image (./snapshots.ts).
  */
 import { Decoder } from "./decoder.ts";
-import { encode } from "./encoder.ts";
+import { encode, type Field } from "./encoder.ts";
 import { execute } from "./rados.ts";
 
 /** The bytes of a snapshot's kind that is `user`: the kind alone, which is 0. */
 const USER_BYTES = 4;
+export const USER_KIND: Field = { version: 1, of: [{ u32: 0 }] };
 
 /** undefined: the image has no such snapshot, or it is not of kind `user`. */
 export const userSnapshot = (

@@ -19,26 +19,9 @@ import { FFIType as T } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
 import { FEATURE_BITS } from "../feature-bits.ts";
 import type { ImageSpec } from "../rbd.ts";
-import { type Change, changeAll } from "./changes.ts";
+import { type Change, changeAll, WITHOUT_EFFECT } from "./changes.ts";
 import { encode } from "./encoder.ts";
-import {
-  bind,
-  EACCES,
-  EBADF,
-  EDQUOT,
-  EEXIST,
-  EINVAL,
-  ENOENT,
-  ENOSPC,
-  EOPNOTSUPP,
-  EPERM,
-  ESTALE,
-  held,
-  slot,
-  textIn,
-  valueOf,
-  zeroed,
-} from "./ffi.ts";
+import { bind, EEXIST, ENOENT, ESTALE, held, slot, textIn, valueOf, zeroed } from "./ffi.ts";
 import { instanceId, type PoolArg, setting } from "./rados.ts";
 import { create as byLibrbd } from "./rbd.ts";
 
@@ -186,9 +169,6 @@ const write = (io: bigint, image: string, id: string, layout: Layout, op: string
     throw new Errno(op, -failed, undefined, !undone);
   }
 };
-
-/** What an OSD answers that has refused a write. EBADF: the directory has the id already. */
-export const WITHOUT_EFFECT: readonly number[] = [EACCES, EBADF, EDQUOT, EEXIST, EINVAL, ENOSPC, EOPNOTSUPP, EPERM];
 
 const nameOf = (image: string): string => `rbd_id.${image}`;
 

@@ -7,7 +7,7 @@
  * 2. The image is not opened for that: it would take the lock itself, and wait for it in vain.
  */
 import { FFIType as T } from "bun:ffi";
-import type { AdvisoryLock } from "../rbd.ts";
+import type { AdvisoryLock, ImageStatus } from "../rbd.ts";
 import { bind, check, ENOENT, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
 import { existing, id } from "./rbd.ts";
 
@@ -27,7 +27,7 @@ const AUTOMATIC = "internal";
 const MOST_BYTES = 1 << 20;
 
 /** Of an open image: librbd has read them with its header. */
-export const locks = (handle: bigint): readonly AdvisoryLock[] => {
+export const locks = (handle: bigint): Pick<ImageStatus, "locks" | "writer"> => {
   for (let room = 1024; ; room *= 8) {
     const [tag, clients, ids, addresses] = [zeroed(room), zeroed(room), zeroed(room), zeroed(room)] as const;
     const size = () => slot(BigInt(room));
@@ -48,11 +48,11 @@ export const locks = (handle: bigint): readonly AdvisoryLock[] => {
     if (count === -ERANGE && room < MOST_BYTES) continue;
     check(OP, count);
     const texts = (bytes: Uint8Array, length: BigUint64Array) => split(bytes.subarray(0, Number(valueOf(length))));
-    if (count === 0 || texts(tag, tagSize)[0] === AUTOMATIC) return [];
+    if (count === 0) return { locks: [] };
+    const holders = texts(clients, clientsSize).slice(0, count);
+    if (texts(tag, tagSize)[0] === AUTOMATIC) return { locks: [], writer: holders[0] ?? "" };
     const [of, at] = [texts(ids, idsSize), texts(addresses, addressesSize)];
-    return texts(clients, clientsSize)
-      .slice(0, count)
-      .map((client, n) => ({ id: of[n] ?? "", client, address: at[n] ?? "" }));
+    return { locks: holders.map((client, n) => ({ id: of[n] ?? "", client, address: at[n] ?? "" })) };
   }
 };
 

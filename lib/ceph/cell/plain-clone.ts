@@ -12,24 +12,19 @@
  *    which also says what is wrong.
  * 2. It writes what librbd writes (./clone-links.ts). A crash on the way leaves what a crash of librbd would leave.
  */
-import { FEATURE_BITS, KNOWN_OPERATIONS } from "../feature-bits.ts";
-import { parentsExist } from "./ancestry.ts";
+import { FEATURE_BITS } from "../feature-bits.ts";
 import type { Target } from "./clone-by-id.ts";
 import { linked, NOT_INHERITED } from "./clone-links.ts";
-import { Decoder } from "./decoder.ts";
 import { userSnapshot } from "./header-snapshots.ts";
 import { createPlain } from "./image-create.ts";
-import { readMany } from "./omaps.ts";
+import { parentsAreThere, plainHeader } from "./plain-header.ts";
 import type { PoolArg } from "./rados.ts";
-import { id as idOf } from "./rbd.ts";
 
 const { layering, "exclusive-lock": LOCK, "object-map": MAP, "fast-diff": DIFF } = FEATURE_BITS;
 const { "deep-flatten": DEEP, operations: OPERATIONS } = FEATURE_BITS;
 const PLAIN_FEATURES = layering | LOCK | MAP | DIFF | DEEP | OPERATIONS;
 /** Keys of the header of an image that is not plain. */
 const ODD = ["stripe_unit", "stripe_count", "data_pool_id"];
-const PARENT = "parent";
-const KEYS = ["features", "op_features", "order", "snap_seq", PARENT, ...ODD];
 
 interface Named {
   readonly where: PoolArg;
@@ -67,19 +62,10 @@ interface PlainImage {
 }
 
 const plainImage = ({ where, io, image }: Named): PlainImage | undefined => {
-  const id = idOf(io, image);
-  if (id === undefined) return undefined;
-  const [header] = readMany(io, [{ object: `rbd_header.${id}`, keys: KEYS }]);
-  const number = (key: string): bigint | undefined => {
-    const value = header?.get(key);
-    return value && new Decoder(value).u64();
-  };
-  const order = header?.get("order")?.at(0);
-  const [features, newestSnapshot] = [number("features"), number("snap_seq")];
-  if (features === undefined || newestSnapshot === undefined || order === undefined) return undefined;
-  if ((features & ~PLAIN_FEATURES) !== 0n || ((number("op_features") ?? 0n) & ~KNOWN_OPERATIONS) !== 0n)
-    return undefined;
-  if (ODD.some((key) => header?.has(key))) return undefined;
-  if (header?.has(PARENT) === true && !parentsExist(where, io, id)) return undefined;
+  const header = plainHeader(io, image, PLAIN_FEATURES, ["order", ...ODD]);
+  const order = header?.values.get("order")?.at(0);
+  if (header === undefined || order === undefined || ODD.some((key) => header.values.has(key))) return undefined;
+  if (!parentsAreThere(where, io, header)) return undefined;
+  const { id, features, newestSnapshot } = header;
   return { id, features, objectSize: 1n << BigInt(order), newestSnapshot };
 };

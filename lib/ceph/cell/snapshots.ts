@@ -1,14 +1,14 @@
 /**
  * The calls of librbd on the snapshots of an image. Loaded in cells only.
  *
- * Not here: clones of them (./clones.ts), their differences (./diff.ts), snapshots of groups (./groups.ts), the removal of
- * one that has clones (./snapshot-trash.ts).
+ * Not here: clones of them (./clones.ts), their differences (./diff.ts), snapshots of groups (./groups.ts); without librbd the
+ * first one of a plain image (./first-snapshot.ts) and the removal of one that has clones (./snapshot-trash.ts).
  *
  * 1. `create` asks clients that have mapped the image to be quiet first, as `rbd_default_snapshot_quiesce_mode` says. Only
  *    `rbd-nbd map --quiesce` does so; the kernel answers at once that it does not. A client that has just crashed delays
  *    the snapshot until the cluster drops it, half a minute at most. Without the question the delay would be five seconds,
  *    and a file system that its user wants frozen would not be. `unasked` leaves the question out, for images that nobody
- *    maps.
+ *    maps, and then librbd, too, where it can.
  * 2. `list` makes no operation for each snapshot: librbd reads all of them with the header.
  */
 import { FFIType as T } from "bun:ffi";
@@ -16,11 +16,11 @@ import { Errno } from "../../cells/cell.ts";
 import type { Snapshot } from "../rbd.ts";
 import { encode } from "./encoder.ts";
 import { bind, check, cStringAt, ENOENT, ERANGE, millis, plain, textIn, zeroed } from "./ffi.ts";
+import { takeFirst } from "./first-snapshot.ts";
 import { childrenIn } from "./header-snapshots.ts";
 import { tellClients } from "./header-watchers.ts";
 import { execute, type PoolArg } from "./rados.ts";
 import { existing, id as idOf, noProgress, withImage } from "./rbd.ts";
-import { keepForClones } from "./snapshot-trash.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
@@ -33,9 +33,25 @@ const rbd = bind("librbd.so.1", {
   rbd_snap_get_timestamp: { args: [T.u64, T.u64, T.ptr], returns: T.i32 },
 });
 
+export interface SnapshotArg extends PoolArg {
+  readonly image: string;
+  readonly snapshot: string;
+}
+
 const SKIP_QUIESCE = 1;
 
-export const create = (io: bigint, image: string, snapshot: string, clients: "asked" | "unasked" = "asked"): void =>
+export const create = (
+  where: PoolArg,
+  io: bigint,
+  image: string,
+  snapshot: string,
+  clients: "asked" | "unasked" = "asked",
+): void => {
+  if (clients === "unasked" && takeFirst(where, io, image, snapshot)) return;
+  createByLibrbd(io, image, snapshot, clients);
+};
+
+export const createByLibrbd = (io: bigint, image: string, snapshot: string, clients: "asked" | "unasked"): void =>
   withImage(io, image, "write", (handle) => {
     const result =
       clients === "asked"
@@ -44,12 +60,8 @@ export const create = (io: bigint, image: string, snapshot: string, clients: "as
     check("rbd_snap_create", result);
   });
 
-/** A snapshot that has clones stays for them, in the trash of snapshots, and goes with the last one. */
-export const remove = (where: PoolArg, io: bigint, image: string, snapshot: string): void => {
-  if (!keepForClones(where, io, image, snapshot)) removeByLibrbd(io, image, snapshot);
-};
-
-export const removeByLibrbd = (io: bigint, image: string, snapshot: string): void =>
+/** One that has clones stays for them, in the trash of snapshots, and goes with the last one. */
+export const remove = (io: bigint, image: string, snapshot: string): void =>
   withImage(io, image, "write", (handle) => {
     const result = rbd.rbd_snap_remove(handle, plain(snapshot));
     if (result !== -ENOENT) check("rbd_snap_remove", result);

@@ -58,7 +58,7 @@ export const status = (where: PoolArg, io: bigint, image: string, metadata: read
       stripeCount: stripeCount(handle),
       dataPool: dataPool === where.pool ? undefined : dataPool,
       watchers: watchers(handle, instanceId(where.cluster)),
-      locks: locks(handle),
+      ...locks(handle),
       mirror: mirror(handle),
       parent: parentOf(handle),
       snapshotCount: snapshots.length,

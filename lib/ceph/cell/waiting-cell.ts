@@ -8,19 +8,15 @@
  */
 import { serveCell } from "../../cells/cell.ts";
 import { trim } from "./ffi.ts";
-import { type PoolArg, pooled } from "./rados.ts";
+import { pooled } from "./rados.ts";
+import type { SnapshotArg } from "./snapshots.ts";
 import * as snapshots from "./snapshots.ts";
-
-interface SnapshotArg extends PoolArg {
-  readonly image: string;
-  readonly snapshot: string;
-}
 
 const calls = {
   snapshotCreate: pooled((io, arg: SnapshotArg & { readonly clients: "asked" | "unasked" | undefined }) =>
-    snapshots.create(io, arg.image, arg.snapshot, arg.clients),
+    snapshots.create(arg, io, arg.image, arg.snapshot, arg.clients),
   ),
-  snapshotRemove: pooled((io, arg: SnapshotArg) => snapshots.remove(arg, io, arg.image, arg.snapshot)),
+  snapshotRemove: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.remove(io, image, snapshot)),
 };
 
 export type WaitingCalls = typeof calls;

@@ -68,6 +68,9 @@ const DEFAULTS: Required<CephLiveOptions> = {
   cellUrl,
 };
 
+/** Bursts of snapshots follow each other; each cell that starts and ends costs 14 ms of CPU. */
+const WAITING_IDLE = Duration.minutes(1);
+
 export interface LiveCeph {
   readonly service: CephCalls;
   readonly state: () => Readonly<Record<keyof Cells, ReturnType<CellPool["state"]>>>;
@@ -87,6 +90,7 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
         url: options.cellUrl("lib/ceph/cell/waiting-cell.ts"),
         size: options.waitingCells,
         kept: 0,
+        idle: WAITING_IDLE,
         advice: ADVICE,
       }),
     },

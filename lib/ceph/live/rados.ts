@@ -33,7 +33,7 @@ export const radosCalls = (calls: Calls): Effect.Effect<RadosCalls> =>
     const omapList = call("omapList", ["object", "page", "parts"], (pool, object, { prefix, after }) => ({
       key: `omapList ${imageLabel(pool, object)} ${prefix} ${after}`,
     }));
-    const partsToRead = makePartsToRead(omapGetMany);
+    const partsToRead = yield* makePartsToRead(omapGetMany);
     return {
       poolId: (access, pool, use) => (use === undefined ? lookUp(access, pool) : proveFit(access, pool, use)),
       poolName,

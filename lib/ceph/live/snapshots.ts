@@ -8,8 +8,10 @@
  * 2. Clones, which take ten times as long as most calls, occupy half of the quick cells at most.
  */
 import type * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
 import type * as Semaphore from "effect/Semaphore";
 import { imageLabel } from "../label.ts";
+import type { CephError } from "../errors.ts";
 import type { PoolRef } from "../rados.ts";
 import type { SnapshotCalls, SnapshotRef } from "../rbd.ts";
 import type { About, Calls } from "./call.ts";
@@ -20,7 +22,10 @@ export const snapshotCalls = (
   clones: Semaphore.Semaphore,
 ): SnapshotCalls => ({
   snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], waiting),
-  snapshotRemove: change("snapshotRemove", ["image", "snapshot"], waiting),
+  snapshotRemove: removal(
+    change("snapshotKeep", ["image", "snapshot"], named),
+    change("snapshotRemove", ["image", "snapshot"], waiting),
+  ),
   snapshotChildren: call("snapshotChildren", ["image", "snapshot"], (pool, image, snapshot) => ({
     snapshot: snapshotLabel({ pool, image, snapshot }),
   })),
@@ -59,10 +64,23 @@ export const snapshotCalls = (
     ),
 });
 
-const waiting = (pool: PoolRef, image: string, snapshot: string): Partial<About> => ({
+const named = (pool: PoolRef, image: string, snapshot: string): Partial<About> => ({
   subject: `${imageLabel(pool, image)}@${snapshot}`,
+});
+
+const waiting = (pool: PoolRef, image: string, snapshot: string): Partial<About> => ({
+  ...named(pool, image, snapshot),
   pace: "waiting",
 });
+
+/** Few removals wait for the monitors: not those of snapshots that stay for their clones. */
+const removal =
+  (
+    keep: (...of: Parameters<SnapshotCalls["snapshotRemove"]>) => Effect.Effect<boolean, CephError>,
+    remove: SnapshotCalls["snapshotRemove"],
+  ): typeof remove =>
+  (...of) =>
+    Effect.flatMap(keep(...of), (kept) => (kept ? Effect.void : remove(...of)));
 
 const snapshotLabel = ({ pool, image, snapshot }: SnapshotRef): string =>
   `${imageLabel(pool, image)}@${typeof snapshot === "bigint" ? `#${snapshot}` : snapshot}`;

@@ -19,13 +19,13 @@ export const blocklistCalls = (cluster: MemoryCluster): BlocklistCalls => ({
   blocklist: (access) =>
     call(() => {
       admit(cluster, access, "osd blocklist ls");
-      return [...cluster.blocklist.values()];
+      return [...cluster.blocklist.values()].map(({ kind, address }) => ({ kind, address }));
     }),
 
-  blocklistAdd: (access, blocked) =>
+  blocklistAdd: (access, blocked, seconds) =>
     call(() => {
       admit(cluster, access, "osd blocklist add");
-      cluster.blocklist.set(keyOf(blocked), blocked);
+      cluster.blocklist.set(keyOf(blocked), { ...blocked, seconds });
     }),
 
   blocklistRemove: (access, blocked) =>

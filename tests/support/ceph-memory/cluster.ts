@@ -106,8 +106,8 @@ export class MemoryCluster {
     { readonly name: string; readonly cookie: string; readonly client: object; readonly until: number }
   >();
 
-  /** By kind and address. */
-  readonly blocklist = new Map<string, Blocked>();
+  /** By kind and address. `seconds`: for how long it was added last; absent: it has no end that matters. */
+  readonly blocklist = new Map<string, Blocked & { readonly seconds?: number }>();
 
   readonly #manager = new TaskQueue((task) => {
     const content = this.namespace(task.pool, task.namespace);

@@ -82,6 +82,8 @@ export class MemoryImage {
   readonly meta = new Map<string, string>();
   readonly watchers = new Set<string>();
   locks: readonly AdvisoryLock[] = [];
+  /** As `ImageStatus` has it. */
+  writer: string | undefined;
   /** How often the watchers were told of settings of the client. */
   notices = 0;
   /** In the order of their making. */

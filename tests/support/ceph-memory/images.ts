@@ -105,6 +105,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         mirror: found.mirror,
         watchers: [...found.watchers],
         locks: [...found.locks],
+        ...(found.writer !== undefined && { writer: found.writer }),
         namedSnapshots: found.snapshots.filter(({ kind }) => kind === "user").map(({ name }) => name),
       };
     }),

@@ -61,7 +61,8 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
     snapshotChildren: (ref, image, snapshot) =>
       call(() => {
         const found = open(cluster, ref, image, "rbd_list_children");
-        return [...at(ref, found, snapshot, "rbd_snap_set").children].map(({ id }) => id);
+        const there = found.snapshots.find(({ name }) => name === snapshot);
+        return [...(there ?? at(ref, found, snapshot, "rbd_snap_set")).children].map(({ id }) => id);
       }),
 
     snapshots: (ref, image) =>

@@ -12,16 +12,16 @@ const pool = (name: string): PoolRef => ({ access, pool: name, namespace: "" });
 const PARTS = ["names.0", "names.1"];
 
 /** Looks into a cluster with these objects, and counts. */
-const looking = (objects: Set<string>) => {
+const looking = Effect.fnUntraced(function* (objects: Set<string>) {
   const asked: string[] = [];
   const state = { isDown: false };
-  const partsToRead = makePartsToRead((ref, wanted) => {
+  const partsToRead = yield* makePartsToRead((ref, wanted) => {
     asked.push(ref.pool);
     if (state.isDown) return Effect.fail(new Unreachable({ op: "connect", subject: "10.0.0.1", reason: "down" }));
     return Effect.succeed(wanted.map(({ object }) => (objects.has(object) ? new Map<string, string>() : undefined)));
   });
   return { asked, partsToRead, state };
-};
+});
 const inTime = <A, E>(effect: Effect.Effect<A, E>): Promise<A> =>
   Effect.runPromise(Effect.provide(effect, TestClock.layer()));
 
@@ -29,7 +29,7 @@ test("That no part is there is believed for a minute, for each pool by itself", 
   inTime(
     Effect.gen(function* () {
       const objects = new Set<string>();
-      const { asked, partsToRead } = looking(objects);
+      const { asked, partsToRead } = yield* looking(objects);
       expect(yield* partsToRead(pool("a"), PARTS)).toEqual([]);
       objects.add("names.1");
       expect(yield* partsToRead(pool("b"), PARTS)).toEqual(PARTS);
@@ -45,7 +45,7 @@ test("That no part is there is believed for a minute, for each pool by itself", 
 test("That a part is there is believed for ever", () =>
   inTime(
     Effect.gen(function* () {
-      const { asked, partsToRead } = looking(new Set(["names.0"]));
+      const { asked, partsToRead } = yield* looking(new Set(["names.0"]));
       for (let day = 0; day < 3; day++) {
         expect(yield* partsToRead(pool("a"), PARTS)).toEqual(PARTS);
         yield* TestClock.adjust("1 days");
@@ -57,7 +57,7 @@ test("That a part is there is believed for ever", () =>
 test("A look that fails is no answer: it fails the read, and is made again", () =>
   inTime(
     Effect.gen(function* () {
-      const { asked, partsToRead, state } = looking(new Set(["names.0"]));
+      const { asked, partsToRead, state } = yield* looking(new Set(["names.0"]));
       state.isDown = true;
       expect((yield* Effect.flip(partsToRead(pool("a"), PARTS)))._tag).toBe("Unreachable");
       state.isDown = false;
@@ -69,7 +69,7 @@ test("A look that fails is no answer: it fails the read, and is made again", () 
 test("An omap that is never split is not looked at", () =>
   inTime(
     Effect.gen(function* () {
-      const { asked, partsToRead } = looking(new Set());
+      const { asked, partsToRead } = yield* looking(new Set());
       expect(yield* partsToRead(pool("a"), [])).toEqual([]);
       expect(asked).toEqual([]);
     }),

@@ -66,7 +66,7 @@ describe("the proof that an image is unused", () => {
     const failure = await prove(watched([THEIRS]));
     expect(failure).toMatchObject({ _tag: "Busy", watchers: [THEIRS] });
     expect(failure.message).toStartWith(`image rbd/csi-vol-1 is in use by ${THEIRS}. End that use`);
-    expect(failure.message).toContain("ceph osd blocklist add");
+    expect(failure.message).toContain("ceph osd blocklist add ADDRESS 157784760");
   });
 
   test("The proof that an image is unused fails for a mirror's secondary image as mapping does, whoever has it open", async () => {
