@@ -11,13 +11,16 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Result from "effect/Result";
-import { isOfFiles, readEncryption } from "../lib/config/encryption.ts";
+import { isOfFiles } from "../lib/config/encryption.ts";
 import type { Flags } from "../lib/config/flags.ts";
+import { type NodeParameters, parseNodeParameters, writesTags } from "../lib/config/node-parameters.ts";
 import {
+  type Capability,
   filesystemsOf,
   readCapabilities,
   readCapability,
   refusalOfFileEncryption,
+  refusalOfIntegrity,
   refusalOfTypes,
 } from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
@@ -89,6 +92,12 @@ const requirement = (asked: TopologyRequirement | undefined): Requirement | unde
     requisite: asked.requisite.map(({ segments }) => segments),
   };
 
+/** The first capability that an encrypted volume of these parameters does not have. */
+const refusalOfEncrypted = (node: NodeParameters, capabilities: readonly Capability[]) => {
+  if (isOfFiles(node.encryption)) return refusalOfFileEncryption("volume_capabilities", capabilities);
+  return writesTags(node) ? refusalOfIntegrity("volume_capabilities", capabilities) : undefined;
+};
+
 const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
   const requestName = yield* text("name", request.name);
   const capabilities = yield* Effect.fromResult(readCapabilities("volume_capabilities", request.volumeCapabilities));
@@ -101,8 +110,7 @@ const readCreateRequest = Effect.fnUntraced(function* (request: CreateVolumeRequ
   const refusal = refusalOfTypes("volume_capabilities", capabilities);
   if (refusal !== undefined) return yield* new InvalidRequest(refusal);
   const { parameters, mutableParameters, secrets, capacityRange, accessibilityRequirements } = request;
-  const encryption = yield* Effect.fromResult(readEncryption(parameters));
-  const unfit = isOfFiles(encryption) ? refusalOfFileEncryption("volume_capabilities", capabilities) : undefined;
+  const unfit = refusalOfEncrypted(yield* Effect.fromResult(parseNodeParameters(parameters)), capabilities);
   if (unfit !== undefined) return yield* new InvalidRequest(unfit);
   const topology = requirement(accessibilityRequirements);
   const filesystems = filesystemsOf(capabilities);
@@ -172,8 +180,7 @@ const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolum
   if (Result.isFailure(read)) return { message: read.failure.message };
   const wrongType = refusalOfTypes("volume_capabilities", read.success);
   if (wrongType !== undefined) return { message: new InvalidRequest(wrongType).message };
-  const ofFiles = isOfFiles(context.success.encryption);
-  const unfit = ofFiles ? refusalOfFileEncryption("volume_capabilities", read.success) : undefined;
+  const unfit = refusalOfEncrypted(context.success, read.success);
   if (unfit !== undefined) return { message: new InvalidRequest(unfit).message };
   const limits = readMutableParameters(mutableParameters);
   if (Result.isFailure(limits)) return { message: limits.failure.message };

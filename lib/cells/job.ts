@@ -23,8 +23,9 @@ export interface CellCall {
 
 export interface Job extends CellCall {
   readonly arg: unknown;
-  /** For whom it is made, such as an RPC (./caller.ts). */
-  readonly caller: string;
+  /** For whom it is made (./caller.ts), with the turn that it had then. */
+  readonly kind: string;
+  readonly turn: number;
   readonly options: CallOptions;
   readonly settle: (result: Effect.Effect<unknown, CellError>) => void;
   /** When a cell took it up, by the alarm's time; `undefined` while it waits. */
@@ -32,12 +33,13 @@ export interface Job extends CellCall {
 }
 
 /**
- * The calls that wait for a cell. Callers take turns: a hundred calls of one caller delay a call of another one by one
- * call. Those of one caller go in the order in which they came.
+ * The calls that wait for a cell. Kinds of callers take turns: a hundred calls of one kind delay a call of another one by
+ * one call. Those of one kind go by the turn of their callers, then in the order in which they came: of many callers that
+ * began at once one after the other comes to its end, and not all of them at the last moment.
  */
 export class Waiting {
-  /** Every caller has at least one job; the next turn is that of the first one. */
-  private readonly callers = new Map<string, Job[]>();
+  /** Every kind has at least one job; the next turn is that of the first one. */
+  private readonly lines = new Map<string, Job[]>();
   private count = 0;
 
   get size(): number {
@@ -45,17 +47,17 @@ export class Waiting {
   }
 
   push(job: Job): void {
-    const jobs = this.callers.get(job.caller);
-    if (jobs === undefined) this.callers.set(job.caller, [job]);
-    else jobs.push(job);
+    const line = this.lines.get(job.kind);
+    if (line === undefined) this.lines.set(job.kind, [job]);
+    else line.splice(line.findLastIndex(({ turn }) => turn <= job.turn) + 1, 0, job);
     this.count += 1;
   }
 
   next(): Job | undefined {
-    for (const [caller, jobs] of this.callers) {
-      const job = jobs.shift();
-      this.callers.delete(caller);
-      if (jobs.length > 0) this.callers.set(caller, jobs);
+    for (const [kind, line] of this.lines) {
+      const job = line.shift();
+      this.lines.delete(kind);
+      if (line.length > 0) this.lines.set(kind, line);
       if (job !== undefined) this.count -= 1;
       return job;
     }
@@ -64,24 +66,24 @@ export class Waiting {
 
   /** Removes a job whose caller no longer waits. */
   withdraw(job: Job): void {
-    const jobs = this.callers.get(job.caller) ?? [];
-    const at = jobs.indexOf(job);
+    const line = this.lines.get(job.kind) ?? [];
+    const at = line.indexOf(job);
     if (at < 0) return;
-    jobs.splice(at, 1);
+    line.splice(at, 1);
     this.count -= 1;
-    if (jobs.length === 0) this.callers.delete(job.caller);
+    if (line.length === 0) this.lines.delete(job.kind);
   }
 
   takeAll(): readonly Job[] {
-    const all = [...this.callers.values()].flat();
-    this.callers.clear();
+    const all = [...this.lines.values()].flat();
+    this.lines.clear();
     this.count = 0;
     return all;
   }
 
   takeAllOf(key: string | undefined): readonly Job[] {
     if (key === undefined) return [];
-    const found = [...this.callers.values()].flat().filter(({ options }) => options.key === key);
+    const found = [...this.lines.values()].flat().filter(({ options }) => options.key === key);
     for (const job of found) this.withdraw(job);
     return found;
   }

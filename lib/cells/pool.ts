@@ -11,7 +11,8 @@
  *    `CellStuck`: nothing runs twice on one image or device.
  * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` is false.
  * 5. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
- * 6. Callers take turns: many calls of one kind of RPC do not delay those of another.
+ * 6. Callers take turns: many calls of one kind of RPC do not delay those of another, and of one kind the caller goes
+ *    first that began first.
  * 7. Every call is answered, whatever happens to its cell or to the pool. The state of the pool changes before the answer,
  *    so that a caller can make the next call at once.
  */
@@ -137,7 +138,7 @@ class Cells implements CellPool {
     return childSpan("client", about, made);
   }
 
-  private made<A>(op: string, arg: unknown, options: CallOptions, caller: string): Effect.Effect<A, CellError> {
+  private made<A>(op: string, arg: unknown, options: CallOptions, caller: Caller): Effect.Effect<A, CellError> {
     return Effect.callback<A, CellError>((resume) => {
       let settled = false;
       let done = () => {};
@@ -151,7 +152,8 @@ class Cells implements CellPool {
       const job: Job = {
         op,
         arg,
-        caller,
+        kind: caller.kind,
+        turn: caller.turn,
         options,
         subject: options.subject,
         since: undefined,

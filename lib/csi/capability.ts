@@ -80,28 +80,43 @@ export const filesystemsOf = (capabilities: readonly Capability[]): readonly str
   capabilities.flatMap(({ access }) => (access.kind === "filesystem" ? [access.type] : []));
 
 /** The first filesystem that no node mounts; `undefined`: each mounts all of them. */
-export const refusalOfTypes = (
+export const refusalOfTypes = (field: string, capabilities: readonly Capability[]): Refusal | undefined =>
+  firstRefusal(field, capabilities, ".mount.fs_type", ({ access }) =>
+    access.kind === "filesystem" ? refusalOfType(access.type) : undefined,
+  );
+
+interface Refusal {
+  readonly field: string;
+  readonly reason: string;
+}
+
+/** `part`: of a capability, which is wrong. */
+const firstRefusal = (
   field: string,
   capabilities: readonly Capability[],
-): { readonly field: string; readonly reason: string } | undefined => {
-  for (const [at, { access }] of capabilities.entries()) {
-    const reason = access.kind === "filesystem" ? refusalOfType(access.type) : undefined;
-    if (reason !== undefined) return { field: `${field}[${at}].mount.fs_type`, reason };
+  part: string,
+  refusalOf: (capability: Capability) => string | undefined,
+): Refusal | undefined => {
+  for (const [at, capability] of capabilities.entries()) {
+    const reason = refusalOf(capability);
+    if (reason !== undefined) return { field: `${field}[${at}]${part}`, reason };
   }
   return undefined;
 };
 
 /** The first capability with which no files are encrypted (encryptionType file); `undefined`: all serve. */
-export const refusalOfFileEncryption = (
-  field: string,
-  capabilities: readonly Pick<Capability, "access">[],
-): { readonly field: string; readonly reason: string } | undefined => {
-  for (const [at, { access }] of capabilities.entries()) {
-    const reason = refusalOfEncryptedFiles(access);
-    if (reason !== undefined) return { field: `${field}[${at}]`, reason };
-  }
-  return undefined;
-};
+export const refusalOfFileEncryption = (field: string, capabilities: readonly Capability[]): Refusal | undefined =>
+  firstRefusal(field, capabilities, "", ({ access }) => refusalOfEncryptedFiles(access));
+
+/** The first capability by which several nodes write, to a layer with integrity; `undefined`: there is none. */
+export const refusalOfIntegrity = (field: string, capabilities: readonly Capability[]): Refusal | undefined =>
+  firstRefusal(field, capabilities, "", ({ mode, multiNode, readOnly }) =>
+    multiNode && !readOnly ? refusalOfTags(Mode[mode]) : undefined,
+  );
+
+/** Each node keeps the tags of a layer with integrity by itself, and has a journal of its last writes on the image. */
+export const refusalOfTags = (mode: string): string =>
+  `asks for ${mode}, and the volume has integrity (integrityMode), which one node alone can write to: with several the older data of one go over those of another. Use ReadWriteOnce, or a volume without integrityMode`;
 
 /** Why no files are encrypted with this access. "" is for the default, or what is there. */
 export const refusalOfEncryptedFiles = (access: Capability["access"]): string | undefined => {

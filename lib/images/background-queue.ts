@@ -4,7 +4,8 @@
  * Not here: what the work is (./purge.ts, ./flatten.ts).
  *
  * 1. Work on one image is queued once, however often it is asked for.
- * 2. What fails is tried again, later each time, up to five minutes apart, as the manager does.
+ * 2. What fails is tried again, later each time, up to five minutes apart, as the manager does; but not where the image, or
+ *    its whole pool, is gone.
  */
 import * as Effect from "effect/Effect";
 import * as Queue from "effect/Queue";
@@ -53,7 +54,7 @@ export const makeBackground = (
         const subject = imageLabel(item.pool, item.image);
         const failure = yield* work(item.pool, item.image).pipe(
           Effect.as(undefined),
-          Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined)),
+          Effect.catchTag(["ImageNotFound", "PoolNotFound"], () => Effect.succeed(undefined)),
           Effect.catch(({ message }) => Effect.succeed(message)),
           // A bug in one piece of work must not end the queue.
           Effect.catchDefect((defect) => Effect.succeed(String(defect))),

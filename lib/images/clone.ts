@@ -7,15 +7,18 @@
  * 1. A clone that a crash may have cut off is never trusted: librbd attaches it to its parent in two writes, and one
  *    that has only the first would lose its data with the parent's snapshot. It is made again, which loses nothing as
  *    long as it has no data of its own. One that has data is left for a person.
+ * 2. Two drivers may work on one request, and the slower one may make the snapshot again after the other is done. Then it
+ *    marks nothing, and goes: the target is not half made, because another snapshot lists it as its clone; or it was
+ *    deleted meanwhile, and nobody asks for it again.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
-import type { PoolRef } from "../ceph/rados.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { type CloneSpec, type Parent, Rbd } from "../ceph/rbd.ts";
 import { Conflict, type NotReadyYet, type Precondition } from "../csi/errors.ts";
 import type { Purge } from "./purge.ts";
-import { asRaced, orRaced } from "./races.ts";
+import { asRaced, orRaced, statusIfThere } from "./races.ts";
 import { clearUnfinished, finishRemoval } from "./removal.ts";
 
 /** The snapshot that a clone goes through. */
@@ -34,6 +37,8 @@ export interface Target {
   readonly spec: CloneSpec;
   /** Snapshots of its own that it may have by now. */
   readonly snapshots: readonly string[];
+  /** Whether the journal has forgotten that it is to be made. */
+  readonly forgotten: Effect.Effect<boolean, CephError, Rados>;
 }
 
 /**
@@ -51,7 +56,10 @@ export const resumeClone = Effect.fn("images.resumeClone")(function* (
   const marked = (yield* rbd.snapshots(source.pool, source.image)).some(
     ({ kind, name }) => kind === "user" && name === source.snapshot,
   );
-  if (marked) return yield* removed;
+  if (marked) {
+    if (!(yield* isAttachedElsewhere(source, { pool, image }))) return yield* removed;
+    yield* rbd.snapshotRemove(source.pool, source.image, source.snapshot);
+  }
   if (!(yield* rbd.imageMend(pool, image))) {
     yield* finishRemoval(pool, image, undefined);
     return false;
@@ -74,13 +82,35 @@ export const resumeClone = Effect.fn("images.resumeClone")(function* (
 /** Makes the transient snapshot, clones the target from it, and removes the snapshot. */
 export const cloneThrough = Effect.fn("images.cloneThrough")(function* (
   source: Transient,
-  { pool, image, spec }: Target,
-): Effect.fn.Return<void, CephError, Rbd> {
+  { pool, image, spec, forgotten }: Target,
+): Effect.fn.Return<void, CephError, Rados | Rbd> {
   const rbd = yield* Rbd;
   yield* rbd
     .snapshotCreate(source.pool, source.image, source.snapshot, source.clients)
     .pipe(Effect.catchTag("Exists", () => Effect.void));
+  const remove = rbd.snapshotRemove(source.pool, source.image, source.snapshot);
   // Another driver works on the same request: it has made the clone already, or is done with the snapshot.
-  yield* Effect.catchTag(rbd.imageClone(source, pool, image, spec), ["Exists", "ImageSnapshotNotFound"], asRaced);
-  yield* rbd.snapshotRemove(source.pool, source.image, source.snapshot);
+  yield* rbd.imageClone(source, pool, image, spec).pipe(
+    Effect.catchTag("Exists", (error) =>
+      Effect.gen(function* () {
+        if ((yield* isAttachedElsewhere(source, { pool, image })) || (yield* forgotten)) yield* remove;
+        return yield* asRaced(error);
+      }),
+    ),
+    Effect.catchTag("ImageSnapshotNotFound", asRaced),
+  );
+  yield* remove;
+});
+
+/** Whether the target is a whole clone of the same image, by another snapshot of it than the one given. */
+const isAttachedElsewhere = Effect.fnUntraced(function* (
+  source: Transient,
+  { pool, image }: Pick<Target, "pool" | "image">,
+): Effect.fn.Return<boolean, CephError, Rbd> {
+  const target = yield* statusIfThere(pool, image);
+  if (target?.parent === undefined || target.parent.snapshot === source.snapshot) return false;
+  const from = imageLabel({ ...source.pool, ...target.parent }, target.parent.image);
+  if (from !== imageLabel(source.pool, source.image)) return false;
+  const clones = yield* orRaced((yield* Rbd).snapshotChildren(source.pool, source.image, target.parent.snapshot));
+  return clones.includes(target.id);
 });

@@ -63,7 +63,7 @@ export class Flatten extends Context.Service<
         manager.managerFlatten(pool, image).pipe(
           Effect.catchTag("ManagerUnavailable", (error) =>
             Effect.gen(function* () {
-              yield* Effect.logWarning(`${error.message}; the driver flattens the image itself`);
+              yield* Effect.logWarning(`the driver flattens the image itself: ${error.message}`);
               yield* own.offer(pool, image);
             }),
           ),

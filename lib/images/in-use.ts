@@ -4,7 +4,8 @@
  *
  * Not here: who the watchers are (lib/ceph reads them from librbd).
  *
- * 1. Whoever has an image open uses it, except for the caller itself and, of a primary image, the mirror daemons.
+ * 1. Whoever has an image open uses it, except for the caller itself and, of a primary image, the mirror daemons. Which
+ *    watcher is a daemon is not known, but that one is none which has the lock of those who write.
  */
 import * as Effect from "effect/Effect";
 import { Busy, type CephError } from "../ceph/errors.ts";
@@ -47,7 +48,7 @@ export const watcherOf = (watchers: readonly string[], client: OwnClient): strin
 
 /** Who else has an image open, by the address and client ID that Ceph shows. */
 export const otherWatchers = (
-  { watchers, mirror }: Pick<ImageStatus, "watchers" | "mirror">,
+  { watchers, mirror, writer }: Pick<ImageStatus, "watchers" | "mirror" | "writer">,
   { mirrorDaemons, own = [] }: InUseOptions,
 ): readonly string[] => {
   // Those that are known for sure come first, so that the others take none of theirs.
@@ -56,7 +57,8 @@ export const otherWatchers = (
     const its = watcherOf(rest, client);
     return rest.filter((watcher) => watcher !== its);
   }, watchers);
-  return others.length <= (mirror === "primary" ? mirrorDaemons : 0) ? [] : others;
+  const writes = writer !== undefined && watchersOf(others, { watcherId: writer, addresses: [] }).length > 0;
+  return others.length <= (mirror === "primary" && !writes ? mirrorDaemons : 0) ? [] : others;
 };
 
 /** Fails if the image is the copy of a mirrored image: only its primary may be written or removed. */

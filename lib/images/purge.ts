@@ -69,7 +69,7 @@ export class Purge extends Context.Service<
       const byManagerOrOwn = (image: TrashedImage) =>
         Effect.catch(byManager(image), ({ message }) =>
           Effect.andThen(
-            Effect.logWarning(`${message}; the driver removes the image itself`),
+            Effect.logWarning(`the driver removes the image itself: ${message}`),
             own.offer(image.pool, image.id),
           ),
         );
@@ -89,7 +89,7 @@ export class Purge extends Context.Service<
           ? quick.offer(images, { ...options, always: true })
           : Effect.forEach(images, ({ pool, id }) => own.offer(pool, id));
         yield* Effect.catchTag(asked, "ManagerUnavailable", (error) =>
-          Effect.andThen(Effect.logWarning(`${error.message}; the driver removes the image itself`), alone),
+          Effect.andThen(Effect.logWarning(`the driver removes the image itself: ${error.message}`), alone),
         );
       });
 

@@ -263,6 +263,10 @@ export const readAttributes = (
     ),
   );
 
+/** Whether the attributes of a UUID are gone: what they were written for is deleted, or was undone. */
+export const isForgotten = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<boolean, CephError, Rados> =>
+  Effect.map(readAttributes(kind, pool, uuid), (attributes) => attributes === undefined);
+
 const attributeKeys = (kind: Kind): readonly string[] => [
   kind.requestNameKey,
   kind.imageNameKey,

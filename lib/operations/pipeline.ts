@@ -61,6 +61,9 @@ export class Operations extends Context.Service<Operations, OperationsService>()
   static readonly layer = Layer.sync(Operations, () => Operations.of(makeOperations()));
 }
 
+/** Milliseconds by which an operation that has answered stands back for those that have not. */
+const AFTER_ANSWER = 2_000;
+
 interface Running {
   readonly operation: Operation;
   readonly fiber: Fiber.Fiber<unknown, unknown>;
@@ -71,6 +74,7 @@ interface Running {
 
 export const makeOperations = (): OperationsService => {
   const running = new Map<string, Running>();
+  let started = 0;
 
   const start = <A, E, R>(
     key: string,
@@ -87,8 +91,12 @@ export const makeOperations = (): OperationsService => {
         deadline: 0,
         stage: "start",
       };
+      const caller: Caller = { kind: request.rpc, turn: now + (started++ % 1000) / 1000 };
       const answerEarly: AnswerEarly<A> = (value) =>
-        Effect.sync(() => Deferred.doneUnsafe(answer, Exit.succeed(value)));
+        Effect.sync(() => {
+          caller.turn += AFTER_ANSWER;
+          Deferred.doneUnsafe(answer, Exit.succeed(value));
+        });
       let span: Tracer.Span | undefined;
       const about = {
         name: `operation ${request.rpc}`,
@@ -98,7 +106,7 @@ export const makeOperations = (): OperationsService => {
       const fiber = yield* childSpan("internal", about, body(answerEarly)).pipe(
         Effect.provideService(CurrentOperation, operation),
         Effect.provideService(CallSubject, operation.subject),
-        Effect.provideService(Caller, operation.rpc),
+        Effect.provideService(Caller, caller),
         Effect.tapCause((cause) =>
           Deferred.isDoneUnsafe(answer)
             ? Effect.logWarning("failed after its answer; the next call for it finishes or undoes it", cause)

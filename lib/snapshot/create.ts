@@ -205,7 +205,11 @@ const holdPointInTime = Effect.fnUntraced(function* (
   const { uuid, imageName } = yield* reserve(spec, source, earlier);
   const snapshotId = yield* handleOf(spec, source.volume, uuid);
   const key = yield* chooseSnapshotKey(source, sourceKey, { snapshotId, pool, imageName }, spec.secrets);
-  const image = yield* Effect.catchTag(cloneSource(source, imageName, earlier === undefined), "ImageNotFound", asRaced);
+  const image = yield* Effect.catchTag(
+    cloneSource(source, { uuid, imageName }, earlier === undefined),
+    "ImageNotFound",
+    asRaced,
+  );
   yield* keepSnapshotKey(key, { pool, imageName });
   return { pool, uuid, imageName, image };
 });
@@ -242,12 +246,13 @@ const lookAtClone = Effect.fnUntraced(function* (
  */
 const cloneSource = Effect.fnUntraced(function* (
   { volume: { pool, imageName: source }, image }: SourceVolume,
-  imageName: string,
+  { uuid, imageName }: Pick<SnapshotImage, "uuid" | "imageName">,
   isNew: boolean,
 ): Effect.fn.Return<PointInTime, CreateSnapshotError, Needs | Compensations> {
   const rbd = yield* Rbd;
   const transient = { pool, image: source, snapshot: imageName };
-  const target = { pool, image: imageName, spec: holderSpec(image), snapshots: [imageName] };
+  const forgotten = journal.isForgotten(SNAPSHOTS, pool, uuid);
+  const target = { pool, image: imageName, spec: holderSpec(image), snapshots: [imageName], forgotten };
   const look = lookAtClone(pool, imageName);
   if (!isNew && (yield* stage("resume clone", resumeClone(transient, target)))) {
     return yield* stage("look at clone", look);

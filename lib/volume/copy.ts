@@ -73,7 +73,8 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
   const rbd = yield* Rbd;
   const { imagePool: pool, imageName: image } = reserved;
   const layout = source.kind === "snapshot" ? cloneSpec : volumeCopySpec;
-  const target = { pool, image, spec: layout(spec.parameters), snapshots: [] };
+  const forgotten = journal.isForgotten(VOLUMES, spec.pool, reserved.uuid);
+  const target = { pool, image, spec: layout(spec.parameters), snapshots: [], forgotten };
   // The source was there when it was looked for: the next call cleans up where it does not come back.
   const resume = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", asRaced);
   // A resume that fails is not undone, because what it looks at may be another driver's work.
@@ -100,11 +101,12 @@ const transients = ({ located }: VolumeToCopy, pool: PoolRef, image: string): re
   { pool, image: tempImage(image), snapshot: image, clients: "unasked" },
 ];
 
-const imageBetween = ({ header }: VolumeToCopy, { pool, image }: Target): Target => ({
+const imageBetween = ({ header }: VolumeToCopy, { pool, image, forgotten }: Target): Target => ({
   pool,
   image: tempImage(image),
   spec: holderSpec(header),
   snapshots: [image],
+  forgotten,
 });
 
 /** How far an earlier attempt came: whether the image in between, and the image itself, are whole. */

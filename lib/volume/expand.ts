@@ -8,12 +8,14 @@ import type { CephError, CephFailed } from "../ceph/errors.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
+import { encryptionIn } from "../config/encryption.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { InvalidRequest, type LockHeld, type Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { InvalidRequest, type LockHeld, Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { chooseSize, type InvalidSize, SizeOutOfRange, type SizeRequest } from "../csi/size.ts";
 import { clearLeftLocks, isLocked } from "../images/left-locks.ts";
+import { type ImageRef, layerPlace } from "../kms/image-keys.ts";
 import { locateVolume } from "../journal/locate.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
@@ -71,6 +73,9 @@ const growLocated = Effect.fnUntraced(function* (
       return yield* new SizeOutOfRange({ reason });
     }
   }
+  // The header of a LUKS device has to follow its image, also on a raw block volume.
+  const luks = encryptionIn(attributes)?.type === "block";
+  const fixed = luks && (yield* stage("compare", proveGrows(volumeId, { pool, imageName }, sizeBytes)));
   const grow = rbd.imageGrow(pool, imageName, sizeBytes, KEPT_KEYS);
   const unlocked = (error: CephFailed) => clearLocks(pool, imageName, error);
   const grown = yield* stage(
@@ -79,9 +84,31 @@ const growLocated = Effect.fnUntraced(function* (
   );
   yield* growLimits(pool, imageName, grown);
   const capacityBytes = grown.sizeBytes;
-  // The header of a LUKS device has to follow its image, also on a raw block volume.
-  const luks = attributes?.encryptKms !== undefined && attributes.encryptionType !== "file";
-  return { capacityBytes, nodeExpansionRequired: !block || luks };
+  return { capacityBytes, nodeExpansionRequired: !fixed && (!block || luks) };
+});
+
+/**
+ * Fails if the volume's layer would not follow its image. Of what ceph-csi has made, the first stage here tells. -> whether
+ * the layer never grows.
+ */
+const proveGrows = Effect.fnUntraced(function* (
+  volumeId: string,
+  image: ImageRef,
+  sizeBytes: bigint,
+): Effect.fn.Return<boolean, CephError | Precondition | SizeOutOfRange, Rbd> {
+  const now = yield* layerPlace(image);
+  if (!now.integrity || sizeBytes <= now.sizeBytes) return now.integrity;
+  if (now.wiping) {
+    return yield* new Precondition({
+      subject: `volume ${volumeId}`,
+      problem:
+        "is wiped, or its wipe was cut off, and as a volume with integrity (integrityMode) it keeps the size that it was made with. Nothing was changed",
+      remedy: "Stage it to its end, or make a larger volume in its place",
+    });
+  }
+  return yield* new SizeOutOfRange({
+    reason: `volume ${volumeId} has integrity (integrityMode), and such a volume keeps the size that it was made with, ${now.sizeBytes} bytes. Nothing was changed: copy its data into a larger volume`,
+  });
 });
 
 /** librbd's answer while a lock keeps it from writing. */

@@ -168,8 +168,8 @@ pooled("Callers take turns: many calls of one do not delay those of another", { 
     const gate = makeGate();
     const busy = yield* Effect.forkChild(call(pool, "wait", { gate }));
     yield* until(() => pool.state().running.length === 1);
-    const note = (caller: string, mark: number) =>
-      Effect.forkChild(Effect.provideService(call(pool, "note", { list, mark }), Caller, caller));
+    const note = (kind: string, mark: number, turn = 0) =>
+      Effect.forkChild(Effect.provideService(call(pool, "note", { list, mark }), Caller, { kind, turn }));
     const notes = yield* Effect.all([
       ...[1, 2, 3, 4].map((mark) => note("CreateSnapshot", mark)),
       note("CreateVolume", 11),
@@ -180,6 +180,30 @@ pooled("Callers take turns: many calls of one do not delay those of another", { 
     open(gate);
     yield* Fiber.joinAll([busy, ...notes]);
     expect([...new Int32Array(list)].slice(1, 8)).toEqual([1, 11, 21, 2, 12, 3, 4]);
+  }),
+);
+
+pooled("Of callers of one kind the one that began first goes first", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const list = new SharedArrayBuffer(4 * 16);
+    const gate = makeGate();
+    const busy = yield* Effect.forkChild(call(pool, "wait", { gate }));
+    yield* until(() => pool.state().running.length === 1);
+    const note = (turn: number, mark: number, kind = "CreateSnapshot") =>
+      Effect.forkChild(Effect.provideService(call(pool, "note", { list, mark }), Caller, { kind, turn }));
+    const notes = yield* Effect.all([
+      note(2, 21),
+      note(3, 31),
+      note(1, 11),
+      note(2, 22),
+      note(9, 91, "CreateVolume"),
+      note(1, 12),
+      note(3, 32),
+    ]);
+    yield* until(() => pool.state().waiting === 7);
+    open(gate);
+    yield* Fiber.joinAll([busy, ...notes]);
+    expect([...new Int32Array(list)].slice(1, 8)).toEqual([11, 91, 12, 21, 22, 31, 32]);
   }),
 );
 

@@ -132,6 +132,17 @@ describe("ranges of encrypted volumes", () => {
   });
 });
 
+test("The ranges of a volume with integrity are refused, because its blocks lie among their tags in the image", async () => {
+  const cluster = aCluster();
+  await using lister = aDriver(cluster, { ...LISTING, stores: { kms: wrappingStore() } });
+  const parameters = { ...PARAMETERS, encrypted: "true", encryptionKMSID: "kms" };
+  const { volume } = await lister.createVolume(creation({ parameters }));
+  cluster.image("rbd", `csi-vol-${uuidOf(volume.volumeId)}`).meta.set("rbd.csi.ceph.com/luks2Integrity", "true");
+  const [one, two] = [await aSnapshot(lister, "one", volume.volumeId), await aSnapshot(lister, "two", volume.volumeId)];
+  const asked = [lister.allocated({ snapshotId: one }), lister.delta({ baseSnapshotId: one, targetSnapshotId: two })];
+  expect(await Promise.all(asked.map(codeOf))).toEqual(["FAILED_PRECONDITION", "FAILED_PRECONDITION"]);
+});
+
 describe("changed ranges", () => {
   test("the changed ranges are the written and the discarded ones, and no image is opened for writing", async () => {
     await using world = await stage();

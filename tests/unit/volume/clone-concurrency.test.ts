@@ -11,6 +11,8 @@ import {
   EMPTY_DIRECTORIES,
   holderOf,
   imageOf,
+  MIB_4,
+  POOL,
   read,
   readySnapshot,
   restoreOf,
@@ -24,16 +26,18 @@ import {
   deletion,
   eventually,
   failureOf,
+  PARAMETERS,
   poolDump,
+  uuidOf,
   waitsFor,
   codeOf,
 } from "../../support/world.ts";
 
 /** A driver whose calls of a method wait until they are let go. */
-const held = (cluster: MemoryCluster, method: CephMethod, subject = /./) => {
+const held = (cluster: MemoryCluster, method: CephMethod, subject = /./, inner = cephMemoryService(cluster)) => {
   const { promise, resolve: letGo } = Promise.withResolvers<void>();
   let waiting = 0;
-  const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+  const ceph = intercepted(inner, (call, act) => {
     if (call.method !== method || !subject.test(call.subject)) return act;
     waiting += 1;
     return Effect.andThen(
@@ -153,6 +157,10 @@ const insisting = async <A>(call: () => Promise<A>): Promise<A> => {
   }
 };
 
+/** The names of the snapshots on a volume that no trash has. */
+const marks = (cluster: MemoryCluster, volumeId: string) =>
+  cluster.image("rbd", imageOf(volumeId)).snapshots.flatMap(({ kind, name }) => (kind === "user" ? [name] : []));
+
 describe("two drivers over one cluster", () => {
   for (const [slow, fast] of [
     [0, 0],
@@ -178,6 +186,77 @@ describe("two drivers over one cluster", () => {
       expect(read(cluster, holderOf(taken[0]?.snapshotId ?? ""))).toEqual(data);
     });
   }
+
+  // Each makes something of a volume through a snapshot on it; the name of the copy does not tell that a driver chose it.
+  const works = {
+    "a snapshot": {
+      make: async (driver: Driver, volumeId: string) => (await readySnapshot(driver, snapshotOf(volumeId))).snapshotId,
+      drop: (driver: Driver, id: string) => driver.deleteSnapshot(snapshotDeletion(id)),
+      image: holderOf,
+    },
+    "a copy": {
+      make: async (driver: Driver, volumeId: string) =>
+        (await driver.createVolume(cloneOf(volumeId, { parameters: { ...PARAMETERS, volumeNamePrefix: "db-" } })))
+          .volume.volumeId,
+      drop: (driver: Driver, id: string) => driver.deleteVolume(deletion(id)),
+      image: (id: string) => `db-${uuidOf(id)}`,
+    },
+  };
+  for (const [what, { make, drop, image }] of Object.entries(works)) {
+    test(`a driver that begins ${what} when another one is done with it leaves nothing on the source`, async () => {
+      const { cluster, volumeId, data } = await world();
+      const { ceph, letGo, waiting } = held(cluster, "snapshotCreate");
+      await using slow = aDriver(cluster, { ceph });
+      await using fast = aDriver(cluster);
+      const late = failureOf(make(slow, volumeId));
+      await eventually(() => waiting() === 1, "a reserved name");
+      const id = await make(fast, volumeId);
+      letGo();
+      expect(await late).toMatchObject({ code: "ABORTED" });
+      expect(marks(cluster, volumeId)).toEqual([]);
+      expect(read(cluster, image(id))).toEqual(data);
+      await drop(fast, id);
+      await fast.deleteVolume(deletion(volumeId));
+    });
+
+    test(`a driver that begins ${what} when another one deletes it leaves nothing on the source`, async () => {
+      const { cluster, volumeId } = await world();
+      const taking = held(cluster, "snapshotCreate");
+      const looking = held(cluster, "imageStatus", /csi-snap-|db-/, taking.ceph);
+      await using slow = aDriver(cluster, { ceph: looking.ceph });
+      await using fast = aDriver(cluster);
+      const late = failureOf(make(slow, volumeId));
+      await eventually(() => taking.waiting() === 1, "a reserved name");
+      const id = await make(fast, volumeId);
+      taking.letGo();
+      await eventually(() => looking.waiting() === 1, "a look at what the other driver made");
+      await drop(fast, id);
+      looking.letGo();
+      expect(await late).toMatchObject({ code: "ABORTED" });
+      expect(marks(cluster, volumeId)).toEqual([]);
+      await fast.deleteVolume(deletion(volumeId));
+    });
+  }
+
+  test("a point in time that was answered stays, although another driver marked the source again and died", async () => {
+    const { cluster, volumeId, data } = await world();
+    const request = snapshotOf(volumeId);
+    // its caller has the answer, and it dies before the snapshot is ready
+    const dying = intercepted(cephMemoryService(cluster), (call, act) =>
+      call.method === "snapshotCreate" && call.subject.includes("csi-snap-") ? Effect.never : act,
+    );
+    await using early = aDriver(cluster, { ceph: dying });
+    const { snapshot } = await early.createSnapshot(request);
+    expect(snapshot.readyToUse).toBe(false);
+    const source = imageOf(volumeId);
+    const holder = holderOf(snapshot.snapshotId);
+    cluster.image("rbd", source).write(0n, MIB_4);
+    await Effect.runPromise(cephMemoryService(cluster).snapshotCreate(POOL, source, holder));
+    await using driver = aDriver(cluster);
+    expect((await readySnapshot(driver, request)).snapshotId).toBe(snapshot.snapshotId);
+    expect(read(cluster, holder)).toEqual(data);
+    expect(marks(cluster, volumeId)).toEqual([]);
+  });
 
   test("two drivers never remove an image from the trash at once: the second finds it busy, and later gone", async () => {
     const { cluster, snapshotId } = await world();

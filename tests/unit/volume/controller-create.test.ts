@@ -27,6 +27,12 @@ import {
 
 const { layering } = FEATURE_BITS;
 const FILES = { ...PARAMETERS, encrypted: "true", encryptionType: "file" };
+const WITH_INTEGRITY = {
+  ...PARAMETERS,
+  encrypted: "true",
+  encryptionCipher: "aes-xts-plain64",
+  integrityMode: "hmac-sha256",
+};
 const KUBERNETES = {
   "csi.storage.k8s.io/pvc/name": "data",
   "csi.storage.k8s.io/pvc/namespace": "team-a",
@@ -320,6 +326,11 @@ describe("parameters that the driver does not support", () => {
       { parameters: FILES, volumeCapabilities: [asBlock(Mode.SINGLE_NODE_WRITER)] },
       /volume_capabilities\[0\] asks for raw block, and encryptionType is file.*encryptionType: block/,
     ],
+    ...[Mode.MULTI_NODE_MULTI_WRITER, Mode.MULTI_NODE_SINGLE_WRITER].map((mode): (typeof refused)[number] => [
+      `integrity with ${Mode[mode]}`,
+      { parameters: WITH_INTEGRITY, volumeCapabilities: [asBlock(mode)] },
+      new RegExp(`volume_capabilities\\[0\\] asks for ${Mode[mode]}, and the volume has integrity.*ReadWriteOnce`),
+    ]),
     [
       "encrypted files in xfs",
       { parameters: FILES, volumeCapabilities: [formatted("xfs")] },

@@ -123,6 +123,48 @@ describe("ControllerExpandVolume", () => {
   }
 });
 
+describe("volumes with integrity", () => {
+  const luks = { "csi.volume.encryptKMS": "default", "csi.volume.encryptionType": "block" };
+  const encryptedVolume = async (meta: Record<string, string>) => {
+    const at = await world();
+    for (const [key, value] of Object.entries(luks)) at.attributes?.set(key, value);
+    const image = at.cluster.image("rbd", `csi-vol-${uuidOf(at.volumeId)}`);
+    for (const [key, value] of Object.entries(meta)) image.meta.set(key, value);
+    return at;
+  };
+
+  test("After ControllerExpandVolume no node has anything to grow where the layer never grows", async () => {
+    const now = { capacityRange: { requiredBytes: 2n * GIB } };
+    for (const [meta, required] of [
+      [{ "rbd.csi.ceph.com/luks2Integrity": "true" }, false],
+      [{}, true],
+    ] as const) {
+      await using at = await encryptedVolume(meta);
+      expect((await at.driver.expandVolume(expansion(at.volumeId, now))).nodeExpansionRequired).toBe(required);
+    }
+  });
+
+  test.each([
+    ["with integrity", { "rbd.csi.ceph.com/luks2Integrity": "true" }, "OUT_OF_RANGE"],
+    ["whose layer is being wiped", { ".rbd.csi.ceph.com/wiping": "{}" }, "FAILED_PRECONDITION"],
+  ])("ControllerExpandVolume refuses to grow a volume %s, and grows nothing", async (_, meta, code) => {
+    await using at = await encryptedVolume(meta);
+    const before = at.cluster.dump();
+    const more = { capacityRange: { requiredBytes: 3n * GIB } };
+    const failure = await failureOf(at.driver.expandVolume(expansion(at.volumeId, more)));
+    expect(failure).toMatchObject({ code, message: expect.stringContaining("integrityMode") });
+    expect(at.cluster.dump()).toEqual(before);
+    const now = { capacityRange: { requiredBytes: 2n * GIB } };
+    expect((await at.driver.expandVolume(expansion(at.volumeId, now))).capacityBytes).toBe(2n * GIB);
+  });
+
+  test("ControllerExpandVolume grows an encrypted volume without integrity", async () => {
+    await using at = await encryptedVolume({ "rbd.csi.ceph.com/luks2HeaderSize": "16777216" });
+    const more = { capacityRange: { requiredBytes: 3n * GIB } };
+    expect((await at.driver.expandVolume(expansion(at.volumeId, more))).capacityBytes).toBe(3n * GIB);
+  });
+});
+
 describe("volumes that do not exist", () => {
   const absent: readonly (readonly [what: string, of: (id: string, cluster: MemoryCluster) => string])[] = [
     ["an unknown UUID", (id) => id.replace(uuidOf(id), "b0285c97-a0ce-41eb-8c66-0242ac110002")],
@@ -218,6 +260,26 @@ describe("ValidateVolumeCapabilities", () => {
       }
     });
   }
+
+  test("ValidateVolumeCapabilities confirms no writers on several nodes of a volume with integrity", async () => {
+    await using at = await world();
+    const integrity = { encrypted: "true", encryptionCipher: "aes-xts-plain64", integrityMode: "hmac-sha256" };
+    const asks = (mode: Mode, more: object = integrity) =>
+      at.driver.validate(
+        validation(at.volumeId, { volumeContext: { pool: "rbd", ...more }, volumeCapabilities: [asBlock(mode)] }),
+      );
+    for (const mode of [Mode.MULTI_NODE_MULTI_WRITER, Mode.MULTI_NODE_SINGLE_WRITER]) {
+      expect(await asks(mode)).toEqual({
+        message: expect.stringContaining(`asks for ${Mode[mode]}, and the volume has`),
+      });
+      for (const more of [{ integrityMode: "none" }, { encrypted: "false" }, { mapOptions: "krbd:ro" }]) {
+        expect(await asks(mode, { ...integrity, ...more })).toHaveProperty("confirmed");
+      }
+    }
+    for (const mode of [Mode.MULTI_NODE_READER_ONLY, Mode.SINGLE_NODE_MULTI_WRITER]) {
+      expect(await asks(mode)).toHaveProperty("confirmed");
+    }
+  });
 
   test("ValidateVolumeCapabilities confirms no capability when one of several is impossible", async () => {
     await using at = await world();

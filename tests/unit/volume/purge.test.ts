@@ -7,7 +7,7 @@ import * as Logger from "effect/Logger";
 import * as Redacted from "effect/Redacted";
 import * as TestClock from "effect/testing/TestClock";
 import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
-import { AccessDenied, HasSnapshots, TimedOut } from "../../../lib/ceph/errors.ts";
+import { AccessDenied, HasSnapshots, PoolNotFound, TimedOut } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { DRIVERS_MARK_SECONDS } from "../../../lib/ceph/rbd.ts";
 import { isQuick, Purge } from "../../../lib/images/purge.ts";
@@ -118,7 +118,7 @@ describe("removal by the driver, without a manager", () => {
           yield* purge.discard([large(id)]);
           yield* purge.discard([large(id)]);
           expect(purge.pending()).toHaveLength(1);
-          expect(log[0]).toContain("no manager answers; the driver removes the image itself");
+          expect(log[0]).toContain("the driver removes the image itself: ");
           yield* TestClock.adjust("9 minutes");
           expect(idsIn(cluster)).toEqual([id]);
           yield* TestClock.adjust("1 minute");
@@ -202,6 +202,25 @@ describe("removal by the driver, without a manager", () => {
       service,
     );
     expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("the driver does not try again where the pool is gone", async () => {
+    const cluster = noManager();
+    const id = await trashed(cluster);
+    const gone = new PoolNotFound({ op: "rados_ioctx_create", subject: "rbd" });
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+      call.method === "trashRemove" ? Effect.fail(gone) : act,
+    );
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          yield* purge.discard([large(id)]);
+          yield* settle;
+          expect(purge.pending()).toEqual([]);
+        }),
+      ceph,
+    );
   });
 
   test("a bug in one removal does not end the queue", async () => {
