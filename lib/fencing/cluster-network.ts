@@ -10,7 +10,7 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
-import { Blocklist, type Blocked } from "../ceph/blocklist.ts";
+import { Blocklist, type Blocked, FENCE_SECONDS } from "../ceph/blocklist.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { type ClusterAccess, Rados } from "../ceph/rados.ts";
 import { Clusters } from "../config/clusters.ts";
@@ -21,7 +21,6 @@ import { isOneClient } from "../journal/client-records.ts";
 import { clusterAccess } from "../journal/locate.ts";
 import { stage } from "../operations/pipeline.ts";
 import { remark } from "../operations/remark.ts";
-import { FENCE_SECONDS } from "./fence.ts";
 import { contains, formatNetwork, type Network, networkOfClient, parseNetwork, sameNetwork } from "./network.ts";
 
 export interface ClusterFence {

@@ -12,7 +12,7 @@
  *    back. A record too many harms nobody.
  */
 import * as Effect from "effect/Effect";
-import type { Blocklist } from "../ceph/blocklist.ts";
+import { type Blocklist, FENCE_SECONDS } from "../ceph/blocklist.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { type Rados } from "../ceph/rados.ts";
@@ -46,7 +46,7 @@ import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { remark } from "../operations/remark.ts";
 import { attachCredentials, HOW_TO_GIVE_CREDENTIALS } from "./credentials.ts";
-import { fence, FENCE_SECONDS, isLost } from "./fence.ts";
+import { fence, isLost } from "./fence.ts";
 import { Kubernetes } from "./kubernetes.ts";
 
 export interface DetachRequest {
@@ -117,8 +117,7 @@ const detachClient = Effect.fnUntraced(function* (image: RecordedImage, client: 
   yield* kept(`still has it open as ${its}, and is not out of service`);
 });
 
-const HOW_TO_FENCE =
-  'If the node is lost, shut it down and taint it (node.kubernetes.io/out-of-service): the client is fenced when the volume is attached next. By hand "ceph osd blocklist add" fences it';
+const HOW_TO_FENCE = `If the node is lost, shut it down and taint it (node.kubernetes.io/out-of-service): the client is fenced when the volume is attached next. By hand "ceph osd blocklist add CLIENT ${FENCE_SECONDS}" fences it`;
 
 /** Fails if a node that is out of service may have the volume, although it has left no record. */
 const proveNotThere = Effect.fnUntraced(function* (

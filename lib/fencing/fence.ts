@@ -13,7 +13,7 @@
  *    and kubelet may see different boot IDs. A node that is away, was deleted or is another machine proves nothing.
  */
 import * as Effect from "effect/Effect";
-import { Blocklist, type Blocked } from "../ceph/blocklist.ts";
+import { blockedClient, Blocklist, FENCE_SECONDS, poolsWritten } from "../ceph/blocklist.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { poolLabel } from "../ceph/label.ts";
 import { Rbd } from "../ceph/rbd.ts";
@@ -28,11 +28,6 @@ import {
 } from "../journal/client-records.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import { stage } from "../operations/pipeline.ts";
-
-/** Five years: Ceph has no entry without an end. */
-export const FENCE_SECONDS = 157_784_760;
-
-export const blockedClient = (client: string): Blocked => ({ kind: "client", address: client });
 
 /** Whether the client may run where nobody can stop it. Of a node that is gone its one client is meant, not its address. */
 export const isLost = ({ exact }: ClientRecord, state: NodeState | undefined): boolean =>
@@ -52,8 +47,7 @@ export const fence = Effect.fn("fencing.fence")(function* (
   yield* stage("record fence", recordFence(image, record, shown));
   yield* stage("fence", blocklist.blocklistAdd(pool.access, blocked, FENCE_SECONDS));
   const { dataPool } = yield* stage("look at image", (yield* Rbd).imageStatus(pool, imageName));
-  for (const name of dataPool === undefined ? [pool.pool] : [pool.pool, dataPool]) {
-    const written = { ...pool, pool: name };
+  for (const written of poolsWritten(pool, dataPool)) {
     if (yield* stage("prove fence", blocklist.blocklistReached(written, blocked))) continue;
     return yield* new NotReadyYet({
       subject: `client ${client} of node ${nodeId}`,

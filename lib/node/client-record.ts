@@ -33,6 +33,8 @@ const LIMIT = "2 seconds";
 const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 
 export interface ClientRecordService {
+  /** This node's name, by which it records itself. */
+  readonly nodeId: string;
   /** Whether lost nodes are fenced; else it records nothing. */
   readonly enabled: boolean;
   /** `watcher`: the device's client among the image's watchers, if the caller knows it. */
@@ -62,6 +64,7 @@ export class ClientRecord extends Context.Service<ClientRecord, ClientRecordServ
 export const makeClientRecord = (nodeId: string, enabled: boolean): ClientRecordService => {
   const recorded = new Map<string, RecordedImage>();
   return {
+    nodeId,
     enabled,
     staged: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }, mapped, watcher) {
       if (!enabled || fixed !== undefined || mapped.readOnly) return;
@@ -116,7 +119,10 @@ export const makeClientRecord = (nodeId: string, enabled: boolean): ClientRecord
   };
 };
 
-const bootIdNow = Effect.flatMap(Host, ({ readText }) => Effect.map(readText(BOOT_ID), (text = "") => text.trim()));
+/** "": it is not known. */
+export const bootIdNow = Effect.flatMap(Host, ({ readText }) =>
+  Effect.map(readText(BOOT_ID), (text = "") => text.trim()),
+);
 
 const watchersNow = ({ pool, imageName }: RecordedImage) =>
   Effect.flatMap(Rbd, ({ imageStatus }) => Effect.map(imageStatus(pool, imageName), ({ watchers }) => watchers));

@@ -8,7 +8,9 @@
  *    asked for it, and only if a process is missing.
  * 2. A volume that Kubernetes does not have attached to this node any more is not healed: another node may have written
  *    to it. Where Kubernetes cannot be asked, or does not know all, ./heal.ts has the record of the nodes alone.
- * 3. A device is healed under its volume's lock, and only if it still lacks its process then. Of several devices of one
+ * 3. Volumes may share a cookie: those that the in-tree plugin made have the name of their image. A device whose cookie is
+ *    that of several volumes here is left alone: it may be the device of any of them.
+ * 4. A device is healed under its volume's lock, and only if it still lacks its process then. Of several devices of one
  *    volume it is the mounted one, and none if that is not one.
  */
 import * as Clock from "effect/Clock";
@@ -64,9 +66,9 @@ export interface HealingService {
   /** Looks again and again, from the start of the driver on, while there is anything to look after. */
   readonly watch: Effect.Effect<void, never, HealNeeds | Locks>;
   /** Gives a device a process so that what is not written yet is not lost, if anybody knows how. The caller has the lock. */
-  readonly revive: (device: MappedDevice) => Effect.Effect<void, never, HealNeeds>;
+  readonly revive: (volumeId: string, device: MappedDevice) => Effect.Effect<void, never, HealNeeds>;
   /** Ends the process of a device in good order, and gives it another one. The caller has the volume's lock. */
-  readonly renew: (device: MappedDevice) => Effect.Effect<void, HealError, HealNeeds>;
+  readonly renew: (volumeId: string, device: MappedDevice) => Effect.Effect<void, HealError, HealNeeds>;
 }
 
 export class Healing extends Context.Service<Healing, HealingService>()("csi-rbd/Healing") {}
@@ -74,35 +76,53 @@ export class Healing extends Context.Service<Healing, HealingService>()("csi-rbd
 const EVERY = "10 seconds";
 /** How often Kubernetes is asked about a device that nobody here knows. */
 const ASK_AGAIN_MS = 60_000;
+/** Volumes wait for it, some of them under their locks. */
+const ASK_LIMIT = "20 seconds";
 
-export const makeHealing = (attached: AskKubernetes): HealingService => {
+export const makeHealing = (askKubernetes: AskKubernetes): HealingService => {
+  const attached: AskKubernetes = Effect.timeoutOrElse(askKubernetes, {
+    duration: ASK_LIMIT,
+    orElse: () => Effect.fail({ message: `Kubernetes did not say within ${ASK_LIMIT} what is attached to this node` }),
+  });
+  /** By their volume IDs. */
   const known = new Map<string, Healable>();
+  const withCookie = (cookie: string) => [...known.values()].filter(({ context }) => cookieOf(context) === cookie);
+  const ofDevice = (volumeId: string, { cookie }: MappedDevice) => {
+    const [only, ...others] = withCookie(cookie);
+    return others.length === 0 && only?.context.volumeId === volumeId ? only : undefined;
+  };
   const wanted = Latch.makeUnsafe(false);
   const remember = (staged: Healable): void => {
     if (staged.context.mounter === "rbd" && !staged.context.tryOtherMounters) return;
-    known.set(cookieOf(staged.context), staged);
+    known.set(staged.context.volumeId, staged);
     wanted.openUnsafe();
   };
   const look = Effect.gen(function* () {
     const devices = (yield* (yield* Host).mappedDevices).filter(({ mapper }) => mapper === "rbd-nbd");
     if (devices.length > 0) wanted.openUnsafe();
     const dead = devices.filter(isDead);
-    if (dead.some(({ cookie }) => !known.has(cookie))) yield* askAtTimes;
+    if (dead.some(({ cookie }) => withCookie(cookie).length === 0)) yield* askAtTimes;
     const heal = (cookie: string) => {
-      const staged = known.get(cookie);
-      return staged === undefined ? Effect.void : healed(staged, attached);
+      const [staged, ...others] = withCookie(cookie);
+      if (staged === undefined) return Effect.void;
+      return others.length === 0 ? healed(staged, attached) : sayShared(cookie, [staged, ...others]);
     };
     yield* Effect.forEach(new Set(dead.map(({ cookie }) => cookie)), heal, { concurrency: 4, discard: true });
   }).pipe(Effect.catch(({ message }) => Effect.logWarning(`cannot look after rbd-nbd: ${message}`)));
   const { ask, askAtTimes } = asking(attached, ({ staged }) => {
-    for (const each of staged) if (!known.has(cookieOf(each.context))) remember(each);
+    for (const each of staged) if (!known.has(each.context.volumeId)) remember(each);
   });
-  const revived = Effect.fnUntraced(function* (device: MappedDevice): Effect.fn.Return<void, HealError, HealNeeds> {
-    if (!known.has(device.cookie)) yield* ask;
-    const staged = known.get(device.cookie);
+  const revived = Effect.fnUntraced(function* (
+    volumeId: string,
+    device: MappedDevice,
+  ): Effect.fn.Return<void, HealError, HealNeeds> {
+    if (!known.has(volumeId)) yield* ask;
+    const sharing = withCookie(device.cookie);
+    if (sharing.length > 1) return yield* sayShared(device.cookie, sharing);
+    const staged = ofDevice(volumeId, device);
     if (staged === undefined) {
       return yield* new Precondition({
-        subject: device.cookie === "" ? "its volume" : `volume ${device.cookie}`,
+        subject: `volume ${volumeId}`,
         problem: "is one that neither this driver has staged nor Kubernetes knows, so what is not written yet is lost",
         remedy: "Check its VolumeAttachment, its PersistentVolume and the Secret that this one names",
       });
@@ -112,17 +132,15 @@ export const makeHealing = (attached: AskKubernetes): HealingService => {
   });
   return {
     remember,
-    forget: (volumeId) => {
-      for (const [cookie, staged] of known) if (staged.context.volumeId === volumeId) known.delete(cookie);
-    },
+    forget: (volumeId) => void known.delete(volumeId),
     look,
     watch: Effect.asVoid(Effect.repeat(Effect.andThen(look, wanted.await), Schedule.spaced(EVERY))),
-    revive: (device) =>
-      Effect.catch(revived(device), ({ message }) =>
+    revive: (volumeId, device) =>
+      Effect.catch(revived(volumeId, device), ({ message }) =>
         Effect.logWarning(`${device.path} lacks its rbd-nbd process, and gets no other one: ${message}`),
       ),
-    renew: Effect.fnUntraced(function* (device) {
-      const staged = known.get(device.cookie);
+    renew: Effect.fnUntraced(function* (volumeId, device) {
+      const staged = ofDevice(volumeId, device);
       if (staged === undefined) return;
       if (!staged.shared) {
         // While the process still runs: none that ends here stays without a successor for that.
@@ -135,6 +153,12 @@ export const makeHealing = (attached: AskKubernetes): HealingService => {
     }),
   };
 };
+
+const sayShared = (cookie: string, staged: readonly Healable[]) =>
+  Effect.logWarning(
+    `a device with the cookie ${cookie} lacks its rbd-nbd process, and gets no other one, because several volumes here have that cookie: ` +
+      `${staged.map(({ context }) => context.volumeId).join(", ")}. End the pods that use it`,
+  );
 
 const isDead = ({ mapper, served, cookie }: MappedDevice): boolean => mapper === "rbd-nbd" && !served && cookie !== "";
 

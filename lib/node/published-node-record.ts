@@ -27,6 +27,8 @@ export interface PublishedNodeRecordService {
     volume: Omit<JournalVolume, "instanceId"> | undefined,
     shared: boolean,
   ) => Effect.Effect<void, never, Ceph>;
+  /** Whether there is nothing left to record of a staged volume. */
+  readonly isRecorded: (volumeId: string) => boolean;
   readonly unstaged: (volumeId: string) => Effect.Effect<void, never, Ceph>;
   /** Fails if the record shows that another node has had the volume since this node staged it. */
   readonly proveNotElsewhere: (
@@ -39,33 +41,37 @@ export class PublishedNodeRecord extends Context.Service<PublishedNodeRecord, Pu
   "csi-rbd/PublishedNodeRecord",
 ) {}
 
+interface Staged {
+  readonly volume: JournalVolume;
+  /** Whether the record names this node for sure; `undefined`: no write of it has been answered. */
+  written: boolean | undefined;
+}
+
 /** Without an `instanceId` it records nothing. */
 export const makePublishedNodeRecord = (nodeId: string, instanceId: string | undefined): PublishedNodeRecordService => {
-  const staged = new Map<string, JournalVolume>();
-  /** Those whose record names this node for sure. */
-  const written = new Set<string>();
+  const staged = new Map<string, Staged>();
   return {
     staged: (volumeId, entry, shared) =>
       Effect.suspend(() => {
         if (instanceId === undefined || entry === undefined) return Effect.void;
         const volume = { ...entry, instanceId };
-        staged.set(volumeId, volume);
-        written.delete(volumeId);
-        const publish = Effect.map(publishNode(volume, nodeId, shared), (is) => void (is && written.add(volumeId)));
+        const kept: Staged = { volume, written: undefined };
+        staged.set(volumeId, kept);
+        const publish = Effect.map(publishNode(volume, nodeId, shared), (is) => void (kept.written = is));
         return harmless(`record that ${nodeId} has volume ${volumeId}`, publish);
       }),
+    isRecorded: (volumeId) => instanceId === undefined || staged.get(volumeId)?.written !== undefined,
     unstaged: (volumeId) =>
       Effect.suspend(() => {
-        const volume = staged.get(volumeId);
-        if (volume === undefined) return Effect.void;
+        const kept = staged.get(volumeId);
+        if (kept === undefined) return Effect.void;
         staged.delete(volumeId);
-        written.delete(volumeId);
-        return harmless(`record that ${nodeId} does not have volume ${volumeId}`, unpublishNode(volume, nodeId));
+        return harmless(`record that ${nodeId} does not have volume ${volumeId}`, unpublishNode(kept.volume, nodeId));
       }),
     proveNotElsewhere: Effect.fnUntraced(function* (volumeId, entry) {
       if (instanceId === undefined || entry === undefined) return;
       const [nodes = []] = yield* publishedNodes(entry.pool, instanceId, [entry]);
-      if (nodes.includes(nodeId) || (nodes.length === 0 && !written.has(volumeId))) return;
+      if (nodes.includes(nodeId) || (nodes.length === 0 && staged.get(volumeId)?.written !== true)) return;
       const where = nodes.length === 0 ? "on another node" : `on ${nodes.join(", ")}`;
       return yield* new Precondition({
         subject: `volume ${volumeId}`,

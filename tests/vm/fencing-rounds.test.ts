@@ -17,6 +17,7 @@ import { makePool } from "../ceph/inventory.ts";
 import { CLUSTER, GIB, secrets } from "../ceph/requests.ts";
 import { clusterAddress } from "../rig/address.ts";
 import { rig } from "../rig/cluster.ts";
+import { must } from "../rig/place.ts";
 import { kubeconfigFor, kubeServer } from "../support/kube-server.ts";
 import { capabilityOf, LIMIT, rbd } from "./kubelet.ts";
 import { tool } from "./loop.ts";
@@ -117,6 +118,12 @@ const startCounting = (device: string) => {
   };
 };
 
+/** Not synchronously: all volumes of a round are mapped at once. */
+const mapOnB = async (spec: string): Promise<string> => {
+  const command = ["rbd", "-c", rig().conf, "map", "-o", "noudev,noshare", spec];
+  return (await must({}, command, { timeoutMs: ROUND_MS })).trim();
+};
+
 /** No counter of A comes near it. */
 const OF_B = 0xb0b0_b0b0_b0b0_b0b0n;
 
@@ -181,13 +188,20 @@ const makeVolume = async (name: string) => {
       await counter.until(3);
       return counter;
     },
-    /** -> its device on node B, once B's first write is in the cluster. */
+    /** -> its device on node B, once B's first write is in the cluster, and what each step took. */
     givenToB: async () => {
-      await detach("node-a");
-      await attach("node-b");
-      const device = rbd("map", "-o", "noudev,noshare", spec);
-      writeFirst(device);
-      return device;
+      const steps: string[] = [];
+      const timed = async <A>(step: string, act: () => A): Promise<Awaited<A>> => {
+        const since = performance.now();
+        const answer = await act();
+        steps.push(`${step} ${seconds(performance.now() - since)}`);
+        return answer;
+      };
+      await timed("detach", () => detach("node-a"));
+      await timed("attach", () => attach("node-b"));
+      const device = await timed("map", () => mapOnB(spec));
+      await timed("write", () => writeFirst(device));
+      return { device, steps };
     },
     inCluster: () => inCluster(spec),
     takenFromBoth: async (deviceOfB: string) => {
@@ -199,16 +213,16 @@ const makeVolume = async (name: string) => {
   };
 };
 
-const quantile = (values: readonly number[], part: number): number =>
-  values.toSorted((a, b) => a - b)[Math.min(values.length - 1, Math.floor(part * values.length))] ?? 0;
+const quantile = (sorted: readonly number[], part: number): number =>
+  sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))] ?? 0;
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
 
 test(
   `Of a node that is cut off while it writes nothing comes after the first write of the next node, ${RUNS} times`,
   async () => {
     const volumes = await Promise.all(Array.from({ length: VOLUMES }, (_, i) => makeVolume(`rounds-${i}`)));
-    const times: number[] = [];
-    for (let round = 1; times.length < RUNS; round++) {
+    const given: { readonly ms: number; readonly steps: readonly string[] }[] = [];
+    for (let round = 1; given.length < RUNS; round++) {
       setNode(`boot-${round}`, []);
       const counters = await Promise.all(volumes.map((volume) => volume.writtenByA()));
 
@@ -217,8 +231,8 @@ test(
       setNode(`boot-${round}`, [TAINT]);
       const devices = await Promise.all(
         volumes.map(async (volume) => {
-          const device = await volume.givenToB();
-          times.push(performance.now() - tainted);
+          const { device, steps } = await volume.givenToB();
+          given.push({ ms: performance.now() - tainted, steps });
           return device;
         }),
       );
@@ -227,9 +241,12 @@ test(
       for (const counter of counters) expect(await counter.refused(), `round ${round}: a writer of A`).toBe(7);
       for (const volume of volumes) expect(volume.inCluster(), `round ${round}: in the first sector`).toBe(OF_B);
       await Promise.all(volumes.map((volume, i) => volume.takenFromBoth(devices[i] ?? "")));
-      if (times.length % 20 === 0 || times.length >= RUNS) {
+      if (given.length % 20 === 0 || given.length >= RUNS) {
+        const times = given.map(({ ms }) => ms).toSorted((a, b) => a - b);
+        const longest = given.find(({ ms }) => ms === times.at(-1));
         const told = `from the taint to B's first write: p50 ${seconds(quantile(times, 0.5))}, p99 ${seconds(quantile(times, 0.99))}`;
-        console.log(`${times.length} volumes, ${round} rounds; ${told}, longest ${seconds(Math.max(...times))}`);
+        const most = `longest ${seconds(longest?.ms ?? 0)} (${longest?.steps.join(", ")})`;
+        console.log(`${given.length} volumes, ${round} rounds; ${told}, ${most}`);
       }
     }
     // the last fences, too, are lifted by the next boot
