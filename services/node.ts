@@ -79,7 +79,7 @@ const capabilityOf = Effect.fnUntraced(function* ({
 const stageSpec = Effect.fnUntraced(function* (
   request: NodeStageVolumeRequest,
 ): Effect.fn.Return<StageSpec, InvalidRequest | InvalidSecret> {
-  const { access, mode, ...capability } = yield* capabilityOf(request);
+  const { access, mode, multiNode, ...capability } = yield* capabilityOf(request);
   const volumeId = yield* volumeIdOf(request.volumeId);
   const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
@@ -96,8 +96,10 @@ const stageSpec = Effect.fnUntraced(function* (
   // The filesystem of a single reader may have a journal to replay, so its device is writable.
   const mapReadOnly = mappedReadOnly || mode === Mode.MULTI_NODE_READER_ONLY || (access.kind === "block" && readOnly);
   const shared = mode === Mode.MULTI_NODE_READER_ONLY || mode === Mode.MULTI_NODE_MULTI_WRITER;
+  const sharedWriters = multiNode && !mapReadOnly ? Mode[mode] : undefined;
   const { secrets } = request;
-  return { volumeId, stagingPath, credentials, secrets, context, access, readOnly, mapReadOnly, shared };
+  const how = { access, readOnly, mapReadOnly, shared, sharedWriters };
+  return { volumeId, stagingPath, credentials, secrets, context, ...how };
 });
 
 const unstageSpec = Effect.fnUntraced(function* (request: NodeUnstageVolumeRequest): Checked<UnstageSpec> {

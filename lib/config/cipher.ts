@@ -3,8 +3,8 @@
  * have an effect when a volume is first staged; later its LUKS header says how it is encrypted.
  *
  * 1. Without `encryptionCipher` the others have no effect, as in ceph-csi.
- * 2. `integrityMode` is not served: it writes all of a new device, so that nothing proves any more that it was never used.
- *    A volume that another driver has made so is opened all the same.
+ * 2. `integrityMode` is no argument among the others: it writes all of a new device before a header goes on it (see
+ *    lib/node/crypt-wipe.ts).
  */
 import * as Result from "effect/Result";
 import * as z from "zod";
@@ -13,9 +13,12 @@ import { type ParameterMap, readParameters, text } from "./parameter-kinds.ts";
 
 export interface Cipher {
   readonly arguments: readonly string[];
-  /** Why this release makes no volume of it; absent: it does. */
-  readonly unserved?: string;
+  /** What finds out that stored data were changed, as cryptsetup names it; absent: nothing does. */
+  readonly integrity?: string;
 }
+
+/** The names that cryptsetup knows; which hashes there are is the kernel's. */
+const INTEGRITY = /^(|none|aead|poly1305|cmac-aes|p?hmac-[a-z0-9-]+)$/;
 
 const schema = z.object({
   encryptionCipher: text
@@ -25,12 +28,15 @@ const schema = z.object({
   encryptionSectorSize: text
     .refine((value) => ["", "512", "1024", "2048", "4096"].includes(value), "must be 512, 1024, 2048 or 4096")
     .default(""),
-  integrityMode: text.default(""),
+  integrityMode: text
+    .refine(
+      (value) => INTEGRITY.test(value),
+      "must be hmac-sha256, hmac-sha512, aead with a cipher that has it, or another mode of cryptsetup",
+    )
+    .default(""),
 });
 
 export const CIPHER_PARAMETERS: readonly string[] = Object.keys(schema.shape);
-
-const UNSERVED = "is not served: this release makes volumes without integrity. Leave it out";
 
 export const readCipher = (parameters: ParameterMap): Result.Result<Cipher, InvalidParameter> => {
   if ((parameters["encryptionCipher"] ?? "") === "") return Result.succeed({ arguments: [] });
@@ -42,7 +48,7 @@ export const readCipher = (parameters: ParameterMap): Result.Result<Cipher, Inva
         ...option("--key-size", given.encryptionKeySize),
         ...option("--sector-size", given.encryptionSectorSize),
       ],
-      ...(given.integrityMode !== "" && { unserved: UNSERVED }),
+      ...(!["", "none"].includes(given.integrityMode) && { integrity: given.integrityMode }),
     };
   });
 };

@@ -12,7 +12,7 @@ import * as Result from "effect/Result";
 import * as z from "zod";
 import { hasControl, oneLine } from "../text/printable.ts";
 import { type Cipher, CIPHER_PARAMETERS, readCipher } from "./cipher.ts";
-import { type Encryption, ENCRYPTION_PARAMETERS, readEncryption } from "./encryption.ts";
+import { type Encryption, ENCRYPTION_PARAMETERS, hasHeader, readEncryption } from "./encryption.ts";
 import { InvalidParameter } from "./errors.ts";
 import { mapsReadOnly, refusalOfUnmapOptions } from "./krbd-options.ts";
 import { type MapOptions, NO_MAP_OPTIONS, parseMapOptions } from "./map-options.ts";
@@ -115,6 +115,10 @@ export const parseNodeParameters = (parameters: ParameterMap): Result.Result<Nod
       remarks: remarksOn(fields),
     };
   });
+
+/** Whether nodes write to a layer with integrity. */
+export const writesTags = (parameters: NodeParameters): boolean =>
+  hasHeader(parameters.encryption) && parameters.cipher.integrity !== undefined && !asksReadOnly(parameters);
 
 /** Whether the options ask for a read-only device. With tryOtherMounters those of either mounter may come to count. */
 export const asksReadOnly = ({

@@ -13,7 +13,7 @@ import { type ImageFeatures, parseImageFeatures } from "../ceph/features.ts";
 import { MAX_CLUSTER_ID_BYTES } from "../csi/volume-id.ts";
 import { closest } from "../text/closest.ts";
 import { oneLine } from "../text/printable.ts";
-import { type Encryption, hasHeader } from "./encryption.ts";
+import type { Encryption } from "./encryption.ts";
 import { InvalidParameter } from "./errors.ts";
 import { lockingOption, refusalOfMapOptions } from "./krbd-options.ts";
 import { readNamePrefix } from "./name-prefix.ts";
@@ -165,10 +165,7 @@ export const parseParameters = (parameters: ParameterMap): Result.Result<VolumeP
     const wrong = across(fields);
     if (wrong !== undefined) return yield* Result.fail(new InvalidParameter({ field: wrong[0], reason: wrong[1] }));
     const node = yield* parseNodeParameters(parameters);
-    const { mkfsOptions, encryption, cipher, remarks } = node;
-    if (hasHeader(encryption) && cipher.unserved !== undefined) {
-      return yield* Result.fail(new InvalidParameter({ field: "integrityMode", reason: cipher.unserved }));
-    }
+    const { mkfsOptions, encryption, remarks } = node;
     const refused = unmappable(fields, node);
     if (refused !== undefined)
       return yield* Result.fail(new InvalidParameter({ field: refused[0], reason: refused[1] }));

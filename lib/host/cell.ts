@@ -5,7 +5,8 @@
  */
 import { serveCell } from "../cells/cell.ts";
 import * as block from "./block.ts";
-import * as crypt from "./crypt.ts";
+import { closeCrypt, cryptHeader, formatCrypt, openCrypt, resizeCrypt } from "./crypt.ts";
+import { lookForData, prepareCrypt, sealCrypt, wipeCrypt } from "./crypt-integrity.ts";
 import * as cryptSlots from "./crypt-slots.ts";
 import { asErrno } from "./errno.ts";
 import { cryptFolder, setUpCryptFolder, unlockCryptFolder } from "./fscrypt.ts";
@@ -23,7 +24,15 @@ export const operations = {
   endLog,
   limitIo: (request: IoLimitRequest) => limitIo(request),
   ...block,
-  ...crypt,
+  cryptHeader,
+  formatCrypt,
+  openCrypt,
+  closeCrypt,
+  resizeCrypt,
+  prepareCrypt,
+  wipeCrypt,
+  sealCrypt,
+  lookForData,
   ...cryptSlots,
   cryptFolder,
   setUpCryptFolder,

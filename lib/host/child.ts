@@ -115,6 +115,19 @@ export const outputOf = ({ code, stdout, stderr, timedOut }: Finished): string =
 export const failure = (program: string, finished: Finished): Errno =>
   new Errno(program, 0, outputOf(finished), finished.code < 0);
 
+/**
+ * The milliseconds that a call still has for its children, of as many as it has in all. When none are left it throws, so that
+ * a call that was put aside meanwhile changes nothing more.
+ */
+export const timeLeft = (op: string, milliseconds: number): (() => number) => {
+  const end = performance.now() + milliseconds;
+  return () => {
+    const left = Math.floor(end - performance.now());
+    if (left > 0) return left;
+    throw new Errno(op, 0, `it was not done within ${milliseconds / 1000} s, so the rest of it was not begun`, true);
+  };
+};
+
 /** Runs a child that must exit with 0. */
 export const must = (argv: readonly string[]): Finished => {
   const finished = run(argv);

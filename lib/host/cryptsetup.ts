@@ -16,6 +16,9 @@ export type PlainKeys<A> = { readonly [K in keyof A]: A[K] extends Redacted.Reda
 /** cryptsetup's exit statuses: see its manual, RETURN CODES. */
 export const EXIT = { WRONG_PARAMETERS: 1, NO_PERMISSION: 2, BUSY: 5 } as const;
 
+/** Milliseconds for all tools of a call that change something. The call has 150 seconds, and is put aside then. */
+export const CALL_LIMIT = 140_000;
+
 /** The memory that each opening takes, in KiB: as ceph-csi has it. */
 export const PBKDF_MEMORY = ["--pbkdf-memory", "32768"] as const;
 

@@ -24,10 +24,10 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
-import { dirname } from "node:path";
-import { failure, type Finished, outputOf, run, SYSTEM_FAILED } from "./child.ts";
+import { failure, type Finished, outputOf, run, type RunOptions, SYSTEM_FAILED } from "./child.ts";
 import { midway, type PlainKeys } from "./cryptsetup.ts";
 import { afterChange } from "./errno.ts";
+import { namesIn, syncFolder } from "./folder.ts";
 import { type CryptFolder, type CryptFolderKey, ENCRYPTED_FOLDER } from "./host.ts";
 import { pathKind } from "./paths.ts";
 
@@ -80,17 +80,13 @@ export const ensureConfig = (path: string): void => {
   }
 };
 
-const fscrypt = (argv: readonly string[], input?: { readonly text: string; readonly bytes: Uint8Array }): Finished => {
+const fscrypt = (argv: readonly string[], options: RunOptions): Finished => {
   ensureConfig(CONFIG_PATH);
-  return run(["fscrypt", ...argv], input && { secrets: [input.text], input: input.bytes });
+  return run(["fscrypt", ...argv], options);
 };
 
 /** It looks at every mount of the node. So it waits for a dead one elsewhere, and ends before the limit of the call does. */
 const STATUS_MS = 30_000;
-const statusOf = (folder: string): Finished => {
-  ensureConfig(CONFIG_PATH);
-  return run(["fscrypt", "status", folder], { limit: STATUS_MS });
-};
 
 /** fscrypt breaks its lines at 80 characters. */
 const wordsOf = ({ stdout, stderr }: Finished): string => `${stdout} ${stderr}`.replaceAll(/\s+/g, " ");
@@ -109,15 +105,6 @@ interface Protector {
   /** Whether others unlock the folder, too. */
   readonly isOneOfMany: boolean;
 }
-
-const unlessAbsent = (path: string): readonly string[] => {
-  try {
-    return readdirSync(path);
-  } catch (error) {
-    if ((error as { readonly code?: unknown }).code === "ENOENT") return [];
-    throw error;
-  }
-};
 
 /** Some of the names in a folder: it may have millions. */
 const someIn = (path: string): readonly string[] => {
@@ -138,7 +125,7 @@ const someIn = (path: string): readonly string[] => {
 const keyFiles = (point: string): readonly string[] =>
   KEYS.flatMap((kind) => {
     const folder = `${point}/${METADATA}/${kind}`;
-    return unlessAbsent(folder).map((name) => `${folder}/${name}`);
+    return namesIn(folder).map((name) => `${folder}/${name}`);
   });
 
 /** Of an fscrypt that was killed while it made its folders. */
@@ -154,7 +141,7 @@ const othersIn = (point: string): readonly string[] => [
   ...readdirSync(point).filter(
     (name) => ![METADATA, ENCRYPTED_FOLDER, LOST_AND_FOUND].includes(name) && !isBegun(`${point}/${name}`, name),
   ),
-  ...unlessAbsent(`${point}/${LOST_AND_FOUND}`).map((name) => `${LOST_AND_FOUND}/${name}`),
+  ...namesIn(`${point}/${LOST_AND_FOUND}`).map((name) => `${LOST_AND_FOUND}/${name}`),
 ];
 
 const RESTORE = `Look at it, and restore ${METADATA} from a backup, or the volume from a snapshot`;
@@ -181,7 +168,7 @@ const stateOf = (point: string): { readonly state: CryptFolder; readonly protect
     return other(`its ${ENCRYPTED_FOLDER} holds files, but ${METADATA}, which has their keys, is missing. ${RESTORE}`);
   }
   if (pathKind(folder) === "directory") {
-    const done = statusOf(folder);
+    const done = fscrypt(["status", folder], { limit: STATUS_MS });
     const words = wordsOf(done);
     if (done.code === 0) {
       const kind = / Unlocked: Yes /.test(words) ? "unlocked" : "locked";
@@ -240,7 +227,7 @@ export const rawKey = (text: string): Uint8Array => {
 
 interface Given {
   readonly argv: readonly string[];
-  readonly input: { readonly text: string; readonly bytes: Uint8Array };
+  readonly options: Pick<RunOptions, "input" | "secrets">;
 }
 
 /** fscrypt reads a passphrase as if it were typed: these end it, give it up, or take the character before them away. */
@@ -250,12 +237,12 @@ const TYPED = /[\u0003\u0004\b\n\r\u007f]/;
 /** How fscrypt gets the key; a text says why it cannot. */
 const given = ({ source, key }: PlainKeys<CryptFolderKey>): Given | string => {
   if (source === "raw_key") {
-    return { argv: ["--key=/proc/self/fd/0"], input: { text: key, bytes: rawKey(key) } };
+    return { argv: ["--key=/proc/self/fd/0"], options: { secrets: [key], input: rawKey(key) } };
   }
   if (TYPED.test(key)) {
     return "the passphrase has a line end or another key of a terminal, which fscrypt does not take. Write it into its Secret without";
   }
-  return { argv: [], input: { text: key, bytes: Buffer.from(key) } };
+  return { argv: [], options: { secrets: [key], input: key } };
 };
 
 const refused = (reason: string): CryptFolderAnswer => ({ kind: "refused", reason });
@@ -286,16 +273,6 @@ const makeFolder = (path: string): void => {
   chmodSync(path, FOLDER_MODE);
 };
 
-/** Makes the changes in a folder last. */
-const sync = (path: string): void => {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
-};
-
 /** Makes the folder and its keys where there is none, or none that anything was written to; leaves it unlocked. */
 export const setUpCryptFolder = (request: PlainKeys<CryptFolderKey>): CryptFolderAnswer => {
   const { point, source } = request;
@@ -312,12 +289,12 @@ export const setUpCryptFolder = (request: PlainKeys<CryptFolderKey>): CryptFolde
   const metadata = `${point}/${METADATA}`;
   const made = [metadata, ...KEYS.map((kind) => `${metadata}/${kind}`), folder];
   for (const path of made) makeFolder(path);
-  for (const path of [point, ...made]) sync(path);
+  for (const path of [point, ...made]) syncFolder(path);
   const named = [`--source=${source}`, `--name=${PROTECTOR}`, "--no-recovery", "--quiet"];
-  const done = fscrypt(["encrypt", folder, ...named, ...key.argv], key.input);
+  const done = fscrypt(["encrypt", folder, ...named, ...key.argv], key.options);
   if (done.code !== 0) return answerOf("fscrypt encrypt", done);
   return afterChange("fscrypt encrypt", () => {
-    for (const path of [...made, dirname(folder)]) sync(path);
+    for (const path of [...made, point]) syncFolder(path);
     return proveUnlocked(point, "encrypt");
   });
 };
@@ -339,7 +316,7 @@ export const unlockCryptFolder = (request: PlainKeys<CryptFolderKey>): CryptFold
   if (typeof key === "string") return refused(key);
   const folder = `${point}/${ENCRYPTED_FOLDER}`;
   const chosen = protector.isOneOfMany ? [`--unlock-with=${point}:${protector.id}`] : [];
-  const done = fscrypt(["unlock", folder, ...chosen, "--quiet", ...key.argv], key.input);
+  const done = fscrypt(["unlock", folder, ...chosen, "--quiet", ...key.argv], key.options);
   if (done.code !== 0) return answerOf("fscrypt unlock", done);
   return afterChange("fscrypt unlock", () => proveUnlocked(point, "unlock"));
 };

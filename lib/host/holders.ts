@@ -3,7 +3,8 @@
  *
  * Loaded in host cells: no Effect. Best effort: whatever cannot be read is left out, because the answer is only shown.
  */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { deviceNumber } from "./block.ts";
 import { type BlockDevice, mountsOf, parseMountInfo } from "./mountinfo.ts";
 
 /** Mount namespaces that are read at most. A longer answer does not help. */
@@ -47,12 +48,24 @@ const pointsIn = (pid: string, device: BlockDevice): string[] =>
     mountsOf(parseMountInfo(readFileSync(`/proc/${pid}/mountinfo`, "utf8")), device).map(({ point }) => point),
   ) ?? [];
 
-/** The processes that have the device's node open, apart from the one that serves it and this one. */
+/**
+ * The processes that have the device open, by any node of it: a container has one of its own, under a name of its own. Apart
+ * from the one that serves it and this one.
+ */
 export const openersOf = (device: BlockDevice): string[] =>
   (quietly(() => readdirSync("/proc")) ?? []).flatMap((pid) => {
     if (!/^\d+$/.test(pid) || pid === String(process.pid)) return [];
     const name = quietly(() => readFileSync(`/proc/${pid}/comm`, "utf8").trim());
     const isOpen = () =>
-      readdirSync(`/proc/${pid}/fd`).some((fd) => quietly(() => readlinkSync(`/proc/${pid}/fd/${fd}`)) === device.path);
+      readdirSync(`/proc/${pid}/fd`).some((fd) => quietly(() => isNodeOf(`/proc/${pid}/fd/${fd}`, device)));
     return name === undefined || name === "rbd-nbd" || quietly(isOpen) !== true ? [] : [`process ${pid} (${name})`];
   });
+
+/** Only what is in a folder of devices is looked at: a file may be on a filesystem that hangs. */
+const isNodeOf = (link: string, { path, major, minor }: BlockDevice): boolean => {
+  const target = readlinkSync(link);
+  if (target === path) return true;
+  if (!target.startsWith("/dev/")) return false;
+  const found = statSync(link);
+  return found.isBlockDevice() && deviceNumber(found.rdev) === `${major}:${minor}`;
+};

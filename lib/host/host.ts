@@ -50,12 +50,15 @@ export type Content =
 
 /** The beginning of a device, as far as LUKS is concerned. */
 export type CryptHeader =
-  /** `zeroed`: the device is blank, and all reads as zeros where a header and its copy go. */
-  | { readonly kind: "none"; readonly content: Content; readonly zeroed: boolean }
+  /**
+   * `zeroed`: the device is blank, and all reads as zeros where a header and its copy go. `allZeroed`: so it does where
+   * their key slots go, too.
+   */
+  | { readonly kind: "none"; readonly content: Content; readonly zeroed: boolean; readonly allZeroed: boolean }
   /** Of a format that ended before the header had a key slot: no key ever opened it. */
   | { readonly kind: "half-made" }
-  /** As far as anybody can tell without a key. */
-  | { readonly kind: "whole" };
+  /** As far as anybody can tell without a key. `integrity`: its layer has it. */
+  | { readonly kind: "whole"; readonly integrity?: true };
 
 export interface CryptFormat {
   readonly device: string;
@@ -65,6 +68,34 @@ export interface CryptFormat {
   /** What it may write over. */
   readonly over: "blank" | "half-made";
 }
+
+/** The format of a layer with integrity, whose header stays beside the device. */
+export interface CryptPrepare extends CryptFormat {
+  /** As cryptsetup names it: hmac-sha256. */
+  readonly integrity: string;
+  /** Of the layer. */
+  readonly name: string;
+}
+
+/** A part of a header; what is in no part is zeros. */
+export interface HeaderPart {
+  readonly at: number;
+  readonly bytes: Uint8Array;
+}
+
+export interface PreparedCrypt {
+  /** The open layer. What was not written to it cannot be read. */
+  readonly crypt: CryptDevice;
+  /** What is not on the device yet. */
+  readonly header: readonly HeaderPart[];
+}
+
+export interface CryptSeal extends Pick<CryptFormat, "device" | "over"> {
+  readonly header: readonly HeaderPart[];
+}
+
+/** Whether a look has found anything but zeros, and where it goes on. */
+export type DataLook = { readonly kind: "zeros"; readonly next: bigint } | { readonly kind: "data" };
 
 export interface CryptOpen {
   readonly device: string;
@@ -220,6 +251,20 @@ export interface HostService {
   readonly cryptHeader: (device: string) => Effect.Effect<CryptHeader, HostError>;
   /** Makes a LUKS header; -> its bytes. Looks right before, and fails on what is not to be overwritten (`UnexpectedContent`). */
   readonly formatCrypt: (request: CryptFormat) => Effect.Effect<bigint, HostError>;
+  /**
+   * Makes the header of a layer with integrity, writes nothing where a header goes, and opens the layer. Looks right before,
+   * and fails on what is not to be overwritten (`UnexpectedContent`).
+   */
+  readonly prepareCrypt: (request: CryptPrepare) => Effect.Effect<PreparedCrypt, HostError>;
+  /** Writes zeros through an open layer for some seconds; -> up to where they are and last. */
+  readonly wipeCrypt: (crypt: CryptDevice, from: bigint) => Effect.Effect<bigint, HostError>;
+  /**
+   * Writes a prepared header to its device; -> its bytes. A part of it never passes for the whole. Looks right before, and
+   * fails on what is not to be overwritten (`UnexpectedContent`).
+   */
+  readonly sealCrypt: (request: CryptSeal) => Effect.Effect<bigint, HostError>;
+  /** Reads a device for some seconds, or until it finds anything but zeros. */
+  readonly lookForData: (device: string, from: bigint) => Effect.Effect<DataLook, HostError>;
   /** Opens the LUKS layer of a device. `HostRefused` if the key does not open it. */
   readonly openCrypt: (request: CryptOpen) => Effect.Effect<OpenedCrypt, HostError>;
   /** Closes this very layer; succeeds if it is not open any more. `DeviceBusy` names who uses it. */

@@ -10,11 +10,15 @@ import type { HostOperations } from "./cell.ts";
 import { DeviceBusy, type HostError, HostRefused, UnexpectedContent } from "./errors.ts";
 import type { SlotAnswer } from "./crypt-slots.ts";
 import type { CryptFolderAnswer } from "./fscrypt.ts";
-import type { HostService } from "./host.ts";
+import type { HostService, PreparedCrypt } from "./host.ts";
 
 type Op =
   | "cryptHeader"
   | "formatCrypt"
+  | "prepareCrypt"
+  | "wipeCrypt"
+  | "sealCrypt"
+  | "lookForData"
   | "openCrypt"
   | "closeCrypt"
   | "resizeCrypt"
@@ -29,7 +33,18 @@ type Call = <K extends Op>(
   arg: unknown,
   subject: string,
   does?: "reads" | "changes",
+  cells?: "crypt" | "wipe",
 ) => Effect.Effect<Awaited<ReturnType<HostOperations[K]>>, HostError>;
+
+/** Why nothing was written where a header goes. */
+const notFormatted = (
+  op: string,
+  subject: string,
+  answer: { readonly kind: "refused"; readonly reason: string } | { readonly kind: "occupied"; readonly found: string },
+): Effect.Effect<never, HostError> =>
+  answer.kind === "refused"
+    ? Effect.fail(new HostRefused({ op, subject, reason: answer.reason }))
+    : Effect.fail(new UnexpectedContent({ op, subject, reason: `it holds ${answer.found} by now` }));
 
 const WRONG_KEY =
   "the passphrase does not open its LUKS header. Nothing was changed. Give the Secret or the key store the passphrase that the volume was formatted with";
@@ -57,18 +72,29 @@ export const cryptService = (call: Call): Pick<HostService, Op> => ({
   formatCrypt: ({ key, ...request }) =>
     Effect.flatMap(
       call("formatCrypt", { ...request, key: Redacted.value(key) }, request.device),
-      (answer): Effect.Effect<bigint, HostError> => {
-        const about = { op: "luksFormat", subject: request.device };
-        switch (answer.kind) {
-          case "made":
-            return Effect.succeed(answer.headerBytes);
-          case "refused":
-            return Effect.fail(new HostRefused({ ...about, reason: answer.reason }));
-          case "occupied":
-            return Effect.fail(new UnexpectedContent({ ...about, reason: `it holds ${answer.found} by now` }));
-        }
-      },
+      (answer): Effect.Effect<bigint, HostError> =>
+        answer.kind === "made"
+          ? Effect.succeed(answer.headerBytes)
+          : notFormatted("luksFormat", request.device, answer),
     ),
+  prepareCrypt: ({ key, ...request }) =>
+    Effect.flatMap(
+      call("prepareCrypt", { ...request, key: Redacted.value(key) }, request.device),
+      (answer): Effect.Effect<PreparedCrypt, HostError> =>
+        answer.kind === "prepared"
+          ? Effect.succeed({ crypt: answer.crypt, header: answer.header })
+          : notFormatted("luksFormat", request.device, answer),
+    ),
+  wipeCrypt: (crypt, from) => call("wipeCrypt", { crypt, from }, crypt.path, "changes", "wipe"),
+  sealCrypt: (request) =>
+    Effect.flatMap(
+      call("sealCrypt", request, request.device),
+      (answer): Effect.Effect<bigint, HostError> =>
+        answer.kind === "sealed"
+          ? Effect.succeed(answer.headerBytes)
+          : notFormatted("luksFormat", request.device, answer),
+    ),
+  lookForData: (device, from) => call("lookForData", { device, from }, device, "reads", "wipe"),
   openCrypt: ({ key, ...request }) =>
     Effect.flatMap(call("openCrypt", { ...request, key: Redacted.value(key) }, request.device), (answer) =>
       answer.kind === "opened"

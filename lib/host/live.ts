@@ -7,7 +7,11 @@
  *    into a mounted filesystem. So a device that never answers cannot use up the cells that the others need.
  * 2. Of cryptsetup, and of what fscrypt does with keys, two run at once at most, in cells of their own: each takes a processor, and the memory that the header
  *    asks for.
- * 3. While a call of an operation hangs, further changes for the same subject fail at once: see lib/cells/pool.ts 3.
+ * 3. What goes through all of a device does so in calls of seconds, two of which run at once at most, in cells of their own:
+ *    no volume waits for that of another.
+ * 4. While a call of an operation hangs, further changes for the same subject in cells of the same kind fail at once: see
+ *    lib/cells/pool.ts 3. In those of another kind they run, so that a call that formats begins no further write once it is
+ *    put aside, and no mapping ends while a tool has it open.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -54,6 +58,7 @@ export const hostLayerLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDow
         peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
         change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64, kept: 0, advice: ADVICE }),
         crypt: yield* makeCellPool({ name: "host-crypt", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
+        wipe: yield* makeCellPool({ name: "host-wipe", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
       };
       yield* pools.look.call("sweepKeys", undefined, { limit: LIMIT.look, subject: "key files" }).pipe(Effect.ignore);
       return Host.of(hostService(pools));
@@ -65,6 +70,7 @@ interface Pools {
   readonly peer: CellPool;
   readonly change: CellPool;
   readonly crypt: CellPool;
+  readonly wipe: CellPool;
 }
 
 /**
@@ -169,7 +175,9 @@ const hostService = (pools: Pools): HostService => {
           : Effect.fail(new DeviceBusy({ op: "unmap", subject: device.path, holders: answer.holders })),
       ),
 
-    ...cryptService((op, arg, subject, does) => change(op, arg, subject, LIMIT.crypt, does, pools.crypt)),
+    ...cryptService((op, arg, subject, does, cells = "crypt") =>
+      change(op, arg, subject, LIMIT.crypt, does, pools[cells]),
+    ),
     cryptFolder: (point) => change("cryptFolder", { point }, point, LIMIT.mount, "reads"),
 
     probe: (device) => change("probe", device, device, LIMIT.tool, "reads"),
@@ -192,7 +200,7 @@ const hostService = (pools: Pools): HostService => {
               new FilesystemDamaged({
                 op: "fsck",
                 subject: request.device,
-                reason: `map the image on one node, run "fsck.${request.type} -y" on the device, unmap it, then retry. fsck says: ${answer.output}`,
+                reason: `on a node where no pod of the volume is to run, map the image${request.device.startsWith("/dev/mapper/") ? ', open it with "cryptsetup open"' : ""}, run "fsck.${request.type} -y" on the device, undo that, then retry. fsck says: ${answer.output}`,
               }),
             )
           : Effect.succeed(answer.output),

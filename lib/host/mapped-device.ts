@@ -14,6 +14,8 @@ export interface CryptDevice extends BlockDevice {
   readonly name: string;
   readonly sizeBytes: bigint;
   readonly readOnly: boolean;
+  /** It finds out that stored data were changed: it has a layer of dm-integrity under it, and cannot grow. */
+  readonly integrity?: true;
 }
 
 export const CRYPT_PREFIX = "luks-rbd-";

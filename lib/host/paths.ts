@@ -26,6 +26,7 @@ import { basename, dirname, join } from "node:path";
 import { Errno } from "../cells/cell.ts";
 import { failure, outputOf, run } from "./child.ts";
 import { afterChange } from "./errno.ts";
+import { syncFolder } from "./folder.ts";
 import type { MountRequest, Usage } from "./host.ts";
 import { lastLogged, loggedSince, withLog } from "./kernel-log.ts";
 
@@ -156,15 +157,7 @@ export const readText = (path: string): string | undefined => {
 };
 
 /** Makes a rename or removal last. */
-const syncFolder = (path: string): void =>
-  afterChange("fsync", () => {
-    const fd = openSync(dirname(path), "r");
-    try {
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-  });
+const syncParent = (path: string): void => afterChange("fsync", () => syncFolder(dirname(path)));
 
 export const writeText = ({ path, text }: { path: string; text: string }): void => {
   const temporary = `${path}.new`;
@@ -177,12 +170,12 @@ export const writeText = ({ path, text }: { path: string; text: string }): void 
     closeSync(fd);
   }
   renameSync(temporary, path);
-  syncFolder(path);
+  syncParent(path);
 };
 
 export const removeText = (path: string): void => {
   rmSync(`${path}.new`, { force: true });
   if (lookAt(path) === undefined) return;
   rmSync(path, { force: true });
-  syncFolder(path);
+  syncParent(path);
 };

@@ -12,9 +12,7 @@
  *    nothing: a store that finds no key may be asked in the wrong place.
  * 3. Only a store that keeps keys, or one with one passphrase for all, serves: no image has a key in its metadata.
  */
-import { randomBytes } from "node:crypto";
 import * as Effect from "effect/Effect";
-import * as Redacted from "effect/Redacted";
 import type { CephError } from "../ceph/errors.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { InvalidParameter } from "../config/errors.ts";
@@ -22,7 +20,7 @@ import { type KeyExists, KeyNotFound, type KmsError, KmsRefused } from "./errors
 import type { ImageRef } from "./image-keys.ts";
 import type { KeepingStore, Key } from "./key-store.ts";
 import { Kms, type StoreRequest } from "./kms.ts";
-import { keyOf } from "./new-key.ts";
+import { isSameKey, newKey } from "./new-key.ts";
 
 /** A store, as far as it serves the keys of files. */
 export interface FileKeyStore {
@@ -59,12 +57,12 @@ export const openFileKeyStore = Effect.fn("kms.openFileKeyStore")(function* (
 export const fileKeyIn = ({ read }: FileKeyStore, volumeId: string): Effect.Effect<Key | undefined, KmsError> =>
   Effect.catchTag(read(volumeId), "KeyNotFound", () => Effect.succeed(undefined));
 
-const KEY_BYTES = 64;
+/** Of a volume whose files are encrypted, and whose store has no key of it. */
+export const fileKeyLost = ({ keeps, name }: FileKeyStore, volumeId: string): KeyNotFound =>
+  new KeyNotFound({ volumeId, place: keeps?.place(volumeId) ?? name });
 
-/** ceph-csi's length: fscrypt takes the first 32 of its 88 characters. */
-const newFileKey: Effect.Effect<Key> = Effect.sync(() =>
-  keyOf(randomBytes(KEY_BYTES).toString("base64").replaceAll("+", "-").replaceAll("/", "_")),
-);
+/** ceph-csi's length: fscrypt takes the first 32 of the 88 characters. */
+const KEY_BYTES = 64;
 
 /** Makes the key of a volume that has none, unless another was faster; -> the key that the store has then. */
 export const makeFileKey = Effect.fn("kms.makeFileKey")(function* (
@@ -72,7 +70,7 @@ export const makeFileKey = Effect.fn("kms.makeFileKey")(function* (
   volumeId: string,
 ): Effect.fn.Return<Key, KmsError | KeyNotFound> {
   if (keeps !== undefined) {
-    yield* Effect.catchTag(keeps.write(volumeId, yield* newFileKey), "KeyExists", () => Effect.void);
+    yield* Effect.catchTag(keeps.write(volumeId, yield* newKey("url", KEY_BYTES)), "KeyExists", () => Effect.void);
   }
   return yield* read(volumeId);
 });
@@ -134,7 +132,7 @@ const proveSamePassphrase = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, KmsError | InvalidParameter> {
   const own = yield* fileKeyIn(store, volumeId);
   const its = yield* fileKeyIn(source.store, source.volumeId);
-  if (own !== undefined && its !== undefined && Redacted.value(own) === Redacted.value(its)) return;
+  if (own !== undefined && its !== undefined && isSameKey(own, its)) return;
   const reason = `names KMS ${kmsId}, whose passphrase for the copy is not that of ${source.volumeId}, with which its files are encrypted. Write the same passphrase into both Secrets, or name a KMS that keeps a key for each volume`;
   return yield* new InvalidParameter({ field: "encryptionKMSID", reason });
 });
@@ -151,16 +149,20 @@ export const keepFileKey = Effect.fnUntraced(function* (
     // An earlier call has kept it, and the source may be gone since.
     if ((yield* fileKeyIn(store, volumeId)) !== undefined) return;
     if (!(yield* (yield* Rbd).imageHasData(pool, imageName, "any"))) return;
-    return yield* new KeyNotFound({
-      volumeId: source.volumeId,
-      place: source.store.keeps?.place(source.volumeId) ?? source.store.name,
-    });
+    return yield* fileKeyLost(source.store, source.volumeId);
   }
-  yield* Effect.catchTag(keeps.write(volumeId, key), "KeyExists", (error) =>
+  yield* keepCopiedKey(keeps, volumeId, key);
+});
+
+/** Keeps the key of a copy, which is that of its source: the one that is kept already must be the same. */
+export const keepCopiedKey = (
+  store: KeepingStore,
+  volumeId: string,
+  key: Key,
+): Effect.Effect<void, KmsError | KeyExists | KeyNotFound> =>
+  Effect.catchTag(store.write(volumeId, key), "KeyExists", (error) =>
     Effect.flatMap(
-      keeps.read(volumeId),
-      (kept): Effect.Effect<void, KeyExists> =>
-        Redacted.value(kept) === Redacted.value(key) ? Effect.void : Effect.fail(error),
+      store.read(volumeId),
+      (kept): Effect.Effect<void, KeyExists> => (isSameKey(kept, key) ? Effect.void : Effect.fail(error)),
     ),
   );
-});

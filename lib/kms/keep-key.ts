@@ -15,12 +15,18 @@
  * 3. Only images that the journal does not call complete come here.
  */
 import * as Effect from "effect/Effect";
-import * as Redacted from "effect/Redacted";
 import type { CephError } from "../ceph/errors.ts";
 import { InvalidParameter } from "../config/errors.ts";
 import type { EncryptionType } from "../config/encryption.ts";
 import { type KeyExists, KeyNotFound, type KmsError } from "./errors.ts";
-import { fileKeyToKeep, type FileKeyToKeep, keepFileKey, sourceFileKey, type SourceFileKey } from "./file-key.ts";
+import {
+  fileKeyToKeep,
+  type FileKeyToKeep,
+  keepCopiedKey,
+  keepFileKey,
+  sourceFileKey,
+  type SourceFileKey,
+} from "./file-key.ts";
 import {
   claimImageKeys,
   DEK_PLACE,
@@ -31,6 +37,7 @@ import {
 } from "./image-keys.ts";
 import type { KeepingStore, Key, KeyStore, WrappingStore } from "./key-store.ts";
 import { Kms, type StoreRequest } from "./kms.ts";
+import { isSameKey } from "./new-key.ts";
 import { keyOfImage } from "./volume-key.ts";
 import type { Rbd } from "../ceph/rbd.ts";
 
@@ -109,7 +116,7 @@ export const copiedVolumeKey = Effect.fn("kms.copiedVolumeKey")(function* (
 ): Effect.fn.Return<KeyToKeep, KmsError | InvalidParameter, Kms> {
   if (source.type === "file") return yield* fileKeyToKeep(request, source);
   const store = yield* (yield* Kms).open(request);
-  if (store.kind === "passphrase" && !isSame(yield* store.passphrase, source.key)) {
+  if (store.kind === "passphrase" && !isSameKey(yield* store.passphrase, source.key)) {
     const reason = `names ${store.name}, whose passphrase is not the key of ${source.volumeId}, and a copy has the key of its source. Name a KMS that keeps keys`;
     return yield* new InvalidParameter({ field: "encryptionKMSID", reason });
   }
@@ -121,8 +128,6 @@ const wrapped = (volumeId: string, store: KeyStore, key: Key, source: DeviceSour
     store.kind === "wrapping" ? store.wrap(volumeId, key) : Effect.succeed(""),
     (text): KeyToKeep => ({ type: "block", volumeId, store, key, wrapped: text, source }),
   );
-
-const isSame = (one: Key, other: Key): boolean => Redacted.value(one) === Redacted.value(other);
 
 /** Keeps the key of an image that is there. What an earlier call kept stays. */
 export const keepKey = Effect.fn("kms.keepKey")(function* (
@@ -142,15 +147,13 @@ export const keepKey = Effect.fn("kms.keepKey")(function* (
   yield* Effect.catchTag(claim, "Raced", () => keepAgain(toKeep, image));
 });
 
-const keepInStore = (store: KeepingStore, { volumeId, key, source }: DeviceKeyToKeep) =>
-  Effect.catchTag(store.write(volumeId, key), "KeyExists", (error) =>
-    source === undefined
-      ? Effect.void
-      : Effect.flatMap(
-          store.read(volumeId),
-          (kept): Effect.Effect<void, KeyExists> => (isSame(kept, key) ? Effect.void : Effect.fail(error)),
-        ),
-  );
+const keepInStore = (
+  store: KeepingStore,
+  { volumeId, key, source }: DeviceKeyToKeep,
+): Effect.Effect<void, KmsError | KeyExists | KeyNotFound> =>
+  source === undefined
+    ? Effect.catchTag(store.write(volumeId, key), "KeyExists", () => Effect.void)
+    : keepCopiedKey(store, volumeId, key);
 
 /** An earlier call, or another driver, has kept the key, or a part of what is kept. */
 const keepAgain = Effect.fnUntraced(function* (

@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect";
 import type { Capability } from "../csi/capability.ts";
 import { hasHeader } from "../config/encryption.ts";
 import { Conflict } from "../csi/errors.ts";
+import type { HostStuck } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { imageSpec, isImage } from "../host/mapped-device.ts";
 import { isRbdMount, type MountEntry } from "../host/mountinfo.ts";
@@ -35,7 +36,7 @@ export type Comparison =
 export const compareWithRequest = Effect.fnUntraced(function* (
   wanted: WantedVolume,
   now: StagedVolume,
-): Effect.fn.Return<Comparison, Conflict, Host> {
+): Effect.fn.Return<Comparison, Conflict | HostStuck, Host> {
   const entry = now.mounts.at(-1);
   if (entry === undefined) return { state: "not staged" };
   if (!isRbdMount(entry)) {
@@ -90,12 +91,12 @@ const differenceOf = (
   return readOnly ? "writable; the request asks for read-only" : "read-only; the request asks for writable";
 };
 
-/** As `visibleFault`, and looks into the filesystem as well. */
-const faultOf = Effect.fnUntraced(function* (entry: MountEntry): Effect.fn.Return<string | undefined, never, Host> {
+/** As `visibleFault`, and looks into the filesystem as well. One that has not answered yet has no fault that is known. */
+const faultOf = Effect.fnUntraced(function* (entry: MountEntry): Effect.fn.Return<string | undefined, HostStuck, Host> {
   const visible = visibleFault(entry);
   if (visible !== undefined) return visible;
   return yield* (yield* Host).usage(entry.point).pipe(
     Effect.as(undefined),
-    Effect.catch(({ message }) => Effect.succeed(message)),
+    Effect.catch((error) => (error._tag === "HostStuck" ? Effect.fail(error) : Effect.succeed(error.message))),
   );
 });

@@ -20,8 +20,8 @@ import { imageLabel } from "../ceph/label.ts";
 import { Precondition } from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";
 import { ENCRYPTED_FOLDER, Host } from "../host/host.ts";
-import { KeyNotFound, type KmsError } from "../kms/errors.ts";
-import { fileKeyIn, type FileKeyStore, makeFileKey, openFileKeyStore } from "../kms/file-key.ts";
+import type { KeyNotFound, KmsError } from "../kms/errors.ts";
+import { fileKeyIn, fileKeyLost, type FileKeyStore, makeFileKey, openFileKeyStore } from "../kms/file-key.ts";
 import type { Key, Texts } from "../kms/key-store.ts";
 import type { Kms } from "../kms/kms.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -67,7 +67,7 @@ export const unlockFolder = Effect.fnUntraced(function* (
     case "unlocked":
       return;
     case "locked":
-      if (key === undefined) return yield* keyLost(volumeId, store);
+      if (key === undefined) return yield* fileKeyLost(store, volumeId);
       return yield* stage("unlock files", host.unlockCryptFolder({ point, source, key }));
     case "other":
       return yield* refuse(`was left as it is: ${found.reason}`);
@@ -82,9 +82,6 @@ export const unlockFolder = Effect.fnUntraced(function* (
     }
   }
 });
-
-const keyLost = (volumeId: string, { name, keeps }: FileKeyStore): KeyNotFound =>
-  new KeyNotFound({ volumeId, place: keeps?.place(volumeId) ?? name });
 
 /** -> the path of the folder in the filesystem that is staged there. Fails unless its files can be read. */
 export const unlockedFolder = Effect.fnUntraced(function* (

@@ -57,9 +57,14 @@ const expandLocked = Effect.fnUntraced(function* ({
     });
   }
   const { device, kind } = shown;
-  const { sizeBytes } = yield* stage("wait for size", grownDevice(device, requiredBytes));
+  const { sizeBytes } = yield* stage("wait for size", grownDevice(volumeId, device, requiredBytes));
   if (limitBytes > 0n && sizeBytes > limitBytes) {
     return yield* new SizeOutOfRange({ reason: `the volume has ${sizeBytes} bytes, but limit_bytes is ${limitBytes}` });
+  }
+  if (device.mapped.crypt?.integrity === true) {
+    return yield* new SizeOutOfRange({
+      reason: `volume ${volumeId} has integrity (integrityMode), and such a volume keeps the size that it was made with. Nothing is lost: copy its data into a larger volume`,
+    });
   }
   const topBytes = yield* growLayer(device, sizeBytes);
   if (kind === "filesystem") {
@@ -76,10 +81,10 @@ const expandLocked = Effect.fnUntraced(function* ({
 /** How long an rbd-nbd process may take to tell the kernel the new size. That of Ceph 16 never does. */
 const TELL_PATIENCE = "3 seconds";
 
-const grownDevice = Effect.fnUntraced(function* (device: StagedDevice, requiredBytes: bigint) {
+const grownDevice = Effect.fnUntraced(function* (volumeId: string, device: StagedDevice, requiredBytes: bigint) {
   if (device.mapped.mapper === "krbd") return yield* sizedAtLeast(device, requiredBytes);
   const renewed = Effect.flatMap(Healing, ({ renew }) =>
-    Effect.andThen(renew(device.mapped), sizedAtLeast(device, requiredBytes)),
+    Effect.andThen(renew(volumeId, device.mapped), sizedAtLeast(device, requiredBytes)),
   );
   return yield* Effect.catchTag(sizedAtLeast(device, requiredBytes, TELL_PATIENCE), "Precondition", () => renewed);
 });

@@ -2,10 +2,12 @@
  * The filesystem of a volume before it is mounted: repaired by fsck if there is one, made if there is none.
  *
  * 1. A device is formatted only if blkid finds nothing on it, its first bytes are zeros, and librbd says that no extent
- *    of the image is allocated: none behind the header, of an encrypted one. Before that it was mapped here, and proven to have no other user (./mappable.ts).
+ *    of the image is allocated: none behind the header, of an encrypted one. One with integrity, of which everything was written
+ *    once, is read through instead, unless that was just now. Before that it was mapped here, and proven to have no other user (./mappable.ts).
  *    What a mkfs that was cut off has left is refused: it cannot be told from data, and its mkfs may still write on another node.
  * 2. Nothing is formatted for readers. A static volume is formatted like any other, after the same proof.
  */
+import { constants } from "node:os";
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
@@ -15,6 +17,7 @@ import { type HostError, UnexpectedContent } from "../host/errors.ts";
 import { chooseFilesystem } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { stage } from "../operations/pipeline.ts";
+import { readsAsZeros } from "./crypt-wipe.ts";
 import type { StagedDevice } from "./staged-device.ts";
 import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
@@ -27,18 +30,27 @@ export interface FilesystemWanted {
   readonly encryptsFiles: boolean;
 }
 
-/**
- * -> the type of the filesystem, which is on the device then. `from`: where the device's bytes begin in the image, which is
- * behind the header of an encrypted one.
- */
+/** How it can be told whether anything was ever written to the device. */
+export interface NeverWritten {
+  /** Where its bytes begin in the image, which is behind the header of an encrypted one. */
+  readonly from: bigint;
+  /** Zeros were just written to all of it. */
+  readonly wiped: boolean;
+}
+
+/** -> the type of the filesystem, which is on the device then. */
 export const prepareFilesystem = Effect.fnUntraced(function* (
   { type: requested, readOnly, context, encryptsFiles }: FilesystemWanted,
   image: VolumeImage,
-  { top }: StagedDevice,
-  from: bigint,
+  { mapped, top }: StagedDevice,
+  { from, wiped }: NeverWritten,
 ): Effect.fn.Return<string, CephError | HostError, Host | Rbd> {
   const host = yield* Host;
-  const found = yield* stage("probe", host.probe(top.path));
+  const tagged = mapped.crypt?.integrity === true;
+  const isReadOnly = mapped.crypt?.readOnly === true;
+  const read = <A, R>(look: Effect.Effect<A, HostError, R>) =>
+    tagged ? Effect.mapError(look, untagged(isReadOnly)) : look;
+  const found = yield* stage("probe", read(host.probe(top.path)));
   const refuse = (reason: string) => new UnexpectedContent({ op: "format", subject: top.path, reason });
   const label = imageLabel(image.pool, image.imageName);
   if (found.kind === "filesystem" && found.unfinished) {
@@ -59,7 +71,10 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   }
   // A cipher makes noise of the zeros of an image.
   const zeroed = from > 0n || (found.kind === "blank" && found.zeroed);
-  const hasData = (yield* Rbd).imageHasData(image.pool, image.imageName, "any", from);
+  const rbd = yield* Rbd;
+  const hasData: Effect.Effect<boolean, CephError | HostError, Host> = tagged
+    ? Effect.map(wiped ? Effect.succeed(true) : read(readsAsZeros(top)), (zeros) => !zeros)
+    : rbd.imageHasData(image.pool, image.imageName, "any", from);
   if (!zeroed || (yield* stage("prove empty", hasData))) {
     return yield* refuse(`it has no filesystem, but image ${label} holds data. ${cutOff(label)}`);
   }
@@ -67,8 +82,29 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   return type;
 });
 
+/** Of a read through a layer with integrity, as the kernel has it where tag and data do not fit. */
+const { EILSEQ, EIO } = constants.errno;
+
+const untagged =
+  (isReadOnly: boolean) =>
+  (error: HostError): HostError =>
+    error._tag === "HostFailed" && [EILSEQ, EIO].includes(error.errno)
+      ? new UnexpectedContent({
+          op: error.op,
+          subject: error.subject,
+          reason: `it has integrity, and a sector of it cannot be read: ${error.reason}. ${isReadOnly ? NOT_REPLAYED : NO_TAG}`,
+        })
+      : error;
+
+/** What a node has written last is in the journal: of a snapshot of a volume in use, or after the node went down. */
+const NOT_REPLAYED =
+  "It is mapped read-only, and so its journal is not replayed, by which the sector may be whole. Stage it once for a writer (ReadWriteOnce), which replays the journal, then for readers. If the writer cannot read it either, that failure says more";
+
+const NO_TAG =
+  'If the log of the kernel says "INTEGRITY AEAD ERROR", the sector has no valid tag: the wipe of the driver that formatted the volume was cut off, or stored bytes were changed. If nothing was ever written to the volume, it may be deleted and made anew';
+
 const cutOff = (label: string): string =>
-  `A mkfs that was cut off leaves this, and so does a filesystem that lost its beginning. Look at it: map it by hand ("rbd map --read-only ${label}"), then run "wipefs" and "debugfs" on its device, or "rbd export ${label} FILE". If nothing was ever written to the volume, it may be deleted and made anew`;
+  `A mkfs that was cut off leaves this, and so does a filesystem that lost its beginning. Look at it: map it by hand ("rbd map --read-only ${label}"), open it with "cryptsetup open --readonly" if it is encrypted, run "wipefs" and "debugfs" on the device, or "rbd export ${label} FILE". If nothing was ever written to the volume, it may be deleted and made anew`;
 
 const repairFilesystem = Effect.fnUntraced(function* (
   device: string,

@@ -101,15 +101,13 @@ const stageLocked = Effect.fnUntraced(function* (
   const found = yield* stage("compare with request", compareWithRequest(spec, now));
   if (found.state === "as requested") return yield* Effect.as(completeStaged(spec, now, found), undefined);
   const image = yield* stage("locate image", locateImage(context, credentials));
-  const layer = yield* stage("get key", layerKey(spec, image));
-  const folder = isOfFiles(image.encryption) ? yield* stage("get key", folderKey(spec, image)) : undefined;
+  const keys = yield* stage("get key", Effect.all({ layer: layerKey(spec, image), folder: folderKey(spec, image) }));
   const mappable = yield* waitUntilMappable(image, spec, now.devices);
   const leftOver = devicesOfImage(now.devices, image, mappable.status, cookieOf(context));
   yield* clearStaleState(now, found, leftOver, context);
   const status = yield* clearInTreeLocks(image, leftOver, spec, mappable.status);
-  yield* compensated(
-    mapFormatMount({ ...spec, layer, folder }, target, image, { ...mappable, status }),
-    (left, error) => halfStaged(volumeId, left, error),
+  yield* compensated(mapFormatMount({ ...spec, ...keys }, target, image, { ...mappable, status }), (left, error) =>
+    halfStaged(volumeId, left, error),
   );
   // A record that fails fails the call, and the retry finds the volume staged.
   yield* removeInTreeFiles(stagingPath, context);
@@ -148,13 +146,18 @@ const completeStaged = Effect.fnUntraced(function* (
       yield* recordPublishedNode(spec, image);
     }
   }
-  if (served) yield* renewClientRecord(spec, device);
+  if (served) {
+    yield* renewClientRecord(spec, device);
+    yield* completeNodeRecord(spec);
+  }
   if (isOfFiles(context.encryption)) yield* unlockStaged(spec, entry.point);
   if (spec.readOnly) return;
   // One with integrity cannot grow, and is staged all the same.
-  yield* Effect.catchTag(growLayer(device, device.mapped.sizeBytes), "HostRefused", ({ message }) =>
-    Effect.logWarning(message),
-  );
+  if (device.mapped.crypt?.integrity !== true) {
+    yield* Effect.catchTag(growLayer(device, device.mapped.sizeBytes), "HostRefused", ({ message }) =>
+      Effect.logWarning(message),
+    );
+  }
   if (spec.access.kind === "block") return;
   const filesystem = { device: device.top.path, type: entry.fsType };
   yield* stage("grow filesystem", (yield* Host).growFilesystem(filesystem, entry.point));
@@ -179,7 +182,7 @@ const mapFormatMount = Effect.fnUntraced(function* (
   { mapper, status }: Mappable,
 ): Effect.fn.Return<
   void,
-  CephError | HostError | KeyNotFound | KmsError | Precondition,
+  CephError | HostError | InvalidRequest | KeyNotFound | KmsError | Precondition,
   Ceph | ClientRecord | Compensations | Host | Placement
 > {
   const host = yield* Host;
@@ -201,8 +204,10 @@ const mapFormatMount = Effect.fnUntraced(function* (
     // Whoever was given the volume before the record was there has not seen it. So this node looks for them once more.
     if (!shared) yield* stage("prove ours", proveOurs(image, shared, status, bare));
   }
-  const { device, from } =
-    layer === undefined ? { device: bare, from: 0n } : yield* addLayer(spec, image, bare, layer, status);
+  const { device, ...neverWritten } =
+    layer === undefined
+      ? { device: bare, from: 0n, wiped: false }
+      : yield* addLayer(spec, image, bare, layer, status, watcher);
   const source = device.top.path;
   const unmount = { undo: () => unmountAll(target) };
   if (access.kind === "block") {
@@ -215,7 +220,7 @@ const mapFormatMount = Effect.fnUntraced(function* (
     { type: access.type, readOnly, context, encryptsFiles: folder !== undefined },
     image,
     device,
-    from,
+    neverWritten,
   );
   const options = mountOptions(type, { flags: access.mountFlags, readOnly });
   yield* stage("make target", host.makeDirectory(target));
@@ -251,6 +256,21 @@ const renewClientRecord = Effect.fnUntraced(function* (
 const recordPublishedNode = ({ volumeId, shared }: StageSpec, { journal }: VolumeImage) =>
   Effect.flatMap(PublishedNodeRecord, (record) =>
     stage("record published node", record.staged(volumeId, journal, shared)),
+  );
+
+/**
+ * The call that staged the volume may have been cut off before its record. Of a device without a process, the record as it is
+ * proves that the volume was not elsewhere.
+ */
+const completeNodeRecord = (spec: StageSpec) =>
+  Effect.gen(function* () {
+    const { context, credentials } = spec;
+    // a static volume has none
+    if (context.fixed !== undefined || (yield* PublishedNodeRecord).isRecorded(context.volumeId)) return;
+    yield* recordPublishedNode(spec, yield* stage("locate image", locateImage(context, credentials)));
+  }).pipe(
+    Effect.timeout("5 seconds"),
+    Effect.catch(({ message }) => Effect.logDebug(`the record of the node of ${spec.volumeId} waits: ${message}`)),
   );
 
 const halfStaged = (volumeId: string, left: readonly string[], { message }: { readonly message: string }): HostStuck =>

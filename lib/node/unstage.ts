@@ -7,6 +7,7 @@
  * 2. image-meta.json goes last, because the next call finds by it what is left.
  */
 import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
 import { sortUnmapOptions } from "../config/krbd-options.ts";
 import { isLogStrategy } from "../config/node-parameters.ts";
 import type { LockHeld, Precondition } from "../csi/errors.ts";
@@ -84,23 +85,30 @@ const unstageLocked = Effect.fnUntraced(function* ({
   const now = yield* stage("look at node", lookAtStagedVolume(volumeId, stagingPath));
   const devices = yield* devicesOfVolume(now);
   yield* proveUnpublished(now, devices);
-  const { imageMeta, stagingTarget } = now;
+  const { stagingTarget } = now;
   if (now.mounts.length > 0) {
     // A filesystem whose device has no process cannot write what it holds back.
     const { revive } = yield* Healing;
-    for (const { mapped } of devices) if (!mapped.served) yield* stage("revive", revive(mapped));
+    for (const { mapped } of devices) if (!mapped.served) yield* stage("revive", revive(volumeId, mapped));
   }
-  if (stagingTarget !== undefined) {
-    yield* stage("unmount", unmountAll(stagingTarget));
-    yield* stage("remove target", host.removePath(stagingTarget));
-  }
+  if (stagingTarget !== undefined) yield* stage("unmount", unmountAll(stagingTarget));
+  // With the target go its mounts in other namespaces, which keep the device busy. What is in the way of it keeps the image
+  // from no other node: that is told at the end.
+  const removal =
+    stagingTarget === undefined
+      ? Exit.void
+      : yield* Effect.exit(stage("remove target", host.removePath(stagingTarget)));
   const unmapOptions = yield* usableOptions(now);
   for (const device of devices) {
     yield* removeLayer(device);
     yield* stage("unmap", host.unmap(device.mapped, unmapOptions));
   }
   yield* stage("end log", endLog(now));
-  if (imageMeta.kind !== "absent") yield* stage("remove image-meta", removeImageMeta(stagingPath));
+  yield* removal;
+  // Also what a write of it left that was cut off.
+  if (stagingTarget !== undefined || now.imageMeta.kind !== "absent") {
+    yield* stage("remove image-meta", removeImageMeta(stagingPath));
+  }
   yield* stage("remove published node", (yield* PublishedNodeRecord).unstaged(volumeId));
   const { enabled, unstaged } = yield* ClientRecord;
   if (enabled) yield* stage("forget client", unstaged(volumeId));

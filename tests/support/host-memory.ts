@@ -14,6 +14,7 @@ import {
   DeviceBusy,
   HostFailed,
   HostRefused,
+  HostUnexplained,
   type HostError,
   MapRefused,
   PathInTheWay,
@@ -65,6 +66,8 @@ export type Disk =
       more?: Map<number, string>;
       /** What is seen through the layer. */
       inside: Disk;
+      /** Whether each sector has a tag, so that all of the layer was written once. */
+      integrity?: true;
     };
 
 /** The folder whose files are encrypted, with what its key is wrapped with. */
@@ -84,8 +87,9 @@ interface Mapping {
   knownBytes?: bigint;
 }
 
-/** A LUKS layer that is open over a mapping. */
+/** A LUKS layer that is open over a mapping. `key`: of its header, which is not on the device. */
 interface Layer {
+  readonly key?: string;
   readonly crypt: CryptDevice;
   readonly below: Mapping;
   readOnly: boolean;
@@ -100,12 +104,17 @@ interface Block {
   readonly sizeBytes: bigint;
   /** Where its bytes begin in the image. */
   readonly offset: bigint;
+  readonly integrity: boolean;
   disk: Disk;
   setReadOnly: (readOnly: boolean) => void;
 }
 
 /** What a LUKS header takes of an image. */
 export const HEADER_BYTES = 16n << 20n;
+/** What the tags of a layer with integrity take of it: as good as any number. */
+export const TAG_BYTES = 64n << 20n;
+/** What one call writes or reads of a layer. */
+const PART_BYTES = 512n << 20n;
 
 type ToAdd = Omit<MapRequest, "monitors" | "user" | "key" | "options" | "netNamespace">;
 
@@ -167,8 +176,16 @@ export class MemoryNode {
   readonly logs = new Set<string>();
   /** The filesystems that were made, in order: `<type> <image ID>`. */
   readonly formatted: string[] = [];
-  /** Whether its LUKS layers have integrity, and so cannot grow. */
-  withIntegrity = false;
+  /** The layers with integrity that were prepared to be wiped, in order: the image's ID. */
+  readonly wipesBegun: string[] = [];
+  /** Those that were wiped to their end. */
+  readonly wiped: string[] = [];
+  /** The IDs of images that hold something where the key slots of a header go, and nothing before that. */
+  readonly noisySlots = new Set<string>();
+  /** The IDs of images with a layer of which a sector has no tag. */
+  readonly untagged = new Set<string>();
+  /** Whether the write of a header is cut off: it has no key slot then. */
+  killsSeal = false;
   /** The control groups of pods by UID: what each may do with a device, by its number. */
   readonly podGroups = new Map<string, Map<string, IoLimits>>();
   /** Why it limits no I/O, as a machine without control groups of version 2. */
@@ -227,12 +244,14 @@ export class MemoryNode {
     return entry && this.blocks().find(({ device }) => mountsOf([entry], device).length > 0);
   }
 
-  openLayer(name: string, below: Mapping, readOnly: boolean): CryptDevice {
+  openLayer(name: string, below: Mapping, readOnly: boolean, key?: string): CryptDevice {
     const id = this.#next++;
-    const sizeBytes = below.image.sizeBytes - HEADER_BYTES;
+    const disk = diskOf(below.image);
+    const integrity = key !== undefined || (disk.kind === "luks" && disk.integrity === true);
+    const sizeBytes = below.image.sizeBytes - HEADER_BYTES - (integrity ? TAG_BYTES : 0n);
     const node = { path: `/dev/mapper/${name}`, kernelPath: `/dev/dm-${id}`, major: DM_MAJOR, minor: id };
-    const crypt = { name, ...node, sizeBytes, readOnly };
-    this.layers.set(name, { crypt, below, readOnly, sizeBytes });
+    const crypt = { name, ...node, sizeBytes, readOnly, ...(integrity && { integrity }) };
+    this.layers.set(name, { crypt, below, readOnly, sizeBytes, ...(key !== undefined && { key }) });
     return crypt;
   }
 
@@ -301,12 +320,21 @@ export class MemoryNode {
   }
 }
 
+/** What the first write behind the header does to an image, whatever it holds. */
+const destroy = (image: MemoryImage): void => {
+  const disk = diskOf(image);
+  const noise: Disk = { kind: "other", type: "noise" };
+  if (disk.kind === "luks") setDisk(image, { ...disk, inside: noise });
+  else if (disk.kind !== "blank") setDisk(image, noise);
+};
+
 const blockOfMapping = (mapping: Mapping): Block => ({
   device: mapping.device,
   image: mapping.image,
   readOnly: mapping.readOnly,
   sizeBytes: mapping.image.sizeBytes,
   offset: 0n,
+  integrity: false,
   get disk() {
     return diskOf(mapping.image);
   },
@@ -328,6 +356,7 @@ const blockOfLayer = (layer: Layer): Block => {
     readOnly: layer.readOnly,
     sizeBytes: layer.sizeBytes,
     offset: HEADER_BYTES,
+    integrity: layer.crypt.integrity === true,
     get disk() {
       return around().inside;
     },
@@ -385,17 +414,29 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     node.blocks().find(({ device }) => device.path === path) ?? fail(op, path, "no such device", 2);
 
   const probe = (path: string): Content => {
-    const { disk, offset } = block("probe", path);
+    const { disk, image, offset, integrity } = block("probe", path);
+    if (integrity && node.untagged.has(image.id)) fail("probe", path, "Input/output error", 5);
     // What nobody has written through a layer is not zeros: it is what the cipher makes of zeros.
-    if (disk.kind === "blank") return { kind: "blank", zeroed: offset === 0n };
+    if (disk.kind === "blank") return { kind: "blank", zeroed: offset === 0n || integrity };
     if (disk.kind === "filesystem" && disk.unfinished) return { kind: "filesystem", type: disk.type, unfinished: true };
     return disk.kind === "luks" ? { kind: "other", type: "crypto_LUKS" } : { kind: disk.kind, type: disk.type };
   };
 
   const cryptHeader = (path: string): CryptHeader => {
-    const { disk } = block("luksDump", path);
-    if (disk.kind !== "luks") return { kind: "none", content: probe(path), zeroed: disk.kind === "blank" };
-    return { kind: slotsOf(disk).size === 0 ? "half-made" : "whole" };
+    const { disk, image } = block("luksDump", path);
+    const zeroed = disk.kind === "blank";
+    const allZeroed = zeroed && !node.noisySlots.has(image.id);
+    if (disk.kind !== "luks") return { kind: "none", content: probe(path), zeroed, allZeroed };
+    if (slotsOf(disk).size === 0) return { kind: "half-made" };
+    return { kind: "whole", ...(disk.integrity === true && { integrity: true as const }) };
+  };
+
+  /** Fails on a device on which a header would go over anything. */
+  const proveFree = (path: string, over: "blank" | "half-made", all = false): void => {
+    const found = cryptHeader(path);
+    const isFree = found.kind === "none" && found.zeroed && (found.allZeroed || !all);
+    if (isFree || found.kind === over) return;
+    throw new Refused(new UnexpectedContent({ op: "luksFormat", subject: path, reason: `it is ${found.kind}` }));
   };
 
   const luksOf = (op: string, path: string): Luks => {
@@ -474,16 +515,54 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     formatCrypt: ({ device: path, key, over }) =>
       act(() => {
         const { image, readOnly } = mapping("luksFormat", path);
-        const found = cryptHeader(path);
-        const isFree = found.kind === "none" && found.zeroed;
-        if (!isFree && found.kind !== over) {
-          throw new Refused(new UnexpectedContent({ op: "luksFormat", subject: path, reason: `it is ${found.kind}` }));
-        }
+        proveFree(path, over);
         if (readOnly) fail("luksFormat", path, "Read-only", 30);
         node.encrypted.push(image.id);
         image.write(0n, HEADER_BYTES);
         setDisk(image, { kind: "luks", key: Redacted.value(key), inside: { kind: "blank" } });
         return HEADER_BYTES;
+      }),
+    prepareCrypt: ({ device: path, key, name, over }) =>
+      act(() => {
+        const below = mapping("luksFormat", path);
+        proveFree(path, over, true);
+        if (below.readOnly) fail("luksFormat", path, "Read-only", 30);
+        if (node.layers.has(name)) return refuse("luksOpen", path, `the name ${name} is taken`);
+        node.wipesBegun.push(below.image.id);
+        destroy(below.image);
+        below.image.write(HEADER_BYTES, 4096n);
+        const crypt = node.openLayer(name, below, false, Redacted.value(key));
+        return { crypt, header: [{ at: 0, bytes: new TextEncoder().encode(Redacted.value(key)) }] };
+      }),
+    wipeCrypt: (crypt, from) =>
+      act(() => {
+        const { below, sizeBytes } = node.layers.get(crypt.name) ?? fail("wipe", crypt.path, "is not active", 4);
+        const next = sizeBytes - from < PART_BYTES ? sizeBytes : from + PART_BYTES;
+        destroy(below.image);
+        below.image.write(HEADER_BYTES + from, next - from);
+        if (next === sizeBytes) node.wiped.push(below.image.id);
+        return next;
+      }),
+    sealCrypt: ({ device: path, header, over }) =>
+      act(() => {
+        const { image, readOnly } = mapping("luksFormat", path);
+        proveFree(path, over, true);
+        if (readOnly) fail("luksFormat", path, "Read-only", 30);
+        image.write(0n, HEADER_BYTES);
+        const half = { kind: "luks", key: undefined, inside: { kind: "blank" }, integrity: true } as const;
+        setDisk(image, half);
+        if (node.killsSeal) {
+          throw new Refused(new HostUnexplained({ op: "luksFormat", subject: path, reason: "Input/output error" }));
+        }
+        node.encrypted.push(image.id);
+        setDisk(image, { ...half, key: new TextDecoder().decode(header[0]?.bytes) });
+        return HEADER_BYTES;
+      }),
+    lookForData: (path, from) =>
+      act(() => {
+        const { disk, image, sizeBytes } = block("read", path);
+        if (disk.kind !== "blank" || node.cutOff.has(image.id)) return { kind: "data" };
+        return { kind: "zeros", next: sizeBytes - from < PART_BYTES ? sizeBytes : from + PART_BYTES };
       }),
     openCrypt: ({ device: path, name, key, readOnly }) =>
       act(() => {
@@ -504,7 +583,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
     resizeCrypt: (crypt) =>
       act(() => {
         const found = node.layers.get(crypt.name) ?? fail("cryptsetup resize", crypt.path, "is not active", 4);
-        if (node.withIntegrity) return refuse("cryptsetup resize", crypt.path, "not supported with integrity");
+        if (crypt.integrity === true) return refuse("cryptsetup resize", crypt.path, "it has integrity");
         found.sizeBytes = found.below.image.sizeBytes - HEADER_BYTES;
         return found.sizeBytes;
       }),
@@ -710,7 +789,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         if (!node.tree.has(parentOf(path))) fail("write", path, "no such folder", 2);
         node.tree.set(path, { kind: "file", text });
       }),
-    removeText: (path) => act(() => void node.tree.delete(path)),
+    removeText: (path) => act(() => [path, `${path}.new`].forEach((each) => node.tree.delete(each))),
     endLog: ({ path, strategy }) =>
       act(() => {
         if (strategy === "preserve" || !node.logs.delete(path)) return;

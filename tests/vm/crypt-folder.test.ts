@@ -9,6 +9,7 @@ import { CONFIG, CONFIG_PATH } from "../../lib/host/fscrypt.ts";
 import type { CryptFolderKey, HostService } from "../../lib/host/host.ts";
 import { hostOnLoops } from "./host-on-loops.ts";
 import { tool, toolWith } from "./loop.ts";
+import { processOf } from "./processes.ts";
 
 const MINUTES = 400_000;
 const KEY = "Zm9v-YmFy_c2VjcmV0LWtleQ==".padEnd(88, "0123456789");
@@ -216,7 +217,7 @@ describe("proof before an encrypted folder is harmed", () => {
         const { kind } = await state();
         if (kind === "locked" || kind === "unlocked") break;
         const cut = errorOf(host.setUpCryptFolder(raw)).catch(() => undefined);
-        const pid = await encrypting();
+        const pid = await processOf((line) => line.startsWith("fscrypt\0encrypt\0"), cut);
         await Bun.sleep(wait);
         if (existsSync(`/proc/${pid}`)) process.kill(pid, "SIGKILL");
         if ((await cut)?._tag === "HostUnexplained") killed += 1;
@@ -234,17 +235,3 @@ describe("proof before an encrypted folder is harmed", () => {
     MINUTES,
   );
 });
-
-/** The process of an fscrypt that makes a folder. */
-const encrypting = async (): Promise<number> => {
-  for (;;) {
-    for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
-      try {
-        if (readFileSync(`/proc/${pid}/cmdline`, "utf8").startsWith("fscrypt\0encrypt\0")) return Number(pid);
-      } catch {
-        // it has ended since
-      }
-    }
-    await Bun.sleep(5);
-  }
-};

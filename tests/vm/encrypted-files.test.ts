@@ -8,6 +8,7 @@ import { GIB, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { checksum, failureOf, left, LIMIT, mapped, rbd, type TestVolume, worldOfFile, writeData } from "./kubelet.ts";
 import { mountTable, tool, toolWith } from "./loop.ts";
+import { processesWith } from "./processes.ts";
 
 const world = worldOfFile("files", (dir) => {
   // A hash of a passphrase that takes no time: what is tested is not how hard it is to guess.
@@ -217,14 +218,5 @@ describe("a volume with encrypted files", () => {
 
 /** A child of a killed driver continues; kubelet's next call would find the device busy, and come again. */
 const untilGone = async (): Promise<void> => {
-  const runs = () =>
-    readdirSync("/proc").some((pid) => {
-      if (!/^\d+$/.test(pid)) return false;
-      try {
-        return /^(fscrypt|mkfs)/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"));
-      } catch {
-        return false;
-      }
-    });
-  while (runs()) await Bun.sleep(50);
+  while (processesWith((line) => /^(fscrypt|mkfs)/.test(line)).length > 0) await Bun.sleep(50);
 };

@@ -17,6 +17,7 @@ import {
   writeData,
 } from "./kubelet.ts";
 import { FAST_KEY, mountTable, tool, toolWith } from "./loop.ts";
+import { processesWith, processOf } from "./processes.ts";
 
 const world = worldOfFile("crypt");
 const PASSPHRASE = "a passphrase of our own";
@@ -243,7 +244,7 @@ describe("proof before an encrypted volume is harmed", () => {
       for (const wait of [300, 3_000]) {
         const volume = await makeVolume("ext4");
         const cut = failureOf(volume.stage(LIMIT));
-        const pid = await cryptsetup();
+        const pid = await processOf(formats, cut);
         await Bun.sleep(wait);
         if (existsSync(`/proc/${pid}`)) process.kill(pid, "SIGKILL");
         const failure = await cut;
@@ -279,28 +280,12 @@ describe("proof before an encrypted volume is harmed", () => {
   );
 });
 
-/** The processes of cryptsetup that format. */
-const formatting = (): number[] =>
-  readdirSync("/proc").flatMap((pid) => {
-    if (!/^\d+$/.test(pid)) return [];
-    try {
-      return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("\0luksFormat\0") ? [Number(pid)] : [];
-    } catch {
-      return [];
-    }
-  });
-
-const cryptsetup = async (): Promise<number> => {
-  for (;;) {
-    const [pid] = formatting();
-    if (pid !== undefined) return pid;
-    await Bun.sleep(5);
-  }
-};
+/** Of a process of cryptsetup that formats. */
+const formats = (commandLine: string): boolean => commandLine.includes("\0luksFormat\0");
 
 /** A child of a killed driver continues; kubelet's next call would find the device busy, and come again. */
 const untilGone = async (): Promise<void> => {
-  while (formatting().length > 0) await Bun.sleep(50);
+  while (processesWith(formats).length > 0) await Bun.sleep(50);
 };
 
 describe("after all encrypted volumes", () => {

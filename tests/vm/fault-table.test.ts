@@ -6,7 +6,7 @@
  * (./nbd.test.ts) and of cryptsetup (./encryption.test.ts).
  */
 import { afterAll, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { frozen, tool as ceph } from "../ceph/hands.ts";
 import { rig } from "../rig/cluster.ts";
@@ -14,6 +14,7 @@ import { otherCluster } from "../rig/control.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
 import { checksum, failureOf, left, mapped, MINUTES, rbd, type TestVolume, worldOfFile, writeData } from "./kubelet.ts";
 import { isMounted, mountTable, tool } from "./loop.ts";
+import { processesWith } from "./processes.ts";
 
 // ------------------------------------------------------------------------------------------- tools that go wrong
 
@@ -286,16 +287,7 @@ test(
 // --------------------------------------------------------------------------------- a driver that dies at each step
 
 const isRunning = (program: string): boolean =>
-  readdirSync("/proc").some((pid) => {
-    if (!/^\d+$/.test(pid)) return false;
-    try {
-      return readFileSync(`/proc/${pid}/cmdline`, "utf8")
-        .split("\0")
-        .some((word) => word.endsWith(program));
-    } catch {
-      return false;
-    }
-  });
+  processesWith((line) => line.split("\0").some((word) => word.endsWith(program))).length > 0;
 
 const hasMeta = ({ staging }: TestVolume): boolean => existsSync(`${staging}/image-meta.json`);
 const isMapped = ({ spec }: TestVolume): boolean => mapped().includes(spec);

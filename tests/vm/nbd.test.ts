@@ -1,6 +1,7 @@
 /** rbd-nbd on a real kernel: volumes from stage to unstage, ceph-csi's volumes, and the death of its process. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { deviceNumber } from "../../lib/host/block.ts";
 import { rig } from "../rig/cluster.ts";
 import { GIB, secrets } from "../ceph/requests.ts";
 import {
@@ -119,17 +120,29 @@ describe("proof before harm with rbd-nbd", () => {
     async () => {
       const volume = await world().makeVolume("block", NBD);
       await volume.stage();
-      const user = Bun.spawn(["sleep", "600"], { stdin: Bun.file(deviceOf(volume)), stdout: "ignore" });
+      const device = deviceOf(volume);
+      // As a container has it: a node of its own, with a name of its own.
+      const inContainer = "/dev/csi-rbd-in-container";
+      const { rdev } = statSync(device);
+      const [major, minor] = deviceNumber(rdev).split(":");
+      tool("mknod", inContainer, "b", major ?? "", minor ?? "");
       try {
-        const failure = await failureOf(volume.unstage());
-        expect(failure).toMatchObject({
-          code: "FAILED_PRECONDITION",
-          message: expect.stringContaining(`process ${user.pid} (sleep)`),
-        });
-        expect(processesOf(volume)).toHaveLength(1);
+        for (const node of [device, inContainer]) {
+          const user = Bun.spawn(["sleep", "600"], { stdin: Bun.file(node), stdout: "ignore" });
+          try {
+            const failure = await failureOf(volume.unstage());
+            expect(failure).toMatchObject({
+              code: "FAILED_PRECONDITION",
+              message: expect.stringContaining(`process ${user.pid} (sleep)`),
+            });
+            expect(processesOf(volume)).toHaveLength(1);
+          } finally {
+            user.kill();
+            await user.exited;
+          }
+        }
       } finally {
-        user.kill();
-        await user.exited;
+        rmSync(inContainer);
       }
       await volume.unstage();
       expect(left(volume)).toEqual([[], []]);

@@ -3,6 +3,7 @@
  *
  * Loaded in host cells: no Effect. All functions block.
  */
+import { closeLeftOver } from "../crypt.ts";
 import { withCrypt } from "../crypt-layers.ts";
 import type { MappedDevice, MapperName } from "../mapped-device.ts";
 import { krbd, mappedClusters } from "./krbd.ts";
@@ -27,4 +28,7 @@ export const attach = (request: AttachArg): MapAnswer => attachNbd(request);
 /** Takes its process from a device of rbd-nbd. */
 export const detach = (device: MappedDevice): void => detachNbd(device);
 
-export const unmap = (request: UnmapArg): UnmapAnswer => MAPPERS[request.device.mapper].unmap(request);
+export const unmap = (request: UnmapArg): UnmapAnswer => {
+  closeLeftOver(request.device);
+  return MAPPERS[request.device.mapper].unmap(request);
+};

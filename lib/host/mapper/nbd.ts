@@ -204,10 +204,12 @@ export const detach = (device: MappedDevice): void => {
 // ---------------------------------------------------------------------------------------------------------- unmap
 
 const unmap = ({ device, options }: UnmapArg): UnmapAnswer => {
-  if (!isMapped(device)) return { kind: "unmapped" };
+  const now = mappingNow(device);
+  if (now === undefined) return { kind: "unmapped" };
   const holders = holdersOf(device);
   if (holders.length > 0) return { kind: "busy", holders };
-  const claim = device.served ? claimed(device.path) : "no process answers";
+  // The caller may have looked before it got a new process.
+  const claim = now.served ? claimed(device.path) : "no process answers";
   if (claim === "busy") return { kind: "busy", holders: [] };
   try {
     const openers = openersOf(device);
@@ -237,12 +239,14 @@ const claimed = (path: string): number | "busy" => {
   }
 };
 
-/** Whether the device is still this mapping: of the same volume, and of the same image as far as it is known. */
-const isMapped = (device: MappedDevice): boolean => {
+/** The device as it is now, if it is still this mapping: of the same volume, and of the same image as far as it is known. */
+const mappingNow = (device: MappedDevice): MappedDevice | undefined => {
   const now = deviceAt(device.path);
-  if (now === undefined || now.cookie !== device.cookie) return false;
-  return !now.served || device.image === "" || isImage(now, device);
+  if (now === undefined || now.cookie !== device.cookie) return undefined;
+  return !now.served || device.image === "" || isImage(now, device) ? now : undefined;
 };
+
+const isMapped = (device: MappedDevice): boolean => mappingNow(device) !== undefined;
 
 const unmapArguments = (path: string, options: string): string[] => ["rbd-nbd", "unmap", path, ...wordsOf(options)];
 

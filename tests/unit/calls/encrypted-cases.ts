@@ -2,7 +2,7 @@
 import rows from "../../golden/encrypted-calls.json";
 import { aVolume, cloneOf, readySnapshot, restoreOf, snapshotOf } from "../../support/copies-world.ts";
 import { wrappingStore } from "../../support/key-stores.ts";
-import { aCluster, creation, deletion, PARAMETERS } from "../../support/world.ts";
+import { aCluster, creation, deletion, expansion, PARAMETERS } from "../../support/world.ts";
 import type { Room, Step } from "./room.ts";
 
 const encrypted = { parameters: { ...PARAMETERS, encrypted: "true", encryptionKMSID: "kms" } };
@@ -33,6 +33,9 @@ export const encryptedRoom: Room = {
     },
     "CreateSnapshot: of an encrypted volume": {
       call: ({ driver, ids }) => driver.createSnapshot(snapshotOf(ids.volume)),
+    },
+    "ControllerExpandVolume: an encrypted volume": {
+      call: ({ driver, ids }) => driver.expandVolume(expansion(ids.volume)),
     },
     "DeleteVolume: an encrypted volume": { call: ({ driver, ids }) => driver.deleteVolume(deletion(ids.volume)) },
   },

@@ -16,6 +16,11 @@ import {
 import { asBlock } from "../../support/world.ts";
 import type { Room, Step } from "./room.ts";
 
+const WITH_INTEGRITY = {
+  ...ENCRYPTED.volumeContext,
+  encryptionCipher: "aes-xts-plain64",
+  integrityMode: "hmac-sha256",
+};
 const stage: Step = ({ driver }) => driver.stage(staging());
 const willBeEncrypted: Step = async ({ cluster }) => toBeEncrypted(cluster);
 const stageEncrypted: Step = ({ driver }) => driver.stage(staging(ENCRYPTED));
@@ -49,6 +54,10 @@ export const nodeRoom: Room = {
       call: ({ driver }) => driver.stage(staging({ volumeCapability: asBlock(Mode.MULTI_NODE_MULTI_WRITER) })),
     },
     "NodeStageVolume: an encrypted volume, the first time": { prepare: willBeEncrypted, call: stageEncrypted },
+    "NodeStageVolume: an encrypted volume with integrity, the first time": {
+      prepare: willBeEncrypted,
+      call: ({ driver }) => driver.stage(staging({ ...ENCRYPTED, volumeContext: WITH_INTEGRITY })),
+    },
     "NodeStageVolume: an encrypted volume, a later time": {
       prepare: async (at) => {
         await willBeEncrypted(at);

@@ -119,6 +119,7 @@ test.each<[string, Record<string, string>, Partial<VolumeParameters>]>([
     { encrypted: "true", encryptionType: "file", encryptionCipher: "aes-xts-plain64", integrityMode: "hmac-sha256" },
     { encryption: { kmsId: "default", type: "file" } },
   ],
+  ["no integrity mode that cryptsetup knows, without a cipher", { encrypted: "true", integrityMode: "?" }, {}],
   ["an empty mounter", { mounter: "" }, {}],
 ])("The parser accepts edge values: %s", (_, more, expected) => {
   expect(ok(more)).toMatchObject(expected);
@@ -171,6 +172,10 @@ describe("refused parameters", () => {
     [
       { ...BASE, encrypted: "true", encryptionType: "Block" },
       'parameter encryptionType: is "Block": write block or file',
+    ],
+    [
+      { ...BASE, encrypted: "true", encryptionCipher: "aes-xts-plain64", integrityMode: "crc32" },
+      "parameter integrityMode: must be hmac-sha256",
     ],
     [{ ...BASE, encrypted: "true", encryptionKMSID: "a\n" }, "parameter encryptionKMSID: must not hold control"],
     [{ ...BASE, tryOtherMounters: "maybe" }, "parameter tryOtherMounters: write true or false"],

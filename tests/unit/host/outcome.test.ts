@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { Errno } from "../../../lib/cells/cell.ts";
 import { CellDown, CellErrno, CellStuck } from "../../../lib/cells/errors.ts";
-import { failure, must, outputOf, run } from "../../../lib/host/child.ts";
+import { failure, must, outputOf, run, timeLeft } from "../../../lib/host/child.ts";
 import { failed } from "../../../lib/host/live.ts";
 import { outcomeOf } from "../../../lib/operations/outcomes.ts";
 
@@ -23,6 +23,15 @@ test.each([
   expect(failed("mount", "/x", "reads")(error)._tag).toBe(read);
   const changed = failed("mount", "/x", "changes")(error);
   expect([changed._tag, outcomeOf(changed)]).toEqual([change, change === "HostFailed" ? "none" : "unknown"]);
+});
+
+test("a call whose time is over begins nothing more, and does not say how far it came", async () => {
+  const left = timeLeft("cryptsetup luksFormat", 30);
+  expect(left()).toBeLessThanOrEqual(30);
+  expect(run(["sleep", "10"], { limit: left() }).timedOut).toBe(true);
+  await Bun.sleep(5);
+  expect(left).toThrow(/within 0.03 s/);
+  expect(left).toThrow(expect.objectContaining({ op: "cryptsetup luksFormat", midway: true }));
 });
 
 test("a tool that was killed does not say how far it came, one that exited does", () => {

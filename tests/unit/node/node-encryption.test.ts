@@ -256,25 +256,6 @@ describe("proof before harm", () => {
     expect(await refused(() => {}, readers)).toContain("read-only");
   });
 
-  test("A volume with integrityMode is not made, and is opened if another driver has made it", async () => {
-    const volumeContext = {
-      ...ENCRYPTED.volumeContext,
-      encryptionCipher: "aes-xts-plain64",
-      integrityMode: "hmac-sha256",
-    };
-    expect(await refused(() => {}, { volumeContext })).toContain("integrityMode");
-    const { host } = await anEncryptedNode();
-    is("encrypted")(host);
-    holding(host, { kind: "luks", key: PASSPHRASE, inside: EXT4() });
-    await using driver = nodeOn(host);
-    await driver.stage(encrypted({ volumeContext }));
-    host.withIntegrity = true;
-    await driver.stage(encrypted({ volumeContext }));
-    expect(host.files(PLACE).get("data")).toBe("precious");
-    const failure = await failureOf(driver.expand(expanding({ volumePath: PLACE })));
-    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("integrity") });
-  });
-
   test("A plain volume whose image holds LUKS is not mounted", async () => {
     const { host } = await aNode();
     holding(host, { kind: "luks", key: PASSPHRASE, inside: EXT4() });

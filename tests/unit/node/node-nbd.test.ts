@@ -26,7 +26,7 @@ import {
   VOLUME,
 } from "../../support/node-world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
-import { asBlock, codeOf, failureOf, GIB, PARAMETERS, SECRETS, seed } from "../../support/world.ts";
+import { asBlock, codeOf, failureOf, GIB, PARAMETERS, SECRETS, seed, seedImage } from "../../support/world.ts";
 
 const NBD = { ...PARAMETERS, imageName: IMAGE, mounter: "rbd-nbd" };
 const withNbd = (context: Record<string, string> = {}, more: Parameters<typeof staging>[0] = {}) =>
@@ -392,6 +392,27 @@ describe("what looks after rbd-nbd processes", () => {
       expect(isDead(host)).toBe(true);
     });
   }
+
+  test("Of volumes that share a cookie none gets another's process, and the log names them", async () => {
+    const { host, cluster } = await aNode();
+    const volumes = ["rbd", "other"].map((pool) => ({ volumeId: `mig_mons-1_image-db_${pool}`, pool }));
+    for (const { pool } of volumes) {
+      if (pool !== "rbd") cluster.addPool(pool);
+      await seedImage(cluster, "db", pool);
+    }
+    await using driver = nodeOn(host);
+    for (const { volumeId, pool } of volumes) {
+      host.addDirectory(`/kubelet/${pool}`);
+      host.addDirectory(`/kubelet/${pool}/${volumeId}`);
+      const volumeContext = { ...NBD, pool, staticVolume: "true", migration: "true", imageName: "db" };
+      await driver.stage(staging({ volumeId, volumeContext, stagingTargetPath: `/kubelet/${pool}` }));
+    }
+    expect(paths(host)).toEqual(["/dev/nbd0", "/dev/nbd1"]);
+    host.killProcess("/dev/nbd0");
+    await driver.lookAfterProcesses();
+    expect(isDead(host)).toBe(true);
+    expect(driver.log.join("\n")).toContain("several volumes here have that cookie");
+  });
 
   test("Kubernetes is asked only while a process is missing, and then once a minute", async () => {
     const { host } = await afterRestart();

@@ -1,9 +1,11 @@
 /** NodeStageVolume where nothing crashes: what is made, what is recognised, and what is left alone. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { recorded } from "../../support/ceph-faults.ts";
+import { CephFailed } from "../../../lib/ceph/errors.ts";
+import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { HostFailed, HostStuck } from "../../../lib/host/errors.ts";
 import { interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService, type MemoryNode, setDisk } from "../../support/host-memory.ts";
 import {
@@ -18,6 +20,7 @@ import {
   STASH,
   TARGET,
   unstaging,
+  UUID,
   VOLUME,
 } from "../../support/node-world.ts";
 import {
@@ -27,8 +30,10 @@ import {
   failureOf,
   GIB,
   mounted,
+  objectsOf,
   PARAMETERS,
   poolDump,
+  seed,
   seedImage,
 } from "../../support/world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
@@ -75,6 +80,24 @@ describe("NodeStageVolume of a new volume", () => {
     await driver.stage(staging());
     expect(host.dump()).toEqual(before);
     expect(calls()).toEqual([]);
+  });
+
+  test("A repeated NodeStageVolume makes the record of the node that the first one could not make", async () => {
+    const { host, cluster } = await aNode();
+    seed(cluster, { "csi.volumes.default": { [`csi.volume.pvc-${UUID}`]: UUID } });
+    const record = () => objectsOf(cluster).get("csi.volumes.default")?.get(`csi-rbd.nodes.pvc-${UUID}`);
+    const state = { refused: true };
+    const ceph = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
+      state.refused && method === "omapWrite" && subject.includes("csi.volumes")
+        ? Effect.fail(new CephFailed({ op: "rados_write_op_operate", subject, errno: 110, reason: "no answer" }))
+        : act,
+    );
+    await using driver = nodeOn(host, { ceph, flags: { nodeid: "node-1" } });
+    await driver.stage(staging());
+    expect(record()).toBeUndefined();
+    state.refused = false;
+    await driver.stage(staging());
+    expect(record()).toBe(JSON.stringify([UUID, "node-1"]));
   });
 
   test("NodeStageVolume makes the filesystem that the request asks for", async () => {
@@ -280,6 +303,20 @@ describe("an image in use on another node", () => {
     const failure = await failureOf(driver.stage(staging()));
     expect([failure?.code, failure?.message]).toEqual(["FAILED_PRECONDITION", expect.stringContaining("promote")]);
   });
+
+  test("Who writes to a primary image is no mirror daemon, whatever else has it open", async () => {
+    const { host, cluster } = await aNode();
+    const image = cluster.image("rbd", IMAGE);
+    image.mirror = "primary";
+    image.watchers.add("10.0.0.9:0/77/client.4242");
+    image.writer = "client.4242";
+    await using driver = nodeOn(host);
+    const failure = await failureOf(driver.stage(staging(), "2 seconds"));
+    expect(failure).toMatchObject({ message: expect.stringContaining("client.4242") });
+    expect([host.formatted, host.dump().mapped]).toEqual([[], []]);
+    image.writer = undefined;
+    await driver.stage(staging());
+  });
 });
 
 describe("NodeStageVolume over an existing mount or stash", () => {
@@ -327,6 +364,48 @@ describe("NodeStageVolume over an existing mount or stash", () => {
       expect(host.files(PLACE).get("data")).toBe("precious");
     });
   }
+
+  test("A filesystem that does not answer in time is not broken: nothing is done to it, and the call says so", async () => {
+    const { host } = await aNode();
+    const reason = "statfs has not returned for 1 s";
+    const slow = interceptedHost(hostMemoryService(host), ({ method }, act) =>
+      method === "usage" ? Effect.fail(new HostStuck({ op: "statfs", subject: PLACE, reason })) : act,
+    );
+    await using driver = nodeOn(host);
+    await driver.stage(staging());
+    await driver.publish(publishing());
+    const before = host.dump();
+    await using second = nodeOn(host, { host: slow });
+    expect(await failureOf(second.stage(staging()))).toMatchObject({
+      code: "UNAVAILABLE",
+      message: expect.stringContaining(reason),
+    });
+    expect(host.dump()).toEqual(before);
+  });
+
+  test("NodeUnstageVolume removes what a write of the stash left that was cut off", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    const clean = host.dump();
+    host.tree.set(`${STASH}.new`, { kind: "file", text: "{" });
+    await driver.unstage(unstaging());
+    expect(host.dump()).toEqual(clean);
+  });
+
+  test("NodeUnstageVolume unmaps the image although something is in the way of the target", async () => {
+    const { host } = await aNode();
+    const full = interceptedHost(hostMemoryService(host), ({ method, subject }, act) =>
+      method === "removePath"
+        ? Effect.fail(new HostFailed({ op: "rmdir", subject, errno: 39, reason: "it is not empty" }))
+        : act,
+    );
+    await using driver = nodeOn(host, { host: full });
+    await driver.stage(staging());
+    expect(await failureOf(driver.unstage(unstaging()))).toMatchObject({
+      message: expect.stringContaining("not empty"),
+    });
+    expect(host.dump().mapped).toEqual([]);
+  });
 
   test("NodeStageVolume leaves a broken filesystem to the pods that still use it, and names them", async () => {
     const { host } = await aNode();
