@@ -1,56 +1,24 @@
 /** The chart on a real Kubernetes with a real kubelet: what `npm run cluster` shows, kinds of claims, and what goes wrong. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { rig } from "../rig/cluster.ts";
+import { makeMockDriverImage } from "../rig/kubernetes/mock-driver.ts";
 import { access } from "./access.ts";
-import { type Cluster, startCluster, tell } from "./cluster.ts";
+import { startCluster } from "./cluster.ts";
+import { testsOn } from "./cluster-tests.ts";
 import { devices } from "./devices.ts";
 import { failures } from "./failures.ts";
-import { steps } from "./steps.ts";
+import { otherDriver } from "./other-driver.ts";
 
 const MINUTES = 900_000;
-let cluster: Cluster;
-let broken = false;
 
-beforeAll(async () => {
-  cluster = await startCluster(join(rig().dir, "cluster"), console.log);
+const { claimsLife, scenarios } = testsOn(async () => {
+  const mockDriver = join(rig().dir, "mock-driver.tar");
+  await makeMockDriverImage(mockDriver, console.log);
+  return startCluster(join(rig().dir, "cluster"), console.log, { images: [mockDriver] });
 }, MINUTES);
-afterAll(() => cluster?.stop(), MINUTES);
 
-/** The log shows what a person would look at first. What comes after a failure would begin with what that one left. */
-const toldOnFailure = (act: () => Promise<void>) => async () => {
-  if (broken) throw new Error("an earlier step failed");
-  await act().catch(async (error: unknown) => {
-    broken = true;
-    await tell(cluster.plane, console.log);
-    throw error;
-  });
-};
-
-describe("a claim's life", () => {
-  for (const { title, act } of steps) {
-    test(
-      title,
-      toldOnFailure(async () => {
-        expect(await act(cluster)).not.toBe("");
-      }),
-      MINUTES,
-    );
-  }
-});
-
-for (const [what, scenarios] of Object.entries({
-  "devices other than the kernel's mapping": devices,
-  "several pods at once": access,
-  "what goes wrong": failures,
-})) {
-  describe(what, () => {
-    for (const { title, act } of scenarios) {
-      test(
-        title,
-        toldOnFailure(() => act(cluster)),
-        MINUTES,
-      );
-    }
-  });
-}
+claimsLife("a claim's life");
+scenarios("devices other than the kernel's mapping", devices);
+scenarios("several pods at once", access);
+scenarios("another driver", otherDriver);
+scenarios("what goes wrong", failures);

@@ -1,7 +1,7 @@
 /**
- * A Kubernetes of one node with the driver on it, on a Ceph that runs. Ceph, the control plane, the driver's controller and the
- * Kubernetes project's sidecars are processes of this machine. Only what needs a kernel is in the virtual machine, which is
- * slow: kubelet, containerd, the chart's node plugin and the pods that use volumes.
+ * A Kubernetes of one node with the driver on it, on a Ceph that runs. Ceph, the control plane and, unless asked for in pods,
+ * the driver's controller and the Kubernetes project's sidecars are processes of this machine. Only what needs a kernel is in
+ * the virtual machine, which is slow: kubelet, containerd, the chart's node plugin and the pods that use volumes.
  *
  * Not here: how the driver gets there (./chart.ts), what is done with it (./steps.ts).
  *
@@ -12,7 +12,7 @@ import { join } from "node:path";
 import type { Tree } from "../chart/helm.ts";
 import { freePort } from "../rig/ceph.ts";
 import { rig } from "../rig/cluster.ts";
-import { helmLacks } from "../rig/helm.ts";
+import { helmBinary, helmLacks } from "../rig/helm.ts";
 import { type ControlPlane, startControlPlane } from "../rig/kubernetes/control-plane.ts";
 import { type ClusterNode, NODE, nodeLacks, startNode } from "../rig/kubernetes/node.ts";
 import { endProcess, startProcess } from "../rig/kubernetes/processes.ts";
@@ -20,6 +20,7 @@ import { sidecarFolder, sidecarsLack } from "../rig/kubernetes/sidecars.ts";
 import { outputOf, run } from "../rig/place.ts";
 import { debianLacks } from "../rig/roots.ts";
 import { driverProgram, type Installed, installChart, makeDriverImage, type User } from "./chart.ts";
+import { makeSidecarImages } from "./controller-pods.ts";
 import { DRIVER, type Fields, listOf, NAMESPACE } from "./objects.ts";
 
 /** Why there can be none here; undefined where there can. */
@@ -64,18 +65,21 @@ export interface ClusterOptions {
   readonly images?: ReadonlyArray<string>;
   /** Further values of the chart. */
   readonly values?: Tree;
+  readonly controllerInPods?: boolean;
 }
 
 export const startCluster = async (
   dir: string,
   say: (line: string) => void,
-  { images = [], values = {} }: ClusterOptions = {},
+  { images = [], values = {}, controllerInPods = false }: ClusterOptions = {},
 ): Promise<Cluster> => {
   mkdirSync(dir, { recursive: true });
+  process.env["CSI_RBD_HELM"] = await helmBinary();
   const kubeletPort = await freePort();
   const program = await driverProgram(dir);
-  const [image, plane] = await Promise.all([
+  const [image, sidecarImages, plane] = await Promise.all([
     makeDriverImage(dir, program),
+    controllerInPods ? makeSidecarImages(dir) : [],
     startControlPlane({ dir: join(dir, "plane"), scheduler: true, kubeletPort }),
   ]);
   say(`the driver's image is made, the control plane runs: ${plane.url}`);
@@ -84,21 +88,28 @@ export const startCluster = async (
     for (const each of stops.toReversed()) await each();
   };
   try {
-    const node = await startNode({ out: join(dir, "node"), plane, kubeletPort, images: [image, ...images] });
+    const node = await startNode({
+      out: join(dir, "node"),
+      plane,
+      kubeletPort,
+      images: [image, ...sidecarImages, ...images],
+    });
     stops.push(node.stop);
     say(`the node boots: ${node.out}`);
     stops.push(() => endProcess(dir, SNAPSHOT_CONTROLLER));
     await startSnapshotController(dir, plane);
     const kubectl = (...args: ReadonlyArray<string>) => Promise.race([plane.kubectl(args), node.broken]);
-    const controllerFiles = { dir: join(dir, "controller"), program };
-    const installed = await installChart({ plane, kubectl, user: await makeUser(), controllerFiles, values });
+    const controller = controllerInPods ? "pods" : { dir: join(dir, "controller"), program };
+    const installed = await installChart({ plane, kubectl, user: await makeUser(), controller, values });
     stops.push(installed.stopController);
     say("the chart is installed");
     await node.ready();
     say("the node is ready");
     await installed.rolledOut();
     await kubectl("wait", `--for=jsonpath={.spec.drivers[0].name}=${DRIVER}`, "--timeout=300s", `csinode/${NODE}`);
-    say(`the node plugin is ready, and kubelet has registered ${DRIVER}`);
+    say(
+      `${controllerInPods ? "controller and node plugin are" : "the node plugin is"} ready, and kubelet has registered ${DRIVER}`,
+    );
     return {
       ...installed,
       plane,
@@ -127,6 +138,8 @@ export const tell = async (plane: ControlPlane, say: (line: string) => void): Pr
     ["get", "nodes,pods,pvc,volumeattachments", "-A", "-o", "wide"],
     ["get", "events", "-A", "--sort-by=.lastTimestamp"],
     ["logs", "-n", NAMESPACE, "-l", "component=nodeplugin", "--tail=30"],
+    // nothing, where they are no pods
+    ["logs", "-n", NAMESPACE, "-l", "component=provisioner", "--tail=30", "--all-containers", "--prefix"],
   ];
   for (const args of asked) say(await plane.kubectl(args).catch(String));
 };

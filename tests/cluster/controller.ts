@@ -2,7 +2,7 @@
  * The chart's controller, as processes of this machine: each has the program, the arguments and the environment of its
  * container in the Deployment, and the rights of the Deployment's service account.
  *
- * Not in pods, because the node is emulated: there the driver takes two minutes to start, and its probes end it.
+ * Not in pods, because the node is emulated: there the driver takes two minutes to start (./controller-pods.ts).
  *
  * 1. Instead of a pod's folders they are told a kubeconfig, the socket's folder and the one of config.json.
  */
@@ -43,17 +43,22 @@ const variables = (pod: string): Readonly<Record<string, string>> => ({
 const expand = (text: string, env: Readonly<Record<string, string>>): string =>
   text.replaceAll(/\$\((\w+)\)/g, (reference, name: string) => env[name] ?? reference);
 
-export interface ControllerOptions {
+export interface ControllerFiles {
   readonly dir: string;
-  readonly plane: ControlPlane;
-  /** Name of the Deployment. */
-  readonly deployment: string;
   /** The driver. */
   readonly program: string;
 }
 
+export interface ControllerOptions extends ControllerFiles {
+  readonly plane: ControlPlane;
+  /** Name of the Deployment. */
+  readonly deployment: string;
+}
+
 export interface Controller {
-  /** Starts every process anew, as the Deployment is now. */
+  /** Returns once it is ready. */
+  readonly rolledOut: () => Promise<void>;
+  /** Starts it anew, as the Deployment is now. */
   readonly restart: () => Promise<void>;
   readonly stop: () => Promise<void>;
 }
@@ -96,6 +101,8 @@ export const startController = async (options: ControllerOptions): Promise<Contr
     running = [];
   };
   return {
+    // who asks before it answers asks again
+    rolledOut: () => Promise.resolve(),
     restart: async () => {
       // as a pod that is replaced
       for (const name of running) await endProcess(options.dir, name, "SIGTERM", 30_000);

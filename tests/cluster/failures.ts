@@ -7,6 +7,7 @@
 import { NODE } from "../rig/kubernetes/node.ts";
 import { shellWord } from "../rig/vm.ts";
 import type { Cluster } from "./cluster.ts";
+import { eventually } from "./eventually.ts";
 import { untilNothingIsLeft } from "./left-overs.ts";
 import {
   claim,
@@ -90,11 +91,13 @@ const registrationWiped: Scenario = {
     await cluster.node.shell(`rm ${REGISTRY}/*.sock; timeout 120 bash -c ${shellWord(found)}`);
     const registered = `jsonpath={.spec.drivers[0].name}=${DRIVER}`;
     // kubelet takes the driver away and adds it: two writes, of which either may be the one that is seen first
-    for (const until = Date.now() + 120_000; ; await Bun.sleep(200)) {
-      const now = await cluster.kubectl("get", `csinode/${NODE}`, "-o", "jsonpath={.metadata.resourceVersion}");
-      if (now !== node) break;
-      if (Date.now() > until) throw new Error("kubelet has not registered the driver again");
-    }
+    await eventually(
+      async () => {
+        const now = await cluster.kubectl("get", `csinode/${NODE}`, "-o", "jsonpath={.metadata.resourceVersion}");
+        return now === node ? { not: "kubelet has not registered the driver again" } : { found: now };
+      },
+      { limitMs: 120_000, pauseMs: 200 },
+    );
     await cluster.kubectl("wait", `csinode/${NODE}`, `--for=${registered}`, LIMIT);
     await startWriter(cluster, "data");
     await removeAll(cluster, "data");
@@ -172,13 +175,12 @@ const groupAndReadOnly: Scenario = {
 };
 
 /** The message of the first event of a kind on an object, once there is one. */
-const eventOf = async (cluster: Cluster, object: string, reason: string): Promise<string> => {
+const eventOf = (cluster: Cluster, object: string, reason: string): Promise<string> => {
   const selector = `--field-selector=involvedObject.name=${object},reason=${reason}`;
-  for (const until = Date.now() + 180_000; Date.now() < until; await Bun.sleep(500)) {
+  return eventually(async () => {
     const items = await cluster.kubectl("get", "events", selector, "-o", "jsonpath={.items[*].message}");
-    if (items !== "") return items;
-  }
-  throw new Error(`no event ${reason} on ${object}`);
+    return items === "" ? { not: `no event ${reason} on ${object}` } : { found: items };
+  });
 };
 
 const wrongSecret: Scenario = {
@@ -236,13 +238,14 @@ const namespaceDeleted: Scenario = {
 const CONTAINER = "{.status.containerStatuses[0].ready} {.status.containerStatuses[0].containerID}";
 
 /** Returns once the container of a pod is another one, and ready. */
-const untilStartedAnew = async ({ kubectl }: Cluster, name: string, before: string): Promise<void> => {
-  for (const until = Date.now() + 480_000; Date.now() < until; await Bun.sleep(1_000)) {
-    const [ready, id] = (await kubectl("get", `pod/${name}`, "-o", `jsonpath=${CONTAINER}`)).split(" ");
-    if (ready === "true" && id !== before) return;
-  }
-  throw new Error(`pod ${name} has not come back`);
-};
+const untilStartedAnew = ({ kubectl }: Cluster, name: string, before: string): Promise<void> =>
+  eventually(
+    async () => {
+      const [ready, id] = (await kubectl("get", `pod/${name}`, "-o", `jsonpath=${CONTAINER}`)).split(" ");
+      return ready === "true" && id !== before ? { found: undefined } : { not: `pod ${name} has not come back` };
+    },
+    { limitMs: 480_000, pauseMs: 1_000 },
+  );
 
 const powerCut: Scenario = {
   title: "when the node loses its power and boots again, a pod comes back and finds what it had synced",

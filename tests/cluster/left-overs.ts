@@ -4,6 +4,7 @@
  * Not here: the objects of users, who delete them themselves.
  */
 import type { Cluster } from "./cluster.ts";
+import { eventually } from "./eventually.ts";
 import { DRIVER, POOL } from "./objects.ts";
 
 const lines = (text: string): ReadonlyArray<string> => text.split("\n").filter((line) => line !== "");
@@ -39,13 +40,11 @@ const onNode = async ({ node }: Pick<Cluster, "node">): Promise<ReadonlyArray<st
       ls -d ${KUBELET}/${DRIVER}/* ${KUBELET}/volumeDevices/pvc-* 2> /dev/null; true`),
   );
 
-const untilEmpty = async (look: () => Promise<ReadonlyArray<string>>): Promise<void> => {
-  for (const until = Date.now() + 180_000; ; await Bun.sleep(500)) {
+const untilEmpty = (look: () => Promise<ReadonlyArray<string>>): Promise<void> =>
+  eventually(async () => {
     const left = await look();
-    if (left.length === 0) return;
-    if (Date.now() > until) throw new Error(`left: ${left.join(", ")}`);
-  }
-};
+    return left.length === 0 ? { found: undefined } : { not: `left: ${left.join(", ")}` };
+  });
 
 /** Returns when no volume is staged on the node: kubelet unstages one a moment after its last pod has gone. */
 export const untilNothingIsStaged = (cluster: Cluster): Promise<void> => untilEmpty(() => onNode(cluster));

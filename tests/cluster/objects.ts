@@ -14,12 +14,14 @@ export const CLASS = "rbd";
 
 export type Fields = Readonly<Record<string, unknown>>;
 
-const core = (kind: string, name: string, rest: Fields): Fields => ({
-  apiVersion: "v1",
+export const kubeObject = (apiVersion: string, kind: string, name: string, rest: Fields): Fields => ({
+  apiVersion,
   kind,
   metadata: { name },
   ...rest,
 });
+
+const core = (kind: string, name: string, rest: Fields): Fields => kubeObject("v1", kind, name, rest);
 
 /** What `kubectl apply -f -` reads. */
 export const listOf = (...items: ReadonlyArray<Fields>): string =>
@@ -46,10 +48,7 @@ export const secretOf = (name: string, secret: Fields): Fields =>
 /** A StorageClass, with parameters of its own, and the secret of its Ceph user under the same name. */
 export const storageClass = (name: string, secret: Fields, parameters: Fields = {}): ReadonlyArray<Fields> => [
   secretOf(name, secret),
-  {
-    apiVersion: "storage.k8s.io/v1",
-    kind: "StorageClass",
-    metadata: { name },
+  kubeObject("storage.k8s.io/v1", "StorageClass", name, {
     provisioner: DRIVER,
     parameters: {
       clusterID: CLUSTER_ID,
@@ -61,7 +60,7 @@ export const storageClass = (name: string, secret: Fields, parameters: Fields = 
     },
     allowVolumeExpansion: true,
     reclaimPolicy: "Delete",
-  },
+  }),
 ];
 
 export interface Claim {
@@ -96,20 +95,13 @@ const claimSpec = ({
 export const claim = (name: string, options: Claim): Fields =>
   core("PersistentVolumeClaim", name, { spec: claimSpec(options) });
 
-export const attributesClass = (name: string, parameters: Fields): Fields => ({
-  apiVersion: "storage.k8s.io/v1",
-  kind: "VolumeAttributesClass",
-  metadata: { name },
-  driverName: DRIVER,
-  parameters,
-});
+export const attributesClass = (name: string, parameters: Fields): Fields =>
+  kubeObject("storage.k8s.io/v1", "VolumeAttributesClass", name, { driverName: DRIVER, parameters });
 
-export const snapshot = (name: string, of: string): Fields => ({
-  apiVersion: "snapshot.storage.k8s.io/v1",
-  kind: "VolumeSnapshot",
-  metadata: { name },
-  spec: { volumeSnapshotClassName: CLASS, source: { persistentVolumeClaimName: of } },
-});
+export const snapshot = (name: string, of: string): Fields =>
+  kubeObject("snapshot.storage.k8s.io/v1", "VolumeSnapshot", name, {
+    spec: { volumeSnapshotClassName: CLASS, source: { persistentVolumeClaimName: of } },
+  });
 
 /** Where a pod finds its claim. */
 export const MOUNTED = "/data";
@@ -144,35 +136,29 @@ export const pod = (name: string, claimName: string, line: string, options: PodO
   });
 
 /** A StatefulSet whose pods each have a claim of their own, and run a line of shell. */
-export const statefulSet = (name: string, replicas: number, size: string, line: string): Fields => ({
-  apiVersion: "apps/v1",
-  kind: "StatefulSet",
-  metadata: { name },
-  spec: {
-    serviceName: name,
-    replicas,
-    podManagementPolicy: "Parallel",
-    selector: { matchLabels: { set: name } },
-    template: {
-      metadata: { labels: { set: name } },
-      spec: { terminationGracePeriodSeconds: 1, containers: [container(line, false)] },
+export const statefulSet = (name: string, replicas: number, size: string, line: string): Fields =>
+  kubeObject("apps/v1", "StatefulSet", name, {
+    spec: {
+      serviceName: name,
+      replicas,
+      podManagementPolicy: "Parallel",
+      selector: { matchLabels: { set: name } },
+      template: {
+        metadata: { labels: { set: name } },
+        spec: { terminationGracePeriodSeconds: 1, containers: [container(line, false)] },
+      },
+      volumeClaimTemplates: [{ metadata: { name: "claim" }, spec: claimSpec({ size }) }],
     },
-    volumeClaimTemplates: [{ metadata: { name: "claim" }, spec: claimSpec({ size }) }],
-  },
-});
+  });
 
 export const namespace = (name: string): Fields => core("Namespace", name, {});
 
-const admission = (kind: string, name: string, spec: Fields): Fields => ({
-  apiVersion: "admissionregistration.k8s.io/v1",
-  kind,
-  metadata: { name },
-  spec,
-});
+const admission = (kind: string, name: string, spec: Fields): Fields =>
+  kubeObject("admissionregistration.k8s.io/v1", kind, name, { spec });
 
 /**
- * Has kubelet wait ten minutes before it ends a node plugin that does not answer. The chart's 50 seconds are too few where the
- * node is emulated, and the machine has other things to do.
+ * Has kubelet wait ten minutes before it ends a driver that does not answer. The chart's 50 seconds are too few where the node
+ * is emulated, and the machine has other things to do.
  */
 export const patience: ReadonlyArray<Fields> = [
   admission("MutatingAdmissionPolicy", "patience", {
@@ -181,7 +167,7 @@ export const patience: ReadonlyArray<Fields> = [
     },
     matchConditions: [
       {
-        name: "node-plugin",
+        name: "driver",
         expression: `object.metadata.namespace == "${NAMESPACE}" && has(object.spec.containers[0].livenessProbe)`,
       },
     ],

@@ -1,6 +1,7 @@
 /**
  * `npm run cluster`: a Kubernetes of one node with a real Ceph and the driver, and a claim's whole life on it, one line a
- * step. `-- --keep` leaves it running until it is interrupted.
+ * step. `-- --keep` leaves it running until it is interrupted, `-- --controller-in-pods` has the controller run in the chart's
+ * pods, which takes some minutes longer.
  *
  * Not a test: it shows a person what happens. The steps themselves are ./steps.ts, and the cluster suite tests them.
  */
@@ -14,6 +15,7 @@ import { type Cluster, clusterLacks, startCluster, tell } from "./cluster.ts";
 import { steps } from "./steps.ts";
 
 const keep = process.argv.includes("--keep");
+const controllerInPods = process.argv.includes("--controller-in-pods");
 
 const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 
@@ -37,16 +39,22 @@ const tellSteps = async (cluster: Cluster): Promise<void> => {
   }
 };
 
+const IN_PODS = "The node plugin and the controller are pods";
+const BESIDE = `The node plugin is a pod; the controller is a process beside Kubernetes, so the
+  Deployment has no replicas`;
+
 const leaveRunning = async ({ plane, node }: Cluster, cephConf: string): Promise<void> => {
   console.log(`
 Kubernetes, Ceph and the driver stay until this is interrupted (Ctrl-C):
   export KUBECONFIG=${plane.kubeconfig}
   alias kubectl="${await kubeProgram()} kubectl" helm="${await helmBinary()}" rbd="rbd -c ${cephConf}" ceph="ceph -c ${cephConf}"
   StorageClass, VolumeSnapshotClass and Secret are named rbd, the clusterID and the pool are rig and rbd, and the node has
-  the image docker.io/rig/busybox:1. The node plugin is a pod; the controller is a process beside Kubernetes, so the
-  Deployment has no replicas
-  logs of kubelet and containerd: ${node.out}; of the control plane: ${plane.dir}/log;
-  of the driver's controller and the sidecars: ${join(dirname(plane.dir), "controller", "log")}`);
+  the image docker.io/rig/busybox:1. ${controllerInPods ? IN_PODS : BESIDE}
+  logs of kubelet and containerd: ${node.out}; of the control plane: ${plane.dir}/log${
+    controllerInPods
+      ? ""
+      : `;\n  of the driver's controller and the sidecars: ${join(dirname(plane.dir), "controller", "log")}`
+  }`);
   await Promise.race([interrupted(), node.broken]);
 };
 
@@ -60,7 +68,7 @@ const main = async (): Promise<void> => {
   process.env["CSI_RBD_RIG"] = ceph.rigFile;
   say(`a Ceph ${ceph.release} of one node: monitor ${ceph.monitors.join(",")}`);
   try {
-    const cluster = await startCluster(join(dir, "cluster"), say);
+    const cluster = await startCluster(join(dir, "cluster"), say, { controllerInPods });
     try {
       await tellSteps(cluster).catch(async (error: unknown) => {
         await tell(cluster.plane, console.log);

@@ -5,6 +5,7 @@
  * Not here: the cluster (./cluster.ts), and how the steps are shown.
  */
 import type { Cluster } from "./cluster.ts";
+import { eventually } from "./eventually.ts";
 import { images, untilNothingIsLeft } from "./left-overs.ts";
 import { attributesClass, claim, DEVICE, MOUNTED, pod, POOL, snapshot } from "./objects.ts";
 import { BOUND, checksum, expectEqual, LIMIT, READY, SNAPSHOT_READY, WAITER } from "./scenario.ts";
@@ -64,13 +65,15 @@ const ioMax = async ({ kubectl, node }: Cluster, podName: string): Promise<strin
 };
 
 /** The node reads changed limits within a minute, if the volume has had limits before. */
-const untilHeldTo = async (cluster: Cluster, name: string, limits: string): Promise<string> => {
-  for (const until = Date.now() + 120_000; ; await Bun.sleep(2_000)) {
-    const seen = await ioMax(cluster, name);
-    if (seen.endsWith(limits)) return seen;
-    if (Date.now() > until) throw new Error(`the pod's io.max is ${JSON.stringify(seen)}, not ${limits}`);
-  }
-};
+const untilHeldTo = (cluster: Cluster, name: string, limits: string): Promise<string> =>
+  eventually(
+    async () => {
+      const seen = await ioMax(cluster, name);
+      if (seen.endsWith(limits)) return { found: seen };
+      return { not: `the pod's io.max is ${JSON.stringify(seen)}, not ${limits}` };
+    },
+    { limitMs: 120_000, pauseMs: 2_000 },
+  );
 
 const limited: Step = {
   title: "the pod is held to its limits, and while it runs to those of another VolumeAttributesClass",

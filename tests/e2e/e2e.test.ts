@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import type { Results } from "./results.ts";
 import { judge } from "./run-spec.ts";
 import { countLeftOut, focusOf, inDrawnOrder, leftOut, readReport, shortName, specsOf } from "./specs.ts";
-import { document, newest, readRows, TABLE } from "./table.ts";
+import { document, lastRun, newest, readRows, TABLE } from "./table.ts";
 
 const NAME = "[Testpattern: Dynamic PV (block volmode)] volumes should store data (a+b)";
 const TEXT = `External Storage [Driver: rbd.csi.ceph.com] ${NAME}`;
@@ -110,6 +110,12 @@ describe("the table", () => {
       { ...row, result: "does not apply: says / who", commit: "aaaaaaaaaaaa" },
       kept,
     ]);
+  });
+
+  test("and the results say when a spec was run last", () => {
+    const written = [{ spec: "another", result: "passed", seconds: "7", commit: "cccccccccccc", day: "2025-12-31" }];
+    const last = lastRun(written, [NEW, OLD]);
+    expect([NAME, "another", "a third"].map(last)).toEqual(["2026-01-01T11:00:00.000Z", "2025-12-31", ""]);
   });
 
   test("has no result of files that no commit has", () => {

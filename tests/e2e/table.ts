@@ -33,6 +33,9 @@ export const readRows = (text: string): ReadonlyArray<Row> =>
     day,
   }));
 
+/** Those of the document as it is. */
+export const writtenRows = (): ReadonlyArray<Row> => (existsSync(TABLE) ? readRows(readFileSync(TABLE, "utf8")) : []);
+
 interface TimedRow extends Row {
   /** More precise than its day. */
   readonly at: string;
@@ -49,12 +52,18 @@ const rowsOf = ({ commit, specs }: Results): ReadonlyArray<TimedRow> =>
   }));
 
 /** The newest result of each spec. */
-export const newest = (written: ReadonlyArray<Row>, all: ReadonlyArray<Results>): ReadonlyArray<Row> => {
+export const newest = (written: ReadonlyArray<Row>, all: ReadonlyArray<Results>): ReadonlyArray<TimedRow> => {
   const rows = new Map<string, TimedRow>(written.map((row) => [row.spec, { ...row, at: row.day }]));
   for (const row of all.filter(({ commit }) => isCommitted(commit)).flatMap(rowsOf)) {
     if (row.at >= (rows.get(row.spec)?.at ?? "")) rows.set(row.spec, row);
   }
   return [...rows.values()].toSorted((a, b) => (a.spec < b.spec ? -1 : 1));
+};
+
+/** When the newest result of a spec was had, as ISO 8601 writes it; "": nobody has run it yet. */
+export const lastRun = (written: ReadonlyArray<Row>, all: ReadonlyArray<Results>): ((spec: string) => string) => {
+  const runs = new Map(newest(written, all).map(({ spec, at }) => [spec, at]));
+  return (spec) => runs.get(cell(spec)) ?? "";
 };
 
 const list = (counts: Readonly<Record<string, number>>): string =>
@@ -94,8 +103,7 @@ export const writeTable = (all: ReadonlyArray<Results>): void => {
     .toSorted((a, b) => latest(a).localeCompare(latest(b)))
     .at(-1);
   if (last === undefined) throw new Error("no results of a commit on this machine: run npm run e2e first");
-  const written = existsSync(TABLE) ? readRows(readFileSync(TABLE, "utf8")) : [];
-  writeFileSync(TABLE, document(newest(written, all), last));
+  writeFileSync(TABLE, document(newest(writtenRows(), all), last));
 };
 
 const latest = ({ specs }: Results): string =>

@@ -5,9 +5,9 @@
  * Not the driver's image. A kubelet needs one such image to hold a pod's namespaces, and tests need pods that do things.
  */
 import { createHash } from "node:crypto";
-import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { must } from "../place.ts";
+import { cpSync, mkdirSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { must, run } from "../place.ts";
 
 /** Images that the node has. */
 export const PAUSE = "docker.io/rig/pause:1";
@@ -24,8 +24,16 @@ const layOutRoot = async (root: string): Promise<void> => {
   for (const name of programs) if (name !== "busybox") symlinkSync("busybox", join(root, "bin", name));
 };
 
+/** The libraries that a program of this machine is linked with: path in the image → file of this machine. */
+export const librariesOf = async (program: string): Promise<Readonly<Record<string, string>>> => {
+  // it fails for a program that is linked with none
+  const { stdout } = await run({}, ["ldd", program]);
+  const paths = [...stdout.matchAll(/(?:^\t|=> )(\/\S+) \(/gm)].map(([, path = ""]) => path);
+  return Object.fromEntries(paths.map((path) => [path.slice(1), realpathSync(path)]));
+};
+
 export interface ImageOptions {
-  /** Name in the image's top folder → file of this machine. */
+  /** Path in the image, without the leading slash → file of this machine. */
   readonly files?: Readonly<Record<string, string>>;
   readonly entrypoint?: ReadonlyArray<string>;
   /** Without one, a container waits for its end. */
@@ -41,7 +49,10 @@ export const makeImage = async (
   const folder = `${archive}.d`;
   rmSync(folder, { recursive: true, force: true });
   await layOutRoot(join(folder, "root"));
-  for (const [name, file] of Object.entries(files)) cpSync(file, join(folder, "root", name));
+  for (const [name, file] of Object.entries(files)) {
+    mkdirSync(dirname(join(folder, "root", name)), { recursive: true });
+    cpSync(file, join(folder, "root", name));
+  }
   await pack(join(folder, "root"), join(folder, "layer.tar"), ".");
   const digest = createHash("sha256")
     .update(readFileSync(join(folder, "layer.tar")))

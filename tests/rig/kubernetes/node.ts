@@ -7,8 +7,8 @@
  * 1. Nothing that the node writes stays, except its logs in `out`. Until it is stopped, the state of containerd and kubelet
  *    lies on a disk, which outlives a loss of power.
  * 2. It ends with the process that started it.
- * 3. Pods reach the API server at the address of its Service, which a forwarder on the node serves in place of kube-proxy.
- *    They reach nothing else of this machine, unless they are on the node's network.
+ * 3. Pods reach the API server at the address of its Service, which a forwarder on the node serves in place of kube-proxy,
+ *    and Ceph at the address that it has on this machine, as the node does.
  */
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -33,25 +33,46 @@ export const nodeLacks = (): string | undefined => {
   return controlPlaneLacks() ?? vmLacks();
 };
 
+/** Name of the plug-in of ours that makes a pod's network. */
+const POD_NETWORK = "rig-bridge";
+/** The node, as its pods see it. */
+const GATEWAY = "10.88.0.1";
+
 const network = {
   cniVersion: "0.4.0",
   name: "rig",
   plugins: [
     {
-      type: "bridge",
+      type: POD_NETWORK,
       bridge: "cni0",
       isGateway: true,
-      ipam: { type: "host-local", ranges: [[{ subnet: "10.88.0.0/16" }]], routes: [{ dst: "0.0.0.0/0" }] },
+      ipam: {
+        type: "host-local",
+        ranges: [[{ subnet: "10.88.0.0/16", gateway: GATEWAY }]],
+        routes: [{ dst: "0.0.0.0/0" }],
+      },
     },
   ],
 };
 
-const containerdConfig = (plugins: string): string => `version = 2
+/**
+ * The plug-in: a bridge, and a route to Ceph, whose address is one of the loopback's. A pod's kernel would keep that to itself,
+ * as the node's would (tests/rig/vm.ts).
+ */
+const podNetwork = (plugins: string): string => `#!/bin/sh
+${plugins}/usr/lib/cni/bridge || exit
+[ "$CNI_COMMAND" = ADD ] || exit 0
+exec nsenter --net="$CNI_NETNS" sh -c '
+  echo 1 > "/proc/sys/net/ipv4/conf/$CNI_IFNAME/route_localnet"
+  ip route add ${clusterAddress}/32 via ${GATEWAY} dev "$CNI_IFNAME" table local' >&2
+`;
+
+const containerdConfig = `version = 2
 root = "/var/node/containerd"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "${PAUSE}"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "${plugins}/usr/lib/cni"
+    bin_dir = "/run/cni-bin"
     conf_dir = "/run/cni"
 `;
 
@@ -94,6 +115,13 @@ mkdir -p /var/node; mount -t ext4 /dev/vda /var/node; mkdir -p /var/node/kubelet
 mount --bind /var/node/kubelet /var/lib/kubelet
 mount --make-rshared /
 cp -r ${OUT}/cni /run/cni
+mkdir /run/cni-bin
+ln -s ${folders["containernetworking-plugins"]}/usr/lib/cni/* /run/cni-bin
+cp ${OUT}/${POD_NETWORK} /run/cni-bin
+# what pods send to Ceph goes on to this machine, where QEMU asks who they are
+net=/proc/sys/net/ipv4
+echo 1 > $net/ip_forward; echo 1 > $net/conf/all/route_localnet
+echo 1 > $net/conf/eth0/proxy_arp; echo 0 > $net/neigh/eth0/proxy_delay
 containerd --config ${OUT}/containerd.toml >> ${OUT}/containerd.log 2>&1 &
 until [ -e /run/containerd/containerd.sock ]; do sleep 0.1; done
 while true; do
@@ -149,7 +177,8 @@ const layOut = async ({ out, plane, images = [] }: NodeOptions): Promise<string>
   ];
   mkdirSync(join(out, "cni"), { recursive: true });
   writeFileSync(join(out, "cni", "rig.conflist"), JSON.stringify(network));
-  writeFileSync(join(out, "containerd.toml"), containerdConfig(plugins));
+  writeFileSync(join(out, POD_NETWORK), podNetwork(plugins), { mode: 0o755 });
+  writeFileSync(join(out, "containerd.toml"), containerdConfig);
   writeFileSync(join(out, "kubelet.json"), JSON.stringify(kubeletConfig));
   cpSync(plane.kubeconfigOf(NODE), join(out, "kubeconfig"));
   const busybox = `${out}.busybox.tar`;

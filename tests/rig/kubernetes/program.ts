@@ -67,19 +67,42 @@ export const versionFlags = (() => {
   return `-s -w -X ${version}.gitVersion=v${kubernetesVersion} -X ${version}.gitMajor=1 -X ${version}.gitMinor=${minor}`;
 })();
 
-/** Path of the program, built on first use. */
-export const kubeProgram = async (say: (line: string) => void = console.log): Promise<string> => {
-  const program = programPath();
+export interface ProgramOptions {
+  /** Where it is to be. */
+  readonly program: string;
+  /** Folder of its Go files. */
+  readonly source: string;
+  /** Runs Go in a module with these files, so that the program is at `out`. */
+  readonly build: (go: Go, place: { readonly cwd: string }, out: string) => Promise<unknown>;
+  /** Says that it is built, and how long that takes. */
+  readonly announce: () => void;
+}
+
+/** Path of a program of Kubernetes' module, built on first use. */
+export const builtProgram = async ({ program, source, build, announce }: ProgramOptions): Promise<string> => {
   if (existsSync(program)) return program;
-  say(`building Kubernetes ${kubernetesVersion}: up to a quarter of an hour where Go has never built it`);
+  announce();
   const go = await anyGo();
-  const folder = join(cacheFolder("src"), `kube.${process.pid}`);
-  await layOutModule(go, folder, join(import.meta.dir, "kube"));
-  await go({ cwd: folder }, ["mod", "tidy"], 15);
-  await go({ cwd: folder }, ["build", "-o", "kube", "-ldflags", versionFlags, "."], 40);
-  renameSync(join(folder, "kube"), program);
+  const folder = join(cacheFolder("src"), `${basename(source)}.${process.pid}`);
+  await layOutModule(go, folder, source);
+  const out = join(folder, "built");
+  await build(go, { cwd: folder }, out);
+  renameSync(out, program);
   rmSync(folder, { recursive: true });
   return program;
 };
+
+/** Path of the program, built on first use. */
+export const kubeProgram = (say: (line: string) => void = console.log): Promise<string> =>
+  builtProgram({
+    program: programPath(),
+    source: join(import.meta.dir, "kube"),
+    build: async (go, place, out) => {
+      await go(place, ["mod", "tidy"], 15);
+      await go(place, ["build", "-o", out, "-ldflags", versionFlags, "."], 40);
+    },
+    announce: () =>
+      say(`building Kubernetes ${kubernetesVersion}: up to a quarter of an hour where Go has never built it`),
+  });
 
 if (import.meta.main) console.log(await kubeProgram(console.error));

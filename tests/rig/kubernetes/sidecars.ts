@@ -16,13 +16,12 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import { anyGo, type Go, hasGo } from "../go.ts";
-import { cacheFolder } from "../roots.ts";
+import { cacheFolder, inPlace } from "../roots.ts";
 import { kubernetesModules } from "./program.ts";
 
 const HOME = "github.com/kubernetes-csi";
@@ -36,6 +35,7 @@ const SIDECARS = {
   "snapshot-controller": ["external-snapshotter/v8", "v8.7.0"],
 } as const;
 export type Sidecar = keyof typeof SIDECARS;
+export const sidecarNames = Object.keys(SIDECARS) as ReadonlyArray<Sidecar>;
 
 const packages = Object.entries(SIDECARS).map(([program, [module]]) => `${HOME}/${module}/cmd/${program}`);
 const client = `${HOME}/external-snapshotter/client/v8`;
@@ -97,7 +97,7 @@ export const sidecarFolder = async (say: (line: string) => void = console.log): 
   const build = ["build", "-mod=mod", "-o", `${unfinished}/`, "-ldflags", "-s -w", ...packages];
   await go({ cwd: source }, build, 40);
   await copyDefinitions(go, source, join(unfinished, "crd"));
-  renameSync(unfinished, folder);
+  inPlace(unfinished, folder);
   rmSync(source, { recursive: true });
   return folder;
 };
