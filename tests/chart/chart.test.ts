@@ -400,7 +400,48 @@ describe("the controller", () => {
   });
 });
 
+/** Until kubelet ends a container that has not answered. */
+const secondsToStart = (of: Tree): number =>
+  Number(at(of, "startupProbe.periodSeconds")) * Number(at(of, "startupProbe.failureThreshold"));
+
 describe("for both", () => {
+  test("a sidecar, which serves nothing before the driver answers, has as long to start as the driver", async () => {
+    const provisioner = { attacher: { sidecar: true }, snapshotter: { args: { httpEndpointPort: 0 } } };
+    const pod = only(await render({ provisioner }), "Deployment");
+    for (const [name, port] of [
+      ["csi-provisioner", "provisioner"],
+      ["csi-resizer", "resizer"],
+      ["csi-attacher", "attacher"],
+    ] as const) {
+      const sidecar = container(pod, name);
+      for (const probe of ["startupProbe", "livenessProbe"]) {
+        expect(at(sidecar, `${probe}.httpGet`)).toEqual({ path: "/healthz/leader-election", port });
+      }
+      expect(secondsToStart(sidecar)).toBe(secondsToStart(container(pod, DRIVER)));
+    }
+    for (const probe of ["startupProbe", "livenessProbe"]) {
+      expect(container(pod, "csi-snapshotter")).not.toHaveProperty(probe);
+    }
+  });
+
+  test("a sidecar that is told to elect nobody has no probe, because what the probes ask is the election's", async () => {
+    const provisioner = {
+      provisioner: { args: { leaderElection: false } },
+      resizer: { extraArgs: ["-leader-election=F"] },
+      snapshotter: {
+        args: { leaderElection: false },
+        extraArgs: ["leader-election", "leader-election-lease-duration=30s"],
+      },
+    };
+    const pod = only(await render({ provisioner }), "Deployment");
+    for (const probe of ["startupProbe", "livenessProbe"]) {
+      expect(container(pod, "csi-provisioner")).not.toHaveProperty(probe);
+      expect(container(pod, "csi-resizer")).not.toHaveProperty(probe);
+      expect(container(pod, "csi-snapshotter")).toHaveProperty(probe);
+    }
+    expect(argsOf(pod, "csi-provisioner").at(-1)).toBe("--leader-election=false");
+  });
+
   test("kubelet asks /healthz at the address where the driver serves it", async () => {
     const all = await render({ nodeplugin: { healthPort: 9999 }, provisioner: { healthPort: 9998 } });
     for (const [kind, address, host] of [
@@ -416,10 +457,7 @@ describe("for both", () => {
       }
       // more than the driver gives itself (--probe-timeout, 3s)
       expect(at(driver, "livenessProbe.timeoutSeconds")).toBeGreaterThan(3);
-      const [period, failures] = ["periodSeconds", "failureThreshold"].map((name) =>
-        at(driver, `startupProbe.${name}`),
-      );
-      expect(Number(period) * Number(failures), "seconds to start").toBe(300);
+      expect(secondsToStart(driver)).toBe(300);
     }
     const none = await render({ nodeplugin: { healthPort: 0 } });
     for (const probe of ["startupProbe", "livenessProbe", "readinessProbe"]) {

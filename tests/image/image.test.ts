@@ -118,7 +118,7 @@ describe.skipIf(!hasRig()).each([...imageReleases])("the image with Ceph %d", (r
       for (const program of ["mkfs.ext4", "mkfs.xfs", "fsck.ext4", "xfs_io", "xfs_growfs", "mount", "umount"]) {
         expect(await inside.must(program, "-V")).toMatch(/\d+\.\d+/);
       }
-      for (const program of ["blkid", "blockdev", "fstrim", "nsenter", "dmesg", "modprobe", "fscrypt"]) {
+      for (const program of ["blkid", "blockdev", "dmsetup", "fstrim", "nsenter", "dmesg", "modprobe", "fscrypt"]) {
         expect(await inside.must(program, "--version")).toMatch(/\d+/);
       }
     },

@@ -198,8 +198,8 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
   writeFileSync(conf, confOf(dir, fsid, mon, options));
 
   const toldOf = options.onDeath ?? endWithLastWords;
-  /** Daemons that are to run. */
-  const wanted = new Set<Daemon>();
+  /** The processes that are to run. One that was stopped is heard of late, when another one may run in its place. */
+  const wanted = new Map<Daemon, Bun.Subprocess>();
   const broken = Promise.withResolvers<never>();
   // told to whoever still brings the cluster up
   broken.promise.catch(() => undefined);
@@ -219,10 +219,10 @@ export const startCeph = async (options: CephOptions): Promise<CephCluster> => {
     });
     closeSync(log);
     writeFileSync(pidFile(dir, name), `${child.pid}`);
-    wanted.add(name);
+    wanted.set(name, child);
     if (options.detached !== true) {
       void child.exited.then(() => {
-        if (!wanted.has(name) || livePid(dir, name) !== undefined) return;
+        if (wanted.get(name) !== child) return;
         const words = lastWords(dir, name, child.signalCode ?? child.exitCode);
         if (up) toldOf(words);
         else broken.reject(new Error(words));

@@ -5,10 +5,10 @@
  * Where Go is too old to fetch the Go that a module asks for, a newer one is taken from the same place: it is a Go
  * module too. No host is named here: Go's own settings tell where modules come from.
  */
-import { cpSync, existsSync, renameSync } from "node:fs";
+import { cpSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { must, type Place, run } from "./place.ts";
-import { cacheFolder } from "./roots.ts";
+import { cacheFolder, inPlace } from "./roots.ts";
 
 /** First Go that fetches by itself the Go that a module asks for. */
 const fetchesItself = (goVersion: string): boolean => {
@@ -33,7 +33,7 @@ const fetchGo = async (toolchain: string): Promise<string> => {
   await must({}, ["chmod", "-R", "u+w", unfinished]);
   await must({}, ["chmod", "-R", "a+x", `${unfinished}/bin`, `${unfinished}/pkg/tool`]);
   await must({}, ["find", unfinished, "-name", "_go.mod", "-execdir", "mv", "{}", "go.mod", ";"]);
-  renameSync(unfinished, folder);
+  inPlace(unfinished, folder);
   return folder;
 };
 

@@ -5,10 +5,10 @@
  * Invariant: a folder is complete or absent, and holds what one Python of this machine can load.
  */
 import { createHash } from "node:crypto";
-import { existsSync, renameSync, rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { must } from "./place.ts";
-import { cacheFolder } from "./roots.ts";
+import { cacheFolder, inPlace } from "./roots.ts";
 
 /** Why this machine cannot install Python packages; undefined where it can. */
 export const pythonLacks = (): string | undefined => {
@@ -30,7 +30,7 @@ export const pythonPackages = async (packages: readonly string[]): Promise<strin
   const words = "-m pip install --quiet --no-input --disable-pip-version-check --target".split(" ");
   try {
     await must({}, ["python3", ...words, unfinished, ...packages], { timeoutMs: 10 * 60_000 });
-    if (!existsSync(folder)) renameSync(unfinished, folder);
+    inPlace(unfinished, folder);
   } finally {
     rmSync(unfinished, { recursive: true, force: true });
   }

@@ -37,6 +37,16 @@ export const cacheFolder = (...parts: ReadonlyArray<string>): string => {
   return folder;
 };
 
+/** Gives a folder that is complete its final name, unless another process has been faster: both are the same. */
+export const inPlace = (complete: string, final: string): void => {
+  try {
+    renameSync(complete, final);
+  } catch (error) {
+    if (!existsSync(final)) throw error;
+    rmSync(complete, { recursive: true });
+  }
+};
+
 /** Codename of this machine's Debian release, empty where it is another system. */
 export const hostCodename = async (): Promise<string> => {
   const release = await Bun.file("/etc/os-release").text();
@@ -114,7 +124,7 @@ export const rootFor = async (
       ],
       { timeoutMs: 10 * 60_000 },
     );
-    renameSync(unfinished, root);
+    inPlace(unfinished, root);
   } catch (error) {
     rmSync(unfinished, { recursive: true, force: true });
     throw error;

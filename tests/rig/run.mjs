@@ -20,6 +20,7 @@ const packagesOf = {
   build: () => "",
   image: () => "",
   manifests: () => "",
+  kubernetes: () => "",
   demo: () => (hasKrbd() ? ceph : `${ceph} ${vm}`),
   test: (suites) =>
     suites.length > 0 && suites.every((suite) => suite in suitePackages)
@@ -35,6 +36,7 @@ const scriptOf = {
   image: "container/build.ts",
   demo: "tests/demo/demo.ts",
   manifests: "tests/rig/manifests.ts",
+  kubernetes: "tests/rig/kubernetes/build.ts",
   cluster: "tests/cluster/run.ts",
   e2e: "tests/e2e/run.ts",
   test: "tests/rig/test.ts",
@@ -83,11 +85,19 @@ const isDebian = () => {
   }
 };
 
-const apt = (args) =>
-  spawnSync("apt-get", ["-q", "-y", ...args], {
-    env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
-    stdio: ["ignore", "ignore", 2],
-  }).status === 0;
+/** Waits for another apt-get, which may be this machine's own or that of another `npm run` beside this one. */
+const apt = (args) => {
+  for (const until = Date.now() + 600_000; ; spawnSync("sleep", ["3"])) {
+    const { status, stderr } = spawnSync("apt-get", ["-q", "-y", "-o", "DPkg::Lock::Timeout=600", ...args], {
+      env: { ...process.env, DEBIAN_FRONTEND: "noninteractive", LC_ALL: "C.UTF-8" },
+      stdio: ["ignore", "ignore", "pipe"],
+      encoding: "utf8",
+    });
+    if (status !== 0 && stderr.includes("Could not get lock") && Date.now() < until) continue;
+    process.stderr.write(stderr);
+    return status === 0;
+  }
+};
 
 const isInstalled = (name) =>
   answers("dpkg-query", ["-W", "-f", "${db:Status-Status}", name]).stdout?.trim() === "installed";
@@ -109,7 +119,7 @@ const installPackages = (names) => {
 const goPackages = (verb, suites) => {
   const needGo = ["chart", "conformance", "vm", "apiserver", "cluster"];
   const tested = verb === "test" && (suites.length === 0 || suites.some((suite) => needGo.includes(suite)));
-  const wanted = tested || verb === "cluster" || verb === "e2e";
+  const wanted = tested || ["cluster", "e2e", "kubernetes"].includes(verb);
   return wanted && answers("go", ["version"]).status !== 0 ? ["golang-go"] : [];
 };
 
@@ -136,6 +146,9 @@ const check = (env) => {
     console.log(`${ok ? "ok  " : "FAIL"}  ${name} (${program}), ${((Date.now() - started) / 1000).toFixed(1)} s`);
     return !ok;
   });
+  console.log("");
+  for (const [name, program] of failed) console.log(`failed: ${name} (${program}), its words are above`);
+  if (failed.length === 0) console.log("every check passed");
   process.exit(failed.length === 0 ? 0 : 1);
 };
 

@@ -29,6 +29,14 @@ test("counts what passed, failed and was skipped, by name", async () => {
   expect(outcome.failures).toEqual([expect.stringMatching(/mixed\.test\.ts: no: not 'so'$/)]);
 }, 20_000);
 
+test("who asks for some tests by name is not told of the others", () => {
+  const report = join(work, "chosen.xml");
+  const other = `<testcase name="other" file="a.test.ts"><skipped /></testcase>`;
+  writeFileSync(report, `<testsuites name="bun test" tests="2" failures="0" skipped="1">${other}</testsuites>`);
+  expect(judge("chosen", report, 0, Date.now())).toMatchObject({ passed: 1, skipped: ["a.test.ts: other"] });
+  expect(judge("chosen", report, 0, Date.now(), ["-t=one"])).toMatchObject({ passed: 1, skipped: [] });
+});
+
 test("a comparison that failed says what was different, on one line", async () => {
   const outcome = await runOf("differs", `test("no", () => expect({ "drop INTERNAL: lost": 3 }).toEqual({}));`);
   expect(outcome.failures).toEqual([
@@ -40,14 +48,16 @@ test("a comparison that failed says what was different, on one line", async () =
 
 test("a process that dies is a failure", async () => {
   const outcome = await runOf("dies", `test("dies", async () => { process.kill(process.pid, "SIGKILL"); await 0; });`);
-  expect(outcome).toMatchObject({ passed: 0, failed: 1 });
+  expect(outcome).toMatchObject({ passed: 0, failed: 1, cutShort: "exit status 137, and no report" });
 }, 20_000);
 
 test("an exit status that the report does not explain is a failure", () => {
   const report = join(work, "given.xml");
   writeFileSync(report, `<?xml version="1.0"?>\n<testsuites name="bun test" tests="3" failures="0" skipped="0">`);
   expect(readReport(report)).toEqual({ tests: 3, failed: 0, skipped: [], failures: [] });
-  expect(judge("given", report, 1, Date.now())).toMatchObject({ passed: 3, failed: 1 });
+  const unexplained = judge("given", report, 1, Date.now());
+  expect(unexplained).toMatchObject({ passed: 3, failed: 1 });
+  expect(unexplained.failures?.join()).toStartWith("exit status 1, although each test passed");
   expect(judge("given", report, 0, Date.now())).toMatchObject({ passed: 3, failed: 0 });
 });
 

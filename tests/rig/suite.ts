@@ -112,15 +112,26 @@ export const readReport = (file: string): Report | undefined => {
   };
 };
 
-/** What a run amounts to, from its report and its exit status. */
-export const judge = (name: string, report: string, exitCode: number, started: number): Outcome => {
+/** What a run with those flags of `bun test` amounts to, from its report and its exit status. */
+export const judge = (
+  name: string,
+  report: string,
+  exitCode: number,
+  started: number,
+  flags: ReadonlyArray<string> = [],
+): Outcome => {
   const seconds = (Date.now() - started) / 1000;
   const found = readReport(report);
-  if (found === undefined) return { name, passed: 0, failed: 1, skipped: [], seconds };
+  if (found === undefined) {
+    return { name, passed: 0, failed: 1, skipped: [], seconds, cutShort: `exit status ${exitCode}, and no report` };
+  }
   const passed = found.tests - found.failed - found.skipped.length;
-  // an error between two tests, or a crash after the last one, shows in the exit status alone
-  const failed = found.failed === 0 && exitCode !== 0 ? 1 : found.failed;
-  return { name, passed, failed, skipped: found.skipped, failures: found.failures, seconds };
+  // who asks for some tests by name need not be told of all others
+  const skipped = flags.some((flag) => /^(-t|--test-name-pattern)\b/.test(flag)) ? [] : found.skipped;
+  const counted = { name, passed, failed: found.failed, skipped, failures: found.failures, seconds };
+  if (found.failed > 0 || exitCode === 0) return counted;
+  const beside = `exit status ${exitCode}, although each test passed: an error outside of the tests, or after the last one`;
+  return { ...counted, failed: 1, failures: [beside] };
 };
 
 type Tests = Pick<SuiteRun, "folders" | "testLimitMs" | "flags" | "secondAttempt">;
@@ -173,10 +184,7 @@ export const runSuite = async (suite: SuiteRun): Promise<Outcome> => {
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, interrupted);
   endGroup();
   if (reasonToStop() !== undefined) return failedRun(suite.name, reasonToStop(), started);
-  const outcome = judge(suite.name, report, exitCode, started);
-  // who asks for some tests by name need not be told of all others
-  const byName = suite.flags?.some((flag) => /^(-t|--test-name-pattern)\b/.test(flag)) === true;
-  return byName ? { ...outcome, skipped: [] } : outcome;
+  return judge(suite.name, report, exitCode, started, suite.flags);
 };
 
 /**
@@ -192,7 +200,11 @@ export const close = (outcomes: ReadonlyArray<Outcome>, leftOut: ReadonlyArray<s
     const reason = cutShort === undefined ? "" : `: ${cutShort}`;
     console.log(`${name.padEnd(20)} ${passed} passed, ${failed} failed, ${seconds.toFixed(0)} s${reason}`);
   }
-  for (const { name, failures } of outcomes) for (const test of failures ?? []) console.log(`failed: ${name}: ${test}`);
+  for (const { name, failures = [], cutShort } of outcomes) {
+    for (const reason of [...failures, ...(cutShort === undefined ? [] : [cutShort])]) {
+      console.log(`failed: ${name}: ${reason}`);
+    }
+  }
   for (const part of missing) console.log(`left out: ${part}`);
   const passed = outcomes.reduce((sum, outcome) => sum + outcome.passed, 0);
   const failures = outcomes.reduce((sum, outcome) => sum + outcome.failed, 0);

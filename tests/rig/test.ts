@@ -126,7 +126,7 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
     needs: death.signal,
     limitMs: limitOf(part),
   }).finally(control.end);
-  return judge(name, join(out, "guest.xml"), exitCode, started);
+  return judge(name, join(out, "guest.xml"), exitCode, started, flags);
 };
 
 const otherAttacher = async (): Promise<Record<string, string>> =>
@@ -185,7 +185,7 @@ const parts: Record<string, Part> = {
   image: { folder: "tests/image", minutes: 20, lacks: () => cephLacks() ?? debianLacks(), run: onCeph },
   cluster: {
     folder: "tests/cluster",
-    minutes: 90,
+    minutes: 120,
     lacks: () => cephLacks() ?? sidecarsLack() ?? helmLacks() ?? debianLacks() ?? nodeLacks(),
     run: onCluster,
   },

@@ -3,10 +3,10 @@
  *
  * Invariant: an unpacked package is complete or absent: made beside its final name and renamed when done.
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { must } from "./place.ts";
-import { cacheFolder } from "./roots.ts";
+import { cacheFolder, inPlace } from "./roots.ts";
 
 /** Downloads a package and unpacks it into the folder `final`, after `finish` has completed what it holds. */
 export const unpackTo = async (
@@ -24,7 +24,7 @@ export const unpackTo = async (
   const archive = readdirSync(unfinished).find((file) => file.endsWith(".deb")) ?? "";
   await must({}, ["dpkg", "-x", join(unfinished, archive), root]);
   await finish(root);
-  if (!existsSync(final)) renameSync(root, final);
+  inPlace(root, final);
   rmSync(unfinished, { recursive: true, force: true });
 };
 
