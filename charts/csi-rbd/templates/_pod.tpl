@@ -147,6 +147,23 @@ initContainers: {{- toYaml . | nindent 2 }}
       fieldPath: metadata.namespace
 {{- end -}}
 
+{{/* How long a container may take to start: five minutes. */}}
+{{- define "csi-rbd.startPatience" -}}
+periodSeconds: 2
+timeoutSeconds: 5
+failureThreshold: 150
+{{- end -}}
+
+{{/* What each probe of the driver asks; takes the host. */}}
+{{- define "csi-rbd.healthz" -}}
+httpGet:
+  {{- with . }}
+  host: {{ . }}
+  {{- end }}
+  path: /healthz
+  port: healthz
+{{- end -}}
+
 {{/*
 Ports and probes; takes (list pod host), with the address of `--http-endpoint`, or "" for the pod's own. The probe asks
 the driver's loop, which no volume can block.
@@ -170,32 +187,15 @@ ports:
 {{- if .healthPort }}
 # five minutes to start, on a node that is busy with everything else that starts
 startupProbe:
-  httpGet:
-    {{- with $host }}
-    host: {{ . }}
-    {{- end }}
-    path: /healthz
-    port: healthz
-  periodSeconds: 2
-  timeoutSeconds: 5
-  failureThreshold: 150
+  {{- include "csi-rbd.healthz" $host | nindent 2 }}
+  {{- include "csi-rbd.startPatience" . | nindent 2 }}
 livenessProbe:
-  httpGet:
-    {{- with $host }}
-    host: {{ . }}
-    {{- end }}
-    path: /healthz
-    port: healthz
+  {{- include "csi-rbd.healthz" $host | nindent 2 }}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 5
 readinessProbe:
-  httpGet:
-    {{- with $host }}
-    host: {{ . }}
-    {{- end }}
-    path: /healthz
-    port: healthz
+  {{- include "csi-rbd.healthz" $host | nindent 2 }}
   periodSeconds: 10
   timeoutSeconds: 5
 {{- end }}

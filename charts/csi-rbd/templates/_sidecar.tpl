@@ -21,6 +21,7 @@ gives it and `port` the name of its port, which ceph-csi's PodMonitor knows it b
 {{- $values := index . 2 -}}
 {{- $port := index . 4 -}}
 {{- $http := ($values.args | default dict).httpEndpointPort -}}
+{{- $more := include "csi-rbd.moreArgs" (list $values.args $values.extraArgs) -}}
 - name: {{ index . 1 }}
   image: {{ include "csi-rbd.image" (list $root $values.image) | quote }}
   imagePullPolicy: {{ $values.image.pullPolicy }}
@@ -33,7 +34,7 @@ gives it and `port` the name of its port, which ceph-csi's PodMonitor knows it b
     - --http-endpoint=:{{ . }}
     {{- end }}
     {{- index . 3 | trim | nindent 4 }}
-    {{- include "csi-rbd.moreArgs" (list $values.args $values.extraArgs) | nindent 4 }}
+    {{- $more | nindent 4 }}
   env:
     - name: POD_NAME
       valueFrom:
@@ -51,13 +52,17 @@ gives it and `port` the name of its port, which ceph-csi's PodMonitor knows it b
     - name: {{ $port }}
       containerPort: {{ . }}
       protocol: TCP
+  {{- /* What the probes ask is the election's. */}}
+  {{- if not (include "csi-rbd.electsNobody" ($more | fromYamlArray)) }}
+  # it serves nothing until the driver answers: five minutes, as the driver has
+  startupProbe:
+    {{- include "csi-rbd.electionHealth" $port | nindent 4 }}
+    {{- include "csi-rbd.startPatience" $root | nindent 4 }}
   livenessProbe:
-    httpGet:
-      path: /healthz/leader-election
-      port: {{ $port }}
-    initialDelaySeconds: 10
+    {{- include "csi-rbd.electionHealth" $port | nindent 4 }}
     periodSeconds: 20
     timeoutSeconds: 10
+  {{- end }}
   {{- end }}
   {{- include "csi-rbd.container" (list $values $root.Values.provisioner.securityContext nil) | nindent 2 }}
   volumeMounts:
@@ -66,6 +71,22 @@ gives it and `port` the name of its port, which ceph-csi's PodMonitor knows it b
     {{- with $values.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end -}}
+
+{{/* "true" where a list of arguments has the last word against an election, as Go reads it. */}}
+{{- define "csi-rbd.electsNobody" -}}
+{{- $last := "" -}}
+{{- range . -}}
+{{- if regexMatch "^--?leader-election(=|$)" . -}}{{- $last = . -}}{{- end -}}
+{{- end -}}
+{{- if regexMatch "=(0|f|F|false|FALSE|False)$" $last -}}true{{- end -}}
+{{- end -}}
+
+{{/* What each probe of a sidecar asks; takes the name of the port. */}}
+{{- define "csi-rbd.electionHealth" -}}
+httpGet:
+  path: /healthz/leader-election
+  port: {{ . }}
 {{- end -}}
 
 {{/* Whether an image is older than a version; takes (list image version). An image without a version counts as new. */}}
