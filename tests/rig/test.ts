@@ -189,7 +189,7 @@ const parts: Record<string, Part> = {
     lacks: () => cephLacks() ?? sidecarsLack() ?? helmLacks() ?? debianLacks() ?? nodeLacks(),
     run: onCluster,
   },
-  vm: { folder: "tests/vm", minutes: 78, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
+  vm: { folder: "tests/vm", minutes: 83, secondAttempt: true, lacks: () => cephLacks() ?? vmLacks(), run: inVm },
 };
 
 const unknown = chosen.find((name) => !(name in parts));
