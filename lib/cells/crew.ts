@@ -21,6 +21,8 @@ export interface CrewOptions {
   readonly url: string | URL;
   readonly kept: number;
   readonly idleMs: number;
+  /** A call that runs longer is slow. */
+  readonly patienceMs: number;
   /** A cell that had started has ended by itself. */
   readonly onEnd: (cell: Cell, reason: string) => void;
 }
@@ -73,6 +75,26 @@ export class Crew {
     if (this.mayEnd()) this.alarm.set(cell.deadline);
   }
 
+  /** How many cells have a call that is slow. */
+  slow(): number {
+    const since = this.alarm.now() - this.options.patienceMs;
+    return this.running().filter((job) => job.since !== undefined && job.since <= since).length;
+  }
+
+  /** The time at which one more call becomes slow. */
+  nextSlow(): number | undefined {
+    const now = this.alarm.now();
+    const times = this.running().map(({ since = now }) => since + this.options.patienceMs);
+    const next = Math.min(...times.filter((at) => at > now));
+    return Number.isFinite(next) ? next : undefined;
+  }
+
+  /** Ends a cell that rests. */
+  dismiss(cell: Cell): void {
+    this.remove(cell);
+    cell.worker.terminate();
+  }
+
   /** Gives whether the cell was here. */
   remove(cell: Cell): boolean {
     const at = this.idle.indexOf(cell);
@@ -103,8 +125,7 @@ export class Crew {
   overdue(now: number): readonly Cell[] {
     for (const [cell, end] of this.starting) if (cell.deadline <= now) end("it was not ready in time");
     for (let cell = this.idle[0]; cell !== undefined && cell.deadline <= now && this.mayEnd(); cell = this.idle[0]) {
-      this.remove(cell);
-      cell.worker.terminate();
+      this.dismiss(cell);
     }
     return this.started().filter((cell) => cell.job !== undefined && cell.deadline <= now);
   }

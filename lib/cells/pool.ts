@@ -10,10 +10,12 @@
  * 3. The thread of such a call may still act. Until it ends, further calls with the same key fail at once with
  *    `CellStuck`: nothing runs twice on one image or device.
  * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` is false.
- * 5. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
- * 6. Callers take turns: many calls of one kind of RPC do not delay those of another, and of one kind the caller goes
+ * 5. A call that runs longer than the pool's patience holds up no other: while calls wait, a further cell starts in its
+ *    place, long before its limit. The cells that are put aside and those further ones are `maxAside` at most.
+ * 6. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
+ * 7. Callers take turns: many calls of one kind of RPC do not delay those of another, and of one kind the caller goes
  *    first that began first.
- * 7. Every call is answered, whatever happens to its cell or to the pool. The state of the pool changes before the answer,
+ * 8. Every call is answered, whatever happens to its cell or to the pool. The state of the pool changes before the answer,
  *    so that a caller can make the next call at once.
  */
 import * as Duration from "effect/Duration";
@@ -48,6 +50,8 @@ export interface PoolOptions {
   readonly url: string | URL;
   readonly size: number;
   readonly maxAside?: number;
+  /** A call that runs longer no longer counts among the `size`. By default each does until its limit. */
+  readonly patience?: Duration.Duration;
   /** Number of cells that stay when there are no calls. With 0 none starts before the first call. */
   readonly kept?: 0 | 1;
   /** Another cell ends after that long without a call. */
@@ -60,6 +64,7 @@ const DEFAULTS = {
   kept: 1,
   // a cell starts again in some 30 ms, and takes 3 MiB and more while it waits
   idle: Duration.seconds(10),
+  patience: Duration.infinity,
   advice: "Look in the log for the calls that hang.",
 } as const;
 
@@ -103,9 +108,10 @@ class Cells implements CellPool {
     log: (line: Effect.Effect<void>) => void,
   ) {
     this.options = { maxAside: options.size * 4, ...DEFAULTS, ...options };
-    const { url, kept, idle, name, advice } = this.options;
+    const { url, kept, idle, patience, name, advice } = this.options;
     const onEnd = (cell: Cell, reason: string) => this.lost(cell, reason);
-    this.crew = new Crew({ url, kept, idleMs: Duration.toMillis(idle), onEnd }, alarm);
+    const times = { idleMs: Duration.toMillis(idle), patienceMs: Duration.toMillis(patience) };
+    this.crew = new Crew({ url, kept, ...times, onEnd }, alarm);
     this.stuck = new Quarantine({ name, advice, now: alarm.now, log });
   }
 
@@ -128,7 +134,7 @@ class Cells implements CellPool {
       waiting: this.waiting.size,
       cells: this.crew.started().length,
       stuck: this.stuck.all().map(described),
-      healthy: this.capacity() > 0,
+      healthy: this.places(0) > 0,
     };
   }
 
@@ -178,12 +184,19 @@ class Cells implements CellPool {
   /** Puts aside and ends what is overdue; gives the time of the next deadline. */
   ring(now: number): number | undefined {
     for (const cell of this.crew.overdue(now)) this.putAside(cell);
+    this.pump();
     return this.crew.nextDeadline();
   }
 
-  /** How many cells there may be now: as many as asked for, less those that hang beyond the limit. */
-  private capacity(): number {
-    return this.options.size - Math.max(0, this.stuck.size - this.options.maxAside);
+  /** How many cells there may be beside `slow` ones: as many as asked for, less those beyond what may hang or be slow. */
+  private places(slow: number): number {
+    return this.options.size - Math.max(0, this.stuck.size + slow - this.options.maxAside);
+  }
+
+  /** How many cells there are more than there may be. */
+  private surplus(): number {
+    const slow = this.crew.slow();
+    return this.crew.size - slow - this.places(slow);
   }
 
   private pump(): void {
@@ -193,8 +206,11 @@ class Cells implements CellPool {
       const job = this.waiting.next();
       if (job !== undefined) this.run(cell, job);
     }
-    if (this.waiting.size > 0 && this.capacity() <= 0) this.refuseAll(this.stuck.allStuck(this.options.size));
-    while (this.waiting.size > this.crew.startingSize && this.crew.size < this.capacity()) this.startOne(() => {});
+    if (this.waiting.size === 0) return;
+    if (this.places(0) <= 0) return this.refuseAll(this.stuck.allStuck(this.options.size));
+    while (this.waiting.size > this.crew.startingSize && this.surplus() < 0) this.startOne(() => {});
+    const next = this.crew.nextSlow();
+    if (this.waiting.size > this.crew.startingSize && next !== undefined) this.alarm.set(next);
   }
 
   private refuseAll(reason: string): void {
@@ -235,7 +251,10 @@ class Cells implements CellPool {
       this.stuck.release(cell);
       cell.worker.terminate();
     } else {
-      if (this.crew.has(cell)) this.crew.rest(cell);
+      if (this.crew.has(cell)) {
+        this.crew.rest(cell);
+        if (this.crew.size > this.options.size && this.surplus() > 0) this.crew.dismiss(cell);
+      }
       job.settle("ok" in reply ? Effect.succeed(reply.ok) : Effect.fail(new CellErrno(reply.failed)));
     }
     this.pump();

@@ -9,7 +9,8 @@
  *    asks for.
  * 3. What goes through all of a device does so in calls of seconds, two of which run at once at most, in cells of their own:
  *    no volume waits for that of another.
- * 4. While a call of an operation hangs, further changes for the same subject in cells of the same kind fail at once: see
+ * 4. A call that takes long holds up those of other volumes for its patience at most, not until its limit.
+ * 5. While a call of an operation hangs, further changes for the same subject in cells of the same kind fail at once: see
  *    lib/cells/pool.ts 3. In those of another kind they run, so that a call that formats begins no further write once it is
  *    put aside, and no mapping ends while a tool has it open.
  */
@@ -19,7 +20,7 @@ import * as Layer from "effect/Layer";
 import * as Redacted from "effect/Redacted";
 import { CallSubject } from "../cells/call-subject.ts";
 import type { CellDown, CellError } from "../cells/errors.ts";
-import { type CellPool, makeCellPool } from "../cells/pool.ts";
+import { type CellPool, makeCellPool, type PoolOptions } from "../cells/pool.ts";
 import { cellUrl } from "../cells/where.ts";
 import type { HostOperations } from "./cell.ts";
 import {
@@ -52,13 +53,15 @@ export const hostLayerLive = ({ cells }: HostOptions): Layer.Layer<Host, CellDow
     Host,
     Effect.gen(function* () {
       const url = cellUrl("lib/host/cell.ts");
-      // one cell is enough to know that they start; the others cost a node that rests 2 MiB each
+      const pool = (name: string, size: number, patience: Duration.Duration, more: Partial<PoolOptions> = {}) =>
+        makeCellPool({ name, url, size, patience, maxAside: 64, kept: 0, advice: ADVICE, ...more });
       const pools: Pools = {
-        look: yield* makeCellPool({ name: "host-look", url, size: 2, advice: ADVICE }),
-        peer: yield* makeCellPool({ name: "host-stat", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
-        change: yield* makeCellPool({ name: "host", url, size: cells, maxAside: 64, kept: 0, advice: ADVICE }),
-        crypt: yield* makeCellPool({ name: "host-crypt", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
-        wipe: yield* makeCellPool({ name: "host-wipe", url, size: 2, maxAside: 64, kept: 0, advice: ADVICE }),
+        // one cell is enough to know that they start; the others cost a node that rests 2 MiB each
+        look: yield* pool("host-look", 2, PATIENCE.look, { kept: 1, maxAside: 8 }),
+        peer: yield* pool("host-stat", 2, PATIENCE.peer),
+        change: yield* pool("host", cells, PATIENCE.change),
+        crypt: yield* pool("host-crypt", 2, PATIENCE.crypt),
+        wipe: yield* pool("host-wipe", 2, PATIENCE.crypt),
       };
       yield* pools.look.call("sweepKeys", undefined, { limit: LIMIT.look, subject: "key files" }).pipe(Effect.ignore);
       return Host.of(hostService(pools));
@@ -87,6 +90,16 @@ const LIMIT = {
   map: Duration.seconds(150),
   /** Deriving a key from a passphrase takes seconds of a processor, and many more where there is none to spare. */
   crypt: Duration.seconds(150),
+} as const;
+
+/** After that long a call no longer holds up those of other volumes: they get a further cell (lib/cells/pool.ts 5). */
+const PATIENCE = {
+  look: Duration.seconds(2),
+  /** So that many that hang are told apart from those that work within the two seconds of LIMIT.peer. */
+  peer: Duration.millis(150),
+  change: Duration.seconds(5),
+  /** A call that works for that long waits for its device, and takes no processor. */
+  crypt: Duration.seconds(30),
 } as const;
 
 /** For messages about calls that hang. */

@@ -20,6 +20,9 @@ const answered = async (): Promise<number> => {
 /** How long that may take while something hangs, on a machine that is as slow as this one is now. */
 const prompt = async (): Promise<number> => 5 * (await answered()) + 1_000;
 
+/** As many calls as change something on a node at once, by default. */
+const HOST_CELLS = 8;
+
 /** The codes at a deadline past which the operation continues: the driver's, or the client's own. */
 const GOES_ON = /^(ABORTED|DEADLINE_EXCEEDED)$/;
 
@@ -129,37 +132,42 @@ describe("proof before harm", () => {
 
 describe("a device that does not answer", () => {
   test(
-    "a device that does not answer holds up neither Probe nor another volume, and its call continues later",
+    "eight devices that do not answer hold up neither Probe nor a ninth volume, and their calls continue later",
     async () => {
-      const [hung, other] = [await world().makeVolume("ext4"), await world().makeVolume("ext4")];
-      await hung.stage();
-      await hung.publish();
-      await hung.grow(2n * GIB);
-      // resize2fs sleeps in the kernel until the filesystem is thawed. Nothing can end it before.
+      const hung = await Promise.all(Array.from({ length: HOST_CELLS }, () => world().makeVolume("ext4")));
+      for (const volume of hung) {
+        await volume.stage();
+        await volume.publish();
+        await volume.grow(2n * GIB);
+      }
+      const other = await world().makeVolume("ext4");
       const limit = await prompt();
-      tool("fsfreeze", "-f", hung.stagingTarget);
+      // resize2fs sleeps in the kernel until the filesystem is thawed. Nothing can end it before.
+      for (const { stagingTarget } of hung) tool("fsfreeze", "-f", stagingTarget);
       try {
-        const failure = await failureOf(hung.expand(2n * GIB, { timeoutMs: 4_000 }));
-        expect(failure?.code).toMatch(GOES_ON);
+        const failures = await Promise.all(
+          hung.map((volume) => failureOf(volume.expand(2n * GIB, { timeoutMs: 6_000 }))),
+        );
+        for (const failure of failures) expect(failure?.code).toMatch(GOES_ON);
         expect(await answered()).toBeLessThan(limit);
-        await other.stage();
+        // less than what is left of the limit of the calls that hang
+        await other.stage({ timeoutMs: 60_000 });
         await other.publish();
         expect(conditionOf(await other.stats())?.abnormal).toBe(false);
         await other.unpublish();
         await other.unstage();
         expect(await answered()).toBeLessThan(limit);
       } finally {
-        tool("fsfreeze", "-u", hung.stagingTarget);
+        for (const { stagingTarget } of hung) tool("fsfreeze", "-u", stagingTarget);
       }
-      expect((await hung.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
-      await hung.unpublish();
-      await hung.unstage();
-      expect([left(hung), left(other)]).toEqual([
-        [[], []],
-        [[], []],
-      ]);
+      for (const volume of hung) {
+        expect((await volume.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
+        await volume.unpublish();
+        await volume.unstage();
+      }
+      expect([...hung, other].map(left)).toEqual([...hung, other].map(() => [[], []]));
     },
-    MINUTES,
+    5 * MINUTES,
   );
 
   test(

@@ -68,6 +68,9 @@ const DEFAULTS: Required<CephLiveOptions> = {
   cellUrl,
 };
 
+/** Calls to a pool or an OSD that does not answer hold up those to others for that long, not until their limit. */
+const PATIENCE = Duration.seconds(5);
+
 /** Bursts of snapshots follow each other; each cell that starts and ends costs 14 ms of CPU. */
 const WAITING_IDLE = Duration.minutes(1);
 
@@ -83,7 +86,7 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
   const url = options.cellUrl("lib/ceph/cell/cell.ts");
   const cells = yield* Effect.all(
     {
-      quick: makeCellPool({ name: "Ceph", url, size: options.cells, advice: ADVICE }),
+      quick: makeCellPool({ name: "Ceph", url, size: options.cells, patience: PATIENCE, advice: ADVICE }),
       slow: makeCellPool({ name: "slow Ceph", url, size: options.slowCells, kept: 0, advice: ADVICE }),
       waiting: makeCellPool({
         name: "waiting Ceph",

@@ -217,6 +217,44 @@ pooled("As many calls run at once as there are cells", { size: 4 }, (pool) =>
   }),
 );
 
+pooled(
+  "A call that takes longer than the pool's patience holds up no other, and the cells for it end with it",
+  { size: 2, patience: Duration.millis(100) },
+  (pool) =>
+    Effect.gen(function* () {
+      const gate = makeGate();
+      const slow = yield* Effect.forkChild(
+        Effect.all([call(pool, "wait", { gate }), call(pool, "wait", { gate })], { concurrency: 2 }),
+      );
+      yield* until(() => pool.state().running.length === 2);
+      // they wait all at once, and still two at most run beside the slow ones
+      const four = Array.from({ length: 4 }, (_, i) => call<number>(pool, "echo", i));
+      expect(yield* Effect.all(four, { concurrency: 4 })).toEqual([0, 1, 2, 3]);
+      expect(pool.state()).toMatchObject({ running: { length: 2 }, stuck: [], healthy: true });
+      expect(pool.state().cells).toBeLessThanOrEqual(4);
+      open(gate);
+      yield* Fiber.join(slow);
+      expect(pool.state().cells).toBe(2);
+    }),
+);
+
+pooled(
+  "Cells that hang and calls that are slow are at most as many as may be put aside",
+  { size: 1, maxAside: 2, patience: Duration.millis(50) },
+  (pool) =>
+    Effect.gen(function* () {
+      const gates = [makeGate(), makeGate(), makeGate(), makeGate()];
+      const waits = yield* Effect.forEach(gates, (gate) => Effect.forkChild(call(pool, "wait", { gate })));
+      yield* until(() => pool.state().running.length === 3);
+      yield* Effect.sleep(150);
+      expect(pool.state()).toMatchObject({ running: { length: 3 }, waiting: 1, healthy: true });
+      for (const gate of gates.slice(0, 1)) open(gate);
+      yield* until(() => pool.state().waiting === 0);
+      for (const gate of gates) open(gate);
+      yield* Fiber.joinAll(waits);
+    }),
+);
+
 pooled("An interrupt waits for a call that runs, and removes a waiting call from the queue", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const list = new SharedArrayBuffer(4 * 8);
