@@ -1,6 +1,7 @@
 /**
- * The RPCs of the CSI Controller service that give a volume to a node and take it away. They are offered with
- * `--enable-fencing` only: without it there is nothing to do, and Kubernetes attaches by itself.
+ * The RPCs of the CSI Controller service that give a volume to a node and take it away. Without `--enable-fencing` they have
+ * nothing to do, and are offered all the same, as by ceph-csi: an attacher that was told otherwise would not take its
+ * finalizers off what it has attached, and a provisioner would delete volumes that are attached.
  *
  * Here is the wire only. Not here: what an RPC does (lib/fencing).
  */
@@ -8,8 +9,9 @@ import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { DriverSettings } from "../lib/config/settings.ts";
 import { readCapability } from "../lib/csi/capability.ts";
-import { Unserved } from "../lib/csi/errors.ts";
+import { VolumeNotFound } from "../lib/csi/errors.ts";
 import { PUBLISHED_ACCOUNTS } from "../lib/csi/service-accounts.ts";
+import { volumeKind } from "../lib/csi/volume-id.ts";
 import { attachVolume } from "../lib/fencing/attach.ts";
 import { detachVolume } from "../lib/fencing/detach.ts";
 import {
@@ -26,33 +28,37 @@ import { stage } from "../lib/operations/pipeline.ts";
 import { mutating } from "../lib/operations/rpc.ts";
 import { byVolume, text } from "./fields.ts";
 
-const isFencing = Effect.map(DriverSettings, ({ fencing }) => fencing);
-
-const proveOffered = (volumeId: string) =>
-  Effect.flatMap(isFencing, (fencing) =>
-    fencing
-      ? Effect.void
-      : Effect.fail(new Unserved({ volumeId, reason: "needs no attachment: --enable-fencing is not set" })),
-  );
-
 const publishRequest = Effect.fnUntraced(function* (request: ControllerPublishVolumeRequest) {
   const volumeId = yield* text("volume_id", request.volumeId);
   const nodeId = yield* text("node_id", request.nodeId);
   yield* Effect.fromResult(readCapability("volume_capability", request.volumeCapability));
-  yield* proveOffered(volumeId);
   const { secrets, volumeContext } = request;
   // A context that no node takes leads to no static image: its stage says what is wrong with it.
   const context = readVolumeContext(volumeId, volumeContext);
   const isStatic = Result.isSuccess(context) && context.success.fixed !== undefined;
+  if (Result.isSuccess(context) && !isStatic && volumeKind(volumeId) === "other") {
+    return yield* new VolumeNotFound({ volumeId, reason: "no driver has given that ID, and its context names no image" });
+  }
   return { volumeId, nodeId, secrets, isStatic };
 });
 
 const unpublishRequest = Effect.fnUntraced(function* (request: ControllerUnpublishVolumeRequest) {
   const volumeId = yield* text("volume_id", request.volumeId);
-  yield* proveOffered(volumeId);
   const { nodeId, secrets } = request;
   return { volumeId, nodeId, secrets };
 });
+
+/** A request that is right, and what it asks for, which is `otherwise` without fencing. */
+const withFencing = <A, B, E, F, R, S>(
+  request: Effect.Effect<A, E, R>,
+  act: (request: A) => Effect.Effect<B, F, S>,
+  otherwise: B,
+) =>
+  Effect.gen(function* () {
+    const asked = yield* request;
+    const { fencing } = yield* DriverSettings;
+    return fencing ? yield* act(asked) : otherwise;
+  });
 
 export const publishing = {
   controllerPublishVolume: mutating(
@@ -60,7 +66,7 @@ export const publishing = {
     ControllerPublishVolumeRequestSchema,
     byVolume,
     (request) =>
-      Effect.map(Effect.flatMap(stage("validate", publishRequest(request)), attachVolume), (accounts) => ({
+      Effect.map(withFencing(stage("validate", publishRequest(request)), attachVolume, ""), (accounts) => ({
         publishContext: accounts === "" ? {} : { [PUBLISHED_ACCOUNTS]: accounts },
       })),
   ),
@@ -68,10 +74,8 @@ export const publishing = {
     "ControllerUnpublishVolume",
     ControllerUnpublishVolumeRequestSchema,
     byVolume,
-    (request) => Effect.as(Effect.flatMap(stage("validate", unpublishRequest(request)), detachVolume), {}),
+    (request) => Effect.as(withFencing(stage("validate", unpublishRequest(request)), detachVolume, undefined), {}),
   ),
 } satisfies ServiceImpl<typeof Controller, unknown>;
 
-export const publishingOffered = Effect.map(isFencing, (fencing) =>
-  fencing ? [Offered.PUBLISH_UNPUBLISH_VOLUME] : [],
-);
+export const publishingOffered = [Offered.PUBLISH_UNPUBLISH_VOLUME];

@@ -245,8 +245,8 @@ export const controller = () =>
     ...listing,
     ...publishing,
     controllerGetCapabilities: () =>
-      Effect.map(Effect.all([publishingOffered, listingOffered]), (more) => ({
-        capabilities: [...OFFERED, ...more.flat()].map((type) => ({ type: { case: "rpc" as const, value: { type } } })),
+      Effect.map(listingOffered, (more) => ({
+        capabilities: [...OFFERED, ...publishingOffered, ...more].map((type) => ({ type: { case: "rpc" as const, value: { type } } })),
       })),
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 

@@ -100,21 +100,6 @@ const attachmentQueue = <R>(
 const everyResync = ({ resync }: AttacherSettings, add: () => void) =>
   Effect.forkScoped(Effect.forever(Effect.delay(Effect.sync(add), resync)));
 
-const runTrivial = (settings: AttacherSettings): Effect.Effect<never, never, Kube | CsiDriver | Scope.Scope> =>
-  Effect.gen(function* () {
-    const { name } = yield* CsiDriver;
-    const { attachments, queue } = yield* attachmentQueue(
-      settings,
-      () => undefined,
-      (attachment, _, store) => syncTrivially(store, attachment),
-    );
-    yield* everyResync(settings, () => {
-      for (const [key, { attached, deleting }] of attachments.entries()) if (!attached || deleting) queue.add(key);
-    });
-    yield* Effect.logInfo(`attaches the volumes of ${name} without asking the driver, which has nothing to do for it`);
-    return yield* Effect.never;
-  });
-
 /** Which attachments name each volume. */
 const makeReferences = () => {
   const names = new Map<string, Set<string>>();
@@ -131,6 +116,62 @@ const makeReferences = () => {
     },
   };
 };
+
+/** The queue of deleted volumes that have a finalizer of ours. */
+const volumeQueueOf = (
+  settings: AttacherSettings,
+  known: Pick<Known, "volumes">,
+  references: ReturnType<typeof makeReferences>,
+) =>
+  Effect.gen(function* () {
+    const queue = yield* workQueue({
+      lanes: { volumes: workersOf(settings) },
+      laneOf: () => "volumes" as const,
+      work: (key) => syncVolume(known, key, references.has),
+      base: settings.retryStart,
+      max: settings.retryMax,
+    });
+    yield* queueMetrics("csi-attacher-pv", queue);
+    return queue;
+  });
+
+const runTrivial = (settings: AttacherSettings): Effect.Effect<never, never, Kube | CsiDriver | Scope.Scope> =>
+  Effect.gen(function* () {
+    const { name } = yield* CsiDriver;
+    const finalizer = finalizerOf(name);
+    const references = makeReferences();
+    let volumeQueue: WorkQueue | undefined;
+    const { attachments, queue } = yield* attachmentQueue(
+      settings,
+      (change) => {
+        references.follow(change);
+        if (change.now === undefined && change.before?.volume !== undefined) volumeQueue?.add(change.before.volume);
+      },
+      (attachment, _, store) => syncTrivially(store, attachment),
+    );
+    // Those that an attacher with more to do has protected.
+    const volumes = yield* informer<Volume>(
+      { path: VOLUMES, schema: volumeSchema, wanted: ({ finalizers }) => finalizers.includes(finalizer) },
+      ({ key, now }) => {
+        if (now?.deleting === true) volumeQueue?.add(key);
+      },
+    );
+    const everything = () => {
+      for (const [key, { attached, deleting }] of attachments.entries()) if (!attached || deleting) queue.add(key);
+      for (const [key, { deleting }] of volumes.entries()) if (deleting) volumeQueue?.add(key);
+    };
+    yield* Effect.forkScoped(
+      Effect.gen(function* () {
+        // A volume is let go when it is known who names it. Nobody who is attached waits for that.
+        yield* attachments.synced;
+        volumeQueue = yield* volumeQueueOf(settings, { volumes }, references);
+        everything();
+      }),
+    );
+    yield* everyResync(settings, everything);
+    yield* Effect.logInfo(`attaches the volumes of ${name} without asking the driver, which has nothing to do for it`);
+    return yield* Effect.never;
+  });
 
 const runCsi = (settings: AttacherSettings): Effect.Effect<never, never, Kube | CsiDriver | Scope.Scope> =>
   Effect.gen(function* () {
@@ -178,14 +219,7 @@ const runCsi = (settings: AttacherSettings): Effect.Effect<never, never, Kube | 
     const { defaultFsType } = settings;
     const known: Known = { attachments, volumes, nodes, departed, defaultFsType };
     yield* attachments.synced;
-    volumeQueue = yield* workQueue({
-      lanes: { volumes: workersOf(settings) },
-      laneOf: () => "volumes" as const,
-      work: (key) => syncVolume(known, key, references.has),
-      base: settings.retryStart,
-      max: settings.retryMax,
-    });
-    yield* queueMetrics("csi-attacher-pv", volumeQueue);
+    volumeQueue = yield* volumeQueueOf(settings, known, references);
     const everything = () => {
       for (const [key] of attachments.entries()) queue.add(key);
       for (const [key, { deleting }] of volumes.entries()) if (deleting) volumeQueue?.add(key);

@@ -225,7 +225,7 @@ const handleIn = (spec: WholeVolume["spec"]): PublishedVolume | undefined => {
 
 /** Lets a deleted volume go once no attachment of ours names it. */
 export const syncVolume = (
-  known: Known,
+  known: Pick<Known, "volumes">,
   name: string,
   isReferenced: (volume: string) => boolean,
 ): Effect.Effect<void, KubeFailed | NotAttachable, Needs> =>

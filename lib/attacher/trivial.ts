@@ -2,7 +2,8 @@
  * Attaches volumes of a driver that has nothing to do for it: an attachment is a word that keeps a volume to one node.
  *
  * 1. Attaching is one write.
- * 2. A finalizer that an attacher with more to do has left is taken off a deleted attachment, which would stay for ever.
+ * 2. A finalizer that an attacher with more to do has left is taken off a deleted attachment, which would stay for ever, and
+ *    off a deleted PersistentVolume once no attachment names it (./controller.ts).
  */
 import * as Effect from "effect/Effect";
 import type { Informer } from "../kube/informer.ts";

@@ -134,7 +134,8 @@ export const judgeReport = (text: string, capabilities: ReadonlySet<string>): Ve
 };
 
 const SECRETS_OF = [
-  "CreateVolume DeleteVolume ControllerValidateVolumeCapabilities ControllerExpandVolume ControllerModifyVolume",
+  "CreateVolume DeleteVolume ControllerPublishVolume ControllerUnpublishVolume",
+  "ControllerValidateVolumeCapabilities ControllerExpandVolume ControllerModifyVolume",
   "CreateSnapshot DeleteSnapshot ListSnapshots GetSnapshot NodeStageVolume NodePublishVolume",
 ].join(" ");
 

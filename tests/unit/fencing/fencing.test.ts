@@ -829,16 +829,27 @@ describe("the flag", () => {
     return capabilities.map(({ type }) => type.value.type);
   };
 
-  test("Attaching is offered with it, and only with it", async () => {
-    expect(await offered()).not.toContain(Offered.PUBLISH_UNPUBLISH_VOLUME);
+  test("Attaching is offered with it and without it", async () => {
+    expect(await offered()).toContain(Offered.PUBLISH_UNPUBLISH_VOLUME);
     expect(await offered(FENCING)).toContain(Offered.PUBLISH_UNPUBLISH_VOLUME);
   });
 
-  test("Without it both RPCs are UNIMPLEMENTED, and change nothing", async () => {
+  test("Without it both RPCs succeed, ask neither Ceph nor Kubernetes, and change nothing", async () => {
     const cluster = await withRecord();
     await using driver = aDriver(cluster, { kube: LOST() });
-    expect(await codeOf(driver.attach(attaching()))).toBe("UNIMPLEMENTED");
-    expect(await codeOf(driver.detach(detaching()))).toBe("UNIMPLEMENTED");
+    const volumeContext = { ...PARAMETERS, staticVolume: "true" };
+    for (const more of [{}, { volumeId: "static", volumeContext }, { secrets: {} }, { nodeId: "unknown" }]) {
+      expect((await driver.attach({ ...attaching(), ...more })).publishContext).toEqual({});
+      expect(await codeOf(driver.detach({ ...detaching(), ...more }))).toBe("OK");
+    }
     expect(metadata(cluster)).toEqual(RECORD);
+  });
+
+  test("Without it a request that is wrong is refused, too", async () => {
+    await using driver = aDriver(await withRecord());
+    expect(await codeOf(driver.attach(attaching("")))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(driver.detach(detaching("node-a", { volumeId: "" })))).toBe("INVALID_ARGUMENT");
+    const strange = attaching("node-a", { volumeId: "strange" });
+    expect(await codeOf(driver.attach({ ...strange, volumeContext: {} }))).toBe("NOT_FOUND");
   });
 });
