@@ -133,9 +133,9 @@ const CEPH_CSI = {
   "crush-location-labels": flag("crushLocationLabels", list(), "", "node labels that give its CRUSH location"),
   logslowopinterval: flag(
     "logSlowOpInterval",
-    duration(),
+    delay(),
     "30s",
-    "how often an operation that runs for longer is logged",
+    "how often an operation that runs for longer is logged; 0: never",
   ),
   enableprofiling: flag("enableProfiling", bool(), "false", "serve metrics over HTTP"),
   polltime: flag("pollTime", duration(), "60s", "liveness: how often it probes the driver at --endpoint"),

@@ -9,8 +9,11 @@ import * as Effect from "effect/Effect";
 import { describeOperation } from "./operation.ts";
 import type { OperationsService } from "./pipeline.ts";
 
-/** Logs, once per interval, each operation that has been running for at least that long. Never ends. */
+/** Logs, once per interval, each operation that has been running for at least that long; 0 is for never. Does not end. */
 export const logSlowOperations = ({ running }: OperationsService, interval: Duration.Input): Effect.Effect<never> =>
+  Duration.toMillis(interval) === 0 ? Effect.never : logEach(running, interval);
+
+const logEach = (running: OperationsService["running"], interval: Duration.Input): Effect.Effect<never> =>
   Effect.gen(function* () {
     const now = yield* Clock.currentTimeMillis;
     const slow = running().filter(({ startedAt }) => now - startedAt >= Duration.toMillis(interval));

@@ -42,27 +42,30 @@ export const vaultCaller = (
   { vaultUrl, tenantId, clientId, certificate }: VaultAccount,
   { authorityHost, ca }: AzureWires,
   failed: (error: unknown) => KmsError,
-): Effect.Effect<CallVault> =>
-  Effect.promise(async () => {
-    const { ClientCertificateCredential } = await import("@azure/identity");
-    const { SecretClient } = await import("@azure/keyvault-secrets");
-    const wires = ca === undefined ? {} : { tlsOptions: { ca } };
-    const isOwn = authorityHost !== undefined;
-    const credential = new ClientCertificateCredential(
-      tenantId,
-      clientId,
-      { certificate: Redacted.value(certificate) },
-      { ...wires, ...(isOwn && { authorityHost, disableInstanceDiscovery: true }) },
-    );
-    const client = new SecretClient(vaultUrl, credential, {
-      ...wires,
-      serviceVersion: API_VERSION,
-      disableChallengeResourceVerification: isOwn,
-    });
-    return (act) =>
-      Effect.tryPromise({ try: (signal) => act(client, signal), catch: failed }).pipe(
-        within(LIMIT, storeName(vaultUrl)),
+): Effect.Effect<CallVault, KmsError> =>
+  Effect.tryPromise({
+    catch: failed,
+    try: async () => {
+      const { ClientCertificateCredential } = await import("@azure/identity");
+      const { SecretClient } = await import("@azure/keyvault-secrets");
+      const wires = ca === undefined ? {} : { tlsOptions: { ca } };
+      const isOwn = authorityHost !== undefined;
+      const credential = new ClientCertificateCredential(
+        tenantId,
+        clientId,
+        { certificate: Redacted.value(certificate) },
+        { ...wires, ...(isOwn && { authorityHost, disableInstanceDiscovery: true }) },
       );
+      const client = new SecretClient(vaultUrl, credential, {
+        ...wires,
+        serviceVersion: API_VERSION,
+        disableChallengeResourceVerification: isOwn,
+      });
+      return (act) =>
+        Effect.tryPromise({ try: (signal) => act(client, signal), catch: failed }).pipe(
+          within(LIMIT, storeName(vaultUrl)),
+        );
+    },
   });
 
 export const storeName = (vaultUrl: string): string => `Azure Key Vault ${vaultUrl}`;

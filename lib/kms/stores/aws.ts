@@ -96,7 +96,7 @@ const roleCredentials = Effect.fnUntraced(function* (
 ): Effect.fn.Return<AwsCredentials, KmsError> {
   const token = (yield* readFile(TOKEN_FILE))?.trim();
   if (token === undefined || token === "") {
-    const reason = `${token === "" ? "is empty" : "does not exist"}: mount a projected ServiceAccount token there, with the audience sts.amazonaws.com, in the pods of the controller and of the nodes`;
+    const reason = `${token === "" ? "is empty" : "does not exist"}: mount a projected ServiceAccount token there, with the audience ceph-csi-kms, in the pods of the controller and of the nodes`;
     return yield* new KmsConfigInvalid({ place: TOKEN_FILE, reason });
   }
   const endpoint = endpointIn(env, "STS");

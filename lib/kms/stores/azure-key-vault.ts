@@ -40,8 +40,11 @@ const accountOf = Effect.fnUntraced(function* (context: StoreContext): Effect.fn
   if (!vaultUrl.startsWith("https://") || !URL.canParse(vaultUrl)) {
     return yield* section.wrong("AZURE_VAULT_URL", "is not an address: write one such as https://NAME.vault.azure.net");
   }
-  const clientId = yield* section.required("AZURE_CLIENT_ID");
-  const tenantId = yield* section.required("AZURE_TENANT_ID");
+  const clientId = (yield* section.required("AZURE_CLIENT_ID")).trim();
+  const tenantId = (yield* section.required("AZURE_TENANT_ID")).trim();
+  if (!TENANT.test(tenantId)) {
+    return yield* section.wrong("AZURE_TENANT_ID", "is no tenant: write its ID, or a domain such as example.com");
+  }
   const { place, texts } = yield* readStoreSecret(context, {
     option: "AZURE_CERT_SECRET_NAME",
     byDefault: "ceph-csi-azure-credentials",
@@ -62,10 +65,13 @@ const readPem = (text: string): void => {
   void createPrivateKey(text);
 };
 
+/** What the client takes for one. */
+const TENANT = /^[\dA-Za-z.-]+$/;
+
 /** Names of secrets, by the rules of Key Vault. */
 const NAME = /^[\dA-Za-z-]{1,127}$/;
 
-const storeOf = (store: string, vaultUrl: string, caller: Effect.Effect<CallVault>): KeepingStore => {
+const storeOf = (store: string, vaultUrl: string, caller: Effect.Effect<CallVault, KmsError>): KeepingStore => {
   const place = (volumeId: string) => `${vaultUrl}/secrets/${volumeId}`;
   const call = <A>(
     volumeId: string,

@@ -6,7 +6,8 @@
  *
  * 1. A request waits no longer than LIMIT.
  * 2. No token, key or body of a request is in an error. Of an answer, only Vault's own "errors" are.
- * 3. Denied, refused and out of reach are told apart: only the last may have taken effect.
+ * 3. A request goes with its token to the server that is configured, and to the one to which that sends it.
+ * 4. Denied, refused and out of reach are told apart: only the last may have taken effect.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -59,7 +60,8 @@ export const serverName = ({ address }: VaultServer): string => `Vault ${address
 export const ask = (server: VaultServer, call: VaultCall): Effect.Effect<VaultAnswer, KmsError> =>
   Effect.tryPromise({
     try: async (signal): Promise<VaultAnswer> => {
-      const response = await fetch(`${server.address}/v1/${escaped(call.path)}`, {
+      const asked = new URL(`${server.address}/v1/${escaped(call.path)}`);
+      const init = {
         method: call.method,
         headers: {
           accept: "application/json",
@@ -72,7 +74,10 @@ export const ask = (server: VaultServer, call: VaultCall): Effect.Effect<VaultAn
         tls: server.tls,
         signal,
         redirect: "manual",
-      } as RequestInit);
+      } as RequestInit;
+      const first = await fetch(asked.href, init);
+      const active = redirected(asked, first);
+      const response = active === undefined ? first : await fetch(active.href, init);
       const body = jsonOf(await response.text());
       return { status: response.status, body, errors: errorsIn(body) };
     },
@@ -81,6 +86,15 @@ export const ask = (server: VaultServer, call: VaultCall): Effect.Effect<VaultAn
     within(LIMIT, serverName(server)),
     Effect.flatMap((answer) => explained(server, call, answer)),
   );
+
+/** A server that stands by sends to the active one. As Vault's own client: once, and not from HTTPS to HTTP. */
+const redirected = (asked: URL, { status, headers }: Response): URL | undefined => {
+  const location = headers.get("location");
+  if (![301, 302, 307].includes(status) || location === null) return undefined;
+  const to = URL.parse(location, asked);
+  if (to === null || !/^https?:$/.test(to.protocol)) return undefined;
+  return asked.protocol === "https:" && to.protocol === "http:" ? undefined : to;
+};
 
 const escaped = (path: string): string =>
   path

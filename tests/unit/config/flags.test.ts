@@ -134,6 +134,7 @@ describe("defaults", () => {
       0, 0, 24,
     ]);
     expect(Duration.toMillis(ok().trashDelay)).toBe(0);
+    expect(Duration.toMillis(ok("--logslowopinterval=0").logSlowOpInterval)).toBe(0);
     const { logSlowOpInterval, osdTimeout, monTimeout, connectTimeout, gracePeriod } = ok();
     const durations = [logSlowOpInterval, osdTimeout, monTimeout, connectTimeout, gracePeriod];
     expect(durations.map(Duration.toSeconds)).toEqual([30, 30, 30, 15, 25]);

@@ -142,6 +142,7 @@ test.each([
   [{ AZURE_VAULT_URL: "name.vault.azure.net" }, "AZURE_VAULT_URL: is not an address"],
   [{ AZURE_CLIENT_ID: "" }, "AZURE_CLIENT_ID: is missing"],
   [{ AZURE_TENANT_ID: 7 }, "AZURE_TENANT_ID: write a text"],
+  [{ AZURE_TENANT_ID: "my tenant" }, "AZURE_TENANT_ID: is no tenant"],
   [{ AZURE_CERT_SECRET_NAME: "x" }, "AZURE_CERT_SECRET_NAME: Secret storage/x does not exist"],
 ])("The options %p are refused with the file, the section and the key", async (options, message) => {
   const error = await errorOf(open(options));

@@ -255,17 +255,34 @@ describe("vault: what is wrong, and where", () => {
   test.each<[what: string, answer: () => Response, tag: string]>([
     ["is sealed", () => Response.json({ errors: ["Vault is sealed"] }, { status: 503 }), "KmsUnreachable"],
     ["is limiting requests", () => new Response("", { status: 429 }), "KmsUnreachable"],
-    [
-      "sends to another place",
-      () => new Response("", { status: 307, headers: { location: "https://x/" } }),
-      "KmsRefused",
-    ],
+    ["sends nowhere", () => new Response("", { status: 307 }), "KmsRefused"],
+    ["sends to no server", () => new Response("", { status: 307, headers: { location: "file:///x" } }), "KmsRefused"],
   ])("A server that %s is no key that is missing", async (_, answer, tag) => {
     const server = aServer();
     const store = await openedKeeping(vaultPod(server));
     server.answerNext(answer);
     expect(await failing(store.read(ID))).toContain(`${tag}: Vault ${server.url}`);
   });
+
+  test.each([301, 302, 307])(
+    "A server that stands by sends to the active one by %i, which is asked once",
+    async (status) => {
+      const [standby, active] = [aServer(), aServer()];
+      const store = await openedKeeping(vaultPod(standby));
+      standby.seed(`secret/data/ceph-csi/${ID}`, { data: { passphrase: "KEY" } });
+      const login = "auth/kubernetes/login";
+      const redirect = (to: VaultServerMemory) => () =>
+        new Response("", { status, headers: { location: `${to.url}/v1/${login}` } });
+      standby.answerNext(redirect(active));
+      expect(await readKey(store)).toBe("KEY");
+      expect(asked(active)).toEqual([{ method: "PUT", path: login, body: { jwt: JWT, role: "csi" } }]);
+      standby.answerNext(redirect(active));
+      active.answerNext(redirect(standby));
+      expect(await failing((await openedKeeping(vaultPod(standby))).read(ID))).toContain(
+        `KmsRefused: Vault ${standby.url}`,
+      );
+    },
+  );
 
   test("A path without an engine is no key that is missing", async () => {
     const store = await openedKeeping(vaultPod(aServer(), { vaultBackendPath: "nowhere" }));
