@@ -21,6 +21,7 @@ import {
 /** Keys that other releases of that chart have: 2023 to 2026. */
 const OTHER_RELEASES: Tree = {
   configMapKey: "",
+  instanceID: "",
   "topology.enabled": true,
   "readAffinity.enabled": false,
   "readAffinity.crushLocationLabels": [],

@@ -8,6 +8,7 @@ import {
   install,
   listAt,
   only,
+  over,
   podOf,
   render,
   type Tree,
@@ -65,13 +66,36 @@ describe("key stores", () => {
     }
   });
 
-  test("may be read by both roles what tenants keep for them, only with a KMS", async () => {
-    const granted = async (values: Tree) =>
-      (await render(values)).objects
-        .filter(({ kind }) => kind === "ClusterRole")
-        .map((role) => JSON.stringify(listAt(role, "rules")).includes("serviceaccounts/token"));
-    expect(await granted(KMS)).toEqual([true, true]);
-    expect(await granted({})).toEqual([false, false]);
+  test("may be read by both accounts, only with a KMS; tokens of tenants only where a section is of that kind", async () => {
+    const granted = async (values: Tree) => {
+      const { objects } = await render(values);
+      const of = (kind: string) =>
+        objects.find((each) => each["kind"] === kind && String(at(each, "metadata.name")).endsWith("-key-stores"));
+      const [role, binding] = [of("ClusterRole"), of("ClusterRoleBinding")];
+      if (role === undefined || binding === undefined) return undefined;
+      expect(listAt(binding, "subjects")).toHaveLength(2);
+      const rules = JSON.stringify(listAt(role, "rules"));
+      return ["configmaps", "serviceaccounts/token"].filter((resource) => rules.includes(`"${resource}"`));
+    };
+    const tenants = {
+      encryptionKMSConfig: { a: { KMS_PROVIDER: "vaulttenantsa" }, b: { encryptionKMSType: "vault" } },
+    };
+    expect(await granted({})).toBeUndefined();
+    expect(await granted(KMS)).toEqual(["configmaps"]);
+    expect(await granted(tenants)).toEqual(["configmaps", "serviceaccounts/token"]);
+    expect(await granted({ externallyManagedKMSConfig: true })).toEqual(["configmaps", "serviceaccounts/token"]);
+  });
+
+  test("have a configuration that somebody else makes, and pods start without any", async () => {
+    for (const values of [{}, over(KMS, { externallyManagedKMSConfig: true })]) {
+      const all = await render(values);
+      const maps = all.objects.filter(({ kind }) => kind === "ConfigMap").map((map) => at(map, "metadata.name"));
+      expect(maps).toEqual(["ceph-config", "ceph-csi-config"]);
+      for (const object of [only(all, "DaemonSet"), only(all, "Deployment")]) {
+        const volume = listAt(podOf(object), "volumes").find(({ name }) => name === "ceph-csi-encryption-kms-config");
+        expect(at(volume ?? {}, "configMap.optional")).toBe(true);
+      }
+    }
   });
 });
 

@@ -13,6 +13,7 @@ test("manifests and keys are up to date; otherwise run `npm run manifests`", asy
   const made = await madeFiles(process.env["CSI_RBD_HELM"] ?? "");
   expect([...made.keys()]).toEqual([
     "deploy/csi-rbd.yaml",
+    "deploy/key-stores.yaml",
     "deploy/example.yaml",
     "deploy/example-snapshots.yaml",
     "charts/csi-rbd/files/known-keys.json",

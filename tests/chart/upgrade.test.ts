@@ -110,7 +110,6 @@ test("a release of ceph-csi's chart keeps its objects, their selectors and roles
       [`Service ${prefix}-provisioner-http-metrics`]: [undefined],
       "ConfigMap ceph-csi-config": [undefined],
       "ConfigMap ceph-config": [undefined],
-      "ConfigMap ceph-csi-encryption-kms-config": [undefined],
     });
   }
 });

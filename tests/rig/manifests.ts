@@ -2,6 +2,7 @@
  * Files that are made from the chart: `npm run manifests`.
  *
  *   deploy/csi-rbd.yaml                    the driver, for `kubectl apply`
+ *   deploy/key-stores.yaml                 what the driver may read for encrypted volumes with a key store
  *   deploy/example.yaml                    a cluster's configuration, its secret and a StorageClass, to be filled in
  *   deploy/example-snapshots.yaml          a VolumeSnapshotClass, for clusters with the CRDs of snapshots
  *   charts/csi-rbd/files/known-keys.json   the keys of values.schema.json, for NOTES
@@ -74,6 +75,10 @@ export const madeFiles = async (helm: string): Promise<ReadonlyMap<string, strin
   const schema: unknown = JSON.parse(readFileSync(join(checkout, CHART, "values.schema.json"), "utf8"));
   return new Map([
     ["deploy/csi-rbd.yaml", HEADER + (await render(driver))],
+    [
+      "deploy/key-stores.yaml",
+      HEADER + (await render({ ...driver, externallyManagedKMSConfig: true }, ["key-stores.yaml"])),
+    ],
     [
       "deploy/example.yaml",
       HEADER + (await render(example, ["cluster-config.yaml", "classes/secret.yaml", "classes/storageclass.yaml"])),

@@ -110,6 +110,9 @@ initContainers: {{- toYaml . | nindent 2 }}
 - --endpoint=unix:///csi/{{ index . 2 }}
 - --v={{ $root.Values.logLevel }}
 - --logslowopinterval={{ $root.Values.logSlowOperationInterval }}
+{{- with $root.Values.instanceID }}
+- --instanceid={{ . }}
+{{- end }}
 {{- if $root.Values.enableFencing }}
 - --enable-fencing=true
 {{- end }}
@@ -208,16 +211,28 @@ readinessProbe:
   configMap:
     name: {{ .Values.cephConfConfigMapName }}
 - name: ceph-csi-config
+  {{- if .Values.configMapKey }}
+  projected:
+    sources:
+      - configMap:
+          name: {{ .Values.configMapName }}
+          items:
+            - key: {{ .Values.configMapKey }}
+              path: config.json
+      - configMap:
+          name: {{ .Values.configMapName }}
+          optional: true
+          items:
+            - key: cluster-mapping.json
+              path: cluster-mapping.json
+  {{- else }}
   configMap:
     name: {{ .Values.configMapName }}
-    {{- with .Values.configMapKey }}
-    items:
-      - key: {{ . }}
-        path: config.json
-    {{- end }}
+  {{- end }}
 - name: ceph-csi-encryption-kms-config
   configMap:
     name: {{ .Values.kmsConfigMapName }}
+    optional: true
 # with which a role of AWS is taken on
 - name: oidc-token
   projected:
@@ -241,16 +256,6 @@ readinessProbe:
 - name: oidc-token
   mountPath: /run/secrets/tokens
   readOnly: true
-{{- end -}}
-
-{{/* What key stores read in the driver's namespace and in those of claims. */}}
-{{- define "csi-rbd.kms.rules" -}}
-- apiGroups: [""]
-  resources: [secrets, configmaps, serviceaccounts]
-  verbs: [get]
-- apiGroups: [""]
-  resources: [serviceaccounts/token]
-  verbs: [create]
 {{- end -}}
 
 {{/* Volume of an entry of clusterCredentials: a clusterID may hold what a name of a volume must not. */}}
