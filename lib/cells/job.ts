@@ -10,10 +10,14 @@ export interface CallOptions {
   readonly subject: string;
   /** A call does not run while another one with its key is stuck. A call without a key can be repeated without harm. */
   readonly key?: string | undefined;
+  /** What the call depends on, such as a pool of a cluster: calls for one do not take the cells of those for another. */
+  readonly place?: string | undefined;
   /** The call has passed its limit, and its thread still uses what it was given. */
   readonly onAside?: (() => void) | undefined;
   /** The thread of such a call has returned, or ended. */
   readonly onBack?: (() => void) | undefined;
+  /** Gets what such a call has answered in the end. */
+  readonly onLate?: ((answer: unknown) => void) | undefined;
 }
 
 export interface CellCall {
@@ -33,12 +37,13 @@ export interface Job extends CellCall {
 }
 
 /**
- * The calls that wait for a cell. Kinds of callers take turns: a hundred calls of one kind delay a call of another one by
- * one call. Those of one kind go by the turn of their callers, then in the order in which they came: of many callers that
- * began at once one after the other comes to its end, and not all of them at the last moment.
+ * The calls that wait for a cell. Kinds of callers take turns, and so do the places of their calls: a hundred calls of one
+ * kind for one place delay a call of another one by one call. Those in one line go by the turn of their callers, then in the
+ * order in which they came: of many callers that began at once one after the other comes to its end, and not all of them at
+ * the last moment.
  */
 export class Waiting {
-  /** Every kind has at least one job; the next turn is that of the first one. */
+  /** Every line has at least one job; the next turn is that of the first one. */
   private readonly lines = new Map<string, Job[]>();
   private count = 0;
 
@@ -47,31 +52,43 @@ export class Waiting {
   }
 
   push(job: Job): void {
-    const line = this.lines.get(job.kind);
-    if (line === undefined) this.lines.set(job.kind, [job]);
+    const name = lineOf(job);
+    const line = this.lines.get(name);
+    if (line === undefined) this.lines.set(name, [job]);
     else line.splice(line.findLastIndex(({ turn }) => turn <= job.turn) + 1, 0, job);
     this.count += 1;
   }
 
-  next(): Job | undefined {
-    for (const [kind, line] of this.lines) {
-      const job = line.shift();
-      this.lines.delete(kind);
-      if (line.length > 0) this.lines.set(kind, line);
-      if (job !== undefined) this.count -= 1;
+  /** Takes the next job whose place is not `full`. */
+  next(full: ReadonlySet<string | undefined>): Job | undefined {
+    for (const [name, line] of this.lines) {
+      const [job] = line;
+      if (job === undefined || full.has(job.options.place)) continue;
+      line.shift();
+      this.lines.delete(name);
+      if (line.length > 0) this.lines.set(name, line);
+      this.count -= 1;
       return job;
     }
     return undefined;
   }
 
+  /** How many wait for another place than those. */
+  sizeBut(full: ReadonlySet<string | undefined>): number {
+    if (full.size === 0) return this.count;
+    const open = [...this.lines.values()].filter(([job]) => !full.has(job?.options.place));
+    return open.reduce((sum, { length }) => sum + length, 0);
+  }
+
   /** Removes a job whose caller no longer waits. */
   withdraw(job: Job): void {
-    const line = this.lines.get(job.kind) ?? [];
+    const name = lineOf(job);
+    const line = this.lines.get(name) ?? [];
     const at = line.indexOf(job);
     if (at < 0) return;
     line.splice(at, 1);
     this.count -= 1;
-    if (line.length === 0) this.lines.delete(job.kind);
+    if (line.length === 0) this.lines.delete(name);
   }
 
   takeAll(): readonly Job[] {
@@ -88,3 +105,5 @@ export class Waiting {
     return found;
   }
 }
+
+const lineOf = ({ kind, options: { place } }: Job): string => (place === undefined ? kind : `${kind} ${place}`);

@@ -13,8 +13,9 @@
  * 5. A call that runs longer than the pool's patience holds up no other: while calls wait, a further cell starts in its
  *    place, long before its limit. The cells that are put aside and those further ones are `maxAside` at most.
  * 6. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
- * 7. Callers take turns: many calls of one kind of RPC do not delay those of another, and of one kind the caller goes
- *    first that began first.
+ * 7. Callers take turns, and so do the places that calls depend on: many calls of one kind of RPC do not delay those of
+ *    another, nor many calls to a pool that does not answer those to another; and of one kind the caller goes first that
+ *    began first.
  * 8. Every call is answered, whatever happens to its cell or to the pool. The state of the pool changes before the answer,
  *    so that a caller can make the next call at once.
  */
@@ -200,17 +201,32 @@ class Cells implements CellPool {
   }
 
   private pump(): void {
-    while (this.waiting.size > 0) {
+    let full = this.full();
+    while (this.waiting.sizeBut(full) > 0) {
       const cell = this.crew.take();
       if (cell === undefined) break;
-      const job = this.waiting.next();
-      if (job !== undefined) this.run(cell, job);
+      const job = this.waiting.next(full);
+      if (job === undefined) this.crew.rest(cell);
+      else this.run(cell, job);
+      full = this.full();
     }
     if (this.waiting.size === 0) return;
     if (this.places(0) <= 0) return this.refuseAll(this.stuck.allStuck(this.options.size));
-    while (this.waiting.size > this.crew.startingSize && this.surplus() < 0) this.startOne(() => {});
+    const wanted = this.waiting.sizeBut(full);
+    while (wanted > this.crew.startingSize && this.surplus() < 0) this.startOne(() => {});
     const next = this.crew.nextSlow();
-    if (this.waiting.size > this.crew.startingSize && next !== undefined) this.alarm.set(next);
+    if (wanted > this.crew.startingSize && next !== undefined) this.alarm.set(next);
+  }
+
+  /** The places that have as many calls as one may have: half of all that may ever run. */
+  private full(): ReadonlySet<string | undefined> {
+    const { size, maxAside } = this.options;
+    if (this.crew.size <= size) return NOWHERE;
+    const share = Math.max(size, Math.ceil((size + maxAside) / 2));
+    const places = Map.groupBy(this.crew.running(), ({ options: { place } }) => place);
+    return new Set(
+      [...places].flatMap(([place, { length }]) => (place === undefined || length < share ? [] : [place])),
+    );
   }
 
   private refuseAll(reason: string): void {
@@ -250,6 +266,7 @@ class Cells implements CellPool {
     if (this.stuck.has(cell)) {
       this.stuck.release(cell);
       cell.worker.terminate();
+      if ("ok" in reply) job.options.onLate?.(reply.ok);
     } else {
       if (this.crew.has(cell)) {
         this.crew.rest(cell);
@@ -281,6 +298,8 @@ class Cells implements CellPool {
     if (!this.stopped) this.pump();
   }
 }
+
+const NOWHERE: ReadonlySet<string | undefined> = new Set();
 
 const STOPPING = "The driver is stopping.";
 

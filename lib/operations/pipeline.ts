@@ -84,6 +84,8 @@ export const makeOperations = (): OperationsService => {
   ) =>
     Effect.gen(function* () {
       const answer = Deferred.makeUnsafe<unknown, unknown>();
+      // Of a clock that nobody sets: with one that goes back, those that wait would wait for all that begin then.
+      const begun = Number((yield* Clock.monotonicTimeNanos) / 1_000_000n);
       const operation: Operation = {
         rpc: request.rpc,
         subject: request.subject,
@@ -91,7 +93,7 @@ export const makeOperations = (): OperationsService => {
         deadline: 0,
         stage: "start",
       };
-      const caller: Caller = { kind: request.rpc, turn: now + (started++ % 1000) / 1000 };
+      const caller: Caller = { kind: request.rpc, turn: begun + (started++ % 1000) / 1000 };
       const answerEarly: AnswerEarly<A> = (value) =>
         Effect.sync(() => {
           caller.turn += AFTER_ANSWER;

@@ -8,7 +8,9 @@
  * 1. Ceph's own time-outs come first: the limit of a cell is longer than their sum.
  * 2. While a call hangs, the same call is not made a second time, and nothing else changes its image, in whichever cells.
  * 3. Calls that wait for the monitors, and those that take as long as an image is big, have cells of their own: however
- *    many there are, the quick ones do not wait for them, nor the first kind for the second.
+ *    many there are, the quick ones do not wait for them, nor the first kind for the second. A call that is quick but for
+ *    some images holds up others for seconds at most (./live.ts, PATIENCE).
+ * 4. Calls to one pool do not wait for those to another one that does not answer.
  */
 import * as Clock from "effect/Clock";
 import * as Duration from "effect/Duration";
@@ -183,6 +185,7 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
         limit,
         subject,
         key,
+        place: `${access.monitors.join(",")} ${context.pool}`,
         onAside: () => {
           connection.aside += 1;
           mine.since = seconds() - Math.round(Duration.toSeconds(limit));

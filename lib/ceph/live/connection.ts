@@ -7,7 +7,8 @@
  * 1. A connection that could not be made is not remembered: the next call tries again.
  * 2. A connection is never shut down while a call that was put aside still uses it, nor after a cell died in a call,
  *    because librados would be torn down under that thread. It is shut down when the last such call returns, or stays.
- * 3. No key is in a message, a log line or an argument list.
+ * 3. It is shut down once. A login that ends after its limit is shut down, too: nobody will use it.
+ * 4. No key is in a message, a log line or an argument list.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -39,7 +40,9 @@ export interface Connection {
   aside: number;
   /** A cell died in a call over it. */
   damaged: boolean;
-  /** No further call gets it. */
+  /** A call over it has failed so that further ones need another one. */
+  forgotten: boolean;
+  /** Nobody uses it any more, but for calls that were put aside. */
   retired: boolean;
 }
 
@@ -138,9 +141,9 @@ export const makeConnections = (
   Effect.gen(function* () {
     const runFork = Effect.runForkWith(yield* Effect.context());
 
-    const shutdown = (connection: Connection): Effect.Effect<void> =>
+    const shutdown = ({ handle }: Pick<Connection, "handle">): Effect.Effect<void> =>
       cells
-        .call("shutdown", { cluster: connection.handle }, { limit: SHUTDOWN_LIMIT, subject: "a connection" })
+        .call("shutdown", { cluster: handle }, { limit: SHUTDOWN_LIMIT, subject: "a connection" })
         .pipe(
           Effect.catch((error) =>
             Effect.logWarning(
@@ -148,6 +151,10 @@ export const makeConnections = (
             ),
           ),
         );
+
+    const late = (handle: unknown): void => {
+      if (typeof handle === "bigint") runFork(shutdown({ handle }));
+    };
 
     const retire = (connection: Connection): Effect.Effect<void> =>
       Effect.suspend(() => {
@@ -157,7 +164,7 @@ export const makeConnections = (
       });
 
     const connections = yield* RcMap.make({
-      lookup: (text: string) => Effect.acquireRelease(connect(cells, fromText(text), options), retire),
+      lookup: (text: string) => Effect.acquireRelease(connect(cells, fromText(text), options, late), retire),
       idleTimeToLive: options.idle,
     });
 
@@ -168,9 +175,9 @@ export const makeConnections = (
           const forget = () => RcMap.invalidate(connections, identity);
           return Effect.flatMap(Effect.tapError(RcMap.get(connections, identity), forget), (connection) =>
             Effect.tapError(call(connection), (error) => {
-              // only the first failure does this: later ones would retire the new connection
-              if (connection.retired || !(connection.damaged || endsConnection(error))) return Effect.void;
-              connection.retired = true;
+              // only the first failure does this: later ones would have the new connection forgotten
+              if (connection.forgotten || !(connection.damaged || endsConnection(error))) return Effect.void;
+              connection.forgotten = true;
               return forget();
             }),
           );
@@ -189,6 +196,8 @@ const connect = (
   cells: CellPool,
   identity: Identity,
   options: ConnectionOptions,
+  /** Gets the handle of a login that ended after its limit. */
+  onLate: (handle: unknown) => void,
 ): Effect.Effect<Connection, CephError> =>
   Effect.gen(function* () {
     const { monitors: subject, user, key } = identity;
@@ -205,7 +214,13 @@ const connect = (
         settings: settings(host, Redacted.value(key), each, options.osdTimeout),
       };
       const limit = Duration.sum(Duration.seconds(each.limit), CONNECT_MARGIN);
-      return cells.call<bigint>("connect", arg, { limit, subject, key: `connect ${user} ${subject}` });
+      return cells.call<bigint>("connect", arg, {
+        limit,
+        subject,
+        key: `connect ${user} ${subject}`,
+        place: subject,
+        onLate,
+      });
     };
     const handle = yield* logins(options.connectTimeout)
       .map(login)
@@ -221,7 +236,7 @@ const connect = (
           );
         }),
       );
-    return { handle, aside: 0, damaged: false, retired: false };
+    return { handle, aside: 0, damaged: false, forgotten: false, retired: false };
   });
 
 const isTimeout = (error: CellError): boolean =>

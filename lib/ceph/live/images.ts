@@ -12,9 +12,11 @@ import type { Calls } from "./call.ts";
 /** A rebuild of the object map looks at the objects one by one. */
 const REBUILD_LIMIT = Duration.minutes(10);
 
+type Limits = Readonly<Record<"trashRemoveLimit" | "sparsifyLimit" | "flattenLimit", Duration.Duration>>;
+
 export const imageCalls = (
   { call, change }: Calls,
-  { trashRemoveLimit, sparsifyLimit }: Readonly<Record<"trashRemoveLimit" | "sparsifyLimit", Duration.Duration>>,
+  { trashRemoveLimit, sparsifyLimit, flattenLimit }: Limits,
 ): ImageCalls => ({
   imageCreate: change("imageCreate", ["image", "spec"], (_pool, _image, { dataPool }) => ({ dataPool })),
   imageId: call("imageId", ["image"]),
@@ -22,7 +24,8 @@ export const imageCalls = (
   imageStatus: call("imageStatus", ["image", "metadata"]),
   imageGrow: change("imageGrow", ["image", "sizeBytes", "metadata"]),
   imageMend: change("imageMend", ["image"], { limit: REBUILD_LIMIT }),
-  imageHasData: call("imageHasData", ["image", "whose", "from"]),
+  // quick where the image has a map of its objects; else it looks at each, some seconds for a TiB
+  imageHasData: call("imageHasData", ["image", "whose", "from"], { limit: flattenLimit }),
   imageSparsify: change("imageSparsify", ["image"], { limit: sparsifyLimit, pace: "slow" }),
   imageMetaSet: change("imageMetaSet", ["image", "entries", "compare"]),
   imageMetaList: call("imageMetaList", ["image", "prefix"], (pool, image, prefix) => ({

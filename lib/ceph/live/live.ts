@@ -10,7 +10,6 @@ import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
-import * as Semaphore from "effect/Semaphore";
 import type { CellDown } from "../../cells/errors.ts";
 import { type CellPool, makeCellPool } from "../../cells/pool.ts";
 import { cellUrl } from "../../cells/where.ts";
@@ -93,6 +92,8 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
         url: options.cellUrl("lib/ceph/cell/waiting-cell.ts"),
         size: options.waitingCells,
         kept: 0,
+        // those that hang, as long as the monitors have no quorum; each has a thread and some MiB
+        maxAside: 32,
         idle: WAITING_IDLE,
         advice: ADVICE,
       }),
@@ -103,7 +104,7 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
   const service: CephCalls = {
     ...(yield* radosCalls(calls)),
     ...imageCalls(calls, options),
-    ...snapshotCalls(calls, options.flattenLimit, yield* Semaphore.make(Math.ceil(options.cells / 2))),
+    ...snapshotCalls(calls, options.flattenLimit, Math.ceil(options.cells / 2)),
     ...groupCalls(calls),
     ...managerCalls(calls),
     ...blocklistCalls(calls),

@@ -5,11 +5,12 @@
  *
  * 1. Calls that wait for the monitors are made where many can wait, calls that take as long as an image is big where they
  *    hold up no others.
- * 2. Clones, which take ten times as long as most calls, occupy half of the quick cells at most.
+ * 2. Clones, which take ten times as long as most calls, occupy half of the quick cells at most. Those into one pool do not
+ *    wait for those into another.
  */
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
-import type * as Semaphore from "effect/Semaphore";
+import * as Semaphore from "effect/Semaphore";
 import { imageLabel } from "../label.ts";
 import type { CephError } from "../errors.ts";
 import type { PoolRef } from "../rados.ts";
@@ -19,50 +20,61 @@ import type { About, Calls } from "./call.ts";
 export const snapshotCalls = (
   { call, change, inPool }: Calls,
   longLimit: Duration.Duration,
-  clones: Semaphore.Semaphore,
-): SnapshotCalls => ({
-  snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], waiting),
-  snapshotRemove: removal(
-    change("snapshotKeep", ["image", "snapshot"], named),
-    change("snapshotRemove", ["image", "snapshot"], waiting),
-  ),
-  snapshotChildren: call("snapshotChildren", ["image", "snapshot"], (pool, image, snapshot) => ({
-    snapshot: snapshotLabel({ pool, image, snapshot }),
-  })),
-  snapshots: call("snapshots", ["image"]),
-  imageClone: (source, pool, image, spec) =>
-    clones.withPermits(1)(
+  clonesAtOnce: number,
+): SnapshotCalls => {
+  const permits = new Map<string, Semaphore.Semaphore>();
+  const permitsOf = ({ access, pool }: PoolRef): Semaphore.Semaphore => {
+    const place = `${access.monitors.join(",")} ${pool}`;
+    const known = permits.get(place);
+    if (known !== undefined) return known;
+    const made = Semaphore.makeUnsafe(clonesAtOnce);
+    permits.set(place, made);
+    return made;
+  };
+  return {
+    snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], waiting),
+    snapshotRemove: removal(
+      change("snapshotKeep", ["image", "snapshot"], named),
+      change("snapshotRemove", ["image", "snapshot"], waiting),
+    ),
+    snapshotChildren: call("snapshotChildren", ["image", "snapshot"], (pool, image, snapshot) => ({
+      snapshot: snapshotLabel({ pool, image, snapshot }),
+    })),
+    snapshots: call("snapshots", ["image"]),
+    imageClone: (source, pool, image, spec) =>
+      permitsOf(pool).withPermits(1)(
+        inPool(
+          pool,
+          "imageClone",
+          image,
+          { image, source: { ...source, pool: source.pool.pool, namespace: source.pool.namespace }, spec },
+          {
+            key: `image ${imageLabel(pool, image)}`,
+            changes: true,
+            dataPool: spec.dataPool,
+            sourcePool: source.pool.pool,
+            snapshot: snapshotLabel(source),
+          },
+        ),
+      ),
+    cloneDepth: call("cloneDepth", ["image"]),
+    imageFlatten: change("imageFlatten", ["image"], { limit: longLimit, pace: "slow" }),
+    diff: (source, from, offset, limit) =>
       inPool(
-        pool,
-        "imageClone",
-        image,
-        { image, source: { ...source, pool: source.pool.pool, namespace: source.pool.namespace }, spec },
+        source.pool,
+        "diff",
+        source.image,
+        { image: source.image, to: source.snapshot, from, offset, limit },
         {
-          key: `image ${imageLabel(pool, image)}`,
-          changes: true,
-          dataPool: spec.dataPool,
-          sourcePool: source.pool.pool,
+          key: undefined,
+          limit: longLimit,
+          pace: "slow",
           snapshot: snapshotLabel(source),
+          start: from === undefined ? undefined : snapshotLabel({ ...source, snapshot: from }),
         },
       ),
-    ),
-  cloneDepth: call("cloneDepth", ["image"]),
-  imageFlatten: change("imageFlatten", ["image"], { limit: longLimit, pace: "slow" }),
-  diff: (source, from, offset, limit) =>
-    inPool(
-      source.pool,
-      "diff",
-      source.image,
-      { image: source.image, to: source.snapshot, from, offset, limit },
-      {
-        key: undefined,
-        limit: longLimit,
-        pace: "slow",
-        snapshot: snapshotLabel(source),
-        start: from === undefined ? undefined : snapshotLabel({ ...source, snapshot: from }),
-      },
-    ),
-});
+  };
+};
 
 const named = (pool: PoolRef, image: string, snapshot: string): Partial<About> => ({
   subject: `${imageLabel(pool, image)}@${snapshot}`,

@@ -91,7 +91,7 @@ export const ask = (server: VaultServer, call: VaultCall): Effect.Effect<VaultAn
 const redirected = (asked: URL, { status, headers }: Response): URL | undefined => {
   const location = headers.get("location");
   if (![301, 302, 307].includes(status) || location === null) return undefined;
-  const to = URL.parse(location, asked);
+  const to = URL.parse(location, asked.href);
   if (to === null || !/^https?:$/.test(to.protocol)) return undefined;
   return asked.protocol === "https:" && to.protocol === "http:" ? undefined : to;
 };

@@ -13,6 +13,8 @@ const toy = new URL("./toy-cell.ts", import.meta.url).href;
 interface Given {
   readonly limit?: Duration.Duration;
   readonly key?: string;
+  readonly place?: string;
+  readonly onLate?: (answer: unknown) => void;
   readonly onAside?: () => void;
   readonly onBack?: () => void;
 }
@@ -234,7 +236,7 @@ pooled(
       expect(pool.state().cells).toBeLessThanOrEqual(4);
       open(gate);
       yield* Fiber.join(slow);
-      expect(pool.state().cells).toBe(2);
+      yield* until(() => pool.state().cells === 2);
     }),
 );
 
@@ -253,6 +255,36 @@ pooled(
       for (const gate of gates) open(gate);
       yield* Fiber.joinAll(waits);
     }),
+);
+
+pooled(
+  "Calls for a place that does not answer leave cells to those for another one, however many they are",
+  { size: 2, maxAside: 4, patience: Duration.millis(50) },
+  (pool) =>
+    Effect.gen(function* () {
+      const gate = makeGate();
+      const sick = Array.from({ length: 20 }, () => call(pool, "wait", { gate }, { place: "sick" }));
+      const all = yield* Effect.forkChild(Effect.all(sick, { concurrency: "unbounded" }));
+      // half of the two cells and of the four that may be slow
+      yield* until(() => pool.state().running.length === 3);
+      for (let n = 0; n < 5; n++) expect(yield* call<number>(pool, "echo", n, { place: "well" })).toBe(n);
+      yield* Effect.sleep(150);
+      expect(pool.state()).toMatchObject({ running: { length: 3 }, waiting: 17, stuck: [] });
+      open(gate);
+      yield* Fiber.join(all);
+    }),
+);
+
+pooled("What a call answers after its limit goes to who asks for it", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const late: unknown[] = [];
+    const given = { limit: Duration.millis(50), onLate: (answer: unknown) => void late.push(answer) };
+    yield* Effect.flip(call(pool, "sleep", { ms: 150 }, given));
+    yield* until(() => pool.state().stuck.length === 0);
+    expect(late).toEqual([150]);
+    yield* call(pool, "echo", 1, given);
+    expect(late).toEqual([150]);
+  }),
 );
 
 pooled("An interrupt waits for a call that runs, and removes a waiting call from the queue", { size: 1 }, (pool) =>
