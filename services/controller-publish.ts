@@ -37,7 +37,10 @@ const publishRequest = Effect.fnUntraced(function* (request: ControllerPublishVo
   const context = readVolumeContext(volumeId, volumeContext);
   const isStatic = Result.isSuccess(context) && context.success.fixed !== undefined;
   if (Result.isSuccess(context) && !isStatic && volumeKind(volumeId) === "other") {
-    return yield* new VolumeNotFound({ volumeId, reason: "no driver has given that ID, and its context names no image" });
+    return yield* new VolumeNotFound({
+      volumeId,
+      reason: "no driver has given that ID, and its context names no image",
+    });
   }
   return { volumeId, nodeId, secrets, isStatic };
 });

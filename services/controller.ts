@@ -246,7 +246,9 @@ export const controller = () =>
     ...publishing,
     controllerGetCapabilities: () =>
       Effect.map(listingOffered, (more) => ({
-        capabilities: [...OFFERED, ...publishingOffered, ...more].map((type) => ({ type: { case: "rpc" as const, value: { type } } })),
+        capabilities: [...OFFERED, ...publishingOffered, ...more].map((type) => ({
+          type: { case: "rpc" as const, value: { type } },
+        })),
       })),
   }) satisfies ServiceImpl<typeof Controller, unknown>;
 
