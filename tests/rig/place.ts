@@ -27,7 +27,7 @@ export interface Finished {
   readonly stderr: string;
 }
 
-const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+export const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 // $1 root, $2 working directory, then "ro PATH"/"rw PATH" pairs up to "--", then the command
 const enterRoot = `set -e

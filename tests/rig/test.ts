@@ -27,6 +27,7 @@ import { nodeLacks } from "./kubernetes/node.ts";
 import { kubeProgram } from "./kubernetes/program.ts";
 import { sidecarFolder, sidecarsLack } from "./kubernetes/sidecars.ts";
 import { debianLacks } from "./roots.ts";
+import { systemPath } from "./place.ts";
 import { pythonLacks } from "./python.ts";
 import { sanityBinary, sanityLacks } from "./sanity.ts";
 import { bunTest, checkout, close, failedRun, hasTests, judge, notBegun, runSuite, type Outcome } from "./suite.ts";
@@ -121,7 +122,14 @@ const inVm = async (name: string, part: Part): Promise<Outcome> => {
     command: bunTest(tests, join(OUT, "guest.xml")),
     out,
     cwd: checkout,
-    env: { ...driver, ...sanity, ...passedOn(), CSI_RBD_RIG: rigFile, CSI_RBD_CONTROL: control.url },
+    env: {
+      ...driver,
+      ...sanity,
+      ...passedOn(),
+      CSI_RBD_RIG: rigFile,
+      CSI_RBD_CONTROL: control.url,
+      PATH: `${join(checkout, part.folder, "programs")}:${systemPath}`,
+    },
     loopback: clusterAddress,
     needs: death.signal,
     limitMs: limitOf(part),

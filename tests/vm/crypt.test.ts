@@ -15,7 +15,7 @@ import type { HostService } from "../../lib/host/host.ts";
 import { layerOver } from "../../lib/host/crypt-layers.ts";
 import { shownBy } from "../../lib/node/staged-device.ts";
 import { mountsAt } from "../../lib/host/mountinfo.ts";
-import { FAST_KEY, mountTable, tool, toolWith } from "./loop.ts";
+import { FAST_KEY, mountTable, tool, toolWith, withUsualKeys } from "./loop.ts";
 import { hostOnLoops } from "./host-on-loops.ts";
 
 const MIB = 1n << 20n;
@@ -49,7 +49,8 @@ describe("a LUKS layer", () => {
       const disk = loops.make(64);
       const { device, file } = disk;
       const cipher = ["--cipher", "aes-xts-plain64", "--key-size", "256", "--sector-size", "512"];
-      expect(await run(host.formatCrypt({ device, key, cipher, over: "blank" }))).toBe(16n * MIB);
+      const header = await withUsualKeys(() => run(host.formatCrypt({ device, key, cipher, over: "blank" })));
+      expect(header).toBe(16n * MIB);
       const { keyslots, config, segments } = dumpOf(device);
       expect([keyslots["0"].kdf.memory, config.json_size, segments["0"].offset]).toEqual([
         32768,

@@ -21,6 +21,13 @@ export const toolWith = (input: string | undefined, ...argv: string[]): string =
 export const mountTable = () => parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
 export const isMounted = (path: string): boolean => mountsAt(mountTable(), path).length > 0;
 
+/** Has the driver's own key slots made meanwhile, and not those of ./programs/cryptsetup. */
+export const withUsualKeys = async <A>(act: () => Promise<A>): Promise<A> => {
+  writeFileSync(USUAL_KEYS, "");
+  return act().finally(() => rmSync(USUAL_KEYS));
+};
+const USUAL_KEYS = "/run/usual-keys";
+
 /** Arguments of luksFormat for a key that is derived in no time: what is tested is not how hard it is to guess. */
 export const FAST_KEY = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
 
