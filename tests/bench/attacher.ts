@@ -20,7 +20,14 @@ import { cpuMsOf, memoryMiB, middle } from "./measure.ts";
 import { column, judged, type Line } from "./report.ts";
 
 /** Times and memory are ours over the other's. */
-const TARGETS = { trivialRequests: 1, publishRequests: 3, timeAsInstalled: 0.5, timeUnlimited: 1, memory: 1 };
+const TARGETS = {
+  controllerMiB: 150,
+  trivialRequests: 1,
+  publishRequests: 3,
+  timeAsInstalled: 0.5,
+  timeUnlimited: 1,
+  memory: 1,
+};
 const SETTLED_MS = 15_000;
 
 type Side = "ours" | "unlimited" | "installed";
@@ -174,6 +181,32 @@ const memories = ({ plane, start }: Place, count: number) =>
     return result;
   });
 
+/** Of the driver's controller with its attacher in one process, at rest beside so many of its attachments. */
+const controllerMemory = async (plane: ControlPlane, work: string, count: number): Promise<number> => {
+  const name = "bench.csi.example.com";
+  const { node, volumes, attachments, untilAttached } = await bulkOf(plane, name);
+  await node();
+  await volumes(count);
+  await attachments(count);
+  const child = startProcess([
+    "--type=rbd",
+    "--nodeid=bench",
+    "--controllerserver",
+    "--attacher",
+    `--drivername=${name}`,
+    `--endpoint=unix://${join(work, "controller.sock")}`,
+    `--csi-addons-endpoint=unix://${join(work, "csi-addons.sock")}`,
+    `--kubeconfig=${plane.kubeconfigOf("ours")}`,
+  ]);
+  await untilAttached(count);
+  await Bun.sleep(SETTLED_MS);
+  const { now, peak } = memoryOf(child.pid);
+  console.log(`  controller with attacher, having attached them:${column(now, 8, 0)} MiB, at most ${peak.toFixed(0)}`);
+  child.kill("SIGTERM");
+  await child.exited;
+  return now;
+};
+
 export const attacher = async (work: string, load: AttacherLoad): Promise<readonly Line[]> => {
   const plane = await startBenchPlane(join(work, "plane"), Object.keys(TITLES));
   try {
@@ -181,6 +214,7 @@ export const attacher = async (work: string, load: AttacherLoad): Promise<readon
     const trivial = await compared(place, false, load);
     const publish = await compared(place, true, load);
     const memory = await memories(place, load.attached);
+    const controller = await controllerMemory(plane, work, load.atOnce);
     const over = ({ ours, ...others }: typeof trivial, side: keyof typeof others) => ours.msEach / others[side].msEach;
     const { trivialRequests, publishRequests, timeAsInstalled, timeUnlimited } = TARGETS;
     return [
@@ -190,6 +224,7 @@ export const attacher = async (work: string, load: AttacherLoad): Promise<readon
       judged("attach: time over csi-attacher's", over(publish, "installed"), "at most", timeAsInstalled),
       judged("trivial attach: over its time without limit", over(trivial, "unlimited"), "at most", timeUnlimited),
       judged("attach: over its time without limit", over(publish, "unlimited"), "at most", timeUnlimited),
+      judged("memory of the controller with its attacher, MiB", controller, "at most", TARGETS.controllerMiB),
       judged("attacher: memory over csi-attacher's", memory.ours / memory.unlimited, "at most", TARGETS.memory),
     ];
   } finally {

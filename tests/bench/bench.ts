@@ -70,6 +70,9 @@ const onCeph: Readonly<Record<string, Part>> = {
     memory(driver, pool.pool, QUICK ? { count: 500, warmUp: 500 } : { count: 10_000, warmUp: 5000 }),
 };
 
+/** What the memory's targets are for is controller and node in one process. */
+const FLAGS_OF: Readonly<Record<string, readonly string[]>> = { memory: ["--nodeserver=true"] };
+
 /** These ask no Ceph. */
 const alone: Readonly<Record<string, () => Promise<readonly Line[]>>> = {
   telemetry: () => telemetry(QUICK ? 50 : 300),
@@ -104,7 +107,9 @@ const measured = (name: string, cluster: CephCluster) =>
     const listing = { userID: "admin", userKey: adminKey, pools: `bench-${name}` };
     writeSecrets(join(dir, "secrets"), CLUSTER, listing);
     const driver = yield* Effect.acquireRelease(
-      Effect.promise(() => startDriver({ dir, flags: [`--secrets-dir=${join(dir, "secrets")}`] })),
+      Effect.promise(() =>
+        startDriver({ dir, flags: [`--secrets-dir=${join(dir, "secrets")}`, ...(FLAGS_OF[name] ?? [])] }),
+      ),
       (started) => Effect.promise(() => started.end()),
     );
     const ceph = yield* floorCeph(CELLS, join(work, "no-ceph.conf"));
