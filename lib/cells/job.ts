@@ -8,6 +8,8 @@ export interface CallOptions {
   readonly limit: Duration.Duration;
   /** The image, device or path that the call is for, for messages. */
   readonly subject: string;
+  /** What it is made for, such as a volume, where the subject does not say so; for the log. */
+  readonly madeFor?: string | undefined;
   /** A call does not run while another one with its key is stuck. A call without a key can be repeated without harm. */
   readonly key?: string | undefined;
   /** What the call depends on, such as a pool of a cluster: calls for one do not take the cells of those for another. */

@@ -2,7 +2,8 @@
  * The cells that are put aside: the call of each passed its limit, and its thread still runs.
  *
  * 1. Until the thread ends, every further call with its key is refused: nothing runs twice on one image or device.
- * 2. Each cell that is put aside, and each whose call ends later, is logged with its call, subject and age.
+ * 2. Each cell that is put aside, and each whose call ends later, is logged with its call, subject and age, and with what it
+ *    was made for.
  */
 import * as Effect from "effect/Effect";
 import type { Cell } from "./crew.ts";
@@ -75,9 +76,11 @@ export class Quarantine {
 
   private log(job: Job, line: (about: string) => Effect.Effect<void>, verb: string): void {
     const { op, subject } = job;
+    const { madeFor } = job.options;
     const seconds = this.seconds(job);
-    const about = `${op} on ${subject} ${verb} ${seconds} s`;
-    const fields = { cells: this.options.name, call: op, subject, seconds };
+    const user = madeFor === undefined || subject.includes(madeFor) ? "" : ` for ${madeFor}`;
+    const about = `${op} on ${subject}${user} ${verb} ${seconds} s`;
+    const fields = { cells: this.options.name, call: op, subject, ...(user && { madeFor }), seconds };
     this.options.log(Effect.annotateLogs(line(about), fields));
   }
 }

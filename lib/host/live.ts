@@ -141,7 +141,7 @@ const hostService = (pools: Pools): HostService => {
   ) =>
     Effect.flatMap(CallSubject, (madeFor) =>
       Effect.mapError(
-        pool.call<Answer<K>>(op, arg, { limit, subject, key: madeFor ?? subject }),
+        pool.call<Answer<K>>(op, arg, { limit, subject, madeFor, key: madeFor ?? subject }),
         failed(op, subject, does),
       ),
     );

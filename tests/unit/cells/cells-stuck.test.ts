@@ -153,3 +153,21 @@ pooled("An idle cell ends after its rest, by the same clock", { kept: 0 }, (pool
     expect(pool.state().cells).toBe(0);
   }),
 );
+
+pooled("The log names the volume that a hanging call is made for, once", { size: 1 }, (pool, lines) =>
+  Effect.gen(function* () {
+    const gate = makeGate();
+    for (const subject of ["/dev/rbd0", "/stage/volume-1"]) {
+      const options = { limit: Duration.seconds(100), subject, madeFor: "volume-1" };
+      const fiber = yield* Effect.forkChild(Effect.flip(pool.call("wait", { gate }, options)));
+      yield* until(() => pool.state().running.length === 1);
+      yield* TestClock.adjust("100 seconds");
+      yield* Fiber.join(fiber);
+    }
+    expect(lines.map(({ message }) => message)).toEqual([
+      "wait on /dev/rbd0 for volume-1 has not returned for 100 s; its worker thread is put aside",
+      "wait on /stage/volume-1 has not returned for 100 s; its worker thread is put aside",
+    ]);
+    open(gate);
+  }),
+);
