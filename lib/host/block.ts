@@ -9,10 +9,12 @@
  * 3. A filesystem only grows.
  */
 import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
+import { release } from "node:os";
 import { Errno } from "../cells/cell.ts";
 import { failure, must, outputOf, run, SYSTEM_FAILED } from "./child.ts";
 import { afterChange } from "./errno.ts";
 import type { Content, DeviceState, FilesystemOn, MkfsRequest, Stretch } from "./host.ts";
+import { leftOut, listingOf } from "./mkfs-features.ts";
 
 export type MkfsAnswer =
   | { readonly kind: "made" }
@@ -87,22 +89,25 @@ const DEFAULTS: Readonly<Record<string, readonly string[]>> = {
   xfs: ["-K"],
 };
 
-/** The kernel of another node that mounts the filesystem may be older than this mkfs.xfs, and may not know reflinks. */
-let reflinkOff: readonly string[] | undefined;
-const xfsAdditions = (): readonly string[] => {
-  if (reflinkOff === undefined) {
-    const usage = run(["mkfs.xfs"], { limit: 10_000 });
-    reflinkOff = /reflink=0\|1/.test(usage.stdout + usage.stderr) ? ["-m", "reflink=0"] : [];
-  }
-  return reflinkOff;
+/** What each mkfs says that it knows. */
+const listings = new Map<string, string>();
+
+const listing = (type: string): string => {
+  const known = listings.get(type);
+  const list = listingOf(type);
+  if (known !== undefined || list === undefined) return known ?? "";
+  const said = run([`mkfs.${type}`, ...list], { limit: 10_000 });
+  const text = said.stdout + said.stderr;
+  listings.set(type, text);
+  return text;
 };
 
 export const mkfs = ({ device, type, options, encryptsFiles }: MkfsRequest): MkfsAnswer => {
   const found = probe(device);
   if (found.kind !== "blank") return { kind: "not-blank", found: found.type };
   const given = options ?? DEFAULTS[type] ?? [];
-  const forXfs = type === "xfs" && !given.some((word) => word.includes("reflink=")) ? xfsAdditions() : [];
-  const additions = encryptsFiles === true ? [...forXfs, "-Oencrypt"] : forXfs;
+  const out = leftOut(type, given, listing(type), release());
+  const additions = encryptsFiles === true ? [...out, "-Oencrypt"] : out;
   const done = run([`mkfs.${type}`, ...given, ...additions, device]);
   if (done.code > 0 && !SYSTEM_FAILED.test(done.stderr)) {
     const remedy = options === undefined ? "" : `. Its arguments are those of mkfsOptions: ${options.join(" ")}`;
