@@ -11,6 +11,7 @@
 import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { release } from "node:os";
 import { Errno } from "../cells/cell.ts";
+import { btrfsSize, growBtrfs } from "./btrfs.ts";
 import { failure, must, outputOf, run, SYSTEM_FAILED } from "./child.ts";
 import { afterChange } from "./errno.ts";
 import type { Content, DeviceState, FilesystemOn, MkfsRequest, Stretch } from "./host.ts";
@@ -87,6 +88,7 @@ const signature = (text: string): Content => {
 const DEFAULTS: Readonly<Record<string, readonly string[]>> = {
   ext4: ["-m0", "-Enodiscard,lazy_itable_init=1,lazy_journal_init=1"],
   xfs: ["-K"],
+  btrfs: ["-K"],
 };
 
 /** What each mkfs says that it knows. */
@@ -98,7 +100,8 @@ const listing = (type: string): string => {
   if (known !== undefined || list === undefined) return known ?? "";
   const said = run([`mkfs.${type}`, ...list], { limit: 10_000 });
   const text = said.stdout + said.stderr;
-  listings.set(type, text);
+  // One that was killed is asked again.
+  if (said.code >= 0) listings.set(type, text);
   return text;
 };
 
@@ -131,6 +134,7 @@ export const fsck = ({ device, type }: FilesystemOn): FsckAnswer => {
 
 /** The bytes of a mounted filesystem, its own overhead included, and of one of its blocks. */
 const filesystemSize = (type: string, device: string, point: string): { bytes: bigint; block: bigint } => {
+  if (type === "btrfs") return btrfsSize(point);
   const [program, text, blockName, countName] = type.startsWith("ext")
     ? ["dumpe2fs", must(["dumpe2fs", "-h", device]).stdout, "Block size:", "Block count:"]
     : ["xfs_io", must(["xfs_io", "-c", "statfs", point]).stdout, "geom.bsize =", "geom.datablocks ="];
@@ -144,14 +148,15 @@ const filesystemSize = (type: string, device: string, point: string): { bytes: b
 };
 
 export const growFilesystem = ({ device, type, point }: FilesystemOn & { point: string }): bigint => {
-  if (!type.startsWith("ext") && type !== "xfs") {
-    throw new Errno("grow", 0, `this driver grows ext4 and xfs, not ${type}`);
+  if (!type.startsWith("ext") && type !== "xfs" && type !== "btrfs") {
+    throw new Errno("grow", 0, `this driver grows ext4, xfs and btrfs, not ${type}`);
   }
   const available = deviceState(device)?.sizeBytes;
   if (available === undefined) throw new Errno("grow", 0, "the device does not exist");
   const now = filesystemSize(type, device, point);
   if (available <= now.bytes + now.block) return now.bytes;
-  must(type === "xfs" ? ["xfs_growfs", "-d", point] : ["resize2fs", device]);
+  if (type === "btrfs") growBtrfs(point, available);
+  else must(type === "xfs" ? ["xfs_growfs", "-d", point] : ["resize2fs", device]);
   return afterChange("grow", () => filesystemSize(type, device, point).bytes);
 };
 
