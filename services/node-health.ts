@@ -46,9 +46,13 @@ const inodesMessage = ({ totalInodes, freeInodes }: Usage) => ({
   available: freeInodes,
 });
 
+/** btrfs makes inodes as it needs them, and counts none. */
+const filesystemUsage = (usage: Usage) =>
+  usage.totalInodes > 0n ? [bytesMessage(usage), inodesMessage(usage)] : [bytesMessage(usage)];
+
 const usageMessages = ({ usage, deviceBytes }: VolumeState) => {
   if (deviceBytes !== undefined) return { usage: [{ unit: Unit.BYTES, total: deviceBytes }] };
-  return usage === undefined ? {} : { usage: [bytesMessage(usage), inodesMessage(usage)] };
+  return usage === undefined ? {} : { usage: filesystemUsage(usage) };
 };
 
 const stats = Effect.fnUntraced(function* ({ volumeId: id, volumePath }: NodeGetVolumeStatsRequest) {

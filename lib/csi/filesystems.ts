@@ -8,10 +8,13 @@
  */
 import { MIB } from "./size.ts";
 
-/** By the names that a request's `fs_type` has. A request without one gets the first. */
-export const FILESYSTEMS: readonly string[] = ["ext4", "xfs", "ext3"];
+/**
+ * By the names that a request's `fs_type` has. A request without one gets the first. Whether a node's kernel has btrfs is
+ * not known here: a node that lacks it refuses to stage the volume (lib/host/btrfs.ts).
+ */
+export const FILESYSTEMS: readonly string[] = ["ext4", "xfs", "ext3", "btrfs"];
 
-/** Why no node mounts such a filesystem; `undefined`: each does. "" is for the one that is there, or the default. */
+/** Why no node mounts such a filesystem; `undefined`: nodes do. "" is for the one that is there, or the default. */
 export const refusalOfType = (type: string): string | undefined => {
   if (type === "" || FILESYSTEMS.includes(type)) return undefined;
   return `must be one of ${FILESYSTEMS.join(", ")}, and not ${JSON.stringify(type)}`;
@@ -20,9 +23,18 @@ export const refusalOfType = (type: string): string | undefined => {
 /** The filesystem in which this release encrypts files. */
 export const FILE_ENCRYPTION = "ext4";
 
-/** mkfs.xfs of 5.19 and later makes no smaller one, unless it is called with this option. */
-const SMALLEST_XFS_BYTES = 300n * MIB;
-const SMALLER_XFS = "--unsupported";
+interface SmallestSize {
+  readonly mebibytes: bigint;
+  /** The option of its mkfs that makes a smaller one. */
+  readonly lifted: RegExp;
+}
+
+const SMALLEST: Readonly<Record<string, SmallestSize>> = {
+  // Since 5.19.
+  xfs: { mebibytes: 300n, lifted: /^--unsupported$/ },
+  // Two copies of the metadata take most of it: with other profiles, or with data and metadata mixed, it is less.
+  btrfs: { mebibytes: 109n, lifted: /^(-m|-M|--metadata|--mixed)/ },
+};
 
 /**
  * Why no node makes such a filesystem on a blank volume; `undefined`: the size is no reason. A volume that has a content
@@ -33,7 +45,9 @@ export const refusalOfSize = (
   sizeBytes: bigint,
   mkfsOptions: readonly string[] | undefined,
 ): string | undefined => {
-  if (type !== "xfs" || sizeBytes >= SMALLEST_XFS_BYTES || mkfsOptions?.includes(SMALLER_XFS) === true)
-    return undefined;
-  return `asks for xfs on ${sizeBytes} bytes, and mkfs.xfs makes none below 300 MiB (${SMALLEST_XFS_BYTES} bytes). Ask for more, or use ext4`;
+  const smallest = Object.hasOwn(SMALLEST, type) ? SMALLEST[type] : undefined;
+  if (smallest === undefined || mkfsOptions?.some((word) => smallest.lifted.test(word)) === true) return undefined;
+  const { mebibytes } = smallest;
+  if (sizeBytes >= mebibytes * MIB) return undefined;
+  return `asks for ${type} on ${sizeBytes} bytes, and mkfs.${type} makes none below ${mebibytes} MiB (${mebibytes * MIB} bytes). Ask for more, or use ext4`;
 };

@@ -9,10 +9,13 @@
  * 3. A filesystem only grows.
  */
 import { closeSync, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
+import { release } from "node:os";
 import { Errno } from "../cells/cell.ts";
+import { btrfsSize, growBtrfs } from "./btrfs.ts";
 import { failure, must, outputOf, run, SYSTEM_FAILED } from "./child.ts";
 import { afterChange } from "./errno.ts";
 import type { Content, DeviceState, FilesystemOn, MkfsRequest, Stretch } from "./host.ts";
+import { leftOut, listingOf } from "./mkfs-features.ts";
 
 export type MkfsAnswer =
   | { readonly kind: "made" }
@@ -85,24 +88,29 @@ const signature = (text: string): Content => {
 const DEFAULTS: Readonly<Record<string, readonly string[]>> = {
   ext4: ["-m0", "-Enodiscard,lazy_itable_init=1,lazy_journal_init=1"],
   xfs: ["-K"],
+  btrfs: ["-K"],
 };
 
-/** The kernel of another node that mounts the filesystem may be older than this mkfs.xfs, and may not know reflinks. */
-let reflinkOff: readonly string[] | undefined;
-const xfsAdditions = (): readonly string[] => {
-  if (reflinkOff === undefined) {
-    const usage = run(["mkfs.xfs"], { limit: 10_000 });
-    reflinkOff = /reflink=0\|1/.test(usage.stdout + usage.stderr) ? ["-m", "reflink=0"] : [];
-  }
-  return reflinkOff;
+/** What each mkfs says that it knows. */
+const listings = new Map<string, string>();
+
+const listing = (type: string): string => {
+  const known = listings.get(type);
+  const list = listingOf(type);
+  if (known !== undefined || list === undefined) return known ?? "";
+  const said = run([`mkfs.${type}`, ...list], { limit: 10_000 });
+  const text = said.stdout + said.stderr;
+  // One that was killed is asked again.
+  if (said.code >= 0) listings.set(type, text);
+  return text;
 };
 
 export const mkfs = ({ device, type, options, encryptsFiles }: MkfsRequest): MkfsAnswer => {
   const found = probe(device);
   if (found.kind !== "blank") return { kind: "not-blank", found: found.type };
   const given = options ?? DEFAULTS[type] ?? [];
-  const forXfs = type === "xfs" && !given.some((word) => word.includes("reflink=")) ? xfsAdditions() : [];
-  const additions = encryptsFiles === true ? [...forXfs, "-Oencrypt"] : forXfs;
+  const out = leftOut(type, given, listing(type), release());
+  const additions = encryptsFiles === true ? [...out, "-Oencrypt"] : out;
   const done = run([`mkfs.${type}`, ...given, ...additions, device]);
   if (done.code > 0 && !SYSTEM_FAILED.test(done.stderr)) {
     const remedy = options === undefined ? "" : `. Its arguments are those of mkfsOptions: ${options.join(" ")}`;
@@ -126,6 +134,7 @@ export const fsck = ({ device, type }: FilesystemOn): FsckAnswer => {
 
 /** The bytes of a mounted filesystem, its own overhead included, and of one of its blocks. */
 const filesystemSize = (type: string, device: string, point: string): { bytes: bigint; block: bigint } => {
+  if (type === "btrfs") return btrfsSize(point);
   const [program, text, blockName, countName] = type.startsWith("ext")
     ? ["dumpe2fs", must(["dumpe2fs", "-h", device]).stdout, "Block size:", "Block count:"]
     : ["xfs_io", must(["xfs_io", "-c", "statfs", point]).stdout, "geom.bsize =", "geom.datablocks ="];
@@ -139,14 +148,15 @@ const filesystemSize = (type: string, device: string, point: string): { bytes: b
 };
 
 export const growFilesystem = ({ device, type, point }: FilesystemOn & { point: string }): bigint => {
-  if (!type.startsWith("ext") && type !== "xfs") {
-    throw new Errno("grow", 0, `this driver grows ext4 and xfs, not ${type}`);
+  if (!type.startsWith("ext") && type !== "xfs" && type !== "btrfs") {
+    throw new Errno("grow", 0, `this driver grows ext4, xfs and btrfs, not ${type}`);
   }
   const available = deviceState(device)?.sizeBytes;
   if (available === undefined) throw new Errno("grow", 0, "the device does not exist");
   const now = filesystemSize(type, device, point);
   if (available <= now.bytes + now.block) return now.bytes;
-  must(type === "xfs" ? ["xfs_growfs", "-d", point] : ["resize2fs", device]);
+  if (type === "btrfs") growBtrfs(point, available);
+  else must(type === "xfs" ? ["xfs_growfs", "-d", point] : ["resize2fs", device]);
   return afterChange("grow", () => filesystemSize(type, device, point).bytes);
 };
 

@@ -5,6 +5,7 @@
  */
 import { serveCell } from "../cells/cell.ts";
 import * as block from "./block.ts";
+import { filesystemLack } from "./btrfs.ts";
 import { closeCrypt, cryptHeader, formatCrypt, openCrypt, resizeCrypt } from "./crypt.ts";
 import { lookForData, prepareCrypt, sealCrypt, wipeCrypt } from "./crypt-integrity.ts";
 import * as cryptSlots from "./crypt-slots.ts";
@@ -24,6 +25,7 @@ export const operations = {
   endLog,
   limitIo: (request: IoLimitRequest) => limitIo(request),
   ...block,
+  filesystemLack,
   cryptHeader,
   formatCrypt,
   openCrypt,

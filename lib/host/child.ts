@@ -29,6 +29,9 @@ const environment = (): Record<string, string> => ({
   DM_DISABLE_UDEV: "1",
 });
 
+/** Whether a program is installed here. */
+export const hasProgram = (name: string): boolean => Bun.which(name, { PATH: environment()["PATH"] ?? "" }) !== null;
+
 export interface RunOptions {
   /** Milliseconds after which it is killed. Without it, it is never killed: at the call's own limit its cell is put aside, and the child continues. */
   readonly limit?: number;

@@ -31,11 +31,18 @@ export const mountOptions = (type: string, { flags, readOnly }: MountWish): read
   ...new Set([...(OWN_OPTIONS[type] ?? []), "_netdev", ...flags, ...(readOnly ? ["ro"] : [])]),
 ];
 
+/** Filesystems that not each node has: its kernel or the image of the driver may lack them. */
+const NOT_EVERYWHERE: readonly string[] = ["btrfs"];
+
+export const isEverywhere = (type: string): boolean => !NOT_EVERYWHERE.includes(type);
+
 /** What mounts a filesystem without its journal, by the names that it has for that; the first is the driver's. */
 const WITHOUT_JOURNAL: Readonly<Record<string, readonly string[]>> = {
   ext3: ["noload", "norecovery"],
   ext4: ["noload", "norecovery"],
   xfs: ["norecovery"],
+  // The first since kernel 5.9; of the others, newer kernels lack one or the other.
+  btrfs: ["rescue=nologreplay", "rescue=all", "nologreplay", "norecovery"],
 };
 
 /** The options with which the filesystem is mounted without its journal; `undefined`: there are none, or these are such. */

@@ -151,6 +151,16 @@ export interface CryptFolderKey {
   readonly key: Redacted.Redacted;
 }
 
+/** Below this the kernel sets no btrfs to another size: a smaller one keeps the size that it has. */
+export const LEAST_RESIZED_BTRFS = 256n << 20n;
+
+/** Why a machine cannot serve a filesystem. */
+export interface FilesystemLack {
+  /** As a clause about the machine. */
+  readonly problem: string;
+  readonly remedy: string;
+}
+
 export interface FilesystemOn {
   readonly device: string;
   readonly type: string;
@@ -292,6 +302,10 @@ export interface HostService {
   /** Unlocks the encrypted folder until the filesystem is unmounted. `HostRefused` if the key is another. */
   readonly unlockCryptFolder: (request: CryptFolderKey) => Effect.Effect<void, HostError>;
 
+  /**
+   * What this machine lacks for a filesystem that not each machine has; `undefined`: nothing. Loads its module if needed.
+   */
+  readonly filesystemLack: (type: string) => Effect.Effect<FilesystemLack | undefined, HostError>;
   readonly probe: (device: string) => Effect.Effect<Content, HostError>;
   /** Makes a filesystem. Probes right before, and fails on a device that is not blank (`UnexpectedContent`). */
   readonly mkfs: (request: MkfsRequest) => Effect.Effect<void, HostError>;

@@ -193,6 +193,7 @@ const hostService = (pools: Pools): HostService => {
     ),
     cryptFolder: (point) => change("cryptFolder", { point }, point, LIMIT.mount, "reads"),
 
+    filesystemLack: (type) => look("filesystemLack", type, `filesystem ${type}`, LIMIT.tool),
     probe: (device) => change("probe", device, device, LIMIT.tool, "reads"),
     mkfs: (request) =>
       Effect.flatMap(change("mkfs", request, request.device, LIMIT.tool), (answer): Effect.Effect<void, HostError> => {

@@ -75,6 +75,16 @@ const parseLine = (line: string): MountEntry => {
   };
 };
 
+/**
+ * The text of mountinfo with LUKS layers under their own names. Of a btrfs the kernel shows the name of its device that it was
+ * told last, and udev tells it `/dev/dm-3`. `nameOf` gives device-mapper's name of `dm-3`.
+ */
+export const withLayerNames = (text: string, nameOf: (device: string) => string | undefined): string =>
+  text.replace(/ - btrfs \/dev\/(dm-\d+) /g, (shown, device: string) => {
+    const name = nameOf(device);
+    return name === undefined ? shown : ` - btrfs /dev/mapper/${name} `;
+  });
+
 /** The mounts exactly at a path, the visible one last. The path is absolute and has no symlinks. */
 export const mountsAt = (table: MountTable, path: string): MountTable => table.filter((entry) => entry.point === path);
 
@@ -87,14 +97,21 @@ export interface BlockDevice {
   readonly minor: number;
 }
 
-/** Whether this is a mount of the filesystem on the device. */
+const pathsOf = ({ path, kernelPath }: BlockDevice): readonly string[] =>
+  kernelPath === undefined ? [path] : [path, kernelPath];
+
+/**
+ * Whether this is a mount of the filesystem on the device. A btrfs has a number of its own and not that of its device; there
+ * the source is what the kernel has opened. Kernels before 5.0 may name a copy of it instead: ./btrfs.ts refuses them.
+ */
 export const isFilesystemOf = (entry: MountEntry, device: BlockDevice): boolean =>
-  entry.major === device.major && entry.minor === device.minor;
+  entry.fsType === "btrfs"
+    ? pathsOf(device).includes(entry.source)
+    : entry.major === device.major && entry.minor === device.minor;
 
 /** Whether the device's node itself is bound here. The node is on the filesystem of /dev. */
 export const isNodeOf = (entry: MountEntry, device: BlockDevice): boolean =>
-  !isFilesystemOf(entry, device) &&
-  [device.path, device.kernelPath].some((path) => path !== undefined && entry.root === path.slice("/dev".length));
+  !isFilesystemOf(entry, device) && pathsOf(device).some((path) => entry.root === path.slice("/dev".length));
 
 export const mountsOf = (table: MountTable, device: BlockDevice): MountTable =>
   table.filter((entry) => isFilesystemOf(entry, device) || isNodeOf(entry, device));

@@ -24,11 +24,13 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { Errno } from "../cells/cell.ts";
+import { refusalOfCopy } from "./btrfs.ts";
 import { failure, outputOf, run } from "./child.ts";
 import { afterChange } from "./errno.ts";
 import { syncFolder } from "./folder.ts";
 import type { MountRequest, Usage } from "./host.ts";
 import { lastLogged, loggedSince, withLog } from "./kernel-log.ts";
+import { withLayerNames } from "./mountinfo.ts";
 
 export type PathAnswer =
   | { readonly kind: "done"; readonly made: boolean }
@@ -47,7 +49,15 @@ const unless = <A>(codes: readonly string[], read: () => A): A | undefined => {
   }
 };
 
-export const mountInfo = (): string => readFileSync("/proc/self/mountinfo", "utf8");
+/** Only a name that stands in the table as it is. */
+const layerName = (device: string): string | undefined => {
+  const name = unless(["ENOENT", "ENODEV", "EINVAL"], () =>
+    readFileSync(`/sys/block/${device}/dm/name`, "utf8").trim(),
+  );
+  return name !== undefined && /^[\w.+-]+$/.test(name) ? name : undefined;
+};
+
+export const mountInfo = (): string => withLayerNames(readFileSync("/proc/self/mountinfo", "utf8"), layerName);
 
 export const resolvePath = (path: string): string | undefined => {
   const parent = unless(["ENOENT", "ENOTDIR"], () => realpathSync(dirname(path)));
@@ -68,6 +78,8 @@ export const mount = ({ source, target, type, options }: MountRequest): MountAns
   const done = run(["mount", ...(type === undefined ? [] : ["-t", type]), "-o", options.join(","), source, target]);
   if (done.code === 0) return { kind: "mounted" };
   if (type === undefined || done.code < 0) throw failure("mount", done);
+  const copy = type === "btrfs" ? refusalOfCopy(done.stderr) : undefined;
+  if (copy !== undefined) return { kind: "refused", reason: copy };
   const reason = withLog(outputOf(done), loggedSince(since, logOf(source, type)));
   if (done.code !== INVOCATION_WRONG && !REFUSED.test(done.stderr)) throw new Errno("mount", 0, reason);
   return { kind: "refused", reason: `${reason}. Its options are ${options.join(",")}` };

@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect";
 import { type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.ts";
 import { SizeOutOfRange } from "../csi/size.ts";
 import type { HostError } from "../host/errors.ts";
-import { Host } from "../host/host.ts";
+import { Host, LEAST_RESIZED_BTRFS } from "../host/host.ts";
 import { isReadOnly, type MountEntry } from "../host/mountinfo.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
@@ -73,7 +73,9 @@ const expandLocked = Effect.fnUntraced(function* ({
       Effect.fail(isReadOnly(entry) ? growsNowhere(volumeId, entry) : error),
     );
     const grown = yield* stage("grow filesystem", grow);
-    yield* proveGrown(device, grown, topBytes);
+    yield* Effect.mapError(proveGrown(device, grown, topBytes), (error) =>
+      entry.fsType === "btrfs" && topBytes < LEAST_RESIZED_BTRFS ? tooSmallToGrow(volumeId, topBytes) : error,
+    );
   }
   return sizeBytes;
 });
@@ -88,6 +90,13 @@ const grownDevice = Effect.fnUntraced(function* (volumeId: string, device: Stage
   );
   return yield* Effect.catchTag(sizedAtLeast(device, requiredBytes, TELL_PATIENCE), "Precondition", () => renewed);
 });
+
+const tooSmallToGrow = (volumeId: string, bytes: bigint): Precondition =>
+  new Precondition({
+    subject: `volume ${volumeId}`,
+    problem: `has a device of ${bytes} bytes now, but the kernel grows a btrfs to no less than ${LEAST_RESIZED_BTRFS} bytes`,
+    remedy: "Nothing is lost: its filesystem keeps its size. Ask for 256 MiB or more",
+  });
 
 const growsNowhere = (volumeId: string, { point }: MountEntry): Precondition =>
   new Precondition({

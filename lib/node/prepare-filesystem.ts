@@ -12,9 +12,10 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { Rbd } from "../ceph/rbd.ts";
+import { Precondition } from "../csi/errors.ts";
 import { FILE_ENCRYPTION } from "../csi/filesystems.ts";
 import { type HostError, UnexpectedContent } from "../host/errors.ts";
-import { chooseFilesystem } from "../host/filesystem.ts";
+import { chooseFilesystem, isEverywhere } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { stage } from "../operations/pipeline.ts";
 import { readsAsZeros } from "./crypt-wipe.ts";
@@ -38,13 +39,22 @@ export interface NeverWritten {
   readonly wiped: boolean;
 }
 
+/** Fails if this node lacks what such a filesystem needs. "" is for the one that is there, or the default. */
+export const proveServed = Effect.fnUntraced(function* (
+  type: string,
+): Effect.fn.Return<void, HostError | Precondition, Host> {
+  if (isEverywhere(type)) return;
+  const lack = yield* stage("look at kernel", (yield* Host).filesystemLack(type));
+  if (lack !== undefined) return yield* new Precondition({ subject: "this node", ...lack });
+});
+
 /** -> the type of the filesystem, which is on the device then. */
 export const prepareFilesystem = Effect.fnUntraced(function* (
   { type: requested, readOnly, context, encryptsFiles }: FilesystemWanted,
   image: VolumeImage,
   { mapped, top }: StagedDevice,
   { from, wiped }: NeverWritten,
-): Effect.fn.Return<string, CephError | HostError, Host | Rbd> {
+): Effect.fn.Return<string, CephError | HostError | Precondition, Host | Rbd> {
   const host = yield* Host;
   const tagged = mapped.crypt?.integrity === true;
   const isReadOnly = mapped.crypt?.readOnly === true;
@@ -57,6 +67,7 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
     return yield* refuse(`image ${label} holds an unfinished ${found.type}. ${cutOff(label)}`);
   }
   const { type, blank } = yield* chooseFilesystem(top.path, found, requested);
+  if (requested === "") yield* proveServed(type);
   if (encryptsFiles && type !== FILE_ENCRYPTION) {
     return yield* refuse(`it holds ${type}, and files are encrypted in ${FILE_ENCRYPTION} only (encryptionType file)`);
   }

@@ -48,7 +48,7 @@ import type { ReadImage } from "./io-limits.ts";
 import { imageMetaFor, mapImage, unmapOptionsOf } from "./map-image.ts";
 import { devicesOfImage, type Mappable, proveOurs, waitUntilMappable } from "./mappable.ts";
 import { mountFilesystem, proveMounted, unmountAll } from "./mounts.ts";
-import { prepareFilesystem } from "./prepare-filesystem.ts";
+import { prepareFilesystem, proveServed } from "./prepare-filesystem.ts";
 import { PublishedNodeRecord } from "./published-node-record.ts";
 import { clearStaleState } from "./stale-state.ts";
 import { type StagedDevice, stackOver } from "./staged-device.ts";
@@ -100,6 +100,7 @@ const stageLocked = Effect.fnUntraced(function* (
   const target = yield* existingTarget(now);
   const found = yield* stage("compare with request", compareWithRequest(spec, now));
   if (found.state === "as requested") return yield* Effect.as(completeStaged(spec, now, found), undefined);
+  if (spec.access.kind === "filesystem") yield* proveServed(spec.access.type);
   const image = yield* stage("locate image", locateImage(context, credentials));
   const keys = yield* stage("get key", Effect.all({ layer: layerKey(spec, image), folder: folderKey(spec, image) }));
   const mappable = yield* waitUntilMappable(image, spec, now.devices);

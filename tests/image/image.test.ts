@@ -49,10 +49,11 @@ const wordsOfHost = (): { readonly whole: ReadonlyArray<string>; readonly perTyp
   const found = (pattern: RegExp) => [...new Set([...text.matchAll(pattern)].map(([, word = ""]) => word))].toSorted();
   return { whole: found(/"([a-z][\w.-]*)"/g), perType: found(/`([a-z]+\.)\$\{type\}/g) };
 };
+/** Whether this machine's kernel has it; mount(8) loads what is a module. */
+const hasBtrfs = (): boolean =>
+  /\bbtrfs$/m.test(readFileSync("/proc/filesystems", "utf8")) || Bun.spawnSync(["modprobe", "-n", "btrfs"]).success;
 /** Names of steps, which are names of programs, too. */
 const STEPS = ["mkfs", "fsck"];
-/** Of packages that the image has nothing of. Whoever makes the driver call one adds it to the image. */
-const ELSEWHERE = ["btrfs"];
 
 interface Built {
   readonly image: BuiltImage;
@@ -118,7 +119,18 @@ describe.skipIf(!hasRig()).each([...imageReleases])("the image with Ceph %d", (r
       for (const program of ["mkfs.ext4", "mkfs.xfs", "fsck.ext4", "xfs_io", "xfs_growfs", "mount", "umount"]) {
         expect(await inside.must(program, "-V")).toMatch(/\d+\.\d+/);
       }
-      for (const program of ["blkid", "blockdev", "dmsetup", "fstrim", "nsenter", "dmesg", "modprobe", "fscrypt"]) {
+      for (const program of [
+        "mkfs.btrfs",
+        "btrfs",
+        "blkid",
+        "blockdev",
+        "dmsetup",
+        "fstrim",
+        "nsenter",
+        "dmesg",
+        "modprobe",
+        "fscrypt",
+      ]) {
         expect(await inside.must(program, "--version")).toMatch(/\d+/);
       }
     },
@@ -162,7 +174,7 @@ describe.skipIf(!hasRig()).each([...imageReleases])("the image with Ceph %d", (r
       listings.flatMap((text) => [...text.matchAll(/^\.\/usr\/s?bin\/(.+)$/gm)].map(([, name]) => name)),
     );
     const { whole, perType } = wordsOfHost();
-    const called = whole.filter((word) => (known.has(word) || ELSEWHERE.includes(word)) && !STEPS.includes(word));
+    const called = whole.filter((word) => known.has(word) && !STEPS.includes(word));
     expect(perType).toEqual(["fsck.", "mkfs."]);
     const makes = FILESYSTEMS.map((type) => `mkfs.${type}`);
     const checks = ["ext2", "ext3", "ext4"].map((type) => `fsck.${type}`);
@@ -173,7 +185,7 @@ describe.skipIf(!hasRig()).each([...imageReleases])("the image with Ceph %d", (r
     expect(there.toSorted()).toEqual([...programs, ...targets].toSorted());
   });
 
-  test.each(["ext4", "xfs"])(
+  test.each(["ext4", "xfs", ...(hasBtrfs() ? ["btrfs"] : [])])(
     `Ceph ${release}: its tools make, probe, mount and grow %s`,
     async (type) => {
       const { inside } = built;
@@ -197,12 +209,16 @@ describe.skipIf(!hasRig()).each([...imageReleases])("the image with Ceph %d", (r
         await inside.must("mount", "-t", type, "-o", "_netdev", device, point);
         try {
           if (type === "xfs") await inside.must("xfs_growfs", "-d", point);
-          const sizes =
-            type === "ext4"
-              ? await inside.must("dumpe2fs", "-h", device)
-              : await inside.must("xfs_io", "-c", "statfs", point);
-          const [, blocks] = /^(?:Block count:\s+|geom\.datablocks = )(\d+)/m.exec(sizes) ?? [];
-          expect(Number(blocks)).toBe(500 * 256);
+          if (type === "btrfs") await inside.must("btrfs", "filesystem", "resize", "1:max", point);
+          const looks = {
+            ext4: ["dumpe2fs", "-h", device],
+            xfs: ["xfs_io", "-c", "statfs", point],
+            btrfs: ["btrfs", "filesystem", "usage", "--kbytes", point],
+          };
+          const [look = "", ...words] = looks[type as keyof typeof looks];
+          const sizes = await inside.must(look, ...words);
+          const [, blocks] = /^(?:Block count:\s+|geom\.datablocks = | +Device size:\s+)(\d+)/m.exec(sizes) ?? [];
+          expect(Number(blocks)).toBe(500 * (type === "btrfs" ? 1024 : 256));
         } finally {
           await inside.must("umount", "-c", point);
         }

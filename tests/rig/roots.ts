@@ -27,7 +27,7 @@ export const parseRelease = (text: string): CephRelease => {
 /** What the cluster, the driver's client calls and the file system tools need in a root. */
 const packages = (
   "ceph-mon ceph-osd ceph-mgr ceph-common rbd-nbd librados2 librbd1 " +
-  "e2fsprogs xfsprogs cryptsetup-bin fscrypt util-linux mount kmod iproute2 procps hostname"
+  "e2fsprogs xfsprogs btrfs-progs cryptsetup-bin fscrypt util-linux mount kmod iproute2 procps hostname"
 ).split(" ");
 
 /** A folder of the rig's cache, made where missing. */

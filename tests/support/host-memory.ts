@@ -26,8 +26,10 @@ import {
   type CryptFolderKey,
   type CryptHeader,
   ENCRYPTED_FOLDER,
+  type FilesystemLack,
   type HostService,
   type IoLimits,
+  LEAST_RESIZED_BTRFS,
   type MapRequest,
   type Trouble,
 } from "../../lib/host/host.ts";
@@ -190,6 +192,8 @@ export class MemoryNode {
   readonly podGroups = new Map<string, Map<string, IoLimits>>();
   /** Why it limits no I/O, as a machine without control groups of version 2. */
   limitsNoIo: string | undefined;
+  /** What it lacks for filesystems, by their types. */
+  readonly lacks = new Map<string, FilesystemLack>();
   /** What was trimmed, in order. */
   readonly trims: { readonly point: string; readonly offset: bigint; readonly end: bigint }[] = [];
   /** Whether a mkfs is killed halfway: it has written, and blkid finds nothing. */
@@ -634,6 +638,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         node.unlocked.add(image.id);
       }),
 
+    filesystemLack: (type) => act(() => node.lacks.get(type)),
     probe: (path) => act(() => probe(path)),
     mkfs: ({ device, type, encryptsFiles = false }) =>
       act(() => {
@@ -663,6 +668,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         const { disk, sizeBytes } = block("grow", device);
         const entry = mountsAt(node.mounts, point).at(-1);
         if (disk.kind !== "filesystem" || entry === undefined) return fail("grow", point, "not mounted");
+        if (disk.type === "btrfs" && sizeBytes < LEAST_RESIZED_BTRFS) return disk.sizeBytes;
         if (disk.sizeBytes < sizeBytes && isReadOnly(entry)) fail("grow", point, "Read-only file system", 30);
         if (disk.sizeBytes < sizeBytes) disk.sizeBytes = sizeBytes;
         return disk.sizeBytes;
@@ -706,12 +712,13 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           return node.mount({ ...devtmpfs, root, point: target, options: own });
         }
         if (disk.kind !== "filesystem" || disk.type !== type) return refuse("mount", target, "wrong fs type");
-        const skipsJournal = options.includes("noload") || options.includes("norecovery");
+        const skipsJournal = ["noload", "norecovery", "rescue=nologreplay"].some((option) => options.includes(option));
         if (disk.dirty === true && readOnly && !skipsJournal) fail("mount", target, "cannot mount read-only", 32);
         if (!readOnly) disk.dirty = false;
         // As mount(8), which mounts read-only what it cannot mount writable.
         const state = readOnly ? ["ro", ...own.slice(1)] : own;
-        const { major, minor } = device;
+        // btrfs has numbers of its own.
+        const { major, minor } = disk.type === "btrfs" ? { major: 0, minor: 40 + device.minor } : device;
         node.mount({
           major,
           minor,
@@ -761,7 +768,8 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         node.files(point);
         const entry = mountsAt(node.mounts, point).at(-1);
         const totalBytes = node.blockOf(entry)?.sizeBytes ?? 0n;
-        return { totalBytes, usedBytes: 0n, availableBytes: totalBytes, totalInodes: 1_000n, freeInodes: 990n };
+        const [totalInodes, freeInodes] = entry?.fsType === "btrfs" ? [0n, 0n] : [1_000n, 990n];
+        return { totalBytes, usedBytes: 0n, availableBytes: totalBytes, totalInodes, freeInodes };
       }),
 
     trouble: ({ path }) => act(() => ({ ...NO_TROUBLE, ...node.troubles.get(path) })),

@@ -9,6 +9,7 @@ import {
   mountsAt,
   mountsOf,
   parseMountInfo,
+  withLayerNames,
 } from "../../../lib/host/mountinfo.ts";
 
 const LINES = `22 28 0:20 / /proc rw,nosuid shared:12 master:3 - proc proc rw
@@ -16,6 +17,8 @@ const LINES = `22 28 0:20 / /proc rw,nosuid shared:12 master:3 - proc proc rw
 37 35 252:16 / /pods/1 ro,noatime - ext4 /dev/rbd1 rw,stripe=16
 38 35 0:6 /rbd2 /staging/raw rw - devtmpfs udev rw,size=4k
 39 35 0:6 /rbd20 /staging/other rw - devtmpfs udev rw
+40 35 0:41 / /staging/btrfs rw - btrfs /dev/rbd3 rw,subvolid=5,subvol=/
+41 35 0:42 / /staging/layered rw - btrfs /dev/dm-7 rw,subvolid=5,subvol=/
 `;
 const table = parseMountInfo(LINES);
 const device = (path: string, major: number, minor: number) => ({ path, major, minor });
@@ -28,6 +31,8 @@ describe("the lines of mountinfo", () => {
       [37, "ext4", "/dev/rbd1"],
       [38, "devtmpfs", "udev"],
       [39, "devtmpfs", "udev"],
+      [40, "btrfs", "/dev/rbd3"],
+      [41, "btrfs", "/dev/dm-7"],
     ]);
   });
 
@@ -64,6 +69,24 @@ describe("the mounts of a device", () => {
   test("A device's filesystem mounts are found by the device number", () => {
     expect(mountsOf(table, device("/dev/rbd1", 252, 16)).map(({ id }) => id)).toEqual([36, 37]);
     expect(mountsOf(table, device("/dev/rbd1", 252, 32))).toEqual([]);
+  });
+
+  test("A device's btrfs mounts are found by the device that the kernel has opened, as their number is not its", () => {
+    expect(mountsOf(table, device("/dev/rbd3", 252, 48)).map(({ id }) => id)).toEqual([40]);
+    // a copy of it has the same UUID, and is another device
+    expect(mountsOf(table, device("/dev/rbd4", 252, 64))).toEqual([]);
+    expect(mountsOf(table, device("/dev/rbd30", 0, 41))).toEqual([]);
+    const layer = { ...device("/dev/mapper/luks-rbd-1", 253, 7), kernelPath: "/dev/dm-7" };
+    expect(mountsOf(table, layer).map(({ id }) => id)).toEqual([41]);
+  });
+
+  test("A btrfs on a LUKS layer is a volume's mount, also where udev has told the kernel the layer by its number", () => {
+    const names: Readonly<Record<string, string>> = { "dm-7": "luks-rbd-1" };
+    const named = parseMountInfo(withLayerNames(LINES, (name) => names[name]));
+    expect(named.find(({ id }) => id === 41)?.source).toBe("/dev/mapper/luks-rbd-1");
+    expect(named.filter(({ id }) => id !== 41)).toEqual(table.filter(({ id }) => id !== 41));
+    expect(named.filter(isRbdMount).map(({ id }) => id)).toEqual([36, 37, 38, 39, 40, 41]);
+    expect(withLayerNames(LINES, () => undefined)).toBe(LINES);
   });
 
   test("A device's raw block mounts are found by the whole name of its device node", () => {

@@ -138,17 +138,22 @@ describe("CreateVolume", () => {
       "volume_capabilities",
     );
   }
-  for (const fsType of ["XFS", "ext2", "btrfs", "ntfs", "ext4 "]) {
+  for (const fsType of ["XFS", "ext2", "zfs", "ntfs", "ext4 "]) {
     check(
       `volume_capabilities[1] asks for the filesystem ${JSON.stringify(fsType)}, which no node mounts`,
       { volumeCapabilities: [MOUNT, formatted(fsType)] },
-      `volume_capabilities[1].mount.fs_type must be one of ext4, xfs, ext3, and not ${JSON.stringify(fsType)}`,
+      `volume_capabilities[1].mount.fs_type must be one of ext4, xfs, ext3, btrfs, and not ${JSON.stringify(fsType)}`,
     );
   }
   check(
     "capacity_range is below the smallest xfs",
     { capacityRange: { requiredBytes: 299n << 20n }, volumeCapabilities: [formatted("xfs")] },
     "volume_capabilities asks for xfs on 313524224 bytes, and mkfs.xfs makes none below 300 MiB",
+  );
+  check(
+    "capacity_range is below the smallest btrfs",
+    { capacityRange: { requiredBytes: 108n << 20n }, volumeCapabilities: [formatted("btrfs")] },
+    "volume_capabilities asks for btrfs on 113246208 bytes, and mkfs.btrfs makes none below 109 MiB",
   );
   check(
     "mutable_parameters has an unknown key",
