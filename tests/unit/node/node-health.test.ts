@@ -119,6 +119,20 @@ describe("NodeGetVolumeHealth and the condition of NodeGetVolumeStats", () => {
     });
   }
 
+  test("A filesystem that the kernel made read-only, or shut down, is a fault", async () => {
+    for (const [superOptions, fault] of [
+      [["ro"], [Status.DEGRADED, "FilesystemReadOnly", expect.stringContaining("read-only")]],
+      [
+        ["rw", "shutdown"],
+        [Status.INACCESSIBLE, "FilesystemShutDown", expect.stringContaining("shut")],
+      ],
+    ] as const) {
+      const { host } = await published();
+      host.mounts.forEach((entry, at) => void (host.mounts[at] = { ...entry, superOptions }));
+      expect(await faultsOf(host)).toEqual([fault]);
+    }
+  });
+
   test("A filesystem that fails and a device that is gone are inaccessible", async () => {
     const { host } = await published();
     host.broken.add(TARGET);
