@@ -28,6 +28,7 @@ import type { Purge } from "../images/purge.ts";
 import { asRaced, orRaced } from "../images/races.ts";
 import { clearUnfinished, discardUnfinished } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
+import { makingOf } from "../journal/making.ts";
 import type { Kms } from "../kms/kms.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -56,7 +57,7 @@ export const findSourceOrCleanUp = Effect.fn("volume.findSourceOrCleanUp")(funct
       begun === undefined
         ? Effect.void
         : Effect.andThen(
-            discardCopy(pool, journal.imageNameOf(VOLUMES, begun.uuid, begun.attributes)),
+            discardCopy(pool, begun),
             journal.unreserve(VOLUMES, pool, instanceId, { ...begun, requestName }),
           ),
     ),
@@ -74,7 +75,8 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
   const { imagePool: pool, imageName: image } = reserved;
   const layout = source.kind === "snapshot" ? cloneSpec : volumeCopySpec;
   const forgotten = journal.isForgotten(VOLUMES, spec.pool, reserved.uuid);
-  const target = { pool, image, spec: layout(spec.parameters), snapshots: [], forgotten };
+  const { takeOver } = reserved.making;
+  const target = { pool, image, spec: layout(spec.parameters), snapshots: [], forgotten, takeOver };
   // The source was there when it was looked for: the next call cleans up where it does not come back.
   const resume = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", asRaced);
   // A resume that fails is not undone, because what it looks at may be another driver's work.
@@ -101,12 +103,13 @@ const transients = ({ located }: VolumeToCopy, pool: PoolRef, image: string): re
   { pool, image: tempImage(image), snapshot: image, clients: "unasked" },
 ];
 
-const imageBetween = ({ header }: VolumeToCopy, { pool, image, forgotten }: Target): Target => ({
+const imageBetween = ({ header }: VolumeToCopy, { pool, image, forgotten, takeOver }: Target): Target => ({
   pool,
   image: tempImage(image),
   spec: holderSpec(header),
   snapshots: [image],
   forgotten,
+  takeOver,
 });
 
 /** How far an earlier attempt came: whether the image in between, and the image itself, are whole. */
@@ -119,9 +122,9 @@ const NOTHING_DONE: Progress = { temp: false, image: false };
 
 /** How far an earlier attempt came. Takes away what was cut off. */
 const resumeCopy = Effect.fnUntraced(function* (source: CopySource, target: Target) {
-  const { pool, image } = target;
+  const { pool, image, takeOver } = target;
   if (source.kind === "snapshot") {
-    yield* clearUnfinished(pool, image);
+    yield* clearUnfinished(pool, image, takeOver);
     return NOTHING_DONE;
   }
   const [first, second] = transients(source, pool, image);
@@ -170,14 +173,20 @@ const orNotReady =
       },
     );
 
-/** Takes away a copy that was not finished, with the image that it goes through. */
-const discardCopy = (pool: PoolRef, image: string) =>
-  Effect.andThen(discardUnfinished(pool, image), discardUnfinished(pool, tempImage(image), [image]));
+/** Takes away a copy that was not finished, with the image that it goes through. Stops if another driver finishes it. */
+const discardCopy = Effect.fnUntraced(function* (pool: PoolRef, { uuid, attributes }: journal.Reservation) {
+  const image = journal.imageNameOf(VOLUMES, uuid, attributes);
+  const { takeOver } = yield* makingOf(VOLUMES, pool, uuid, attributes);
+  // A name that is only half reserved has no entry, and nobody completes it.
+  yield* Effect.catchTag(takeOver, "ObjectNotFound", () => Effect.void);
+  yield* discardUnfinished(pool, image, Effect.void);
+  yield* discardUnfinished(pool, tempImage(image), Effect.void, [image]);
+});
 
 /** Takes away what `copySource` made beside the image itself, which is gone. The snapshot of the source goes last. */
 const removeTraces = Effect.fnUntraced(function* (source: CopySource, pool: PoolRef, image: string) {
   if (source.kind === "snapshot") return;
   const [first] = transients(source, pool, image);
-  yield* discardUnfinished(pool, tempImage(image), [image]);
+  yield* discardUnfinished(pool, tempImage(image), Effect.void, [image]);
   yield* (yield* Rbd).snapshotRemove(first.pool, first.image, first.snapshot);
 });

@@ -163,12 +163,12 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
 /** Writes the image's metadata, then its ID into the journal, which is written last and means complete. */
 const commit = Effect.fnUntraced(function* (
   spec: CreateVolumeSpec,
-  { imagePool, imageName, uuid, attributes }: ReservedVolume,
+  { imagePool, imageName, attributes, making }: ReservedVolume,
   { id, existing }: Made,
   copied: boolean,
 ) {
   const rbd = yield* Rbd;
-  const { pool, requestParameters } = spec;
+  const { requestParameters } = spec;
   const metadata = {
     ...volumeMetadata(yield* DriverSettings, requestParameters, copied),
     ...(copied && NO_INHERITED_LIMITS),
@@ -181,7 +181,7 @@ const commit = Effect.fnUntraced(function* (
   if (imageId === undefined) {
     return yield* new Raced({ op: "rbd_create4", subject: imageLabel(imagePool, imageName) });
   }
-  yield* orRaced(journal.storeImageId(VOLUMES, pool, uuid, imageId));
+  yield* orRaced(making.complete(imageId));
 });
 
 /** Without those that an earlier attempt has written for another class. */
