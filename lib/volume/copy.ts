@@ -10,6 +10,7 @@
  * 2. An image that an earlier attempt left half made is made again, never trusted (lib/images/clone.ts). While the
  *    snapshot of the source is there, both the image and the one in between may be half made.
  * 3. What an earlier attempt made whole is used, whichever way it took.
+ * 4. The copy has the size that is answered, also if its source grew between two attempts.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -25,10 +26,11 @@ import { tempImage } from "../images/intermediate.ts";
 import { cloneSpec, holderSpec, volumeCopySpec } from "../images/layout.ts";
 import { noMetadata } from "../images/metadata.ts";
 import type { Purge } from "../images/purge.ts";
-import { asRaced, orRaced } from "../images/races.ts";
+import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { clearUnfinished, discardUnfinished } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
 import { makingOf } from "../journal/making.ts";
+import { locateVolume } from "../journal/locate.ts";
 import type { Kms } from "../kms/kms.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -36,6 +38,7 @@ import {
   type CopySource,
   findSource,
   type FindSourceError,
+  SIZE_FIELD,
   type SourceRequest,
   type VolumeToCopy,
 } from "./copy-source.ts";
@@ -44,7 +47,10 @@ import { discardNew, type ReservedVolume } from "./reserve.ts";
 
 const { VOLUMES } = journal;
 
-/** The source; where it is gone, a half-made copy of it can't be finished, so what is left of the copy goes. */
+/**
+ * The source; where it is gone, or has grown beyond the size of the copy, a half-made copy of it can't be finished, so what
+ * is left of the copy goes.
+ */
 export const findSourceOrCleanUp = Effect.fn("volume.findSourceOrCleanUp")(function* (
   spec: CreateVolumeSpec,
   request: SourceRequest,
@@ -61,16 +67,46 @@ export const findSourceOrCleanUp = Effect.fn("volume.findSourceOrCleanUp")(funct
             journal.unreserve(VOLUMES, pool, instanceId, { ...begun, requestName }),
           ),
     ),
+    Effect.tapErrorTag("InvalidRequest", ({ field }) =>
+      begun !== undefined && request.kind === "volume" && field === SIZE_FIELD
+        ? stage("remove outgrown copy", discardOutgrown(spec, request, begun))
+        : Effect.void,
+    ),
   );
 });
 
-/** Makes the image from its source, as far as an earlier attempt has not, and grows it to its size. */
+/**
+ * Takes away what was begun of a copy that would be smaller than its source is now. What was begun of another source stays: its snapshot
+ * there marks it.
+ */
+const discardOutgrown = Effect.fnUntraced(function* (
+  { pool, requestName, credentials }: CreateVolumeSpec,
+  { id }: SourceRequest,
+  begun: journal.Reservation,
+) {
+  const { instanceId } = yield* DriverSettings;
+  const source = yield* locateVolume(id, credentials);
+  const image = journal.imageNameOf(VOLUMES, begun.uuid, begun.attributes);
+  const temp = tempImage(image);
+  for (const name of [image, temp]) {
+    const parent = (yield* statusIfThere(pool, name))?.parent?.image;
+    if (parent !== undefined && parent !== source.imageName && parent !== temp) return;
+  }
+  yield* discardCopy(pool, begun);
+  yield* (yield* Rbd).snapshotRemove(source.pool, source.imageName, temp);
+  yield* journal.unreserve(VOLUMES, pool, instanceId, { ...begun, requestName });
+});
+
+/**
+ * Makes the image from its source, as far as an earlier attempt has not, and grows it to its size. -> its size in bytes.
+ * An earlier attempt may have begun when the source was smaller than it is now.
+ */
 export const createCopy = Effect.fn("volume.createCopy")(function* (
   spec: CreateVolumeSpec,
   source: CopySource,
   reserved: ReservedVolume,
   fresh: boolean,
-): Effect.fn.Return<void, CephError | Conflict | NotReadyYet | Precondition, Ceph | Purge | Compensations> {
+): Effect.fn.Return<bigint, CephError | Conflict | NotReadyYet | Precondition, Ceph | Purge | Compensations> {
   const rbd = yield* Rbd;
   const { imagePool: pool, imageName: image } = reserved;
   const layout = source.kind === "snapshot" ? cloneSpec : volumeCopySpec;
@@ -85,9 +121,9 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
     when: "started",
     undo: Effect.andThen(discardNew(spec, reserved), removeTraces(source, pool, image)),
   });
-  if (spec.size.sizeBytes > source.sizeBytes) {
-    yield* stage("grow image", orRaced(rbd.imageGrow(pool, image, spec.size.sizeBytes)));
-  }
+  const { sizeBytes } = spec.size;
+  const isLarge = source.sizeBytes >= sizeBytes && (fresh || source.kind === "snapshot");
+  return isLarge ? sizeBytes : (yield* stage("grow image", orRaced(rbd.imageGrow(pool, image, sizeBytes)))).sizeBytes;
 });
 
 /** What a snapshot's ID stands for: the image of its name, and on it the snapshot of the same name. */
