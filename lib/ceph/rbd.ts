@@ -43,6 +43,8 @@ export interface ImageStatus {
   /** Who writes: the client, such as `client.4123`, that has the lock which clients take by themselves; absent: nobody. */
   readonly writer?: string;
   readonly mirror: "disabled" | "primary" | "non-primary";
+  /** Of a non-primary image: the mirror daemon of its cluster runs, and replays what the primary writes. */
+  readonly mirrorReplays?: true;
   readonly parent: Parent | undefined;
   /** Snapshots of every kind, those in the trash of snapshots included. */
   readonly snapshotCount: number;
@@ -55,7 +57,10 @@ export interface ImageStatus {
 }
 
 /** What the header of an image says: all but who uses it, its mirror, and the names of its snapshots. */
-export type ImageHeader = Omit<ImageStatus, "locks" | "mirror" | "namedSnapshots" | "watchers" | "writer">;
+export type ImageHeader = Omit<
+  ImageStatus,
+  "locks" | "mirror" | "mirrorReplays" | "namedSnapshots" | "watchers" | "writer"
+>;
 
 /**
  * A lock that a person or a program has put on an image (`rbd lock add`). It stays when they end. An image with the feature

@@ -74,8 +74,15 @@ export class Conflict extends Data.TaggedError("Conflict")<Problem> {
     return messageOf(this);
   }
 }
+/** An image that is the copy of another cluster's image. */
+export interface Replica {
+  readonly imageName: string;
+  /** The mirror daemon replays there what the primary writes. */
+  readonly replayed: boolean;
+}
+
 /** The state of the volume forbids the request until somebody changes it. */
-export class Precondition extends Data.TaggedError("Precondition")<Problem> {
+export class Precondition extends Data.TaggedError("Precondition")<Problem & { readonly replica?: Replica }> {
   override get message() {
     return messageOf(this);
   }

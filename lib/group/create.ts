@@ -29,6 +29,7 @@ import type { Purge } from "../images/purge.ts";
 import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { clearUnfinished } from "../images/removal.ts";
 import { imageNameOf, readAttributes, SNAPSHOTS } from "../journal/journal.ts";
+import { makingOf } from "../journal/making.ts";
 import type { SourceKey } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated } from "../operations/compensation.ts";
@@ -105,6 +106,8 @@ interface MemberImage {
   readonly imageName: string;
   /** Absent: the image is to be made. */
   readonly status: ImageStatus | undefined;
+  /** As the journal has it. */
+  readonly maker: string | undefined;
 }
 
 /** Which members are complete: none of a new group. */
@@ -113,8 +116,15 @@ const lookAtMembers = (
   { reservation, members }: Group,
 ): Effect.Effect<readonly MemberImage[], CephError | Precondition, Ceph | DriverSettings> =>
   reservation === undefined
-    ? Effect.succeed(members.map((member) => ({ member, imageName: memberImageName(spec, member), status: undefined })))
+    ? Effect.succeed(members.map((member) => newMember(spec, member)))
     : settleAll(members, lookAtMember);
+
+const newMember = (spec: GroupSpec, member: Member): MemberImage => ({
+  member,
+  imageName: memberImageName(spec, member),
+  status: undefined,
+  maker: undefined,
+});
 
 const lookAtMember = Effect.fnUntraced(function* (
   member: Member,
@@ -122,9 +132,12 @@ const lookAtMember = Effect.fnUntraced(function* (
   const { pool, uuid, snapshotId } = member;
   const attributes = yield* readAttributes(SNAPSHOTS, pool, uuid);
   const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
-  if (attributes !== undefined && attributes.imageId === undefined) return { member, imageName, status: undefined };
+  const maker = attributes?.maker;
+  if (attributes !== undefined && attributes.imageId === undefined) {
+    return { member, imageName, status: undefined, maker };
+  }
   const status = attributes && (yield* statusIfThere(pool, imageName));
-  if (status !== undefined) return { member, imageName, status };
+  if (status !== undefined) return { member, imageName, status, maker };
   return yield* new Precondition({
     subject: `snapshot ${snapshotId}`,
     problem: "is gone, but the group snapshot that it is a member of is not",
@@ -161,19 +174,22 @@ const makeMembers = Effect.fnUntraced(function* (
 /** Clones the member's part of the group's snapshot, and makes the clone ready. */
 const makeMember = Effect.fnUntraced(function* (
   { parameters, secrets }: GroupSpec,
-  { member: { source, pool, uuid, snapshotId }, imageName }: MemberImage,
+  { member: { source, pool, uuid, snapshotId }, imageName, maker }: MemberImage,
   { part, key }: { readonly part: bigint; readonly key: SourceKey | undefined },
   isNew: boolean,
 ): Effect.fn.Return<ImageStatus, CreateGroupSnapshotError, Needs> {
   const rbd = yield* Rbd;
   const { minSnapshots } = yield* DriverSettings;
-  if (!isNew) yield* stage("remove unfinished clone", clearUnfinished(pool, imageName, [imageName]));
+  const making = yield* makingOf(SNAPSHOTS, pool, uuid, { maker });
+  if (!isNew) {
+    yield* stage("remove unfinished clone", clearUnfinished(pool, imageName, making.takeOver, [imageName]));
+  }
   const snapshot = { pool, image: source.volume.imageName, snapshot: part };
   const clone = rbd.imageClone(snapshot, pool, imageName, holderSpec(source.image));
   yield* stage("clone", Effect.catchTag(clone, ["Exists", "ImageSnapshotNotFound"], asRaced));
   const status = yield* stage("clone", orRaced(rbd.imageStatus(pool, imageName)));
   yield* copySnapshotKey(source, key, { snapshotId, pool, imageName }, secrets);
-  yield* makeReady({ pool, uuid, imageName }, status.id, parameters);
+  yield* makeReady({ pool, uuid, imageName }, making, status.id, parameters);
   // The snapshot that stays on the source does not have the clone's name, by which a later call could flatten the clone.
   if (source.image.snapshotCount >= minSnapshots) yield* (yield* Flatten).request(pool, imageName);
   return status;

@@ -10,9 +10,10 @@
  * 2. Two drivers may work on one request, and the slower one may make the snapshot again after the other is done. Then it
  *    marks nothing, and goes: the target is not half made, because another snapshot lists it as its clone; or it was
  *    deleted meanwhile, and nobody asks for it again.
+ * 3. A target that another driver has called complete since the journal was read is never removed.
  */
 import * as Effect from "effect/Effect";
-import type { CephError } from "../ceph/errors.ts";
+import { type CephError, Raced } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { type CloneSpec, type Parent, Rbd } from "../ceph/rbd.ts";
@@ -39,6 +40,8 @@ export interface Target {
   readonly snapshots: readonly string[];
   /** Whether the journal has forgotten that it is to be made. */
   readonly forgotten: Effect.Effect<boolean, CephError, Rados>;
+  /** Comes before a target that is half made is removed (lib/journal/making.ts). */
+  readonly takeOver: Effect.Effect<void, CephError, Rados>;
 }
 
 /**
@@ -48,16 +51,21 @@ export interface Target {
  */
 export const resumeClone = Effect.fn("images.resumeClone")(function* (
   source: Transient,
-  { pool, image, snapshots }: Target,
+  { pool, image, snapshots, takeOver }: Target,
   obsolete: (parent: Parent) => boolean = () => false,
-): Effect.fn.Return<boolean, CephError | Conflict | NotReadyYet | Precondition, Purge | Rbd> {
+): Effect.fn.Return<boolean, CephError | Conflict | NotReadyYet | Precondition, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
-  const removed = Effect.as(clearUnfinished(pool, image, snapshots), false);
-  const marked = (yield* rbd.snapshots(source.pool, source.image)).some(
-    ({ kind, name }) => kind === "user" && name === source.snapshot,
-  );
-  if (marked) {
-    if (!(yield* isAttachedElsewhere(source, { pool, image }))) return yield* removed;
+  const removed = Effect.as(clearUnfinished(pool, image, takeOver, snapshots), false);
+  if (yield* isMarked(source)) {
+    if (!(yield* isAttachedElsewhere(source, { pool, image }))) {
+      // Another driver that makes the clone may have ended since, and have told its caller of a point in time.
+      const stillMarked = Effect.filterOrElse(
+        isMarked(source),
+        (marked) => marked,
+        () => Effect.fail(new Raced({ op: "rbd_snap_list", subject: imageLabel(pool, image) })),
+      );
+      return yield* Effect.as(clearUnfinished(pool, image, Effect.andThen(takeOver, stillMarked), snapshots), false);
+    }
     yield* rbd.snapshotRemove(source.pool, source.image, source.snapshot);
   }
   if (!(yield* rbd.imageMend(pool, image))) {
@@ -78,6 +86,12 @@ export const resumeClone = Effect.fn("images.resumeClone")(function* (
   // It was flattened meanwhile; or it was never attached, and then there is nothing in it.
   return (yield* orRaced(rbd.imageHasData(pool, image, "own"))) ? true : yield* removed;
 });
+
+/** Whether the source has the snapshot by its name. */
+const isMarked = ({ pool, image, snapshot }: Transient): Effect.Effect<boolean, CephError, Rbd> =>
+  Effect.flatMap(Rbd, (rbd) =>
+    Effect.map(rbd.snapshots(pool, image), (all) => all.some(({ kind, name }) => kind === "user" && name === snapshot)),
+  );
 
 /** Makes the transient snapshot, clones the target from it, and removes the snapshot. */
 export const cloneThrough = Effect.fn("images.cloneThrough")(function* (

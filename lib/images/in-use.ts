@@ -65,14 +65,16 @@ export const otherWatchers = (
 export const provePrimary = (
   pool: PoolRef,
   imageName: string,
-  { mirror }: Pick<ImageStatus, "mirror">,
+  { mirror, mirrorReplays }: Pick<ImageStatus, "mirror" | "mirrorReplays">,
 ): Effect.Effect<void, Precondition> =>
   mirror === "non-primary"
     ? Effect.fail(
         new Precondition({
           subject: `image ${imageLabel(pool, imageName)}`,
           problem: "is a mirror of another cluster's image",
-          remedy: "Use the volume in the other cluster, or promote this image first",
+          remedy:
+            "Use the volume in the other cluster. Promote this image only if that one is demoted, or its cluster is lost",
+          replica: { imageName, replayed: mirrorReplays === true },
         }),
       )
     : Effect.void;

@@ -186,13 +186,15 @@ const driversLeftovers = Effect.fnUntraced(function* (
 
 /**
  * Removes an image that a clone may have left half made, so that it can be made again. Its snapshots named in
- * `snapshots` go with it.
+ * `snapshots` go with it. `takeOver` comes last before the first of them goes: it proves that nobody calls the image
+ * complete, nor will (lib/journal/making.ts).
  */
 export const discardUnfinished = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
+  takeOver: Effect.Effect<unknown, CephError, Rados | Rbd>,
   snapshots: readonly string[] = [],
-): Effect.fn.Return<void, CephError | Precondition, Purge | Rbd> {
+): Effect.fn.Return<void, CephError | Precondition, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
   const image = yield* orRaced(rbd.imageStatus(pool, imageName));
@@ -204,6 +206,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
       remedy: `Look at it ("rbd export"), and move it to the trash by hand ("rbd trash mv") if nobody needs it`,
     });
   }
+  yield* orRaced(takeOver);
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
   yield* discardImage({ pool, name: imageName, id: image.id, marked: isSmall(imageName, image) });
 });
@@ -215,9 +218,10 @@ export const discardUnfinished = Effect.fnUntraced(function* (
 export const clearUnfinished = (
   pool: PoolRef,
   imageName: string,
+  takeOver: Effect.Effect<unknown, CephError, Rados | Rbd>,
   snapshots: readonly string[] = [],
-): Effect.Effect<void, CephError | NotReadyYet | Precondition, Purge | Rbd> =>
-  Effect.catchTag(discardUnfinished(pool, imageName, snapshots), "Busy", ({ op, watchers }) => {
+): Effect.Effect<void, CephError | NotReadyYet | Precondition, Purge | Rados | Rbd> =>
+  Effect.catchTag(discardUnfinished(pool, imageName, takeOver, snapshots), "Busy", ({ op, watchers }) => {
     const subject = `image ${imageLabel(pool, imageName)}`;
     const problem = `is half made and still open (${watchers?.join(", ") ?? op}). The client that has it open has probably crashed`;
     return Effect.fail(new NotReadyYet({ subject, problem, remedy: "Ceph drops it within about 30 s; retry then" }));

@@ -83,6 +83,8 @@ export interface Attributes {
   readonly owner: string | undefined;
   readonly encryptKms: string | undefined;
   readonly encryptionType: string | undefined;
+  /** Who has taken over the making of the image (`takeOver`); absent: whoever reserved the name makes it. */
+  readonly maker: string | undefined;
 }
 
 export interface Reservation {
@@ -117,6 +119,8 @@ const FIELDS = {
   owner: "csi.volume.owner",
   encryptKms: "csi.volume.encryptKMS",
   encryptionType: "csi.volume.encryptionType",
+  // ceph-csi looks at keys in `csi.` only
+  maker: "csi-rbd.maker",
 } as const;
 
 export const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
@@ -282,6 +286,7 @@ const attributesFrom = (kind: Kind, values: ReadonlyMap<string, string>): Attrib
   owner: values.get(FIELDS.owner),
   encryptKms: values.get(FIELDS.encryptKms),
   encryptionType: values.get(FIELDS.encryptionType),
+  maker: values.get(FIELDS.maker),
 });
 
 /** A name in the directory. `place` is absent for an entry that leads nowhere, because no driver of today writes it. */
@@ -337,22 +342,53 @@ const storing =
       rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [field]: value } }),
     );
 
-/** Records that the image is complete, by its ID. */
-export const storeImageId = storing(FIELDS.imageId);
-
 /** Records the Kubernetes namespace of the claim, which may have been bound anew. */
 export const storeOwner = storing(FIELDS.owner);
 
-/** Fails with `Raced` when somebody has recorded the image as complete: then it is no longer ours to make anew. */
-export const proveIncomplete = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
+/** What the journal was seen to say of the making of an image. */
+export type Seen = Pick<Attributes, "imageId" | "maker">;
+
+/**
+ * Records that the image is complete, by its ID. `Raced` if another driver has recorded it, or has taken over the making
+ * of it and so may remove what this one has made.
+ */
+export const storeImageId = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageId: string,
+  { maker = "" }: Pick<Seen, "maker">,
+): Effect.Effect<void, CephError, Rados> =>
   Effect.flatMap(Rados, (rados) =>
-    // Changes nothing; issued only for its compare.
     rados.omapWrite(pool, uuidObject(kind, uuid), {
       object: "require",
-      compare: { [FIELDS.imageId]: "" },
-      remove: [FIELDS.imageId],
+      compare: { [FIELDS.imageId]: "", [FIELDS.maker]: maker },
+      set: { [FIELDS.imageId]: imageId },
+      ...(maker !== "" && { remove: [FIELDS.maker] }),
     }),
   );
+
+/**
+ * Takes over the making of an image, before what another call may have made of it is removed: nobody else records it as
+ * complete from then on. `Raced` if somebody has recorded it since it was seen, or has taken over. -> the new maker.
+ */
+export const takeOver = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  { imageId = "", maker = "" }: Seen,
+): Effect.Effect<string, CephError, Rados> =>
+  Effect.suspend(() => {
+    const next = crypto.randomUUID();
+    return Effect.flatMap(Rados, (rados) =>
+      rados.omapWrite(pool, uuidObject(kind, uuid), {
+        object: "require",
+        compare: { [FIELDS.imageId]: imageId, [FIELDS.maker]: maker },
+        set: { [FIELDS.maker]: next },
+        ...(imageId !== "" && { remove: [FIELDS.imageId] }),
+      }),
+    ).pipe(Effect.as(next));
+  });
 
 /** The parts of a reservation that freeing it needs. */
 export interface ReservedName {

@@ -2,16 +2,20 @@
  * Locates the thing behind a CSI handle: its cluster, pool, journal entry and image name.
  *
  * Not here: whether the image exists. A located handle says where to look; it does not prove that something is there.
+ * Only where a volume may be in several places, the image says which of them is meant.
  *
  * 1. A handle that no driver can have written, and one whose pool is gone, names nothing: `VolumeNotFound` or
  *    `SnapshotNotFound`. Whatever leaves it open (no access, no answer, cluster not configured) is that error instead.
  * 2. After a failover a volume is looked for in the mapped places, in the file's order, if its own proves empty or
- *    closed. Snapshots are not mapped: ceph-csi never did, and their IDs would mean other images there.
+ *    closed, or has only the journal's entry of it. An entry without an image counts only where no place has both.
+ *    Snapshots are not mapped: ceph-csi never did, and their IDs would mean other images there.
+ * 3. A volume whose image is in the trash, where a user put it, is being deleted, and so is in that place.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import type { CephError } from "../ceph/errors.ts";
 import { type ClusterAccess, type PoolRef, Rados } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { ClusterMapping, type Place } from "../config/mapping.ts";
@@ -43,7 +47,7 @@ export const clusterAccess = (cluster: Cluster, credentials: Credentials): Clust
 export const locateVolume = Effect.fnUntraced(function* (
   volumeId: string,
   credentials: Credentials,
-): Effect.fn.Return<LocatedVolume, VolumeNotFound | CephError | ConfigError, Rados | Clusters | ClusterMapping> {
+): Effect.fn.Return<LocatedVolume, VolumeNotFound | CephError | ConfigError, Rados | Rbd | Clusters | ClusterMapping> {
   const gone = (reason: string) => new VolumeNotFound({ volumeId, reason });
   if (volumeKind(volumeId) === "migrated") return yield* migratedVolume(volumeId, credentials);
   const parsed = parseVolumeId(volumeId);
@@ -56,14 +60,37 @@ export const locateVolume = Effect.fnUntraced(function* (
       ),
     );
   const first = yield* look(home);
-  if (Result.isSuccess(first) && first.success.attributes !== undefined) return first.success;
   if (Result.isFailure(first) && !mayBeElsewhere(first.failure)) return yield* first.failure;
-  for (const place of yield* (yield* ClusterMapping).mapped(home.clusterId, home.poolId)) {
+  const places = yield* Effect.result((yield* ClusterMapping).mapped(home.clusterId, home.poolId));
+  if (Result.isSuccess(places) && places.success.length === 0) return yield* Effect.fromResult(first);
+  let entry = isKnown(first) ? first.success : undefined;
+  if (entry !== undefined && (yield* isThere(entry))) return entry;
+  const isHome = entry !== undefined;
+  for (const place of yield* Effect.fromResult(places)) {
     const there = yield* look(place);
-    if (Result.isSuccess(there) && there.success.attributes !== undefined) return there.success;
-    if (Result.isFailure(there) && !mayBeElsewhere(there.failure)) return yield* there.failure;
+    // A place that is not configured keeps nobody from deleting what is known here.
+    const isClosed = Result.isFailure(there) && isHome && there.failure._tag === "ConfigMissing";
+    if (Result.isFailure(there) && !isClosed && !mayBeElsewhere(there.failure)) return yield* there.failure;
+    if (!isKnown(there)) continue;
+    if (yield* isThere(there.success)) return there.success;
+    entry ??= there.success;
   }
-  return yield* Effect.fromResult(first);
+  return entry ?? (yield* Effect.fromResult(first));
+});
+
+const isKnown = <E>(found: Result.Result<LocatedVolume, E>): found is Result.Success<LocatedVolume, E> =>
+  Result.isSuccess(found) && found.success.attributes !== undefined;
+
+/** Whether the image of the volume is in that place, or was moved to the trash there by who deletes it. */
+const isThere = Effect.fnUntraced(function* ({
+  pool,
+  imageName,
+  attributes,
+}: LocatedVolume): Effect.fn.Return<boolean, CephError, Rbd> {
+  const rbd = yield* Rbd;
+  if ((yield* rbd.imageId(pool, imageName)) !== undefined) return true;
+  if (attributes?.imageId === undefined) return false;
+  return (yield* rbd.trashGet(pool, attributes.imageId))?.source === "user";
 });
 
 /** A volume of the in-tree plugin: no journal knows it, and it lives in the default namespace. */

@@ -49,6 +49,7 @@ import { discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
+import { type Making, makingOf } from "../journal/making.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
@@ -150,11 +151,11 @@ const snapshotOf = Effect.fnUntraced(function* (
   if (earlier?.image !== undefined) {
     return yield* describe(spec, source.volume, earlier.reservation.uuid, earlier.image, true);
   }
-  const { image, ...snapshot } = yield* compensated(holdPointInTime(spec, source, earlier?.reservation));
+  const { image, making, ...snapshot } = yield* compensated(holdPointInTime(spec, source, earlier?.reservation));
   const early = yield* describe(spec, source.volume, snapshot.uuid, image, false);
   yield* stage("answer", answerEarly(early));
   // From here on nothing is undone: the caller counts on this point in time.
-  yield* makeReady(snapshot, image.id, spec.parameters);
+  yield* makeReady(snapshot, making, image.id, spec.parameters);
   yield* stage("remove left-over copy", removeLeftOverTemp(source.volume, source.image));
   return { ...early, ready: true };
 });
@@ -193,25 +194,31 @@ const recoverEarlierAttempt = Effect.fnUntraced(function* (
   return undefined;
 });
 
+interface HeldPointInTime extends SnapshotImage {
+  readonly image: PointInTime;
+  readonly making: Making;
+}
+
 /** Reserves the name and clones the source; on failure undoes what this call did, but nothing of earlier calls. */
 const holdPointInTime = Effect.fnUntraced(function* (
   spec: SnapshotSpec,
   source: SourceVolume,
   earlier: journal.Reservation | undefined,
-): Effect.fn.Return<SnapshotImage & { readonly image: PointInTime }, CreateSnapshotError, Needs | Compensations> {
+): Effect.fn.Return<HeldPointInTime, CreateSnapshotError, Needs | Compensations> {
   const { pool } = source.volume;
   yield* stage("limit snapshots", limitSnapshots(source.volume, source.image));
   const sourceKey = yield* readSourceKey(source, spec.secrets);
-  const { uuid, imageName } = yield* reserve(spec, source, earlier);
+  const { uuid, imageName, attributes } = yield* reserve(spec, source, earlier);
+  const making = yield* makingOf(SNAPSHOTS, pool, uuid, attributes);
   const snapshotId = yield* handleOf(spec, source.volume, uuid);
   const key = yield* chooseSnapshotKey(source, sourceKey, { snapshotId, pool, imageName }, spec.secrets);
   const image = yield* Effect.catchTag(
-    cloneSource(source, { uuid, imageName }, earlier === undefined),
+    cloneSource(source, { uuid, imageName, making }, earlier === undefined),
     "ImageNotFound",
     asRaced,
   );
   yield* keepSnapshotKey(key, { pool, imageName });
-  return { pool, uuid, imageName, image };
+  return { pool, uuid, imageName, image, making };
 });
 
 const reserve = Effect.fnUntraced(function* (
@@ -246,20 +253,23 @@ const lookAtClone = Effect.fnUntraced(function* (
  */
 const cloneSource = Effect.fnUntraced(function* (
   { volume: { pool, imageName: source }, image }: SourceVolume,
-  { uuid, imageName }: Pick<SnapshotImage, "uuid" | "imageName">,
+  { uuid, imageName, making: { takeOver } }: Pick<HeldPointInTime, "uuid" | "imageName" | "making">,
   isNew: boolean,
 ): Effect.fn.Return<PointInTime, CreateSnapshotError, Needs | Compensations> {
   const rbd = yield* Rbd;
   const transient = { pool, image: source, snapshot: imageName };
   const forgotten = journal.isForgotten(SNAPSHOTS, pool, uuid);
-  const target = { pool, image: imageName, spec: holderSpec(image), snapshots: [imageName], forgotten };
+  const target = { pool, image: imageName, spec: holderSpec(image), snapshots: [imageName], forgotten, takeOver };
   const look = lookAtClone(pool, imageName);
   if (!isNew && (yield* stage("resume clone", resumeClone(transient, target)))) {
     return yield* stage("look at clone", look);
   }
   return yield* step("hold point in time", Effect.andThen(cloneThrough(transient, target), look), {
     when: "started",
-    undo: Effect.andThen(discardUnfinished(pool, imageName, [imageName]), rbd.snapshotRemove(pool, source, imageName)),
+    undo: Effect.andThen(
+      discardUnfinished(pool, imageName, takeOver, [imageName]),
+      rbd.snapshotRemove(pool, source, imageName),
+    ),
   });
 });
 
@@ -280,15 +290,16 @@ const finishWithoutSource = Effect.fnUntraced(function* (
   if (reservation === undefined || reservation.attributes.source !== source.imageName) return yield* gone;
   const { uuid, attributes } = reservation;
   const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
+  const making = yield* makingOf(SNAPSHOTS, pool, uuid, attributes);
   const image = yield* stage("look at clone", statusIfThere(pool, imageName));
   if (image !== undefined) {
     const complete = attributes.imageId !== undefined;
     if (complete || (yield* stage("look at clone", holdsPointInTime(source, imageName, image)))) {
-      if (!complete) yield* finish(spec, source, { pool, uuid, imageName }, attributes, image.id);
+      if (!complete) yield* finish(spec, source, { pool, uuid, imageName, making }, attributes, image.id);
       return yield* describe(spec, source, uuid, image, true);
     }
   }
-  yield* stage("remove unfinished snapshot", discardUnfinished(pool, imageName, [imageName]));
+  yield* stage("remove unfinished snapshot", discardUnfinished(pool, imageName, making.takeOver, [imageName]));
   yield* stage("free name", journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName }));
   return yield* gone;
 });
@@ -296,13 +307,13 @@ const finishWithoutSource = Effect.fnUntraced(function* (
 const finish = Effect.fnUntraced(function* (
   spec: SnapshotSpec,
   source: LocatedVolume,
-  snapshot: SnapshotImage,
+  { making, ...snapshot }: SnapshotImage & { readonly making: Making },
   attributes: journal.Attributes,
   imageId: string,
 ): Effect.fn.Return<void, CreateSnapshotError, Needs> {
   const snapshotId = yield* handleOf(spec, source, snapshot.uuid);
   yield* keepKeyWithoutSource(spec.sourceVolumeId, attributes, { ...snapshot, snapshotId }, spec.secrets);
-  yield* makeReady(snapshot, imageId, spec.parameters);
+  yield* makeReady(snapshot, making, imageId, spec.parameters);
 });
 
 /** A clone with neither a parent nor data of its own was cut off at the beginning. */

@@ -14,7 +14,8 @@ import { Conflict } from "../csi/errors.ts";
 import { Flatten } from "../images/flatten.ts";
 import { snapshotMetadata } from "../images/metadata.ts";
 import { orRaced } from "../images/races.ts";
-import { SNAPSHOTS, storeImageId, unreserve } from "../journal/journal.ts";
+import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
+import type { Making } from "../journal/making.ts";
 import { stage } from "../operations/pipeline.ts";
 
 /** The image that holds a snapshot: a clone of the source volume's image. */
@@ -29,7 +30,8 @@ export interface SnapshotImage {
  * last because it means "ready".
  */
 export const makeReady = Effect.fn("snapshot.makeReady")(function* (
-  { pool, uuid, imageName }: SnapshotImage,
+  { pool, imageName }: SnapshotImage,
+  making: Making,
   imageId: string,
   parameters: Readonly<Record<string, string>>,
 ): Effect.fn.Return<void, CephError, Rbd | Rados | Flatten | DriverSettings> {
@@ -43,7 +45,7 @@ export const makeReady = Effect.fn("snapshot.makeReady")(function* (
     Effect.catchTag(snapshot, "Exists", () => Effect.void),
   );
   yield* own("commit", rbd.imageMetaSet(pool, imageName, snapshotMetadata(settings, parameters)));
-  yield* own("commit", storeImageId(SNAPSHOTS, pool, uuid, imageId));
+  yield* own("commit", making.complete(imageId));
   const depth = yield* own("limit chain", rbd.cloneDepth(pool, imageName));
   if (depth < Math.max(1, settings.cloneDepth.softDepth)) return;
   yield* own("limit chain", (yield* Flatten).request(pool, imageName));

@@ -64,6 +64,9 @@ export interface VolumeToCopy {
 /** A source that exists. */
 export type CopySource = SnapshotToCopy | VolumeToCopy;
 
+/** The field of the request that a copy is too small by. */
+export const SIZE_FIELD = "capacity_range";
+
 /** The field of the request that names the source. */
 const fieldOf = ({ kind }: SourceRequest): string => `volume_content_source.${kind}.${kind}_id`;
 
@@ -113,7 +116,7 @@ export const findSource = Effect.fn("volume.findSource")(function* (
   }
   if (sizeBytes < source.sizeBytes) {
     const reason = `asks for ${sizeBytes} bytes, but the ${request.kind} has ${source.sizeBytes}. Ask for at least as many`;
-    return yield* new InvalidRequest({ field: "capacity_range", reason });
+    return yield* new InvalidRequest({ field: SIZE_FIELD, reason });
   }
   if (encryption === undefined) return source;
   return { ...source, key: yield* readSourceKey(located, encryption, copy.secrets) };

@@ -10,6 +10,7 @@
  * 2. An image that an earlier attempt left half made is made again, never trusted (lib/images/clone.ts). While the
  *    snapshot of the source is there, both the image and the one in between may be half made.
  * 3. What an earlier attempt made whole is used, whichever way it took.
+ * 4. The copy has the size that is answered, also if its source grew between two attempts.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -25,9 +26,11 @@ import { tempImage } from "../images/intermediate.ts";
 import { cloneSpec, holderSpec, volumeCopySpec } from "../images/layout.ts";
 import { noMetadata } from "../images/metadata.ts";
 import type { Purge } from "../images/purge.ts";
-import { asRaced, orRaced } from "../images/races.ts";
+import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { clearUnfinished, discardUnfinished } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
+import { makingOf } from "../journal/making.ts";
+import { locateVolume } from "../journal/locate.ts";
 import type { Kms } from "../kms/kms.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -35,6 +38,7 @@ import {
   type CopySource,
   findSource,
   type FindSourceError,
+  SIZE_FIELD,
   type SourceRequest,
   type VolumeToCopy,
 } from "./copy-source.ts";
@@ -43,7 +47,10 @@ import { discardNew, type ReservedVolume } from "./reserve.ts";
 
 const { VOLUMES } = journal;
 
-/** The source; where it is gone, a half-made copy of it can't be finished, so what is left of the copy goes. */
+/**
+ * The source; where it is gone, or has grown beyond the size of the copy, a half-made copy of it can't be finished, so what
+ * is left of the copy goes.
+ */
 export const findSourceOrCleanUp = Effect.fn("volume.findSourceOrCleanUp")(function* (
   spec: CreateVolumeSpec,
   request: SourceRequest,
@@ -56,25 +63,56 @@ export const findSourceOrCleanUp = Effect.fn("volume.findSourceOrCleanUp")(funct
       begun === undefined
         ? Effect.void
         : Effect.andThen(
-            discardCopy(pool, journal.imageNameOf(VOLUMES, begun.uuid, begun.attributes)),
+            discardCopy(pool, begun),
             journal.unreserve(VOLUMES, pool, instanceId, { ...begun, requestName }),
           ),
+    ),
+    Effect.tapErrorTag("InvalidRequest", ({ field }) =>
+      begun !== undefined && request.kind === "volume" && field === SIZE_FIELD
+        ? stage("remove outgrown copy", discardOutgrown(spec, request, begun))
+        : Effect.void,
     ),
   );
 });
 
-/** Makes the image from its source, as far as an earlier attempt has not, and grows it to its size. */
+/**
+ * Takes away what was begun of a copy that would be smaller than its source is now. What was begun of another source stays: its snapshot
+ * there marks it.
+ */
+const discardOutgrown = Effect.fnUntraced(function* (
+  { pool, requestName, credentials }: CreateVolumeSpec,
+  { id }: SourceRequest,
+  begun: journal.Reservation,
+) {
+  const { instanceId } = yield* DriverSettings;
+  const source = yield* locateVolume(id, credentials);
+  const image = journal.imageNameOf(VOLUMES, begun.uuid, begun.attributes);
+  const temp = tempImage(image);
+  for (const name of [image, temp]) {
+    const parent = (yield* statusIfThere(pool, name))?.parent?.image;
+    if (parent !== undefined && parent !== source.imageName && parent !== temp) return;
+  }
+  yield* discardCopy(pool, begun);
+  yield* (yield* Rbd).snapshotRemove(source.pool, source.imageName, temp);
+  yield* journal.unreserve(VOLUMES, pool, instanceId, { ...begun, requestName });
+});
+
+/**
+ * Makes the image from its source, as far as an earlier attempt has not, and grows it to its size. -> its size in bytes.
+ * An earlier attempt may have begun when the source was smaller than it is now.
+ */
 export const createCopy = Effect.fn("volume.createCopy")(function* (
   spec: CreateVolumeSpec,
   source: CopySource,
   reserved: ReservedVolume,
   fresh: boolean,
-): Effect.fn.Return<void, CephError | Conflict | NotReadyYet | Precondition, Ceph | Purge | Compensations> {
+): Effect.fn.Return<bigint, CephError | Conflict | NotReadyYet | Precondition, Ceph | Purge | Compensations> {
   const rbd = yield* Rbd;
   const { imagePool: pool, imageName: image } = reserved;
   const layout = source.kind === "snapshot" ? cloneSpec : volumeCopySpec;
   const forgotten = journal.isForgotten(VOLUMES, spec.pool, reserved.uuid);
-  const target = { pool, image, spec: layout(spec.parameters), snapshots: [], forgotten };
+  const { takeOver } = reserved.making;
+  const target = { pool, image, spec: layout(spec.parameters), snapshots: [], forgotten, takeOver };
   // The source was there when it was looked for: the next call cleans up where it does not come back.
   const resume = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", asRaced);
   // A resume that fails is not undone, because what it looks at may be another driver's work.
@@ -83,9 +121,9 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
     when: "started",
     undo: Effect.andThen(discardNew(spec, reserved), removeTraces(source, pool, image)),
   });
-  if (spec.size.sizeBytes > source.sizeBytes) {
-    yield* stage("grow image", orRaced(rbd.imageGrow(pool, image, spec.size.sizeBytes)));
-  }
+  const { sizeBytes } = spec.size;
+  const isLarge = source.sizeBytes >= sizeBytes && (fresh || source.kind === "snapshot");
+  return isLarge ? sizeBytes : (yield* stage("grow image", orRaced(rbd.imageGrow(pool, image, sizeBytes)))).sizeBytes;
 });
 
 /** What a snapshot's ID stands for: the image of its name, and on it the snapshot of the same name. */
@@ -101,12 +139,13 @@ const transients = ({ located }: VolumeToCopy, pool: PoolRef, image: string): re
   { pool, image: tempImage(image), snapshot: image, clients: "unasked" },
 ];
 
-const imageBetween = ({ header }: VolumeToCopy, { pool, image, forgotten }: Target): Target => ({
+const imageBetween = ({ header }: VolumeToCopy, { pool, image, forgotten, takeOver }: Target): Target => ({
   pool,
   image: tempImage(image),
   spec: holderSpec(header),
   snapshots: [image],
   forgotten,
+  takeOver,
 });
 
 /** How far an earlier attempt came: whether the image in between, and the image itself, are whole. */
@@ -119,9 +158,9 @@ const NOTHING_DONE: Progress = { temp: false, image: false };
 
 /** How far an earlier attempt came. Takes away what was cut off. */
 const resumeCopy = Effect.fnUntraced(function* (source: CopySource, target: Target) {
-  const { pool, image } = target;
+  const { pool, image, takeOver } = target;
   if (source.kind === "snapshot") {
-    yield* clearUnfinished(pool, image);
+    yield* clearUnfinished(pool, image, takeOver);
     return NOTHING_DONE;
   }
   const [first, second] = transients(source, pool, image);
@@ -170,14 +209,20 @@ const orNotReady =
       },
     );
 
-/** Takes away a copy that was not finished, with the image that it goes through. */
-const discardCopy = (pool: PoolRef, image: string) =>
-  Effect.andThen(discardUnfinished(pool, image), discardUnfinished(pool, tempImage(image), [image]));
+/** Takes away a copy that was not finished, with the image that it goes through. Stops if another driver finishes it. */
+const discardCopy = Effect.fnUntraced(function* (pool: PoolRef, { uuid, attributes }: journal.Reservation) {
+  const image = journal.imageNameOf(VOLUMES, uuid, attributes);
+  const { takeOver } = yield* makingOf(VOLUMES, pool, uuid, attributes);
+  // A name that is only half reserved has no entry, and nobody completes it.
+  yield* Effect.catchTag(takeOver, "ObjectNotFound", () => Effect.void);
+  yield* discardUnfinished(pool, image, Effect.void);
+  yield* discardUnfinished(pool, tempImage(image), Effect.void, [image]);
+});
 
 /** Takes away what `copySource` made beside the image itself, which is gone. The snapshot of the source goes last. */
 const removeTraces = Effect.fnUntraced(function* (source: CopySource, pool: PoolRef, image: string) {
   if (source.kind === "snapshot") return;
   const [first] = transients(source, pool, image);
-  yield* discardUnfinished(pool, tempImage(image), [image]);
+  yield* discardUnfinished(pool, tempImage(image), Effect.void, [image]);
   yield* (yield* Rbd).snapshotRemove(first.pool, first.image, first.snapshot);
 });

@@ -116,7 +116,7 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   if (image.existing !== undefined) yield* stage("compare", proveFits(spec, reserved, image.existing));
   yield* keepChosenKey(key, reserved);
   yield* stage("commit", commit(spec, reserved, image, source !== undefined));
-  return describeCreated(spec, reserved, volumeId, image.existing);
+  return describeCreated(spec, reserved, volumeId, image.sizeBytes);
 });
 
 /** The image of the volume. */
@@ -125,10 +125,11 @@ interface Made {
   readonly id: string | undefined;
   /** What its header says if this call did not make it. */
   readonly existing: ImageHeader | undefined;
+  readonly sizeBytes: bigint;
 }
 
-const newImage = (id: string | undefined): Made => ({ id, existing: undefined });
-const foundImage = (existing: ImageHeader): Made => ({ id: existing.id, existing });
+const newImage = (id: string | undefined, sizeBytes: bigint): Made => ({ id, existing: undefined, sizeBytes });
+const foundImage = (existing: ImageHeader): Made => ({ id: existing.id, existing, sizeBytes: existing.sizeBytes });
 
 /** Writes the attributes of the reservation, and makes the image if it is not there. */
 const makeImage = Effect.fnUntraced(function* (
@@ -145,17 +146,18 @@ const makeImage = Effect.fnUntraced(function* (
   yield* describe;
   if (existing !== undefined) return foundImage(existing);
   if (source === undefined) return yield* createEmpty(spec, reserved);
-  yield* createCopy(spec, source, reserved, reservation === undefined);
-  return newImage(undefined);
+  return newImage(undefined, yield* createCopy(spec, source, reserved, reservation === undefined));
 });
 
 /** Makes the image, unless another driver, or an earlier call that had timed out, was faster. */
 const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserved: ReservedVolume) {
   const rbd = yield* Rbd;
   const { imagePool, imageName } = reserved;
-  const create = rbd.imageCreate(imagePool, imageName, imageSpec(spec.parameters, spec.size.sizeBytes));
+  const { sizeBytes } = spec.size;
+  const create = rbd.imageCreate(imagePool, imageName, imageSpec(spec.parameters, sizeBytes));
+  const made = Effect.map(create, (id) => newImage(id, sizeBytes));
   const look = stage("create image", orRaced(rbd.imageHeader(imagePool, imageName, LIMIT_KEYS)));
-  return yield* step("create image", Effect.map(create, newImage), { undo: () => discardNew(spec, reserved) }).pipe(
+  return yield* step("create image", made, { undo: () => discardNew(spec, reserved) }).pipe(
     Effect.catchTag("Exists", () => Effect.map(look, foundImage)),
   );
 });
@@ -163,31 +165,31 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
 /** Writes the image's metadata, then its ID into the journal, which is written last and means complete. */
 const commit = Effect.fnUntraced(function* (
   spec: CreateVolumeSpec,
-  { imagePool, imageName, uuid, attributes }: ReservedVolume,
-  { id, existing }: Made,
+  { imagePool, imageName, attributes, making }: ReservedVolume,
+  made: Made,
   copied: boolean,
 ) {
   const rbd = yield* Rbd;
-  const { pool, requestParameters } = spec;
+  const { requestParameters } = spec;
   const metadata = {
     ...volumeMetadata(yield* DriverSettings, requestParameters, copied),
     ...(copied && NO_INHERITED_LIMITS),
     // The limits of a complete volume may have been modified since.
-    ...(attributes.imageId === undefined && limitsOf(spec, existing)),
+    ...(attributes.imageId === undefined && limitsOf(spec, made)),
   };
   if (Object.keys(metadata).length > 0) yield* orRaced(rbd.imageMetaSet(imagePool, imageName, metadata));
   if (attributes.imageId !== undefined) return;
-  const imageId = id ?? (yield* rbd.imageId(imagePool, imageName));
+  const imageId = made.id ?? (yield* rbd.imageId(imagePool, imageName));
   if (imageId === undefined) {
     return yield* new Raced({ op: "rbd_create4", subject: imageLabel(imagePool, imageName) });
   }
-  yield* orRaced(journal.storeImageId(VOLUMES, pool, uuid, imageId));
+  yield* orRaced(making.complete(imageId));
 });
 
 /** Without those that an earlier attempt has written for another class. */
-const limitsOf = ({ limits, parameters, size }: CreateVolumeSpec, existing: ImageHeader | undefined): Metadata => ({
+const limitsOf = ({ limits, parameters }: CreateVolumeSpec, { existing, sizeBytes }: Made): Metadata => ({
   ...Object.fromEntries([...(existing?.metadata.keys() ?? [])].map((key) => [key, undefined])),
-  ...metadataForNew(limits, existing?.sizeBytes ?? size.sizeBytes, parameters.mappedBy),
+  ...metadataForNew(limits, sizeBytes, parameters.mappedBy),
 });
 
 const handleOf = (
@@ -197,13 +199,13 @@ const handleOf = (
 ) => Effect.fromResult(newHandle({ clusterId, poolId: imagePoolId ?? poolId, uuid }));
 
 const describeCreated = (
-  { pool, cluster, parameters, requestParameters, segments, size }: CreateVolumeSpec,
+  { pool, cluster, parameters, requestParameters, segments }: CreateVolumeSpec,
   { imagePool, imageName }: ReservedVolume,
   volumeId: string,
-  existing: ImageHeader | undefined,
+  capacityBytes: bigint,
 ): CreatedVolume => ({
   volumeId,
-  capacityBytes: existing?.sizeBytes ?? size.sizeBytes,
+  capacityBytes,
   volumeContext: volumeContext(requestParameters, {
     pool: imagePool.pool,
     journalPool: pool.pool,

@@ -6,10 +6,13 @@
  * 1. No image goes while somebody watches it, and no reservation goes before its image.
  * 2. A volume with a snapshot that a person took stays as it is.
  * 3. A volume that does not exist is deleted; "could not tell" is an error.
+ * 4. Of a volume that another cluster mirrors to this one only the name goes: image and key are that cluster's. So does
+ *    ceph-csi.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
@@ -17,13 +20,13 @@ import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
-import type { LockHeld, Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.ts";
 import { tempImage } from "../images/intermediate.ts";
 import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
 import { removeImages } from "../images/removal.ts";
 import { unreserve, VOLUMES } from "../journal/journal.ts";
-import { locateVolume } from "../journal/locate.ts";
+import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
 import type { Kms } from "../kms/kms.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
@@ -56,13 +59,39 @@ const deleteLocked = Effect.fnUntraced(function* (
   const name = requestName === undefined ? undefined : LockKey.volumeName(cluster.clusterId, requestName);
   const remove = Effect.gen(function* () {
     const images = removeVolumeImages(pool, imageName, attributes?.imageId, cluster.mirrorDaemonCount);
-    yield* stage("remove image", images);
-    yield* removeKey(located, secrets);
+    const removed = Effect.as(images, true).pipe(
+      Effect.catchTag("Precondition", (refusal) => replicaStays(located, refusal)),
+    );
+    if (yield* stage("remove image", removed)) yield* removeKey(located, secrets);
     if (attributes === undefined) return;
     yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
   });
   yield* (yield* Locks).with([name], remove);
 });
+
+/** -> false, if the volume's own image follows the one of another cluster. */
+const replicaStays = (
+  { pool, imageName }: LocatedVolume,
+  refusal: Precondition,
+): Effect.Effect<false, Precondition> => {
+  const { replica } = refusal;
+  if (replica?.imageName !== imageName) return Effect.fail(refusal);
+  const subject = `image ${imageLabel(pool, imageName)}`;
+  if (replica.replayed) {
+    return Effect.as(
+      Effect.logInfo(`${subject} stays: it follows the volume of another cluster, which has to delete it`),
+      false,
+    );
+  }
+  return Effect.fail(
+    new Precondition({
+      subject,
+      problem: "is a mirror of another cluster's image, but no mirror daemon replays that one here",
+      remedy:
+        'Delete the volume in the other cluster. Here it is deleted as soon as "rbd mirror image status" says up+replaying, or once the image is gone',
+    }),
+  );
+};
 
 /** Removes the image, and the one that it was copied through, which without the volume holds nothing that is missed. */
 export const removeVolumeImages = Effect.fn("volume.removeVolumeImages")(function* (

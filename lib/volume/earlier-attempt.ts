@@ -5,6 +5,7 @@
  * 1. A name has at most one volume ID, whatever crashes: creation is finished with the UUID that the journal holds, and
  *    only a volume that was complete and is gone makes room for a new UUID.
  * 2. No reservation goes before its image is proven gone.
+ * 3. A copy is complete only if its image is the one that was recorded, or has data of its own.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -14,7 +15,7 @@ import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { JournalCorrupt, Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
-import { headerIfThere } from "../images/races.ts";
+import { headerIfThere, orRaced } from "../images/races.ts";
 import { LIMIT_KEYS } from "../qos/image-limits.ts";
 import { finishRemoval } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
@@ -52,7 +53,15 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
     if (imageId === undefined && source !== undefined) return { reservation, image: undefined };
     if (imageId === undefined) yield* (yield* Rbd).imageMend(imagePool, imageName);
     const image = yield* headerIfThere(imagePool, imageName, imageId === undefined ? LIMIT_KEYS : []);
-    if (image !== undefined) return { reservation, image };
+    if (image !== undefined) {
+      const other = imageId !== undefined && imageId !== image.id && source !== undefined;
+      if (!other || !(yield* isHalfMade(imagePool, imageName))) return { reservation, image };
+      const maker = yield* orRaced(journal.takeOver(VOLUMES, pool, uuid, attributes));
+      return {
+        reservation: { ...reservation, attributes: { ...attributes, imageId: undefined, maker } },
+        image: undefined,
+      };
+    }
     if (imageId === undefined) {
       // The undo of an earlier attempt may have been cut off in turn.
       yield* finishRemoval(imagePool, imageName, imageId);
@@ -62,6 +71,19 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
   }
   yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
   return NOTHING;
+});
+
+/**
+ * Whether an image that another image's ID was recorded for is what a driver left that was making a copy again. One that
+ * holds data, or is mirrored, is the volume itself, which was failed over, migrated, or restored from a backup.
+ */
+const isHalfMade = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+): Effect.fn.Return<boolean, CephError, Rbd> {
+  const rbd = yield* Rbd;
+  const { mirror } = yield* orRaced(rbd.imageStatus(pool, imageName));
+  return mirror === "disabled" && !(yield* orRaced(rbd.imageHasData(pool, imageName, "own")));
 });
 
 /** The image's own pool, where an old journal entry names one; `undefined` when that pool is gone. */

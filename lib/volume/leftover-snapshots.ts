@@ -23,7 +23,7 @@ import type { Purge } from "../images/purge.ts";
 import { orRaced, statusIfThere } from "../images/races.ts";
 import { discardUnfinished, type Leftover } from "../images/removal.ts";
 import { TRANSIENT_NAME } from "../images/transient-snapshots.ts";
-import { type Attributes, readAttributes, SNAPSHOTS, unreserve, VOLUMES } from "../journal/journal.ts";
+import { type Attributes, readAttributes, SNAPSHOTS, takeOver, unreserve, VOLUMES } from "../journal/journal.ts";
 
 type Needs = DriverSettings | Purge | Rados | Rbd;
 
@@ -55,20 +55,20 @@ const ofCopy = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Leftover["clear"] | undefined, CephError, Rados> {
   const copy = yield* readAttributes(VOLUMES, pool, uuid);
   if (copy === undefined && !name.startsWith(VOLUMES.defaultImagePrefix)) return undefined;
-  return clearOfCopy(pool, imageName, name, copyName, copy);
+  return clearOfCopy(pool, imageName, name, { uuid, copyName, copy });
 });
 
 const clearOfCopy = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   name: string,
-  copyName: string,
-  copy: Attributes | undefined,
+  { uuid, copyName, copy }: { uuid: string; copyName: string; copy: Attributes | undefined },
 ): Effect.fn.Return<void, CephError | Precondition, Needs> {
   if (copy?.imageId === undefined) {
     // The copy itself, where it is a clone of the volume: only the journal's own word tells that it was never finished.
-    if (copy?.imageName === copyName) yield* discardUnfinished(pool, copyName);
-    yield* discardUnfinished(pool, name, [copyName]);
+    if (copy !== undefined) yield* orRaced(takeOver(VOLUMES, pool, uuid, copy));
+    if (copy?.imageName === copyName) yield* discardUnfinished(pool, copyName, Effect.void);
+    yield* discardUnfinished(pool, name, Effect.void, [copyName]);
   } else yield* proveKnown(pool, imageName, name, [copyName, name]);
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
 });
@@ -110,9 +110,11 @@ const clearOfSnapshot = Effect.fnUntraced(function* (
   imageName: string,
   name: string,
   uuid: string,
-  { imageId, requestName }: Attributes,
+  { imageId, requestName, maker }: Attributes,
 ): Effect.fn.Return<void, CephError | Precondition, Needs> {
-  if (imageId === undefined) yield* discardUnfinished(pool, name, [name]);
+  if (imageId === undefined) {
+    yield* discardUnfinished(pool, name, takeOver(SNAPSHOTS, pool, uuid, { imageId, maker }), [name]);
+  }
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
   if (imageId !== undefined) return;
   const { instanceId } = yield* DriverSettings;

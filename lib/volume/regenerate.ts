@@ -144,7 +144,7 @@ const complete = Effect.fnUntraced(function* (
   };
   if (changed) yield* (yield* Rbd).imageMetaSet(pool, imageName, volumeMetadata(settings, names, false));
   // Last: with the image's ID an entry is complete.
-  if (attributes.imageId === undefined) yield* journal.storeImageId(VOLUMES, pool, uuid, imageId);
+  if (attributes.imageId === undefined) yield* journal.storeImageId(VOLUMES, pool, uuid, imageId, attributes);
   if (found === undefined) return "was written anew";
   return changed ? "was completed" : "was there";
 });

@@ -2,7 +2,7 @@
  * Reserves the name of a volume, and undoes that and the image that was made for it.
  *
  * 1. No reservation goes before its image is proven gone.
- * 2. An image stays once the journal says that another driver has finished the volume.
+ * 2. An image stays once another driver has finished the volume, or has taken over the making of it.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -14,6 +14,7 @@ import { Conflict } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import { discardImage } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
+import { type Making, makingOf } from "../journal/making.ts";
 import { step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
@@ -25,6 +26,7 @@ const { VOLUMES } = journal;
 export interface ReservedVolume extends journal.Claim {
   /** The journal's own pool but for entries of older drivers. */
   readonly imagePool: PoolRef;
+  readonly making: Making;
 }
 
 /**
@@ -48,25 +50,25 @@ export const reserveName = Effect.fnUntraced(function* (
   });
   const reserved = yield* earlier === undefined ? step("reserve", reserve, { undo }) : stage("reserve", reserve);
   const imagePool = (yield* imagePoolOf(pool, reserved.imagePoolId)) ?? pool;
-  return { ...reserved, imagePool } satisfies ReservedVolume;
+  const making = yield* makingOf(VOLUMES, pool, reserved.uuid, reserved.attributes);
+  return { ...reserved, imagePool, making } satisfies ReservedVolume;
 });
 
 /** Writes the attributes of the reservation, unless they are there. */
 export const describeReserved = ({ pool }: CreateVolumeSpec, reserved: ReservedVolume) =>
   stage("reserve", journal.writeAttributes(VOLUMES, pool, reserved));
 
-/** Removes the image of this call. It stays once the journal says that another driver has finished the volume. */
+/** Removes the image of this call. It stays if another driver has finished the volume, or works on it. */
 export const discardNew = Effect.fnUntraced(function* (
-  { pool, requestName }: CreateVolumeSpec,
-  { imagePool, imageName, uuid }: ReservedVolume,
+  { requestName }: CreateVolumeSpec,
+  { imagePool, imageName, making }: ReservedVolume,
 ): Effect.fn.Return<void, CephError | Conflict, Rados | Rbd | Purge> {
-  const now = yield* journal.readAttributes(VOLUMES, pool, uuid);
-  if (now?.imageId !== undefined) {
-    return yield* new Conflict({
-      subject: `volume ${requestName}`,
-      problem: "was finished by another driver meanwhile",
-    });
-  }
+  const others = "is finished, or worked on, by another driver meanwhile";
+  yield* making.takeOver.pipe(
+    Effect.catchTag("Raced", () => Effect.fail(new Conflict({ subject: `volume ${requestName}`, problem: others }))),
+    // Its attributes were not written, so nobody has finished it.
+    Effect.catchTag("ObjectNotFound", () => Effect.void),
+  );
   const id = yield* (yield* Rbd).imageId(imagePool, imageName);
   if (id !== undefined) yield* discardImage({ pool: imagePool, name: imageName, id, marked: false });
 });

@@ -160,6 +160,21 @@ export const failingOnce = (
   });
 };
 
+/** A service whose calls of a method wait until they are let go. */
+export const held = (inner: CephCalls, method: CephMethod, subject = /./) => {
+  const { promise, resolve: letGo } = Promise.withResolvers<void>();
+  let waiting = 0;
+  const ceph = intercepted(inner, (call, act) => {
+    if (call.method !== method || !subject.test(call.subject)) return act;
+    waiting += 1;
+    return Effect.andThen(
+      Effect.promise(() => promise),
+      act,
+    );
+  });
+  return { ceph, letGo, waiting: () => waiting };
+};
+
 /** Each call takes `milliseconds` more, before it acts. */
 export const latency = (inner: CephCalls, milliseconds: number): CephCalls =>
   intercepted(inner, (_call, act) => Effect.delay(act, milliseconds));

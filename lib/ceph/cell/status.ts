@@ -8,7 +8,20 @@
 import { FFIType as T } from "bun:ffi";
 import type { ImageStatus, Parent } from "../rbd.ts";
 import { someMetadataOf } from "./image-headers.ts";
-import { bind, check, cStringAt, ENOENT, ERANGE, millis, slot, textIn, valueOf, written, zeroed } from "./ffi.ts";
+import {
+  bind,
+  bytesAt,
+  check,
+  cStringAt,
+  ENOENT,
+  ERANGE,
+  millis,
+  slot,
+  textIn,
+  valueOf,
+  written,
+  zeroed,
+} from "./ffi.ts";
 import { locks } from "./locks.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
@@ -25,6 +38,8 @@ const rbd = bind("librbd.so.1", {
   rbd_watchers_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
   rbd_mirror_image_get_info: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
   rbd_mirror_image_get_info_cleanup: { args: [T.ptr], returns: T.void },
+  rbd_mirror_image_get_global_status: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
+  rbd_mirror_image_global_status_cleanup: { args: [T.ptr], returns: T.void },
   rbd_get_parent: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
   rbd_linked_image_spec_cleanup: { args: [T.ptr], returns: T.void },
   rbd_snap_spec_cleanup: { args: [T.ptr], returns: T.void },
@@ -59,7 +74,7 @@ export const status = (where: PoolArg, io: bigint, image: string, metadata: read
       dataPool: dataPool === where.pool ? undefined : dataPool,
       watchers: watchers(handle, instanceId(where.cluster)),
       ...locks(handle),
-      mirror: mirror(handle),
+      ...mirrorOf(handle),
       parent: parentOf(handle),
       snapshotCount: snapshots.length,
       namedSnapshots: snapshots.filter((one) => kindOf(handle, one.id) === "user").map((snapshot) => snapshot.name),
@@ -97,6 +112,11 @@ const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
 const MIRROR_BYTES = 16;
 const MIRROR_ENABLED = 1;
 
+const mirrorOf = (handle: bigint): Pick<ImageStatus, "mirror" | "mirrorReplays"> => {
+  const state = mirror(handle);
+  return { mirror: state, ...(state === "non-primary" && isReplayed(handle) && { mirrorReplays: true }) };
+};
+
 const mirror = (handle: bigint): ImageStatus["mirror"] => {
   const info = zeroed(MIRROR_BYTES);
   check("rbd_mirror_image_get_info", rbd.rbd_mirror_image_get_info(handle, info, BigInt(MIRROR_BYTES)));
@@ -105,6 +125,29 @@ const mirror = (handle: bigint): ImageStatus["mirror"] => {
   rbd.rbd_mirror_image_get_info_cleanup(info);
   if (state !== MIRROR_ENABLED) return "disabled";
   return primary ? "primary" : "non-primary";
+};
+
+// rbd_mirror_image_global_status_t: address of the name, rbd_mirror_image_info_t, number of sites (32 bits), their address.
+const GLOBAL_BYTES = 40;
+const SITES_AT = 24;
+// rbd_mirror_image_site_status_t: address of the site's UUID, state (32 bits), address of the description, time, whether up.
+const SITE_BYTES = 40;
+const REPLAYING = 4;
+
+/** What the mirror daemon of this cluster says of the image. If that cannot be read, it is not replayed for all one knows. */
+const isReplayed = (handle: bigint): boolean => {
+  const status = zeroed(GLOBAL_BYTES);
+  if (rbd.rbd_mirror_image_get_global_status(handle, status, BigInt(GLOBAL_BYTES)) < 0) return false;
+  const all = new DataView(status.buffer);
+  const first = all.getBigUint64(SITES_AT + 8, true);
+  const replayed = Array.from({ length: all.getUint32(SITES_AT, true) }, (_, i) => {
+    const site = new DataView(bytesAt(first + BigInt(i * SITE_BYTES), SITE_BYTES).buffer);
+    // The cluster itself is the site without a UUID.
+    const isLocal = cStringAt(site.getBigUint64(0, true)) === "";
+    return isLocal && site.getUint32(8, true) === REPLAYING && site.getUint8(32) === 1;
+  });
+  rbd.rbd_mirror_image_global_status_cleanup(status);
+  return replayed.includes(true);
 };
 
 // rbd_linked_image_spec_t: pool id, then addresses of pool, namespace, image id and image name, then "in the trash".

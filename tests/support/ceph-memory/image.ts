@@ -96,6 +96,8 @@ export class MemoryImage {
   /** Lost: what a crash in the middle of a creation leaves. */
   objectMap: "whole" | "lost" | "none";
   mirror: ImageStatus["mirror"] = "disabled";
+  /** What counts only for a non-primary image. */
+  mirrorReplays = false;
   readonly objectSize: bigint;
   readonly stripeUnit: bigint;
   readonly stripeCount: bigint;

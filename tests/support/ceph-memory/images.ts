@@ -103,6 +103,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       return {
         ...headerOf(found, cluster, metadata),
         mirror: found.mirror,
+        ...(found.mirror === "non-primary" && found.mirrorReplays && { mirrorReplays: true as const }),
         watchers: [...found.watchers],
         locks: [...found.locks],
         ...(found.writer !== undefined && { writer: found.writer }),

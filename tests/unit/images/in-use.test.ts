@@ -73,6 +73,6 @@ describe("the proof that an image is unused", () => {
     const failure = await prove(watched([THEIRS], "non-primary"));
     const mapping = await Effect.runPromise(Effect.flip(provePrimary(pool, "csi-vol-1", { mirror: "non-primary" })));
     expect([failure._tag, failure.message]).toEqual(["Precondition", mapping.message]);
-    expect(failure.message).toContain("promote this image first");
+    expect(failure.message).toContain("Promote this image only if");
   });
 });

@@ -114,7 +114,14 @@ describe("the journal of a created volume", () => {
           set: { "csi.volname": "pvc-1", "csi.imagename": `csi-vol-${uuid}` },
         },
       ],
-      [object, { object: "require", set: { "csi.imageid": cluster.image("rbd", `csi-vol-${uuid}`).id } }],
+      [
+        object,
+        {
+          object: "require",
+          compare: { "csi.imageid": "", "csi-rbd.maker": "" },
+          set: { "csi.imageid": cluster.image("rbd", `csi-vol-${uuid}`).id },
+        },
+      ],
     ]);
   });
 

@@ -301,7 +301,7 @@ describe("an image in use on another node", () => {
     await driver.unstage(unstaging());
     cluster.image("rbd", IMAGE).mirror = "non-primary";
     const failure = await failureOf(driver.stage(staging()));
-    expect([failure?.code, failure?.message]).toEqual(["FAILED_PRECONDITION", expect.stringContaining("promote")]);
+    expect([failure?.code, failure?.message]).toEqual(["FAILED_PRECONDITION", expect.stringContaining("Promote")]);
   });
 
   test("Who writes to a primary image is no mirror daemon, whatever else has it open", async () => {

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { Busy } from "../../../lib/ceph/errors.ts";
-import { type CephMethod, intercepted, latency, recorded } from "../../support/ceph-faults.ts";
+import { held, intercepted, latency, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
@@ -33,21 +33,6 @@ import {
   codeOf,
 } from "../../support/world.ts";
 
-/** A driver whose calls of a method wait until they are let go. */
-const held = (cluster: MemoryCluster, method: CephMethod, subject = /./, inner = cephMemoryService(cluster)) => {
-  const { promise, resolve: letGo } = Promise.withResolvers<void>();
-  let waiting = 0;
-  const ceph = intercepted(inner, (call, act) => {
-    if (call.method !== method || !subject.test(call.subject)) return act;
-    waiting += 1;
-    return Effect.andThen(
-      Effect.promise(() => promise),
-      act,
-    );
-  });
-  return { ceph, letGo, waiting: () => waiting };
-};
-
 const world = async () => {
   const cluster = aCluster();
   await using making = aDriver(cluster);
@@ -59,7 +44,7 @@ const world = async () => {
 describe("one driver", () => {
   test("DeleteSnapshot waits for the restores of the snapshot that run, and then deletes it", async () => {
     const { cluster, snapshotId, data } = await world();
-    const { ceph, letGo, waiting } = held(cluster, "imageClone");
+    const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "imageClone");
     await using driver = aDriver(cluster, { ceph });
     const names = ["a", "b", "c"];
     const restores = names.map((name) => driver.createVolume(restoreOf(snapshotId, { name })));
@@ -78,7 +63,7 @@ describe("one driver", () => {
 
   test("a DeleteSnapshot that waits too long answers ABORTED and names the restore that it waits for", async () => {
     const { cluster, snapshotId } = await world();
-    const { ceph, letGo, waiting } = held(cluster, "imageClone");
+    const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "imageClone");
     await using driver = aDriver(cluster, { ceph });
     const restored = driver.createVolume(restoreOf(snapshotId));
     await eventually(() => waiting() === 1, "a restore at work");
@@ -93,7 +78,7 @@ describe("one driver", () => {
 
   test("DeleteVolume waits for the clones of the volume that run, and then deletes it", async () => {
     const { cluster, volumeId, data } = await world();
-    const { ceph, letGo, waiting } = held(cluster, "snapshotCreate");
+    const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "snapshotCreate");
     await using driver = aDriver(cluster, { ceph });
     const cloned = driver.createVolume(cloneOf(volumeId));
     await eventually(() => waiting() === 1, "a clone at work");
@@ -107,7 +92,7 @@ describe("one driver", () => {
 
   test("snapshots and clones of one volume, and restores of its snapshot, run side by side", async () => {
     const { cluster, volumeId, snapshotId, data } = await world();
-    const { ceph, letGo, waiting } = held(cluster, "imageClone");
+    const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "imageClone");
     await using driver = aDriver(cluster, { ceph });
     const all = [
       driver.createSnapshot(snapshotOf(volumeId)),
@@ -205,7 +190,7 @@ describe("two drivers over one cluster", () => {
   for (const [what, { make, drop, image }] of Object.entries(works)) {
     test(`a driver that begins ${what} when another one is done with it leaves nothing on the source`, async () => {
       const { cluster, volumeId, data } = await world();
-      const { ceph, letGo, waiting } = held(cluster, "snapshotCreate");
+      const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "snapshotCreate");
       await using slow = aDriver(cluster, { ceph });
       await using fast = aDriver(cluster);
       const late = failureOf(make(slow, volumeId));
@@ -221,8 +206,8 @@ describe("two drivers over one cluster", () => {
 
     test(`a driver that begins ${what} when another one deletes it leaves nothing on the source`, async () => {
       const { cluster, volumeId } = await world();
-      const taking = held(cluster, "snapshotCreate");
-      const looking = held(cluster, "imageStatus", /csi-snap-|db-/, taking.ceph);
+      const taking = held(cephMemoryService(cluster), "snapshotCreate");
+      const looking = held(taking.ceph, "imageStatus", /csi-snap-|db-/);
       await using slow = aDriver(cluster, { ceph: looking.ceph });
       await using fast = aDriver(cluster);
       const late = failureOf(make(slow, volumeId));

@@ -205,13 +205,45 @@ describe("an image that is in use stays, and all that leads to it:", () => {
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
 
-  test("while it mirrors another cluster's", async () => {
+  test("while it mirrors another cluster's, and no mirror daemon says that it follows", async () => {
     const { cluster } = await world();
     cluster.image("rbd", IMAGE).mirror = "non-primary";
     const before = cluster.dump();
     await using driver = aDriver(cluster);
     const failure = await failureOf(driver.deleteVolume(deletion(ID)));
-    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("mirror") });
+    expect(failure).toMatchObject({
+      code: "FAILED_PRECONDITION",
+      message: expect.stringContaining("Delete the volume in the other cluster"),
+    });
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  for (const temp of [false, true]) {
+    test(`that follows another cluster's image keeps it, and loses its name${temp ? ", and so does what it was copied through" : ""}`, async () => {
+      const { cluster } = await world();
+      const images = temp ? [IMAGE, `${IMAGE}-temp`] : [IMAGE];
+      if (temp) await seedImage(cluster, `${IMAGE}-temp`);
+      for (const name of images)
+        Object.assign(cluster.image("rbd", name), { mirror: "non-primary", mirrorReplays: true });
+      cluster.watch("rbd", IMAGE);
+      await using driver = aDriver(cluster);
+      await driver.deleteVolume(deletion(ID));
+      expect(driver.log.filter((line) => line.includes("follows the volume of another cluster"))).toHaveLength(1);
+      expect(Object.keys(poolDump(cluster).images)).toEqual(images);
+      expect(poolDump(cluster)).toMatchObject({ objects: EMPTIED.objects, trash: {} });
+      // A retry whose first answer was lost.
+      expect(await driver.deleteVolume(deletion(ID))).toEqual({});
+      expect(Object.keys(poolDump(cluster).images)).toEqual(images);
+    });
+  }
+
+  test("whose image in between alone follows another cluster's image", async () => {
+    const { cluster } = await world();
+    await seedImage(cluster, `${IMAGE}-temp`);
+    Object.assign(cluster.image("rbd", `${IMAGE}-temp`), { mirror: "non-primary", mirrorReplays: true });
+    const before = cluster.dump();
+    await using driver = aDriver(cluster);
+    expect(await codeOf(driver.deleteVolume(deletion(ID)))).toBe("FAILED_PRECONDITION");
     expect(cluster.dump()).toEqual(before);
   });
 

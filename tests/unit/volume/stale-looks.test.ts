@@ -1,0 +1,186 @@
+/**
+ * Two drivers that work on one copy or snapshot, as in a rolling update: the one that has looked at the journal before the
+ * other one wrote there takes nothing away that was answered, and calls nothing complete that is being made again.
+ */
+import { describe, expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import type { CephCalls } from "../../../lib/ceph/ceph.ts";
+import { held, intercepted } from "../../support/ceph-faults.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import {
+  aVolume,
+  cloneOf,
+  holderOf,
+  imageOf,
+  MIB_4,
+  read,
+  readySnapshot,
+  restoreOf,
+  settled,
+  snapshotOf,
+  THROUGH,
+} from "../../support/copies-world.ts";
+import { aDriver } from "../../support/one-world.ts";
+import { aCluster, eventually, failureOf, objectsOf, poolDump, seed, seedImage, uuidOf } from "../../support/world.ts";
+
+const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+const V = `csi-vol-${UUID}`;
+
+const world = async () => {
+  const cluster = aCluster();
+  await using making = aDriver(cluster);
+  const volumeId = await aVolume(making, cluster);
+  const { snapshotId } = await readySnapshot(making, snapshotOf(volumeId, { name: "snap-0" }));
+  return { cluster, volumeId, snapshotId, data: read(cluster, imageOf(volumeId)) };
+};
+
+const recordedId = (cluster: MemoryCluster, uuid: string): string | undefined =>
+  objectsOf(cluster).get(`csi.volume.${uuid}`)?.get("csi.imageid");
+
+/** Leaves the clone of the image without a parent, and never answers: the driver dies there. */
+const dyingInClone = (cluster: MemoryCluster, inner: CephCalls): { ceph: CephCalls; dead: () => boolean } => {
+  let dead = false;
+  const ceph = intercepted(inner, (call, act) => {
+    if (call.method !== "imageClone") return act;
+    const cut = Effect.sync(() => {
+      cluster.cutShort("parent", "rbd", call.subject.split("/").at(-1) ?? "");
+      dead = true;
+    });
+    return Effect.exit(act).pipe(Effect.andThen(cut), Effect.andThen(Effect.never));
+  });
+  return { ceph, dead: () => dead };
+};
+
+describe("a copy that another driver completes", () => {
+  const copies = {
+    "a restore": {
+      look: "imageBriefs",
+      flags: {},
+      request: ({ snapshotId }: { snapshotId: string }) => restoreOf(snapshotId),
+    },
+    "a copy of a volume": {
+      look: "snapshots",
+      flags: {},
+      request: ({ volumeId }: { volumeId: string }) => cloneOf(volumeId),
+    },
+    "a copy by way of an image in between": {
+      look: "snapshots",
+      flags: THROUGH,
+      request: ({ volumeId }: { volumeId: string }) => cloneOf(volumeId),
+    },
+  } as const;
+  for (const [what, { look, flags, request }] of Object.entries(copies)) {
+    test(`A driver that looked before ${what} was answered leaves it as it is`, async () => {
+      const at = await world();
+      const { cluster, data } = at;
+      const cloning = held(cephMemoryService(cluster), "imageClone");
+      const looking = held(cephMemoryService(cluster), look);
+      await using first = aDriver(cluster, { ceph: cloning.ceph, flags });
+      await using second = aDriver(cluster, { ceph: looking.ceph, flags });
+      const answered = first.createVolume(request(at));
+      await eventually(() => cloning.waiting() === 1, "a clone about to be made");
+      const late = failureOf(second.createVolume(request(at)));
+      await eventually(() => looking.waiting() === 1, "a look at the journal that becomes stale");
+      cloning.letGo();
+      const { volume } = await answered;
+      const image = imageOf(volume.volumeId);
+      const { id } = cluster.image("rbd", image);
+      looking.letGo();
+      expect(await late).toMatchObject({ code: "ABORTED" });
+      expect(cluster.image("rbd", image).id).toBe(id);
+      expect(recordedId(cluster, uuidOf(volume.volumeId))).toBe(id);
+      expect(read(cluster, image)).toEqual(data);
+      expect((await second.createVolume(request(at))).volume.volumeId).toBe(volume.volumeId);
+    });
+  }
+
+  test("A driver does not answer with a restore that another one makes again", async () => {
+    const { cluster, snapshotId, data } = await world();
+    const committing = held(cephMemoryService(cluster), "imageMetaSet", /csi-vol-/);
+    await using first = aDriver(cluster, { ceph: committing.ceph });
+    const late = failureOf(first.createVolume(restoreOf(snapshotId)));
+    await eventually(() => committing.waiting() === 1, "a clone that was made and not recorded");
+    const dying = dyingInClone(cluster, cephMemoryService(cluster));
+    await using second = aDriver(cluster, { ceph: dying.ceph });
+    void second.createVolume(restoreOf(snapshotId)).catch(() => {});
+    await eventually(dying.dead, "a clone that is cut off");
+    committing.letGo();
+    expect(await late).toMatchObject({ code: "ABORTED" });
+    await using third = aDriver(cluster);
+    const { volume } = await third.createVolume(restoreOf(snapshotId));
+    expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
+    expect(recordedId(cluster, uuidOf(volume.volumeId))).toBe(cluster.image("rbd", imageOf(volume.volumeId)).id);
+  });
+});
+
+test("A point in time that was answered stays, although another driver looked before it was", async () => {
+  const { cluster, volumeId, data } = await world();
+  const first = held(cephMemoryService(cluster), "imageClone");
+  const afterwards = held(first.ceph, "snapshotCreate", /csi-snap-[-\da-f]+@|csi-snap-[-\da-f]+$/);
+  const looking = held(cephMemoryService(cluster), "imageMend", /csi-snap-/);
+  const source = imageOf(volumeId);
+  await using one = aDriver(cluster, {
+    ceph: {
+      ...first.ceph,
+      snapshotCreate: (pool, image, ...more) =>
+        (image === source ? first.ceph : afterwards.ceph).snapshotCreate(pool, image, ...more),
+    },
+  });
+  await using other = aDriver(cluster, { ceph: looking.ceph });
+  const early = one.createSnapshot(snapshotOf(volumeId));
+  await eventually(() => first.waiting() === 1, "a clone about to be made");
+  const late = failureOf(other.createSnapshot(snapshotOf(volumeId)));
+  await eventually(() => looking.waiting() === 1, "a look at the source that becomes stale");
+  first.letGo();
+  const { snapshot } = await early;
+  expect(snapshot.readyToUse).toBe(false);
+  cluster.image("rbd", source).write(0n, MIB_4);
+  const { id } = cluster.image("rbd", holderOf(snapshot.snapshotId));
+  looking.letGo();
+  expect(await late).toMatchObject({ code: "ABORTED" });
+  afterwards.letGo();
+  const ready = await readySnapshot(other, snapshotOf(volumeId));
+  expect(ready.snapshotId).toBe(snapshot.snapshotId);
+  expect(cluster.image("rbd", holderOf(ready.snapshotId)).id).toBe(id);
+  expect(read(cluster, holderOf(ready.snapshotId))).toEqual(data);
+});
+
+describe("an image for which the journal has the ID of another one", () => {
+  /** A restore that was answered as another image than the one that is there. */
+  const replaced = async () => {
+    const at = await world();
+    objectsOf(at.cluster).get("csi.volumes.default")?.set("csi.volume.pvc-copy", UUID);
+    seed(at.cluster, {
+      [`csi.volume.${UUID}`]: { "csi.volname": "pvc-copy", "csi.imagename": V, "csi.imageid": "gone" },
+    });
+    await seedImage(at.cluster, V);
+    return at;
+  };
+
+  test("A copy that was begun again and cut off is made again, and not answered empty", async () => {
+    const { cluster, snapshotId, data } = await replaced();
+    await using driver = aDriver(cluster);
+    const { volume } = await driver.createVolume(restoreOf(snapshotId));
+    expect(uuidOf(volume.volumeId)).toBe(UUID);
+    expect(read(cluster, V)).toEqual(data);
+    expect(objectsOf(cluster).get(`csi.volume.${UUID}`)?.get("csi.imageid")).toBe(cluster.image("rbd", V).id);
+    expect([...(objectsOf(cluster).get(`csi.volume.${UUID}`)?.keys() ?? [])]).not.toContain("csi-rbd.maker");
+    await settled(cluster);
+  });
+
+  const kept: Readonly<Record<string, (cluster: MemoryCluster) => unknown>> = {
+    "with data": (cluster) => cluster.image("rbd", V).write(0n, MIB_4),
+    "that is mirrored": (cluster) => (cluster.image("rbd", V).mirror = "primary"),
+  };
+  for (const [which, prepare] of Object.entries(kept)) {
+    test(`An image ${which} is the volume, as after a failover`, async () => {
+      const { cluster, snapshotId } = await replaced();
+      prepare(cluster);
+      const before = poolDump(cluster);
+      await using driver = aDriver(cluster);
+      const { volume } = await driver.createVolume(restoreOf(snapshotId));
+      expect(uuidOf(volume.volumeId)).toBe(UUID);
+      expect(poolDump(cluster)).toEqual(before);
+    });
+  }
+});
