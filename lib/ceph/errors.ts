@@ -66,9 +66,17 @@ export class Raced extends Data.TaggedError("Raced")<About> {
     return `${this.subject} was changed by another driver at the same time. Retry`;
   }
 }
-/** `watchers` are the addresses of those who have the image open, if they are known. */
-export class Busy extends Data.TaggedError("Busy")<About & { readonly watchers?: readonly string[] }> {
+/**
+ * `watchers` are the addresses of those who have the image open, if they are known. `inGroup`: nobody needs to have it
+ * open, because it is the RBD group that the image is in.
+ */
+export class Busy extends Data.TaggedError("Busy")<
+  About & { readonly watchers?: readonly string[]; readonly inGroup?: true }
+> {
   override get message() {
+    if (this.inGroup) {
+      return `${this.subject} is in an RBD group (${this.op}). Find the group with "rbd info", take the image out of it with "rbd group image remove", then retry`;
+    }
     return this.watchers === undefined
       ? `${this.subject} is in use (${this.op}). Find its user with "rbd status", end that use, then retry`
       : `${this.subject} is in use by ${this.watchers.join(", ")}. End that use, then retry. If its node is dead, first fence it with "ceph osd blocklist add ADDRESS ${FENCE_SECONDS}": without the number Ceph does so for an hour only`;

@@ -25,6 +25,7 @@ import type { CephError } from "../ceph/errors.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { before, byOffset, endOf, joined, type Range } from "../ceph/ranges.ts";
 import { type ImageStatus, Rbd, type SnapshotRef } from "../ceph/rbd.ts";
+import { sameMonitors } from "../ceph/same-monitors.ts";
 import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
@@ -198,7 +199,7 @@ export const allocatedBlocks = (
   );
 
 const samePlace = (a: PoolRef, b: PoolRef): boolean =>
-  a.access.monitors.join() === b.access.monitors.join() && a.pool === b.pool && a.namespace === b.namespace;
+  sameMonitors(a.access.monitors, b.access.monitors) && a.pool === b.pool && a.namespace === b.namespace;
 
 /** Finds the snapshots of the image of the volume from which both were cloned; `undefined`: they are not known any more. */
 const parentsOf = (base: Ready, target: Ready) =>

@@ -5,7 +5,7 @@
  *
  * 1. The name goes first: whoever asks for it again gets a new group snapshot, not the rest of this one. The entry goes
  *    last: a deletion that was cut off is found by the ID and goes on.
- * 2. Deleting what does not exist succeeds; "could not tell" is an error.
+ * 2. Deleting what does not exist succeeds, also a member whose pool is gone; "could not tell" is an error.
  * 3. Nothing changes if the ID is that of a group of volumes, or if the caller names other members.
  */
 import * as Effect from "effect/Effect";
@@ -14,7 +14,7 @@ import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
-import type { GroupSnapshotNotFound, SnapshotNotFound } from "../csi/errors.ts";
+import type { GroupSnapshotNotFound } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import * as journal from "../journal/journal.ts";
 import { compareMembers, type LocatedGroup, locateGroup, locateMembers } from "../journal/locate-group.ts";
@@ -25,8 +25,7 @@ import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { deleteSnapshot, type DeleteSnapshotError } from "../snapshot/delete.ts";
 
-/** `SnapshotNotFound`: the pool of a member is gone. */
-export type DeleteGroupSnapshotError = DeleteSnapshotError | SnapshotNotFound;
+export type DeleteGroupSnapshotError = DeleteSnapshotError;
 type Needs = Ceph | Clusters | DriverSettings | Kms | Purge | Locks;
 
 const { GROUPS } = journal;

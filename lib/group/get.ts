@@ -12,22 +12,15 @@ import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
-import { GroupSnapshotNotFound, type InvalidRequest, Precondition, type SnapshotNotFound } from "../csi/errors.ts";
+import { GroupSnapshotNotFound, type InvalidRequest, Precondition } from "../csi/errors.ts";
 import type { CsiGroupSnapshot, CsiSnapshot } from "../csi/messages.ts";
 import { sourceVolumeId } from "../csi/source-volume-id.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { statusIfThere } from "../images/races.ts";
-import { compareMembers, locateGroup, locateMembers } from "../journal/locate-group.ts";
-import type { LocatedVolume } from "../journal/locate.ts";
+import { compareMembers, type LocatedMember, locateGroup, locateMembers } from "../journal/locate-group.ts";
 import { credentialsFor } from "../listing/cluster-credentials.ts";
 
-export type GetGroupSnapshotError =
-  | CephError
-  | ConfigError
-  | InvalidRequest
-  | Precondition
-  | GroupSnapshotNotFound
-  | SnapshotNotFound;
+export type GetGroupSnapshotError = CephError | ConfigError | InvalidRequest | Precondition | GroupSnapshotNotFound;
 
 /** Without `credentials` of the request, it uses those that the administrator has given for the cluster. */
 export const getGroupSnapshot = Effect.fn("group.getGroupSnapshot")(function* (
@@ -58,17 +51,18 @@ export const getGroupSnapshot = Effect.fn("group.getGroupSnapshot")(function* (
 /** A member that is not ready has no image yet, or one that must not be used. */
 const describeMember = Effect.fnUntraced(function* (
   groupSnapshotId: string,
-  { handle: snapshotId, cluster, pool, poolId, imageName, attributes }: LocatedVolume,
+  { snapshotId, located }: LocatedMember,
 ): Effect.fn.Return<CsiSnapshot, CephError | Precondition, Rbd> {
+  const gone = new Precondition({
+    subject: `snapshot ${snapshotId}`,
+    problem: `is gone, but group snapshot ${groupSnapshotId}, which it is a member of, is not`,
+    remedy: "Delete the group snapshot",
+  });
+  if (located === undefined) return yield* gone;
+  const { cluster, pool, poolId, imageName, attributes } = located;
   const ready = attributes?.imageId !== undefined;
   const image = yield* statusIfThere(pool, imageName);
-  if (attributes?.source === undefined || (ready && image === undefined)) {
-    return yield* new Precondition({
-      subject: `snapshot ${snapshotId}`,
-      problem: `is gone, but group snapshot ${groupSnapshotId}, which it is a member of, is not`,
-      remedy: "Delete the group snapshot",
-    });
-  }
+  if (attributes?.source === undefined || (ready && image === undefined)) return yield* gone;
   return {
     snapshotId,
     sourceVolumeId: sourceVolumeId(cluster.clusterId, poolId, attributes.source),

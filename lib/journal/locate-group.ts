@@ -12,7 +12,7 @@ import { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
-import { GroupSnapshotNotFound, InvalidRequest, type SnapshotNotFound } from "../csi/errors.ts";
+import { GroupSnapshotNotFound, InvalidRequest } from "../csi/errors.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import { type GroupEntry, readGroup } from "./group-snapshots.ts";
 import { readAttributes, VOLUMES } from "./journal.ts";
@@ -47,19 +47,29 @@ export const locateGroup = Effect.fn("journal.locateGroup")(function* (
   return { groupSnapshotId, pool, uuid, entry };
 });
 
+/** A member of a group snapshot; `located` is absent if its pool is gone, and the member with it. */
+export interface LocatedMember {
+  readonly snapshotId: string;
+  readonly located: LocatedVolume | undefined;
+}
+
 /** The members' entries; refuses the ID of a volume group, whose members are volumes. */
 export const locateMembers = Effect.fn("journal.locateMembers")(function* (
   { groupSnapshotId, entry }: LocatedGroup,
   credentials: Credentials,
 ): Effect.fn.Return<
-  readonly LocatedVolume[],
-  CephError | ConfigError | SnapshotNotFound | InvalidRequest,
+  readonly LocatedMember[],
+  CephError | ConfigError | InvalidRequest,
   Ceph | Clusters | DriverSettings
 > {
   const { atOnce: concurrency } = yield* DriverSettings;
   const locate = (snapshotId: string) =>
-    Effect.tap(locateSnapshot(snapshotId, credentials), ({ pool, uuid, attributes }) =>
-      attributes === undefined ? proveNotVolume(groupSnapshotId, pool, uuid) : Effect.void,
+    locateSnapshot(snapshotId, credentials).pipe(
+      Effect.tap(({ pool, uuid, attributes }) =>
+        attributes === undefined ? proveNotVolume(groupSnapshotId, pool, uuid) : Effect.void,
+      ),
+      Effect.catchTag("SnapshotNotFound", () => Effect.succeed(undefined)),
+      Effect.map((located): LocatedMember => ({ snapshotId, located })),
     );
   return yield* Effect.forEach(entry.members, locate, { concurrency });
 });

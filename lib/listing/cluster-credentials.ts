@@ -9,6 +9,7 @@
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import { monitorsKey } from "../ceph/same-monitors.ts";
 import { type ClusterSecret, ClusterSecrets } from "../config/cluster-secrets.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
@@ -70,7 +71,7 @@ export const allClusters = Effect.fn("listing.allClusters")(function* (
   const seen = new Set<string>();
   return [...usable.values()]
     .filter(({ monitors, radosNamespace }) => {
-      const place = JSON.stringify([monitors.toSorted(), radosNamespace]);
+      const place = JSON.stringify([monitorsKey(monitors), radosNamespace]);
       return !seen.has(place) && seen.add(place);
     })
     .filter(({ clusterId }) => from === undefined || inBytes(clusterId, from) >= 0)

@@ -9,7 +9,9 @@
  *
  * Not here: how a page is filled (./page.ts), and the words for a volume's health (./volume-health.ts).
  *
- * 1. A name whose image was never complete is not a volume yet, and is not listed.
+ * 1. A name that never had an image is not a volume yet, and is not listed. An image that is being made is one, in lists
+ *    as in looks at one volume: only the journal's entry of each tells it from a whole image, and a list reads those of
+ *    missing images alone.
  * 2. A volume that was complete and has lost its image is listed, with that fault.
  * 3. Both kinds of list, and both looks at one volume, tell the same fault of it.
  */
@@ -133,7 +135,7 @@ const listedFault = (
   return full.has(pool.pool) ? poolFull(pool.pool) : undefined;
 };
 
-/** Looks for images with default names first; for the others the journal has the name, and whether it was complete. */
+/** Looks for images with default names first; for the others the journal has the name, and whether they were there once. */
 const lookUpImages = Effect.fnUntraced(function* (
   journal: JournalPool,
   names: readonly JournalName[],

@@ -10,6 +10,7 @@ import type { CephError } from "../ceph/errors.ts";
 import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
+import { sameMonitors } from "../ceph/same-monitors.ts";
 import type { Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
@@ -69,4 +70,4 @@ export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function*
 /** Whether two entries of config.json lead to the same images. */
 export const sameCluster = (one: Cluster, other: Cluster): boolean =>
   one.clusterId === other.clusterId ||
-  (one.monitors.join() === other.monitors.join() && one.radosNamespace === other.radosNamespace);
+  (sameMonitors(one.monitors, other.monitors) && one.radosNamespace === other.radosNamespace);

@@ -13,6 +13,7 @@ import { FEATURE_BITS } from "../ceph/feature-bits.ts";
 import { type CephError, ImageNotFound, Raced } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
+import { sameMonitors } from "../ceph/same-monitors.ts";
 import type { Clusters } from "../config/clusters.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import { type ConfigError, InvalidParameter } from "../config/errors.ts";
@@ -101,7 +102,7 @@ export const findSource = Effect.fn("volume.findSource")(function* (
   const locate = request.kind === "snapshot" ? locateSnapshot : locateVolume;
   const located = yield* locate(request.id, credentials);
   const { access, namespace } = located.pool;
-  if (access.monitors.join() !== pool.access.monitors.join() || namespace !== pool.namespace) {
+  if (!sameMonitors(access.monitors, pool.access.monitors) || namespace !== pool.namespace) {
     const reason = `is in cluster ${located.cluster.clusterId}. A copy has to be in the cluster and the RADOS namespace of its source`;
     return yield* new InvalidRequest({ field: fieldOf(request), reason });
   }

@@ -128,12 +128,11 @@ const explained = (error: CellErrno, context: CallContext): CephError | undefine
     case E.EEXIST:
       return new Exists(about);
     case E.EBUSY:
-    // the image is in a group
+      return op === "rbd_group_image_add"
+        ? new Busy({ op, subject: context.member ?? context.subject, inGroup: true })
+        : new Busy(about);
     case E.EMLINK:
-      return new Busy({
-        op,
-        subject: op === "rbd_group_image_add" ? (context.member ?? context.subject) : context.subject,
-      });
+      return new Busy({ ...about, inGroup: true });
     case E.ENOTEMPTY:
       return new HasSnapshots(about);
     case E.ENOSPC:

@@ -42,7 +42,7 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
           throw refuse(new InvalidCall({ op, subject: imageLabel(pool, image), errno: EINVAL }));
         }
         if (member.group !== undefined && member.group !== found) {
-          throw refuse(new Busy({ op, subject: imageLabel(pool, image) }));
+          throw refuse(new Busy({ op, subject: imageLabel(pool, image), inGroup: true }));
         }
         found.images.add(member);
         member.group = found;

@@ -36,8 +36,9 @@ const obstacleTo = (
     case "snapshots":
       return new HasSnapshots(about);
     case "watchers":
-    case "group":
       return new Busy(about);
+    case "group":
+      return new Busy({ ...about, inGroup: true });
   }
 };
 
@@ -190,7 +191,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
       if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
       if (found.group !== undefined && !cluster.trashesMembers) {
-        throw refuse(new Busy({ op, subject: imageLabel(ref, image) }));
+        throw refuse(new Busy({ op, subject: imageLabel(ref, image), inGroup: true }));
       }
       images.delete(image);
       bareNames.delete(image);

@@ -88,6 +88,20 @@ describe("errnos that say that nothing happened", () => {
   );
 });
 
+test("An image in an RBD group is told from one that somebody has open, because rbd status shows nobody", () => {
+  for (const [op, errno] of [
+    ["rbd_trash_move", E.EMLINK],
+    ["rbd_trash_remove", E.EMLINK],
+    ["rbd_group_image_add", E.EBUSY],
+  ] as const) {
+    const { message } = write(failed(op, errno));
+    expect(message).toContain('"rbd info"');
+    expect(message).toContain('"rbd group image remove"');
+    expect(message).not.toContain("rbd status");
+  }
+  expect(write(failed("rbd_trash_remove", E.EBUSY)).message).toContain("rbd status");
+});
+
 describe("errnos that explain nothing", () => {
   const known = (op: string) => EXPLAINED.flatMap(([each, errno]) => (each === op ? [errno] : []));
   const everywhere = EXPLAINED.filter(([op]) => op === "rbd_create").map(([, errno]) => errno);

@@ -7,6 +7,7 @@ import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory
 import { aDriver } from "../../support/one-world.ts";
 import {
   asking,
+  aVolume,
   DIRECTORY,
   dropVolumes,
   grouping,
@@ -19,7 +20,7 @@ import {
   ungrouping,
 } from "../../support/group-world.ts";
 import { aCluster, codeOf, eventually, failureOf, poolDump, seed, uuidOf, SECRETS } from "../../support/world.ts";
-import { POOL, snapshotDeletion } from "../../support/copies-world.ts";
+import { PARAMETERS, POOL, snapshotDeletion } from "../../support/copies-world.ts";
 
 const emptyTrash = (cluster: MemoryCluster) =>
   eventually(() => {
@@ -64,6 +65,28 @@ describe("DeleteVolumeGroupSnapshot", () => {
     await dropVolumes(driver, [copy]);
     await emptyTrash(cluster);
     expect(cluster.dump()).toEqual(before);
+  });
+
+  test("DeleteVolumeGroupSnapshot deletes the other members where the pool of one is gone, and until then no call says that the group is", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
+    await using driver = aDriver(cluster);
+    const here = await aVolume(driver, cluster, "pvc-a");
+    const before = poolDump(cluster);
+    const there = await aVolume(driver, cluster, "pvc-b", { parameters: { ...PARAMETERS, pool: "ssd" } });
+    const { groupSnapshotId, snapshots } = await readyGroup(
+      driver,
+      grouping([here, there], { parameters: { clusterID: "east", pool: "rbd" } }),
+    );
+    cluster.pools.delete("ssd");
+    expect(await failureOf(driver.getGroup(asking(groupSnapshotId)))).toMatchObject({
+      code: "FAILED_PRECONDITION",
+      message: expect.stringContaining("Delete the group snapshot"),
+    });
+    const snapshotIds = snapshots.map(({ snapshotId }) => snapshotId);
+    for (let times = 0; times < 2; times++) await driver.deleteGroup(ungrouping(groupSnapshotId, { snapshotIds }));
+    await emptyTrash(cluster);
+    expect(poolDump(cluster)).toEqual(before);
   });
 
   test("DeleteVolumeGroupSnapshot refuses members that are not the group's, and changes nothing", async () => {

@@ -33,6 +33,7 @@ import {
   PARAMETERS,
   SECRETS,
   seed,
+  seedImage,
 } from "../../support/world.ts";
 
 const LIMIT = 30_000;
@@ -116,7 +117,7 @@ describe("ListVolumes", () => {
   test("ListVolumes covers each cluster, namespace and pool once, and no other driver's journal", async () => {
     const cluster = aCluster();
     const inNamespace = { ...EAST, clusterId: "dept", radosNamespace: "dept" };
-    const alias = { ...EAST, clusterId: "also-east" };
+    const alias = { ...EAST, clusterId: "also-east", monitors: ["v1:127.0.0.1:6789"] };
     const clusters = [EAST, alias, inNamespace];
     const secrets = { east: ADMIN, dept: ADMIN, "also-east": ADMIN };
     await using lister = aDriver(cluster, { clusters, secrets });
@@ -420,7 +421,22 @@ describe("volume condition", () => {
     });
   });
 
-  test("ListVolumes omits a volume that was never complete, and ControllerGetVolume answers NOT_FOUND", async () => {
+  test("a volume whose making was cut off is listed once it has an image, by whatever name", async () => {
+    const cluster = aCluster();
+    const uuids = ["a0285c97-a0ce-41eb-8c66-0242ac110002", "b0285c97-a0ce-41eb-8c66-0242ac110002"];
+    for (const [i, image] of [`csi-vol-${uuids[0]}`, `mine-${uuids[1]}`].entries()) {
+      await seedImage(cluster, image);
+      seed(cluster, { [`csi.volume.${uuids[i]}`]: { "csi.volname": `begun-${i}`, "csi.imagename": image } });
+    }
+    const names = Object.fromEntries(uuids.map((uuid, i) => [`csi.volume.begun-${i}`, uuid]));
+    seed(cluster, { "csi.volumes.default": names });
+    await using lister = aDriver(cluster, LISTING);
+    const ids = uuids.map((uuid) => idOf(uuid));
+    expect((await lister.listVolumes()).entries.map(({ volume }) => volume.volumeId)).toEqual(ids);
+    for (const id of ids) expect((await lister.getVolume({ volumeId: id })).volume.capacityBytes).toBe(1n << 30n);
+  });
+
+  test("ListVolumes omits a name that never had an image, and ControllerGetVolume answers NOT_FOUND", async () => {
     const cluster = aCluster();
     const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
     seed(cluster, {

@@ -227,7 +227,9 @@ describe("answers of CreateSnapshot", () => {
 
   test("the snapshot ID has the clusterID of the class where two clusterIDs lead to one cluster", async () => {
     const cluster = aCluster();
-    await using driver = aDriver(cluster, { clusters: [EAST, { ...EAST, clusterId: "alias" }] });
+    const monitors = ["10.0.0.1:6789", "10.0.0.2:6789"];
+    const alias = { ...EAST, clusterId: "alias", monitors: monitors.toReversed() };
+    await using driver = aDriver(cluster, { clusters: [{ ...EAST, monitors }, alias] });
     const id = await aVolume(driver, cluster);
     const { snapshotId } = await readySnapshot(driver, snapshotOf(id, { parameters: { clusterID: "alias" } }));
     expect(snapshotId).toStartWith("0001-0005-alias-");

@@ -323,6 +323,17 @@ for (const [what, request] of copies) {
       }
       expect(poolDump(cluster, "rbd", "tenant").images).toEqual({});
     });
+
+    test(`CreateVolume makes a copy of ${what} under another clusterID of the same cluster`, async () => {
+      const cluster = aCluster();
+      const monitors = ["10.0.0.1:6789", "10.0.0.2:6789"];
+      const east = { ...EAST, monitors };
+      const alias = { ...EAST, clusterId: "alias", monitors: ["[v2:10.0.0.2:3300,v1:10.0.0.2:6789]", "10.0.0.1"] };
+      await using driver = aDriver(cluster, { clusters: [east, alias] });
+      const all = await prepared(driver, cluster);
+      const { volume } = await driver.createVolume(request(all, { parameters: { ...PARAMETERS, clusterID: "alias" } }));
+      expect(read(cluster, imageOf(volume.volumeId))).toEqual(all.data);
+    });
   });
 }
 
