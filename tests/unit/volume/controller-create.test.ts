@@ -363,6 +363,7 @@ test("ControllerGetCapabilities names the capabilities of the RPCs that the driv
     "EXPAND_VOLUME",
     "MODIFY_VOLUME",
     "SINGLE_NODE_MULTI_WRITER",
+    "PUBLISH_UNPUBLISH_VOLUME",
     "GET_SNAPSHOT",
   ]);
 });

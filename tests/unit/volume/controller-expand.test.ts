@@ -301,7 +301,7 @@ describe("ValidateVolumeCapabilities", () => {
     await using at = await world();
     const answer = await at.driver.validate(validation(at.volumeId, { volumeCapabilities: [formatted("ext2")] }));
     expect(answer).toEqual({
-      message: 'volume_capabilities[0].mount.fs_type must be one of ext4, xfs, ext3, and not "ext2"',
+      message: 'volume_capabilities[0].mount.fs_type must be one of ext4, xfs, ext3, btrfs, and not "ext2"',
     });
   });
 
