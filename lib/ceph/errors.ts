@@ -87,11 +87,17 @@ export class HasSnapshots extends Data.TaggedError("HasSnapshots")<About> {
     return `${this.subject} still has snapshots. "rbd snap ls --all" shows them; remove those that are not needed, then retry`;
   }
 }
-export class NoSpace extends Data.TaggedError("NoSpace")<About> {
+/** `pool`: the one that was written to. An image may keep its data in another one, and that may be the full one. */
+export class NoSpace extends Data.TaggedError("NoSpace")<About & { readonly pool?: string }> {
   override get message() {
-    return `no space or quota is left for ${this.subject} (${this.op}). "ceph df detail" shows both; add space or raise the quota, then retry`;
+    const { op, subject, pool } = this;
+    const where = pool === undefined ? "the pool" : `pool ${pool}`;
+    const full = DATA_CALLS.includes(op) ? `${where}, or the data pool of the image,` : where;
+    return `${full} is full, or its quota is used up: Ceph refused ${op} on ${subject}. Delete volumes or snapshots that nobody needs, which a full pool permits, or add space, or raise the quota ("ceph df detail" shows both), then retry`;
   }
 }
+/** What writes data of images. */
+const DATA_CALLS: readonly string[] = ["rbd_flatten", "rbd_sparsify"];
 export class InvalidCall extends Data.TaggedError("InvalidCall")<About & { readonly errno: number }> {
   override get message() {
     return `Ceph refused ${this.op} on ${this.subject} as invalid (errno ${this.errno}). Check the size, the features and the layout in the request`;
@@ -112,7 +118,7 @@ export class AccessDenied extends Data.TaggedError("AccessDenied")<
 /** Ceph did not answer within the limit. The outcome of a write is unknown. */
 export class TimedOut extends Data.TaggedError("TimedOut")<About> {
   override get message() {
-    return `Ceph did not answer ${this.op} on ${this.subject} in time. Check "ceph -s" (OSDs down, cluster full, network), then retry`;
+    return `Ceph did not answer ${this.op} on ${this.subject} in time. Check "ceph -s" (OSDs down, network), then retry`;
   }
 }
 /** librados does not take ceph.conf, so that no cluster was asked. `subject` is its path. */

@@ -15,6 +15,7 @@ import { release } from "./client-library.ts";
 import * as clones from "./clones.ts";
 import { diff, type DiffArg } from "./diff.ts";
 import { trim } from "./ffi.ts";
+import { grow } from "./grow.ts";
 import * as groups from "./groups.ts";
 import { hasData } from "./has-data.ts";
 import { headerOf } from "./header-status.ts";
@@ -112,8 +113,8 @@ const calls = {
   imageId: pooled((io, { image }: ImageArg) => rbd.id(io, image)),
   imageHeader: pooled((io, arg: ImageArg & Wanted) => headerOf(arg, io, arg.image, arg.metadata)),
   imageStatus: pooled((io, arg: ImageArg & Wanted) => status(arg, io, arg.image, arg.metadata)),
-  imageGrow: pooled((io, { image, sizeBytes, metadata = [] }: ImageArg & Wanted & { readonly sizeBytes: bigint }) =>
-    rbd.grow(io, image, sizeBytes, (id) => someMetadataOf(io, id, metadata)),
+  imageGrow: pooled((io, arg: ImageArg & Wanted & { readonly sizeBytes: bigint }) =>
+    grow(arg, io, arg.image, arg.sizeBytes, (id) => someMetadataOf(io, id, arg.metadata ?? [])),
   ),
   imageMend: pooled((io, { image }: ImageArg) => mend(io, image)),
   imageHasData: pooled(

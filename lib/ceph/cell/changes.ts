@@ -53,6 +53,8 @@ export interface Change {
   readonly state: "exclusive" | "require" | "ensure";
   /** Values of its omap that must be there, else ECANCELED; "" stands for an absent key, too. */
   readonly compare?: Readonly<Record<string, string | Uint8Array>>;
+  /** Also in a full pool, where an OSD creates no object. For what frees space, or makes it possible to. */
+  readonly evenIfFull?: true;
   /** In this order, all or none. `removeIf`: removes an object that begins with these bytes; `ESTALE` if it does not. */
   readonly calls: readonly Call[] | "remove" | { readonly removeIf: Uint8Array };
 }
@@ -71,8 +73,11 @@ interface Operation {
   readonly completion: bigint;
 }
 
+/** `LIBRADOS_OPERATION_FULL_FORCE`. */
+const FULL_FORCE = 128;
+
 /** A number: it could not be started. */
-const begin = (io: bigint, { object, state, compare = {}, calls }: Change): Operation | number => {
+const begin = (io: bigint, { object, state, compare = {}, evenIfFull, calls }: Change): Operation | number => {
   const name = plain(object);
   const place = slot();
   check("rados_aio_create_completion", rados.rados_aio_create_completion2(null, null, place));
@@ -90,7 +95,8 @@ const begin = (io: bigint, { object, state, compare = {}, calls }: Change): Oper
       rados.rados_write_op_exec(op, "rbd", method, input, BigInt(input.length), null);
     }
   }
-  const result = rados.rados_aio_write_op_operate(op, io, completion, name, null, 0);
+  const flags = evenIfFull === true ? FULL_FORCE : 0;
+  const result = rados.rados_aio_write_op_operate(op, io, completion, name, null, flags);
   if (result >= 0) return operation;
   free(operation);
   return result;

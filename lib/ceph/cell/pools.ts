@@ -64,7 +64,7 @@ export const fitness = (cluster: bigint, pool: string, dataPool: string | undefi
   }
   const ids = `${id} ${dataId}`;
   if (ids === proven) return { id, ids, told: true };
-  const kinds = kindsOf(cluster);
+  const kinds = poolKinds(cluster);
   if (kinds === undefined) return { id, ids, told: false };
   const told = true;
   if (kinds.get(pool)?.coded === true) return { id, ids, told, unfit: { pool, why: "erasure-coded" } };
@@ -85,18 +85,31 @@ const poolIdOrNone = (cluster: bigint, pool: string): bigint | undefined => {
 
 const ERASURE_CODED = 3;
 
-/** `undefined`: the monitors do not tell this user. */
-const kindsOf = (cluster: bigint) => {
+export interface PoolKind {
+  readonly id: bigint;
+  readonly coded: boolean;
+  readonly overwrites: boolean;
+  /** Full, or at its quota. */
+  readonly full: boolean;
+}
+
+/** By name. `undefined`: the monitors do not tell this user. */
+export const poolKinds = (cluster: bigint): ReadonlyMap<string, PoolKind> | undefined => {
   const prefix = "osd pool ls";
   const { result, output } = monitorCommand(cluster, JSON.stringify({ prefix, detail: "detail", format: "json" }));
   if (result !== 0) return undefined;
   return new Map(
-    listIn(prefix, output).map((pool) => [
-      pool.text("pool_name"),
-      {
-        coded: pool.number("type") === ERASURE_CODED,
-        overwrites: pool.text("flags_names").split(",").includes("ec_overwrites"),
-      },
-    ]),
+    listIn(prefix, output).map((pool) => {
+      const flags = pool.text("flags_names").split(",");
+      return [
+        pool.text("pool_name"),
+        {
+          id: BigInt(pool.number("pool_id")),
+          coded: pool.number("type") === ERASURE_CODED,
+          overwrites: flags.includes("ec_overwrites"),
+          full: flags.includes("full"),
+        },
+      ];
+    }),
   );
 };

@@ -5,6 +5,8 @@
  *
  * 1. Handles are plain addresses that every cell of the process may use; they are bigints everywhere.
  * 2. An ioctx lives for one call, and so does everything made from it.
+ * 3. A write to a full pool never waits for room. What adds an object or bytes fails at once (ENOSPC, or EDQUOT at a quota);
+ *    the rest succeeds, so that removals make room. librbd's copies of the ioctx write so, too.
  */
 import { FFIType as T, ptr } from "bun:ffi";
 import { Errno } from "../../cells/cell.ts";
@@ -21,6 +23,7 @@ import {
   ERANGE,
   ETIMEDOUT,
   held,
+  optional,
   plain,
   slot,
   textAt,
@@ -51,6 +54,9 @@ const rados = bind("librados.so.2", {
   rados_mon_command: { args: [T.u64, T.ptr, T.u64, T.ptr, T.u64, T.ptr, T.ptr, T.ptr, T.ptr], returns: T.i32 },
   rados_buffer_free: { args: [T.u64], returns: T.void },
 });
+
+/** From Ceph 15 on. */
+const newer = optional("librados.so.2", { rados_set_pool_full_try: { args: [T.u64], returns: T.void } });
 
 /** A pool and namespace of a connected cluster. */
 export interface PoolArg {
@@ -153,6 +159,7 @@ export const withPoolId = <A>(cluster: bigint, id: bigint, namespace: string, us
 const withIo = <A>(io: bigint, namespace: string, use: (io: bigint) => A): A => {
   try {
     rados.rados_ioctx_set_namespace(io, plain(namespace));
+    newer?.rados_set_pool_full_try(io);
     return use(io);
   } finally {
     rados.rados_ioctx_destroy(io);

@@ -1,11 +1,10 @@
 /**
  * The calls of librbd on images that have a name. Loaded in cells only.
  *
- * Not here: the status of an image (./status.ts), images in the trash (./trash.ts), what an errno means
- * (lib/ceph/live/errno.ts).
+ * Not here: the status of an image (./status.ts), its growth (./grow.ts), images in the trash (./trash.ts), what an errno
+ * means (lib/ceph/live/errno.ts).
  *
  * 1. An image that was opened is closed, whatever happens between.
- * 2. Sizes only grow: `rbd_resize2` refuses a shrink, and is not called for one.
  */
 import { dlopen, FFIType as T, type Pointer } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
@@ -14,7 +13,7 @@ import { PARENT, whileParentsGo } from "./ancestry.ts";
 import { Decoder } from "./decoder.ts";
 import { bind, check, EINVAL, ENOENT, plain, slot, valueOf, written, zeroed } from "./ffi.ts";
 import { exists } from "./omaps.ts";
-import { execute, poolId, type PoolArg, withLock, withPool } from "./rados.ts";
+import { execute, poolId, type PoolArg, withPool } from "./rados.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_image_options_create: { args: [T.ptr], returns: T.void },
@@ -28,7 +27,6 @@ const rbd = bind("librbd.so.1", {
   rbd_close: { args: [T.u64], returns: T.i32 },
   rbd_get_size: { args: [T.u64, T.ptr], returns: T.i32 },
   rbd_get_features: { args: [T.u64, T.ptr], returns: T.i32 },
-  rbd_resize2: { args: [T.u64, T.u64, T.u8, T.ptr, T.ptr], returns: T.i32 },
   rbd_update_features: { args: [T.u64, T.u64, T.u8], returns: T.i32 },
   rbd_rebuild_object_map: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
 });
@@ -174,33 +172,6 @@ export const renewObjectMap = (handle: bigint, dependent: bigint): void => {
     check("rbd_update_features", rbd.rbd_update_features(handle, dependent, 1));
     check("rbd_rebuild_object_map", rbd.rbd_rebuild_object_map(handle, noProgress, null));
   });
-};
-
-/**
- * Grows an image and gives its size at the end, with what `read` gives of the image of this id. A lock keeps other drivers out: librbd checks for a shrink against the
- * size that it has read before, so that of two growers at once the one with the smaller size could undo the other.
- */
-export const grow = <A>(
-  io: bigint,
-  image: string,
-  sizeBytes: bigint,
-  read: (id: string) => A,
-): { readonly sizeBytes: bigint; readonly metadata: A } => {
-  const found = existing(id(io, image));
-  // a lock creates its object, and a name without a header must not get one
-  if (!hasHeader(io, found)) throw new Errno("rbd_open", ENOENT);
-  const size = withLock(io, `rbd_header.${found}`, "csi-rbd.grow", () =>
-    withImage(io, image, "write", (handle) => {
-      const size = sizeOf(handle);
-      if (size >= sizeBytes) return size;
-      const result = rbd.rbd_resize2(handle, sizeBytes, 0, noProgress, null);
-      // refused as a shrink because another client has grown the image meanwhile
-      if (result === -EINVAL && sizeOf(handle) >= sizeBytes) return sizeOf(handle);
-      check("rbd_resize", result);
-      return sizeBytes;
-    }),
-  );
-  return { sizeBytes: size, metadata: midway(() => read(found)) };
 };
 
 /** A callback answers this to end an iteration, which then answers it, too. */

@@ -2,15 +2,19 @@
  * The queue of tasks of the manager. Loaded in cells only.
  *
  * Not here: the same work done by this process (./clones.ts, ./trash.ts).
+ *
+ * 1. The manager gets no task for an image in a full pool: its writes would wait there for room, the one that notes the
+ *    task first, and meanwhile it would do nothing for any pool.
  */
 import { Errno } from "../../cells/cell.ts";
 import { imageLabel } from "../label.ts";
 import type { ManagerTask } from "../manager.ts";
 import { PARENT } from "./ancestry.ts";
-import { ENOENT } from "./ffi.ts";
+import { ENOENT, ENOSPC } from "./ffi.ts";
+import { fullPoolOf } from "./full-pools.ts";
 import { type Fields, listIn } from "./json.ts";
 import { managerCommand, type PoolArg, withPool } from "./rados.ts";
-import { isThere } from "./rbd.ts";
+import { id as idOf, isThere } from "./rbd.ts";
 
 const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string => {
   const { result, status, output } = managerCommand(cluster, JSON.stringify({ ...command, format: "json" }));
@@ -19,11 +23,20 @@ const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string
   return output;
 };
 
+/** Fails as the manager does that takes no task. */
+const proveRoom = (where: PoolArg, id: (io: bigint) => string | undefined): void => {
+  const full = fullPoolOf(where, id);
+  if (full === undefined) return;
+  throw new Errno("rados_mgr_command", ENOSPC, `pool ${full} is full, and the manager would wait there for room`);
+};
+
 export const addTrashRemove = (where: PoolArg, id: string): void => {
+  proveRoom(where, () => id);
   ask(where.cluster, { prefix: "rbd task add trash remove", image_id_spec: imageLabel(where, id) });
 };
 
 export const addFlatten = (where: PoolArg, image: string): void => {
+  proveRoom(where, (io) => idOf(io, image));
   try {
     ask(where.cluster, { prefix: "rbd task add flatten", image_spec: imageLabel(where, image) });
   } catch (error) {

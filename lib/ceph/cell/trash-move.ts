@@ -11,7 +11,8 @@
  *    no journal. Everything else is left to librbd, which waits for the holder of the lock, or says what is wrong.
  * 2. A crash leaves what a crash of librbd leaves, or a name without an entry in the directory: librbd finds both by
  *    their entry in the trash, and goes on.
- * 3. A name is removed only while it leads to this image: another client may have moved it, and a third one may have
+ * 3. An image is moved in a full pool, too: its removal is what makes room.
+ * 4. A name is removed only while it leads to this image: another client may have moved it, and a third one may have
  *    given the name to a new image.
  */
 import { FFIType as T } from "bun:ffi";
@@ -20,7 +21,7 @@ import { HEADER_FEATURES } from "../feature-bits.ts";
 import { type Change, changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode, type Field } from "./encoder.ts";
-import { bind, check, EBUSY, EEXIST, ENOENT, ERANGE, ESTALE, plain, slot, zeroed } from "./ffi.ts";
+import { bind, check, EBUSY, EDQUOT, EEXIST, ENOENT, ENOSPC, ERANGE, ESTALE, plain, slot, zeroed } from "./ffi.ts";
 import { readMany } from "./omaps.ts";
 import { execute } from "./rados.ts";
 import { id as idOf, isThere } from "./rbd.ts";
@@ -39,29 +40,48 @@ const rados = bind("librados.so.2", {
  * Before `keepSeconds` are over the image is only removed by force. An image is moved also if it has watchers, and librbd
  * refuses to remove it then. The caller asks about them before.
  */
-export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byLibrbd): void => {
-  const id = idInDirectory(io, image);
-  if (id === undefined || !isPlain(io, id)) return otherwise(io, image, keepSeconds);
-  write(io, image, id, keepSeconds);
-};
+export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byLibrbd): void =>
+  withTrash(io, () => {
+    const id = idInDirectory(io, image);
+    if (id === undefined || !isPlain(io, id)) return otherwise(io, image, keepSeconds);
+    write(io, image, id, keepSeconds);
+  });
 
 /** Moves the image with this id. Does nothing if the name leads to another one, or to none. */
 export const moveOwn = (io: bigint, image: string, id: string): void => {
   if (idOf(io, image) !== id) return;
   // librbd moves by name, and the name may lead to another image by then
   if (!isPlain(io, id)) throw new Errno(OP, EBUSY);
-  write(io, image, id, 0);
+  withTrash(io, () => write(io, image, id, 0));
 };
+
+/**
+ * Older releases of Ceph make the trash of a pool with the first image that is moved there, and a full pool takes no new
+ * object. Both ways of a move write to the trash first.
+ */
+const withTrash = (io: bigint, act: () => void): void => {
+  try {
+    act();
+  } catch (error) {
+    if (!(error instanceof Errno) || error.midway || !mayLackTrash(error)) throw error;
+    must(io, { object: TRASH, state: "exclusive", evenIfFull: true, calls: [] }, [EEXIST]);
+    act();
+  }
+};
+
+/** librbd forgets why its entry was refused, and then does not find it. */
+const mayLackTrash = ({ op, errno }: Errno): boolean => op === STAYS || errno === EDQUOT || errno === ENOSPC;
 
 /** Moves any image, and finishes a move that was cut off. */
 export const byLibrbd = (io: bigint, image: string, keepSeconds = 0): void => {
   const result = rbd.rbd_trash_move(io, plain(image), BigInt(keepSeconds));
-  // it opens no parent, so the entry of the image in `rbd_directory` is missing: that is not absence of the image
-  if (result === -ENOENT && isThere(io, image)) throw new Errno(OP, ENOENT, `${OP} of an image that is there`);
+  // it opens no parent, so an entry is missing, of the image in `rbd_directory` or in the trash: the image is not absent
+  if (result === -ENOENT && isThere(io, image)) throw new Errno(STAYS, ENOENT);
   check(OP, result);
 };
 
 const OP = "rbd_trash_move";
+const STAYS = "rbd_trash_move of an image that is there";
 const DIRECTORY = "rbd_directory";
 const TRASH = "rbd_trash";
 

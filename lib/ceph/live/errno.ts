@@ -137,7 +137,7 @@ const explained = (error: CellErrno, context: CallContext): CephError | undefine
       return new HasSnapshots(about);
     case E.ENOSPC:
     case E.EDQUOT:
-      return new NoSpace(about);
+      return new NoSpace({ ...about, pool: context.pool });
     case E.EINVAL:
     case E.ERANGE:
     case E.EDOM:

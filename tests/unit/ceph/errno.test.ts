@@ -149,6 +149,17 @@ describe("errnos that explain nothing", () => {
   });
 });
 
+test("A refusal for lack of space names the pool, and the data pool where the call writes data", () => {
+  expect(write(failed("rbd_create", E.EDQUOT)).message).toStartWith("pool rbd is full, or its quota is used up");
+  expect(write(failed("rbd_flatten", E.ENOSPC)).message).toStartWith(
+    "pool rbd, or the data pool of the image, is full",
+  );
+});
+
+test("An image that stays when it is moved to the trash is not taken for one that is absent", () => {
+  expect(write(failed("rbd_trash_move of an image that is there", E.ENOENT))._tag).toBe("CephUnexplained");
+});
+
 test("A call that Ceph did not answer in time is TimedOut, at every step of the call", () => {
   for (const midway of [false, true]) {
     const error = write(failed("rbd_create", E.ETIMEDOUT, "", midway));
