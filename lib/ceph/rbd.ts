@@ -138,15 +138,21 @@ export interface TrashEntry {
    * was moved there without protection.
    */
   readonly protectedUntil?: number;
-  /** A driver moved it there, and was going to remove it (`DRIVERS_MARK_SECONDS`). It has no `protectedUntil`. */
-  readonly byDriver?: true;
+  /** A driver moved it there, to have it removed. It has no `protectedUntil`. */
+  readonly byDriver?: DriversMark;
 }
 
+/** Whether the driver removes the image itself, or leaves it to the manager. */
+export type DriversMark = "small" | "large";
+
 /**
- * What tells an image that a driver was going to remove from one that a person put into the trash: it was protected for
- * just so many seconds when it was moved. Nobody else writes such a time, and it costs no call.
+ * What tells an image that a driver moved to the trash from one that a person put there: it was protected for just so many
+ * seconds when it was moved. Nobody else writes such a time, and it costs no call.
  */
-export const DRIVERS_MARK_SECONDS = 3;
+export const DRIVERS_MARKS: Readonly<Record<DriversMark, number>> = { small: 3, large: 4 };
+
+export const driversMark = (seconds: number): DriversMark | undefined =>
+  (["small", "large"] as const).find((mark) => DRIVERS_MARKS[mark] === seconds);
 
 /** Images that have a name, and those in the trash. */
 export interface ImageCalls {

@@ -7,10 +7,12 @@
  * (./quick-purge.ts); the search for what a crash left (./trash-sweep.ts), and for what a race left (./second-look.ts).
  *
  * 1. `discard` answers when the removal is in somebody's queue; it never waits for the removal itself.
- * 2. The queues of this process are only shortcuts, so a crash loses nothing: what the driver removes itself has its mark
- *    in the trash, and a sweep finds it. Everything else goes to the manager, which remembers it.
+ * 2. The queues of this process are only shortcuts, so a crash loses nothing: an image that a driver moved to the trash has
+ *    its mark there, and a sweep finds it. One without a mark is the manager's, which remembers it; while no manager takes
+ *    it, `discard` fails, so that the journal keeps its name until it is gone.
  * 3. Removing an image twice is harmless: the second finds it gone, or busy and tries later.
  * 4. A process that ends in order gives what waits in its own queue to the manager, as much as a moment permits.
+ * 5. The manager gets an image when its mark protects it no longer, because it would try again only half a minute later.
  */
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
@@ -20,7 +22,7 @@ import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { Manager } from "../ceph/manager.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
-import { Rbd } from "../ceph/rbd.ts";
+import { DRIVERS_MARKS, type DriversMark, Rbd } from "../ceph/rbd.ts";
 import { makeBackground } from "./background-queue.ts";
 import { HELD_SECONDS, makeQuickPurge, type OfferOptions, type TrashedImage } from "./quick-purge.ts";
 import { makeSecondLook } from "./second-look.ts";
@@ -31,17 +33,26 @@ const MOST_OBJECTS = 4096n;
 /** For giving what waits to the manager when the process ends, out of the reserve of the grace budget. */
 const LEAVE = "500 millis";
 
+/** After it no mark protects an image any more. */
+const UNPROTECTED_SECONDS = Math.max(...Object.values(DRIVERS_MARKS)) + 1;
+
 /** An image in the trash. */
 export interface DiscardedImage extends TrashedImage {
-  /** It was moved there with the driver's mark, so that a sweep finds it: the driver removes it itself. */
-  readonly marked: boolean;
+  /** It was moved there with the driver's mark, so that a sweep finds it. */
+  readonly mark: DriversMark | undefined;
   /** It was found in the trash, so a driver may have it open that died. */
   readonly found?: boolean;
 }
 
-/** Whether the driver itself removes an image of that name with that many objects. */
-export const isQuick = (name: string, objects: bigint): boolean =>
-  objects <= MOST_OBJECTS && madeByDriver(name) !== undefined;
+/**
+ * The mark for an image of that name with that many objects (absent: not known). The driver itself removes small images
+ * that have a default name. `undefined`: no driver gives such a name, so none may take its mark for a driver's.
+ */
+export const markFor = (name: string, objects?: bigint): DriversMark | undefined => {
+  const made = madeByDriver(name);
+  if (made === undefined) return undefined;
+  return made.byDefault && objects !== undefined && objects <= MOST_OBJECTS ? "small" : "large";
+};
 
 export class Purge extends Context.Service<
   Purge,
@@ -75,21 +86,30 @@ export class Purge extends Context.Service<
         );
       const quick = yield* makeQuickPurge(rbd.trashRemove, byManagerOrOwn);
       const lookAgain = yield* makeSecondLook(rbd.imagesStillThere);
-      const pending = () => [...own.pending(), ...quick.pending()];
+      const pending = () => [...new Set([...own.pending(), ...quick.pending()])];
 
       const queue = Effect.fnUntraced(function* (
         images: readonly DiscardedImage[],
         options: OfferOptions = {},
       ): Effect.fn.Return<void, CephError> {
         yield* lookAgain(images);
-        const small = images.every(({ marked }) => marked);
+        const small = images.every(({ mark }) => mark === "small");
+        const marked = images.every(({ mark }) => mark !== undefined);
+        if (marked && !small) {
+          yield* quick.offer(images, { after: UNPROTECTED_SECONDS, ...options, always: true, giveUp: true });
+          return;
+        }
         if (small && (yield* quick.offer(images, options))) return;
         const asked: Effect.Effect<void, CephError> = Effect.forEach(images, byManager, { discard: true });
-        const alone: Effect.Effect<unknown> = small
-          ? quick.offer(images, { ...options, always: true })
-          : Effect.forEach(images, ({ pool, id }) => own.offer(pool, id));
+        const alone = (error: CephError): Effect.Effect<unknown, CephError> =>
+          small
+            ? quick.offer(images, { ...options, always: true })
+            : Effect.andThen(
+                Effect.forEach(images, ({ pool, id }) => own.offer(pool, id)),
+                Effect.fail(error),
+              );
         yield* Effect.catchTag(asked, "ManagerUnavailable", (error) =>
-          Effect.andThen(Effect.logWarning(`the driver removes the image itself: ${error.message}`), alone),
+          Effect.andThen(Effect.logWarning(`the driver removes the image itself: ${error.message}`), alone(error)),
         );
       });
 
@@ -97,9 +117,9 @@ export class Purge extends Context.Service<
         Effect.gen(function* () {
           const calls = { trashList: rbd.trashList, managerTasks, pending };
           const left = yield* Effect.provideService(leftInTrash(pool, calls), Rados, rados);
-          for (const { id, name } of left) {
+          for (const { id, name, byDriver: mark } of left) {
             yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) was left in the trash, and is removed now`);
-            yield* queue([{ pool, id, marked: true }], { after: 0 });
+            yield* queue([{ pool, id, mark }], { after: 0 });
           }
         }),
       );

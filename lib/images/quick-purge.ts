@@ -1,5 +1,5 @@
 /**
- * The driver's own removal of small images from the trash, some at a time.
+ * The driver's own removal of small images from the trash, some at a time; and large ones until they are given to others.
  *
  * Not here: which images are small, and who else removes images (./purge.ts).
  *
@@ -32,6 +32,8 @@ export interface OfferOptions {
   readonly after?: number;
   /** Takes the chain also if too many wait. */
   readonly always?: boolean;
+  /** Does not try to remove the images, but gives them up at once when their time has come. */
+  readonly giveUp?: boolean;
 }
 
 export interface QuickPurge {
@@ -62,6 +64,8 @@ interface Chain {
   readonly failures: number;
   /** Milliseconds since the epoch. */
   readonly offeredAt: number;
+  /** See `OfferOptions`. */
+  readonly giveUp: boolean;
 }
 
 export const makeQuickPurge = (
@@ -90,6 +94,13 @@ export const makeQuickPurge = (
     const later = (chain: Chain, seconds: number) =>
       Queue.offer(late, chain).pipe(Effect.delay(`${seconds} seconds`), Effect.forkIn(scope), Effect.asVoid);
 
+    const givenUp = Effect.fnUntraced(function* ({ images }: Chain) {
+      for (const image of images) {
+        yield* giveUp(image);
+        forget(image);
+      }
+    });
+
     /** `chain` begins with the image that could not be removed. */
     const failed = Effect.fnUntraced(function* (chain: Chain, failure: Failure) {
       const { images, failures } = chain;
@@ -98,13 +109,7 @@ export const makeQuickPurge = (
       const next = wait === undefined ? "left to the manager" : `tried again in ${wait} s`;
       const label = first === undefined ? "" : imageLabel(first.pool, first.id);
       yield* Effect.logInfo(`removal from the trash of image ${label} is ${next}: ${failure.reason}`);
-      if (wait === undefined) {
-        for (const image of images) {
-          yield* giveUp(image);
-          forget(image);
-        }
-        return;
-      }
+      if (wait === undefined) return yield* givenUp(chain);
       pending.add(chain);
       yield* later(chain, wait);
     });
@@ -112,6 +117,13 @@ export const makeQuickPurge = (
     const run = Effect.fnUntraced(function* (chain: Chain) {
       if (!pending.has(chain)) return;
       running.add(chain);
+      if (chain.giveUp) yield* givenUp(chain);
+      else yield* removed(chain);
+      running.delete(chain);
+      pending.delete(chain);
+    });
+
+    const removed = Effect.fnUntraced(function* (chain: Chain) {
       for (const [at, image] of chain.images.entries()) {
         const failure = yield* tryOnce(trashRemove(image.pool, image.id));
         if (failure !== undefined) {
@@ -120,8 +132,6 @@ export const makeQuickPurge = (
         }
         forget(image);
       }
-      running.delete(chain);
-      pending.delete(chain);
     });
 
     const untilPause = Effect.fnUntraced(function* ({ offeredAt }: Chain, longestWaitMs: number) {
@@ -143,15 +153,18 @@ export const makeQuickPurge = (
     for (let i = 0; i < LATE_WORKERS; i++) yield* Effect.forkScoped(lateWorker);
 
     return {
-      offer: (offered, { after, always = false } = {}) =>
+      offer: (offered, { after, always = false, giveUp: isGivenUp = false } = {}) =>
         Effect.flatMap(Clock.currentTimeMillis, (offeredAt) => {
           const images = offered.filter(({ pool, id }) => !labels.has(imageLabel(pool, id)));
           if (images.length === 0) return Effect.succeed(true);
           if (pending.size >= MOST_CHAINS && !always) return Effect.succeed(false);
-          const chain = { images, failures: 0, offeredAt };
-          lastOffer = offeredAt;
+          const chain = { images, failures: 0, offeredAt, giveUp: isGivenUp };
           pending.add(chain);
           for (const { pool, id } of images) labels.add(imageLabel(pool, id));
+          // It waits for no worker, because giving an image up is short.
+          if (isGivenUp)
+            return run(chain).pipe(Effect.delay(`${after ?? 0} seconds`), Effect.forkIn(scope), Effect.as(true));
+          lastOffer = offeredAt;
           return Effect.as(after === undefined ? Queue.offer(soon, chain) : later(chain, after), true);
         }),
       pending: () => [...labels],

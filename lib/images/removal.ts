@@ -13,20 +13,20 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
-import { DRIVERS_MARK_SECONDS, type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { DRIVERS_MARKS, type DriversMark, type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { clearLeftLocks, hasLeftLocks, proveWritable } from "./left-locks.ts";
 import { personsSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
-import { type DiscardedImage, isQuick, Purge } from "./purge.ts";
+import { type DiscardedImage, markFor, Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
 export const discardImage = Effect.fnUntraced(function* (
   image: DiscardedImage & { readonly name: string },
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
-  yield* moveToTrash(image.pool, image.name, image.marked);
+  yield* moveToTrash(image.pool, image.name, image.mark);
   yield* (yield* Purge).discard([image]);
 });
 
@@ -34,10 +34,10 @@ export const discardImage = Effect.fnUntraced(function* (
 const moveToTrash = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
-  marked: boolean,
+  mark: DriversMark | undefined,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
   const { keepSeconds } = yield* Purge;
-  const seconds = marked && keepSeconds === 0 ? DRIVERS_MARK_SECONDS : keepSeconds;
+  const seconds = mark !== undefined && keepSeconds === 0 ? DRIVERS_MARKS[mark] : keepSeconds;
   const move = (yield* Rbd).trashMove(pool, imageName, seconds);
   yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
 });
@@ -59,9 +59,9 @@ export const finishRemoval = Effect.fnUntraced(function* (
     for (const entry of trashed) {
       if (entry?.source !== "user" || entry.name !== name) continue;
       // what the trash protects is an administrator's to purge
-      const marked = entry.byDriver === true;
-      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, false);
-      else yield* discardImage({ pool, name, id: entry.id, marked, found: true });
+      const { id, byDriver: mark } = entry;
+      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, undefined);
+      else yield* discardImage({ pool, name, id, mark, found: true });
     }
   }
 });
@@ -115,11 +115,11 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
   for (const { removal, image, leftovers } of looked) {
     if (image === undefined) continue;
     const { pool, imageName, snapshots = [] } = removal;
-    const marked = isSmall(imageName, image);
+    const mark = markOf(imageName, image);
     for (const { clear } of leftovers) yield* clear;
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-    yield* moveToTrash(pool, imageName, marked);
-    gone.push({ pool, id: image.id, marked });
+    yield* moveToTrash(pool, imageName, mark);
+    gone.push({ pool, id: image.id, mark });
   }
   if (gone.length > 0) yield* purge.discard(gone);
 });
@@ -161,8 +161,8 @@ const lookAt = Effect.fnUntraced(function* (
   );
 });
 
-const isSmall = (name: string, { sizeBytes, objectSize }: ImageStatus): boolean =>
-  isQuick(name, (sizeBytes + objectSize - 1n) / objectSize);
+const markOf = (name: string, { sizeBytes, objectSize }: ImageStatus): DriversMark | undefined =>
+  markFor(name, (sizeBytes + objectSize - 1n) / objectSize);
 
 /**
  * What a driver left on the image. Fails if any other snapshot is there that does not go with it. A driver removes its
@@ -208,7 +208,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   }
   yield* orRaced(takeOver);
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-  yield* discardImage({ pool, name: imageName, id: image.id, marked: isSmall(imageName, image) });
+  yield* discardImage({ pool, name: imageName, id: image.id, mark: markOf(imageName, image) });
 });
 
 /**

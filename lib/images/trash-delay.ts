@@ -10,7 +10,7 @@
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { DRIVERS_MARK_SECONDS } from "../ceph/rbd.ts";
+import { driversMark } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { Purge } from "./purge.ts";
 
@@ -18,9 +18,9 @@ export const withTrashDelay: Layer.Layer<Purge, never, Purge | DriverSettings> =
   Purge,
   Effect.gen(function* () {
     const purge = yield* Purge;
-    const seconds = Math.ceil(Duration.toSeconds((yield* DriverSettings).trashDelay));
-    // a time that is the driver's mark would say that the image may go
-    const keepSeconds = seconds === DRIVERS_MARK_SECONDS ? seconds + 1 : seconds;
+    let keepSeconds = Math.ceil(Duration.toSeconds((yield* DriverSettings).trashDelay));
+    // a time that is a driver's mark would say that the image may go
+    while (driversMark(keepSeconds) !== undefined) keepSeconds += 1;
     return keepSeconds === 0
       ? purge
       : Purge.of({ ...purge, keepSeconds, discard: () => Effect.void, visit: () => Effect.void });

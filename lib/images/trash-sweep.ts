@@ -4,7 +4,8 @@
  * Not here: the removal of what it finds (./purge.ts).
  *
  * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone, and
- *    that the manager has no task for. Whatever else is in the trash a person put there, who may want it back.
+ *    that the manager has no task for. Whatever else is in the trash a person put there, who may want it back. An image
+ *    in between needs no entry gone: the entry is its volume's, and nobody wants back what a driver took out of there.
  * 2. A pool is looked through some time after its first use, and again every ten minutes as long as it is used: another
  *    driver may have died since. Each time takes at most four calls, and finds at most `MOST` images.
  * 3. No request waits for it or fails with it.
@@ -15,8 +16,8 @@ import { imageLabel } from "../ceph/label.ts";
 import type { ManagerTask } from "../ceph/manager.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import type { TrashEntry } from "../ceph/rbd.ts";
-import { isUuid } from "../csi/volume-id.ts";
-import { type Kind, readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
+import { readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
 import { HELD_SECONDS } from "./quick-purge.ts";
 import { TEMP_SUFFIX } from "./temp-suffix.ts";
 
@@ -40,7 +41,7 @@ export const leftInTrash = Effect.fnUntraced(function* (
   const known = new Set(pending());
   const ours = entries.flatMap((entry) => {
     const made = madeByDriver(entry.name);
-    const foreign = entry.source !== "user" || entry.byDriver !== true;
+    const foreign = entry.source !== "user" || entry.byDriver === undefined;
     return made === undefined || foreign || known.has(imageLabel(pool, entry.id)) ? [] : [{ entry, ...made }];
   });
   if (ours.length === 0) return [];
@@ -50,25 +51,32 @@ export const leftInTrash = Effect.fnUntraced(function* (
     tasks.flatMap((task) => (task.pool === pool.pool && task.namespace === pool.namespace ? [task.image] : [])),
   );
   const nobodys = ours.filter(({ entry: { id } }) => !given.has(id));
-  const left: TrashEntry[] = [];
-  for (const kind of [VOLUMES, SNAPSHOTS]) {
-    const those = nobodys.filter((each) => each.kind === kind);
-    if (those.length === 0) continue;
-    const uuids = those.map(({ uuid }) => uuid);
+  const owned = new Set<string>();
+  const uuids = [...new Set(nobodys.flatMap(({ uuid, isTemp }) => (isTemp ? [] : [uuid])))];
+  for (const kind of uuids.length === 0 ? [] : [VOLUMES, SNAPSHOTS]) {
     const attributes = yield* readManyAttributes(kind, pool, uuids);
-    left.push(...those.flatMap(({ entry }, at) => (attributes[at] === undefined ? [entry] : [])));
+    for (const [at, uuid] of uuids.entries()) if (attributes[at] !== undefined) owned.add(uuid);
   }
-  return left.slice(0, MOST);
+  const left = nobodys.filter(({ uuid, isTemp }) => isTemp || !owned.has(uuid));
+  return left.slice(0, MOST).map(({ entry }) => entry);
 });
 
-/** The journal kind and UUID in an image name with a driver's default prefix; `undefined` in any other name. */
-export const madeByDriver = (name: string): { readonly kind: Kind; readonly uuid: string } | undefined => {
-  for (const kind of [VOLUMES, SNAPSHOTS]) {
-    if (!name.startsWith(kind.defaultImagePrefix)) continue;
-    const uuid = name.slice(kind.defaultImagePrefix.length).replace(new RegExp(`${TEMP_SUFFIX}$`), "");
-    if (isUuid(uuid)) return { kind, uuid };
-  }
-  return undefined;
+interface DriversName {
+  readonly uuid: string;
+  /** The prefix is the one that drivers take where the class names none. */
+  readonly byDefault: boolean;
+  /** It is the name of an image in between. */
+  readonly isTemp: boolean;
+}
+
+/** What a driver's image name says: a prefix, a UUID, and the end of an image in between; `undefined` of any other name. */
+export const madeByDriver = (name: string): DriversName | undefined => {
+  const isTemp = name.endsWith(TEMP_SUFFIX);
+  const whole = isTemp ? name.slice(0, -TEMP_SUFFIX.length) : name;
+  const [prefix, uuid] = [whole.slice(0, -UUID_LENGTH), whole.slice(-UUID_LENGTH)];
+  if (prefix === "" || !isUuid(uuid)) return undefined;
+  const byDefault = [VOLUMES, SNAPSHOTS].some(({ defaultImagePrefix }) => prefix === defaultImagePrefix);
+  return { uuid, byDefault, isTemp };
 };
 
 /** Gives a function that is told of each use of a pool, and has it swept now and then. */

@@ -11,7 +11,7 @@ import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { Conflict } from "../csi/errors.ts";
-import type { Purge } from "../images/purge.ts";
+import { markFor, type Purge } from "../images/purge.ts";
 import { discardImage } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
 import { type Making, makingOf } from "../journal/making.ts";
@@ -70,5 +70,7 @@ export const discardNew = Effect.fnUntraced(function* (
     Effect.catchTag("ObjectNotFound", () => Effect.void),
   );
   const id = yield* (yield* Rbd).imageId(imagePool, imageName);
-  if (id !== undefined) yield* discardImage({ pool: imagePool, name: imageName, id, marked: false });
+  if (id === undefined) return;
+  // It may not be whole, so its size is not asked for.
+  yield* discardImage({ pool: imagePool, name: imageName, id, mark: markFor(imageName) });
 });

@@ -16,8 +16,8 @@ const SOON_MS = 8000;
 
 const dir = testFolder("nm");
 const secrets = () => ({ userID: "admin", userKey: ceph.adminKey });
-const create = (driver: Driver, name: string) =>
-  driver.controller.createVolume({ ...createRequest(name, { pool: "rbd" }, 64n * MIB), secrets: secrets() }, LIMIT);
+const create = (driver: Driver, name: string, size = 64n * MIB) =>
+  driver.controller.createVolume({ ...createRequest(name, { pool: "rbd" }, size), secrets: secrets() }, LIMIT);
 const remove = (driver: Driver, volumeId: string) =>
   driver.controller.deleteVolume({ volumeId, secrets: secrets() }, LIMIT);
 
@@ -58,7 +58,9 @@ test("The driver deletes volumes and soon removes their images itself while ther
 
 test("The next driver removes what a killed driver left in the trash", async () => {
   const left = (await create(driver, "pvc-left")).volume?.volumeId ?? "";
+  const large = (await create(driver, "pvc-large", 20_480n * MIB)).volume?.volumeId ?? "";
   const last = (await create(driver, "pvc-last")).volume?.volumeId ?? "";
+  await remove(driver, large);
   await remove(driver, left);
   // it would begin to remove the image half a second later
   await driver.end("SIGKILL");

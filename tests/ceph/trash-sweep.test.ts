@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import * as Redacted from "effect/Redacted";
 import { cephLayerLive } from "../../lib/ceph/live/live.ts";
-import { DRIVERS_MARK_SECONDS, Rbd } from "../../lib/ceph/rbd.ts";
+import { DRIVERS_MARKS, type DriversMark, Rbd } from "../../lib/ceph/rbd.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
 import { makePool, tool } from "./inventory.ts";
@@ -28,11 +28,11 @@ afterAll(async () => {
 }, 60_000);
 
 /** As a driver moves it. */
-const discarded = async (name: string): Promise<string> => {
+const discarded = async (name: string, mark: DriversMark = "small"): Promise<string> => {
   await tool("rbd", "create", `${pool.name}/${name}`, "--size=64M");
   const access = { monitors: rig().monitors, user: rig().user, key: Redacted.make(rig().key) };
   const where = { access, pool: pool.name, namespace: "" };
-  await ceph.runPromise(Effect.flatMap(Rbd, (rbd) => rbd.trashMove(where, name, DRIVERS_MARK_SECONDS)));
+  await ceph.runPromise(Effect.flatMap(Rbd, (rbd) => rbd.trashMove(where, name, DRIVERS_MARKS[mark])));
   return name;
 };
 const trashed = async (name: string, size: string, ...how: readonly string[]): Promise<string> => {
@@ -50,13 +50,15 @@ const inTrash = async (): Promise<readonly string[]> => {
 
 test("A driver that uses a pool removes what dead drivers left in its trash, and keeps what a person put there, and what has a journal entry or another name", async () => {
   for (const name of [named(), named("snap"), `${named()}-temp`]) await discarded(name);
+  for (const name of [named(), `team-${crypto.randomUUID()}`]) await discarded(name, "large");
   const owned = await discarded(named());
   await tool("rados", "--pool", pool.name, "setomapval", owned.replace("csi-vol-", "csi.volume."), "csi.volname", "x");
   const kept = [
     owned,
-    await discarded(`volume-${crypto.randomUUID()}`),
-    await discarded(`my-${named()}`),
+    await discarded("volume-1"),
+    await discarded(crypto.randomUUID(), "large"),
     await trashed(named(), "64M"),
+    await trashed(`volume-${crypto.randomUUID()}`, "64M"),
     await trashed(named(), "64M", "--expires-at", "2099-01-01"),
   ];
   await driver.controller.createVolume(createRequest("pvc-use", { pool: pool.name, clusterID: CLUSTER }), {

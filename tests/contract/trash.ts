@@ -1,5 +1,5 @@
 /** The way out of the pool: into the trash, and from there for good. */
-import { DRIVERS_MARK_SECONDS } from "../../lib/ceph/rbd.ts";
+import { DRIVERS_MARKS } from "../../lib/ceph/rbd.ts";
 import { expect, test } from "bun:test";
 import { LIMIT, type Session } from "./harness.ts";
 
@@ -149,14 +149,16 @@ export const trashContract = (at: () => Session): void => {
     "An image with a driver's mark has no protection from the driver, and says that a driver moved it",
     async () => {
       const { run, pool, anImage } = at();
-      const name = await anImage();
-      const id = (await run((ceph) => ceph.imageId(pool, name))) ?? "";
-      await run((ceph) => ceph.trashMove(pool, name, DRIVERS_MARK_SECONDS));
-      const entry = { id, name, source: "user", byDriver: true } as const;
-      expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual(entry);
-      expect(await run((ceph) => ceph.trashList(pool))).toContainEqual(entry);
-      await run((ceph) => ceph.trashRemove(pool, id));
-      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+      for (const byDriver of ["small", "large"] as const) {
+        const name = await anImage();
+        const id = (await run((ceph) => ceph.imageId(pool, name))) ?? "";
+        await run((ceph) => ceph.trashMove(pool, name, DRIVERS_MARKS[byDriver]));
+        const entry = { id, name, source: "user", byDriver } as const;
+        expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual(entry);
+        expect(await run((ceph) => ceph.trashList(pool))).toContainEqual(entry);
+        await run((ceph) => ceph.trashRemove(pool, id));
+        expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+      }
     },
     LIMIT,
   );

@@ -8,7 +8,7 @@
  * 2. `remove` does not force: an entry that is protected until a later time stays. A driver's mark protects from others.
  */
 import { FFIType as T } from "bun:ffi";
-import { DRIVERS_MARK_SECONDS, type TrashEntry } from "../rbd.ts";
+import { driversMark, type TrashEntry } from "../rbd.ts";
 import { bind, check, cStringAt, ENOENT, EPERM, ERANGE, plain, slot, valueOf, zeroed } from "./ffi.ts";
 
 const rbd = bind("librbd.so.1", {
@@ -36,7 +36,8 @@ const entryAt = (view: DataView, at: number): TrashEntry => {
 };
 
 const protectionOf = (seconds: number, until: number): Pick<TrashEntry, "protectedUntil" | "byDriver"> => {
-  if (seconds === DRIVERS_MARK_SECONDS) return { byDriver: true };
+  const byDriver = driversMark(seconds);
+  if (byDriver !== undefined) return { byDriver };
   return seconds > 0 ? { protectedUntil: until * 1000 } : {};
 };
 
@@ -70,7 +71,7 @@ export const list = (io: bigint): readonly TrashEntry[] => {
 
 export const remove = (io: bigint, id: string): void => {
   let result = rbd.rbd_trash_remove(io, plain(id), 0);
-  if (result === -EPERM && get(io, id)?.byDriver === true) result = rbd.rbd_trash_remove(io, plain(id), 1);
+  if (result === -EPERM && get(io, id)?.byDriver !== undefined) result = rbd.rbd_trash_remove(io, plain(id), 1);
   // ENOENT may be of a part of the image: it is removed only if the trash has no such entry
   if (result === -ENOENT && get(io, id) === undefined) return;
   check("rbd_trash_remove", result);

@@ -9,7 +9,7 @@
  */
 import type { Blocked } from "../../../lib/ceph/blocklist.ts";
 import type { ManagerTask } from "../../../lib/ceph/manager.ts";
-import type { TrashEntry } from "../../../lib/ceph/rbd.ts";
+import type { DriversMark, TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { bytesOf } from "./content.ts";
 import { type ClusterDump, dumpPools } from "./dump.ts";
 import { dropGroupSnapshot, leaveGroup, type MemoryGroup } from "./group.ts";
@@ -27,7 +27,7 @@ export interface MemoryTrashed {
   readonly image: MemoryImage;
   /** As of `TrashEntry`. */
   readonly protectedUntil?: number;
-  readonly byDriver?: true;
+  readonly byDriver?: DriversMark;
 }
 
 /** The state that a driver leaves that crashes while it creates an image (no header, or no object map), clones or moves one. */
@@ -176,8 +176,9 @@ export class MemoryCluster {
 
   /** Changes a whole image into what a crashed driver leaves. */
   cutShort(what: CutShort, pool: string, image: string, namespace = ""): void {
-    const found = this.image(pool, image, namespace);
     const content = this.namespace(pool, namespace);
+    const moved = [...(content?.trash.values() ?? [])].find((entry) => entry.name === image && !entry.moving);
+    const found = content?.images.get(image) ?? moved?.image ?? this.image(pool, image, namespace);
     switch (what) {
       case "object-map":
         found.objectMap = "lost";
@@ -195,8 +196,9 @@ export class MemoryCluster {
         return;
     }
     if (what === "header") found.leaveParents();
-    else content?.trash.set(found.id, { name: image, source: "user", moving: true, image: found });
-    if (what !== "trash-entered") content?.images.delete(image);
+    else content?.trash.set(found.id, { source: "user", ...moved, name: image, moving: true, image: found });
+    if (what === "trash-entered") content?.images.set(image, found);
+    else content?.images.delete(image);
     if (what === "header") content?.bareNames.set(image, found.id);
     if (what === "name-gone") content?.bareNames.set(image, undefined);
   }

@@ -17,7 +17,7 @@ import {
 } from "../../../lib/ceph/errors.ts";
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EROFS, EUCLEAN } from "../../../lib/ceph/live/errno.ts";
-import { DRIVERS_MARK_SECONDS, type ImageCalls, type ImageHeader, type TrashEntry } from "../../../lib/ceph/rbd.ts";
+import { driversMark, type ImageCalls, type ImageHeader, type TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
 import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
 import { bareImage, makeImage, type MemoryImage, type MemorySnapshot } from "./image.ts";
@@ -195,12 +195,9 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       }
       images.delete(image);
       bareNames.delete(image);
-      const protection =
-        keepSeconds === DRIVERS_MARK_SECONDS
-          ? { byDriver: true as const }
-          : keepSeconds > 0
-            ? { protectedUntil: cluster.now() + keepSeconds * 1000 }
-            : {};
+      const byDriver = driversMark(keepSeconds);
+      const until = keepSeconds > 0 ? { protectedUntil: cluster.now() + keepSeconds * 1000 } : {};
+      const protection = byDriver === undefined ? until : { byDriver };
       trash.set(found.id, { name: image, source: "user", moving: false, image: found, ...protection });
     }),
 

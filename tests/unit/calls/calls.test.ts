@@ -68,8 +68,8 @@ const callsOf = async (
   return [...made, ...calls().slice(all)].map(({ method }) => method);
 };
 
-/** By then the driver has removed small images from the trash. */
-const A_MOMENT = "1 second";
+/** By then the driver has removed small images from the trash, and given the others to the manager. */
+const A_MOMENT = "6 seconds";
 
 for (const room of rooms) {
   test(`The table of the ${room.name} has every case, and every case is in the table`, () => {

@@ -7,6 +7,7 @@
  */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../../lib/ceph/errors.ts";
 import { Crash, crashAt, intercepted, recorded } from "../../support/ceph-faults.ts";
@@ -44,8 +45,8 @@ const dies = async (
   await using driver = aDriver(cluster, { ...settings, ceph: service, time });
   try {
     await time.until(call(driver, ids));
-    // what the driver removes behind its answer
-    await time.pass("1 second");
+    // what the driver removes behind its answer, or gives to the manager
+    await time.pass("6 seconds");
     await idle(cluster);
   } catch (error) {
     const expected = ceph !== undefined && error instanceof RpcError;
@@ -128,9 +129,10 @@ describe("death in the middle of a call that is several to Ceph", () => {
         const death = Effect.die(crash);
         const image = call.subject.split("/").at(-1) ?? "";
         const cut = Effect.sync(() => cluster.cutShort(how, "rbd", image));
-        // A move that is cut off is a move that was not made but for what `cut` leaves.
-        const made = method === "imageClone" ? Effect.andThen(Effect.exit(act), cut) : cut;
-        return Effect.andThen(made, death);
+        // A call that fails leaves nothing that could be cut.
+        return Effect.flatMap(Effect.exit(act), (exit) =>
+          Effect.andThen(Exit.isSuccess(exit) ? cut : Effect.void, death),
+        );
       });
       return { service, crashed: () => crash !== undefined };
     };

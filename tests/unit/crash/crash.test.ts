@@ -6,6 +6,7 @@
  */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import * as Exit from "effect/Exit";
 import { Crash, crashAt, intercepted } from "../../support/ceph-faults.ts";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
@@ -38,11 +39,12 @@ const dies = async (
   await using driver = aDriver(cluster, { ...SETTINGS, ceph: service, time });
   try {
     await time.until(call(driver));
-    // what the driver removes behind its answer
-    await time.pass("1 second");
+    // what the driver removes behind its answer, or gives to the manager
+    await time.pass("6 seconds");
   } catch (error) {
     const expected = ceph !== undefined && error instanceof RpcError;
     if (!crashed() && !expected) throw error;
+    await time.pass("6 seconds");
   }
   return crashed();
 };
@@ -115,8 +117,10 @@ describe("death in the middle of a call that is several to Ceph", () => {
       const death = Effect.die(crash);
       const image = call.subject.split("/").at(-1) ?? "";
       const cut = Effect.sync(() => cluster.cutShort(how, "rbd", image));
-      const made = method === "imageCreate" ? Effect.andThen(Effect.exit(act), cut) : cut;
-      return Effect.andThen(made, death);
+      // A call that fails leaves nothing that could be cut.
+      return Effect.flatMap(Effect.exit(act), (exit) =>
+        Effect.andThen(Exit.isSuccess(exit) ? cut : Effect.void, death),
+      );
     });
     return { service, crashed: () => crash !== undefined };
   };

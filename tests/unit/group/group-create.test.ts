@@ -5,6 +5,7 @@ import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { GroupControllerServiceCapability_RPC_Type as Offered } from "../../../lib/gen/csi_pb.ts";
 import { journalTime } from "../../support/group-time.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 import { aDriver } from "../../support/one-world.ts";
 import {
   asking,
@@ -168,7 +169,8 @@ describe("CreateVolumeGroupSnapshot", () => {
 
   test("a group snapshot holds volumes of several pools, and its entry is in the pool that the class names", async () => {
     const cluster = aCluster();
-    await using driver = aDriver(cluster);
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time });
     const a = await aVolume(driver, cluster, "pvc-a");
     const b = await aVolume(driver, cluster, "pvc-b", { parameters: { ...PARAMETERS, pool: "ssd" } });
     const parameters = { pool: "ec", volumeNamePrefix: "mine-", snapshotNamePrefix: "snap-" };
@@ -183,7 +185,7 @@ describe("CreateVolumeGroupSnapshot", () => {
     }
     await driver.deleteGroup(ungrouping(group.groupSnapshotId));
     expect(poolDump(cluster, "ec").objects).toEqual({ [DIRECTORY]: {} });
-    await restoredNothing(driver, [a, b], cluster);
+    await time.until(restoredNothing(driver, [a, b], cluster));
   });
 
   test("every answer about a member names the group snapshot", async () => {

@@ -62,10 +62,12 @@ describe("a volume", () => {
 
   test("of a namespace and a prefix goes, too", async () => {
     const cluster = aCluster();
-    await using driver = aDriver(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }] });
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { clusters: [{ ...EAST, radosNamespace: "tenant" }], time });
     const parameters = { ...PARAMETERS, volumeNamePrefix: "team-" };
     const { volume } = await driver.createVolume(creation({ parameters }));
     await driver.deleteVolume(deletion(volume.volumeId));
+    await time.pass("5 seconds");
     expect(poolDump(cluster, "rbd", "tenant")).toEqual(EMPTIED);
   });
 

@@ -20,6 +20,7 @@ import {
   snapshotOf,
   THROUGH,
 } from "../../support/copies-world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 import { aCluster, codeOf, deletion, objectsOf, poolDump, uuidOf } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -52,15 +53,17 @@ for (const [what, request, methods] of [
       const id = await aVolume(making, cluster);
       const { snapshotId } = await readySnapshot(making, snapshotOf(id, { name: "snap-0" }));
       const before = poolDump(cluster);
-      await using driver = aDriver(cluster, { ceph: failingOnce(cephMemoryService(cluster), method, /./) });
-      const call = () =>
+      const time = virtualTime();
+      await using driver = aDriver(cluster, { ceph: failingOnce(cephMemoryService(cluster), method, /./), time });
+      const call = (): Promise<unknown> =>
         request === "snapshot"
           ? driver.createSnapshot(snapshotOf(id))
           : driver.createVolume(request === "restore" ? restoreOf(snapshotId) : cloneOf(id));
-      expect(await codeOf(call())).toBe("RESOURCE_EXHAUSTED");
+      expect(await codeOf(time.until(call()))).toBe("RESOURCE_EXHAUSTED");
+      await time.pass("5 seconds");
       await settled(cluster);
       expect(poolDump(cluster)).toEqual(before);
-      expect(await codeOf(call())).toBe("OK");
+      expect(await codeOf(time.until(call()))).toBe("OK");
     });
   }
 }
@@ -84,16 +87,18 @@ for (const [what, method, subject, error] of [
     const faulty = intercepted(failingOnce(cephMemoryService(cluster), method, subject, error), (call, act) =>
       call.method === "omapWrite" && ++writes === 3 ? Effect.fail(new NoSpace({ op: "a_call", subject: "rbd" })) : act,
     );
-    await using driver = aDriver(cluster, { ceph: faulty, flags: THROUGH });
-    expect(await codeOf(driver.createVolume(cloneOf(id)))).toBe("RESOURCE_EXHAUSTED");
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { ceph: faulty, flags: THROUGH, time });
+    expect(await codeOf(time.until(driver.createVolume(cloneOf(id))))).toBe("RESOURCE_EXHAUSTED");
     const uuid = objectsOf(cluster).get("csi.volumes.default")?.get("csi.volume.pvc-copy");
     expect(objectsOf(cluster).get(`csi.volume.${uuid}`)?.get("csi.volname")).toBe("pvc-copy");
     for (const image of Object.keys(poolDump(cluster).images)) {
       if (image !== imageOf(id)) expect(image).toContain(uuid ?? "");
     }
-    const { volume } = await driver.createVolume(cloneOf(id));
+    const { volume } = await time.until(driver.createVolume(cloneOf(id)));
     expect(uuidOf(volume.volumeId)).toBe(uuid ?? "");
-    await driver.deleteVolume(deletion(volume.volumeId));
+    await time.until(driver.deleteVolume(deletion(volume.volumeId)));
+    await time.pass("40 seconds");
     await settled(cluster);
     expect(poolDump(cluster)).toEqual(before);
   });

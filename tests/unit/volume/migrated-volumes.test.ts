@@ -83,8 +83,10 @@ describe("DeleteVolume of a migrated volume", () => {
   ] as const) {
     test(`DeleteVolume removes the image of a migrated volume with ${what}, and touches no journal`, async () => {
       const cluster = await aWorld();
-      await using driver = aDriver(cluster, SETTINGS);
-      await driver.deleteVolume(deletion(HANDLE, more));
+      const time = virtualTime();
+      await using driver = aDriver(cluster, { ...SETTINGS, time });
+      await time.until(driver.deleteVolume(deletion(HANDLE, more)));
+      await time.pass("5 seconds");
       await settled(cluster);
       expect(Object.keys(poolDump(cluster).images)).toEqual(["kubernetes-dynamic-pvc-other"]);
       expect(poolDump(cluster).objects).toEqual({});
@@ -107,8 +109,11 @@ describe("DeleteVolume of a migrated volume", () => {
   test("DeleteVolume finds a migrated volume in its own pool and the default namespace, also where the cluster has another namespace", async () => {
     const cluster = aCluster();
     await seedImage(cluster, IMAGE, "ssd");
-    await using driver = aDriver(cluster, { clusters: [{ ...EAST, clusterId: CLUSTER, radosNamespace: "tenant" }] });
+    const time = virtualTime();
+    const clusters = [{ ...EAST, clusterId: CLUSTER, radosNamespace: "tenant" }];
+    await using driver = aDriver(cluster, { clusters, time });
     await driver.deleteVolume(deletion(handle("ssd")));
+    await time.pass("5 seconds");
     await settled(cluster, "ssd");
     expect(poolDump(cluster, "ssd").images).toEqual({});
   });

@@ -9,8 +9,8 @@ import * as TestClock from "effect/testing/TestClock";
 import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, HasSnapshots, PoolNotFound, TimedOut } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
-import { DRIVERS_MARK_SECONDS } from "../../../lib/ceph/rbd.ts";
-import { isQuick, Purge } from "../../../lib/images/purge.ts";
+import { DRIVERS_MARKS } from "../../../lib/ceph/rbd.ts";
+import { markFor, Purge } from "../../../lib/images/purge.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aCluster, seed, seedImage } from "../../support/world.ts";
@@ -34,7 +34,9 @@ const watched = (cluster: MemoryCluster, id: string): (() => void) => {
 const removals = (calls: readonly { readonly method: string; readonly subject: string }[]) =>
   calls.flatMap(({ method, subject }) => (method === "trashRemove" ? [subject] : []));
 /** One that the driver does not remove itself where there is a manager. */
-const large = (id: string) => ({ pool: POOL, id, marked: false });
+const large = (id: string) => ({ pool: POOL, id, mark: "large" as const });
+/** One that a person, or another driver, moved to the trash. */
+const unmarked = (id: string) => ({ pool: POOL, id, mark: undefined });
 const idsIn = (cluster: MemoryCluster) => [...(cluster.namespace("rbd", "")?.trash.keys() ?? [])];
 const noManager = (): MemoryCluster => {
   const cluster = aCluster();
@@ -62,8 +64,11 @@ const settle = Effect.forEach(
   { discard: true },
 );
 
+/** After it the mark protects no image any more. */
+const unprotected = Effect.andThen(TestClock.adjust("5 seconds"), settle);
+
 describe("removal by the manager", () => {
-  test("the manager removes an image, and the driver removes nothing itself", async () => {
+  test("the manager removes an image when its mark protects it no longer, and the driver removes nothing itself", async () => {
     const cluster = aCluster();
     const id = await trashed(cluster);
     const { service, calls } = recorded(cephMemoryService(cluster));
@@ -72,12 +77,43 @@ describe("removal by the manager", () => {
       (purge) =>
         Effect.gen(function* () {
           yield* purge.discard([large(id)]);
-          expect(purge.pending()).toHaveLength(0);
+          yield* TestClock.adjust("4999 millis");
+          expect(calls()).toEqual([]);
+          expect(purge.pending()).toEqual([`rbd/${id}`]);
+          yield* TestClock.adjust("1 millis");
           yield* settle;
+          expect(purge.pending()).toEqual([]);
         }),
       service,
     );
     expect(calls().map(({ method }) => method)).toEqual(["managerTrashRemove"]);
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("the manager gets an image that a process has not given to it when it ends", async () => {
+    const cluster = aCluster();
+    cluster.managerHeld = true;
+    const id = await trashed(cluster);
+    await inProcess(cluster, (purge) => purge.discard([large(id)]));
+    expect(cluster.queued()).toEqual([id]);
+  });
+
+  test("an image without the driver's mark is the manager's at once", async () => {
+    const cluster = aCluster();
+    const id = await trashed(cluster);
+    await inProcess(cluster, (purge) => Effect.andThen(purge.discard([unmarked(id)]), settle));
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("an image without the driver's mark is not discarded while there is no manager, until the driver has removed it", async () => {
+    const cluster = noManager();
+    const id = await trashed(cluster);
+    await inProcess(cluster, (purge) =>
+      Effect.gen(function* () {
+        expect(yield* Effect.flip(purge.discard([unmarked(id)]))).toMatchObject({ _tag: "ManagerUnavailable" });
+        yield* settle;
+      }),
+    );
     expect(idsIn(cluster)).toEqual([]);
   });
 
@@ -95,7 +131,7 @@ describe("removal by the manager", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          expect(yield* Effect.flip(purge.discard([large(id)]))).toBe(error);
+          expect(yield* Effect.flip(purge.discard([unmarked(id)]))).toBe(error);
           expect(purge.pending()).toHaveLength(0);
         }),
       ceph,
@@ -117,6 +153,7 @@ describe("removal by the driver, without a manager", () => {
         Effect.gen(function* () {
           yield* purge.discard([large(id)]);
           yield* purge.discard([large(id)]);
+          yield* unprotected;
           expect(purge.pending()).toHaveLength(1);
           expect(log[0]).toContain("the driver removes the image itself: ");
           yield* TestClock.adjust("9 minutes");
@@ -138,7 +175,7 @@ describe("removal by the driver, without a manager", () => {
     const cluster = aCluster({ users });
     const id = await trashed(cluster);
     const pool = { ...POOL, access: { ...memoryAccess, user: "limited", key: Redacted.make("bGltaXRlZA==") } };
-    await inProcess(cluster, (purge) => Effect.andThen(purge.discard([{ ...large(id), pool }]), settle));
+    await inProcess(cluster, (purge) => Effect.andThen(purge.discard([{ ...large(id), pool }]), unprotected));
     expect(idsIn(cluster)).toEqual([]);
   });
 
@@ -160,6 +197,7 @@ describe("removal by the driver, without a manager", () => {
       (purge) =>
         Effect.gen(function* () {
           for (const id of ids) yield* purge.discard([large(id)]);
+          yield* unprotected;
           expect(purge.pending()).toHaveLength(3);
           yield* TestClock.adjust("3 seconds");
           expect(purge.pending()).toHaveLength(0);
@@ -182,7 +220,7 @@ describe("removal by the driver, without a manager", () => {
       (purge, log) =>
         Effect.gen(function* () {
           yield* purge.discard([large(id)]);
-          yield* settle;
+          yield* unprotected;
           for (const [n, wait] of [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300].entries()) {
             expect(tries()).toBe(n + 1);
             expect(log.at(-1)).toStartWith(
@@ -216,7 +254,7 @@ describe("removal by the driver, without a manager", () => {
       (purge) =>
         Effect.gen(function* () {
           yield* purge.discard([large(id)]);
-          yield* settle;
+          yield* unprotected;
           expect(purge.pending()).toEqual([]);
         }),
       ceph,
@@ -236,7 +274,7 @@ describe("removal by the driver, without a manager", () => {
         Effect.gen(function* () {
           yield* purge.discard([large(first)]);
           yield* purge.discard([large(second)]);
-          yield* settle;
+          yield* unprotected;
           expect(idsIn(cluster)).toEqual([first]);
           broken = false;
           yield* TestClock.adjust("30 seconds");
@@ -252,8 +290,8 @@ describe("removal of small images by the driver", () => {
   const pause = Effect.andThen(TestClock.adjust("500 millis"), settle);
   const uuidOf = (n: number) => UUID.replace(/^b0/, n.toString(16).padStart(2, "0"));
   const discarded = async (cluster: MemoryCluster, n: number) => {
-    const id = await trashed(cluster, `csi-vol-${uuidOf(n)}`, DRIVERS_MARK_SECONDS);
-    return { pool: POOL, id, marked: true };
+    const id = await trashed(cluster, `csi-vol-${uuidOf(n)}`, DRIVERS_MARKS.small);
+    return { pool: POOL, id, mark: "small" as const };
   };
   const methods = (calls: readonly { readonly method: string }[]) => calls.map(({ method }) => method);
 
@@ -276,15 +314,20 @@ describe("removal of small images by the driver", () => {
     expect(idsIn(cluster)).toEqual([]);
   });
 
-  test("the driver removes images of at most 4,096 objects whose names it can tell from others", () => {
+  test("the driver removes images of at most 4,096 objects with a default name, and marks all whose name a driver gives", () => {
     const names = [`csi-vol-${UUID}`, `csi-snap-${UUID}`, `csi-vol-${UUID}-temp`];
-    for (const name of names) expect([isQuick(name, 4096n), isQuick(name, 4097n)]).toEqual([true, false]);
-    for (const name of [`team-${UUID}`, "csi-vol-1", `csi-vol-${UUID}-copy`]) expect(isQuick(name, 1n)).toBe(false);
+    for (const name of names) expect([4096n, 4097n].map((n) => markFor(name, n))).toEqual(["small", "large"]);
+    for (const name of [...names, `team-${UUID}`, `kubernetes-dynamic-pvc-${UUID}`, `team-${UUID}-temp`]) {
+      expect(markFor(name)).toBe("large");
+    }
+    for (const name of [UUID, `${UUID}-temp`, "csi-vol-1", `csi-vol-${UUID}-copy`]) {
+      expect(markFor(name, 1n)).toBeUndefined();
+    }
   });
 
   test("the manager removes an image without the driver's mark, and one that comes when many wait", async () => {
     const cluster = aCluster();
-    const unmarked = { ...(await discarded(cluster, 1)), marked: false };
+    const without = { ...(await discarded(cluster, 1)), mark: undefined };
     const last = await discarded(cluster, 3);
     const asked: string[] = [];
     const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
@@ -295,9 +338,9 @@ describe("removal of small images by the driver", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          yield* purge.discard([unmarked]);
+          yield* purge.discard([without]);
           for (let n = 0; n < 1024; n++) yield* purge.discard([{ ...last, id: `id-${n}` }]);
-          expect(asked).toEqual([`rbd/${unmarked.id}`]);
+          expect(asked).toEqual([`rbd/${without.id}`]);
           yield* purge.discard([last]);
           expect(asked.at(-1)).toBe(`rbd/${last.id}`);
         }),
@@ -563,7 +606,7 @@ describe("removal of small images by the driver", () => {
       cluster,
       (purge) =>
         Effect.gen(function* () {
-          for (let n = 0; n < 1024; n++) yield* purge.discard([{ ...large(`id-${n}`), marked: true }]);
+          for (let n = 0; n < 1024; n++) yield* purge.discard([{ ...large(`id-${n}`), mark: "small" }]);
           for (const image of images) yield* purge.discard([image]);
           expect(purge.pending()).toHaveLength(1027);
           held = false;
@@ -607,7 +650,7 @@ describe("removal of small images by the driver", () => {
 describe("images that a dead process left in the trash", () => {
   const OTHER = "8f2b1c44-5d0e-4c1a-9a57-3d2f6e0b7a11";
   const NAMES = [`csi-vol-${OTHER}`, `csi-snap-${OTHER}`, `csi-vol-${OTHER}-temp`];
-  const marked = (cluster: MemoryCluster, name = IMAGE) => trashed(cluster, name, DRIVERS_MARK_SECONDS);
+  const marked = (cluster: MemoryCluster, name = IMAGE) => trashed(cluster, name, DRIVERS_MARKS.small);
   const left = (cluster: MemoryCluster) => Promise.all(NAMES.map((name) => marked(cluster, name)));
   const after = (time: Duration.Input) => Effect.andThen(TestClock.adjust(time), settle);
   const swept = (purge: Purge["Service"]) => Effect.andThen(purge.visit(POOL), after("35 seconds"));
@@ -659,11 +702,14 @@ describe("images that a dead process left in the trash", () => {
       await marked(cluster, `csi-vol-${OTHER}`),
       await marked(cluster, "csi-vol-1"),
       await marked(cluster, `csi-vol-${UUID}-copy`),
-      await marked(cluster, `my-csi-vol-${UUID}`),
-      await marked(cluster, `team-${UUID}`),
-      await trashed(cluster, `csi-vol-${UUID.replace("b", "d")}`),
-      await trashed(cluster, `csi-snap-${UUID}`, 60),
+      await marked(cluster, UUID),
+      await marked(cluster, `team-${OTHER}`),
     ];
+    for (const seconds of [0, 1, 2, 5, 60]) {
+      for (const name of [`csi-vol-${UUID}`, `csi-snap-${UUID}`, `csi-vol-${UUID}-temp`, `volume-${UUID}`]) {
+        kept.push(await trashed(cluster, name, seconds));
+      }
+    }
     const mirrored = await marked(cluster, `csi-vol-${UUID.replace("b", "c")}`);
     const trash = cluster.namespace("rbd", "")?.trash;
     const entry = trash?.get(mirrored);
@@ -677,6 +723,30 @@ describe("images that a dead process left in the trash", () => {
     await inProcess(cluster, swept, service);
     expect(idsIn(cluster)).toEqual([...kept, mirrored]);
     expect(removals(calls())).toHaveLength(1);
+  });
+
+  test("what a dead process left that the driver does not remove itself goes to the manager, or to its own queue", async () => {
+    for (const cluster of [aCluster(), noManager()]) {
+      for (const name of [IMAGE, `team-${UUID}`, `kubernetes-dynamic-pvc-${UUID}`]) {
+        await trashed(cluster, name, DRIVERS_MARKS.large);
+      }
+      const { service, calls } = recorded(cephMemoryService(cluster));
+      await inProcess(cluster, swept, service);
+      expect(idsIn(cluster)).toEqual([]);
+      const given = calls().filter(({ method }) => method === "managerTrashRemove");
+      expect(given).toHaveLength(3);
+      expect(removals(calls())).toHaveLength(cluster.managerUp ? 0 : 3);
+    }
+  });
+
+  test("an image in between that a dead process left is removed while its volume lives", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [`csi.volume.${UUID}`]: { "csi.volname": "pvc-1" } });
+    await seedImage(cluster, IMAGE);
+    for (const seconds of Object.values(DRIVERS_MARKS)) await trashed(cluster, `${IMAGE}-temp`, seconds);
+    await inProcess(cluster, swept);
+    expect(idsIn(cluster)).toEqual([]);
+    expect(cluster.image("rbd", IMAGE).id).toBeDefined();
   });
 
   test("the search for left images keeps those that the manager has a task for, such as a snapshot with clones", async () => {

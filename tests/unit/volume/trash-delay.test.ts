@@ -1,7 +1,7 @@
 /** `--rbdtrashmaxdelay`: what is removed stays in the trash, for an administrator to purge. */
 import { expect, test } from "bun:test";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
-import { DRIVERS_MARK_SECONDS } from "../../../lib/ceph/rbd.ts";
+import { DRIVERS_MARKS } from "../../../lib/ceph/rbd.ts";
 import { failingOnce, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { settled } from "../../support/copies-world.ts";
@@ -69,19 +69,21 @@ test("Without a delay a deleted volume goes to the trash with the driver's mark,
   await using _ = driver;
   const { volume } = await driver.createVolume(creation());
   await driver.deleteVolume(deletion(volume.volumeId));
-  expect(kept).toEqual([DRIVERS_MARK_SECONDS]);
+  expect(kept).toEqual([DRIVERS_MARKS.small]);
   await settled(cluster);
   expect(removals()).toHaveLength(1);
 });
 
-test("A delay that is as long as the driver's mark is a second longer", async () => {
-  const { driver, kept, removals } = keeping(aCluster(), `${DRIVERS_MARK_SECONDS}s`);
-  await using _ = driver;
-  const { volume } = await driver.createVolume(creation());
-  await driver.deleteVolume(deletion(volume.volumeId));
-  expect(kept).toEqual([DRIVERS_MARK_SECONDS + 1]);
-  expect(removals()).toEqual([]);
-});
+for (const [size, seconds] of Object.entries(DRIVERS_MARKS)) {
+  test(`A delay that is as long as the driver's mark for ${size} images is longer than any mark`, async () => {
+    const { driver, kept, removals } = keeping(aCluster(), `${seconds}s`);
+    await using _ = driver;
+    const { volume } = await driver.createVolume(creation());
+    await driver.deleteVolume(deletion(volume.volumeId));
+    expect(kept).toEqual([Math.max(...Object.values(DRIVERS_MARKS)) + 1]);
+    expect(removals()).toEqual([]);
+  });
+}
 
 test("A driver without a delay finishes the deletion of a volume that the trash protects, and leaves its image there", async () => {
   const cluster = aCluster();
