@@ -6,7 +6,7 @@ import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
 import { tool as hands, timed } from "./hands.ts";
-import { EMPTY, inventory, makePool, settledInventory, tool } from "./inventory.ts";
+import { EMPTY, inventory, makePool, settledInventory, tool, untilFull } from "./inventory.ts";
 import { CLUSTER, createRequest, deleteRequest, expandRequest, failureOf, GIB, MIB } from "./requests.ts";
 
 const LIMIT = 100_000;
@@ -70,17 +70,9 @@ const snapshot = async (name: string, sourceVolumeId: string): Promise<string> =
 };
 
 const setQuota = async (objects: number): Promise<void> => {
-  const names = [pool.name, data.name];
-  for (const name of names) await tool("ceph", "osd", "pool", "set-quota", name, "max_objects", String(objects));
-  for (;;) {
-    const listed = JSON.parse(await tool("ceph", "osd", "pool", "ls", "detail", "--format=json")) as {
-      pool_name: string;
-      flags_names: string;
-    }[];
-    const full = listed.filter(({ flags_names }) => flags_names.split(",").includes("full"));
-    if (names.every((name) => full.some(({ pool_name }) => pool_name === name) === objects > 0)) return;
-    await Bun.sleep(200);
-  }
+  for (const { name } of [pool, data])
+    await tool("ceph", "osd", "pool", "set-quota", name, "max_objects", String(objects));
+  for (const { name } of [pool, data]) await untilFull(name, objects > 0);
 };
 
 const refused = async (call: Promise<unknown>): Promise<void> => {

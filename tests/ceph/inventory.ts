@@ -18,6 +18,19 @@ export const tryTool = async (...command: readonly string[]): Promise<string | u
   return done.code === 0 ? done.stdout : undefined;
 };
 
+/** Waits until the monitors have seen what a quota that was set, or lifted, makes of a pool: some seconds. */
+export const untilFull = async (name: string, full: boolean): Promise<void> => {
+  for (;;) {
+    const listed = JSON.parse(await tool("ceph", "osd", "pool", "ls", "detail", "--format=json")) as {
+      pool_name: string;
+      flags_names: string;
+    }[];
+    const flags = listed.find(({ pool_name }) => pool_name === name)?.flags_names.split(",") ?? [];
+    if (flags.includes("full") === full) return;
+    await Bun.sleep(200);
+  }
+};
+
 /** A pool of a test's own, removed by the answered function. */
 export const makePool = async (prefix: string): Promise<{ name: string; id: bigint; remove: () => Promise<void> }> => {
   const name = `${prefix}-${randomBytes(3).toString("hex")}`;

@@ -8,7 +8,7 @@ import {
 import { Code } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Driver, startDriver, testFolder, writeConfig, writeSecrets } from "./driver.ts";
-import { makePool, tool } from "./inventory.ts";
+import { makePool, tool, untilFull } from "./inventory.ts";
 import { CLUSTER, createRequest, deleteRequest, failureOf, GIB, MIB, secrets } from "./requests.ts";
 import { caller12, type Condition, conditionOf } from "../support/csi-1.12.ts";
 
@@ -190,6 +190,7 @@ test(
     await tool("ceph", "osd", "pool", "set-quota", other.name, "max_bytes", "0");
     expect(await faultsOf(volumeId)).toEqual([[], undefined]);
     expect((await conditionFor12(volumeId)).status.volumeCondition).toEqual({ abnormal: false, message: healthy });
+    await untilFull(other.name, false);
 
     await driver.controller.deleteVolume(deleteRequest(volumeId));
     expect((await failureOf(driver.controller.controllerGetVolume({ volumeId }))).code).toBe(Code.NOT_FOUND);
