@@ -114,7 +114,7 @@ const calls = {
   imageHeader: pooled((io, arg: ImageArg & Wanted) => headerOf(arg, io, arg.image, arg.metadata)),
   imageStatus: pooled((io, arg: ImageArg & Wanted) => status(arg, io, arg.image, arg.metadata)),
   imageGrow: pooled((io, arg: ImageArg & Wanted & { readonly sizeBytes: bigint }) =>
-    grow(arg, io, arg.image, arg.sizeBytes, (id) => someMetadataOf(io, id, arg.metadata ?? [])),
+    grow(io, arg.image, arg.sizeBytes, (id) => someMetadataOf(io, id, arg.metadata ?? [])),
   ),
   imageMend: pooled((io, { image }: ImageArg) => mend(io, image)),
   imageHasData: pooled(

@@ -3,17 +3,14 @@
  *
  * Not here: how much can still be written to a pool (./pools.ts).
  *
- * The OSDs of such a pool refuse at once what would add an object or bytes, and permit the rest (./rados.ts 3). It has to be
- * asked before only where a refusal comes too late, or somebody else writes who would wait for room.
+ * The OSDs of such a pool refuse at once what would add an object or bytes, and permit the rest (./rados.ts 3). The monitors
+ * are asked before only where somebody else writes, who would wait for room.
  */
 import { parentIn } from "./ancestry.ts";
 import { Decoder } from "./decoder.ts";
 import { readMany } from "./omaps.ts";
 import { poolKinds } from "./pools.ts";
 import { type PoolArg, poolId, withPool } from "./rados.ts";
-
-/** Whether the monitors say that the pool is full. They may not tell this user, and the OSDs may hear of it later. */
-export const isFull = ({ cluster, pool }: PoolArg): boolean => poolKinds(cluster)?.get(pool)?.full === true;
 
 /** The name of a full pool in which the removal or the flatten of an image writes; `undefined`: there is none. */
 export const fullPoolOf = (where: PoolArg, idOf: (io: bigint) => string | undefined): string | undefined => {
