@@ -16,6 +16,7 @@ import { type Credentials, parseCredentials } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { Conflict, InvalidRequest, type JournalCorrupt } from "../csi/errors.ts";
 import { newHandle } from "../csi/new-handle.ts";
+import { isGivenUp } from "../journal/attempt-names.ts";
 import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { findSourceVolume, sameCluster, type SourceVolume, type SourceVolumeError } from "../snapshot/source-volume.ts";
@@ -51,7 +52,10 @@ export interface Group {
   /** The pool of the journal's entry and of the RBD group. */
   readonly pool: PoolRef;
   readonly uuid: string;
+  /** The RBD group of the latest attempt. */
   readonly groupName: string;
+  /** The attempt was given up, and its undo was cut off. */
+  readonly isGivenUp: boolean;
   /** Absent: the name is free. */
   readonly reservation: journal.Reservation | undefined;
   /** Milliseconds since the epoch. Absent: there is no point in time yet. */
@@ -103,12 +107,16 @@ export const findGroup = Effect.fn("group.findGroup")(function* (
   );
   // While the journal has the name alone, the members are those of the first request that comes back.
   const entry = reservation?.attributes.requestName === undefined ? undefined : yield* readGroup(pool, uuid);
-  if (entry !== undefined) yield* proveSameMembers(spec, entry, members);
+  // Name and creation time come from one read: the name changes until the time is recorded.
+  const groupName = entry?.groupName ?? reservation?.attributes.imageName ?? spec.groupPrefix + uuid;
+  const givenUp = entry !== undefined && entry.createdAt === undefined && isGivenUp(groupName, uuid);
+  if (entry !== undefined && !givenUp) yield* proveSameMembers(spec, entry, members);
   return {
     groupSnapshotId: yield* Effect.fromResult(newHandle({ clusterId, poolId, uuid })),
     pool,
     uuid,
-    groupName: reservation?.attributes.imageName ?? spec.groupPrefix + uuid,
+    groupName,
+    isGivenUp: givenUp,
     reservation,
     createdAt: entry?.createdAt,
     members,

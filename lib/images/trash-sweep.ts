@@ -3,8 +3,8 @@
  *
  * Not here: the removal of what it finds (./purge.ts).
  *
- * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone, and
- *    that the manager has no task for. Whatever else is in the trash a person put there, who may want it back.
+ * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone or has
+ *    the image of a later attempt, and that the manager has no task for. Whatever else is in the trash a person put there, who may want it back.
  * 2. A pool is looked through some time after its first use, and again every ten minutes as long as it is used: another
  *    driver may have died since. Each time takes at most four calls, and finds at most `MOST` images.
  * 3. No request waits for it or fails with it.
@@ -16,7 +16,8 @@ import type { ManagerTask } from "../ceph/manager.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import type { TrashEntry } from "../ceph/rbd.ts";
 import { isUuid } from "../csi/volume-id.ts";
-import { type Kind, readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { isOvertaken, withoutAttempt } from "../journal/attempt-names.ts";
+import { type Attributes, type Kind, readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
 import { HELD_SECONDS } from "./quick-purge.ts";
 import { TEMP_SUFFIX } from "./temp-suffix.ts";
 
@@ -56,16 +57,21 @@ export const leftInTrash = Effect.fnUntraced(function* (
     if (those.length === 0) continue;
     const uuids = those.map(({ uuid }) => uuid);
     const attributes = yield* readManyAttributes(kind, pool, uuids);
-    left.push(...those.flatMap(({ entry }, at) => (attributes[at] === undefined ? [entry] : [])));
+    left.push(...those.flatMap(({ entry, uuid }, at) => (isNobodys(entry, uuid, attributes[at]) ? [entry] : [])));
   }
   return left.slice(0, MOST);
 });
+
+/** The journal does not know it any more, or has the image that was made in its place. */
+const isNobodys = ({ name }: TrashEntry, uuid: string, attributes: Attributes | undefined): boolean =>
+  attributes === undefined || isOvertaken(name, attributes.imageName ?? "", uuid);
 
 /** The journal kind and UUID in an image name with a driver's default prefix; `undefined` in any other name. */
 export const madeByDriver = (name: string): { readonly kind: Kind; readonly uuid: string } | undefined => {
   for (const kind of [VOLUMES, SNAPSHOTS]) {
     if (!name.startsWith(kind.defaultImagePrefix)) continue;
-    const uuid = name.slice(kind.defaultImagePrefix.length).replace(new RegExp(`${TEMP_SUFFIX}$`), "");
+    const rest = name.slice(kind.defaultImagePrefix.length).replace(new RegExp(`${TEMP_SUFFIX}$`), "");
+    const uuid = withoutAttempt(rest);
     if (isUuid(uuid)) return { kind, uuid };
   }
   return undefined;

@@ -247,6 +247,22 @@ export const writeAttributes = (
         }),
       );
 
+/** Whether the directory still gives the name to the claim. Only for kinds whose directory has no parts. */
+export const isNamed = (
+  kind: Kind,
+  pool: PoolRef,
+  instance: string,
+  requestName: string,
+  { entry }: Pick<Claim, "entry">,
+): Effect.Effect<boolean, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) => {
+    const key = nameKey(kind, requestName);
+    return Effect.map(
+      rados.omapGet(pool, directoryObject(kind, instance), [key]),
+      (values) => values?.get(key) === entry,
+    );
+  });
+
 /** Whether every driver finds the image of the claim by its UUID, also while its attributes are not written. */
 export const namedByUuid = (kind: Kind, { uuid, imageName }: Claim): boolean =>
   imageName === imageNameOf(kind, uuid, undefined);
@@ -341,6 +357,40 @@ const storing =
     Effect.flatMap(Rados, (rados) =>
       rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [field]: value } }),
     );
+
+/** Fails with `Raced` unless the image of the UUID is the one of that name, and nobody has recorded it as complete. */
+const whileIncomplete = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageName: string,
+  set: Readonly<Record<string, string>>,
+): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(kind, uuid), {
+      object: "require",
+      compare: { [FIELDS.imageId]: "", [kind.imageNameKey]: imageName },
+      set,
+    }),
+  );
+
+/** Has the image made anew under another name: whoever made the one before no longer records it as complete. */
+export const replaceImage = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageName: string,
+  next: string,
+): Effect.Effect<void, CephError, Rados> => whileIncomplete(kind, pool, uuid, imageName, { [kind.imageNameKey]: next });
+
+/** `storeImageId` of an image that another driver may have replaced. */
+export const storeOwnImageId = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageName: string,
+  imageId: string,
+): Effect.Effect<void, CephError, Rados> => whileIncomplete(kind, pool, uuid, imageName, { [FIELDS.imageId]: imageId });
 
 /** Records the Kubernetes namespace of the claim, which may have been bound anew. */
 export const storeOwner = storing(FIELDS.owner);
