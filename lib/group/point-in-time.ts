@@ -31,14 +31,16 @@ import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { memberImageName, removeUnrecorded, undoAttempt } from "./attempt.ts";
-import type { Member } from "./member.ts";
-import type { Group, GroupSpec } from "./request.ts";
+import type { Member, MemberWithSource } from "./member.ts";
+import type { Group, GroupSpec, GroupWithSources } from "./request.ts";
+
+/** By label of the member's volume image, the id of its part of the RBD group's snapshot. */
+export type Parts = ReadonlyMap<string, bigint>;
 
 export interface PointInTime {
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
-  /** By member, the id of its part of the RBD group's snapshot. */
-  readonly parts: readonly bigint[];
+  readonly parts: Parts;
   /** The RBD group of the attempt. */
   readonly groupName: string;
 }
@@ -50,7 +52,7 @@ const { GROUPS, SNAPSHOTS } = journal;
 
 export const takePointInTime = Effect.fn("group.takePointInTime")(function* (
   spec: GroupSpec,
-  found: Group,
+  found: GroupWithSources,
 ): Effect.fn.Return<PointInTime, TakePointInTimeError, Needs> {
   const rbd = yield* Rbd;
   yield* stage("limit snapshots", limitMembers(found));
@@ -75,7 +77,7 @@ export const takePointInTime = Effect.fn("group.takePointInTime")(function* (
 /** Refuses members that cannot be held, and those that have too many snapshots. */
 const limitMembers = Effect.fnUntraced(function* ({
   members,
-}: Group): Effect.fn.Return<void, TakePointInTimeError, Needs> {
+}: GroupWithSources): Effect.fn.Return<void, TakePointInTimeError, Needs> {
   const notHeld = members.flatMap(({ source: { volume, image } }) =>
     (image.features & FEATURE_BITS["exclusive-lock"]) === 0n ? [imageLabel(volume.pool, volume.imageName)] : [],
   );
@@ -96,8 +98,8 @@ const limitMembers = Effect.fnUntraced(function* ({
  */
 const beginAttempt = Effect.fnUntraced(function* (
   spec: GroupSpec,
-  group: Group,
-): Effect.fn.Return<Group, TakePointInTimeError, Needs> {
+  group: GroupWithSources,
+): Effect.fn.Return<GroupWithSources, TakePointInTimeError, Needs> {
   const { pool, uuid, reservation, groupName: earlier } = group;
   if (reservation?.attributes.requestName === undefined) return yield* reserve(spec, group);
   const rbd = yield* Rbd;
@@ -113,8 +115,8 @@ const beginAttempt = Effect.fnUntraced(function* (
 /** Reserves the group's name, and writes its entry with the first attempt in it. */
 const reserve = Effect.fnUntraced(function* (
   spec: GroupSpec,
-  group: Group,
-): Effect.fn.Return<Group, TakePointInTimeError, Needs> {
+  group: GroupWithSources,
+): Effect.fn.Return<GroupWithSources, TakePointInTimeError, Needs> {
   const { instanceId } = yield* DriverSettings;
   const { requestName, groupPrefix: prefix } = spec;
   const { pool, uuid, reservation, members } = group;
@@ -137,7 +139,7 @@ const reserve = Effect.fnUntraced(function* (
 const reserveMember = Effect.fnUntraced(function* (
   spec: GroupSpec,
   { reservation, groupSnapshotId: groupId }: Group,
-  member: Member,
+  member: MemberWithSource,
 ): Effect.fn.Return<void, TakePointInTimeError, Needs> {
   const { instanceId } = yield* DriverSettings;
   const { pool, uuid, requestName, source } = member;
@@ -177,31 +179,37 @@ const lookAtPoint = Effect.fnUntraced(function* (
   group: Group,
 ): Effect.fn.Return<Omit<PointInTime, "groupName">, TakePointInTimeError, Ceph> {
   const parts = yield* partsOf(group);
+  const ids = yield* Effect.forEach(group.members, (member) => partOf(group, parts, member));
   const first = group.members[0]?.source.volume;
   const snapshots = first && (yield* orRaced((yield* Rbd).snapshots(first.pool, first.imageName)));
-  const createdAt = snapshots?.find(({ id }) => id === parts[0])?.createdAt;
+  const createdAt = snapshots?.find(({ id }) => id === ids[0])?.createdAt;
   if (createdAt !== undefined) return { createdAt, parts };
   return yield* new Raced({ op: "rbd_snap_list", subject: `group snapshot ${requestName}` });
 });
 
-/** By member, the id of its part of the RBD group's snapshot. */
+/** The parts of the RBD group's snapshot whose images have their names, those in the trash have not; none without one. */
 export const partsOf = Effect.fn("group.partsOf")(function* ({
   pool,
   groupName,
-  members,
-}: Group): Effect.fn.Return<readonly bigint[], CephError | Precondition, Rbd> {
+}: Pick<Group, "pool" | "groupName">): Effect.fn.Return<Parts, CephError, Rbd> {
   const parts = (yield* (yield* Rbd).groupSnapshotMembers(pool, groupName, groupName)) ?? [];
-  const ids = new Map(parts.map((part) => [imageLabel({ ...pool, ...part }, part.image), part.snapshotId]));
-  return yield* Effect.forEach(members, ({ source: { volume } }) => {
-    const image = imageLabel(volume.pool, volume.imageName);
-    const id = ids.get(image);
-    if (id !== undefined) return Effect.succeed(id);
-    return Effect.fail(
-      new Precondition({
-        subject: `RBD group ${imageLabel(pool, groupName)}`,
-        problem: `has a snapshot without a part of image ${image}`,
-        remedy: "Delete the group snapshot, and take another",
-      }),
-    );
-  });
+  return new Map(parts.map((part) => [imageLabel({ ...pool, ...part }, part.image), part.snapshotId]));
 });
+
+/** Fails when the snapshot has no part of the member's volume. */
+export const partOf = (
+  { pool, groupName }: Pick<Group, "pool" | "groupName">,
+  parts: Parts,
+  { source: { volume } }: Member,
+): Effect.Effect<bigint, Precondition> => {
+  const image = imageLabel(volume.pool, volume.imageName);
+  const id = parts.get(image);
+  if (id !== undefined) return Effect.succeed(id);
+  return Effect.fail(
+    new Precondition({
+      subject: `RBD group ${imageLabel(pool, groupName)}`,
+      problem: `has a snapshot without a part of image ${image}`,
+      remedy: "Delete the group snapshot, and take another",
+    }),
+  );
+};
