@@ -50,16 +50,18 @@ export interface ImageStatus {
   readonly snapshotCount: number;
   /** Names of the snapshots of kind `user`. */
   readonly namedSnapshots: readonly string[];
+  /** How many snapshots are parts of the snapshots of RBD groups, also of groups that the image has left. */
+  readonly groupSnapshotCount: number;
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
   /** The requested image metadata by key, without the keys that the image does not have. */
   readonly metadata: ReadonlyMap<string, string>;
 }
 
-/** What the header of an image says: all but who uses it, its mirror, and the names of its snapshots. */
+/** What the header of an image says: all but who uses it, its mirror, and what its snapshots are. */
 export type ImageHeader = Omit<
   ImageStatus,
-  "locks" | "mirror" | "mirrorReplays" | "namedSnapshots" | "watchers" | "writer"
+  "groupSnapshotCount" | "locks" | "mirror" | "mirrorReplays" | "namedSnapshots" | "watchers" | "writer"
 >;
 
 /**

@@ -5,43 +5,47 @@
  *
  * It answers once the point in time is recorded, with `ready_to_use` false, and makes the members after the answer.
  *
- * Not here: how the point in time is taken (./point-in-time.ts), and the checks of the request (./request.ts).
+ * Not here: how the point in time is taken (./point-in-time.ts), how the members are made (./make-members.ts), and the checks
+ * of the request (./request.ts).
  *
  * 1. Names, UUIDs and IDs of the members follow from the group's UUID and the volumes, so a retry finds them.
  * 2. Until the creation time is in the journal nobody knows of the group snapshot: a failure undoes everything, and a
  *    retry takes the point in time anew. From then on nothing is undone, and the next call makes what is missing.
  * 3. The RBD group goes last: while a member's image ID is not in the journal, that member can be cloned again.
- * 4. A repeated request with other members is a Conflict.
+ * 4. A complete group snapshot needs none of its volumes, and one that is not needs those of the missing members only.
+ *    While it is not, DeleteVolume refuses them (lib/images/persons-snapshots.ts).
+ * 5. A repeated request with other members is a Conflict.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
-import type { CephError } from "../ceph/errors.ts";
-import { type ImageStatus, Rbd } from "../ceph/rbd.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { InvalidParameter, InvalidSecret } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
-import { type LockHeld, type NotReadyYet, Precondition } from "../csi/errors.ts";
+import type { LockHeld } from "../csi/errors.ts";
 import type { CsiGroupSnapshot } from "../csi/messages.ts";
-import { Flatten } from "../images/flatten.ts";
-import { holderSpec } from "../images/layout.ts";
+import type { Flatten } from "../images/flatten.ts";
 import type { Purge } from "../images/purge.ts";
-import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
-import { clearUnfinished } from "../images/removal.ts";
-import { imageNameOf, readAttributes, SNAPSHOTS } from "../journal/journal.ts";
-import { makingOf } from "../journal/making.ts";
-import type { SourceKey } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
-import { copySnapshotKey, readSourceKey, type SnapshotKeyError } from "../snapshot/key.ts";
-import { makeReady } from "../snapshot/finish.ts";
+import { readSourceKey } from "../snapshot/key.ts";
 import { poolTopology } from "../snapshot/topology.ts";
-import type { Member } from "./member.ts";
-import { memberImageName, partsOf, takePointInTime, type TakePointInTimeError } from "./point-in-time.ts";
+import { finishUndo } from "./attempt.ts";
+import {
+  findSources,
+  isMade,
+  lookAtMembers,
+  makeMembers,
+  type MakeMembersError,
+  sizeOf,
+  type TakenGroup,
+} from "./make-members.ts";
+import { takePointInTime, type TakePointInTimeError } from "./point-in-time.ts";
 import {
   findGroup,
   type FindGroupError,
@@ -49,15 +53,15 @@ import {
   type GroupRequest,
   type GroupSpec,
   readGroupSpec,
+  withSources,
 } from "./request.ts";
 
 export type CreateGroupSnapshotError =
   | FindGroupError
   | TakePointInTimeError
+  | MakeMembersError
   | InvalidParameter
   | InvalidSecret
-  | NotReadyYet
-  | SnapshotKeyError
   | LockHeld;
 type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Kms | Purge;
 
@@ -82,129 +86,62 @@ const createLocked = Effect.fnUntraced(function* (
   answerEarly: (group: CsiGroupSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs> {
   const { driverName } = yield* DriverSettings;
-  const group = yield* stage("find group", findGroup(spec));
-  // Read before the point in time: a key that is out of reach fails the call while nothing is made.
-  const keys = group.createdAt === undefined ? yield* readSourceKeys(spec, group) : undefined;
+  const found = yield* stage("find group", findUsable(spec));
+  const { createdAt } = found;
+  const group: TakenGroup = createdAt === undefined ? yield* takeNow(spec, found) : { ...found, createdAt };
   const describe = describer(group, (pool) => poolTopology(pool, spec.constrainedPools, driverName));
-  const { createdAt, parts } =
-    group.createdAt === undefined
-      ? yield* compensated(takePointInTime(spec, group))
-      : { createdAt: group.createdAt, parts: undefined };
   // From here on nothing is undone: the caller counts on this point in time.
   const images = yield* stage("look at members", lookAtMembers(spec, group));
-  const ready = images.every(({ status }) => status !== undefined);
-  if (!ready) yield* stage("answer", answerEarly(describe(createdAt, [], false)));
-  const sizes = ready
-    ? images.map(({ status }) => status?.sizeBytes)
-    : yield* makeMembers(spec, group, images, { parts, keys });
-  yield* stage("remove group", (yield* Rbd).groupRemove(group.pool, group.groupName));
-  return describe(createdAt, sizes, true);
-});
-
-interface MemberImage {
-  readonly member: Member;
-  readonly imageName: string;
-  /** Absent: the image is to be made. */
-  readonly status: ImageStatus | undefined;
-  /** As the journal has it. */
-  readonly maker: string | undefined;
-}
-
-/** Which members are complete: none of a new group. */
-const lookAtMembers = (
-  spec: GroupSpec,
-  { reservation, members }: Group,
-): Effect.Effect<readonly MemberImage[], CephError | Precondition, Ceph | DriverSettings> =>
-  reservation === undefined
-    ? Effect.succeed(members.map((member) => newMember(spec, member)))
-    : settleAll(members, lookAtMember);
-
-const newMember = (spec: GroupSpec, member: Member): MemberImage => ({
-  member,
-  imageName: memberImageName(spec, member),
-  status: undefined,
-  maker: undefined,
-});
-
-const lookAtMember = Effect.fnUntraced(function* (
-  member: Member,
-): Effect.fn.Return<MemberImage, CephError | Precondition, Ceph> {
-  const { pool, uuid, snapshotId } = member;
-  const attributes = yield* readAttributes(SNAPSHOTS, pool, uuid);
-  const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
-  const maker = attributes?.maker;
-  if (attributes !== undefined && attributes.imageId === undefined) {
-    return { member, imageName, status: undefined, maker };
+  if (images.every(isMade)) {
+    yield* removeGroup(group);
+    return describe(images.map(({ status }) => status.sizeBytes));
   }
-  const status = attributes && (yield* statusIfThere(pool, imageName));
-  if (status !== undefined) return { member, imageName, status, maker };
-  return yield* new Precondition({
-    subject: `snapshot ${snapshotId}`,
-    problem: "is gone, but the group snapshot that it is a member of is not",
-    remedy: "Delete the group snapshot, and take another",
-  });
+  const sources = yield* findSources(spec, group, images);
+  const sizes = images.map(({ status }, i) => status?.sizeBytes ?? sizeOf(sources[i]));
+  // Where a volume is gone the caller hears of that instead, once the other members are made.
+  if (sizes.every((size) => size !== undefined)) yield* stage("answer", answerEarly(describe(sizes, false)));
+  const made = yield* makeMembers(spec, group, images, sources);
+  yield* removeGroup(group);
+  return describe(made);
 });
 
-/** What a call that took the point in time itself knows of it. */
-interface Known {
-  readonly parts: readonly bigint[] | undefined;
-  readonly keys: readonly (SourceKey | undefined)[] | undefined;
-}
-
-const readSourceKeys = ({ secrets }: GroupSpec, { members }: Group) =>
-  settleAll(members, ({ source }) => readSourceKey(source, secrets));
-
-/** Makes the members that are missing; -> the sizes of all, in their order. */
-const makeMembers = Effect.fnUntraced(function* (
+const takeNow = Effect.fnUntraced(function* (
   spec: GroupSpec,
-  group: Group,
-  images: readonly MemberImage[],
-  known: Known,
-): Effect.fn.Return<readonly bigint[], CreateGroupSnapshotError, Needs> {
-  const parts = known.parts ?? (yield* stage("look at point in time", partsOf(group)));
-  const keys = known.keys ?? (yield* readSourceKeys(spec, group));
-  const isNew = group.reservation === undefined;
-  return yield* settleAll(images, (image, i) =>
-    image.status === undefined
-      ? Effect.map(makeMember(spec, image, { part: parts[i] ?? 0n, key: keys[i] }, isNew), ({ sizeBytes }) => sizeBytes)
-      : Effect.succeed(image.status.sizeBytes),
-  );
+  found: Group,
+): Effect.fn.Return<TakenGroup, CreateGroupSnapshotError, Needs> {
+  const group = yield* stage("find sources", withSources(spec, found));
+  const sources = group.members.map(({ source }) => source);
+  // Read before the point in time: a key that is out of reach fails the call while nothing is made.
+  const keys = yield* settleAll(sources, (source) => readSourceKey(source, spec.secrets));
+  const { createdAt, groupName, parts } = yield* compensated(takePointInTime(spec, group));
+  return { ...group, createdAt, groupName, known: { parts, sources, keys } };
 });
 
-/** Clones the member's part of the group's snapshot, and makes the clone ready. */
-const makeMember = Effect.fnUntraced(function* (
-  { parameters, secrets }: GroupSpec,
-  { member: { source, pool, uuid, snapshotId }, imageName, maker }: MemberImage,
-  { part, key }: { readonly part: bigint; readonly key: SourceKey | undefined },
-  isNew: boolean,
-): Effect.fn.Return<ImageStatus, CreateGroupSnapshotError, Needs> {
-  const rbd = yield* Rbd;
-  const { minSnapshots } = yield* DriverSettings;
-  const making = yield* makingOf(SNAPSHOTS, pool, uuid, { maker });
-  if (!isNew) {
-    yield* stage("remove unfinished clone", clearUnfinished(pool, imageName, making.takeOver, [imageName]));
-  }
-  const snapshot = { pool, image: source.volume.imageName, snapshot: part };
-  const clone = rbd.imageClone(snapshot, pool, imageName, holderSpec(source.image));
-  yield* stage("clone", Effect.catchTag(clone, ["Exists", "ImageSnapshotNotFound"], asRaced));
-  const status = yield* stage("clone", orRaced(rbd.imageStatus(pool, imageName)));
-  yield* copySnapshotKey(source, key, { snapshotId, pool, imageName }, secrets);
-  yield* makeReady({ pool, uuid, imageName }, making, status.id, parameters);
-  // The snapshot that stays on the source does not have the clone's name, by which a later call could flatten the clone.
-  if (source.image.snapshotCount >= minSnapshots) yield* (yield* Flatten).request(pool, imageName);
-  return status;
+const removeGroup = ({ pool, groupName }: Group) =>
+  Effect.flatMap(Rbd, (rbd) => stage("remove group", rbd.groupRemove(pool, groupName)));
+
+/** The group snapshot, once nothing of an attempt that was given up is left. */
+const findUsable = Effect.fnUntraced(function* (
+  spec: GroupSpec,
+): Effect.fn.Return<Group, CreateGroupSnapshotError, Needs> {
+  const group = yield* findGroup(spec);
+  if (!group.isGivenUp) return group;
+  yield* finishUndo(spec, group);
+  return yield* findGroup(spec);
 });
 
-/** A member without a size in `sizes` has that of its volume. `topologyOf`: from where a pool can be reached. */
+/** `topologyOf`: from where a pool can be reached. */
 const describer =
-  ({ groupSnapshotId, members }: Group, topologyOf: (pool: string) => ReturnType<typeof poolTopology>) =>
-  (createdAt: number, sizes: readonly (bigint | undefined)[], ready: boolean): CsiGroupSnapshot => ({
+  (
+    { groupSnapshotId, createdAt, members }: TakenGroup,
+    topologyOf: (pool: string) => ReturnType<typeof poolTopology>,
+  ) =>
+  (sizes: readonly bigint[], ready = true): CsiGroupSnapshot => ({
     groupSnapshotId,
     createdAt,
     ready,
-    snapshots: members.map(({ source, pool, sourceVolumeId, snapshotId }, i) => {
-      const sizeBytes = sizes[i] ?? source.image.sizeBytes;
+    snapshots: members.map(({ pool, sourceVolumeId, snapshotId }, i) => {
       const usableFrom = topologyOf(pool.pool);
-      return { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready, groupSnapshotId, usableFrom };
+      return { snapshotId, sourceVolumeId, sizeBytes: sizes[i] ?? 0n, createdAt, ready, groupSnapshotId, usableFrom };
     }),
   });

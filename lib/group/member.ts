@@ -9,10 +9,10 @@ import * as Result from "effect/Result";
 import type { PoolRef } from "../ceph/rados.ts";
 import type { InvalidRequest } from "../csi/errors.ts";
 import { newHandle } from "../csi/new-handle.ts";
-import type { SourceVolume } from "../snapshot/source-volume.ts";
+import type { LocatedSource, SourceVolume } from "../snapshot/source-volume.ts";
 
 export interface Member {
-  readonly source: SourceVolume;
+  readonly source: LocatedSource;
   /** As the request has it. */
   readonly sourceVolumeId: string;
   readonly pool: PoolRef;
@@ -21,10 +21,15 @@ export interface Member {
   readonly snapshotId: string;
 }
 
+/** A member whose volume is there. */
+export interface MemberWithSource extends Member {
+  readonly source: SourceVolume;
+}
+
 export const memberOf = (
   groupUuid: string,
   sourceVolumeId: string,
-  source: SourceVolume,
+  source: LocatedSource,
 ): Result.Result<Member, InvalidRequest> => {
   const { pool, poolId, uuid: volumeUuid } = source.volume;
   const uuid = derivedUuid(`${groupUuid}/${volumeUuid}`);

@@ -5,10 +5,12 @@
  * none before the last one is made, so nobody writes in between. A member without that feature cannot be held; its own
  * snapshot is made while all others are held, so one such member does no harm, and two are refused.
  *
- * Not here: the members' own images (./create.ts).
+ * Not here: the members' own images (./create.ts); whose attempt counts, and the undo of one (./attempt.ts).
  *
  * 1. Nobody knows of the group snapshot until its creation time is in the journal: a failure before that undoes
  *    everything, and a retry takes the point in time anew. Nothing here runs after it.
+ * 2. The creation time is recorded only while the journal has this attempt's RBD group: members are never cloned from the
+ *    snapshot of another.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -18,24 +20,29 @@ import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
-import { Conflict, type JournalCorrupt, Precondition, type TooMany } from "../csi/errors.ts";
+import { type Conflict, type JournalCorrupt, Precondition, type TooMany } from "../csi/errors.ts";
 import type { Flatten } from "../images/flatten.ts";
 import { asRaced, orRaced } from "../images/races.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
-import { readGroup, recordPoint } from "../journal/group-snapshots.ts";
+import { nextName, previousNames } from "../journal/attempt-names.ts";
+import { recordPoint, replaceGroup } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
-import { undoReservation } from "../snapshot/finish.ts";
-import type { Member } from "./member.ts";
-import type { Group, GroupSpec } from "./request.ts";
+import { memberImageName, removeUnrecorded, undoAttempt } from "./attempt.ts";
+import type { Member, MemberWithSource } from "./member.ts";
+import type { Group, GroupSpec, GroupWithSources } from "./request.ts";
+
+/** By label of the member's volume image, the id of its part of the RBD group's snapshot. */
+export type Parts = ReadonlyMap<string, bigint>;
 
 export interface PointInTime {
   /** Milliseconds since the epoch. */
   readonly createdAt: number;
-  /** By member, the id of its part of the RBD group's snapshot. */
-  readonly parts: readonly bigint[];
+  readonly parts: Parts;
+  /** The RBD group of the attempt. */
+  readonly groupName: string;
 }
 
 export type TakePointInTimeError = CephError | Conflict | Precondition | TooMany | JournalCorrupt;
@@ -43,31 +50,34 @@ type Needs = Ceph | DriverSettings | Flatten | Compensations;
 
 const { GROUPS, SNAPSHOTS } = journal;
 
-/** The name of the member's image, for a member that this request reserves. */
-export const memberImageName = ({ snapshotPrefix }: GroupSpec, { uuid }: Member): string => snapshotPrefix + uuid;
-
 export const takePointInTime = Effect.fn("group.takePointInTime")(function* (
   spec: GroupSpec,
-  group: Group,
+  found: GroupWithSources,
 ): Effect.fn.Return<PointInTime, TakePointInTimeError, Needs> {
   const rbd = yield* Rbd;
+  yield* stage("limit snapshots", limitMembers(found));
+  const group = yield* beginAttempt(spec, found);
   const { pool, uuid, groupName } = group;
-  yield* stage("limit snapshots", limitMembers(group));
-  yield* reserve(spec, group);
-  yield* formGroup(group);
+  yield* settleAll(group.members, (member) => reserveMember(spec, group, member));
+  yield* stage("form group", formGroup(group));
   yield* stage(
     "take point in time",
     Effect.catchTag(rbd.groupSnapshotCreate(pool, groupName, groupName), "Exists", asRaced),
   );
   const point = yield* stage("look at point in time", lookAtPoint(spec, group));
-  yield* stage("record point in time", recordPoint(pool, uuid, point.createdAt));
-  return point;
+  const recorded = recordPoint(pool, uuid, groupName, point.createdAt);
+  yield* stage(
+    "record point in time",
+    // whoever overtook this attempt may have looked for its group before it was there
+    Effect.tapErrorTag(recorded, "Raced", () => Effect.ignore(removeUnrecorded(group))),
+  );
+  return { ...point, groupName };
 });
 
 /** Refuses members that cannot be held, and those that have too many snapshots. */
 const limitMembers = Effect.fnUntraced(function* ({
   members,
-}: Group): Effect.fn.Return<void, TakePointInTimeError, Needs> {
+}: GroupWithSources): Effect.fn.Return<void, TakePointInTimeError, Needs> {
   const notHeld = members.flatMap(({ source: { volume, image } }) =>
     (image.features & FEATURE_BITS["exclusive-lock"]) === 0n ? [imageLabel(volume.pool, volume.imageName)] : [],
   );
@@ -82,34 +92,54 @@ const limitMembers = Effect.fnUntraced(function* ({
   for (const { source } of members) yield* limitSnapshots(source.volume, source.image);
 });
 
-/** Reserves the names of the group and of its members; a later failure frees those that this call reserved. */
+/**
+ * Makes this call the one that may record a point in time: by the entry that it writes, or by taking over from an earlier
+ * attempt, whose RBD group is removed after that. A later failure undoes all.
+ */
+const beginAttempt = Effect.fnUntraced(function* (
+  spec: GroupSpec,
+  group: GroupWithSources,
+): Effect.fn.Return<GroupWithSources, TakePointInTimeError, Needs> {
+  const { pool, uuid, reservation, groupName: earlier } = group;
+  if (reservation?.attributes.requestName === undefined) return yield* reserve(spec, group);
+  const rbd = yield* Rbd;
+  const attempt = { ...group, groupName: nextName(earlier, uuid) };
+  const removeGroup = (name: string) => stage("remove earlier group", rbd.groupRemove(pool, name));
+  yield* Effect.forEach(previousNames(earlier, uuid), removeGroup);
+  const takeOver = Effect.catchTag(replaceGroup(pool, uuid, earlier, attempt.groupName), "ObjectNotFound", asRaced);
+  yield* step("take over", takeOver, { undo: () => undoAttempt(spec, attempt) });
+  yield* removeGroup(earlier);
+  return attempt;
+});
+
+/** Reserves the group's name, and writes its entry with the first attempt in it. */
 const reserve = Effect.fnUntraced(function* (
   spec: GroupSpec,
-  group: Group,
-): Effect.fn.Return<void, TakePointInTimeError, Needs> {
+  group: GroupWithSources,
+): Effect.fn.Return<GroupWithSources, TakePointInTimeError, Needs> {
   const { instanceId } = yield* DriverSettings;
   const { requestName, groupPrefix: prefix } = spec;
   const { pool, uuid, reservation, members } = group;
   const more = Object.fromEntries(members.map((member) => [member.snapshotId, memberImageName(spec, member)]));
-  const written = journal.reserve(
-    GROUPS,
-    pool,
-    instanceId,
-    { requestName, prefix, owner: undefined, uuid, more },
-    reservation,
-  );
-  if (reservation !== undefined) yield* stage("reserve", written);
-  else {
-    const undo = journal.unreserve(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
-    yield* step("reserve", written, { when: "started", undo });
-  }
-  yield* settleAll(members, (member) => reserveMember(spec, group, member));
+  const wanted = { requestName, prefix, owner: undefined, uuid, more };
+  const claimed = journal.claim(GROUPS, pool, instanceId, wanted, reservation);
+  const free = journal.freeName(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
+  const claim = yield* reservation === undefined
+    ? step("reserve", claimed, { when: "started", undo: free })
+    : stage("reserve", claimed);
+  const attempt = { ...group, groupName: claim.imageName };
+  const written = journal.writeAttributes(GROUPS, pool, claim);
+  yield* step("reserve", written, { undo: () => undoAttempt(spec, attempt) });
+  // Another call may have completed the reservation and undone it, both before this one came to write the entry.
+  if (yield* stage("reserve", journal.isNamed(GROUPS, pool, instanceId, requestName, claim))) return attempt;
+  yield* stage("forget entry", journal.forget(GROUPS, pool, uuid));
+  return yield* new Raced({ op: "rados_write_op_operate", subject: `group snapshot ${requestName}` });
 });
 
 const reserveMember = Effect.fnUntraced(function* (
   spec: GroupSpec,
   { reservation, groupSnapshotId: groupId }: Group,
-  member: Member,
+  member: MemberWithSource,
 ): Effect.fn.Return<void, TakePointInTimeError, Needs> {
   const { instanceId } = yield* DriverSettings;
   const { pool, uuid, requestName, source } = member;
@@ -121,24 +151,14 @@ const reserveMember = Effect.fnUntraced(function* (
   } = source;
   const prefix = spec.snapshotPrefix;
   const entry = { requestName, prefix, owner: attributes?.owner, source: imageName, groupId, uuid, encryption };
-  const written = journal.reserve(SNAPSHOTS, pool, instanceId, entry, earlier);
-  if (earlier !== undefined) return void (yield* stage("reserve", written));
-  // An undo that was cut off leaves the entry without its name; no image is made before the point in time.
-  if (reservation !== undefined) yield* stage("forget earlier attempt", journal.forget(SNAPSHOTS, pool, uuid));
-  const undo = undoReservation({ pool, uuid, imageName: memberImageName(spec, member) }, requestName);
-  yield* step("reserve", written, { when: "started", undo });
+  yield* stage("reserve", journal.reserve(SNAPSHOTS, pool, instanceId, entry, earlier));
 });
 
-/** Makes the RBD group with the members in it; its undo removes the group and whatever snapshot was taken of it. */
+/** Makes the RBD group with the members in it. */
 const formGroup = Effect.fnUntraced(function* (group: Group): Effect.fn.Return<void, TakePointInTimeError, Needs> {
-  const rbd = yield* Rbd;
-  const { pool, groupName, members, reservation } = group;
-  if (reservation !== undefined) yield* stage("remove earlier group", rbd.groupRemove(pool, groupName));
-  const form = Effect.gen(function* () {
-    yield* Effect.catchTag(rbd.groupCreate(pool, groupName), "Exists", asRaced);
-    for (const { source } of members) yield* addToGroup(group, source.volume.pool, source.volume.imageName);
-  });
-  yield* step("form group", form, { when: "started", undo: removeUnrecordedGroup(group) });
+  const { pool, groupName, members } = group;
+  yield* Effect.catchTag((yield* Rbd).groupCreate(pool, groupName), "Exists", asRaced);
+  for (const { source } of members) yield* addToGroup(group, source.volume.pool, source.volume.imageName);
 });
 
 const addToGroup = ({ pool, groupName }: Group, imagePool: PoolRef, image: string) =>
@@ -154,47 +174,42 @@ const addToGroup = ({ pool, groupName }: Group, imagePool: PoolRef, image: strin
     ),
   );
 
-const removeUnrecordedGroup = Effect.fnUntraced(function* ({ pool, uuid, groupName }: Group) {
-  const entry = yield* readGroup(pool, uuid);
-  if (entry?.createdAt !== undefined) {
-    return yield* new Conflict({
-      subject: `group snapshot ${entry.requestName ?? uuid}`,
-      problem: "has a point in time that another driver recorded meanwhile",
-    });
-  }
-  yield* (yield* Rbd).groupRemove(pool, groupName);
-});
-
 const lookAtPoint = Effect.fnUntraced(function* (
   { requestName }: GroupSpec,
   group: Group,
-): Effect.fn.Return<PointInTime, TakePointInTimeError, Ceph> {
+): Effect.fn.Return<Omit<PointInTime, "groupName">, TakePointInTimeError, Ceph> {
   const parts = yield* partsOf(group);
+  const ids = yield* Effect.forEach(group.members, (member) => partOf(group, parts, member));
   const first = group.members[0]?.source.volume;
   const snapshots = first && (yield* orRaced((yield* Rbd).snapshots(first.pool, first.imageName)));
-  const createdAt = snapshots?.find(({ id }) => id === parts[0])?.createdAt;
+  const createdAt = snapshots?.find(({ id }) => id === ids[0])?.createdAt;
   if (createdAt !== undefined) return { createdAt, parts };
   return yield* new Raced({ op: "rbd_snap_list", subject: `group snapshot ${requestName}` });
 });
 
-/** By member, the id of its part of the RBD group's snapshot. */
+/** The parts of the RBD group's snapshot whose images have their names, those in the trash have not; none without one. */
 export const partsOf = Effect.fn("group.partsOf")(function* ({
   pool,
   groupName,
-  members,
-}: Group): Effect.fn.Return<readonly bigint[], CephError | Precondition, Rbd> {
+}: Pick<Group, "pool" | "groupName">): Effect.fn.Return<Parts, CephError, Rbd> {
   const parts = (yield* (yield* Rbd).groupSnapshotMembers(pool, groupName, groupName)) ?? [];
-  const ids = new Map(parts.map((part) => [imageLabel({ ...pool, ...part }, part.image), part.snapshotId]));
-  return yield* Effect.forEach(members, ({ source: { volume } }) => {
-    const image = imageLabel(volume.pool, volume.imageName);
-    const id = ids.get(image);
-    if (id !== undefined) return Effect.succeed(id);
-    return Effect.fail(
-      new Precondition({
-        subject: `RBD group ${imageLabel(pool, groupName)}`,
-        problem: `has a snapshot without a part of image ${image}`,
-        remedy: "Delete the group snapshot, and take another",
-      }),
-    );
-  });
+  return new Map(parts.map((part) => [imageLabel({ ...pool, ...part }, part.image), part.snapshotId]));
 });
+
+/** Fails when the snapshot has no part of the member's volume. */
+export const partOf = (
+  { pool, groupName }: Pick<Group, "pool" | "groupName">,
+  parts: Parts,
+  { source: { volume } }: Member,
+): Effect.Effect<bigint, Precondition> => {
+  const image = imageLabel(volume.pool, volume.imageName);
+  const id = parts.get(image);
+  if (id !== undefined) return Effect.succeed(id);
+  return Effect.fail(
+    new Precondition({
+      subject: `RBD group ${imageLabel(pool, groupName)}`,
+      problem: `has a snapshot without a part of image ${image}`,
+      remedy: "Delete the group snapshot, and take another",
+    }),
+  );
+};

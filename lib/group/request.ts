@@ -16,10 +16,18 @@ import { type Credentials, parseCredentials } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { Conflict, InvalidRequest, type JournalCorrupt } from "../csi/errors.ts";
 import { newHandle } from "../csi/new-handle.ts";
+import { isGivenUp } from "../journal/attempt-names.ts";
 import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
-import { findSourceVolume, sameCluster, type SourceVolume, type SourceVolumeError } from "../snapshot/source-volume.ts";
-import { type Member, memberOf } from "./member.ts";
+import {
+  type LocatedSource,
+  locateSource,
+  readSource,
+  sameCluster,
+  type SourceVolume,
+  type SourceVolumeError,
+} from "../snapshot/source-volume.ts";
+import { type Member, type MemberWithSource, memberOf } from "./member.ts";
 import { type GroupParameters, readGroupParameters } from "./parameters.ts";
 
 export interface GroupRequest {
@@ -51,13 +59,21 @@ export interface Group {
   /** The pool of the journal's entry and of the RBD group. */
   readonly pool: PoolRef;
   readonly uuid: string;
+  /** The RBD group of the latest attempt. */
   readonly groupName: string;
+  /** The attempt was given up, and its undo was cut off. */
+  readonly isGivenUp: boolean;
   /** Absent: the name is free. */
   readonly reservation: journal.Reservation | undefined;
   /** Milliseconds since the epoch. Absent: there is no point in time yet. */
   readonly createdAt: number | undefined;
   /** In the order of the request. */
   readonly members: readonly Member[];
+}
+
+/** A group snapshot whose volumes are all there. */
+export interface GroupWithSources extends Group {
+  readonly members: readonly MemberWithSource[];
 }
 
 export type FindGroupError = SourceVolumeError | Conflict | JournalCorrupt;
@@ -88,12 +104,15 @@ export const readGroupSpec = Effect.fn("group.readGroupSpec")(function* ({
   return { requestName, sourceVolumeIds, parameters, ...prefixes, groupPool, cluster, credentials, secrets };
 });
 
-/** The group snapshot of the request's name and volumes; a Conflict when the name was given to other volumes. */
+/**
+ * The group snapshot of the request's name and volumes; a Conflict when the name was given to other volumes. Whether the
+ * volumes' images are there is not looked at, because one that has its members does not need them.
+ */
 export const findGroup = Effect.fn("group.findGroup")(function* (
   spec: GroupSpec,
 ): Effect.fn.Return<Group, FindGroupError, Ceph | Clusters | ClusterMapping | DriverSettings> {
   const { instanceId } = yield* DriverSettings;
-  const sources = yield* findSources(spec);
+  const sources = yield* locateSources(spec);
   yield* proveOneCluster(spec, sources);
   const { pool, poolId, clusterId } = yield* groupPool(spec, sources);
   const reservation = yield* journal.lookUp(journal.GROUPS, pool, instanceId, spec.requestName);
@@ -103,32 +122,54 @@ export const findGroup = Effect.fn("group.findGroup")(function* (
   );
   // While the journal has the name alone, the members are those of the first request that comes back.
   const entry = reservation?.attributes.requestName === undefined ? undefined : yield* readGroup(pool, uuid);
-  if (entry !== undefined) yield* proveSameMembers(spec, entry, members);
+  // Name and creation time come from one read: the name changes until the time is recorded.
+  const groupName = entry?.groupName ?? reservation?.attributes.imageName ?? spec.groupPrefix + uuid;
+  const givenUp = entry !== undefined && entry.createdAt === undefined && isGivenUp(groupName, uuid);
+  if (entry !== undefined && !givenUp) yield* proveSameMembers(spec, entry, members);
   return {
     groupSnapshotId: yield* Effect.fromResult(newHandle({ clusterId, poolId, uuid })),
     pool,
     uuid,
-    groupName: reservation?.attributes.imageName ?? spec.groupPrefix + uuid,
+    groupName,
+    isGivenUp: givenUp,
     reservation,
     createdAt: entry?.createdAt,
     members,
   };
 });
 
-const findSources = Effect.fnUntraced(function* ({ sourceVolumeIds, cluster, credentials }: GroupSpec) {
+const locateSources = Effect.fnUntraced(function* ({ sourceVolumeIds, cluster, credentials }: GroupSpec) {
   const { atOnce: concurrency } = yield* DriverSettings;
-  const find = (sourceVolumeId: string, i: number) =>
-    findSourceVolume({ sourceVolumeId, cluster, credentials }).pipe(
-      Effect.catchTag("InvalidRequest", ({ field, reason }) =>
-        Effect.fail(new InvalidRequest({ field: field === "source_volume_id" ? `${FIELD}[${i}]` : field, reason })),
-      ),
-    );
-  return yield* Effect.forEach(sourceVolumeIds, find, { concurrency });
+  return yield* Effect.forEach(
+    sourceVolumeIds,
+    (sourceVolumeId) => locateSource({ sourceVolumeId, cluster, credentials }),
+    { concurrency },
+  );
+});
+
+/** The volume of a member, as one of which a snapshot can be taken. */
+export const sourceOf = (
+  { sourceVolumeIds }: GroupSpec,
+  { source, sourceVolumeId }: Member,
+): Effect.Effect<SourceVolume, SourceVolumeError, Ceph> =>
+  Effect.catchTag(readSource(source), "InvalidRequest", ({ field, reason }) => {
+    const at = `${FIELD}[${sourceVolumeIds.indexOf(sourceVolumeId)}]`;
+    return Effect.fail(new InvalidRequest({ field: field === "source_volume_id" ? at : field, reason }));
+  });
+
+export const withSources = Effect.fn("group.withSources")(function* (
+  spec: GroupSpec,
+  group: Group,
+): Effect.fn.Return<GroupWithSources, SourceVolumeError, Ceph | DriverSettings> {
+  const { atOnce: concurrency } = yield* DriverSettings;
+  const withSource = (member: Member) =>
+    Effect.map(sourceOf(spec, member), (source): MemberWithSource => ({ ...member, source }));
+  return { ...group, members: yield* Effect.forEach(group.members, withSource, { concurrency }) };
 });
 
 const proveOneCluster = Effect.fnUntraced(function* (
   { sourceVolumeIds }: GroupSpec,
-  sources: NonEmpty<SourceVolume>,
+  sources: NonEmpty<LocatedSource>,
 ): Effect.fn.Return<void, InvalidRequest> {
   const { cluster } = sources[0].volume;
   const seen = new Set<string>();
@@ -144,7 +185,7 @@ const proveOneCluster = Effect.fnUntraced(function* (
 });
 
 /** The pool of the group's journal entry: the one that the class names, else that of the volume whose ID comes first. */
-const groupPool = Effect.fnUntraced(function* (spec: GroupSpec, sources: NonEmpty<SourceVolume>) {
+const groupPool = Effect.fnUntraced(function* (spec: GroupSpec, sources: NonEmpty<LocatedSource>) {
   const [lowest = ""] = spec.sourceVolumeIds.toSorted();
   const { volume, clusterId } = sources[spec.sourceVolumeIds.indexOf(lowest)] ?? sources[0];
   if (spec.groupPool === undefined) return { pool: volume.pool, poolId: volume.poolId, clusterId };

@@ -8,8 +8,11 @@
  * | kind `user`, `.rbd-mirror.…`: what a mirror daemon copies a new image from | the daemon's | as librbd does |
  * | kind `user`, any other | a person's | the image stays |
  * | kind `trash`: removed, and kept by its clones | nobody's | goes with the last of them |
- * | kind `group` | its group's | as librbd does |
+ * | kind `group`: a part of the snapshot of an RBD group | its group's | the image stays |
  * | other kinds: of mirroring | librbd's own | as librbd does |
+ *
+ * A group snapshot is cloned from such parts, so the image stays until all its members are made. Ceph before 20 would move it
+ * to the trash, where it can neither be cloned nor removed.
  *
  * Not here: how the journal proves a transient one (lib/volume/leftover-snapshots.ts).
  */
@@ -44,6 +47,23 @@ export const refusePersonsSnapshots = (
       subject: `image ${label}`,
       problem: `has ${persons.length === 1 ? "a snapshot" : "snapshots"} that no driver took: ${persons.slice(0, NAMED).join(", ")}${more}`,
       remedy: `Copy what is needed from there, remove ${persons.length === 1 ? "it" : "them"} with "rbd snap rm ${label}@NAME", then retry`,
+    }),
+  );
+};
+
+/** Fails if the image has a part of the snapshot of an RBD group. */
+export const refuseGroupSnapshots = (
+  pool: PoolRef,
+  imageName: string,
+  { groupSnapshotCount }: Pick<ImageStatus, "groupSnapshotCount">,
+): Effect.Effect<void, Precondition> => {
+  if (groupSnapshotCount === 0) return Effect.void;
+  const label = imageLabel(pool, imageName);
+  return Effect.fail(
+    new Precondition({
+      subject: `image ${label}`,
+      problem: "has a part of the snapshot of an RBD group, as long as a group snapshot is being made of it",
+      remedy: `Retry once the group snapshot is ready, or deleted. If there is none, "rbd snap ls --all ${label}" names the group's snapshot: remove it with "rbd group snap remove"`,
     }),
   );
 };

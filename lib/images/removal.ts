@@ -5,8 +5,8 @@
  *
  * 1. No image goes to the trash while somebody has it open.
  * 2. An image with data of its own is never taken for one that a crash left half made.
- * 3. No volume or snapshot goes while it has a snapshot that a person took: it holds data that somebody wanted to keep,
- *    and the trash would never give the space back.
+ * 3. No volume or snapshot goes while it has a snapshot that a person took, or a part of the snapshot of an RBD group: it
+ *    holds data that somebody wanted to keep, and the trash would never give the space back.
  * 4. Where a lock had to be taken away first, all is proven once more behind that.
  */
 import * as Effect from "effect/Effect";
@@ -18,7 +18,7 @@ import type { DriverSettings } from "../config/settings.ts";
 import { NotReadyYet, Precondition } from "../csi/errors.ts";
 import { provenUnused, proveUnused } from "./in-use.ts";
 import { clearLeftLocks, hasLeftLocks, proveWritable } from "./left-locks.ts";
-import { personsSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
+import { personsSnapshots, refuseGroupSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
 import { type DiscardedImage, markFor, Purge } from "./purge.ts";
 import { orRaced } from "./races.ts";
 
@@ -176,6 +176,7 @@ const driversLeftovers = Effect.fnUntraced(function* (
   const further = image?.namedSnapshots.filter((name) => !snapshots.includes(name)) ?? [];
   const left = leftovers === undefined || further.length === 0 ? [] : yield* leftovers(further);
   if (image === undefined) return left;
+  yield* refuseGroupSnapshots(pool, imageName, image);
   const unproven = personsSnapshots(image, [...snapshots, ...left.map(({ snapshot }) => snapshot)]);
   if (unproven.length === 0) return left;
   const { namedSnapshots: now } = yield* orRaced((yield* Rbd).imageStatus(pool, imageName));

@@ -3,9 +3,10 @@
  *
  * Not here: the removal of what it finds (./purge.ts).
  *
- * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone, and
- *    that the manager has no task for. Whatever else is in the trash a person put there, who may want it back. An image
- *    in between needs no entry gone: the entry is its volume's, and nobody wants back what a driver took out of there.
+ * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone or has
+ *    the image of a later attempt, and that the manager has no task for. Whatever else is in the trash a person put there,
+ *    who may want it back. An image in between needs no entry gone: the entry is its volume's, and nobody wants back what a
+ *    driver took out of there.
  * 2. A pool is looked through some time after its first use, and again every ten minutes as long as it is used: another
  *    driver may have died since. Each time takes at most four calls, and finds at most `MOST` images.
  * 3. No request waits for it or fails with it.
@@ -17,6 +18,7 @@ import type { ManagerTask } from "../ceph/manager.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import type { TrashEntry } from "../ceph/rbd.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
+import { isOvertaken, prefixOf } from "../journal/attempt-names.ts";
 import { readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
 import { HELD_SECONDS } from "./quick-purge.ts";
 import { TEMP_SUFFIX } from "./temp-suffix.ts";
@@ -51,13 +53,19 @@ export const leftInTrash = Effect.fnUntraced(function* (
     tasks.flatMap((task) => (task.pool === pool.pool && task.namespace === pool.namespace ? [task.image] : [])),
   );
   const nobodys = ours.filter(({ entry: { id } }) => !given.has(id));
-  const owned = new Set<string>();
+  /** The image names that the journal has under each UUID; "": an entry without one. */
+  const owners = new Map<string, readonly string[]>();
   const uuids = [...new Set(nobodys.flatMap(({ uuid, isTemp }) => (isTemp ? [] : [uuid])))];
   for (const kind of uuids.length === 0 ? [] : [VOLUMES, SNAPSHOTS]) {
     const attributes = yield* readManyAttributes(kind, pool, uuids);
-    for (const [at, uuid] of uuids.entries()) if (attributes[at] !== undefined) owned.add(uuid);
+    for (const [at, uuid] of uuids.entries()) {
+      const entry = attributes[at];
+      if (entry !== undefined) owners.set(uuid, [...(owners.get(uuid) ?? []), entry.imageName ?? ""]);
+    }
   }
-  const left = nobodys.filter(({ uuid, isTemp }) => isTemp || !owned.has(uuid));
+  const isOwned = ({ name }: TrashEntry, uuid: string): boolean =>
+    (owners.get(uuid) ?? []).some((latest) => !isOvertaken(name, latest, uuid));
+  const left = nobodys.filter(({ entry, uuid, isTemp }) => isTemp || !isOwned(entry, uuid));
   return left.slice(0, MOST).map(({ entry }) => entry);
 });
 
@@ -73,7 +81,8 @@ interface DriversName {
 export const madeByDriver = (name: string): DriversName | undefined => {
   const isTemp = name.endsWith(TEMP_SUFFIX);
   const whole = isTemp ? name.slice(0, -TEMP_SUFFIX.length) : name;
-  const [prefix, uuid] = [whole.slice(0, -UUID_LENGTH), whole.slice(-UUID_LENGTH)];
+  const uuid = whole.slice(-UUID_LENGTH);
+  const prefix = prefixOf(whole, uuid);
   if (prefix === "" || !isUuid(uuid)) return undefined;
   const byDefault = [VOLUMES, SNAPSHOTS].some(({ defaultImagePrefix }) => prefix === defaultImagePrefix);
   return { uuid, byDefault, isTemp };

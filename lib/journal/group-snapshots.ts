@@ -5,7 +5,8 @@
  * Not here: names and their UUIDs (./journal.ts), and the members' own entries.
  *
  * 1. Name, RBD group and members are written in one step: whoever finds one of them finds all.
- * 2. The creation time means that the point in time is safe. It is written once, by one driver.
+ * 2. The creation time means that the point in time is safe. It is written once, by one driver, and only while the RBD
+ *    group in the entry is its own. From then on the group stays the same.
  * 3. No key is added to those of ceph-csi, because it takes every other key for a member.
  */
 import * as Effect from "effect/Effect";
@@ -50,18 +51,37 @@ export const readGroup = Effect.fn("journal.readGroup")(function* (
   };
 });
 
-/** Fails with `Raced` when another driver has recorded one. */
+/** Fails with `Raced` when another driver has recorded one, or has put another RBD group into the entry. */
 export const recordPoint = Effect.fn("journal.recordPoint")(function* (
   pool: PoolRef,
   uuid: string,
+  groupName: string,
   createdAt: number,
 ): Effect.fn.Return<void, CephError, Rados> {
-  yield* (yield* Rados).omapWrite(pool, uuidObject(GROUPS, uuid), {
-    object: "require",
-    compare: { [CREATION_TIME]: "" },
-    set: { [CREATION_TIME]: new Date(createdAt).toISOString() },
-  });
+  yield* writeUnrecorded(pool, uuid, groupName, { [CREATION_TIME]: new Date(createdAt).toISOString() });
 });
+
+/**
+ * Puts another RBD group into the entry, so that nobody records the point in time of the one before. Fails with `Raced`
+ * when that is recorded, or the entry has yet another group.
+ */
+export const replaceGroup = Effect.fn("journal.replaceGroup")(function* (
+  pool: PoolRef,
+  uuid: string,
+  groupName: string,
+  next: string,
+): Effect.fn.Return<void, CephError, Rados> {
+  yield* writeUnrecorded(pool, uuid, groupName, { [GROUPS.imageNameKey]: next });
+});
+
+const writeUnrecorded = (pool: PoolRef, uuid: string, groupName: string, set: Readonly<Record<string, string>>) =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(GROUPS, uuid), {
+      object: "require",
+      compare: { [CREATION_TIME]: "", [GROUPS.imageNameKey]: groupName },
+      set,
+    }),
+  );
 
 /** RFC 3339, with up to nine digits of a second; this driver writes three. */
 const timeOf = (text: string | undefined): number | undefined => {

@@ -106,6 +106,8 @@ export interface ReservationRequest {
   readonly groupId?: string;
   /** Absent: the volume is plain. */
   readonly encryption?: Encryption | undefined;
+  /** Set when the image is in another pool than the journal: as drivers before ceph-csi 3.11 wrote names (`imagePoolId`). */
+  readonly split?: { readonly imagePoolId: bigint; readonly journalPoolId: bigint };
   /** A UUID for a free name, which nothing else has. Absent: a random one. */
   readonly uuid?: string;
   /** Further keys, written with the others. */
@@ -122,6 +124,10 @@ const FIELDS = {
   // ceph-csi looks at keys in `csi.` only
   maker: "csi-rbd.maker",
 } as const;
+
+/** Written where the image is in another pool; nobody reads it. */
+const JOURNAL_POOL = "csi.journalpool";
+const poolHex = (id: bigint): string => id.toString(16).padStart(16, "0");
 
 export const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
 const directoryParts = (kind: Kind, instance: string): readonly string[] =>
@@ -187,7 +193,8 @@ export const claim = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Claim, CephError, Rados> {
   const rados = yield* Rados;
   const uuid = found?.uuid ?? wanted.uuid ?? crypto.randomUUID();
-  const entry = found?.entry ?? uuid;
+  const { split } = wanted;
+  const entry = found?.entry ?? (split === undefined ? uuid : `${poolHex(split.imagePoolId)}/${uuid}`);
   if (found === undefined) {
     const key = nameKey(kind, wanted.requestName);
     yield* rados.omapWrite(pool, directoryObject(kind, instance), {
@@ -208,7 +215,8 @@ export const claim = Effect.fnUntraced(function* (
     ...(known.requestName === undefined && encryptionAttributes(wanted.encryption)),
   };
   const unwritten = known.requestName === undefined ? valuesOf(kind, attributes, wanted) : undefined;
-  return { uuid, entry, imagePoolId: found?.imagePoolId, attributes, imageName, unwritten };
+  const imagePoolId = found === undefined ? split?.imagePoolId : found.imagePoolId;
+  return { uuid, entry, imagePoolId, attributes, imageName, unwritten };
 });
 
 const encryptionAttributes = (encryption: Encryption | undefined) => ({
@@ -219,7 +227,7 @@ const encryptionAttributes = (encryption: Encryption | undefined) => ({
 const valuesOf = (
   kind: Kind,
   { imageName = "", source, groupId, owner, encryptKms, encryptionType }: Attributes,
-  { requestName, more }: ReservationRequest,
+  { requestName, split, more }: ReservationRequest,
 ): Readonly<Record<string, string>> => ({
   [kind.requestNameKey]: requestName,
   [kind.imageNameKey]: imageName,
@@ -228,6 +236,7 @@ const valuesOf = (
   ...(owner !== undefined && { [FIELDS.owner]: owner }),
   ...(encryptKms !== undefined && { [FIELDS.encryptKms]: encryptKms }),
   ...(encryptionType !== undefined && { [FIELDS.encryptionType]: encryptionType }),
+  ...(split !== undefined && { [JOURNAL_POOL]: poolHex(split.journalPoolId) }),
   ...more,
 });
 
@@ -246,6 +255,22 @@ export const writeAttributes = (
           set: unwritten,
         }),
       );
+
+/** Whether the directory still gives the name to the claim. Only for kinds whose directory has no parts. */
+export const isNamed = (
+  kind: Kind,
+  pool: PoolRef,
+  instance: string,
+  requestName: string,
+  { entry }: Pick<Claim, "entry">,
+): Effect.Effect<boolean, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) => {
+    const key = nameKey(kind, requestName);
+    return Effect.map(
+      rados.omapGet(pool, directoryObject(kind, instance), [key]),
+      (values) => values?.get(key) === entry,
+    );
+  });
 
 /** Whether every driver finds the image of the claim by its UUID, also while its attributes are not written. */
 export const namedByUuid = (kind: Kind, { uuid, imageName }: Claim): boolean =>
@@ -342,8 +367,46 @@ const storing =
       rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [field]: value } }),
     );
 
+/** Fails with `Raced` unless the image of the UUID is the one of that name, and nobody has recorded it as complete. */
+const whileIncomplete = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageName: string,
+  set: Readonly<Record<string, string>>,
+): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(kind, uuid), {
+      object: "require",
+      compare: { [FIELDS.imageId]: "", [kind.imageNameKey]: imageName },
+      set,
+    }),
+  );
+
+/** Has the image made anew under another name: whoever made the one before no longer records it as complete. */
+export const replaceImage = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageName: string,
+  next: string,
+): Effect.Effect<void, CephError, Rados> => whileIncomplete(kind, pool, uuid, imageName, { [kind.imageNameKey]: next });
+
+/** `storeImageId` of an image that another driver may have replaced. */
+export const storeOwnImageId = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  imageName: string,
+  imageId: string,
+): Effect.Effect<void, CephError, Rados> => whileIncomplete(kind, pool, uuid, imageName, { [FIELDS.imageId]: imageId });
+
 /** Records the Kubernetes namespace of the claim, which may have been bound anew. */
 export const storeOwner = storing(FIELDS.owner);
+
+/** The empty object that ceph-csi makes beside an image whose journal is in another pool: by it the UUID is found there. */
+export const markImagePool = (kind: Kind, imagePool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) => rados.omapWrite(imagePool, uuidObject(kind, uuid), { object: "ensure" }));
 
 /** What the journal was seen to say of the making of an image. */
 export type Seen = Pick<Attributes, "imageId" | "maker">;

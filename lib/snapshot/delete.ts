@@ -20,7 +20,8 @@ import { DriverSettings } from "../config/settings.ts";
 import { InvalidRequest, type LockHeld, type Precondition, type SnapshotNotFound } from "../csi/errors.ts";
 import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
-import { removeImages } from "../images/removal.ts";
+import { discardUnfinished, removeImages } from "../images/removal.ts";
+import { previousNames } from "../journal/attempt-names.ts";
 import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
 import { locateGroup } from "../journal/locate-group.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
@@ -84,6 +85,9 @@ const remove = Effect.fnUntraced(function* (
       "clear source",
       Effect.catchTag(transient, "ImageNotFound", () => Effect.void),
     );
+  }
+  for (const previous of previousNames(imageName, uuid)) {
+    yield* stage("remove unfinished image", discardUnfinished(pool, previous, Effect.void, [previous]));
   }
   yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));
   yield* removeKey(snapshot, secrets);

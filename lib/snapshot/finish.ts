@@ -31,7 +31,7 @@ export interface SnapshotImage {
  */
 export const makeReady = Effect.fn("snapshot.makeReady")(function* (
   { pool, imageName }: SnapshotImage,
-  making: Making,
+  making: Pick<Making, "complete">,
   imageId: string,
   parameters: Readonly<Record<string, string>>,
 ): Effect.fn.Return<void, CephError, Rbd | Rados | Flatten | DriverSettings> {

@@ -28,25 +28,30 @@ export interface SourceVolumeSpec {
   readonly secrets: Readonly<Record<string, string>>;
 }
 
-export interface SourceVolume {
+/** Where a source volume is; its image need not be there any more. */
+export interface LocatedSource {
   readonly volume: LocatedVolume;
-  readonly image: ImageHeader;
   /** Part of the snapshot's ID: two entries of config.json may lead to one cluster. */
   readonly clusterId: string;
+}
+
+export interface SourceVolume extends LocatedSource {
+  readonly image: ImageHeader;
   /** `undefined`: it is plain. */
   readonly encryption: Encryption | undefined;
 }
 
 export type SourceVolumeError = CephError | ConfigError | InvalidRequest | Precondition | VolumeNotFound;
 
-/** The source volume, of which a snapshot can be taken. */
-export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function* ({
+type SourceToLocate = Pick<SourceVolumeSpec, "cluster" | "credentials" | "sourceVolumeId">;
+
+export const locateSource = Effect.fn("snapshot.locateSource")(function* ({
   sourceVolumeId,
   cluster,
   credentials,
-}: Pick<SourceVolumeSpec, "cluster" | "credentials" | "sourceVolumeId">): Effect.fn.Return<
-  SourceVolume,
-  SourceVolumeError,
+}: SourceToLocate): Effect.fn.Return<
+  LocatedSource,
+  CephError | ConfigError | InvalidRequest | VolumeNotFound,
   Ceph | Clusters | ClusterMapping
 > {
   const volume = yield* locateVolume(sourceVolumeId, credentials);
@@ -54,8 +59,16 @@ export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function*
     const reason = `is ${cluster.clusterId}, but the volume is in cluster ${volume.cluster.clusterId}`;
     return yield* new InvalidRequest({ field: "parameters.clusterID", reason });
   }
+  return { volume, clusterId: (cluster ?? volume.cluster).clusterId };
+});
+
+/** The volume with its image, of which a snapshot can be taken. */
+export const readSource = Effect.fn("snapshot.readSource")(function* ({
+  volume,
+  clusterId,
+}: LocatedSource): Effect.fn.Return<SourceVolume, SourceVolumeError, Ceph> {
   const encryption = encryptionIn(volume.attributes);
-  const gone = ({ message }: CephError) => new VolumeNotFound({ volumeId: sourceVolumeId, reason: message });
+  const gone = ({ message }: CephError) => new VolumeNotFound({ volumeId: volume.handle, reason: message });
   const image = yield* (yield* Rbd)
     .imageHeader(volume.pool, volume.imageName)
     .pipe(Effect.catchTag("ImageNotFound", (error) => Effect.fail(gone(error))));
@@ -64,8 +77,14 @@ export const findSourceVolume = Effect.fn("snapshot.findSourceVolume")(function*
     const reason = `names a volume whose image ${label} cannot be cloned, because it lacks the feature layering`;
     return yield* new InvalidRequest({ field: "source_volume_id", reason });
   }
-  return { volume, image, clusterId: (cluster ?? volume.cluster).clusterId, encryption };
+  return { volume, image, clusterId, encryption };
 });
+
+/** The source volume, of which a snapshot can be taken. */
+export const findSourceVolume = (
+  source: SourceToLocate,
+): Effect.Effect<SourceVolume, SourceVolumeError, Ceph | Clusters | ClusterMapping> =>
+  Effect.flatMap(locateSource(source), readSource);
 
 /** Whether two entries of config.json lead to the same images. */
 export const sameCluster = (one: Cluster, other: Cluster): boolean =>

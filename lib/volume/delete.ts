@@ -4,7 +4,8 @@
  * Not here: how long it waits for a watcher (lib/images/in-use.ts).
  *
  * 1. No image goes while somebody watches it, and no reservation goes before its image.
- * 2. A volume with a snapshot that a person took stays as it is.
+ * 2. A volume with a snapshot that a person took stays as it is, and so does the source of a group snapshot whose members
+ *    are not all made.
  * 3. A volume that does not exist is deleted; "could not tell" is an error.
  * 4. Of a volume that another cluster mirrors to this one only the name goes: image and key are that cluster's. So does
  *    ceph-csi.

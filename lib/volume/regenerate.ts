@@ -6,7 +6,10 @@
  *
  * 1. An entry is written only for an image that exists, and takes the name and the UUID that the PersistentVolume has.
  * 2. What the journal has already is kept: only what is missing is added, and the claim's namespace is brought up to date.
- * 3. A name that the journal gives to another UUID is left alone: whose it is cannot be told from here.
+ * 3. A name that the journal gives to another UUID, or to an image in another pool, is left alone: whose it is cannot be told
+ *    from here.
+ * 4. A PersistentVolume whose `journalPool` is not its `pool` (drivers before ceph-csi 3.11 made such) gets what ceph-csi
+ *    writes: name and attributes in the journal pool, and an empty object of the UUID in the image's pool.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -56,14 +59,18 @@ export const regenerateJournal = Effect.fnUntraced(function* (
   const { uuid, clusterId } = yield* Effect.fromResult(parseVolumeId(handle)).pipe(
     Effect.mapError(({ reason }) => wrong("volumeHandle", reason)),
   );
-  const { pool, poolId, cluster } = yield* placeOf(volume, clusterId);
+  const { pool, poolId, cluster, journalPool, split } = yield* placeOf(volume, clusterId);
   const prefix = yield* Effect.fromResult(readNamePrefix(prefixOf(volume, uuid))).pipe(
     Effect.mapError((reason) => wrong("volumeAttributes.volumeNamePrefix", reason)),
   );
   const { instanceId } = yield* DriverSettings;
-  const found = yield* journal.lookUp(VOLUMES, pool, instanceId, requestName);
+  const found = yield* journal.lookUp(VOLUMES, journalPool, instanceId, requestName);
   if (found !== undefined && found.uuid !== uuid) {
-    const problem = `has the UUID ${found.uuid} in the journal of pool ${pool.pool}, not ${uuid} as its handle says`;
+    const problem = `has the UUID ${found.uuid} in the journal of pool ${journalPool.pool}, not ${uuid} as its handle says`;
+    return yield* new Conflict({ subject: `volume ${requestName}`, problem });
+  }
+  if (found !== undefined && found.imagePoolId !== split?.imagePoolId) {
+    const problem = `has its image in another pool than ${pool.pool}, as the journal of pool ${journalPool.pool} says`;
     return yield* new Conflict({ subject: `volume ${requestName}`, problem });
   }
   const imageName = found?.attributes.imageName ?? prefix + uuid;
@@ -78,7 +85,8 @@ export const regenerateJournal = Effect.fnUntraced(function* (
   const encryption = yield* Effect.fromResult(readEncryption(volume.attributes)).pipe(
     Effect.mapError(({ field, reason }) => wrong(`volumeAttributes.${field}`, reason)),
   );
-  const what = yield* complete(volume, { pool, prefix, uuid, imageName, imageId, encryption }, found);
+  const image = { pool, journalPool, split, prefix, uuid, imageName, imageId, encryption };
+  const what = yield* complete(volume, image, found);
   const local = yield* Effect.fromResult(newHandle({ clusterId: cluster.clusterId, poolId, uuid }));
   return { what, handle: local };
 });
@@ -92,14 +100,6 @@ const placeOf = Effect.fnUntraced(function* ({ attributes, credentials }: Claime
       reason: "is missing: it names the image's pool",
     });
   }
-  const journalPool = attributes["journalPool"] || poolName;
-  if (journalPool !== poolName) {
-    return yield* new Precondition({
-      subject: `journal pool ${journalPool}`,
-      problem: `is not the image's pool ${poolName}, and this release keeps both in one`,
-      remedy: "Let ceph-csi write this volume's journal",
-    });
-  }
   const clusters = yield* Clusters;
   let cluster: Cluster | undefined;
   for (const mapped of yield* (yield* ClusterMapping).mappedClusters(clusterId)) {
@@ -108,7 +108,13 @@ const placeOf = Effect.fnUntraced(function* ({ attributes, credentials }: Claime
   cluster ??= yield* clusters.get(clusterId);
   const access = clusterAccess(cluster, credentials);
   const pool: PoolRef = { access, pool: poolName, namespace: cluster.radosNamespace };
-  return { cluster, pool, poolId: yield* (yield* Rados).poolId(access, poolName) };
+  const rados = yield* Rados;
+  const imagePoolId = yield* rados.poolId(access, poolName);
+  const place = { cluster, pool, poolId: imagePoolId };
+  const journalPoolName = attributes["journalPool"] || poolName;
+  if (journalPoolName === poolName) return { ...place, journalPool: pool, split: undefined };
+  const journalPoolId = yield* rados.poolId(access, journalPoolName);
+  return { ...place, journalPool: { ...pool, pool: journalPoolName }, split: { imagePoolId, journalPoolId } };
 });
 
 /** As the class had it; else what is before the UUID in the image's name; else the default. */
@@ -121,6 +127,9 @@ const prefixOf = ({ attributes }: ClaimedVolume, uuid: string): string => {
 
 interface FoundImage {
   readonly pool: PoolRef;
+  readonly journalPool: PoolRef;
+  /** Absent: the journal is in the image's pool. */
+  readonly split: journal.ReservationRequest["split"] | undefined;
   readonly prefix: string;
   readonly uuid: string;
   readonly imageName: string;
@@ -130,21 +139,24 @@ interface FoundImage {
 
 const complete = Effect.fnUntraced(function* (
   { requestName, claim }: ClaimedVolume,
-  { pool, prefix, uuid, imageName, imageId, encryption }: FoundImage,
+  { pool, journalPool, split, prefix, uuid, imageName, imageId, encryption }: FoundImage,
   found: journal.Reservation | undefined,
 ): Effect.fn.Return<Regenerated["what"], CephError, Rados | Rbd | DriverSettings> {
   const settings = yield* DriverSettings;
-  const wanted = { requestName, prefix, owner: claim.namespace, uuid, encryption };
-  const { attributes } = yield* journal.reserve(VOLUMES, pool, settings.instanceId, wanted, found);
+  const wanted = { requestName, prefix, owner: claim.namespace, uuid, encryption, ...(split && { split }) };
+  if (split !== undefined) yield* journal.markImagePool(VOLUMES, pool, uuid);
+  const { attributes } = yield* journal.reserve(VOLUMES, journalPool, settings.instanceId, wanted, found);
   const changed = attributes.imageId === undefined || attributes.owner !== claim.namespace;
-  if (attributes.owner !== claim.namespace) yield* journal.storeOwner(VOLUMES, pool, uuid, claim.namespace);
+  if (attributes.owner !== claim.namespace) yield* journal.storeOwner(VOLUMES, journalPool, uuid, claim.namespace);
   const names = {
     "csi.storage.k8s.io/pvc/name": claim.name,
     "csi.storage.k8s.io/pvc/namespace": claim.namespace,
   };
   if (changed) yield* (yield* Rbd).imageMetaSet(pool, imageName, volumeMetadata(settings, names, false));
   // Last: with the image's ID an entry is complete.
-  if (attributes.imageId === undefined) yield* journal.storeImageId(VOLUMES, pool, uuid, imageId, attributes);
+  if (attributes.imageId === undefined) {
+    yield* journal.storeImageId(VOLUMES, journalPool, uuid, imageId, attributes);
+  }
   if (found === undefined) return "was written anew";
   return changed ? "was completed" : "was there";
 });

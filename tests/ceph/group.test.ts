@@ -289,7 +289,8 @@ test(
         expect(group.groupSnapshotId).toBe(told);
       }
       const snapshotId = group.snapshots[0]?.snapshotId ?? "";
-      expect(bytes.read(at(pool.name), `csi-snap-${snapshotId.slice(-36)}`, 0, 1)[0]).toBe(7);
+      const entry = await omapOf(pool.name, `csi.snap.${snapshotId.slice(-36)}`);
+      expect(bytes.read(at(pool.name), entry?.get("csi.imagename") ?? "", 0, 1)[0]).toBe(7);
       await ungroup(group);
     }
     expect(ids).toBeGreaterThan(0);
@@ -314,6 +315,37 @@ test(
     expect((await tool("rbd", "group", "ls", pool.name)).trim()).toBe("theirs");
     await tool("rbd", "group", "rm", `${pool.name}/theirs`);
     await drop(volumes);
+  },
+  LIMIT,
+);
+
+test(
+  "A volume with a part of a group's snapshot is not deleted, and the error names the way to the snapshot",
+  async () => {
+    const volumes = [await volume("pvc-a"), await volume("pvc-b")];
+    const [{ id, image } = { id: "", image: "" }] = volumes;
+    await tool("rbd", "group", "create", `${pool.name}/kept`);
+    await tool("rbd", "group", "image", "add", `${pool.name}/kept`, `${pool.name}/${image}`);
+    await tool("rbd", "group", "snap", "create", `${pool.name}/kept@s`);
+    const refused = await failureOf(driver.controller.deleteVolume(deleteRequest(id)));
+    expect(refused.code).toBe(Code.FAILED_PRECONDITION);
+    expect(refused.details).toContain(`rbd snap ls --all ${pool.name}/${image}`);
+    expect(await tool("rbd", "snap", "ls", "--all", `${pool.name}/${image}`)).toContain("kept@s");
+    await tool("rbd", "group", "snap", "remove", `${pool.name}/kept@s`);
+    await tool("rbd", "group", "rm", `${pool.name}/kept`);
+    await drop(volumes);
+  },
+  LIMIT,
+);
+
+test(
+  "A group snapshot is there when its volumes are gone",
+  async () => {
+    const volumes = [await volume("pvc-a"), await volume("pvc-b")];
+    const group = await taken("group-alone", volumes);
+    await drop(volumes);
+    expect(await taken("group-alone", volumes)).toEqual(group);
+    await ungroup(group);
   },
   LIMIT,
 );

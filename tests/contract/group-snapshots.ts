@@ -114,7 +114,8 @@ export const groupSnapshotContract = (at: () => Session): void => {
       await world.groups.drop(pool, group, { pool, image });
       expect(await kinds(image)).toEqual(["group"]);
       expect((await run((ceph) => ceph.groupSnapshotMembers(pool, group, "g1")))?.length).toBe(2);
-      const { id } = await run((ceph) => ceph.imageStatus(pool, image));
+      const { id, groupSnapshotCount, namedSnapshots } = await run((ceph) => ceph.imageStatus(pool, image));
+      expect([groupSnapshotCount, namedSnapshots]).toEqual([1, []]);
       await run((ceph) => ceph.trashMove(pool, image));
       expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("HasSnapshots");
       await world.groups.removeSnapshot(pool, group, "g1");

@@ -44,6 +44,7 @@ export const imageContract = (at: () => Session): void => {
         parent: undefined,
         snapshotCount: 0,
         namedSnapshots: [],
+        groupSnapshotCount: 0,
         metadata: new Map(),
       });
     },

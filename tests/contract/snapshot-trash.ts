@@ -34,6 +34,7 @@ export const snapshotTrashContract = (at: () => Session): void => {
       expect(await run((ceph) => ceph.imageStatus(pool, source))).toMatchObject({
         snapshotCount: 1,
         namedSnapshots: [],
+        groupSnapshotCount: 0,
       });
       expect(await world.content(pool, clone)).toBe(content);
       // neither name leads to it any more

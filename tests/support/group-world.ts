@@ -11,7 +11,17 @@ import {
 } from "../../lib/gen/csi_pb.ts";
 import type { MemoryCluster } from "./ceph-memory/memory.ts";
 import type { Driver } from "./one-world.ts";
-import { type CreateInit, creation, deletion, type Fields, GIB, PARAMETERS, SECRETS, uuidOf } from "./world.ts";
+import {
+  type CreateInit,
+  creation,
+  deletion,
+  type Fields,
+  GIB,
+  objectsOf,
+  PARAMETERS,
+  SECRETS,
+  uuidOf,
+} from "./world.ts";
 
 export const DIRECTORY = "csi.groups.default";
 export const BLOCK = 4n << 20n;
@@ -84,6 +94,12 @@ export const dropVolumes = async (driver: Driver, ids: readonly string[]): Promi
 
 export const imageOf = (volumeId: string): string => `csi-vol-${uuidOf(volumeId)}`;
 export const holderOf = (snapshotId: string): string => `csi-snap-${uuidOf(snapshotId)}`;
+
+/** The image of a member that may have been made anew, as the journal has it. */
+export const holderNow = (cluster: MemoryCluster, snapshotId: string): string =>
+  objectsOf(cluster)
+    .get(`csi.snap.${uuidOf(snapshotId)}`)
+    ?.get("csi.imagename") ?? holderOf(snapshotId);
 
 /** What one reads of the image, as stamps of the writes. */
 export const read = (cluster: MemoryCluster, image: string, pool = "rbd"): readonly string[] =>

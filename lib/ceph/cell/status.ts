@@ -63,7 +63,7 @@ export const status = (where: PoolArg, io: bigint, image: string, metadata: read
     check("rbd_get_id", rbd.rbd_get_id(handle, name, BigInt(name.length)));
     // an image without a data pool answers with its own pool
     const dataPool = poolName(where.cluster, rbd.rbd_get_data_pool_id(handle));
-    const snapshots = listed(handle);
+    const snapshots = listed(handle).map((each) => ({ ...each, kind: kindOf(handle, each.id) }));
     const id = textIn(name);
     return {
       id,
@@ -77,7 +77,8 @@ export const status = (where: PoolArg, io: bigint, image: string, metadata: read
       ...mirrorOf(handle),
       parent: parentOf(handle),
       snapshotCount: snapshots.length,
-      namedSnapshots: snapshots.filter((one) => kindOf(handle, one.id) === "user").map((snapshot) => snapshot.name),
+      namedSnapshots: snapshots.filter(({ kind }) => kind === "user").map(({ name }) => name),
+      groupSnapshotCount: snapshots.filter(({ kind }) => kind === "group").length,
       createdAt: createdAt(handle),
       metadata: someMetadataOf(io, id, metadata),
     };

@@ -109,6 +109,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         locks: [...found.locks],
         ...(found.writer !== undefined && { writer: found.writer }),
         namedSnapshots: found.snapshots.filter(({ kind }) => kind === "user").map(({ name }) => name),
+        groupSnapshotCount: found.snapshots.filter(({ kind }) => kind === "group").length,
       };
     }),
 

@@ -49,13 +49,13 @@ const emptyTrash = async (cluster: MemoryCluster, time: VirtualTime): Promise<vo
   }, "an empty trash");
 };
 
-/** What the cluster holds, with names for UUIDs and image ids that differ from one run to the next. */
+/** What the cluster holds, with names for UUIDs and image ids that differ from one run to the next, and for attempts. */
 const shape = (cluster: MemoryCluster): unknown => {
   const { objects } = poolDump(cluster);
   const group = objects[DIRECTORY]?.["csi.volume.group.group-1"];
-  let text = JSON.stringify(cluster.dump());
+  let text = JSON.stringify(cluster.dump()).replaceAll(/try\d+\./g, "");
   for (const image of cluster.namespace("rbd", "")?.images.values() ?? []) {
-    text = text.replaceAll(image.id, `id of ${image.place.name}`);
+    text = text.replaceAll(image.id, `id of ${image.place.name.replace(/try\d+\./, "")}`);
   }
   for (const uuid of VOLUMES) {
     const member = objects["csi.snaps.default"]?.[`csi.snap.group-${group}-${uuid}`];
@@ -116,10 +116,17 @@ const groupId = (cluster: MemoryCluster): string => {
 const remove = (driver: Driver, cluster: MemoryCluster) => driver.deleteGroup(ungrouping(groupId(cluster)));
 
 /** A pool that is used again is looked through for what a dead driver left in the trash. */
-const removeAndUsePool = async (driver: Driver, cluster: MemoryCluster) => {
-  await remove(driver, cluster);
+const usePool = async (driver: Driver) => {
   const { volume } = await driver.createVolume(creation());
   await driver.deleteVolume(deletion(volume.volumeId));
+};
+const removeAndUsePool = async (driver: Driver, cluster: MemoryCluster) => {
+  await remove(driver, cluster);
+  await usePool(driver);
+};
+const createAndUsePool = async (driver: Driver) => {
+  await createdWholly(driver);
+  await usePool(driver);
 };
 
 /** A driver that died before any member was made. */
@@ -130,6 +137,30 @@ const aPoint = async (cluster: MemoryCluster): Promise<void> => {
   await using driver = aDriver(cluster, { ...SETTINGS, ceph: dying });
   const { groupSnapshot } = await create(driver);
   expect(groupSnapshot.readyToUse).toBe(false);
+};
+
+/** A driver that died with the group's snapshot taken, and not recorded. */
+const anAttempt = async (cluster: MemoryCluster): Promise<void> => {
+  const dying = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+    method === "groupSnapshotMembers" ? Effect.die("the driver died") : act,
+  );
+  await using driver = aDriver(cluster, { ...SETTINGS, ceph: dying });
+  await create(driver).catch(() => undefined);
+  expect(Object.keys(poolDump(cluster).groups ?? {})).toHaveLength(1);
+};
+
+/** A driver that died with the members' images made, after one that died before; and a third one, which had taken over. */
+const halfMadeMembers = async (cluster: MemoryCluster): Promise<void> => {
+  await aPoint(cluster);
+  for (const last of ["snapshotCreate", "imageStatus"]) {
+    const dying = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
+      method === last && subject.includes("csi-snap-") ? Effect.die("the driver died") : act,
+    );
+    await using driver = aDriver(cluster, { ...SETTINGS, ceph: dying });
+    await create(driver);
+    await Effect.runPromise((await driver.operations()).drain(5000));
+  }
+  expect(Object.keys(poolDump(cluster).images).filter((name) => name.includes("csi-snap-"))).not.toEqual([]);
 };
 
 /** Fails what comes last before the point in time is recorded, so that all is undone. */
@@ -156,10 +187,24 @@ const scenarios: readonly Scenario[] = [
     retry: createdWholly,
   },
   { name: "CreateVolumeGroupSnapshot of a point in time", prepare: aPoint, call: createdWholly, retry: createdWholly },
+  { name: "CreateVolumeGroupSnapshot of a cut-off attempt", prepare: anAttempt, call: create, retry: createdWholly },
+  {
+    name: "CreateVolumeGroupSnapshot of half-made members",
+    prepare: halfMadeMembers,
+    call: createdWholly,
+    retry: createAndUsePool,
+  },
   { name: "CreateVolumeGroupSnapshot of one that is there", prepare: aGroup, call: create, retry: createdWholly },
   {
     name: "DeleteVolumeGroupSnapshot",
     prepare: aGroup,
+    call: remove,
+    retry: removeAndUsePool,
+    deletes: true,
+  },
+  {
+    name: "DeleteVolumeGroupSnapshot of half-made members",
+    prepare: halfMadeMembers,
     call: remove,
     retry: removeAndUsePool,
     deletes: true,

@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { metaOf, restoreOf, settled } from "../../support/copies-world.ts";
-import { aVolume, DIRECTORY, grouping, holderOf, imageOf, readyGroup, ungrouping } from "../../support/group-world.ts";
+import { aVolume, DIRECTORY, grouping, holderNow, imageOf, readyGroup, ungrouping } from "../../support/group-world.ts";
 import { dyingAt, type Kept, keepingStore, wrappingStore } from "../../support/key-stores.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import { aCluster, deletion, failureOf, PARAMETERS, poolDump, SECRETS } from "../../support/world.ts";
@@ -44,9 +44,9 @@ const proveKeys = async ({ ids, keyOf, cluster }: World, made: Awaited<ReturnTyp
     made.snapshots.find(({ sourceVolumeId }) => sourceVolumeId === ids[at])?.snapshotId ?? "";
   for (const [at, kms] of ["keeper", "wrapper"].entries()) {
     const source = await keyOf(kms, ids[at] ?? "", imageOf(ids[at] ?? ""));
-    expect(await keyOf(kms, memberOf(at), holderOf(memberOf(at)))).toBe(source);
+    expect(await keyOf(kms, memberOf(at), holderNow(cluster, memberOf(at)))).toBe(source);
   }
-  expect(metaOf(cluster, holderOf(memberOf(2)))["rbd.csi.ceph.com/encrypted"]).toBeUndefined();
+  expect(metaOf(cluster, holderNow(cluster, memberOf(2)))["rbd.csi.ceph.com/encrypted"]).toBeUndefined();
   return memberOf;
 };
 
@@ -56,7 +56,7 @@ describe("group snapshots of encrypted volumes", () => {
     await using driver = aDriver(world.cluster, { stores: world.stores() });
     const made = await group(driver, world);
     const memberOf = await proveKeys(world, made);
-    const key = await world.keyOf("keeper", memberOf(0), holderOf(memberOf(0)));
+    const key = await world.keyOf("keeper", memberOf(0), holderNow(world.cluster, memberOf(0)));
     for (const id of world.ids) await driver.deleteVolume(deletion(id, { secrets }));
     const request = restoreOf(memberOf(0), { parameters: parametersFor("wrapper"), secrets });
     const { volumeId } = (await driver.createVolume(request)).volume;

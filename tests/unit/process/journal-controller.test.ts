@@ -96,6 +96,46 @@ test("A journal that is gone is written as CreateVolume wrote it, and leads to t
   expect(poolDump(cluster).images).toEqual({});
 });
 
+test("A volume whose journal is in another pool gets it there, as ceph-csi writes it, and its ID leads to the image", async () => {
+  const { cluster, kube, pv, volume } = await aVolume({ attributes: { journalPool: "ssd" } });
+  const uuid = uuidOf(volume.volumeId);
+  const object = `csi.volume.${uuid}`;
+  objectsOf(cluster).clear();
+  pv("pvc-1");
+  controlling(cluster, kube);
+  const written = () => poolDump(cluster, "ssd").objects;
+  await eventually(() => written()[object]?.["csi.imageid"] !== undefined, "the journal is written");
+  expect(written()).toEqual({
+    "csi.volumes.default": { "csi.volume.pvc-1": `0000000000000002/${uuid}` },
+    [object]: {
+      "csi.volname": "pvc-1",
+      "csi.imagename": `csi-vol-${uuid}`,
+      "csi.volume.owner": "team",
+      "csi.journalpool": "0000000000000003",
+      "csi.imageid": cluster.image("rbd", `csi-vol-${uuid}`).id,
+    },
+  });
+  expect(poolDump(cluster).objects).toEqual({ [object]: {} });
+  const before = cluster.dump();
+  controlling(cluster, kube);
+  await looksAtAll(kube, pv);
+  expect(cluster.dump()).toEqual(before);
+  await using driver = aDriver(cluster);
+  await driver.deleteVolume(deletion(volume.volumeId));
+  expect(poolDump(cluster)).toMatchObject({ images: {}, objects: {} });
+});
+
+test("A name that the journal gives to an image in another pool is left alone", async () => {
+  const { cluster, kube, pv, volume } = await aVolume();
+  const before = cluster.dump();
+  pv("pvc-1", { volumeAttributes: { ...volume.volumeContext, pool: "ssd", journalPool: "rbd" } });
+  controlling(cluster, kube);
+  const told = () => kube.objects(EVENTS).find(({ reason }) => reason === "JournalNotWritten");
+  await eventually(() => told() !== undefined, "the event");
+  expect(String(told()?.["message"])).toContain("has its image in another pool than ssd");
+  expect(cluster.dump()).toEqual(before);
+});
+
 test("The journal of an encrypted volume says again how it is encrypted", async () => {
   const { cluster, kube, pv, volume } = await aVolume({ parameters: { encrypted: "true", encryptionKMSID: "" } });
   const before = poolDump(cluster).objects;

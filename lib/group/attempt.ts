@@ -1,0 +1,100 @@
+/**
+ * The undo of an attempt at the point in time of a group snapshot. Each attempt has an RBD group of its own
+ * (lib/journal/attempt-names.ts).
+ *
+ * Not here: what an attempt does, and how one takes over from another (./point-in-time.ts).
+ *
+ * 1. An attempt that is given up first puts a name into the journal that says so. That is the end of the UUID: no attempt
+ *    follows, and a call that finds it undoes what is left.
+ * 2. The RBD group of a recorded point in time is never removed here.
+ */
+import * as Effect from "effect/Effect";
+import type { Ceph } from "../ceph/ceph.ts";
+import { type CephError, Raced } from "../ceph/errors.ts";
+import type { Rados } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import { DriverSettings } from "../config/settings.ts";
+import type { Conflict, InvalidRequest } from "../csi/errors.ts";
+import { givenUpName, isGivenUp, ownName, previousNames } from "../journal/attempt-names.ts";
+import { readGroup, replaceGroup } from "../journal/group-snapshots.ts";
+import * as journal from "../journal/journal.ts";
+import { locateMembers } from "../journal/locate-group.ts";
+import { settleAll } from "../operations/settle-all.ts";
+import { type SnapshotImage, undoReservation } from "../snapshot/finish.ts";
+import type { Member } from "./member.ts";
+import type { Group, GroupSpec } from "./request.ts";
+
+type UndoError = CephError | Conflict;
+
+/** Removes the attempt's own RBD group, unless its point in time is the recorded one. */
+export const removeUnrecorded = Effect.fn("group.removeUnrecorded")(function* ({
+  pool,
+  uuid,
+  groupName,
+}: Pick<Group, "pool" | "uuid" | "groupName">): Effect.fn.Return<void, CephError, Rados | Rbd> {
+  const entry = yield* readGroup(pool, uuid);
+  if (entry?.createdAt !== undefined && entry.groupName === groupName) return;
+  yield* (yield* Rbd).groupRemove(pool, groupName);
+});
+
+/** Undoes the latest attempt, and with it the reservation; fails as soon as the attempt proves not to be the latest. */
+export const undoAttempt = Effect.fn("group.undoAttempt")(function* (
+  spec: GroupSpec,
+  group: Group,
+): Effect.fn.Return<void, UndoError, Ceph | DriverSettings> {
+  const { pool, uuid, groupName } = group;
+  yield* replaceGroup(pool, uuid, groupName, givenUpName(groupName, uuid)).pipe(
+    Effect.catchTags({
+      // another call has undone it all but what this one made since
+      ObjectNotFound: () => Effect.void,
+      Raced: (raced) => Effect.andThen(removeUnrecorded(group), Effect.fail(raced)),
+    }),
+  );
+  yield* undoGivenUp(spec, group, group.members.map(memberOf(spec)));
+});
+
+/** Goes on with an undo that was cut off. */
+export const finishUndo = Effect.fn("group.finishUndo")(function* (
+  spec: GroupSpec,
+  group: Group,
+): Effect.fn.Return<void, UndoError | ConfigError | InvalidRequest, Ceph | Clusters | DriverSettings> {
+  const { groupSnapshotId, pool, uuid } = group;
+  const entry = yield* readGroup(pool, uuid);
+  if (entry === undefined || !isGivenUp(entry.groupName, uuid)) {
+    return yield* new Raced({ op: "rados_read_op_operate", subject: `group snapshot ${spec.requestName}` });
+  }
+  const located = yield* locateMembers({ groupSnapshotId, pool, uuid, entry }, spec.credentials);
+  const found = located.flatMap(({ located: member }) => {
+    const requestName = member?.attributes?.requestName;
+    return member === undefined || requestName === undefined ? [] : [{ ...member, requestName }];
+  });
+  // the name of a member without an entry is known from the request alone
+  const asked = group.members.filter(({ snapshotId }) => entry.members.includes(snapshotId));
+  yield* undoGivenUp(spec, group, [...found, ...asked.map(memberOf(spec))]);
+});
+
+interface ReservedMember extends SnapshotImage {
+  readonly requestName: string;
+}
+
+const memberOf =
+  (spec: GroupSpec) =>
+  (member: Member): ReservedMember => ({ ...member, imageName: memberImageName(spec, member) });
+
+/** The name of the member's image, for a member that this request reserves. */
+export const memberImageName = ({ snapshotPrefix }: GroupSpec, { uuid }: Member): string => snapshotPrefix + uuid;
+
+/** The RBD groups go first, because they keep the volumes from other groups; the entry by which all is found goes last. */
+const undoGivenUp = Effect.fnUntraced(function* (
+  { requestName }: GroupSpec,
+  { pool, uuid, groupName }: Group,
+  members: readonly ReservedMember[],
+): Effect.fn.Return<void, UndoError, Ceph | DriverSettings> {
+  const rbd = yield* Rbd;
+  const { instanceId } = yield* DriverSettings;
+  for (const name of [ownName(groupName, uuid), ...previousNames(groupName, uuid)]) yield* rbd.groupRemove(pool, name);
+  yield* settleAll(members, (member) => undoReservation(member, member.requestName));
+  yield* journal.unreserve(journal.GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
+});
