@@ -1,10 +1,12 @@
 /**
  * Who uses a block device, for the message that the device is busy: a person reads it and ends that use.
  *
- * Loaded in host cells: no Effect. Best effort: whatever cannot be read is left out, because the answer is only shown.
+ * Loaded in host cells: no Effect. Whatever cannot be read is left out, as of a process that has just ended.
+ *
+ * 1. `openersOf` is a proof besides (./mapper/nbd.ts): an open file is judged by what it is, never by its name.
  */
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
-import { deviceNumber } from "./block.ts";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { blockDeviceAt } from "./device-node.ts";
 import { type BlockDevice, mountsOf, parseMountInfo } from "./mountinfo.ts";
 
 /** Mount namespaces that are read at most. A longer answer does not help. */
@@ -49,23 +51,29 @@ const pointsIn = (pid: string, device: BlockDevice): string[] =>
   ) ?? [];
 
 /**
- * The processes that have the device open, by any node of it: a container has one of its own, under a name of its own. Apart
- * from the one that serves it and this one.
+ * The processes that have the device open, by any node of it: a container has one of its own, under a name of its own, in
+ * whatever folder. Apart from the one that serves it and this one.
  */
-export const openersOf = (device: BlockDevice): string[] =>
-  (quietly(() => readdirSync("/proc")) ?? []).flatMap((pid) => {
+export const openersOf = (device: BlockDevice, { proc = "/proc", deviceAt = blockDeviceAt }: Looks = {}): string[] => {
+  const number = `${device.major}:${device.minor}`;
+  return (quietly(() => readdirSync(proc)) ?? []).flatMap((pid) => {
     if (!/^\d+$/.test(pid) || pid === String(process.pid)) return [];
-    const name = quietly(() => readFileSync(`/proc/${pid}/comm`, "utf8").trim());
-    const isOpen = () =>
-      readdirSync(`/proc/${pid}/fd`).some((fd) => quietly(() => isNodeOf(`/proc/${pid}/fd/${fd}`, device)));
-    return name === undefined || name === "rbd-nbd" || quietly(isOpen) !== true ? [] : [`process ${pid} (${name})`];
+    const name = quietly(() => readFileSync(`${proc}/${pid}/comm`, "utf8").trim());
+    if (name === undefined || name === "rbd-nbd") return [];
+    const folder = `${proc}/${pid}/fd`;
+    const isOpen = (fd: string): boolean => isFile(`${folder}/${fd}`) && deviceAt(`${folder}/${fd}`) === number;
+    return (quietly(() => readdirSync(folder)) ?? []).some(isOpen) ? [`process ${pid} (${name})`] : [];
   });
+};
 
-/** Only what is in a folder of devices is looked at: a file may be on a filesystem that hangs. */
-const isNodeOf = (link: string, { path, major, minor }: BlockDevice): boolean => {
-  const target = readlinkSync(link);
-  if (target === path) return true;
-  if (!target.startsWith("/dev/")) return false;
-  const found = statSync(link);
-  return found.isBlockDevice() && deviceNumber(found.rdev) === `${major}:${minor}`;
+/** For tests. */
+interface Looks {
+  readonly proc?: string;
+  readonly deviceAt?: typeof blockDeviceAt;
+}
+
+/** The kernel writes of what has no path: `socket:[17]`, `pipe:[4]`, `anon_inode:[eventpoll]`. */
+const isFile = (link: string): boolean => {
+  const target = quietly(() => readlinkSync(link));
+  return target !== undefined && !/^\w+:/.test(target);
 };

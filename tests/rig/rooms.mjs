@@ -160,8 +160,8 @@ export const ROOMS = {
 
 /** Files and packages that only these rooms import, besides a file's own room. */
 export const GUARDED = {
-  // librados and librbd are called in worker threads only; the process calls libc once, before anything else.
-  "bun:ffi": ["lib/ceph/cell", "lib/process", "tests/ceph", "tests/unit"],
+  // C is called in worker threads only; the process calls libc once, before anything else.
+  "bun:ffi": ["lib/ceph/cell", "lib/host", "lib/process", "tests/ceph", "tests/unit"],
   "node:child_process": ["tests/demo", "tests/rig", "tests/unit"],
   "@grpc/grpc-js": ["lib/grpc", "tests/support", "tests/unit"],
   // The host's blocking calls are for its own cells; others use the Host service.

@@ -13,7 +13,8 @@ const FILES: Readonly<Record<string, string>> = {
   "lib/text/up.ts": 'import type {\n  Flag,\n} from "../config/flags.ts";\n',
   "lib/config/flags.ts": 'export * from "../text/up.ts";\nexport interface Flag {}\n',
   "lib/csi/dynamic.ts": 'export const late = () => import("../text/up.ts");\n',
-  "lib/host/cell.ts": 'import { dlopen } from "bun:ffi";\n',
+  "lib/host/cell.ts": "",
+  "lib/node/stage.ts": 'import { dlopen } from "bun:ffi";\n',
   "lib/process/compose.ts": 'import "../host/cell.ts";\n',
   "services/main.ts": '// import { x } from "../lib/text/up.ts"\n',
   "tests/unit/x.test.ts": 'import { Flag } from "../../lib/config/flags.ts";\n',
@@ -39,7 +40,7 @@ describe("the import table", () => {
     ["a guarded file", "rooms: lib/process/compose.ts imports lib/host/cell.ts, which is for lib/host alone"],
     [
       "a guarded package",
-      "rooms: lib/host/cell.ts imports bun:ffi, which is for lib/ceph/cell, lib/process, tests/ceph, tests/unit alone",
+      "rooms: lib/node/stage.ts imports bun:ffi, which is for lib/ceph/cell, lib/host, lib/process, tests/ceph, tests/unit alone",
     ],
     ["a room that README lacks", 'rooms: README.md, "How it is built", has no line for lib/config'],
   ])("names %s", (_, line) => {

@@ -1,6 +1,6 @@
 /** rbd-nbd on a real kernel: volumes from stage to unstage, ceph-csi's volumes, and the death of its process. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { deviceNumber } from "../../lib/host/block.ts";
 import { rig } from "../rig/cluster.ts";
 import { GIB, secrets } from "../ceph/requests.ts";
@@ -114,6 +114,26 @@ for (const kind of ["ext4", "block"] as const satisfies readonly Kind[]) {
   });
 }
 
+/** A filesystem whose process never answers, and of which this process has the root open. */
+const hungFilesystem = async (at: string) => {
+  tool("modprobe", "fuse");
+  mkdirSync(at, { recursive: true });
+  const mount = `mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 hung ${at}`;
+  const served = Bun.spawn(["sh", "-c", `exec 3<>/dev/fuse && ${mount} && exec sleep 600`]);
+  while (!isMounted(at)) await Bun.sleep(50);
+  const fd = openSync(at, O_PATH);
+  return {
+    end: async () => {
+      closeSync(fd);
+      served.kill();
+      await served.exited;
+      tool("umount", "--lazy", at);
+    },
+  };
+};
+/** Linux. Asks the filesystem nothing. */
+const O_PATH = 0o10000000;
+
 describe("proof before harm with rbd-nbd", () => {
   test(
     "a device of rbd-nbd that a process has open is not unmapped, and the process is named",
@@ -121,13 +141,15 @@ describe("proof before harm with rbd-nbd", () => {
       const volume = await world().makeVolume("block", NBD);
       await volume.stage();
       const device = deviceOf(volume);
-      // As a container has it: a node of its own, with a name of its own.
-      const inContainer = "/dev/csi-rbd-in-container";
+      // As a container has it: a node of its own, with a name of its own, in any folder.
+      const inContainer = ["/dev/csi-rbd-in-container", "/run/csi-rbd-data/disk"];
+      mkdirSync("/run/csi-rbd-data", { recursive: true });
       const { rdev } = statSync(device);
       const [major, minor] = deviceNumber(rdev).split(":");
-      tool("mknod", inContainer, "b", major ?? "", minor ?? "");
+      for (const node of inContainer) tool("mknod", node, "b", major ?? "", minor ?? "");
+      const hung = await hungFilesystem("/run/csi-rbd-hung");
       try {
-        for (const node of [device, inContainer]) {
+        for (const node of [device, ...inContainer]) {
           const user = Bun.spawn(["sleep", "600"], { stdin: Bun.file(node), stdout: "ignore" });
           try {
             const failure = await failureOf(volume.unstage());
@@ -141,10 +163,11 @@ describe("proof before harm with rbd-nbd", () => {
             await user.exited;
           }
         }
+        await volume.unstage();
       } finally {
-        rmSync(inContainer);
+        await hung.end();
+        for (const node of inContainer) rmSync(node);
       }
-      await volume.unstage();
       expect(left(volume)).toEqual([[], []]);
     },
     MINUTES,
