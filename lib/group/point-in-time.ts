@@ -5,7 +5,7 @@
  * none before the last one is made, so nobody writes in between. A member without that feature cannot be held; its own
  * snapshot is made while all others are held, so one such member does no harm, and two are refused.
  *
- * Not here: the members' own images (./create.ts); whose attempt counts, and the undo of one (./attempt.ts).
+ * Not here: the members' own images (./make-members.ts); whose attempt counts, and the undo of one (./attempt.ts).
  *
  * 1. Nobody knows of the group snapshot until its creation time is in the journal: a failure before that undoes
  *    everything, and a retry takes the point in time anew. Nothing here runs after it.

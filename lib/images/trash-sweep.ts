@@ -19,7 +19,7 @@ import type { PoolRef, Rados } from "../ceph/rados.ts";
 import type { TrashEntry } from "../ceph/rbd.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
 import { isOvertaken, prefixOf } from "../journal/attempt-names.ts";
-import { readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { imageNameOf, readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
 import { HELD_SECONDS } from "./quick-purge.ts";
 import { TEMP_SUFFIX } from "./temp-suffix.ts";
 
@@ -53,14 +53,14 @@ export const leftInTrash = Effect.fnUntraced(function* (
     tasks.flatMap((task) => (task.pool === pool.pool && task.namespace === pool.namespace ? [task.image] : [])),
   );
   const nobodys = ours.filter(({ entry: { id } }) => !given.has(id));
-  /** The image names that the journal has under each UUID; "": an entry without one. */
+  /** The images that the journal has under each UUID. */
   const owners = new Map<string, readonly string[]>();
   const uuids = [...new Set(nobodys.flatMap(({ uuid, isTemp }) => (isTemp ? [] : [uuid])))];
   for (const kind of uuids.length === 0 ? [] : [VOLUMES, SNAPSHOTS]) {
     const attributes = yield* readManyAttributes(kind, pool, uuids);
     for (const [at, uuid] of uuids.entries()) {
       const entry = attributes[at];
-      if (entry !== undefined) owners.set(uuid, [...(owners.get(uuid) ?? []), entry.imageName ?? ""]);
+      if (entry !== undefined) owners.set(uuid, [...(owners.get(uuid) ?? []), imageNameOf(kind, uuid, entry)]);
     }
   }
   const isOwned = ({ name }: TrashEntry, uuid: string): boolean =>

@@ -12,7 +12,7 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
-import { GROUPS, uuidObject } from "./journal.ts";
+import { GROUPS, uuidObject, writeEntry } from "./journal.ts";
 
 export interface GroupEntry {
   readonly requestName: string | undefined;
@@ -75,13 +75,7 @@ export const replaceGroup = Effect.fn("journal.replaceGroup")(function* (
 });
 
 const writeUnrecorded = (pool: PoolRef, uuid: string, groupName: string, set: Readonly<Record<string, string>>) =>
-  Effect.flatMap(Rados, (rados) =>
-    rados.omapWrite(pool, uuidObject(GROUPS, uuid), {
-      object: "require",
-      compare: { [CREATION_TIME]: "", [GROUPS.imageNameKey]: groupName },
-      set,
-    }),
-  );
+  writeEntry(GROUPS, pool, uuid, { compare: { [CREATION_TIME]: "", [GROUPS.imageNameKey]: groupName }, set });
 
 /** RFC 3339, with up to nine digits of a second; this driver writes three. */
 const timeOf = (text: string | undefined): number | undefined => {

@@ -16,7 +16,7 @@
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
-import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { type OmapWrite, type PoolRef, Rados } from "../ceph/rados.ts";
 import type { Encryption } from "../config/encryption.ts";
 import { JournalCorrupt } from "../csi/errors.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
@@ -359,13 +359,14 @@ export const readManyAttributes = (
     );
   });
 
-/** Sets one attribute of a UUID whose object is there. */
-const storing =
-  (field: string) =>
-  (kind: Kind, pool: PoolRef, uuid: string, value: string): Effect.Effect<void, CephError, Rados> =>
-    Effect.flatMap(Rados, (rados) =>
-      rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [field]: value } }),
-    );
+/** Changes the attributes of a UUID whose object is there. */
+export const writeEntry = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  change: Omit<OmapWrite, "object">,
+): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) => rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", ...change }));
 
 /** Fails with `Raced` unless the image of the UUID is the one of that name, and nobody has recorded it as complete. */
 const whileIncomplete = (
@@ -375,13 +376,7 @@ const whileIncomplete = (
   imageName: string,
   set: Readonly<Record<string, string>>,
 ): Effect.Effect<void, CephError, Rados> =>
-  Effect.flatMap(Rados, (rados) =>
-    rados.omapWrite(pool, uuidObject(kind, uuid), {
-      object: "require",
-      compare: { [FIELDS.imageId]: "", [kind.imageNameKey]: imageName },
-      set,
-    }),
-  );
+  writeEntry(kind, pool, uuid, { compare: { [FIELDS.imageId]: "", [kind.imageNameKey]: imageName }, set });
 
 /** Has the image made anew under another name: whoever made the one before no longer records it as complete. */
 export const replaceImage = (
@@ -402,7 +397,12 @@ export const storeOwnImageId = (
 ): Effect.Effect<void, CephError, Rados> => whileIncomplete(kind, pool, uuid, imageName, { [FIELDS.imageId]: imageId });
 
 /** Records the Kubernetes namespace of the claim, which may have been bound anew. */
-export const storeOwner = storing(FIELDS.owner);
+export const storeOwner = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  owner: string,
+): Effect.Effect<void, CephError, Rados> => writeEntry(kind, pool, uuid, { set: { [FIELDS.owner]: owner } });
 
 /** The empty object that ceph-csi makes beside an image whose journal is in another pool: by it the UUID is found there. */
 export const markImagePool = (kind: Kind, imagePool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
@@ -422,14 +422,11 @@ export const storeImageId = (
   imageId: string,
   { maker = "" }: Pick<Seen, "maker">,
 ): Effect.Effect<void, CephError, Rados> =>
-  Effect.flatMap(Rados, (rados) =>
-    rados.omapWrite(pool, uuidObject(kind, uuid), {
-      object: "require",
-      compare: { [FIELDS.imageId]: "", [FIELDS.maker]: maker },
-      set: { [FIELDS.imageId]: imageId },
-      ...(maker !== "" && { remove: [FIELDS.maker] }),
-    }),
-  );
+  writeEntry(kind, pool, uuid, {
+    compare: { [FIELDS.imageId]: "", [FIELDS.maker]: maker },
+    set: { [FIELDS.imageId]: imageId },
+    ...(maker !== "" && { remove: [FIELDS.maker] }),
+  });
 
 /**
  * Takes over the making of an image, before what another call may have made of it is removed: nobody else records it as
@@ -443,14 +440,12 @@ export const takeOver = (
 ): Effect.Effect<string, CephError, Rados> =>
   Effect.suspend(() => {
     const next = crypto.randomUUID();
-    return Effect.flatMap(Rados, (rados) =>
-      rados.omapWrite(pool, uuidObject(kind, uuid), {
-        object: "require",
-        compare: { [FIELDS.imageId]: imageId, [FIELDS.maker]: maker },
-        set: { [FIELDS.maker]: next },
-        ...(imageId !== "" && { remove: [FIELDS.imageId] }),
-      }),
-    ).pipe(Effect.as(next));
+    const taken = writeEntry(kind, pool, uuid, {
+      compare: { [FIELDS.imageId]: imageId, [FIELDS.maker]: maker },
+      set: { [FIELDS.maker]: next },
+      ...(imageId !== "" && { remove: [FIELDS.imageId] }),
+    });
+    return Effect.as(taken, next);
   });
 
 /** The parts of a reservation that freeing it needs. */

@@ -93,6 +93,9 @@ export interface Calls {
   ) => Answer<K>;
 }
 
+/** What calls on a pool have in common: no other pool waits for this one. */
+export const placeOf = ({ monitors }: ClusterAccess, pool: string): string => `${monitors.join(",")} ${pool}`;
+
 /** How many operations in a row may each use up the OSD time-out before a call is taken to hang. */
 const OPERATIONS_LATE = 3;
 const MARGIN = Duration.seconds(10);
@@ -185,7 +188,7 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
         limit,
         subject,
         key,
-        place: `${access.monitors.join(",")} ${context.pool}`,
+        place: placeOf(access, context.pool),
         onAside: () => {
           connection.aside += 1;
           mine.since = seconds() - Math.round(Duration.toSeconds(limit));

@@ -15,7 +15,7 @@ import { imageLabel } from "../label.ts";
 import type { CephError } from "../errors.ts";
 import type { PoolRef } from "../rados.ts";
 import type { SnapshotCalls, SnapshotRef } from "../rbd.ts";
-import type { About, Calls } from "./call.ts";
+import { type About, type Calls, placeOf } from "./call.ts";
 
 export const snapshotCalls = (
   { call, change, inPool }: Calls,
@@ -24,7 +24,7 @@ export const snapshotCalls = (
 ): SnapshotCalls => {
   const permits = new Map<string, Semaphore.Semaphore>();
   const permitsOf = ({ access, pool }: PoolRef): Semaphore.Semaphore => {
-    const place = `${access.monitors.join(",")} ${pool}`;
+    const place = placeOf(access, pool);
     const known = permits.get(place);
     if (known !== undefined) return known;
     const made = Semaphore.makeUnsafe(clonesAtOnce);
