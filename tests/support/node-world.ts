@@ -18,9 +18,9 @@ import {
 import { intercepted } from "./ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "./ceph-memory/memory.ts";
 import { interceptedHost } from "./host-faults.ts";
-import { hostMemoryService, MemoryNode } from "./host-memory.ts";
+import { type Disk, hostMemoryService, MemoryNode } from "./host-memory.ts";
 import { aDriver, type Driver, type DriverWorld } from "./one-world.ts";
-import { aCluster, type Fields, MOUNT, PARAMETERS, SECRETS, seed, seedImage } from "./world.ts";
+import { aCluster, type Fields, GIB, MOUNT, PARAMETERS, SECRETS, seed, seedImage } from "./world.ts";
 
 export const UUID = "11111111-2222-4333-8444-555555555555";
 export const OTHER_UUID = "11111111-2222-4333-8444-666666666666";
@@ -96,6 +96,21 @@ export const aNode = async (): Promise<{ cluster: MemoryCluster; host: MemoryNod
   host.addDirectory("/kubelet/pods/1");
   return { cluster, host };
 };
+
+/** `aNode` whose volume is to be encrypted. */
+export const anEncryptedNode = async () => {
+  const world = await aNode();
+  toBeEncrypted(world.cluster);
+  return { ...world, image: world.cluster.image("rbd", IMAGE) };
+};
+
+/** A filesystem with a file in it that must not be lost. */
+export const EXT4 = (): Disk => ({
+  kind: "filesystem",
+  type: "ext4",
+  sizeBytes: GIB,
+  files: new Map([["data", "precious"]]),
+});
 
 /** A driver on that node; `await using` ends it. */
 export const nodeOn = (host: MemoryNode, given: DriverWorld = {}): Driver =>

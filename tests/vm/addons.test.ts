@@ -103,7 +103,7 @@ test(
 const PASSPHRASE = "a passphrase of the tenant";
 const withPassphrase = () => ({ ...secrets(), encryptionPassphrase: PASSPHRASE });
 const store = metadataStore(keyOf(PASSPHRASE), "this test");
-/** Without a processor of its own, cryptsetup derives a key for a minute. */
+/** An emulated processor is slow at all that cryptsetup does. */
 const LONG = { timeoutMs: 600_000 };
 
 /** The key that the image's metadata has, as Ceph's own tool and the passphrase tell. */

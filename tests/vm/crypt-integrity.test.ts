@@ -15,7 +15,7 @@ import { FAST_KEY, tool, toolWith } from "./loop.ts";
 import { processOf } from "./processes.ts";
 
 const MIB = 1n << 20n;
-/** Without a processor of its own, cryptsetup derives a key for a minute. */
+/** An emulated processor is slow at all that cryptsetup does. */
 const MINUTES = 600_000;
 const KEY = "Zm9v-YmFy_c2VjcmV0LWtleQ==aa";
 const { host: service, loops, run, errorOf } = hostOnLoops();

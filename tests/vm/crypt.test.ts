@@ -19,7 +19,7 @@ import { FAST_KEY, mountTable, tool, toolWith, withUsualKeys } from "./loop.ts";
 import { hostOnLoops } from "./host-on-loops.ts";
 
 const MIB = 1n << 20n;
-/** Without a processor of its own, cryptsetup derives a key for a minute. */
+/** An emulated processor is slow at all that cryptsetup does. */
 const MINUTES = 400_000;
 const KEY = "Zm9v-YmFy_c2VjcmV0LWtleQ==aa";
 const { host: service, loops, run, errorOf } = hostOnLoops();

@@ -16,7 +16,7 @@ import {
   worldOfFile,
   writeData,
 } from "./kubelet.ts";
-import { FAST_KEY, mountTable, tool, toolWith } from "./loop.ts";
+import { FAST_KEY, layers, mountTable, tool, toolWith } from "./loop.ts";
 import { processesWith, processOf } from "./processes.ts";
 
 const world = worldOfFile("crypt");
@@ -24,7 +24,7 @@ const PASSPHRASE = "a passphrase of our own";
 const withKey = () => ({ ...secrets(), encryptionPassphrase: PASSPHRASE });
 const STATE = "rbd.csi.ceph.com/encrypted";
 const HEADER = 16n * MIB;
-/** Without a processor of its own, cryptsetup derives a key for a minute. */
+/** An emulated processor is slow at all that cryptsetup does. */
 const LIMIT = { timeoutMs: 170_000 };
 const LONG = 800_000;
 
@@ -39,7 +39,6 @@ const makeVolume = async (
 
 const layerOf = (volume: TestVolume): string => `/dev/mapper/luks-rbd-${volume.volumeId}`;
 const state = (volume: TestVolume): string => rbd("image-meta", "get", volume.spec, STATE);
-const layers = (): string[] => readdirSync("/dev/mapper").filter((name) => name.startsWith("luks-rbd-"));
 const bytesOf = async (volume: TestVolume) =>
   (await volume.stats()).usage.find(({ unit }) => unit === Unit.BYTES)?.total ?? 0n;
 

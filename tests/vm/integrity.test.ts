@@ -15,14 +15,14 @@ import {
   worldOfFile,
   writeData,
 } from "./kubelet.ts";
-import { mountTable, tool, toolWith } from "./loop.ts";
+import { layers, mountTable, tool, toolWith } from "./loop.ts";
 import { processOf } from "./processes.ts";
 
 const world = worldOfFile("integrity");
 const PASSPHRASE = "a passphrase of our own";
 const STATE = "rbd.csi.ceph.com/encrypted";
 const WIPING = ".rbd.csi.ceph.com/wiping";
-/** Without a processor of its own, cryptsetup derives a key for a minute, and a first stage derives three. */
+/** An emulated processor is slow at all that cryptsetup does, and a first stage calls it many times. */
 const LIMIT = { timeoutMs: 500_000 };
 const LONG = 1_200_000;
 const PARAMETERS = { encrypted: "true", encryptionCipher: "aes-xts-plain64", integrityMode: "hmac-sha256" };
@@ -38,8 +38,6 @@ const makeVolume = async (kind: Kind, mebibytes: bigint, source?: string): Promi
 };
 const metadata = (volume: TestVolume): Readonly<Record<string, string>> =>
   JSON.parse(rbd("image-meta", "list", "--format", "json", volume.spec));
-/** Each has another device under it, of dm-integrity. */
-const layers = (): string[] => readdirSync("/dev/mapper").filter((name) => name.startsWith("luks-rbd-"));
 
 /** The process that wipes the layer of a volume, for a stage that does not end before it is found. */
 const wiper = ({ volumeId }: TestVolume, staging: Promise<unknown>): Promise<number> =>

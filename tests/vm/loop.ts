@@ -21,6 +21,9 @@ export const toolWith = (input: string | undefined, ...argv: string[]): string =
 export const mountTable = () => parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"));
 export const isMounted = (path: string): boolean => mountsAt(mountTable(), path).length > 0;
 
+/** The LUKS layers over volumes, by name; one with integrity has another device under it, of dm-integrity. */
+export const layers = (): string[] => readdirSync("/dev/mapper").filter((name) => name.startsWith("luks-rbd-"));
+
 /** Has the driver's own key slots made meanwhile, and not those of ./programs/cryptsetup. */
 export const withUsualKeys = async <A>(act: () => Promise<A>): Promise<A> => {
   writeFileSync(USUAL_KEYS, "");

@@ -13,9 +13,11 @@ import {
   setDisk,
 } from "../../support/host-memory.ts";
 import {
+  anEncryptedNode,
   aNode,
   crashing,
   ENCRYPTED,
+  EXT4,
   expanding,
   IMAGE,
   nodeOn,
@@ -39,13 +41,7 @@ const LAYER = `/dev/mapper/luks-rbd-${VOLUME}`;
 const encrypted = (more: Parameters<typeof staging>[0] = {}) => staging({ ...ENCRYPTED, ...more });
 const RAW = { volumeCapability: asBlock(Mode.SINGLE_NODE_WRITER) };
 
-const anEncryptedNode = async () => {
-  const world = await aNode();
-  toBeEncrypted(world.cluster);
-  return { ...world, image: world.cluster.image("rbd", IMAGE) };
-};
 const stateOf = (host: MemoryNode) => host.cluster.image("rbd", IMAGE).meta.get(STATE);
-const EXT4 = (): Disk => ({ kind: "filesystem", type: "ext4", sizeBytes: GIB, files: new Map([["data", "precious"]]) });
 
 /** The image holds this, as whatever wrote it has left it. */
 const holding = (host: MemoryNode, disk: Disk, bytes = GIB) => {

@@ -21,9 +21,11 @@ import {
   TAG_BYTES,
 } from "../../support/host-memory.ts";
 import {
+  anEncryptedNode,
   aNode,
   crashing,
   ENCRYPTED,
+  EXT4,
   expanding,
   IMAGE,
   nodeOn,
@@ -32,7 +34,6 @@ import {
   STAGING,
   staging,
   STATE,
-  toBeEncrypted,
   unstaging,
   VOLUME,
 } from "../../support/node-world.ts";
@@ -62,13 +63,11 @@ const recordOf = (more: object = {}): string =>
 const FOREIGN = recordOf({ nodeId: "node-2", bootId: "boot-2" });
 
 const anIntegrityNode = async () => {
-  const world = await aNode();
-  toBeEncrypted(world.cluster);
+  const world = await anEncryptedNode();
   boot(world.host, "boot-1");
-  return { ...world, image: world.cluster.image("rbd", IMAGE) };
+  return world;
 };
 const meta = (host: MemoryNode) => host.cluster.image("rbd", IMAGE).meta;
-const EXT4 = (): Disk => ({ kind: "filesystem", type: "ext4", sizeBytes: GIB, files: new Map([["data", "precious"]]) });
 const luks = (inside: Disk, key: string | undefined = PASSPHRASE): Disk => ({
   kind: "luks",
   key,
