@@ -42,6 +42,8 @@ export interface DiscardedImage extends TrashedImage {
   readonly mark: DriversMark | undefined;
   /** It was found in the trash, so a driver may have it open that died. */
   readonly found?: boolean;
+  /** Its parent is in the trash, too, and may be removed at the same moment by somebody else. */
+  readonly trashedParent?: TrashedImage | undefined;
 }
 
 /**
@@ -92,7 +94,9 @@ export class Purge extends Context.Service<
         images: readonly DiscardedImage[],
         options: OfferOptions = {},
       ): Effect.fn.Return<void, CephError> {
-        yield* lookAgain(images);
+        yield* lookAgain(
+          images.flatMap(({ trashedParent, ...image }) => (trashedParent ? [image, trashedParent] : [image])),
+        );
         const small = images.every(({ mark }) => mark === "small");
         const marked = images.every(({ mark }) => mark !== undefined);
         if (marked && !small) {

@@ -20,6 +20,7 @@ import { provenUnused, proveUnused } from "./in-use.ts";
 import { clearLeftLocks, hasLeftLocks, proveWritable } from "./left-locks.ts";
 import { personsSnapshots, refuseGroupSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
 import { type DiscardedImage, markFor, Purge } from "./purge.ts";
+import type { TrashedImage } from "./quick-purge.ts";
 import { orRaced } from "./races.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
@@ -119,7 +120,7 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     for (const { clear } of leftovers) yield* clear;
     for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     yield* moveToTrash(pool, imageName, mark);
-    gone.push({ pool, id: image.id, mark });
+    gone.push({ pool, id: image.id, mark, trashedParent: trashedParentOf(pool, image) });
   }
   if (gone.length > 0) yield* purge.discard(gone);
 });
@@ -160,6 +161,11 @@ const lookAt = Effect.fnUntraced(function* (
     Effect.map(driversLeftovers(removal, image), (leftovers) => ({ removal, image, leftovers })),
   );
 });
+
+const trashedParentOf = (pool: PoolRef, { parent }: ImageStatus): TrashedImage | undefined =>
+  parent?.inTrash === true
+    ? { pool: { ...pool, pool: parent.pool, namespace: parent.namespace }, id: parent.imageId }
+    : undefined;
 
 const markOf = (name: string, { sizeBytes, objectSize }: ImageStatus): DriversMark | undefined =>
   markFor(name, (sizeBytes + objectSize - 1n) / objectSize);
@@ -209,7 +215,8 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   }
   yield* orRaced(takeOver);
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
-  yield* discardImage({ pool, name: imageName, id: image.id, mark: markOf(imageName, image) });
+  const mark = markOf(imageName, image);
+  yield* discardImage({ pool, name: imageName, id: image.id, mark, trashedParent: trashedParentOf(pool, image) });
 });
 
 /**

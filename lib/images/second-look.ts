@@ -1,12 +1,14 @@
 /**
  * Looks a second time at images that this process has put into the trash or has had removed from there: whether a header
  * is back that has nothing in it (lib/ceph/cell/bare-headers.ts). The manager, a person or another driver may have removed
- * the last clone of an image while the image itself was removed here.
+ * the last clone of an image while the image itself was removed here. Such a one may wait for the lock of an image that is
+ * gone, for seconds, and take it then.
  *
  * Not here: the removal (./purge.ts).
  *
  * 1. One call for at most `AT_ONCE` images, and none where nothing was removed. No request waits for it or fails with it.
- * 2. It is bounded: of very many images the oldest are forgotten, and so is one that is still there after `LONGEST`.
+ * 2. It ends when two looks in succession have found no image: the first may come just before the header is back.
+ * 3. It is bounded: of very many images the oldest are forgotten, and so is one that is still there after `LONGEST_MS`.
  */
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
@@ -23,10 +25,17 @@ const LONGEST_MS = 1_800_000;
 const AT_ONCE = 256;
 const MOST = 4096;
 
+interface Seen {
+  /** Milliseconds since the epoch. */
+  readonly since: number;
+  /** The last look found no image. */
+  gone: boolean;
+}
+
 interface Removed {
   pool: PoolRef;
-  /** By id, since when, in milliseconds since the epoch; the oldest first. */
-  readonly ids: Map<string, number>;
+  /** By id; the oldest first. */
+  readonly ids: Map<string, Seen>;
 }
 
 /** `stillThere` removes the headers that have nothing in them, and gives the ids of the images that exist. */
@@ -38,12 +47,20 @@ export const makeSecondLook = (
 
     const look = Effect.fnUntraced(function* ({ pool, ids }: Removed) {
       const now = yield* Clock.currentTimeMillis;
-      const settled = [...ids].flatMap(([id, since]) => (now - since >= SETTLED_MS ? [{ id, since }] : []));
-      for (const { id, since } of settled) if (now - since >= LONGEST_MS) ids.delete(id);
+      const settled = [...ids].filter(([, { since }]) => now - since >= SETTLED_MS);
+      for (const [id, { since }] of settled) if (now - since >= LONGEST_MS) ids.delete(id);
       for (let at = 0; at < settled.length; at += AT_ONCE) {
-        const some = settled.slice(at, at + AT_ONCE).map(({ id }) => id);
-        const there = new Set(yield* stillThere(pool, some));
-        for (const id of some) if (!there.has(id)) ids.delete(id);
+        const some = settled.slice(at, at + AT_ONCE);
+        const there = new Set(
+          yield* stillThere(
+            pool,
+            some.map(([id]) => id),
+          ),
+        );
+        for (const [id, seen] of some) {
+          if (seen.gone && !there.has(id)) ids.delete(id);
+          seen.gone = !there.has(id);
+        }
       }
     });
 
@@ -62,10 +79,10 @@ export const makeSecondLook = (
         const now = yield* Clock.currentTimeMillis;
         for (const { pool, id } of images) {
           const key = `${pool.access.monitors.join(",")} ${poolLabel(pool)}`;
-          const removed = pools.get(key) ?? { pool, ids: new Map<string, number>() };
+          const removed = pools.get(key) ?? { pool, ids: new Map<string, Seen>() };
           // the latest credentials are the ones that work
           removed.pool = pool;
-          removed.ids.set(id, now);
+          removed.ids.set(id, { since: now, gone: false });
           const [oldest] = removed.ids.keys();
           if (removed.ids.size > MOST && oldest !== undefined) removed.ids.delete(oldest);
           if (pools.has(key)) continue;

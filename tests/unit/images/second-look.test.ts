@@ -28,7 +28,7 @@ const asked = (
 
 const none = () => Effect.succeed([]);
 
-test("An image is looked at a minute after its removal, once if it is gone", async () => {
+test("An image is looked at a minute after its removal, and once more if it is gone", async () => {
   const calls = await asked(
     Effect.fnUntraced(function* (remove) {
       yield* remove("a", "b");
@@ -38,7 +38,19 @@ test("An image is looked at a minute after its removal, once if it is gone", asy
     }),
     none,
   );
-  expect(calls).toEqual([["a", "b"], ["c"]]);
+  expect(calls).toEqual([["a", "b"], ["a", "b", "c"], ["c"]]);
+});
+
+test("A header that is back after a look that found none is looked at until it is gone twice", async () => {
+  const answers = [[], ["parent"], [], []];
+  const calls = await asked(
+    Effect.fnUntraced(function* (remove) {
+      yield* remove("parent");
+      yield* TestClock.adjust("10 minutes");
+    }),
+    () => Effect.succeed(answers.shift() ?? []),
+  );
+  expect(calls).toEqual(Array.from({ length: 4 }, () => ["parent"]));
 });
 
 test("An image that is still there is looked at again, for half an hour", async () => {
@@ -49,8 +61,11 @@ test("An image that is still there is looked at again, for half an hour", async 
     }),
     () => Effect.succeed(["parent"]),
   );
-  expect(calls[0]).toEqual(["clone", "parent"]);
-  expect(calls.slice(1)).toEqual(Array.from({ length: 29 }, () => ["parent"]));
+  expect(calls.slice(0, 2)).toEqual([
+    ["clone", "parent"],
+    ["clone", "parent"],
+  ]);
+  expect(calls.slice(2)).toEqual(Array.from({ length: 28 }, () => ["parent"]));
 });
 
 test("A look that fails is made again, and ends with its images", async () => {
@@ -73,6 +88,6 @@ test("Many images are looked at 256 at a time, and of too many the oldest are fo
     }),
     none,
   );
-  expect(calls.map(({ length }) => length)).toEqual(Array(16).fill(256));
-  expect(calls.flat()).toEqual(ids.slice(-4096));
+  expect(calls.map(({ length }) => length)).toEqual(Array(32).fill(256));
+  expect(calls.flat()).toEqual([...ids.slice(-4096), ...ids.slice(-4096)]);
 });

@@ -10,9 +10,12 @@ import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, HasSnapshots, PoolNotFound, TimedOut } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { DRIVERS_MARKS } from "../../../lib/ceph/rbd.ts";
+import { DriverSettings } from "../../../lib/config/settings.ts";
 import { markFor, Purge } from "../../../lib/images/purge.ts";
+import { removeImages } from "../../../lib/images/removal.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { flagsOf } from "../../support/one-world.ts";
 import { aCluster, seed, seedImage } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -811,4 +814,38 @@ describe("images that a dead process left in the trash", () => {
     );
     expect(idsIn(cluster)).toEqual([]);
   });
+});
+
+test("A removed clone is looked at a second time, and so is its parent that is in the trash", async () => {
+  const cluster = aCluster();
+  const memory = cephMemoryService(cluster);
+  const parent = await seedImage(cluster, "source");
+  await Effect.runPromise(
+    Effect.gen(function* () {
+      yield* memory.snapshotCreate(POOL, "source", "s");
+      yield* memory.imageClone({ pool: POOL, image: "source", snapshot: "s" }, POOL, IMAGE, {});
+      yield* memory.trashMove(POOL, "source", 0);
+    }),
+  );
+  const { id } = await Effect.runPromise(memory.imageStatus(POOL, IMAGE));
+  const looks: (readonly string[])[] = [];
+  const ceph: CephCalls = {
+    ...memory,
+    imagesStillThere: (pool, ids) => Effect.suspend(() => (looks.push(ids), memory.imagesStillThere(pool, ids))),
+  };
+  const removal = Effect.provide(
+    removeImages([{ pool: POOL, imageName: IMAGE }], 0),
+    Layer.merge(cephLayer(ceph), DriverSettings.layer(flagsOf())),
+  );
+  await inProcess(
+    cluster,
+    (purge) =>
+      Effect.gen(function* () {
+        yield* Effect.provideService(removal, Purge, purge);
+        yield* TestClock.adjust("1 minute");
+        yield* settle;
+      }),
+    ceph,
+  );
+  expect(looks).toEqual([[id, parent]]);
 });
