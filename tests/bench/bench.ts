@@ -25,6 +25,7 @@ import { controlPlaneLacks } from "../rig/kubernetes/control-plane.ts";
 import { sidecarsLack } from "../rig/kubernetes/sidecars.ts";
 import { attacher } from "./attacher.ts";
 import { copies } from "./copies.ts";
+import { deletions } from "./deletions.ts";
 import { pages, pagesInMemory } from "./lists.ts";
 import { node } from "./node.ts";
 import type { Line } from "./report.ts";
@@ -59,6 +60,7 @@ const onCeph: Readonly<Record<string, Part>> = {
       ],
     }),
   copies: ({ driver, ceph, pool }) => copies(driver, ceph, pool, QUICK ? 5 : 16),
+  deletions: ({ driver, ceph, pool }) => deletions(driver, ceph, pool, QUICK ? 2 : 6),
   snapshots: ({ driver, ceph, pool }) => snapshots(driver, ceph, pool, QUICK ? 4 : 12),
   space: ({ driver, ceph, pool, cluster }) => space(driver, ceph, pool, { cluster, volumes: QUICK ? 100 : 1000 }),
   lists: async ({ driver, ceph, pool }) => [

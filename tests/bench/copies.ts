@@ -23,12 +23,12 @@ import {
 } from "../ceph/copies.ts";
 import type { Driver } from "../ceph/driver.ts";
 import { CLUSTER, createRequest, secrets } from "../ceph/requests.ts";
-import { type Client, client } from "../support/grpc-client.ts";
+import { client } from "../support/grpc-client.ts";
 import { emptySample, quantile, type Sample } from "./measure.ts";
 import { column, judged, type Line } from "./report.ts";
 
-/** One call of one side: `call` is timed, what is around it is not. */
-interface Turn {
+/** One call of one side: `call` is timed, what is around it is not. `i`: which one of its kind. */
+export interface Turn {
   readonly before?: (i: number) => Promise<unknown>;
   readonly call: (i: number) => Promise<unknown>;
   readonly after?: (i: number) => Promise<unknown>;
@@ -51,8 +51,8 @@ const CASES = {
   getGroup: { what: "GetVolumeGroupSnapshot", pauses: false, wanted: undefined },
   dropGroup: { what: "DeleteVolumeGroupSnapshot", pauses: true, wanted: undefined },
 } as const;
-type Name = keyof typeof CASES;
-type Turns = Readonly<Record<Name, Turn>>;
+export type Name = keyof typeof CASES;
+export type Turns = Readonly<Record<Name, Turn>>;
 
 const SETTINGS = { timeoutMs: 60_000 };
 const MEMBERS = [0, 1];
@@ -63,10 +63,7 @@ export const copies = async (
   pool: PoolRef,
   rounds: number,
 ): Promise<readonly Line[]> => {
-  const endpoint = `unix://${driver.socket}`;
-  const groups = client(GroupController, endpoint);
-  const blocks = client(SnapshotMetadata, endpoint);
-  const ours = await driverTurns(driver, { groups, blocks }, pool.pool);
+  const { turns: ours, close } = await driverTurns(driver, pool.pool);
   const least = await floorTurns(ceph, pool);
   const lines: Line[] = [];
   console.log(`\n${"".padEnd(28)} | p50 ms: driver   floor  ratio`);
@@ -96,8 +93,7 @@ export const copies = async (
       if (wanted !== undefined) lines.push(judged(`${what}, p50`, ratio, "at most", wanted));
     }
   } finally {
-    groups.close();
-    blocks.close();
+    close();
   }
   return lines;
 };
@@ -110,23 +106,23 @@ const drain = async (stream: AsyncIterable<unknown>): Promise<void> => {
   for await (const _ of stream);
 };
 
-const driverTurns = async (
-  { controller }: Driver,
-  {
-    groups,
-    blocks,
-  }: { readonly groups: Client<typeof GroupController>; readonly blocks: Client<typeof SnapshotMetadata> },
+/** `close` ends its connections. */
+export const driverTurns = async (
+  { controller, socket }: Driver,
   pool: string,
-): Promise<Turns> => {
+): Promise<{ readonly turns: Turns; readonly close: () => void }> => {
+  const endpoint = `unix://${socket}`;
+  const groups = client(GroupController, endpoint);
+  const blocks = client(SnapshotMetadata, endpoint);
   const plain = (name: string) => makeVolume(controller, createRequest(name, { pool }, SIZE));
   const source = await plain("bench-source");
   const members = await Promise.all(MEMBERS.map((i) => plain(`bench-member-${i}`)));
-  const snapshots: string[] = [];
-  const restores: Volume[] = [];
-  const clones: Volume[] = [];
-  const groupIds: { readonly id: string; readonly snapshotIds: readonly string[] }[] = [];
-  const at = <A>(items: readonly A[], i: number): A => {
-    const found = items[i];
+  const snapshots = new Map<number, string>();
+  const restores = new Map<number, Volume>();
+  const clones = new Map<number, Volume>();
+  const groupIds = new Map<number, { readonly id: string; readonly snapshotIds: readonly string[] }>();
+  const at = <A>(items: ReadonlyMap<number, A>, i: number): A => {
+    const found = items.get(i);
     if (found === undefined) throw new Error(`nothing was made in round ${i}`);
     return found;
   };
@@ -136,20 +132,21 @@ const driverTurns = async (
     parameters: { clusterID: CLUSTER, pool },
     secrets: secrets(),
   });
-  return {
+  const turns: Turns = {
     snapshot: {
       call: (i) => askSnapshot(controller, `bench-snap-${i}`, source.id, SETTINGS),
-      after: async (i) => snapshots.push(await readySnapshot(controller, `bench-snap-${i}`, source.id)),
+      after: async (i) => snapshots.set(i, await readySnapshot(controller, `bench-snap-${i}`, source.id)),
     },
     restore: {
       call: async (i) =>
-        restores.push(
+        restores.set(
+          i,
           await makeVolume(controller, restoreRequest(`bench-restore-${i}`, pool, at(snapshots, 0)), SETTINGS),
         ),
     },
     clone: {
       call: async (i) =>
-        clones.push(await makeVolume(controller, cloneRequest(`bench-clone-${i}`, pool, source.id), SETTINGS)),
+        clones.set(i, await makeVolume(controller, cloneRequest(`bench-clone-${i}`, pool, source.id), SETTINGS)),
     },
     getVolume: { call: () => controller.controllerGetVolume({ volumeId: source.id }, SETTINGS) },
     getSnapshot: {
@@ -177,7 +174,10 @@ const driverTurns = async (
         for (;;) {
           const { groupSnapshot: made } = await groups.createVolumeGroupSnapshot(grouping(i), SETTINGS);
           if (made?.readyToUse !== true) continue;
-          groupIds.push({ id: made.groupSnapshotId, snapshotIds: made.snapshots.map(({ snapshotId }) => snapshotId) });
+          groupIds.set(i, {
+            id: made.groupSnapshotId,
+            snapshotIds: made.snapshots.map(({ snapshotId }) => snapshotId),
+          });
           return;
         }
       },
@@ -201,10 +201,15 @@ const driverTurns = async (
       },
     },
   };
+  const close = () => {
+    groups.close();
+    blocks.close();
+  };
+  return { turns, close };
 };
 
 /** The same effects with nothing looked at twice: see ./sides.ts. */
-const floorTurns = async (ceph: CephCalls, pool: PoolRef): Promise<Turns> => {
+export const floorTurns = async (ceph: CephCalls, pool: PoolRef): Promise<Turns> => {
   const run = <A>(effect: Effect.Effect<A, unknown>): Promise<A> => Effect.runPromise(effect);
   const recipe =
     (make: (i: number) => Effect.Effect<unknown, unknown>) =>
