@@ -102,18 +102,25 @@ export const cloneThrough = Effect.fn("images.cloneThrough")(function* (
   yield* rbd
     .snapshotCreate(source.pool, source.image, source.snapshot, source.clients)
     .pipe(Effect.catchTag("Exists", () => Effect.void));
-  const remove = rbd.snapshotRemove(source.pool, source.image, source.snapshot);
   // Another driver works on the same request: it has made the clone already, or is done with the snapshot.
   yield* rbd.imageClone(source, pool, image, spec).pipe(
     Effect.catchTag("Exists", (error) =>
-      Effect.gen(function* () {
-        if ((yield* isAttachedElsewhere(source, { pool, image })) || (yield* forgotten)) yield* remove;
-        return yield* asRaced(error);
-      }),
+      Effect.andThen(dropIfUnneeded(source, { pool, image, forgotten }), asRaced(error)),
     ),
     Effect.catchTag("ImageSnapshotNotFound", asRaced),
   );
-  yield* remove;
+  yield* removed(source);
+});
+
+const removed = ({ pool, image, snapshot }: Transient): Effect.Effect<void, CephError, Rbd> =>
+  Effect.flatMap(Rbd, (rbd) => rbd.snapshotRemove(pool, image, snapshot));
+
+/** Removes the transient snapshot if it marks nothing, because another driver has made the target already. */
+export const dropIfUnneeded = Effect.fnUntraced(function* (
+  source: Transient,
+  target: Pick<Target, "pool" | "image" | "forgotten">,
+): Effect.fn.Return<void, CephError, Rados | Rbd> {
+  if ((yield* isAttachedElsewhere(source, target)) || (yield* target.forgotten)) yield* removed(source);
 });
 
 /** Whether the target is a whole clone of the same image, by another snapshot of it than the one given. */

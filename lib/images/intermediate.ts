@@ -5,6 +5,7 @@
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import type { CephError } from "../ceph/errors.ts";
 import type { Precondition } from "../csi/errors.ts";
@@ -17,6 +18,16 @@ import { TEMP_SUFFIX } from "./temp-suffix.ts";
 export const tempImage = (imageName: string): string => imageName + TEMP_SUFFIX;
 
 /**
+ * Removes the image in between of a volume that was never finished, and is gone. It holds nothing but old data of the source, of
+ * its own if it was flattened meanwhile.
+ */
+export const removeTemp = (
+  pool: PoolRef,
+  imageName: string,
+): Effect.Effect<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> =>
+  removeImages([{ pool, imageName: tempImage(imageName), snapshots: [imageName] }], 0);
+
+/**
  * Removes the image in between of a volume that does not read from it any more because it was flattened: that image only
  * keeps old data of the source. A failure is logged, because the next copy of the volume tries again.
  */
@@ -26,9 +37,8 @@ export const removeLeftOverTemp = Effect.fn("images.removeLeftOverTemp")(
     { parent }: ImageHeader,
   ): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
     if (parent !== undefined || attributes?.imageId === undefined) return;
-    const temp = tempImage(imageName);
-    if ((yield* (yield* Rbd).imageId(pool, temp)) === undefined) return;
-    yield* removeImages([{ pool, imageName: temp, snapshots: [imageName] }], 0);
+    if ((yield* (yield* Rbd).imageId(pool, tempImage(imageName))) === undefined) return;
+    yield* removeTemp(pool, imageName);
   },
   Effect.catch(({ message }) => Effect.logInfo(`the left-over image of a copy stays for now: ${message}`)),
 );

@@ -15,7 +15,7 @@
  *    alone, which that ceph-csi reads, too.
  */
 import * as Effect from "effect/Effect";
-import type { CephError } from "../ceph/errors.ts";
+import { type CephError, Raced } from "../ceph/errors.ts";
 import { type OmapWrite, type PoolRef, Rados } from "../ceph/rados.ts";
 import type { Encryption } from "../config/encryption.ts";
 import { JournalCorrupt } from "../csi/errors.ts";
@@ -83,7 +83,9 @@ export interface Attributes {
   readonly owner: string | undefined;
   readonly encryptKms: string | undefined;
   readonly encryptionType: string | undefined;
-  /** Who has taken over the making of the image (`takeOver`); absent: whoever reserved the name makes it. */
+  /**
+   * Who has taken over the making of the image (`takeOver`), or `GIVEN_UP`; absent: whoever reserved the name makes it.
+   */
   readonly maker: string | undefined;
 }
 
@@ -110,9 +112,14 @@ export interface ReservationRequest {
   readonly split?: { readonly imagePoolId: bigint; readonly journalPoolId: bigint };
   /** A UUID for a free name, which nothing else has. Absent: a random one. */
   readonly uuid?: string;
+  /** What has no attributes yet of a name that is found gets a maker with them (`takeOver`). */
+  readonly takesOver?: true;
   /** Further keys, written with the others. */
   readonly more?: Readonly<Record<string, string>>;
 }
+
+/** The maker of a reservation that is being undone: nobody goes on with it, and whoever finds it finishes the undo. */
+export const GIVEN_UP = "given up";
 
 const FIELDS = {
   imageId: "csi.imageid",
@@ -205,8 +212,10 @@ export const claim = Effect.fnUntraced(function* (
   }
   const known = found?.attributes ?? NOTHING;
   const imageName = known.imageName ?? wanted.prefix + uuid;
+  const takesOver = found !== undefined && known.requestName === undefined && wanted.takesOver === true;
   const attributes: Attributes = {
     ...known,
+    ...(takesOver && { maker: crypto.randomUUID() }),
     requestName: wanted.requestName,
     imageName,
     source: known.source ?? wanted.source,
@@ -226,7 +235,7 @@ const encryptionAttributes = (encryption: Encryption | undefined) => ({
 
 const valuesOf = (
   kind: Kind,
-  { imageName = "", source, groupId, owner, encryptKms, encryptionType }: Attributes,
+  { imageName = "", source, groupId, owner, encryptKms, encryptionType, maker }: Attributes,
   { requestName, split, more }: ReservationRequest,
 ): Readonly<Record<string, string>> => ({
   [kind.requestNameKey]: requestName,
@@ -236,6 +245,7 @@ const valuesOf = (
   ...(owner !== undefined && { [FIELDS.owner]: owner }),
   ...(encryptKms !== undefined && { [FIELDS.encryptKms]: encryptKms }),
   ...(encryptionType !== undefined && { [FIELDS.encryptionType]: encryptionType }),
+  ...(maker !== undefined && { [FIELDS.maker]: maker }),
   ...(split !== undefined && { [JOURNAL_POOL]: poolHex(split.journalPoolId) }),
   ...more,
 });
@@ -251,7 +261,7 @@ export const writeAttributes = (
     : Effect.flatMap(Rados, (rados) =>
         rados.omapWrite(pool, uuidObject(kind, uuid), {
           object: "ensure",
-          compare: { [kind.requestNameKey]: "" },
+          compare: { [kind.requestNameKey]: "", [FIELDS.maker]: "" },
           set: unwritten,
         }),
       );
@@ -271,6 +281,21 @@ export const isNamed = (
       (values) => values?.get(key) === entry,
     );
   });
+
+/** `writeAttributes` of a name that another call has reserved: `Raced` if that one has freed the name meanwhile. */
+export const writeFound = Effect.fnUntraced(function* (
+  kind: Kind,
+  pool: PoolRef,
+  instance: string,
+  requestName: string,
+  claimed: Claim,
+): Effect.fn.Return<void, CephError | JournalCorrupt, Rados> {
+  if (claimed.unwritten === undefined) return;
+  yield* writeAttributes(kind, pool, claimed);
+  if ((yield* lookUp(kind, pool, instance, requestName))?.entry === claimed.entry) return;
+  yield* forget(kind, pool, claimed.uuid);
+  return yield* new Raced({ op: "rados_omap_get", subject: requestName });
+});
 
 /** Whether every driver finds the image of the claim by its UUID, also while its attributes are not written. */
 export const namedByUuid = (kind: Kind, { uuid, imageName }: Claim): boolean =>
@@ -447,6 +472,27 @@ export const takeOver = (
     });
     return Effect.as(taken, next);
   });
+
+/**
+ * Gives up the making of an image that nobody has completed, before anything of it is undone: nobody goes on with it. `Raced` as in
+ * `takeOver`. `mayLack`: whether the attributes may not be written yet; then they never are.
+ */
+export const giveUp = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  { maker = "" }: Pick<Seen, "maker">,
+  mayLack: boolean,
+): Effect.Effect<void, CephError, Rados> => {
+  const compare = { [FIELDS.imageId]: "", [FIELDS.maker]: maker };
+  const set = { [FIELDS.maker]: GIVEN_UP };
+  const written = writeEntry(kind, pool, uuid, { compare, set });
+  if (!mayLack) return written;
+  const unwritten = { object: "ensure", compare: { ...compare, [kind.requestNameKey]: "" }, set } as const;
+  return Effect.catchTag(written, "ObjectNotFound", () =>
+    Effect.flatMap(Rados, (rados) => rados.omapWrite(pool, uuidObject(kind, uuid), unwritten)),
+  );
+};
 
 /** The parts of a reservation that freeing it needs. */
 export interface ReservedName {

@@ -14,7 +14,8 @@
  * 2. A name that was given to a snapshot of another volume is a Conflict.
  * 3. The source keeps no trace of the snapshot but its data: the transient snapshot goes as soon as the clone exists.
  * 4. A point in time that a caller may know of is never undone, and never taken anew: the next call finishes it.
- * 5. A snapshot that could not be used from where the request asks for is refused before anything is written.
+ * 5. What another call has begun is taken over before this one goes on with it, so that that one undoes nothing any more.
+ * 6. A snapshot that could not be used from where the request asks for is refused before anything is written.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -39,17 +40,17 @@ import {
 } from "../csi/errors.ts";
 import type { CsiSnapshot } from "../csi/messages.ts";
 import { newHandle } from "../csi/new-handle.ts";
-import { cloneThrough, resumeClone } from "../images/clone.ts";
+import { cloneThrough, dropIfUnneeded, resumeClone } from "../images/clone.ts";
 import type { Flatten } from "../images/flatten.ts";
 import { removeLeftOverTemp } from "../images/intermediate.ts";
 import { holderSpec } from "../images/layout.ts";
 import { Purge } from "../images/purge.ts";
-import { asRaced, statusIfThere } from "../images/races.ts";
-import { discardUnfinished, finishRemoval } from "../images/removal.ts";
+import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
+import { clearUnfinished, discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
-import { type Making, makingOf } from "../journal/making.ts";
+import { completeOrDiscard, type Making, makingOf, takenOver } from "../journal/making.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
@@ -155,7 +156,7 @@ const snapshotOf = Effect.fnUntraced(function* (
   const early = yield* describe(spec, source.volume, snapshot.uuid, image, false);
   yield* stage("answer", answerEarly(early));
   // From here on nothing is undone: the caller counts on this point in time.
-  yield* makeReady(snapshot, making, image.id, spec.parameters);
+  yield* makeReady(snapshot, ownMaking(snapshot, making), image.id, spec.parameters);
   yield* stage("remove left-over copy", removeLeftOverTemp(source.volume, source.image));
   return { ...early, ready: true };
 });
@@ -178,6 +179,13 @@ const recoverEarlierAttempt = Effect.fnUntraced(function* (
   const reservation = yield* journal.lookUp(SNAPSHOTS, pool, instanceId, requestName);
   if (reservation === undefined) return undefined;
   const { uuid, attributes } = reservation;
+  const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
+  if (attributes.imageId === undefined && attributes.maker === journal.GIVEN_UP) {
+    yield* clearUnfinished(pool, imageName, Effect.void, [imageName]);
+    yield* (yield* Rbd).snapshotRemove(pool, source, imageName);
+    yield* journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName });
+    return undefined;
+  }
   if (attributes.source !== undefined && attributes.source !== source) {
     return yield* new Conflict({
       subject: `snapshot ${requestName}`,
@@ -185,8 +193,10 @@ const recoverEarlierAttempt = Effect.fnUntraced(function* (
       remedy: "Delete that snapshot, or use another name",
     });
   }
-  if (attributes.imageId === undefined) return { reservation, image: undefined };
-  const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
+  if (attributes.imageId === undefined) {
+    const taken = yield* takenOver(SNAPSHOTS, pool, uuid, attributes);
+    return { reservation: { ...reservation, attributes: taken }, image: undefined };
+  }
   const image = yield* statusIfThere(pool, imageName);
   if (image !== undefined) return { reservation, image };
   yield* finishRemoval(pool, imageName, attributes.imageId);
@@ -208,8 +218,7 @@ const holdPointInTime = Effect.fnUntraced(function* (
   const { pool } = source.volume;
   yield* stage("limit snapshots", limitSnapshots(source.volume, source.image));
   const sourceKey = yield* readSourceKey(source, spec.secrets);
-  const { uuid, imageName, attributes } = yield* reserve(spec, source, earlier);
-  const making = yield* makingOf(SNAPSHOTS, pool, uuid, attributes);
+  const { uuid, imageName, making } = yield* reserve(spec, source, earlier);
   const snapshotId = yield* handleOf(spec, source.volume, uuid);
   const key = yield* chooseSnapshotKey(source, sourceKey, { snapshotId, pool, imageName }, spec.secrets);
   const image = yield* Effect.catchTag(
@@ -227,11 +236,28 @@ const reserve = Effect.fnUntraced(function* (
   earlier: journal.Reservation | undefined,
 ) {
   const { instanceId } = yield* DriverSettings;
-  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName, encryption };
-  const claim = journal.claim(SNAPSHOTS, pool, instanceId, entry, earlier);
-  const undo = (made: journal.Claim) => undoReservation({ ...made, pool }, requestName);
-  const claimed = yield* earlier === undefined ? step("reserve", claim, { undo }) : stage("reserve", claim);
-  yield* stage("reserve", journal.writeAttributes(SNAPSHOTS, pool, claimed));
+  const entry = {
+    requestName,
+    prefix,
+    owner: attributes?.owner,
+    source: imageName,
+    encryption,
+    takesOver: true,
+  } as const;
+  const claim = journal
+    .claim(SNAPSHOTS, pool, instanceId, entry, earlier)
+    .pipe(
+      Effect.bind("making", ({ uuid, attributes: now }) => makingOf(SNAPSHOTS, pool, uuid, now, earlier === undefined)),
+    );
+  const undo = ({ making, ...made }: journal.Claim & { readonly making: Making }) =>
+    Effect.andThen(making.giveUp, undoReservation({ ...made, pool }, requestName));
+  if (earlier === undefined) {
+    const claimed = yield* step("reserve", claim, { undo });
+    yield* stage("reserve", journal.writeAttributes(SNAPSHOTS, pool, claimed));
+    return claimed;
+  }
+  const claimed = yield* stage("reserve", claim);
+  yield* stage("reserve", journal.writeFound(SNAPSHOTS, pool, instanceId, requestName, claimed));
   return claimed;
 });
 
@@ -253,7 +279,7 @@ const lookAtClone = Effect.fnUntraced(function* (
  */
 const cloneSource = Effect.fnUntraced(function* (
   { volume: { pool, imageName: source }, image }: SourceVolume,
-  { uuid, imageName, making: { takeOver } }: Pick<HeldPointInTime, "uuid" | "imageName" | "making">,
+  { uuid, imageName, making: { giveUp, takeOver } }: Pick<HeldPointInTime, "uuid" | "imageName" | "making">,
   isNew: boolean,
 ): Effect.fn.Return<PointInTime, CreateSnapshotError, Needs | Compensations> {
   const rbd = yield* Rbd;
@@ -266,9 +292,12 @@ const cloneSource = Effect.fnUntraced(function* (
   }
   return yield* step("hold point in time", Effect.andThen(cloneThrough(transient, target), look), {
     when: "started",
-    undo: Effect.andThen(
-      discardUnfinished(pool, imageName, takeOver, [imageName]),
-      rbd.snapshotRemove(pool, source, imageName),
+    undo: giveUp.pipe(
+      Effect.tapErrorTag("Raced", () => dropIfUnneeded(transient, target)),
+      // the entry is gone, and with it whoever could go on
+      Effect.catchTag("ObjectNotFound", () => Effect.void),
+      Effect.andThen(discardUnfinished(pool, imageName, Effect.void, [imageName])),
+      Effect.andThen(rbd.snapshotRemove(pool, source, imageName)),
     ),
   });
 });
@@ -299,7 +328,8 @@ const finishWithoutSource = Effect.fnUntraced(function* (
       return yield* describe(spec, source, uuid, image, true);
     }
   }
-  yield* stage("remove unfinished snapshot", discardUnfinished(pool, imageName, making.takeOver, [imageName]));
+  yield* stage("remove unfinished snapshot", orRaced(making.giveUp));
+  yield* stage("remove unfinished snapshot", discardUnfinished(pool, imageName, Effect.void, [imageName]));
   yield* stage("free name", journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName }));
   return yield* gone;
 });
@@ -313,7 +343,20 @@ const finish = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, CreateSnapshotError, Needs> {
   const snapshotId = yield* handleOf(spec, source, snapshot.uuid);
   yield* keepKeyWithoutSource(spec.sourceVolumeId, attributes, { ...snapshot, snapshotId }, spec.secrets);
-  yield* makeReady(snapshot, making, imageId, spec.parameters);
+  yield* makeReady(snapshot, ownMaking(snapshot, making), imageId, spec.parameters);
+});
+
+/** Removes the image where it is of no use once it is made, because another driver has deleted the snapshot meanwhile. */
+const ownMaking = ({ pool, uuid, imageName }: SnapshotImage, making: Making) => ({
+  complete: (imageId: string) =>
+    completeOrDiscard(
+      SNAPSHOTS,
+      pool,
+      uuid,
+      making,
+      imageId,
+      discardUnfinished(pool, imageName, Effect.void, [imageName]),
+    ),
 });
 
 /** A clone with neither a parent nor data of its own was cut off at the beginning. */

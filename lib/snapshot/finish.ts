@@ -13,9 +13,9 @@ import { DriverSettings } from "../config/settings.ts";
 import { Conflict } from "../csi/errors.ts";
 import { Flatten } from "../images/flatten.ts";
 import { snapshotMetadata } from "../images/metadata.ts";
+import type { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
-import type { Making } from "../journal/making.ts";
 import { stage } from "../operations/pipeline.ts";
 
 /** The image that holds a snapshot: a clone of the source volume's image. */
@@ -31,10 +31,10 @@ export interface SnapshotImage {
  */
 export const makeReady = Effect.fn("snapshot.makeReady")(function* (
   { pool, imageName }: SnapshotImage,
-  making: Pick<Making, "complete">,
+  { complete }: { readonly complete: (imageId: string) => Effect.Effect<void, CephError, Purge | Rados | Rbd> },
   imageId: string,
   parameters: Readonly<Record<string, string>>,
-): Effect.fn.Return<void, CephError, Rbd | Rados | Flatten | DriverSettings> {
+): Effect.fn.Return<void, CephError, Rbd | Rados | Flatten | DriverSettings | Purge> {
   const rbd = yield* Rbd;
   const settings = yield* DriverSettings;
   // Only this snapshot uses the image: another driver that removes it deletes the snapshot, or begins anew.
@@ -45,7 +45,7 @@ export const makeReady = Effect.fn("snapshot.makeReady")(function* (
     Effect.catchTag(snapshot, "Exists", () => Effect.void),
   );
   yield* own("commit", rbd.imageMetaSet(pool, imageName, snapshotMetadata(settings, parameters)));
-  yield* own("commit", making.complete(imageId));
+  yield* own("commit", complete(imageId));
   const depth = yield* own("limit chain", rbd.cloneDepth(pool, imageName));
   if (depth < Math.max(1, settings.cloneDepth.softDepth)) return;
   yield* own("limit chain", (yield* Flatten).request(pool, imageName));

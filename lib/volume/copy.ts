@@ -21,15 +21,14 @@ import type { Clusters } from "../config/clusters.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
 import { type Conflict, NotReadyYet, type Precondition } from "../csi/errors.ts";
-import { cloneThrough, resumeClone, type Target, type Transient } from "../images/clone.ts";
-import { tempImage } from "../images/intermediate.ts";
+import { cloneThrough, dropIfUnneeded, resumeClone, type Target, type Transient } from "../images/clone.ts";
+import { removeTemp, tempImage } from "../images/intermediate.ts";
 import { cloneSpec, holderSpec, volumeCopySpec } from "../images/layout.ts";
 import { noMetadata } from "../images/metadata.ts";
 import type { Purge } from "../images/purge.ts";
 import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { clearUnfinished, discardUnfinished } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
-import { makingOf } from "../journal/making.ts";
 import { locateVolume } from "../journal/locate.ts";
 import type { Kms } from "../kms/kms.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
@@ -106,7 +105,11 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
   source: CopySource,
   reserved: ReservedVolume,
   fresh: boolean,
-): Effect.fn.Return<bigint, CephError | Conflict | NotReadyYet | Precondition, Ceph | Purge | Compensations> {
+): Effect.fn.Return<
+  bigint,
+  CephError | Conflict | NotReadyYet | Precondition,
+  Ceph | DriverSettings | Purge | Compensations
+> {
   const rbd = yield* Rbd;
   const { imagePool: pool, imageName: image } = reserved;
   const layout = source.kind === "snapshot" ? cloneSpec : volumeCopySpec;
@@ -119,7 +122,10 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
   const done = fresh ? NOTHING_DONE : yield* stage("clear", resume);
   yield* step("clone", Effect.catchTag(copySource(source, target, done), "ImageNotFound", asRaced), {
     when: "started",
-    undo: Effect.andThen(discardNew(spec, reserved), removeTraces(source, pool, image)),
+    undo: Effect.andThen(
+      Effect.tapErrorTag(discardNew(spec, reserved), "Conflict", () => dropUnneeded(source, target)),
+      removeTraces(source, pool, image),
+    ),
   });
   const { sizeBytes } = spec.size;
   const isLarge = source.sizeBytes >= sizeBytes && (fresh || source.kind === "snapshot");
@@ -209,20 +215,28 @@ const orNotReady =
       },
     );
 
-/** Takes away a copy that was not finished, with the image that it goes through. Stops if another driver finishes it. */
+/**
+ * Takes away a copy that was not finished, with the image that it goes through, before its name is freed. Stops if another
+ * driver finishes it.
+ */
 const discardCopy = Effect.fnUntraced(function* (pool: PoolRef, { uuid, attributes }: journal.Reservation) {
   const image = journal.imageNameOf(VOLUMES, uuid, attributes);
-  const { takeOver } = yield* makingOf(VOLUMES, pool, uuid, attributes);
-  // A name that is only half reserved has no entry, and nobody completes it.
-  yield* Effect.catchTag(takeOver, "ObjectNotFound", () => Effect.void);
+  yield* journal.giveUp(VOLUMES, pool, uuid, attributes, true);
   yield* discardUnfinished(pool, image, Effect.void);
-  yield* discardUnfinished(pool, tempImage(image), Effect.void, [image]);
+  yield* removeTemp(pool, image);
 });
 
 /** Takes away what `copySource` made beside the image itself, which is gone. The snapshot of the source goes last. */
-const removeTraces = Effect.fnUntraced(function* (source: CopySource, pool: PoolRef, image: string) {
+export const removeTraces = Effect.fnUntraced(function* (source: CopySource, pool: PoolRef, image: string) {
   if (source.kind === "snapshot") return;
   const [first] = transients(source, pool, image);
-  yield* discardUnfinished(pool, tempImage(image), Effect.void, [image]);
+  yield* removeTemp(pool, image);
   yield* (yield* Rbd).snapshotRemove(first.pool, first.image, first.snapshot);
+});
+
+/** Takes the snapshot of the source away that this call has made again after another driver was done with it. */
+const dropUnneeded = Effect.fnUntraced(function* (source: CopySource, target: Target) {
+  if (source.kind === "snapshot") return;
+  const [first] = transients(source, target.pool, target.image);
+  yield* dropIfUnneeded(first, source.direct ? target : imageBetween(source, target));
 });

@@ -34,6 +34,7 @@ import { volumeMetadata } from "../images/metadata.ts";
 import { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import * as journal from "../journal/journal.ts";
+import { completeOrDiscard } from "../journal/making.ts";
 import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
@@ -44,7 +45,7 @@ import { LIMIT_KEYS, type Metadata, metadataForNew, NO_INHERITED_LIMITS } from "
 import { settleBoth } from "../operations/settle-all.ts";
 import { proveFits, proveSameEncryption } from "./compare-with-request.ts";
 import { type CopySource, keepSourceCloneable, type SourceRequest } from "./copy-source.ts";
-import { createCopy, findSourceOrCleanUp } from "./copy.ts";
+import { createCopy, findSourceOrCleanUp, removeTraces } from "./copy.ts";
 import {
   type CreateRequestError,
   type CreateVolumePlan,
@@ -55,7 +56,7 @@ import {
 import { type EarlierAttempt, recoverEarlierAttempt } from "./earlier-attempt.ts";
 import { chooseKey, keepChosenKey } from "./key.ts";
 import { choosePool } from "./pool-choice.ts";
-import { describeReserved, discardNew, type ReservedVolume, reserveName } from "./reserve.ts";
+import { describeReserved, discardMade, discardNew, type ReservedVolume, reserveName } from "./reserve.ts";
 import type { Segments } from "./topology.ts";
 
 export interface CreatedVolume {
@@ -115,7 +116,7 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   const image = yield* makeImage(spec, earlier, source, reserved);
   if (image.existing !== undefined) yield* stage("compare", proveFits(spec, reserved, image.existing));
   yield* keepChosenKey(key, reserved);
-  yield* stage("commit", commit(spec, reserved, image, source !== undefined));
+  yield* stage("commit", commit(spec, reserved, image, source));
   return describeCreated(spec, reserved, volumeId, image.sizeBytes);
 });
 
@@ -138,15 +139,16 @@ const makeImage = Effect.fnUntraced(function* (
   source: CopySource | undefined,
   reserved: ReservedVolume,
 ): Effect.fn.Return<Made, CreateVolumeError, Needs | Compensations> {
-  const describe = describeReserved(spec, reserved);
-  if (existing === undefined && source === undefined && journal.namedByUuid(VOLUMES, reserved)) {
+  const isNew = reservation === undefined;
+  const describe = describeReserved(spec, reserved, isNew);
+  if (isNew && source === undefined && journal.namedByUuid(VOLUMES, reserved)) {
     const [, made] = yield* settleBoth(describe, createEmpty(spec, reserved));
     return made;
   }
   yield* describe;
   if (existing !== undefined) return foundImage(existing);
   if (source === undefined) return yield* createEmpty(spec, reserved);
-  return newImage(undefined, yield* createCopy(spec, source, reserved, reservation === undefined));
+  return newImage(undefined, yield* createCopy(spec, source, reserved, isNew));
 });
 
 /** Makes the image, unless another driver, or an earlier call that had timed out, was faster. */
@@ -165,12 +167,13 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
 /** Writes the image's metadata, then its ID into the journal, which is written last and means complete. */
 const commit = Effect.fnUntraced(function* (
   spec: CreateVolumeSpec,
-  { imagePool, imageName, attributes, making }: ReservedVolume,
+  { imagePool, imageName, attributes, uuid, making }: ReservedVolume,
   made: Made,
-  copied: boolean,
+  source: CopySource | undefined,
 ) {
   const rbd = yield* Rbd;
   const { requestParameters } = spec;
+  const copied = source !== undefined;
   const metadata = {
     ...volumeMetadata(yield* DriverSettings, requestParameters, copied),
     ...(copied && NO_INHERITED_LIMITS),
@@ -183,7 +186,11 @@ const commit = Effect.fnUntraced(function* (
   if (imageId === undefined) {
     return yield* new Raced({ op: "rbd_create4", subject: imageLabel(imagePool, imageName) });
   }
-  yield* orRaced(making.complete(imageId));
+  const discard = Effect.andThen(
+    discardMade({ imagePool, imageName }, imageId),
+    copied ? removeTraces(source, imagePool, imageName) : Effect.void,
+  );
+  yield* completeOrDiscard(VOLUMES, spec.pool, uuid, making, imageId, discard);
 });
 
 /** Without those that an earlier attempt has written for another class. */

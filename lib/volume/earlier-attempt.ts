@@ -3,9 +3,11 @@
  * taken away, so that creation goes on from a known state.
  *
  * 1. A name has at most one volume ID, whatever crashes: creation is finished with the UUID that the journal holds, and
- *    only a volume that was complete and is gone makes room for a new UUID.
+ *    only a volume that was complete and is gone, or one that was given up, makes room for a new UUID. Whoever gave it up may
+ *    still be undoing it, so nothing is made under that UUID any more.
  * 2. No reservation goes before its image is proven gone.
- * 3. A copy is complete only if its image is the one that was recorded, or has data of its own.
+ * 3. What was not complete is taken over before anything of it changes: whoever began it undoes nothing from then on.
+ * 4. A copy is complete only if its image is the one that was recorded, or has data of its own.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -13,12 +15,18 @@ import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
-import type { JournalCorrupt, Precondition } from "../csi/errors.ts";
+import type { Clusters } from "../config/clusters.ts";
+import type { ConfigError } from "../config/errors.ts";
+import type { ClusterMapping } from "../config/mapping.ts";
+import type { JournalCorrupt, NotReadyYet, Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import { headerIfThere, orRaced } from "../images/races.ts";
 import { LIMIT_KEYS } from "../qos/image-limits.ts";
-import { finishRemoval } from "../images/removal.ts";
+import { removeTemp, tempImage } from "../images/intermediate.ts";
+import { clearUnfinished, finishRemoval } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
+import { locateVolume } from "../journal/locate.ts";
+import { takenOver } from "../journal/making.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
 import { removeVolumeImages } from "./delete.ts";
 
@@ -32,21 +40,25 @@ export interface EarlierAttempt {
 
 const NOTHING: EarlierAttempt = { reservation: undefined, image: undefined };
 
-export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(function* ({
-  pool,
-  requestName,
-  source,
-}: CreateVolumeSpec): Effect.fn.Return<
-  EarlierAttempt,
-  CephError | JournalCorrupt | Precondition,
-  Ceph | DriverSettings | Purge
-> {
+export type EarlierAttemptError = CephError | ConfigError | JournalCorrupt | NotReadyYet | Precondition;
+type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Purge;
+
+export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(function* (
+  spec: CreateVolumeSpec,
+): Effect.fn.Return<EarlierAttempt, EarlierAttemptError, Needs> {
+  const { pool, requestName, source } = spec;
   const { instanceId } = yield* DriverSettings;
-  const reservation = yield* journal.lookUp(VOLUMES, pool, instanceId, requestName);
-  if (reservation === undefined) return NOTHING;
-  const { uuid, attributes } = reservation;
-  const { imageId } = attributes;
-  const imagePool = yield* imagePoolOf(pool, reservation.imagePoolId);
+  const found = yield* journal.lookUp(VOLUMES, pool, instanceId, requestName);
+  if (found === undefined) return NOTHING;
+  const { uuid } = found;
+  const { imageId } = found.attributes;
+  const imagePool = yield* imagePoolOf(pool, found.imagePoolId);
+  const reservation = imageId === undefined ? yield* goOnWith(spec, imagePool, found) : found;
+  if (reservation === undefined) {
+    yield* journal.unreserve(VOLUMES, pool, instanceId, { ...found, requestName });
+    return NOTHING;
+  }
+  const { attributes } = reservation;
   if (imagePool !== undefined) {
     const imageName = journal.imageNameOf(VOLUMES, uuid, attributes);
     // Without an image ID in the journal, making it may have been cut off anywhere; copies are made again.
@@ -71,6 +83,40 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
   }
   yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
   return NOTHING;
+});
+
+/**
+ * Takes over what another call has begun; `undefined`: it is given up, and nothing of it is left. Without its pool the image
+ * is gone.
+ */
+const goOnWith = Effect.fnUntraced(function* (
+  spec: CreateVolumeSpec,
+  imagePool: PoolRef | undefined,
+  { uuid, attributes, ...reservation }: journal.Reservation,
+): Effect.fn.Return<journal.Reservation | undefined, EarlierAttemptError, Needs> {
+  const { pool } = spec;
+  if (attributes.maker !== journal.GIVEN_UP && imagePool !== undefined) {
+    return { ...reservation, uuid, attributes: yield* takenOver(VOLUMES, pool, uuid, attributes) };
+  }
+  yield* journal.giveUp(VOLUMES, pool, uuid, attributes, true);
+  if (imagePool !== undefined) yield* finishUndo(spec, imagePool, journal.imageNameOf(VOLUMES, uuid, attributes));
+  return undefined;
+});
+
+/** Removes what a call has made that then gave it up; the snapshot of the source goes last. */
+const finishUndo = Effect.fnUntraced(function* (
+  { source, credentials }: CreateVolumeSpec,
+  pool: PoolRef,
+  image: string,
+): Effect.fn.Return<void, EarlierAttemptError, Needs> {
+  yield* clearUnfinished(pool, image, Effect.void);
+  yield* removeTemp(pool, image);
+  if (source?.kind !== "volume") return;
+  const rbd = yield* Rbd;
+  yield* locateVolume(source.id, credentials).pipe(
+    Effect.flatMap((from) => rbd.snapshotRemove(from.pool, from.imageName, tempImage(image))),
+    Effect.catchTag(["VolumeNotFound", "ImageNotFound"], () => Effect.void),
+  );
 });
 
 /**

@@ -21,9 +21,18 @@ import { DriverSettings } from "../config/settings.ts";
 import { Precondition } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
 import { orRaced, statusIfThere } from "../images/races.ts";
+import { removeTemp } from "../images/intermediate.ts";
 import { discardUnfinished, type Leftover } from "../images/removal.ts";
 import { TRANSIENT_NAME } from "../images/transient-snapshots.ts";
-import { type Attributes, readAttributes, SNAPSHOTS, takeOver, unreserve, VOLUMES } from "../journal/journal.ts";
+import {
+  type Attributes,
+  giveUp,
+  readAttributes,
+  SNAPSHOTS,
+  takeOver,
+  unreserve,
+  VOLUMES,
+} from "../journal/journal.ts";
 
 type Needs = DriverSettings | Purge | Rados | Rbd;
 
@@ -68,7 +77,7 @@ const clearOfCopy = Effect.fnUntraced(function* (
     // The copy itself, where it is a clone of the volume: only the journal's own word tells that it was never finished.
     if (copy !== undefined) yield* orRaced(takeOver(VOLUMES, pool, uuid, copy));
     if (copy?.imageName === copyName) yield* discardUnfinished(pool, copyName, Effect.void);
-    yield* discardUnfinished(pool, name, Effect.void, [copyName]);
+    yield* removeTemp(pool, copyName);
   } else yield* proveKnown(pool, imageName, name, [copyName, name]);
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
 });
@@ -113,7 +122,8 @@ const clearOfSnapshot = Effect.fnUntraced(function* (
   { imageId, requestName, maker }: Attributes,
 ): Effect.fn.Return<void, CephError | Precondition, Needs> {
   if (imageId === undefined) {
-    yield* discardUnfinished(pool, name, takeOver(SNAPSHOTS, pool, uuid, { imageId, maker }), [name]);
+    yield* orRaced(giveUp(SNAPSHOTS, pool, uuid, { maker }, false));
+    yield* discardUnfinished(pool, name, Effect.void, [name]);
   }
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));
   if (imageId !== undefined) return;

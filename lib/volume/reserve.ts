@@ -2,7 +2,7 @@
  * Reserves the name of a volume, and undoes that and the image that was made for it.
  *
  * 1. No reservation goes before its image is proven gone.
- * 2. An image stays once another driver has finished the volume, or has taken over the making of it.
+ * 2. An image, and the name, stay once another driver has finished the volume, or has taken over the making of it.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -41,8 +41,18 @@ export const reserveName = Effect.fnUntraced(function* (
   const { encryption } = parameters;
   // An image without attributes was found by the name that follows from its UUID.
   const prefix = image === undefined ? parameters.volumeNamePrefix : VOLUMES.defaultImagePrefix;
-  const reserve = journal.claim(VOLUMES, pool, instanceId, { requestName, prefix, owner, encryption }, earlier);
-  const undo = Effect.fnUntraced(function* ({ imageName, ...made }: journal.Reservation & { imageName: string }) {
+  const wanted = { requestName, prefix, owner, encryption, takesOver: true } as const;
+  const reserve = journal
+    .claim(VOLUMES, pool, instanceId, wanted, earlier)
+    .pipe(
+      Effect.bind("making", ({ uuid, attributes }) => makingOf(VOLUMES, pool, uuid, attributes, earlier === undefined)),
+    );
+  const undo = Effect.fnUntraced(function* ({
+    imageName,
+    making,
+    ...made
+  }: journal.Claim & { readonly making: Making }) {
+    yield* making.giveUp;
     if ((yield* (yield* Rbd).imageId(pool, imageName)) !== undefined) {
       return yield* new Conflict({ subject: `image ${imageLabel(pool, imageName)}`, problem: "is still there" });
     }
@@ -50,13 +60,23 @@ export const reserveName = Effect.fnUntraced(function* (
   });
   const reserved = yield* earlier === undefined ? step("reserve", reserve, { undo }) : stage("reserve", reserve);
   const imagePool = (yield* imagePoolOf(pool, reserved.imagePoolId)) ?? pool;
-  const making = yield* makingOf(VOLUMES, pool, reserved.uuid, reserved.attributes);
-  return { ...reserved, imagePool, making } satisfies ReservedVolume;
+  return { ...reserved, imagePool } satisfies ReservedVolume;
 });
 
-/** Writes the attributes of the reservation, unless they are there. */
-export const describeReserved = ({ pool }: CreateVolumeSpec, reserved: ReservedVolume) =>
-  stage("reserve", journal.writeAttributes(VOLUMES, pool, reserved));
+/** Writes the attributes of the reservation, unless they are there. `isNew`: this call has reserved the name. */
+export const describeReserved = Effect.fnUntraced(function* (
+  { pool, requestName }: CreateVolumeSpec,
+  reserved: ReservedVolume,
+  isNew: boolean,
+) {
+  const { instanceId } = yield* DriverSettings;
+  yield* stage(
+    "reserve",
+    isNew
+      ? journal.writeAttributes(VOLUMES, pool, reserved)
+      : journal.writeFound(VOLUMES, pool, instanceId, requestName, reserved),
+  );
+});
 
 /** Removes the image of this call. It stays if another driver has finished the volume, or works on it. */
 export const discardNew = Effect.fnUntraced(function* (
@@ -64,13 +84,20 @@ export const discardNew = Effect.fnUntraced(function* (
   { imagePool, imageName, making }: ReservedVolume,
 ): Effect.fn.Return<void, CephError | Conflict, Rados | Rbd | Purge> {
   const others = "is finished, or worked on, by another driver meanwhile";
-  yield* making.takeOver.pipe(
+  yield* making.giveUp.pipe(
     Effect.catchTag("Raced", () => Effect.fail(new Conflict({ subject: `volume ${requestName}`, problem: others }))),
-    // Its attributes were not written, so nobody has finished it.
+    // The entry is gone, and with it whoever could go on.
     Effect.catchTag("ObjectNotFound", () => Effect.void),
   );
+  yield* discardMade({ imagePool, imageName });
+});
+
+/** Removes the image of that name, if it is the one of this ID; absent: any. It may not be whole, so its size is not asked for. */
+export const discardMade = Effect.fnUntraced(function* (
+  { imagePool, imageName }: Pick<ReservedVolume, "imagePool" | "imageName">,
+  only?: string,
+): Effect.fn.Return<void, CephError, Rbd | Purge> {
   const id = yield* (yield* Rbd).imageId(imagePool, imageName);
-  if (id === undefined) return;
-  // It may not be whole, so its size is not asked for.
+  if (id === undefined || (only !== undefined && only !== id)) return;
   yield* discardImage({ pool: imagePool, name: imageName, id, mark: markFor(imageName) });
 });

@@ -4,7 +4,7 @@ import { Code, codeName } from "../../lib/grpc/status.ts";
 import { rig } from "../rig/cluster.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
 import { EMPTY, makePool, settledInventory } from "./inventory.ts";
-import { random } from "./random.ts";
+import { random } from "../support/random.ts";
 import { CLUSTER, createRequest, deleteRequest, expandRequest, GIB, isFailed } from "./requests.ts";
 
 const dir = testFolder("crowd");

@@ -14,7 +14,7 @@ import {
 } from "./copies.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
 import { inventory, makePool, omapOf } from "./inventory.ts";
-import { random } from "./random.ts";
+import { random } from "../support/random.ts";
 import { CLUSTER, createRequest, deleteRequest, expandRequest, isFailed } from "./requests.ts";
 
 const SECONDS = Number(process.env["CSI_RBD_CROWD_SECONDS"] ?? 30);

@@ -19,7 +19,7 @@ import {
 import type { Driver } from "./driver.ts";
 import { inventory, omapOf } from "./inventory.ts";
 import { type Attempt, attempts, patientCallers, startMortal } from "./kill.ts";
-import { random } from "./random.ts";
+import { random } from "../support/random.ts";
 import { createRequest, deleteRequest, expandRequest } from "./requests.ts";
 
 const LIVES = Number(process.env["CSI_RBD_COPIES"] ?? 24);

@@ -5,7 +5,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { directoryKeys, EMPTY, inventory, omapOf, settledInventory } from "./inventory.ts";
 import { type Attempt, attempts, patientCallers, startMortal } from "./kill.ts";
-import { random } from "./random.ts";
+import { random } from "../support/random.ts";
 import { createRequest, deleteRequest, expandRequest, GIB } from "./requests.ts";
 
 const LIVES = Number(process.env["CSI_RBD_LIFECYCLES"] ?? 200);

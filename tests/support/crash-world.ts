@@ -230,6 +230,12 @@ export const aWorld = async ({ prepare }: Pick<Scenario, "prepare">): Promise<Me
 export const entryOf = (cluster: MemoryCluster): string | undefined =>
   poolDump(cluster).objects[DIRECTORY]?.["csi.volume.pvc-1"];
 
+/** Whether the driver that began it was about to undo it: then the next one begins anew, under another UUID. */
+export const isGivenUp = (cluster: MemoryCluster, uuid: string | undefined): boolean =>
+  ["csi.volume.", "csi.snap."].some(
+    (prefix) => poolDump(cluster).objects[`${prefix}${uuid}`]?.["csi-rbd.maker"] === "given up",
+  );
+
 /** Forgets objects that neither a name nor an image belongs to -> how many there were. */
 export const dropOrphans = (cluster: MemoryCluster): number => {
   const there = cluster.namespace("rbd", "");

@@ -132,6 +132,15 @@ export const growAll = (cluster: MemoryCluster, sizeBytes: bigint, pool = "rbd")
 export const poolDump = (cluster: MemoryCluster, pool = "rbd", namespace = "") =>
   cluster.dump()[pool]?.[namespace] ?? { objects: {}, images: {}, bareNames: {}, trash: {} };
 
+/** `poolDump` without who makes what is not complete: each call that goes on with it writes that anew. */
+export const poolDumpWithoutMakers = (cluster: MemoryCluster) => {
+  const { objects, ...rest } = poolDump(cluster);
+  const kept = Object.entries(objects).map(
+    ([object, entries]) => [object, Object.entries(entries).filter(([key]) => key !== "csi-rbd.maker")] as const,
+  );
+  return { ...rest, objects: Object.fromEntries(kept) };
+};
+
 /** The cluster's dump with UUIDs and image ids as ordinals: equal for states that differ in those only. */
 export const shape = (cluster: MemoryCluster): unknown => {
   const text = JSON.stringify(cluster.dump());

@@ -162,7 +162,7 @@ describe("a reservation and its image", () => {
       const uuid = entryOf(cluster);
       expect(objects[`csi.volume.${uuid}`]?.["csi.volname"]).toBe("pvc-1");
       const { volume } = await time.until(driver.createVolume(creation()));
-      expect(uuidOf(volume.volumeId)).toBe(uuid ?? "");
+      expect(uuidOf(volume.volumeId)).not.toBe(uuid ?? "");
       await time.until(driver.deleteVolume(deletion(volume.volumeId)));
       await emptyTrash(cluster, time);
       expect(cluster.dump()).toEqual(before);

@@ -110,7 +110,7 @@ describe("the journal of a created volume", () => {
         object,
         {
           object: "ensure",
-          compare: { "csi.volname": "" },
+          compare: { "csi.volname": "", "csi-rbd.maker": "" },
           set: { "csi.volname": "pvc-1", "csi.imagename": `csi-vol-${uuid}` },
         },
       ],

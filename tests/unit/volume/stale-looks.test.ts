@@ -5,6 +5,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
+import { NoSpace } from "../../../lib/ceph/errors.ts";
 import { held, intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import {
@@ -54,27 +55,24 @@ const dyingInClone = (cluster: MemoryCluster, inner: CephCalls): { ceph: CephCal
 describe("a copy that another driver completes", () => {
   const copies = {
     "a restore": {
-      look: "imageBriefs",
       flags: {},
       request: ({ snapshotId }: { snapshotId: string }) => restoreOf(snapshotId),
     },
     "a copy of a volume": {
-      look: "snapshots",
       flags: {},
       request: ({ volumeId }: { volumeId: string }) => cloneOf(volumeId),
     },
     "a copy by way of an image in between": {
-      look: "snapshots",
       flags: THROUGH,
       request: ({ volumeId }: { volumeId: string }) => cloneOf(volumeId),
     },
   } as const;
-  for (const [what, { look, flags, request }] of Object.entries(copies)) {
+  for (const [what, { flags, request }] of Object.entries(copies)) {
     test(`A driver that looked before ${what} was answered leaves it as it is`, async () => {
       const at = await world();
       const { cluster, data } = at;
       const cloning = held(cephMemoryService(cluster), "imageClone");
-      const looking = held(cephMemoryService(cluster), look);
+      const looking = held(cephMemoryService(cluster), "omapWrite", /csi\.volume\./);
       await using first = aDriver(cluster, { ceph: cloning.ceph, flags });
       await using second = aDriver(cluster, { ceph: looking.ceph, flags });
       const answered = first.createVolume(request(at));
@@ -91,6 +89,30 @@ describe("a copy that another driver completes", () => {
       expect(recordedId(cluster, uuidOf(volume.volumeId))).toBe(id);
       expect(read(cluster, image)).toEqual(data);
       expect((await second.createVolume(request(at))).volume.volumeId).toBe(volume.volumeId);
+    });
+
+    test(`A driver that goes on with ${what} takes it over: the one that began it completes nothing`, async () => {
+      const at = await world();
+      const { cluster, data } = at;
+      const cloning = held(cephMemoryService(cluster), "imageClone");
+      const begun = held(cephMemoryService(cluster), "imageClone");
+      await using first = aDriver(cluster, { ceph: cloning.ceph, flags });
+      await using second = aDriver(cluster, { ceph: begun.ceph, flags });
+      const overtaken = failureOf(first.createVolume(request(at)));
+      await eventually(() => cloning.waiting() === 1, "a clone about to be made");
+      const answered = second.createVolume(request(at));
+      await eventually(() => begun.waiting() === 1, "the second one's clone about to be made");
+      begun.letGo();
+      const { volume } = await answered;
+      const image = imageOf(volume.volumeId);
+      const { id } = cluster.image("rbd", image);
+      cloning.letGo();
+      expect(await overtaken).toMatchObject({ code: "ABORTED" });
+      expect(recordedId(cluster, uuidOf(volume.volumeId))).toBe(id);
+      expect(cluster.image("rbd", image).id).toBe(id);
+      expect(read(cluster, image)).toEqual(data);
+      const marks = poolDump(cluster).images[imageOf(at.volumeId)]?.snapshots.filter(({ kind }) => kind === "user");
+      expect(marks).toEqual([]);
     });
   }
 
@@ -183,4 +205,27 @@ describe("an image for which the journal has the ID of another one", () => {
       expect(poolDump(cluster)).toEqual(before);
     });
   }
+});
+
+test("An answered point in time survives the failure of the driver that reserved it", async () => {
+  const { cluster, volumeId, data } = await world();
+  const inner = cephMemoryService(cluster);
+  const full = new NoSpace({ op: "rbd_snap_create", subject: "rbd" });
+  const failing = held(
+    intercepted(inner, (call, act) => (call.method === "snapshotCreate" ? Effect.fail(full) : act)),
+    "snapshotCreate",
+  );
+  const later = held(inner, "snapshotCreate", /csi-snap/);
+  await using first = aDriver(cluster, { ceph: failing.ceph });
+  await using second = aDriver(cluster, { ceph: later.ceph });
+  const failed = failureOf(first.createSnapshot(snapshotOf(volumeId)));
+  await eventually(() => failing.waiting() === 1, "a reservation, and a snapshot about to fail");
+  const { snapshot } = await second.createSnapshot(snapshotOf(volumeId));
+  cluster.image("rbd", imageOf(volumeId)).write(0n, MIB_4);
+  failing.letGo();
+  expect(await failed).toMatchObject({ code: "RESOURCE_EXHAUSTED" });
+  later.letGo();
+  const ready = await readySnapshot(second, snapshotOf(volumeId));
+  expect(ready.snapshotId).toBe(snapshot.snapshotId);
+  expect(read(cluster, holderOf(ready.snapshotId))).toEqual(data);
 });
