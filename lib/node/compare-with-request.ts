@@ -82,7 +82,9 @@ const differenceOf = (
   if (kind !== access.kind)
     return `as ${kind}; the request asks for ${access.kind === "block" ? "block" : "a filesystem"}`;
   if (access.kind === "block") {
-    return readOnly && !top.readOnly ? "writable; the request asks for read-only" : undefined;
+    // ceph-csi binds the node read-only for SINGLE_NODE_READER_ONLY; the publish sets the device itself so.
+    const takesWrites = !top.readOnly && !entry.options.includes("ro");
+    return readOnly && takesWrites ? "writable; the request asks for read-only" : undefined;
   }
   if (access.type !== "" && access.type !== entry.fsType) {
     return `with ${entry.fsType}; the request asks for ${access.type}`;

@@ -109,7 +109,7 @@ export const provePublished = (
   if (root !== undefined && entry.root !== root) {
     return conflict(`is already a mount of ${entry.root} of its filesystem, and the request asks for ${root}`);
   }
-  const takesNoWrites = shown.kind === "filesystem" ? entry.options.includes("ro") : top.readOnly;
+  const takesNoWrites = entry.options.includes("ro") || (shown.kind === "block" && top.readOnly);
   if (takesNoWrites === readOnly) return Effect.void;
   const [is, asked] = readOnly ? ["writable", "read-only"] : ["read-only", "writable"];
   return conflict(`is already published ${is}; the request asks for ${asked}`);

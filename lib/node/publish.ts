@@ -22,7 +22,7 @@ import { oneLine } from "../text/printable.ts";
 import { FOLDER_ROOT, unlockedFolder } from "./crypt-folder.ts";
 import { guardDevice } from "./device.ts";
 import { proveMounted, provePublished, unmountAll } from "./mounts.ts";
-import { otherMounts, type ShownDevice, shownBy } from "./staged-device.ts";
+import { otherUses, type ShownDevice, shownBy } from "./staged-device.ts";
 import { lookAtStagedVolume, type StagedVolume } from "./staged-volume.ts";
 
 export interface PublishSpec {
@@ -71,10 +71,19 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   const resolved = yield* host.resolvePath(targetPath);
   const existing = resolved === undefined ? undefined : mountsAt(now.mountTable, resolved).at(-1);
   const root = spec.encryptedFiles ? FOLDER_ROOT : undefined;
-  if (existing !== undefined) return yield* provePublished(device, existing, readOnly, root);
-  const publishedAt = otherMounts(now.mountTable, device, [point]);
+  const uses = otherUses(now.mountTable, device, [point]);
+  const publishedAt = uses.map((use) => use.point);
+  const writableAt = uses.filter((use) => !use.options.includes("ro")).map((use) => use.point);
+  if (existing !== undefined) {
+    yield* provePublished(device, existing, readOnly, root);
+    // ceph-csi publishes a raw device read-only and leaves the device itself writable, for other pods as well.
+    const unguarded = kind === "block" && readOnly && writableAt.length === 0;
+    return unguarded ? yield* stage("guard device", guardDevice(device, true, [])) : undefined;
+  }
   if (once && publishedAt.length > 0) return yield* publishedElsewhere(spec, publishedAt);
-  if (kind === "block") yield* stage("guard device", guardDevice(device, readOnly, publishedAt));
+  if (kind === "block") {
+    yield* stage("guard device", guardDevice(device, readOnly, readOnly ? writableAt : publishedAt));
+  }
   const source = spec.encryptedFiles ? yield* unlockedFolder(spec.volumeId, point) : point;
   yield* compensated(bindTarget({ ...spec, readOnly }, { ...staged, source, root }));
 });

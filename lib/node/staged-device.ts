@@ -36,13 +36,17 @@ export const shownBy = (entry: MountEntry, devices: readonly StagedDevice[]): Sh
   return node && { device: node, kind: "block" };
 };
 
-/** The mount points of a device that are not among `paths`. */
-export const otherMounts = (
+/** The mounts of a device that are not at one of `paths`. */
+export const otherUses = (
   table: MountTable,
   { mapped, top }: StagedDevice,
   paths: readonly (string | undefined)[],
-): readonly string[] => {
+): MountTable => {
   const isUse = (entry: MountEntry) =>
     [top, mapped].some((device) => isFilesystemOf(entry, device) || isNodeOf(entry, device));
-  return table.filter((entry) => isUse(entry) && !paths.includes(entry.point)).map(({ point }) => point);
+  return table.filter((entry) => isUse(entry) && !paths.includes(entry.point));
 };
+
+/** The mount points of a device that are not among `paths`. */
+export const otherMounts = (...asked: Parameters<typeof otherUses>): readonly string[] =>
+  otherUses(...asked).map(({ point }) => point);

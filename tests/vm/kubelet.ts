@@ -51,7 +51,7 @@ export const failureOf = async (call: Promise<unknown>): Promise<{ code: string;
   }
 };
 
-const BUS = "/sys/bus/rbd/devices";
+export const BUS = "/sys/bus/rbd/devices";
 /** The images that the kernel has mapped, as `pool/image`. A device may go while it is looked at. */
 export const mapped = (): readonly string[] =>
   namesIn(BUS).flatMap((id) => {
@@ -129,8 +129,8 @@ const volumeOf = (driver: () => Driver, pool: string, known: KnownVolume) => {
     spec: `${pool}/${image}`,
     stagingTarget: join(staging, volumeId),
     target: join(pods, "0"),
-    /** The same volume, as another PersistentVolume or another pod has it. */
-    as: (more: Partial<KnownVolume>) => volumeOf(driver, pool, { ...known, ...more }),
+    /** The same volume, as another PersistentVolume, another pod or another node has it. */
+    as: (more: Partial<KnownVolume>, by = driver) => volumeOf(by, pool, { ...known, ...more }),
     stage: (limit = LIMIT) => driver().node.nodeStageVolume({ ...request, ...given, volumeCapability }, limit),
     unstage: (limit = LIMIT) => driver().node.nodeUnstageVolume(request, limit),
     publish: (
@@ -171,12 +171,12 @@ export type TestVolume = ReturnType<typeof volumeOf>;
 export type Prepare = (dir: string) => readonly string[];
 
 /** A new pool, and a driver that serves all of CSI on this node. */
-export const makeWorld = async (prefix: string, prepare: Prepare = () => []) => {
+export const makeWorld = async (prefix: string, prepare: Prepare = () => [], through: readonly string[] = []) => {
   const dir = testFolder(prefix);
   const flags = ["--nodeserver=true", ...prepare(dir)];
   const pool = await makePool(prefix);
   writeConfig(dir, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
-  const start = () => startDriver({ dir, flags });
+  const start = () => startDriver({ dir, flags, through });
   let driver: Driver = await start();
   let count = 0;
 
@@ -238,10 +238,10 @@ export const makeWorld = async (prefix: string, prepare: Prepare = () => []) => 
 export type World = Awaited<ReturnType<typeof makeWorld>>;
 
 /** The world of all tests in a file, from the first one to the last. */
-export const worldOfFile = (prefix: string, prepare?: Prepare): (() => World) => {
+export const worldOfFile = (prefix: string, prepare?: Prepare, through?: readonly string[]): (() => World) => {
   let world: World | undefined;
   beforeAll(async () => {
-    world = await makeWorld(prefix, prepare);
+    world = await makeWorld(prefix, prepare, through);
   }, 300_000);
   afterAll(async () => {
     await world?.end();

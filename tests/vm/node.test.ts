@@ -1,12 +1,16 @@
-/** Volumes on a real kernel from stage to unstage: ext4, xfs and raw block, with the driver killed between calls. */
+/**
+ * Volumes on a real kernel from stage to unstage: ext4, xfs and raw block, with the driver killed between calls, and with
+ * ceph-csi before or after it.
+ */
 import { afterEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { VolumeUsage_Unit as Unit } from "../../lib/gen/csi_pb.ts";
 import { GIB } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
-import { checksum, failureOf, mapped, MINUTES, worldOfFile, writeData } from "./kubelet.ts";
-import { isMounted, mountTable, tool } from "./loop.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
+import { expandedByCephCsi, imageMetaOf, publishedByCephCsi, stagedByCephCsi, undoneByCephCsi } from "./ceph-csi.ts";
+import { checksum, failureOf, left, mapped, MINUTES, worldOfFile, writeData } from "./kubelet.ts";
+import { isMounted, mountTable, tool } from "./loop.ts";
 
 const world = worldOfFile("node");
 afterEach(() => {
@@ -22,9 +26,7 @@ describe("a filesystem", () => {
         const volume = await world().makeVolume(kind);
         await volume.stage();
         expect(mapped()).toEqual([volume.spec]);
-        expect(readFileSync(`${volume.staging}/image-meta.json`, "utf8")).toBe(
-          `{"Version":3,"pool":"${world().pool.name}","radosNamespace":"","image":"${volume.image}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}`,
-        );
+        expect(readFileSync(`${volume.staging}/image-meta.json`, "utf8")).toBe(imageMetaOf(volume));
         await volume.publish();
         const sum = writeData(`${volume.target}/data`, 4);
 
@@ -80,29 +82,6 @@ describe("a filesystem", () => {
     },
     MINUTES,
   );
-
-  test(
-    "a filesystem that ceph-csi has staged is published and unstaged",
-    async () => {
-      const volume = await world().makeVolume("ext4");
-      const device = tool("rbd", "-c", rig().conf, "map", "-o", "noudev", volume.spec);
-      tool("mkfs.ext4", "-q", device);
-      mkdirSync(volume.stagingTarget);
-      tool("mount", "-o", "_netdev", device, volume.stagingTarget);
-      const sum = writeData(`${volume.stagingTarget}/data`, 1);
-      writeFileSync(
-        `${volume.staging}/image-meta.json`,
-        `{"Version":3,"pool":"${world().pool.name}","radosNamespace":"","image":"${volume.image}","accessType":false,"encrypted":false}`,
-      );
-      await volume.stage();
-      await volume.publish();
-      expect(checksum(`${volume.target}/data`, 1)).toBe(sum);
-      await volume.unpublish();
-      await volume.unstage();
-      expect([mapped(), readdirSync(volume.staging)]).toEqual([[], []]);
-    },
-    MINUTES,
-  );
 });
 
 describe("a raw volume", () => {
@@ -135,6 +114,65 @@ describe("a raw volume", () => {
       writeData(volume.target, 1, "r+");
       await volume.unpublish();
       await volume.unstage();
+    },
+    MINUTES,
+  );
+});
+
+describe("a volume that goes from one driver to the other while a pod uses it", () => {
+  for (const kind of ["ext4", "block"] as const) {
+    test(
+      `a volume that ceph-csi has staged and published is served, grown and unstaged here, and ceph-csi undoes one of ours: ${kind}`,
+      async () => {
+        const volume = await world().makeVolume(kind);
+        const device = stagedByCephCsi(volume);
+        publishedByCephCsi(volume);
+        const file = kind === "block" ? "" : "/data";
+        const sum = writeData(`${volume.target}${file}`, 4, kind === "block" ? "r+" : "w");
+        const files = kind === "block" ? [] : readdirSync(volume.target);
+        const mounts = mountTable();
+
+        await volume.stage();
+        await volume.publish();
+        expect(mountTable()).toEqual(mounts);
+        await volume.publish("another");
+        expect(checksum(`${volume.pods}/another${file}`, 4)).toBe(sum);
+        await volume.grow(2n * GIB);
+        expect((await volume.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
+        const stats = await volume.stats();
+        const bytes = stats.usage.find(({ unit }) => unit === Unit.BYTES)?.total;
+        expect(bytes).toBeGreaterThan(2n * GIB - GIB / 8n);
+        expect(conditionOf(stats)?.abnormal).toBe(false);
+        await volume.unpublish("another");
+        await volume.unpublish();
+        expect([existsSync(volume.target), mapped()]).toEqual([false, [volume.spec]]);
+        await volume.unstage();
+        expect([left(volume), existsSync(device)]).toEqual([[[], []], false]);
+
+        await volume.stage();
+        await volume.publish();
+        expect(checksum(`${volume.target}${file}`, 4)).toBe(sum);
+        if (kind !== "block") expect(readdirSync(volume.target)).toEqual(files);
+        expect(readFileSync(`${volume.staging}/image-meta.json`, "utf8")).toBe(imageMetaOf(volume));
+        expandedByCephCsi(volume);
+        undoneByCephCsi(volume);
+        expect([left(volume), existsSync(volume.target)]).toEqual([[[], []], false]);
+      },
+      MINUTES,
+    );
+  }
+
+  test(
+    "a raw volume that ceph-csi has published read-only is published again, and takes no writes from then on",
+    async () => {
+      const volume = await world().makeVolume("block");
+      const device = stagedByCephCsi(volume);
+      publishedByCephCsi(volume, "0", true);
+      await volume.publish("0", true);
+      expect(() => writeData(volume.target, 1, "r+")).toThrow();
+      await volume.unpublish();
+      await volume.unstage();
+      expect([left(volume), existsSync(device)]).toEqual([[[], []], false]);
     },
     MINUTES,
   );

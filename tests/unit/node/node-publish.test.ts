@@ -215,6 +215,21 @@ describe("NodePublishVolume of a raw volume, read-only", () => {
     }
   });
 
+  for (const beside of ["nobody", "a reader", "a writer"] as const) {
+    test(`What ceph-csi has published read-only is published again beside ${beside}: only a writer keeps the device writable`, async () => {
+      const second = publishing({ ...BLOCK, targetPath: "/kubelet/pods/2/dev", readonly: beside === "a reader" });
+      const { host, driver } = await stagedNode(BLOCK);
+      await driver.publish(readOnly);
+      // ceph-csi leaves the device as it is.
+      for (const mapping of host.mappings.values()) mapping.readOnly = false;
+      if (beside !== "nobody") await driver.publish(second);
+      await driver.publish(readOnly);
+      expect(deviceIs(host)).toEqual([beside !== "a writer"]);
+      expect(at(host, TARGET)).toHaveLength(1);
+      expect(await codeOf(driver.publish(publishing(BLOCK)))).toBe("ALREADY_EXISTS");
+    });
+  }
+
   test("NodeStageVolume maps a raw volume read-only when its access mode says so", async () => {
     const volumeCapability = asBlock(Mode.SINGLE_NODE_READER_ONLY);
     const { host, driver } = await stagedNode({ volumeCapability });
@@ -223,6 +238,16 @@ describe("NodePublishVolume of a raw volume, read-only", () => {
     expect(await codeOf(driver.publish(publishing({ ...BLOCK, targetPath: "/kubelet/pods/2/dev" })))).toBe(
       "FAILED_PRECONDITION",
     );
+  });
+
+  test("A raw volume that ceph-csi has mapped writable and bound read-only is staged as its access mode says", async () => {
+    const volumeCapability = asBlock(Mode.SINGLE_NODE_READER_ONLY);
+    const { host, driver, staged } = await stagedNode({ volumeCapability });
+    for (const mapping of host.mappings.values()) mapping.readOnly = false;
+    await driver.stage(staging({ volumeCapability }));
+    await driver.publish(publishing({ volumeCapability }));
+    await driver.unpublish(unpublishing());
+    expect(host.dump()).toEqual(staged);
   });
 });
 
