@@ -105,8 +105,18 @@ const CEPH_CSI = {
   controllerserver: flag("controllerServer", bool(), "false", "serve the controller; both, if neither is asked for"),
   nodeserver: flag("nodeServer", bool(), "false", "serve the node; both, if neither is asked for"),
   clustername: flag("clusterName", text(), "", "name of the Kubernetes cluster, for image metadata"),
-  rbdhardmaxclonedepth: flag("rbdHardMaxCloneDepth", int(1, 14), "8", "clones deeper than this are flattened first"),
-  rbdsoftmaxclonedepth: flag("rbdSoftMaxCloneDepth", int(0, 14), "4", "clones deeper than this are flattened later"),
+  rbdhardmaxclonedepth: flag(
+    "rbdHardMaxCloneDepth",
+    int(1, 14),
+    "8",
+    "no clone is made with this many parents: its source is flattened first, and the call retried",
+  ),
+  rbdsoftmaxclonedepth: flag(
+    "rbdSoftMaxCloneDepth",
+    int(0, 14),
+    "4",
+    "an image with this many parents is flattened in the background",
+  ),
   maxsnapshotsonimage: flag("maxSnapshotsOnImage", int(1, 500), "450", "no new snapshot above this many"),
   minsnapshotsonimage: flag("minSnapshotsOnImage", int(0, 500), "250", "flattening begins above this many"),
   rbdtrashmaxdelay: flag(

@@ -110,6 +110,8 @@ export interface Section {
   readonly required: (key: string) => Effect.Effect<string, KmsError>;
   /** A text; `undefined` if the key is absent. */
   readonly optional: (key: string) => Effect.Effect<string | undefined, KmsError>;
+  /** A text, or the text of a JSON boolean; `undefined` if the key is absent. */
+  readonly word: (key: string) => Effect.Effect<string | undefined, KmsError>;
   /** A JSON number; `undefined` if the key is absent. */
   readonly number: (key: string) => Effect.Effect<number | undefined, KmsError>;
   /** A Go boolean, as text or as JSON; `undefined` if the key is absent. */

@@ -3,8 +3,8 @@
  *
  * Not here: where sections come from (./config.ts).
  *
- * 1. Options are texts, as in ceph-csi. A number where a text belongs is an error that names the key: unknown is not
- *    absent.
+ * 1. Options are texts, as in ceph-csi; those that are "true" or "false" may be JSON's booleans. A number where a text
+ *    belongs is an error that names the key: unknown is not absent.
  */
 import * as Effect from "effect/Effect";
 import { goBool } from "../text/go-values.ts";
@@ -32,6 +32,7 @@ export const sectionOf = (place: string, kmsId: string, options: Readonly<Record
       Effect.flatMap(optional(key), (value) =>
         value === undefined || value === "" ? Effect.fail(wrong(key, "is missing: add it")) : Effect.succeed(value),
       ),
+    word: as((value) => (typeof value === "boolean" ? String(value) : text(value)), '"true" or "false"'),
     number: as((value) => (typeof value === "number" && Number.isFinite(value) ? value : undefined), "a number"),
     bool: as(
       (value) => (typeof value === "boolean" ? value : typeof value === "string" ? goBool(value) : undefined),

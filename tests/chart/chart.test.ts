@@ -412,6 +412,21 @@ describe("the controller", () => {
     }
   });
 
+  test("classes of snapshots tell from where pools can be reached where their values do, as lists and as texts", async () => {
+    const parametersOf = async (kind: string, pools: unknown) => {
+      const values = over(ALL_ON, valuesOf({ [`v${kind.slice(1)}.topologyConstrainedPools`]: pools }));
+      return only(await render(values), kind).parameters as Tree;
+    };
+    const pools = [{ poolName: "a", domainSegments: [{ domainLabel: "zone", value: "east" }] }];
+    for (const kind of ["VolumeSnapshotClass", "VolumeGroupSnapshotClass"]) {
+      expect(await parametersOf(kind, [])).not.toHaveProperty("topologyConstrainedPools");
+      for (const given of [pools, JSON.stringify(pools)]) {
+        const text = (await parametersOf(kind, given))["topologyConstrainedPools"];
+        expect(JSON.parse(String(text))).toEqual(pools);
+      }
+    }
+  });
+
   test("flags of a sidecar are written in camelCase or as words, and large numbers stay as they are", async () => {
     const provisioner = {
       args: { kubeApiQps: 1_000_000, "worker-threads": 20 },

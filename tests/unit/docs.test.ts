@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import { Glob } from "bun";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { FLAGS } from "../../lib/config/flag-table.ts";
 
 const checkout = join(import.meta.dir, "../..");
 const read = (path: string) => readFileSync(join(checkout, path), "utf8");
@@ -25,4 +26,10 @@ test("docs/calls.md is the tables of calls, row by row", () => {
     .split("\n")
     .filter((line) => line.startsWith("| ") && !line.startsWith("| RPC") && !line.startsWith("| ---"));
   expect(documented).toEqual(lines);
+});
+
+test("README or a page of docs/ names every flag that has an effect", () => {
+  const pages = ["README.md", ...new Glob("docs/*.md").scanSync(checkout)].map(read).join("\n");
+  const named = new Set([...pages.matchAll(/--([a-z][a-z-]*)/g)].map(([, name]) => name));
+  expect(Object.keys(FLAGS).filter((name) => !named.has(name))).toEqual([]);
 });

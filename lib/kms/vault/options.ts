@@ -42,8 +42,8 @@ export const readVaultOptions = Effect.fnUntraced(function* (
     address: address.replace(/\/+$/, ""),
     backend: (yield* section.optional("vaultBackend")) ?? "",
     backendPath: (yield* section.optional("vaultBackendPath")) || "secret/",
-    // Exactly this text, as in ceph-csi: every other one keeps what can be undeleted.
-    destroys: ((yield* section.optional("vaultDestroyKeys")) ?? "true") === "true",
+    // Exactly this text, as in ceph-csi, or JSON's true: every other one keeps what can be undeleted.
+    destroys: ((yield* section.word("vaultDestroyKeys")) ?? "true") === "true",
     namespace,
     authNamespace: (yield* section.optional("vaultAuthNamespace")) || namespace,
     serverName: (yield* section.optional("vaultTLSServerName")) || env["VAULT_TLS_SERVER_NAME"] || undefined,
@@ -115,7 +115,7 @@ export const inOwnNames = Effect.fnUntraced(function* (section: Section): Effect
   if (!section.has("KMS_PROVIDER")) return section;
   const options: Record<string, string> = {};
   for (const [name, own] of Object.entries(FROM_ENV)) {
-    const value = yield* section.optional(name);
+    const value = yield* own === "vaultDestroyKeys" ? section.word(name) : section.optional(name);
     if (value !== undefined && value !== "") options[own] = value;
   }
   const skips = yield* section.bool(SKIP_VERIFY);
@@ -173,6 +173,7 @@ export const withTenant = Effect.fnUntraced(function* (
     has: (key) => of(key).has(key),
     required: (key) => of(key).required(key),
     optional: (key) => of(key).optional(key),
+    word: (key) => of(key).word(key),
     number: (key) => of(key).number(key),
     bool: (key) => of(key).bool(key),
     wrong: (key, reason) => of(key).wrong(key, reason),

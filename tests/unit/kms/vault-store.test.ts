@@ -78,6 +78,17 @@ describe("vault", () => {
   });
 
   test.each([
+    [true, golden.v2.remove],
+    [false, golden.v2.removeSoftly],
+  ] as const)("vaultDestroyKeys may be JSON's %p", async (vaultDestroyKeys, wire) => {
+    const server = aServer();
+    const store = await openedKeeping(vaultPod(server, { vaultDestroyKeys }));
+    await run(store.write(ID, KEY));
+    await run(store.remove(ID));
+    expect(asked(server).at(-1)).toEqual(wire);
+  });
+
+  test.each([
     ["kv-v2", 2],
     ["kv", 1],
   ] as const)("With the backend %s a key that is there is never overwritten", async (backend, version) => {
@@ -419,6 +430,20 @@ describe("tenants of Vault", () => {
     expect(await failing(opening({ config: { kms: { KMS_PROVIDER: "vaulttokens" } } }))).toContain(
       "key VAULT_ADDR: is missing",
     );
+  });
+
+  test("VAULT_DESTROY_KEYS may be JSON's false", async () => {
+    const server = aServer(anyone);
+    const section = {
+      KMS_PROVIDER: "vaulttokens",
+      VAULT_ADDR: server.url,
+      VAULT_BACKEND: "kv-v2",
+      VAULT_DESTROY_KEYS: false,
+    };
+    const store = await openedKeeping({ config: { kms: section }, secrets: tenantSecret });
+    await run(store.write(ID, KEY));
+    await run(store.remove(ID));
+    expect(asked(server).at(-1)).toMatchObject({ method: "DELETE", path: "secret/data/0001-id" });
   });
 
   test("The section tenants changes nothing, as in ceph-csi", async () => {
