@@ -711,7 +711,11 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           const devtmpfs = { major: 0, minor: 6, fsType: "devtmpfs", source: "udev", superOptions: ["rw"] };
           return node.mount({ ...devtmpfs, root, point: target, options: own });
         }
-        if (disk.kind !== "filesystem" || disk.type !== type) return refuse("mount", target, "wrong fs type");
+        // The kernel's ext4 mounts what was made by its forerunners.
+        const mounts = type === "ext4" ? ["ext2", "ext3", "ext4"] : [type];
+        if (type === undefined || disk.kind !== "filesystem" || !mounts.includes(disk.type)) {
+          return refuse("mount", target, "wrong fs type");
+        }
         const skipsJournal = ["noload", "norecovery", "rescue=nologreplay"].some((option) => options.includes(option));
         if (disk.dirty === true && readOnly && !skipsJournal) fail("mount", target, "cannot mount read-only", 32);
         if (!readOnly) disk.dirty = false;
@@ -725,7 +729,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           root: "/",
           point: target,
           options: state,
-          fsType: disk.type,
+          fsType: type,
           source,
           superOptions: state.slice(0, 1),
         });
