@@ -14,6 +14,13 @@ import { type LogLine, kernelLog } from "./kernel-log.ts";
 /** I/O errors that are older have been seen, or have passed. */
 const RECENT_SECONDS = 600;
 const E = { NOENT: 2, BLOCKLISTED: 108 } as const;
+/** After these the kernel does not try again to watch the image. */
+const FOR_GOOD: readonly number[] = Object.values(E);
+/**
+ * After all others it tries again each second, writes a line each time that it fails, and none when it succeeds. A try may last as
+ * long as `osd_request_timeout`. So after two minutes without a line the image is watched, or nothing is known.
+ */
+const RETRIED_SECONDS = 120;
 
 const textIn = (path: string): string => {
   try {
@@ -48,9 +55,10 @@ export const noticed = (
 ): Omit<Trouble, "filesystemErrors"> => {
   const mappedAt = lines.findLastIndex(({ text }) => text.startsWith(`rbd: ${device}: capacity `));
   const since = lines.slice(mappedAt + 1);
-  const watch = since.flatMap(({ text }) => {
-    const [, name, errno] = /^rbd: (rbd\d+): failed to reregister watch: -(\d+)/.exec(text) ?? [];
-    return name === device ? [Number(errno)] : [];
+  const watch = since.flatMap(({ at, text }) => {
+    const [, name, digits] = /^rbd: (rbd\d+): failed to reregister watch: -(\d+)/.exec(text) ?? [];
+    const errno = Number(digits);
+    return name === device && (FOR_GOOD.includes(errno) || now - at < RETRIED_SECONDS) ? [errno] : [];
   });
   const patterns = [device, top].filter((name) => name !== "").map(errorOf);
   const isError = ({ text }: LogLine) => patterns.some((pattern) => pattern.test(text));

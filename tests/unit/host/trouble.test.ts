@@ -22,12 +22,18 @@ test("Lines of other devices, and of an earlier mapping of the same name, say no
   expect(noticed([], 1001, "rbd1", "")).toEqual(NONE);
 });
 
-test("A watch that is lost for good is told apart by its errno", () => {
-  const lost = (errno: number) =>
-    noticed(lines(MAPPED, `rbd: rbd1: failed to reregister watch: -${errno}`), 1, "rbd1", "");
-  expect(lost(108)).toEqual({ ...NONE, blocklisted: true, unwatched: 108 });
-  expect(lost(2)).toEqual({ ...NONE, imageGone: true, unwatched: 2 });
-  expect(lost(5)).toEqual({ ...NONE, unwatched: 5 });
+test("A watch that is lost for good is told apart by its errno, and one that the kernel tries again by its time", () => {
+  const lost = (errno: number, after: number) =>
+    noticed(lines(MAPPED, `rbd: rbd1: failed to reregister watch: -${errno}`), 1000 + after, "rbd1", "");
+  for (const after of [1, 1_000_000]) {
+    expect(lost(108, after)).toEqual({ ...NONE, blocklisted: true, unwatched: 108 });
+    expect(lost(2, after)).toEqual({ ...NONE, imageGone: true, unwatched: 2 });
+  }
+  for (const errno of [5, 107, 110]) {
+    expect(lost(errno, 1)).toEqual({ ...NONE, unwatched: errno });
+    // the kernel says nothing when it succeeds
+    expect(lost(errno, 121)).toEqual(NONE);
+  }
 });
 
 test("I/O errors of the device and of the layer over it count for ten minutes", () => {
