@@ -48,3 +48,22 @@ test("I/O errors of the device and of the layer over it count for ten minutes", 
   expect(noticed(log, 1625, "rbd1", "dm-1")).toMatchObject({ ioErrors: 2 });
   expect(noticed(log, 5000, "rbd1", "dm-1")).toEqual(NONE);
 });
+
+test("I/O errors of an earlier volume on the same device of rbd-nbd, and on the same layer, are not this one's", () => {
+  const early = lines(
+    [1000, "nbd0: detected capacity change from 0 to 2097152"],
+    [1010, "I/O error, dev nbd0, sector 0 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2"],
+    [1020, "Buffer I/O error on dev dm-1, logical block 3, lost async page write"],
+  );
+  const later = lines(
+    [1100, "nbd0: detected capacity change from 0 to 4194304"],
+    [1105, "nbd10: detected capacity change from 0 to 4194304"],
+    [1110, "nbd0: detected capacity change from 4194304 to 8388608"],
+  );
+  const error = lines([1120, "Buffer I/O error on dev dm-1, logical block 8, lost async page write"]);
+  expect(noticed(early, 1050, "nbd0", "dm-1")).toMatchObject({ ioErrors: 2 });
+  expect(noticed([...early, ...later], 1150, "nbd0", "dm-1")).toEqual(NONE);
+  expect(noticed([...early, ...later, ...error], 1150, "nbd0", "dm-1")).toMatchObject({ ioErrors: 1 });
+  // a kernel that does not say when it was mapped
+  expect(noticed(early.slice(1), 1050, "nbd0", "dm-1")).toEqual(NONE);
+});
