@@ -73,7 +73,7 @@ const differenceOf = (
   const { fixed } = context;
   const isItsImage =
     (fixed === undefined
-      ? canBeImageOf(volumeId, mapped.image)
+      ? canBeImageOf(volumeId, mapped)
       : fixed.imageName === mapped.image && fixed.pool === mapped.pool) &&
     (imageMeta.kind !== "read" || isImage(mapped, imageMeta.meta));
   if (!isItsImage) return `from image ${imageSpec(mapped)}, which is not its image`;

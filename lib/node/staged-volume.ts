@@ -16,10 +16,11 @@
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
 import { Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
-import { imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
+import { type ImageName, imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
 import { isReadOnly, isShutDown, isRbdMount, type MountEntry, type MountTable, mountsAt } from "../host/mountinfo.ts";
 import { decodeImageMeta, encodeImageMeta, type ImageMeta, imageMetaPath } from "./image-meta.ts";
 import { otherMounts, type ShownDevice, shownBy, stackOver, type StagedDevice } from "./staged-device.ts";
@@ -93,15 +94,20 @@ export const removeImageMeta = (stagingPath: string): Effect.Effect<void, HostEr
 
 // ------------------------------------------------------------------------------------------- which devices are its
 
-/** Whether an image can be the volume's, by its name: it ends in the UUID of the volume ID, or is the volume ID. */
-export const canBeImageOf = (volumeId: string, image: string): boolean => {
+/**
+ * Whether an image can be the volume's, by its name: it ends in the UUID of the volume ID, or is the volume ID. The ID of one
+ * that the in-tree plugin made names image and pool.
+ */
+export const canBeImageOf = (volumeId: string, { pool, image }: Pick<ImageName, "pool" | "image">): boolean => {
+  const migrated = parseMigratedId(volumeId);
+  if (Result.isSuccess(migrated)) return image === migrated.success.imageName && pool === migrated.success.pool;
   const uuid = /[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.exec(volumeId)?.[0];
   return image === volumeId || (uuid !== undefined && image.endsWith(uuid));
 };
 
 /**
  * The devices of the volume: the mounted one, and others of the same image. The image is the one that image-meta.json
- * names, or else any that has the volume's UUID in its name.
+ * names, or else any that can be its by the volume ID.
  */
 export const devicesOfVolume = (now: StagedVolume): Effect.Effect<readonly StagedDevice[], Precondition> => {
   const { volumeId, mounts, devices, imageMeta, stagingTarget } = now;
@@ -144,7 +150,7 @@ const describeDevice = ({ mapped }: StagedDevice): string =>
 
 /** Without image-meta.json: a device whose process has died says nothing of its image, but has the volume's ID. */
 const isCandidate = (volumeId: string, mapped: MappedDevice): boolean =>
-  mapped.image === "" ? mapped.cookie === volumeId : mapped.snapshot === "" && canBeImageOf(volumeId, mapped.image);
+  mapped.image === "" ? mapped.cookie === volumeId : mapped.snapshot === "" && canBeImageOf(volumeId, mapped);
 
 /** Whether two devices are of one image, as far as what is known of them tells. */
 const isTwin = (a: MappedDevice, b: MappedDevice): boolean =>
@@ -189,7 +195,7 @@ export const findMountedVolume = Effect.fnUntraced(function* (
   const shown = shownBy(entry, (yield* host.mappedDevices).map(stackOver));
   const isDynamic = Result.isSuccess(parseVolumeId(volumeId));
   const mapped = shown?.device.mapped;
-  const isIts = mapped === undefined || mapped.cookie === volumeId || canBeImageOf(volumeId, mapped.image);
+  const isIts = mapped === undefined || mapped.cookie === volumeId || canBeImageOf(volumeId, mapped);
   if (isDynamic && !isIts) return yield* notMountedAt(volumeId, path);
   return { entry, shown };
 });
@@ -200,7 +206,7 @@ export const findMounted = Effect.fnUntraced(function* (
 ): Effect.fn.Return<MountedVolume, HostError | VolumeNotFound, Host> {
   const host = yield* Host;
   const devices = (yield* host.mappedDevices)
-    .filter(({ cookie, image }) => cookie === volumeId || canBeImageOf(volumeId, image))
+    .filter((mapped) => mapped.cookie === volumeId || canBeImageOf(volumeId, mapped))
     .map(stackOver);
   for (const entry of yield* host.mountTable) {
     const shown = shownBy(entry, devices);
