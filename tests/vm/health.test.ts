@@ -162,4 +162,24 @@ describe("the health of a volume on its node", () => {
     },
     MINUTES,
   );
+
+  test(
+    "the kernel says where a device of rbd-nbd begins, so that errors of the volume before it are not told",
+    async () => {
+      const begins = (device: string) => tool("dmesg").split(`${device}: detected capacity change from 0 to `).length;
+      const volume = await world().makeVolume("ext4", { mounter: "rbd-nbd" });
+      await volume.stage();
+      const device = deviceOf(volume);
+      expect(device).toMatch(/^nbd/);
+      const before = begins(device);
+      expect(before).toBeGreaterThan(1);
+      await volume.unstage();
+      await volume.stage();
+      expect([deviceOf(volume), begins(device)]).toEqual([device, before + 1]);
+      await volume.publish();
+      expect(await faultsOf(volume)).toEqual([]);
+      await removed(volume);
+    },
+    MINUTES,
+  );
 });
