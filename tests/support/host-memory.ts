@@ -696,6 +696,12 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         const own = [options.includes("ro") ? "ro" : "rw", ...options.filter((option) => PER_MOUNT.has(option))];
         const there = node.tree.get(target);
         if (there === undefined) return fail("mount", target, "mount point does not exist", 2);
+        if (options.includes("remount")) {
+          const at = node.mounts.findLastIndex(({ point }) => point === target);
+          const old = node.mounts[at] ?? fail("mount", target, "mount point not mounted", 32);
+          node.mounts[at] = { ...old, options: own };
+          return;
+        }
         const folder = source.endsWith(`/${ENCRYPTED_FOLDER}`) ? `/${ENCRYPTED_FOLDER}` : undefined;
         const around = mountsAt(node.mounts, folder === undefined ? source : source.slice(0, -folder.length)).at(-1);
         const seen = around && { ...around, root: folder ?? around.root };
