@@ -11,10 +11,12 @@
  *    only says which image was meant, and may be missing or broken.
  * 2. A volume's devices are found by its mount, by image-meta.json, or by its UUID. If these disagree, nothing is done.
  * 3. Other programs make network block devices too, and theirs have no cookie. So one without a cookie is the volume's only
- *    if an rbd-nbd process serves the image from it, or if it is mounted at the staging target.
+ *    if an rbd-nbd process serves the image from it, or if it is mounted at the staging target. Kernels before 5.14 keep no
+ *    cookie, so this is all that is known of a device whose process has died there.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import { basename, dirname } from "node:path";
 import { Precondition, VolumeNotFound } from "../csi/errors.ts";
 import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
@@ -175,6 +177,32 @@ export const proveUnpublished = (
   );
 };
 
+/** Whether nothing but its mounts tells whose device this is. */
+export const isNameless = ({ image, cookie }: MappedDevice): boolean => image === "" && cookie === "";
+
+/**
+ * The ID of the volume whose nameless device this is: it is mounted at the volume's staging target, and the image-meta.json beside
+ * that names it. `undefined`: nothing tells, or several volumes.
+ */
+export const ownerOf = Effect.fnUntraced(function* (
+  device: MappedDevice,
+  table: MountTable,
+): Effect.fn.Return<string | undefined, never, Host> {
+  const host = yield* Host;
+  const owners = yield* Effect.forEach(new Set(otherMounts(table, stackOver(device), [])), (point) =>
+    host.readText(imageMetaPath(dirname(point))).pipe(
+      Effect.map((text) => {
+        const found = text === undefined ? undefined : readImageMeta(text);
+        const isIts = found?.kind === "read" && found.meta.nbd && found.meta.device === device.path;
+        return isIts ? [basename(point)] : [];
+      }),
+      Effect.orElseSucceed((): string[] => []),
+    ),
+  );
+  const [owner, ...others] = new Set(owners.flat());
+  return others.length === 0 ? owner : undefined;
+});
+
 // ---------------------------------------------------------------------------------------------- at any of its paths
 
 /** A mount of the volume, and its device; the device is absent if it is not mapped any more. */
@@ -183,6 +211,17 @@ export interface MountedVolume {
   readonly shown: ShownDevice | undefined;
 }
 
+/** Whether a device is the volume's; `undefined`: nothing tells. */
+const isOf = Effect.fnUntraced(function* (
+  volumeId: string,
+  mapped: MappedDevice,
+  table: MountTable,
+): Effect.fn.Return<boolean | undefined, never, Host> {
+  if (!isNameless(mapped)) return mapped.cookie === volumeId || canBeImageOf(volumeId, mapped);
+  const owner = yield* ownerOf(mapped, table);
+  return owner === undefined ? undefined : owner === volumeId;
+});
+
 /** The volume as it is mounted at a path, be it its staging target or where it is published. */
 export const findMountedVolume = Effect.fnUntraced(function* (
   volumeId: string,
@@ -190,12 +229,13 @@ export const findMountedVolume = Effect.fnUntraced(function* (
 ): Effect.fn.Return<MountedVolume, HostError | VolumeNotFound, Host> {
   const host = yield* Host;
   const point = yield* host.resolvePath(path);
-  const entry = point === undefined ? undefined : mountsAt(yield* host.mountTable, point).at(-1);
+  const table = yield* host.mountTable;
+  const entry = point === undefined ? undefined : mountsAt(table, point).at(-1);
   if (entry === undefined || !isRbdMount(entry)) return yield* notMountedAt(volumeId, path);
   const shown = shownBy(entry, (yield* host.mappedDevices).map(stackOver));
   const isDynamic = Result.isSuccess(parseVolumeId(volumeId));
   const mapped = shown?.device.mapped;
-  const isIts = mapped === undefined || mapped.cookie === volumeId || canBeImageOf(volumeId, mapped);
+  const isIts = mapped === undefined || (yield* isOf(volumeId, mapped, table)) !== false;
   if (isDynamic && !isIts) return yield* notMountedAt(volumeId, path);
   return { entry, shown };
 });
@@ -205,10 +245,11 @@ export const findMounted = Effect.fnUntraced(function* (
   volumeId: string,
 ): Effect.fn.Return<MountedVolume, HostError | VolumeNotFound, Host> {
   const host = yield* Host;
-  const devices = (yield* host.mappedDevices)
-    .filter((mapped) => mapped.cookie === volumeId || canBeImageOf(volumeId, mapped))
-    .map(stackOver);
-  for (const entry of yield* host.mountTable) {
+  const table = yield* host.mountTable;
+  const mapped = yield* host.mappedDevices;
+  const its = yield* Effect.filter(mapped, (each) => Effect.map(isOf(volumeId, each, table), (is) => is === true));
+  const devices = its.map(stackOver);
+  for (const entry of table) {
     const shown = shownBy(entry, devices);
     if (shown !== undefined) return { entry, shown };
   }
