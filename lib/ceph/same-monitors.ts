@@ -8,12 +8,16 @@
  *    monitor.
  */
 
+/** The monitors of a list, each in one form. */
+const hostsOf = (monitors: readonly string[]): ReadonlySet<string> =>
+  new Set(monitors.flatMap((text) => text.split(/[,;\s]+/).map(hostOf)).filter((host) => host !== ""));
+
 /** The same text for lists of the same monitors. */
-export const monitorsKey = (monitors: readonly string[]): string =>
-  [...new Set(monitors.flatMap((text) => text.split(/[,;\s]+/).map(hostOf)))]
-    .filter((host) => host !== "")
-    .toSorted()
-    .join();
+export const monitorsKey = (monitors: readonly string[]): string => [...hostsOf(monitors)].toSorted().join();
+
+/** Whether a monitor is in both lists. */
+export const shareMonitor = (one: readonly string[], other: readonly string[]): boolean =>
+  !hostsOf(one).isDisjointFrom(hostsOf(other));
 
 export const sameMonitors = (one: readonly string[], other: readonly string[]): boolean =>
   monitorsKey(one) === monitorsKey(other);

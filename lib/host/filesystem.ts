@@ -1,7 +1,7 @@
 /**
  * Which filesystem a device has or gets, and with which options it is mounted.
  *
- * 1. The filesystem that is on a device stays. A request for another one is refused.
+ * 1. The filesystem that is on a device stays. A request for another one is refused, unless the kernel's ext4 serves both.
  * 2. The driver's own options precede the user's, so that the user's win. No option stands twice.
  * 3. What a filesystem is staged with holds for all its bind mounts, unless one is asked to have it otherwise.
  */
@@ -10,7 +10,7 @@ import { UnexpectedContent } from "./errors.ts";
 import type { Content } from "./host.ts";
 
 const DEFAULT_FILESYSTEM = "ext4";
-const NO_FILESYSTEM = "Use it as a raw block volume, or empty it by hand";
+const AS_BLOCK = "Use it as a raw block volume (volumeMode: Block)";
 
 const ENCRYPTED =
   'it holds crypto_LUKS, but the volume is not said to be encrypted. Set encrypted: "true" in the volumeAttributes of a static PersistentVolume, or use the one that CreateVolume made';
@@ -92,26 +92,55 @@ export const notInForce = (asked: readonly string[], shown: readonly string[]): 
   return asked.filter((option) => FORBIDDING.has(option) && lastWord(option) === option && !shown.includes(option));
 };
 
-/** The type of the filesystem that is there, or, with `blank`, of the one to make. `requested` is "" for any. */
+/** The generations of one filesystem. The kernel's ext4 mounts all of them, and grows all of them while they are mounted. */
+const EXT: readonly string[] = ["ext2", "ext3", "ext4"];
+/** What a request may ask for, besides EXT. */
+const OTHERS: readonly string[] = ["xfs", "btrfs"];
+
+/** Whether a filesystem of the type `there` is what a request for `requested` gets; "" is for any. */
+export const serves = (there: string, requested: string): boolean =>
+  requested === "" || requested === there || (EXT.includes(there) && EXT.includes(requested));
+
+/** As which type the kernel mounts what is there: its ext3 takes no ext2 and no ext4, and its ext2 does not grow. */
+const mountedAs = (there: string, requested: string): string =>
+  there === "ext2" || (there === "ext3" && requested === "ext4") ? "ext4" : there;
+
+/** Why a filesystem is not what a request gets. The one who asks is wrong, and never what is there. */
+const otherThanRequested = (there: string, requested: string): string => {
+  const holds = `it holds ${there}, but the request asks for ${requested}`;
+  const right = there === "ext2" ? "ext4" : there;
+  if (!EXT.includes(right) && !OTHERS.includes(right)) return `${holds}, and no node mounts ${there}. ${AS_BLOCK}`;
+  return `${holds}. The image is right as it is: make a PersistentVolume with fsType ${right} for it, because the fsType of one cannot be changed. If it is a copy, make it again with a StorageClass that has ${right}`;
+};
+
+export interface ChosenFilesystem {
+  /** What is there, or, with `blank`, is to be made. */
+  readonly type: string;
+  readonly mountType: string;
+  readonly blank: boolean;
+}
+
+/** The filesystem that is there, or the one to make. `requested` is "" for any. */
 export const chooseFilesystem = (
   device: string,
   found: Content,
   requested: string,
-): Effect.Effect<{ readonly type: string; readonly blank: boolean }, UnexpectedContent> => {
+): Effect.Effect<ChosenFilesystem, UnexpectedContent> => {
   const refuse = (reason: string) => Effect.fail(new UnexpectedContent({ op: "probe", subject: device, reason }));
   switch (found.kind) {
-    case "blank":
-      return Effect.succeed({ type: requested || DEFAULT_FILESYSTEM, blank: true });
-    case "filesystem":
-      return requested === "" || requested === found.type
-        ? Effect.succeed({ type: found.type, blank: false })
-        : refuse(
-            `it holds ${found.type}, but the request asks for ${requested}. Correct fsType, or empty the volume by hand`,
-          );
+    case "blank": {
+      const type = requested || DEFAULT_FILESYSTEM;
+      return Effect.succeed({ type, mountType: type, blank: true });
+    }
+    case "filesystem": {
+      const { type } = found;
+      if (!serves(type, requested)) return refuse(otherThanRequested(type, requested));
+      return Effect.succeed({ type, mountType: mountedAs(type, requested), blank: false });
+    }
     case "partitions":
-      return refuse(`it holds a partition table (${found.type}). ${NO_FILESYSTEM}`);
+      return refuse(`it holds a partition table (${found.type}). ${AS_BLOCK}`);
     case "other":
       if (found.type === "crypto_LUKS") return refuse(ENCRYPTED);
-      return refuse(`it holds ${found.type}. ${NO_FILESYSTEM}`);
+      return refuse(`it holds ${found.type}. ${AS_BLOCK}, or look at it with "wipefs"`);
   }
 };

@@ -208,7 +208,7 @@ export interface Trouble {
   readonly blocklisted: boolean;
   /** The image was removed while it was mapped. */
   readonly imageGone: boolean;
-  /** The errno for which the kernel does not watch the image any more; absent: it does, as far as is known. */
+  /** The errno for which the kernel did not watch the image lately; absent: it does, as far as is known. */
   readonly unwatched?: number;
   /** How many I/O errors there were in the last ten minutes. */
   readonly ioErrors: number;

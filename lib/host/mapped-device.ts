@@ -55,7 +55,12 @@ export interface MappedDevice extends BlockDevice {
 /** A cluster of which the kernel has mapped images. */
 export interface MappedCluster {
   readonly fsid: string;
-  readonly monitors: readonly string[];
+  /** The monitors by which they were mapped. The cluster may have others since. */
+  readonly mappedBy: readonly string[];
+  /** Those that the kernel's client knows now; `undefined`: it does not show them. */
+  readonly monitors: readonly string[] | undefined;
+  /** How many requests their devices have completed. */
+  readonly completed: bigint;
 }
 
 export interface ImageName {

@@ -1,16 +1,18 @@
 /**
- * Features that a newer mkfs turns on unasked, and that an older kernel does not mount: mkfs is told to leave them out.
+ * Features that a newer mkfs turns on unasked, and that an older kernel does not mount, or older tools do not check: mkfs is
+ * told to leave them out.
  *
  * Loaded in host cells: no Effect. Pure. Not here: the call of mkfs (./block.ts).
  *
  * 1. A feature that the user's mkfsOptions name is theirs, on or off.
  * 2. mkfs gets no word that it does not know.
- * 3. What the kernel here can mount is left as mkfs has it: without bigtime, times end in 2038.
+ * 3. What the kernel here can mount is left as mkfs has it: without bigtime, times end in 2038. Left out always is what
+ *    ceph-csi does without: its tools may be older than those that made the filesystem.
  *
  * Source: the kernel that brought each feature is that of its commit; the options are those of mkfs.xfs 6.1, 6.13 and 7.2,
- * and of mkfs.btrfs 6.2, 6.14 and 7.1.
+ * of mkfs.btrfs 6.2, 6.14 and 7.1, and of mkfs.ext4 1.47 with the mke2fs.conf that e2fsprogs has since 1.47.
  */
-import { isOlderKernel } from "./kernel-version.ts";
+import { isOlderKernel as isOlder } from "./kernel-version.ts";
 
 interface Feature {
   readonly name: string;
@@ -18,20 +20,35 @@ interface Feature {
   readonly option: string;
   /** The kernel that brought it; absent: it is always left out. */
   readonly since?: string;
+  /** The version of its tool that turns it on, for a tool that tells its version alone. */
+  readonly tool?: string;
 }
 
 interface Tool {
   readonly features: readonly Feature[];
   /** How it is told to leave a feature out. */
   readonly off: (name: string) => string;
-  /** What makes it say what it knows, and the words in which it says so. */
+  /** What makes it say what it knows, and how that is read. */
   readonly list: readonly string[];
-  readonly listed: (name: string) => RegExp;
+  readonly knows: (said: string, feature: Feature) => boolean;
   /** Other words for an option or a feature. */
   readonly aliases?: Readonly<Record<string, string>>;
 }
 
 const TOOLS: Readonly<Record<string, Tool>> = {
+  ext4: {
+    features: [
+      { name: "orphan_file", option: "-O", tool: "1.47" },
+      { name: "metadata_csum_seed", option: "-O", tool: "1.47" },
+    ],
+    off: (name) => `^${name}`,
+    list: ["-V"],
+    knows: (said, { tool = "" }) => {
+      // "mke2fs 1.47.0 (5-Feb-2023)"
+      const version = /^mke2fs (\d+\.\d+)/m.exec(said)?.[1];
+      return version !== undefined && !isOlder(version, tool);
+    },
+  },
   xfs: {
     features: [
       // As in ceph-csi: the kernel of another node that mounts it may be older still.
@@ -45,13 +62,13 @@ const TOOLS: Readonly<Record<string, Tool>> = {
     ],
     off: (name) => `${name}=0`,
     list: [],
-    listed: (name) => new RegExp(String.raw`\b${name}=0\|1`),
+    knows: (said, { name }) => new RegExp(String.raw`\b${name}=0\|1`).test(said),
   },
   btrfs: {
     features: [{ name: "block-group-tree", option: "-O", since: "6.1" }],
     off: (name) => `^${name}`,
     list: ["-O", "list-all"],
-    listed: (name) => new RegExp(`^${name} `, "m"),
+    knows: (said, { name }) => new RegExp(`^${name} `, "m").test(said),
     aliases: { "--features": "-O", bgt: "block-group-tree" },
   },
 };
@@ -77,21 +94,21 @@ const namedBy = (words: readonly string[], option: string, aliases: Readonly<Rec
 };
 
 /**
- * The arguments that leave out what this kernel does not mount. `given`: the user's, or the driver's own; `list`: what mkfs says
+ * The arguments that leave such features out. `given`: the user's, or the driver's own; `list`: what mkfs says
  * that it knows; `kernel`: as `uname -r` has it.
  */
 export const leftOut = (type: string, given: readonly string[], list: string, kernel: string): readonly string[] => {
   const tool = Object.hasOwn(TOOLS, type) ? TOOLS[type] : undefined;
   if (tool === undefined) return [];
-  const { features, off, listed, aliases = {} } = tool;
+  const { features, off, knows, aliases = {} } = tool;
   return [...new Set(features.map(({ option }) => option))].flatMap((option) => {
     const named = namedBy(given, option, aliases);
     const out = features.filter(
-      ({ name, since, ...feature }) =>
+      (feature) =>
         feature.option === option &&
-        !named.has(name) &&
-        listed(name).test(list) &&
-        (since === undefined || isOlderKernel(kernel, since)),
+        !named.has(feature.name) &&
+        knows(list, feature) &&
+        (feature.since === undefined || isOlder(kernel, feature.since)),
     );
     return out.length === 0 ? [] : [option, out.map(({ name }) => off(name)).join(",")];
   });

@@ -11,6 +11,7 @@ import type { Capability } from "../csi/capability.ts";
 import { hasHeader } from "../config/encryption.ts";
 import { Conflict } from "../csi/errors.ts";
 import type { HostStuck } from "../host/errors.ts";
+import { serves } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { imageSpec, isImage } from "../host/mapped-device.ts";
 import { isRbdMount, type MountEntry } from "../host/mountinfo.ts";
@@ -72,7 +73,7 @@ const differenceOf = (
   const { fixed } = context;
   const isItsImage =
     (fixed === undefined
-      ? canBeImageOf(volumeId, mapped.image)
+      ? canBeImageOf(volumeId, mapped)
       : fixed.imageName === mapped.image && fixed.pool === mapped.pool) &&
     (imageMeta.kind !== "read" || isImage(mapped, imageMeta.meta));
   if (!isItsImage) return `from image ${imageSpec(mapped)}, which is not its image`;
@@ -86,7 +87,7 @@ const differenceOf = (
     const takesWrites = !top.readOnly && !entry.options.includes("ro");
     return readOnly && takesWrites ? "writable; the request asks for read-only" : undefined;
   }
-  if (access.type !== "" && access.type !== entry.fsType) {
+  if (!serves(entry.fsType, access.type)) {
     return `with ${entry.fsType}; the request asks for ${access.type}`;
   }
   if (entry.options.includes("ro") === readOnly) return undefined;

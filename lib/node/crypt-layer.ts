@@ -234,9 +234,11 @@ const proveNeverUsed = Effect.fnUntraced(function* (
   const isWiped = wiping !== undefined;
   const needsAll = isWiped || context.cipher.integrity !== undefined;
   if (header.kind === "none" && !(needsAll ? header.allZeroed : header.zeroed)) {
-    return yield* refuse(
-      `it is to be encrypted, but it holds ${holds}. Look at it with "rbd export" before you empty it by hand`,
-    );
+    const remedy =
+      header.content.kind === "filesystem"
+        ? 'If that is what the volume is to hold, it is right as it is: make a PersistentVolume without encrypted: "true" for it'
+        : 'Look at it with "rbd export" before you empty it by hand';
+    return yield* refuse(`it is to be encrypted, but it holds ${holds}. ${remedy}`);
   }
   if (mapReadOnly) {
     return yield* refuse("it has no LUKS header, and is mapped read-only. Stage it for a writer first");

@@ -9,30 +9,40 @@ import { Precondition } from "../csi/errors.ts";
 import { MIB } from "../csi/size.ts";
 import type { HostError } from "../host/errors.ts";
 import { type DeviceState, Host } from "../host/host.ts";
+import type { MountEntry, MountTable } from "../host/mountinfo.ts";
 import { untilDeadline } from "../operations/until-deadline.ts";
 import type { StagedDevice } from "./staged-device.ts";
 
 /**
  * Sets the device itself read-only, or writable again, because a read-only mount of its node keeps nobody from writing.
- * One device cannot be both for two users on one node.
+ * One device cannot be both for two users on one node. Who has a read-only mount of it, as ceph-csi makes one, is no writer.
  */
 export const guardDevice = Effect.fnUntraced(function* (
   { top }: StagedDevice,
   readOnly: boolean,
-  publishedAt: readonly string[],
+  uses: MountTable,
 ): Effect.fn.Return<void, HostError | Precondition, Host> {
   if (top.readOnly === readOnly) return;
-  if (publishedAt.length > 0) {
+  const others = (readOnly ? uses.filter(isWriter) : uses).map(({ point }) => point);
+  if (others.length > 0) {
     const [is, asked] = readOnly ? ["writable", "read-only"] : ["read-only", "writable"];
     return yield* new Precondition({
       subject: `device ${top.path}`,
-      problem: `is published ${is} at ${publishedAt.join(", ")}, and cannot be ${asked} on the same node`,
+      problem: `is published ${is} at ${others.join(", ")}, and cannot be ${asked} on the same node`,
       remedy: "Unpublish it there first",
-      holders: publishedAt,
+      holders: others,
     });
   }
   yield* (yield* Host).setReadOnly(top.path, readOnly);
 });
+
+const isWriter = ({ options }: MountEntry): boolean => !options.includes("ro");
+
+/** As `guardDevice` for a reader that has the device already: its pod may run, so a device that stays writable is no failure. */
+export const guardForReader = (device: StagedDevice, uses: MountTable): Effect.Effect<void, never, Host> =>
+  Effect.catch(guardDevice(device, true, uses), ({ message }) =>
+    Effect.logWarning(`${device.top.path} stays writable, though its mount for a reader is read-only: ${message}`),
+  );
 
 /** How long the kernel may take to learn the new size of an image. */
 const SIZE_PATIENCE = "30 seconds";

@@ -9,7 +9,8 @@
  * 2. A volume that Kubernetes does not have attached to this node any more is not healed: another node may have written
  *    to it. Where Kubernetes cannot be asked, or does not know all, ./heal.ts has the record of the nodes alone.
  * 3. Volumes may share a cookie: those that the in-tree plugin made have the name of their image. A device whose cookie is
- *    that of several volumes here is left alone: it may be the device of any of them.
+ *    that of several volumes here is left alone: it may be the device of any of them. Kernels before 5.14 keep no cookie:
+ *    there a device is that of the volume at whose staging target it is mounted, if its image-meta.json says so, too.
  * 4. A device is healed under its volume's lock, and only if it still lacks its process then. Of several devices of one
  *    volume it is the mounted one, and none if that is not one.
  */
@@ -36,6 +37,7 @@ import type { ClientRecord } from "./client-record.ts";
 import { healDevice, proveNotElsewhere } from "./heal.ts";
 import type { PublishedNodeRecord } from "./published-node-record.ts";
 import { otherMounts, stackOver } from "./staged-device.ts";
+import { isNameless, ownerOf } from "./staged-volume.ts";
 import { cookieOf, locateImage, type VolumeContext } from "./volume-context.ts";
 
 /** What is needed to give the device of a volume a new process. */
@@ -87,7 +89,14 @@ export const makeHealing = (askKubernetes: AskKubernetes): HealingService => {
   /** By their volume IDs. */
   const known = new Map<string, Healable>();
   const withCookie = (cookie: string) => [...known.values()].filter(({ context }) => cookieOf(context) === cookie);
+  const withName = ({ cookie, volumeId }: DeviceName) => {
+    if (volumeId === undefined) return withCookie(cookie);
+    const staged = known.get(volumeId);
+    return staged === undefined ? [] : [staged];
+  };
   const ofDevice = (volumeId: string, { cookie }: MappedDevice) => {
+    // The caller knows whose it is.
+    if (cookie === "") return known.get(volumeId);
     const [only, ...others] = withCookie(cookie);
     return others.length === 0 && only?.context.volumeId === volumeId ? only : undefined;
   };
@@ -100,14 +109,15 @@ export const makeHealing = (askKubernetes: AskKubernetes): HealingService => {
   const look = Effect.gen(function* () {
     const devices = (yield* (yield* Host).mappedDevices).filter(({ mapper }) => mapper === "rbd-nbd");
     if (devices.length > 0) wanted.openUnsafe();
-    const dead = devices.filter(isDead);
-    if (dead.some(({ cookie }) => withCookie(cookie).length === 0)) yield* askAtTimes;
-    const heal = (cookie: string) => {
-      const [staged, ...others] = withCookie(cookie);
+    const dead = (yield* deadAmong(devices)).map(({ name }) => name);
+    if (dead.some((name) => withName(name).length === 0)) yield* askAtTimes;
+    const heal = (name: DeviceName) => {
+      const [staged, ...others] = withName(name);
       if (staged === undefined) return Effect.void;
-      return others.length === 0 ? healed(staged, attached) : sayShared(cookie, [staged, ...others]);
+      return others.length === 0 ? healed(staged, attached) : sayShared(name.cookie, [staged, ...others]);
     };
-    yield* Effect.forEach(new Set(dead.map(({ cookie }) => cookie)), heal, { concurrency: 4, discard: true });
+    const once = new Map(dead.map((name) => [name.volumeId ?? name.cookie, name]));
+    yield* Effect.forEach(once.values(), heal, { concurrency: 4, discard: true });
   }).pipe(Effect.catch(({ message }) => Effect.logWarning(`cannot look after rbd-nbd: ${message}`)));
   const { ask, askAtTimes } = asking(attached, ({ staged }) => {
     for (const each of staged) if (!known.has(each.context.volumeId)) remember(each);
@@ -127,7 +137,7 @@ export const makeHealing = (askKubernetes: AskKubernetes): HealingService => {
         remedy: "Check its VolumeAttachment, its PersistentVolume and the Secret that this one names",
       });
     }
-    const needy = yield* deadDevice(device.cookie);
+    const needy = yield* deadDevice(staged.context);
     if (needy?.path === device.path) yield* succeeded(device, staged, attached);
   });
   return {
@@ -160,7 +170,32 @@ const sayShared = (cookie: string, staged: readonly Healable[]) =>
       `${staged.map(({ context }) => context.volumeId).join(", ")}. End the pods that use it`,
   );
 
-const isDead = ({ mapper, served, cookie }: MappedDevice): boolean => mapper === "rbd-nbd" && !served && cookie !== "";
+/** By what the volume of a device without a process is known: its cookie, or its ID where there is no cookie. */
+interface DeviceName {
+  readonly cookie: string;
+  readonly volumeId?: string;
+}
+
+interface DeadDevice {
+  readonly device: MappedDevice;
+  readonly name: DeviceName;
+}
+
+/** The devices of rbd-nbd that lack their process. Those of other programs have no cookie, and are in no volume's place. */
+const deadAmong = Effect.fnUntraced(function* (
+  devices: readonly MappedDevice[],
+): Effect.fn.Return<readonly DeadDevice[], HostError, Host> {
+  const dead = devices.filter(({ mapper, served }) => mapper === "rbd-nbd" && !served);
+  const table = dead.some(isNameless) ? yield* (yield* Host).mountTable : [];
+  const named = (device: MappedDevice): Effect.Effect<readonly DeadDevice[], never, Host> => {
+    const { cookie } = device;
+    if (!isNameless(device)) return Effect.succeed([{ device, name: { cookie } }]);
+    return Effect.map(ownerOf(device, table), (volumeId) =>
+      volumeId === undefined ? [] : [{ device, name: { cookie, volumeId } }],
+    );
+  };
+  return (yield* Effect.forEach(dead, named)).flat();
+});
 
 /** `askAtTimes` asks at most once a minute; an ask that failed does not count. */
 const asking = (attached: AskKubernetes, learn: (found: Attached) => void) => {
@@ -198,17 +233,20 @@ const healLocked = Effect.fnUntraced(function* (
   staged: Healable,
   attached: AskKubernetes,
 ): Effect.fn.Return<void, HealError, HealNeeds> {
-  const device = yield* deadDevice(cookieOf(staged.context));
+  const device = yield* deadDevice(staged.context);
   if (device === undefined) return;
   yield* succeeded(device, staged, attached);
 });
 
-/** The one device of a cookie that needs a process. */
+/** The one device of a volume that needs a process. */
 const deadDevice = Effect.fnUntraced(function* (
-  cookie: string,
+  context: VolumeContext,
 ): Effect.fn.Return<MappedDevice | undefined, HostError, Host> {
   const host = yield* Host;
-  const dead = (yield* host.mappedDevices).filter((each) => isDead(each) && each.cookie === cookie);
+  const cookie = cookieOf(context);
+  const isIts = ({ name }: DeadDevice) =>
+    name.volumeId === undefined ? name.cookie === cookie : name.volumeId === context.volumeId;
+  const dead = (yield* deadAmong(yield* host.mappedDevices)).filter(isIts).map(({ device }) => device);
   if (dead.length < 2) return dead[0];
   const table = yield* host.mountTable;
   const mounted = dead.filter((each) => otherMounts(table, stackOver(each), []).length > 0);

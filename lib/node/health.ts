@@ -87,7 +87,7 @@ const faultsIn = ({ path }: MappedDevice, trouble: Trouble): readonly Fault[] =>
     const message = `Ceph refuses the client of ${path}: it is, or was, on the blocklist. Stage the volume anew once its fence is lifted`;
     faults.push(inaccessible("ClientBlocklisted", message));
   } else if (unwatched !== undefined) {
-    const message = `the kernel does not watch the image of ${path} any more (errno ${unwatched}): it does not learn of changes, and others may take the image for unused`;
+    const message = `the kernel could not watch the image of ${path} in the last two minutes (errno ${unwatched}), and tries again: until it can, it does not learn of changes, and others may take the image for unused`;
     faults.push(degraded("Unwatched", message));
   }
   if (ioErrors > 0) {

@@ -4,7 +4,8 @@
  * Not here: the options of mounts (lib/host/filesystem.ts).
  *
  * 1. Only mounts of volumes are unmounted.
- * 2. A mount counts as made when the kernel's table shows it, with the device and the access that were asked for.
+ * 2. A mount counts as made when the kernel's table shows it, with the device and the access that were asked for. A bind and
+ *    its options are two calls of the kernel.
  */
 import * as Effect from "effect/Effect";
 import { Conflict, Precondition } from "../csi/errors.ts";
@@ -89,7 +90,7 @@ export const proveMounted = Effect.fnUntraced(function* (
   });
 });
 
-/** Fails unless the mount at a target path is of this device and with this access, so that nothing is left to do. */
+/** Fails unless the mount at a target path is of this device, and takes writes if they are asked for. */
 export const provePublished = (
   { mapped, top }: StagedDevice,
   entry: MountEntry,
@@ -110,7 +111,10 @@ export const provePublished = (
     return conflict(`is already a mount of ${entry.root} of its filesystem, and the request asks for ${root}`);
   }
   const takesNoWrites = entry.options.includes("ro") || (shown.kind === "block" && top.readOnly);
-  if (takesNoWrites === readOnly) return Effect.void;
-  const [is, asked] = readOnly ? ["writable", "read-only"] : ["read-only", "writable"];
-  return conflict(`is already published ${is}; the request asks for ${asked}`);
+  if (takesNoWrites && !readOnly) return conflict("is already published read-only; the request asks for writable");
+  return Effect.void;
 };
+
+/** Whether a mount allows what these options forbid: its driver was killed between the bind and the options of it. */
+export const allowsMore = ({ options }: MountEntry, asked: readonly string[]): boolean =>
+  (asked.includes("ro") && !options.includes("ro")) || notInForce(asked, options).length > 0;

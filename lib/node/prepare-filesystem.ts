@@ -15,7 +15,7 @@ import { Rbd } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
 import { FILE_ENCRYPTION } from "../csi/filesystems.ts";
 import { type HostError, UnexpectedContent } from "../host/errors.ts";
-import { chooseFilesystem, isEverywhere } from "../host/filesystem.ts";
+import { chooseFilesystem, type ChosenFilesystem, isEverywhere } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { stage } from "../operations/pipeline.ts";
 import { readsAsZeros } from "./crypt-wipe.ts";
@@ -48,13 +48,13 @@ export const proveServed = Effect.fnUntraced(function* (
   if (lack !== undefined) return yield* new Precondition({ subject: "this node", ...lack });
 });
 
-/** -> the type of the filesystem, which is on the device then. */
+/** -> the filesystem that is on the device then. */
 export const prepareFilesystem = Effect.fnUntraced(function* (
   { type: requested, readOnly, context, encryptsFiles }: FilesystemWanted,
   image: VolumeImage,
   { mapped, top }: StagedDevice,
   { from, wiped }: NeverWritten,
-): Effect.fn.Return<string, CephError | HostError | Precondition, Host | Rbd> {
+): Effect.fn.Return<ChosenFilesystem, CephError | HostError | Precondition, Host | Rbd> {
   const host = yield* Host;
   const tagged = mapped.crypt?.integrity === true;
   const isReadOnly = mapped.crypt?.readOnly === true;
@@ -66,14 +66,20 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
   if (found.kind === "filesystem" && found.unfinished) {
     return yield* refuse(`image ${label} holds an unfinished ${found.type}. ${cutOff(label)}`);
   }
-  const { type, blank } = yield* chooseFilesystem(top.path, found, requested);
+  const chosen = yield* chooseFilesystem(top.path, found, requested);
+  const { type, mountType, blank } = chosen;
   if (requested === "") yield* proveServed(type);
   if (encryptsFiles && type !== FILE_ENCRYPTION) {
     return yield* refuse(`it holds ${type}, and files are encrypted in ${FILE_ENCRYPTION} only (encryptionType file)`);
   }
   if (!blank) {
+    if (requested !== "" && requested !== type) {
+      yield* Effect.logWarning(
+        `image ${label} holds ${type}, and the request asks for ${requested}: it is mounted as ${mountType}, and stays ${type}`,
+      );
+    }
     if (!readOnly) yield* repairFilesystem(top.path, type);
-    return type;
+    return chosen;
   }
   if (readOnly) {
     return yield* refuse(
@@ -90,7 +96,7 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
     return yield* refuse(`it has no filesystem, but image ${label} holds data. ${cutOff(label)}`);
   }
   yield* stage("format", host.mkfs({ device: top.path, type, options: context.mkfsOptions, encryptsFiles }));
-  return type;
+  return chosen;
 });
 
 /** Of a read through a layer with integrity, as the kernel has it where tag and data do not fit. */

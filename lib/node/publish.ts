@@ -3,7 +3,8 @@
  *
  * Not here: staging (./stage.ts) and the guard of raw devices (./device.ts).
  *
- * 1. A target path that is in use in another way than the request asks for is left as it is, with an error.
+ * 1. A target path that is in use in another way than the request asks for is left as it is, with an error. Only what it allows
+ *    beyond the request is taken from it: a driver that was killed, this one or ceph-csi, leaves a bind that is writable still.
  */
 import * as Effect from "effect/Effect";
 import type { Capability } from "../csi/capability.ts";
@@ -12,7 +13,7 @@ import { accountsIn, SERVICE_ACCOUNTS } from "../csi/service-accounts.ts";
 import type { HostError } from "../host/errors.ts";
 import { bindOptions } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
-import { mountsAt } from "../host/mountinfo.ts";
+import { type MountEntry, mountsAt } from "../host/mountinfo.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
@@ -20,8 +21,8 @@ import { stage } from "../operations/pipeline.ts";
 import { remark } from "../operations/remark.ts";
 import { oneLine } from "../text/printable.ts";
 import { FOLDER_ROOT, unlockedFolder } from "./crypt-folder.ts";
-import { guardDevice } from "./device.ts";
-import { proveMounted, provePublished, unmountAll } from "./mounts.ts";
+import { guardDevice, guardForReader } from "./device.ts";
+import { allowsMore, proveMounted, provePublished, unmountAll } from "./mounts.ts";
 import { otherUses, type ShownDevice, shownBy } from "./staged-device.ts";
 import { lookAtStagedVolume, type StagedVolume } from "./staged-volume.ts";
 
@@ -72,18 +73,17 @@ const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn
   const existing = resolved === undefined ? undefined : mountsAt(now.mountTable, resolved).at(-1);
   const root = spec.encryptedFiles ? FOLDER_ROOT : undefined;
   const uses = otherUses(now.mountTable, device, [point]);
-  const publishedAt = uses.map((use) => use.point);
-  const writableAt = uses.filter((use) => !use.options.includes("ro")).map((use) => use.point);
   if (existing !== undefined) {
     yield* provePublished(device, existing, readOnly, root);
+    yield* completePublished({ ...spec, readOnly }, staged, existing, root);
     // ceph-csi publishes a raw device read-only and leaves the device itself writable, for other pods as well.
-    const unguarded = kind === "block" && readOnly && writableAt.length === 0;
-    return unguarded ? yield* stage("guard device", guardDevice(device, true, [])) : undefined;
+    const others = uses.filter((use) => use.point !== existing.point);
+    if (kind === "block" && readOnly) yield* stage("guard device", guardForReader(device, others));
+    return;
   }
+  const publishedAt = uses.map((use) => use.point);
   if (once && publishedAt.length > 0) return yield* publishedElsewhere(spec, publishedAt);
-  if (kind === "block") {
-    yield* stage("guard device", guardDevice(device, readOnly, readOnly ? writableAt : publishedAt));
-  }
+  if (kind === "block") yield* stage("guard device", guardDevice(device, readOnly, uses));
   const source = spec.encryptedFiles ? yield* unlockedFolder(spec.volumeId, point) : point;
   yield* compensated(bindTarget({ ...spec, readOnly }, { ...staged, source, root }));
 });
@@ -162,6 +162,27 @@ const publishedElsewhere = ({ volumeId }: PublishSpec, publishedAt: readonly str
     holders: publishedAt,
   });
 
+/** The options of the bind at a target path, with those of the staged mount. */
+const targetOptions = ({ access, readOnly }: PublishSpec, staged: readonly string[]): readonly string[] =>
+  bindOptions({ flags: access.kind === "filesystem" ? access.mountFlags : [], readOnly }, staged);
+
+/** Gives the mount at a target path what it lacks of the request's own options. */
+const completePublished = Effect.fnUntraced(function* (
+  spec: PublishSpec,
+  { device, kind, options: staged, point }: StagedHere,
+  existing: MountEntry,
+  root: string | undefined,
+): Effect.fn.Return<void, HostError | Precondition, Host> {
+  if (!allowsMore(existing, targetOptions(spec, []))) return;
+  const target = existing.point;
+  const options = targetOptions(spec, staged);
+  yield* Effect.logWarning(
+    `${target} is a mount with ${existing.options.join(",")}, as a driver leaves it that is killed between the bind and its options: it gets ${options.join(",")}`,
+  );
+  yield* stage("remount", (yield* Host).mount({ source: point, target, options: ["remount", ...options] }));
+  if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, spec.readOnly, options, root));
+});
+
 interface ToBind extends StagedHere {
   readonly source: string;
   /** Of the filesystem, where it is not the whole of it. */
@@ -169,15 +190,15 @@ interface ToBind extends StagedHere {
 }
 
 const bindTarget = Effect.fnUntraced(function* (
-  { access, readOnly, targetPath }: PublishSpec,
+  spec: PublishSpec,
   { device, kind, options: staged, source, root }: ToBind,
 ): Effect.fn.Return<void, HostError | Precondition, Compensations | Host> {
   const host = yield* Host;
+  const { readOnly, targetPath } = spec;
   const make = kind === "block" ? host.makeFile(targetPath) : host.makeDirectory(targetPath);
   yield* step("make target", make, { undo: (made) => (made ? host.removePath(targetPath) : Effect.void) });
   const target = (yield* host.resolvePath(targetPath)) ?? targetPath;
-  const flags = access.kind === "filesystem" ? access.mountFlags : [];
-  const options = bindOptions({ flags, readOnly }, staged);
+  const options = targetOptions(spec, staged);
   yield* step("bind", host.mount({ source, target, options }), { undo: () => unmountAll(target) });
   if (kind === "filesystem") yield* stage("verify mount", proveMounted(target, device, readOnly, options, root));
 });

@@ -217,15 +217,15 @@ const mapFormatMount = Effect.fnUntraced(function* (
     yield* step("bind", host.mount({ source, target, options }), unmount);
     return;
   }
-  const type = yield* prepareFilesystem(
+  const { type, mountType } = yield* prepareFilesystem(
     { type: access.type, readOnly, context, encryptsFiles: folder !== undefined },
     image,
     device,
     neverWritten,
   );
-  const options = mountOptions(type, { flags: access.mountFlags, readOnly });
+  const options = mountOptions(mountType, { flags: access.mountFlags, readOnly });
   yield* stage("make target", host.makeDirectory(target));
-  yield* step("mount", mountFilesystem(device, { target, type, options }), unmount);
+  yield* step("mount", mountFilesystem(device, { target, type: mountType, options }), unmount);
   yield* stage("verify mount", proveMounted(target, device, readOnly, options));
   if (folder !== undefined) yield* unlockFolder(target, spec, image, folder);
   if (!readOnly) yield* stage("grow filesystem", host.growFilesystem({ device: source, type }, target));

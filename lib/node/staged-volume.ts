@@ -11,15 +11,18 @@
  *    only says which image was meant, and may be missing or broken.
  * 2. A volume's devices are found by its mount, by image-meta.json, or by its UUID. If these disagree, nothing is done.
  * 3. Other programs make network block devices too, and theirs have no cookie. So one without a cookie is the volume's only
- *    if an rbd-nbd process serves the image from it, or if it is mounted at the staging target.
+ *    if an rbd-nbd process serves the image from it, or if it is mounted at the staging target. Kernels before 5.14 keep no
+ *    cookie, so this is all that is known of a device whose process has died there.
  */
 import * as Effect from "effect/Effect";
 import * as Result from "effect/Result";
+import { basename, dirname } from "node:path";
 import { Precondition, VolumeNotFound } from "../csi/errors.ts";
+import { parseMigratedId } from "../csi/migrated-volume-id.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
-import { imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
+import { type ImageName, imageSpec, isImage, type MappedDevice } from "../host/mapped-device.ts";
 import { isReadOnly, isShutDown, isRbdMount, type MountEntry, type MountTable, mountsAt } from "../host/mountinfo.ts";
 import { decodeImageMeta, encodeImageMeta, type ImageMeta, imageMetaPath } from "./image-meta.ts";
 import { otherMounts, type ShownDevice, shownBy, stackOver, type StagedDevice } from "./staged-device.ts";
@@ -93,15 +96,20 @@ export const removeImageMeta = (stagingPath: string): Effect.Effect<void, HostEr
 
 // ------------------------------------------------------------------------------------------- which devices are its
 
-/** Whether an image can be the volume's, by its name: it ends in the UUID of the volume ID, or is the volume ID. */
-export const canBeImageOf = (volumeId: string, image: string): boolean => {
+/**
+ * Whether an image can be the volume's, by its name: it ends in the UUID of the volume ID, or is the volume ID. The ID of one
+ * that the in-tree plugin made names image and pool.
+ */
+export const canBeImageOf = (volumeId: string, { pool, image }: Pick<ImageName, "pool" | "image">): boolean => {
+  const migrated = parseMigratedId(volumeId);
+  if (Result.isSuccess(migrated)) return image === migrated.success.imageName && pool === migrated.success.pool;
   const uuid = /[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.exec(volumeId)?.[0];
   return image === volumeId || (uuid !== undefined && image.endsWith(uuid));
 };
 
 /**
  * The devices of the volume: the mounted one, and others of the same image. The image is the one that image-meta.json
- * names, or else any that has the volume's UUID in its name.
+ * names, or else any that can be its by the volume ID.
  */
 export const devicesOfVolume = (now: StagedVolume): Effect.Effect<readonly StagedDevice[], Precondition> => {
   const { volumeId, mounts, devices, imageMeta, stagingTarget } = now;
@@ -144,7 +152,7 @@ const describeDevice = ({ mapped }: StagedDevice): string =>
 
 /** Without image-meta.json: a device whose process has died says nothing of its image, but has the volume's ID. */
 const isCandidate = (volumeId: string, mapped: MappedDevice): boolean =>
-  mapped.image === "" ? mapped.cookie === volumeId : mapped.snapshot === "" && canBeImageOf(volumeId, mapped.image);
+  mapped.image === "" ? mapped.cookie === volumeId : mapped.snapshot === "" && canBeImageOf(volumeId, mapped);
 
 /** Whether two devices are of one image, as far as what is known of them tells. */
 const isTwin = (a: MappedDevice, b: MappedDevice): boolean =>
@@ -169,6 +177,32 @@ export const proveUnpublished = (
   );
 };
 
+/** Whether nothing but its mounts tells whose device this is. */
+export const isNameless = ({ image, cookie }: MappedDevice): boolean => image === "" && cookie === "";
+
+/**
+ * The ID of the volume whose nameless device this is: it is mounted at the volume's staging target, and the image-meta.json beside
+ * that names it. `undefined`: nothing tells, or several volumes.
+ */
+export const ownerOf = Effect.fnUntraced(function* (
+  device: MappedDevice,
+  table: MountTable,
+): Effect.fn.Return<string | undefined, never, Host> {
+  const host = yield* Host;
+  const owners = yield* Effect.forEach(new Set(otherMounts(table, stackOver(device), [])), (point) =>
+    host.readText(imageMetaPath(dirname(point))).pipe(
+      Effect.map((text) => {
+        const found = text === undefined ? undefined : readImageMeta(text);
+        const isIts = found?.kind === "read" && found.meta.nbd && found.meta.device === device.path;
+        return isIts ? [basename(point)] : [];
+      }),
+      Effect.orElseSucceed((): string[] => []),
+    ),
+  );
+  const [owner, ...others] = new Set(owners.flat());
+  return others.length === 0 ? owner : undefined;
+});
+
 // ---------------------------------------------------------------------------------------------- at any of its paths
 
 /** A mount of the volume, and its device; the device is absent if it is not mapped any more. */
@@ -177,6 +211,17 @@ export interface MountedVolume {
   readonly shown: ShownDevice | undefined;
 }
 
+/** Whether a device is the volume's; `undefined`: nothing tells. */
+const isOf = Effect.fnUntraced(function* (
+  volumeId: string,
+  mapped: MappedDevice,
+  table: MountTable,
+): Effect.fn.Return<boolean | undefined, never, Host> {
+  if (!isNameless(mapped)) return mapped.cookie === volumeId || canBeImageOf(volumeId, mapped);
+  const owner = yield* ownerOf(mapped, table);
+  return owner === undefined ? undefined : owner === volumeId;
+});
+
 /** The volume as it is mounted at a path, be it its staging target or where it is published. */
 export const findMountedVolume = Effect.fnUntraced(function* (
   volumeId: string,
@@ -184,12 +229,13 @@ export const findMountedVolume = Effect.fnUntraced(function* (
 ): Effect.fn.Return<MountedVolume, HostError | VolumeNotFound, Host> {
   const host = yield* Host;
   const point = yield* host.resolvePath(path);
-  const entry = point === undefined ? undefined : mountsAt(yield* host.mountTable, point).at(-1);
+  const table = yield* host.mountTable;
+  const entry = point === undefined ? undefined : mountsAt(table, point).at(-1);
   if (entry === undefined || !isRbdMount(entry)) return yield* notMountedAt(volumeId, path);
   const shown = shownBy(entry, (yield* host.mappedDevices).map(stackOver));
   const isDynamic = Result.isSuccess(parseVolumeId(volumeId));
   const mapped = shown?.device.mapped;
-  const isIts = mapped === undefined || mapped.cookie === volumeId || canBeImageOf(volumeId, mapped.image);
+  const isIts = mapped === undefined || (yield* isOf(volumeId, mapped, table)) !== false;
   if (isDynamic && !isIts) return yield* notMountedAt(volumeId, path);
   return { entry, shown };
 });
@@ -199,10 +245,11 @@ export const findMounted = Effect.fnUntraced(function* (
   volumeId: string,
 ): Effect.fn.Return<MountedVolume, HostError | VolumeNotFound, Host> {
   const host = yield* Host;
-  const devices = (yield* host.mappedDevices)
-    .filter(({ cookie, image }) => cookie === volumeId || canBeImageOf(volumeId, image))
-    .map(stackOver);
-  for (const entry of yield* host.mountTable) {
+  const table = yield* host.mountTable;
+  const mapped = yield* host.mappedDevices;
+  const its = yield* Effect.filter(mapped, (each) => Effect.map(isOf(volumeId, each, table), (is) => is === true));
+  const devices = its.map(stackOver);
+  for (const entry of table) {
     const shown = shownBy(entry, devices);
     if (shown !== undefined) return { entry, shown };
   }

@@ -496,7 +496,8 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
       act(() => {
         const image = imageOf("attach", request);
         const found = node.mappings.get(device.path);
-        if (found === undefined || found.device.cookie !== request.cookie)
+        // A kernel that keeps no cookie takes any process.
+        if (found === undefined || !["", request.cookie].includes(found.device.cookie))
           return fail("attach", device.path, "is gone");
         if (found.image !== image) fail("attach", device.path, "is of another image");
         found.dead = false;
@@ -696,6 +697,12 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
         const own = [options.includes("ro") ? "ro" : "rw", ...options.filter((option) => PER_MOUNT.has(option))];
         const there = node.tree.get(target);
         if (there === undefined) return fail("mount", target, "mount point does not exist", 2);
+        if (options.includes("remount")) {
+          const at = node.mounts.findLastIndex(({ point }) => point === target);
+          const old = node.mounts[at] ?? fail("mount", target, "mount point not mounted", 32);
+          node.mounts[at] = { ...old, options: own };
+          return;
+        }
         const folder = source.endsWith(`/${ENCRYPTED_FOLDER}`) ? `/${ENCRYPTED_FOLDER}` : undefined;
         const around = mountsAt(node.mounts, folder === undefined ? source : source.slice(0, -folder.length)).at(-1);
         const seen = around && { ...around, root: folder ?? around.root };
@@ -711,7 +718,11 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           const devtmpfs = { major: 0, minor: 6, fsType: "devtmpfs", source: "udev", superOptions: ["rw"] };
           return node.mount({ ...devtmpfs, root, point: target, options: own });
         }
-        if (disk.kind !== "filesystem" || disk.type !== type) return refuse("mount", target, "wrong fs type");
+        // The kernel's ext4 mounts what was made by its forerunners.
+        const mounts = type === "ext4" ? ["ext2", "ext3", "ext4"] : [type];
+        if (type === undefined || disk.kind !== "filesystem" || !mounts.includes(disk.type)) {
+          return refuse("mount", target, "wrong fs type");
+        }
         const skipsJournal = ["noload", "norecovery", "rescue=nologreplay"].some((option) => options.includes(option));
         if (disk.dirty === true && readOnly && !skipsJournal) fail("mount", target, "cannot mount read-only", 32);
         if (!readOnly) disk.dirty = false;
@@ -725,7 +736,7 @@ export const hostMemoryService = (node: MemoryNode): HostService => {
           root: "/",
           point: target,
           options: state,
-          fsType: disk.type,
+          fsType: type,
           source,
           superOptions: state.slice(0, 1),
         });

@@ -49,6 +49,11 @@ const deviceOf = ({ stagingTarget }: TestVolume): string =>
   basename(mountTable().find(({ point }) => point === stagingTarget)?.source ?? "");
 const sysfsOf = (device: string, file: string): string =>
   readFileSync(`/sys/bus/rbd/devices/${device.replace("rbd", "")}/${file}`, "utf8").trim();
+/** Waits until no request of a device was completed in ten seconds. */
+const quiet = async (device: string): Promise<void> => {
+  const stat = () => readFileSync(`/sys/block/${device}/stat`, "utf8");
+  for (let before = ""; before !== stat(); await Bun.sleep(10_000)) before = stat();
+};
 const ceph = (...command: string[]): string => tool("ceph", "-c", rig().conf, ...command);
 
 const published = async (kind: "ext4" | "xfs", size = 64n * MIB): Promise<TestVolume> => {
@@ -93,6 +98,8 @@ describe("the health of a volume on its node", () => {
       const volume = await published("ext4");
       const { node } = world().driver();
       expect((await node.nodeGetStorageHealth({}, LIMIT)).backendHealth).toEqual([]);
+      // a new ext4 writes for a while by itself, and a cluster that takes writes is not unreachable
+      await quiet(deviceOf(volume));
       await frozen(rig(), "mon.a", async () => {
         const since = performance.now();
         const { backendHealth } = await node.nodeGetStorageHealth({}, LIMIT);
@@ -152,6 +159,26 @@ describe("the health of a volume on its node", () => {
       await volume.unpublish();
       await volume.unstage();
       expect(mapped()).not.toContain(volume.spec);
+    },
+    MINUTES,
+  );
+
+  test(
+    "the kernel says where a device of rbd-nbd begins, so that errors of the volume before it are not told",
+    async () => {
+      const begins = (device: string) => tool("dmesg").split(`${device}: detected capacity change from 0 to `).length;
+      const volume = await world().makeVolume("ext4", { mounter: "rbd-nbd" });
+      await volume.stage();
+      const device = deviceOf(volume);
+      expect(device).toMatch(/^nbd/);
+      const before = begins(device);
+      expect(before).toBeGreaterThan(1);
+      await volume.unstage();
+      await volume.stage();
+      expect([deviceOf(volume), begins(device)]).toEqual([device, before + 1]);
+      await volume.publish();
+      expect(await faultsOf(volume)).toEqual([]);
+      await removed(volume);
     },
     MINUTES,
   );

@@ -71,3 +71,39 @@ test(
   },
   MINUTES,
 );
+
+test(
+  "a bind whose driver was killed before its options gets them, and ceph-csi's read-only bind of a raw device is guarded",
+  async () => {
+    const plain = await world().makeVolume("ext4");
+    const volume = plain.as({ mountFlags: ["noexec"] });
+    await volume.stage();
+    await volume.publish();
+    tool("mount", "-o", "remount,bind,exec,rw", volume.target);
+    expect(optionsAt(volume.target)).not.toContain("noexec");
+    await volume.publish("0", true);
+    expect(optionsAt(volume.target)).toEqual(expect.arrayContaining(["ro", "noexec"]));
+    expect(optionsAt(volume.stagingTarget)).toContain("rw");
+    expect(() => writeFileSync(`${volume.target}/new`, "x")).toThrow("EROFS");
+    await volume.unpublish();
+    await volume.unstage();
+
+    const raw = await world().makeVolume("block");
+    await raw.stage();
+    await raw.publish();
+    await raw.publish("writer");
+    tool("mount", "-o", "remount,bind,ro", raw.target);
+    for (const device of ["0", "1"]) {
+      await raw.publish("0", true);
+      expect([optionsAt(raw.target).includes("ro"), tool("blockdev", "--getro", raw.target)]).toEqual([true, device]);
+      await raw.unpublish("writer");
+    }
+    await raw.unpublish();
+    await raw.unstage();
+    expect([left(volume), left(raw)]).toEqual([
+      [[], []],
+      [[], []],
+    ]);
+  },
+  MINUTES,
+);

@@ -6,7 +6,7 @@ import * as ManagedRuntime from "effect/ManagedRuntime";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
 import { Host } from "../../lib/host/host.ts";
 import { hostLayerLive } from "../../lib/host/live.ts";
-import { CLUSTER, secrets } from "../ceph/requests.ts";
+import { CLUSTER, GIB, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
 import {
@@ -70,6 +70,38 @@ describe("a secret", () => {
     },
     MINUTES,
   );
+});
+
+describe("fsType", () => {
+  for (const [made, asked] of [
+    ["ext3", "ext4"],
+    ["ext4", "ext3"],
+  ] as const) {
+    test(
+      `an ${made} is mounted and grown where ${asked} is asked for, and not where xfs is`,
+      async () => {
+        const volume = await world().makeVolume(made);
+        await volume.stage();
+        const sum = writeData(`${volume.stagingTarget}/data`, 1);
+        await volume.unstage();
+        const other = volume.as({ kind: asked });
+        await other.stage();
+        await other.stage();
+        await other.publish();
+        expect(checksum(`${other.target}/data`, 1)).toBe(sum);
+        await other.grow(2n * GIB);
+        expect((await other.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
+        expect(world().driver().log()).toContain(`holds ${made}, and the request asks for ${asked}`);
+        await other.unpublish();
+        await other.unstage();
+        const failure = await failureOf(volume.as({ kind: "xfs" }).stage());
+        expect(failure).toMatchObject({ code: "FAILED_PRECONDITION" });
+        expect(failure?.message).toContain(`PersistentVolume with fsType ${made}`);
+        expect(left(volume)).toEqual([[], []]);
+      },
+      MINUTES,
+    );
+  }
 });
 
 describe("unmapOptions", () => {

@@ -12,7 +12,7 @@ import { type Finished, outputOf, run } from "../child.ts";
 import { afterChange } from "../errno.ts";
 import { holdersOf } from "../holders.ts";
 import { lastLogged, loggedSince, withLog } from "../kernel-log.ts";
-import { type ImageName, imageSpec, isImage, type MappedCluster, type MappedDevice } from "../mapped-device.ts";
+import { type ImageName, imageSpec, isImage, type MappedDevice } from "../mapped-device.ts";
 import { faultOf, inNamespace, namespaceAbsent } from "./checks.ts";
 import { withKeyFile } from "./key-file.ts";
 import type { Failure, MapAnswer, MapArg, Mapper, UnmapAnswer, UnmapArg } from "./mapper.ts";
@@ -68,19 +68,6 @@ const readDevice = (id: string): MappedDevice => {
     sizeBytes: BigInt(attribute(`${at}/size`)),
     readOnly: optional(`/sys/block/rbd${id}/ro`) === "1",
   };
-};
-
-/** The clusters of which images are mapped, each with the monitors that it was mapped by. */
-export const mappedClusters = (): readonly MappedCluster[] => {
-  const found = new Map<string, MappedCluster>();
-  for (const id of namesIn(`${BUS}/devices`)) {
-    const at = `${BUS}/devices/${id}`;
-    const fsid = optional(`${at}/cluster_fsid`);
-    // "10.0.0.1:6789,10.0.0.2:6789 name=admin,key=client.admin rbd image -"
-    const [monitors = ""] = optional(`${at}/config_info`).split(" ");
-    if (fsid !== "" && monitors !== "") found.set(fsid, { fsid, monitors: monitors.split(",") });
-  }
-  return [...found.values()];
 };
 
 // ------------------------------------------------------------------------------------------------------------ map

@@ -6,7 +6,8 @@
 import { closeLeftOver } from "../crypt.ts";
 import { withCrypt } from "../crypt-layers.ts";
 import type { MappedDevice, MapperName } from "../mapped-device.ts";
-import { krbd, mappedClusters } from "./krbd.ts";
+import { mappedClusters } from "./krbd-clusters.ts";
+import { krbd } from "./krbd.ts";
 import type { AttachArg, MapAnswer, MapArg, Mapper, UnmapAnswer, UnmapArg } from "./mapper.ts";
 import { attach as attachNbd, detach as detachNbd, rbdNbd } from "./nbd.ts";
 

@@ -106,7 +106,8 @@ export const attach = (request: AttachArg): MapAnswer => {
   const { device } = request;
   const now = deviceAt(device.path);
   if (now === undefined) return failed(`${device.path} is not connected any more: the volume has to be staged anew`);
-  if (now.cookie !== device.cookie) return failed(`${device.path} is another volume's by now`);
+  // Where the kernel keeps no cookie it went with the process.
+  if (now.cookie !== "" && now.cookie !== device.cookie) return failed(`${device.path} is another volume's by now`);
   if (now.served) return { kind: "mapped", device: now };
   // The tool refuses a cookie where the kernel keeps none.
   const kept = optional(`${BLOCK}/${device.path.slice("/dev/".length)}/backend`);

@@ -73,8 +73,27 @@ block-group-tree    - block group tree (compat=6.1, safe=6.6, default=6.19)
   });
 });
 
-test("Of ext4 nothing is left out, and its mkfs is not asked", () => {
-  for (const type of ["ext4", "ext3", "constructor"]) {
+describe("a new ext4", () => {
+  const said = (version: string) => `mke2fs ${version} (1-Jan-2025)\n\tUsing EXT2FS Library version ${version}\n`;
+  const BOTH = "-O ^orphan_file,^metadata_csum_seed";
+  test.each([
+    ["6.12.0", ["-m0"], said("1.47.2"), BOTH],
+    ["4.18.0", ["-m0"], said("1.47.0"), BOTH],
+    ["6.12.0", ["-m0"], said("1.100.0"), BOTH],
+    ["6.12.0", ["-m0"], said("2.0"), BOTH],
+    ["6.12.0", ["-m0"], said("1.46.5"), ""],
+    ["6.12.0", ["-m0"], "mkfs.ext4: not found", ""],
+    ["6.12.0", ["-O", "orphan_file,^metadata_csum"], said("1.47.2"), "-O ^metadata_csum_seed"],
+    ["6.12.0", ["-O^orphan_file", "-O", "metadata_csum_seed"], said("1.47.2"), ""],
+    ["6.12.0", ["-Lorphan_file"], said("1.47.2"), BOTH],
+  ])("On kernel %s, with mkfsOptions %j and a mkfs.ext4 that says %j: %j", (kernel, given, list, words) => {
+    expect(leftOut("ext4", given, list, kernel).join(" ")).toBe(words);
+    expect(listingOf("ext4")).toEqual(["-V"]);
+  });
+});
+
+test("Of ext3 nothing is left out, and its mkfs is not asked", () => {
+  for (const type of ["ext3", "constructor"]) {
     expect(listingOf(type)).toBeUndefined();
     expect(leftOut(type, [], XFS_NEW, "4.4.0")).toEqual([]);
   }

@@ -277,3 +277,36 @@ describe("a file that the in-tree plugin left", () => {
     expect([PLACE.includes(VOLUME), cluster.image("rbd", IMAGE).locks]).toEqual([true, []]);
   });
 });
+
+describe("a volume that was migrated, and whose image-meta.json is gone", () => {
+  /** As a stage that was cut off leaves it: mapped, and with nothing at its staging target. */
+  const mappedAs = async (pool: string, imageName: string) => {
+    const { cluster, host } = await aWorld([]);
+    const ref = { access: memoryAccess, pool, namespace: "" };
+    const there = pool === "rbd" && imageName === IMAGE;
+    if (!there) await Effect.runPromise(cephMemoryService(cluster).imageCreate(ref, imageName, { sizeBytes: GIB }));
+    const name = { pool, namespace: "", image: imageName };
+    host.add(cluster.image(pool, imageName), { ...name, mapper: "krbd", readOnly: false, cookie: "", logFile: "" });
+    return host;
+  };
+
+  test("NodeUnstageVolume unmaps it", async () => {
+    const host = await mappedAs("rbd", IMAGE);
+    await using driver = nodeOn(host);
+    await driver.unstage(unstaging(request));
+    expect(host.dump().mapped).toEqual([]);
+  });
+
+  for (const [what, pool, image] of [
+    ["another pool", "ssd", IMAGE],
+    ["another image", "rbd", `csi-vol-${UUID}`],
+    ["a longer name", "rbd", `my-${IMAGE}`],
+  ] as const) {
+    test(`NodeUnstageVolume leaves a device of ${what} alone`, async () => {
+      const host = await mappedAs(pool, image);
+      await using driver = nodeOn(host);
+      await driver.unstage(unstaging(request));
+      expect(host.dump().mapped).toEqual([`${pool}/${image}`]);
+    });
+  }
+});

@@ -8,7 +8,9 @@ import {
   VolumeCapability_AccessMode_Mode as Mode,
   VolumeHealthErrorType as Status,
 } from "../../../lib/gen/csi_pb.ts";
+import type { Cluster } from "../../../lib/config/clusters.ts";
 import { HostFailed } from "../../../lib/host/errors.ts";
+import type { MappedCluster } from "../../../lib/host/mapped-device.ts";
 import { conditionOf } from "../../support/csi-1.12.ts";
 import { hostMemoryService, type MemoryNode } from "../../support/host-memory.ts";
 import {
@@ -24,7 +26,7 @@ import {
   volumeIdOf,
 } from "../../support/node-world.ts";
 import type { DriverWorld } from "../../support/one-world.ts";
-import { asBlock, codeOf, GIB } from "../../support/world.ts";
+import { asBlock, codeOf, EAST, GIB } from "../../support/world.ts";
 
 const DEVICE = "/dev/rbd0";
 
@@ -149,24 +151,73 @@ describe("NodeGetVolumeHealth and the condition of NodeGetVolumeStats", () => {
     );
   });
 
-  test("A cluster is reached if its monitors greet, and the words name those that do not", async () => {
-    const { host, driver } = await published();
+  describe("NodeGetStorageHealth", () => {
     const greeting = (words: string) =>
       Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { open: (socket) => void socket.write(words), data() {} } });
-    using monitor = greeting("ceph v027");
-    using other = greeting("SSH-2.0-x");
-    const [there, strange] = [`127.0.0.1:${monitor.port}`, `127.0.0.1:${other.port}`];
-    const faults = async (...monitors: string[]) => {
-      host.clusters = [{ fsid: "f00d", monitors }];
+    /** What a node says whose kernel shows these monitors, and whose config.json has those. */
+    const storageFaults = async (shown: Partial<MappedCluster>, configured?: Partial<Cluster>, goesOn = false) => {
+      const { host } = await aNode();
+      const cluster = { fsid: "f00d", mappedBy: [], monitors: undefined, completed: 5n, ...shown };
+      host.clusters = [cluster];
+      const service = hostMemoryService(host);
+      const clusters = configured && { clusters: [{ ...EAST, ...configured }] };
+      // what is seen first, and later
+      const looks = [[cluster], [{ ...cluster, completed: goesOn ? 6n : 5n }]];
+      const mappedClusters = Effect.sync(() => looks.shift() ?? []);
+      await using driver = nodeOn(host, { host: { ...service, mappedClusters }, ...clusters });
       const { backendHealth } = await driver.storageHealth({});
       return backendHealth.map(({ status, reason, message }) => [status, reason, message]);
     };
-    host.clusters = [];
-    expect((await driver.storageHealth({})).backendHealth).toEqual([]);
-    expect(await faults(there)).toEqual([]);
-    const words = expect.stringContaining(`${strange} is not a Ceph monitor`);
-    expect(await faults(there, strange)).toEqual([[StorageStatus.STORAGE_DEGRADED, "MonitorsMissing", words]]);
-    expect(await faults(strange)).toEqual([[StorageStatus.STORAGE_UNREACHABLE, "MonitorsUnreachable", words]]);
+    const missing = (words: string) => [
+      StorageStatus.STORAGE_DEGRADED,
+      "MonitorsMissing",
+      expect.stringContaining(`${words} is not a Ceph monitor`),
+    ];
+    const unreachable = (words: string, status = StorageStatus.STORAGE_UNREACHABLE) => [
+      status,
+      "MonitorsUnreachable",
+      expect.stringContaining(`${words} is not a Ceph monitor`),
+    ];
+
+    test("A cluster is reached if its monitors greet, and the words name those that do not", async () => {
+      using monitor = greeting("ceph v027");
+      using other = greeting("SSH-2.0-x");
+      const [there, strange] = [`127.0.0.1:${monitor.port}`, `127.0.0.1:${other.port}`];
+      const { driver } = await published();
+      expect((await driver.storageHealth({})).backendHealth).toEqual([]);
+      for (const shown of [{ monitors: [there] }, { mappedBy: [there] }])
+        expect(await storageFaults(shown)).toEqual([]);
+      expect(await storageFaults({ monitors: [there, strange] })).toEqual([missing(strange)]);
+      expect(await storageFaults({ monitors: [strange] })).toEqual([unreachable(strange)]);
+      const byName = { clusterId: "f00d", monitors: [strange] };
+      expect(await storageFaults({ mappedBy: [strange] }, byName)).toEqual([unreachable(strange)]);
+      expect(await storageFaults({ mappedBy: [strange] }, { monitors: [strange] })).toEqual([unreachable(strange)]);
+    });
+
+    test("A monitor by which an image was mapped once is not missed, and one that answers counts", async () => {
+      using monitor = greeting("ceph v2\n");
+      using other = greeting("SSH-2.0-x");
+      const [there, strange] = [`127.0.0.1:${monitor.port}`, `127.0.0.1:${other.port}`];
+      // nobody knows today's
+      for (const mappedBy of [[strange], [strange, there]]) expect(await storageFaults({ mappedBy })).toEqual([]);
+      expect(await storageFaults({ mappedBy: [strange], monitors: [there] })).toEqual([]);
+      expect(await storageFaults({ mappedBy: [strange] }, { clusterId: "f00d", monitors: [there] })).toEqual([]);
+      const moved = { clusterId: "f00d", monitors: [strange] };
+      expect(await storageFaults({ monitors: [there], mappedBy: [] }, moved)).toEqual([]);
+      expect(await storageFaults({ mappedBy: [there] }, moved)).toEqual([missing(strange)]);
+      // another cluster's entry says nothing of this one
+      expect(await storageFaults({ mappedBy: ["10.255.0.1:6789"] }, { monitors: [strange] })).toEqual([]);
+    });
+
+    test("A cluster whose I/O goes on is not unreachable, and one in another network namespace is not looked at", async () => {
+      using other = greeting("SSH-2.0-x");
+      const strange = `127.0.0.1:${other.port}`;
+      expect(await storageFaults({ monitors: [strange] }, undefined, true)).toEqual([
+        unreachable(strange, StorageStatus.STORAGE_DEGRADED),
+      ]);
+      const inOther = { monitors: [strange], netNamespaceFilePath: "/run/netns/ceph" };
+      expect(await storageFaults({ monitors: [strange] }, inOther)).toEqual([]);
+    });
   });
 
   for (const [what, more, code] of [

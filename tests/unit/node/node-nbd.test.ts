@@ -1,8 +1,9 @@
 /** Volumes that rbd-nbd maps: by their class, or because the kernel's driver cannot; and the death of its process. */
 import { describe, expect, test } from "bun:test";
+import { create } from "@bufbuild/protobuf";
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
-import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { NodeGetVolumeHealthRequestSchema, VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { conditionOf } from "../../support/csi-1.12.ts";
@@ -14,6 +15,7 @@ import {
   expanding,
   IMAGE,
   nodeOn,
+  OTHER_UUID,
   PLACE,
   publishing,
   staging,
@@ -24,6 +26,7 @@ import {
   unstaging,
   UUID,
   VOLUME,
+  volumeIdOf,
 } from "../../support/node-world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
 import { asBlock, codeOf, failureOf, GIB, PARAMETERS, SECRETS, seed, seedImage } from "../../support/world.ts";
@@ -257,13 +260,13 @@ describe("the death of an rbd-nbd process", () => {
   });
 });
 
-describe("network block devices without a cookie", () => {
-  /** As on a kernel that keeps none. */
-  const forgetCookie = (host: MemoryNode, path: string) => {
-    const mapping = host.mappings.get(path)!;
-    host.mappings.set(path, { ...mapping, device: { ...mapping.device, cookie: "" } });
-  };
+/** As on a kernel that keeps none. */
+const forgetCookie = (host: MemoryNode, path: string) => {
+  const mapping = host.mappings.get(path)!;
+  host.mappings.set(path, { ...mapping, device: { ...mapping.device, cookie: "" } });
+};
 
+describe("network block devices without a cookie", () => {
   for (const [what, device] of [
     ["at the path that image-meta.json names", "/dev/nbd0"],
     ["while image-meta.json names no path", ""],
@@ -392,6 +395,70 @@ describe("what looks after rbd-nbd processes", () => {
       expect(isDead(host)).toBe(true);
     });
   }
+
+  describe("on a kernel that keeps no cookie", () => {
+    /** A volume that is staged and published, whose process has died. */
+    const forgotten = async () => {
+      const { host, cluster } = await aNode();
+      const driver = nodeOn(host);
+      await driver.stage(withNbd());
+      await driver.publish(publishing());
+      const before = host.dump();
+      forgetCookie(host, "/dev/nbd0");
+      host.killProcess("/dev/nbd0");
+      return { host, cluster, driver, before };
+    };
+    const setMeta = (host: MemoryNode, text: string) => host.tree.set(STASH, { kind: "file", text });
+
+    test("a process that dies has a successor, also after a restart of the driver", async () => {
+      const { host, driver, before } = await forgotten();
+      await driver.lookAfterProcesses();
+      expect([isDead(host), host.dump()]).toEqual([false, before]);
+      host.killProcess("/dev/nbd0");
+      await using next = nodeOn(host, { kube: attached(), flags: { nodeid: "node-1" } });
+      await next.lookAfterProcesses();
+      expect([isDead(host), host.dump()]).toEqual([false, before]);
+    });
+
+    test("a process has a successor before the unmount", async () => {
+      const { host, driver } = await forgotten();
+      await driver.unpublish(unpublishing());
+      await driver.unstage(unstaging());
+      expect(driver.log.join("\n")).toContain("has a new rbd-nbd process");
+      expect(host.dump()).toEqual(await untouched());
+    });
+
+    test("the statistics and the health say that the process has died", async () => {
+      const { driver } = await forgotten();
+      for (const volumePath of [TARGET, PLACE]) {
+        const { abnormal, message } = conditionOf(await driver.stats(statistics({ volumePath }))) ?? {};
+        expect([abnormal, message]).toEqual([true, expect.stringContaining("has died")]);
+      }
+      const anywhere = create(NodeGetVolumeHealthRequestSchema, { volumeId: VOLUME });
+      const { volumeHealth } = await driver.volumeHealth(anywhere);
+      expect(volumeHealth?.healthStatuses.map(({ reason }) => reason)).toEqual(["ProcessGone"]);
+    });
+
+    test("another volume's statistics are not this one's", async () => {
+      const { driver } = await forgotten();
+      const other = statistics({ volumeId: volumeIdOf(OTHER_UUID) });
+      expect(await codeOf(driver.stats(other))).toBe("NOT_FOUND");
+    });
+
+    for (const [what, spoil] of [
+      ["image-meta.json names another device", (host: MemoryNode) => void setMeta(host, stashOf("/dev/nbd7"))],
+      ["image-meta.json is gone", (host: MemoryNode) => void host.tree.delete(STASH)],
+      ["image-meta.json cannot be read", (host: MemoryNode) => void setMeta(host, "{")],
+      ["it is not mounted", (host: MemoryNode) => void host.mounts.splice(0)],
+    ] as const) {
+      test(`a device gets no process if ${what}`, async () => {
+        const { host, driver } = await forgotten();
+        spoil(host);
+        await driver.lookAfterProcesses();
+        expect(isDead(host)).toBe(true);
+      });
+    }
+  });
 
   test("Of volumes that share a cookie none gets another's process, and the log names them", async () => {
     const { host, cluster } = await aNode();

@@ -65,8 +65,8 @@ describe("NodePublishVolume", () => {
 
   test("NodePublishVolume at a target that is published otherwise is a conflict", async () => {
     const { host, driver } = await stagedNode();
-    await driver.publish(publishing());
-    expect(await codeOf(driver.publish(publishing({ readonly: true })))).toBe("ALREADY_EXISTS");
+    await driver.publish(publishing({ readonly: true }));
+    expect(await codeOf(driver.publish(publishing()))).toBe("ALREADY_EXISTS");
     await seedVolume(host.cluster, OTHER_UUID);
     host.addDirectory("/kubelet/other");
     const other = { volumeId: volumeIdOf(OTHER_UUID), stagingTargetPath: "/kubelet/other" };
