@@ -10,7 +10,6 @@
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
-import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
@@ -23,6 +22,7 @@ import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
+import { removeGroups } from "./attempt.ts";
 import { deleteSnapshot, type DeleteSnapshotError } from "../snapshot/delete.ts";
 
 export type DeleteGroupSnapshotError = DeleteSnapshotError;
@@ -63,10 +63,9 @@ const remove = Effect.fnUntraced(function* (
   requester: Requester,
 ): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
   const { instanceId } = yield* DriverSettings;
-  const rbd = yield* Rbd;
   yield* stage("free name", journal.freeName(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName }));
   const deletions = settleAll(members, (snapshotId) => deleteSnapshot(snapshotId, requester, groupSnapshotId));
   yield* stage("delete members", deletions);
-  yield* stage("remove group", rbd.groupRemove(pool, groupName));
+  yield* stage("remove group", removeGroups({ pool, uuid, groupName }));
   yield* stage("forget", journal.forget(GROUPS, pool, uuid));
 });
