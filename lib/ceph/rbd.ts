@@ -320,6 +320,7 @@ export interface SnapshotCalls {
 export interface GroupCalls {
   /** Creates a group; `Exists` if the name is taken. */
   readonly groupCreate: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
+  readonly groupExists: (pool: PoolRef, group: string) => Effect.Effect<boolean, CephError>;
   /** Removes a group with its snapshots; its images stay. Succeeds if there is no such group. */
   readonly groupRemove: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
   /** Adds an image; succeeds if it is in the group already, `Busy` if it is in another. */

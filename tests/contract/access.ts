@@ -83,6 +83,7 @@ export const accessContract = (at: () => Session): void => {
         await fails((ceph) => ceph.omapGetMany(outside, [{ object: "absent", keys: ["k"] }])),
         await fails((ceph) => ceph.imageBriefs(outside, ["absent"], [])),
         await fails((ceph) => ceph.groupCreate(outside, "absent")),
+        await fails((ceph) => ceph.groupExists(outside, "absent")),
         await fails((ceph) => ceph.groupRemove(outside, "absent")),
         await fails((ceph) => ceph.groupSnapshotCreate(outside, "absent", "s")),
         await fails((ceph) => ceph.groupSnapshotMembers(outside, "absent", "s")),

@@ -92,6 +92,7 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.omapGetMany(nowhere, [{ object: "object", keys: ["k"] }])),
         fails((ceph) => ceph.imageBriefs(nowhere, ["image"], [])),
         fails((ceph) => ceph.groupCreate(nowhere, "group")),
+        fails((ceph) => ceph.groupExists(nowhere, "group")),
         fails((ceph) => ceph.groupRemove(nowhere, "group")),
         fails((ceph) => ceph.groupAdd(nowhere, "group", { pool: nowhere, image: "image" })),
         fails((ceph) => ceph.groupSnapshotCreate(nowhere, "group", "s")),

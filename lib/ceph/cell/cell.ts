@@ -154,6 +154,7 @@ const calls = {
   diff: pooled((io, arg: DiffArg) => diff(io, arg)),
 
   groupCreate: pooled((io, { group }: GroupArg) => groups.create(io, group)),
+  groupExists: pooled((io, { group }: GroupArg) => groups.exists(io, group)),
   groupRemove: pooled((io, { group }: GroupArg) => groups.remove(io, group)),
   groupAdd: pooled((io, arg: GroupArg & { readonly member: groups.MemberArg }) =>
     groups.add(arg, io, arg.group, arg.member),

@@ -14,6 +14,8 @@ import {
   DIRECTORY,
   dropVolumes,
   grouping,
+  HALF_MADE_GROUP,
+  halfMadeGroup,
   holderOf,
   imageOf,
   read,
@@ -407,6 +409,66 @@ describe("refused group snapshots", () => {
       expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("is gone") });
     }
     expect(cluster.dump()).toEqual(before);
+  });
+});
+
+describe("an entry that ceph-csi left without members", () => {
+  for (const createdAt of [undefined, "2024-10-22T12:30:00.123456789+02:00"]) {
+    const what = createdAt === undefined ? "" : ", with a creation time";
+    test(`CreateVolumeGroupSnapshot takes over the entry${what}`, async () => {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      const ids = await twoVolumes(driver, cluster);
+      const id = halfMadeGroup(cluster, createdAt);
+      expect(await codeOf(driver.getGroup(asking(id)))).toBe("NOT_FOUND");
+      const { groupSnapshotId, creationTime, snapshots } = await readyGroup(driver, grouping(ids));
+      expect(groupSnapshotId).toBe(id);
+      expect(poolDump(cluster).objects[`csi.volume.group.${uuidOf(id)}`]).toEqual({
+        "csi.volname": "group-1",
+        "csi.groupname": `csi-vol-group-try1.${uuidOf(id)}`,
+        "csi.creationtime": journalTime(creationTime),
+        ...Object.fromEntries(snapshots.map(({ snapshotId }) => [snapshotId, holderOf(snapshotId)])),
+      });
+      expect(poolDump(cluster).groups).toBeUndefined();
+      for (const [i, { snapshotId }] of snapshots.entries()) {
+        const copy = await restored(driver, `copy-${i}`, snapshotId);
+        expect(read(cluster, imageOf(copy))).toEqual(read(cluster, imageOf(ids[i] ?? "")));
+      }
+    });
+  }
+
+  test("CreateVolumeGroupSnapshot leaves the entry of a group of volumes as it is, which has its RBD group", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const ids = await twoVolumes(driver, cluster);
+    halfMadeGroup(cluster, "2024-10-22T12:30:00Z");
+    await Effect.runPromise(cephMemoryService(cluster).groupCreate(POOL, HALF_MADE_GROUP));
+    const before = cluster.dump();
+    const failure = await failureOf(driver.createGroup(grouping(ids)));
+    expect(failure).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining("group of volumes") });
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("of two drivers that take over the entry for different volumes one succeeds", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const [a, b] = await twoVolumes(driver, cluster);
+    halfMadeGroup(cluster, "2024-10-22T12:30:00Z");
+    // the other takes over just before this one writes
+    await using other = aDriver(cluster);
+    let answer: Promise<unknown> | undefined;
+    const late = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
+      method === "omapWrite" && subject.includes("csi.volume.group.") && answer === undefined
+        ? Effect.andThen(
+            Effect.promise(() => (answer = readyGroup(other, grouping([a])))),
+            act,
+          )
+        : act,
+    );
+    await using overtaken = aDriver(cluster, { ceph: late });
+    expect(await codeOf(overtaken.createGroup(grouping([a, b])))).toBe("ABORTED");
+    expect(await codeOf(overtaken.createGroup(grouping([a, b])))).toBe("ALREADY_EXISTS");
+    expect((await readyGroup(driver, grouping([a]))).snapshots).toHaveLength(1);
   });
 });
 
