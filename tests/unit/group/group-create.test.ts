@@ -190,6 +190,22 @@ describe("CreateVolumeGroupSnapshot", () => {
     await time.until(restoredNothing(driver, [a, b], cluster));
   });
 
+  for (const [what, prefixes, name] of [
+    ["volumeGroupNamePrefix", { volumeGroupNamePrefix: "mine-" }, "mine-"],
+    ["volumeNamePrefix", { volumeNamePrefix: "older-" }, "older-"],
+    ["the first of both", { volumeNamePrefix: "older-", volumeGroupNamePrefix: "mine-" }, "mine-"],
+    ["none that is empty", { volumeNamePrefix: "older-", volumeGroupNamePrefix: "" }, "older-"],
+  ] as const) {
+    test(`the name of the RBD group begins as the class says, by ${what}`, async () => {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      const ids = await twoVolumes(driver, cluster);
+      const { groupSnapshotId } = await readyGroup(driver, grouping(ids, { parameters: prefixes }));
+      const uuid = uuidOf(groupSnapshotId);
+      expect(poolDump(cluster).objects[`csi.volume.group.${uuid}`]?.["csi.groupname"]).toBe(name + uuid);
+    });
+  }
+
   test("every answer about a member names the group snapshot", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
@@ -323,6 +339,12 @@ describe("refused group snapshots", () => {
       request: ({ ids }) => grouping(ids, { parameters: { volumeNamePrefix: "a/b" } }),
       code: "INVALID_ARGUMENT",
       names: "volumeNamePrefix",
+    },
+    {
+      what: "a prefix of the group with an @",
+      request: ({ ids }) => grouping(ids, { parameters: { volumeNamePrefix: "a-", volumeGroupNamePrefix: "a@b" } }),
+      code: "INVALID_ARGUMENT",
+      names: "volumeGroupNamePrefix",
     },
     {
       what: "an image in another group",
