@@ -43,15 +43,19 @@ const moveToTrash = Effect.fnUntraced(function* (
   yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
 });
 
-/**
- * Finishes the removal of an image that is gone under its name: in the trash, or on the way there. `followers` are
- * images that go with it.
- */
+export interface FinishOptions {
+  /** Images that go with it. */
+  readonly followers?: readonly string[];
+  /** An image that has no driver's mark in the trash stays there: a person may have put it there, and want it back. */
+  readonly onlyMarked?: boolean;
+}
+
+/** Finishes the removal of an image that is gone under its name: in the trash, or on the way there. */
 export const finishRemoval = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   imageId: string | undefined,
-  followers: readonly string[] = [],
+  { followers = [], onlyMarked = false }: FinishOptions = {},
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
   const rbd = yield* Rbd;
   const byId = imageId !== undefined && followers.length === 0;
@@ -62,7 +66,9 @@ export const finishRemoval = Effect.fnUntraced(function* (
       // what the trash protects is an administrator's to purge
       const { id, byDriver: mark } = entry;
       if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, undefined);
-      else yield* discardImage({ pool, name, id, mark, found: true });
+      else if (onlyMarked && mark === undefined) {
+        yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) stays in the trash: no driver's mark is on it`);
+      } else yield* discardImage({ pool, name, id, mark, found: true });
     }
   }
 });
@@ -85,6 +91,8 @@ export interface Removal {
   readonly leftovers?: (snapshots: readonly string[]) => Effect.Effect<readonly Leftover[], CephError, Rados | Rbd>;
   /** Images that follow it to the trash: once it is gone, they are looked for there. */
   readonly followers?: readonly string[];
+  /** See `FinishOptions`. */
+  readonly onlyMarked?: boolean | undefined;
 }
 
 /**
@@ -103,14 +111,10 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
   const present = new Set(looked.flatMap(({ removal, image }) => (image === undefined ? [] : [removal.imageName])));
   for (const { removal, image } of looked) {
     if (image !== undefined) continue;
-    const { pool, imageName, imageId, followers = [] } = removal;
+    const { pool, imageName, imageId, followers = [], onlyMarked = false } = removal;
     yield* rbd.imageMend(pool, imageName);
-    yield* finishRemoval(
-      pool,
-      imageName,
-      imageId,
-      followers.filter((follower) => !present.has(follower)),
-    );
+    const gone = followers.filter((follower) => !present.has(follower));
+    yield* finishRemoval(pool, imageName, imageId, { followers: gone, onlyMarked });
   }
   const gone: DiscardedImage[] = [];
   for (const { removal, image, leftovers } of looked) {

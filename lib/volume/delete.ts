@@ -25,7 +25,7 @@ import { type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.
 import { tempImage } from "../images/intermediate.ts";
 import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
-import { removeImages } from "../images/removal.ts";
+import { type Removal, removeImages } from "../images/removal.ts";
 import { unreserve, VOLUMES } from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
 import type { Kms } from "../kms/kms.ts";
@@ -100,13 +100,14 @@ export const removeVolumeImages = Effect.fn("volume.removeVolumeImages")(functio
   imageName: string,
   imageId: string | undefined,
   mirrorDaemons: number,
+  { onlyMarked }: Pick<Removal, "onlyMarked"> = {},
 ): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
   const temp = tempImage(imageName);
   const copied = (yield* (yield* Rbd).imageId(pool, temp)) !== undefined;
   const leftovers = (snapshots: readonly string[]) => leftoverSnapshots(pool, imageName, snapshots);
   yield* removeImages(
     [
-      { pool, imageName, imageId, leftovers, followers: [temp] },
+      { pool, imageName, imageId, leftovers, followers: [temp], onlyMarked },
       ...(copied ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
     ],
     mirrorDaemons,

@@ -1,6 +1,7 @@
 /** DeleteVolume: what goes, what must stay, and removals that were cut off. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import { DRIVERS_MARKS } from "../../../lib/ceph/rbd.ts";
 import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { settled } from "../../support/copies-world.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
@@ -38,7 +39,13 @@ const seedVolume = async (cluster: MemoryCluster, imageName = IMAGE): Promise<st
 
 /** Puts the volume's image into the trash, as a driver does that then dies. */
 const halfDelete = (cluster: MemoryCluster): Promise<void> =>
-  Effect.runPromise(cephMemoryService(cluster).trashMove({ access: memoryAccess, pool: "rbd", namespace: "" }, IMAGE));
+  Effect.runPromise(
+    cephMemoryService(cluster).trashMove(
+      { access: memoryAccess, pool: "rbd", namespace: "" },
+      IMAGE,
+      DRIVERS_MARKS.small,
+    ),
+  );
 
 const world = async (imageName = IMAGE) => {
   const cluster = aCluster();
@@ -293,6 +300,7 @@ describe("a removal that was cut off", () => {
 
       test(`on the way to the trash (${cut}) is no obstacle to the name, the ID ${recorded ? "" : "not "}recorded`, async () => {
         const { cluster } = await world();
+        await halfDelete(cluster);
         cluster.cutShort(cut, "rbd", IMAGE);
         if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
         const { volume } = await settledBy(cluster, (driver) => driver.createVolume(creation()));
