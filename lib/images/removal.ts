@@ -10,6 +10,7 @@
  * 4. Where a lock had to be taken away first, all is proven once more behind that.
  */
 import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
@@ -171,8 +172,10 @@ const trashedParentOf = (pool: PoolRef, { parent }: ImageStatus): TrashedImage |
     ? { pool: { ...pool, pool: parent.pool, namespace: parent.namespace }, id: parent.imageId }
     : undefined;
 
-const markOf = (name: string, { sizeBytes, objectSize }: ImageStatus): DriversMark | undefined =>
-  markFor(name, (sizeBytes + objectSize - 1n) / objectSize);
+const markOf = (
+  name: string,
+  { sizeBytes, objectSize }: Pick<ImageStatus, "objectSize" | "sizeBytes">,
+): DriversMark | undefined => markFor(name, (sizeBytes + objectSize - 1n) / objectSize);
 
 /**
  * What a driver left on the image. Fails if any other snapshot is there that does not go with it. A driver removes its
@@ -208,7 +211,12 @@ export const discardUnfinished = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, CephError | Precondition, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
-  const image = yield* orRaced(rbd.imageStatus(pool, imageName));
+  const looked = yield* Effect.result(orRaced(rbd.imageStatus(pool, imageName)));
+  if (Result.isFailure(looked)) {
+    const { failure } = looked;
+    return yield* failure._tag === "ParentLost" ? discardLost(pool, imageName, takeOver, failure) : failure;
+  }
+  const image = looked.success;
   yield* proveUnused(pool, imageName, image, { mirrorDaemons: 0 });
   if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
     return yield* new Precondition({
@@ -221,6 +229,22 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
   const mark = markOf(imageName, image);
   yield* discardImage({ pool, name: imageName, id: image.id, mark, trashedParent: trashedParentOf(pool, image) });
+});
+
+/**
+ * `discardUnfinished` of a clone that its parent did not know yet when it was cut off, and whose parent is gone since. It
+ * cannot be opened. An interrupted flatten leaves such an image as well, and that one holds data.
+ */
+const discardLost = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  takeOver: Effect.Effect<unknown, CephError, Rados | Rbd>,
+  failure: CephError,
+): Effect.fn.Return<void, CephError, Purge | Rados | Rbd> {
+  const image = yield* (yield* Rbd).imageLost(pool, imageName);
+  if (image === undefined || image.hasData) return yield* failure;
+  yield* orRaced(takeOver);
+  yield* discardImage({ pool, name: imageName, id: image.id, mark: markOf(imageName, image) });
 });
 
 /**

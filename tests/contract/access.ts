@@ -82,6 +82,7 @@ export const accessContract = (at: () => Session): void => {
         await fails((ceph) => ceph.omapFollow(outside, "absent", "k", { prefix: "", tail: 1, keys: [] })),
         await fails((ceph) => ceph.omapGetMany(outside, [{ object: "absent", keys: ["k"] }])),
         await fails((ceph) => ceph.imageBriefs(outside, ["absent"], [])),
+        await fails((ceph) => ceph.imageLost(outside, "absent")),
         await fails((ceph) => ceph.groupCreate(outside, "absent")),
         await fails((ceph) => ceph.groupExists(outside, "absent")),
         await fails((ceph) => ceph.groupRemove(outside, "absent")),

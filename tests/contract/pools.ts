@@ -91,6 +91,7 @@ export const poolContract = (at: () => Session): void => {
         fails((ceph) => ceph.omapFollow(nowhere, "object", "k", { prefix: "", tail: 1, keys: [] })),
         fails((ceph) => ceph.omapGetMany(nowhere, [{ object: "object", keys: ["k"] }])),
         fails((ceph) => ceph.imageBriefs(nowhere, ["image"], [])),
+        fails((ceph) => ceph.imageLost(nowhere, "image")),
         fails((ceph) => ceph.groupCreate(nowhere, "group")),
         fails((ceph) => ceph.groupExists(nowhere, "group")),
         fails((ceph) => ceph.groupRemove(nowhere, "group")),
