@@ -157,6 +157,15 @@ export const driversMark = (seconds: number): DriversMark | undefined =>
   (["small", "large"] as const).find((mark) => DRIVERS_MARKS[mark] === seconds);
 
 /** Images that have a name, and those in the trash. */
+/** An image whose parent is gone. */
+export interface LostImage {
+  readonly id: string;
+  readonly sizeBytes: bigint;
+  readonly objectSize: bigint;
+  /** It has an object of its own. */
+  readonly hasData: boolean;
+}
+
 export interface ImageCalls {
   /**
    * Creates an image and gives its internal id; `Exists` if the name is taken. `undefined`: it was created, and another
@@ -194,6 +203,11 @@ export interface ImageCalls {
    * Gives whether an image of that name exists now.
    */
   readonly imageMend: (pool: PoolRef, image: string) => Effect.Effect<boolean, CephError>;
+  /**
+   * Reads an image that cannot be opened because its parent, or the snapshot that is its parent, is gone (`ParentLost`).
+   * `undefined`: it is another image, or has a snapshot, or is in a group, mirrored, locked or open, or is too large to tell.
+   */
+  readonly imageLost: (pool: PoolRef, image: string) => Effect.Effect<LostImage | undefined, CephError>;
   /** Whether the image itself (`own`), or it or one of its parents (`any`), has an allocated extent, at `from` or behind. */
   readonly imageHasData: (
     pool: PoolRef,
@@ -320,6 +334,7 @@ export interface SnapshotCalls {
 export interface GroupCalls {
   /** Creates a group; `Exists` if the name is taken. */
   readonly groupCreate: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
+  readonly groupExists: (pool: PoolRef, group: string) => Effect.Effect<boolean, CephError>;
   /** Removes a group with its snapshots; its images stay. Succeeds if there is no such group. */
   readonly groupRemove: (pool: PoolRef, group: string) => Effect.Effect<void, CephError>;
   /** Adds an image; succeeds if it is in the group already, `Busy` if it is in another. */

@@ -1,6 +1,6 @@
 /**
  * The prefixes that StorageClass, VolumeSnapshotClass and VolumeGroupSnapshotClass give to names of images and RBD
- * groups (`volumeNamePrefix`, `snapshotNamePrefix`): one rule for all of them. Pure.
+ * groups (`volumeNamePrefix`, `snapshotNamePrefix`, `volumeGroupNamePrefix`): one rule for all of them. Pure.
  */
 import * as Result from "effect/Result";
 import { hasControl } from "../text/printable.ts";

@@ -6,7 +6,7 @@
  *
  * 1. An attempt that is given up first puts a name into the journal that says so. That is the end of the UUID: no attempt
  *    follows, and a call that finds it undoes what is left.
- * 2. The RBD group of a recorded point in time is never removed here.
+ * 2. The RBD group of a recorded point in time is removed only for callers that need it no longer (`removeGroups`).
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -17,7 +17,7 @@ import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { Conflict, InvalidRequest } from "../csi/errors.ts";
-import { givenUpName, isGivenUp, ownName, previousNames } from "../journal/attempt-names.ts";
+import { earlierNames, givenUpName, isGivenUp, ownName } from "../journal/attempt-names.ts";
 import { readGroup, replaceGroup } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { locateMembers } from "../journal/locate-group.ts";
@@ -37,6 +37,16 @@ export const removeUnrecorded = Effect.fn("group.removeUnrecorded")(function* ({
   const entry = yield* readGroup(pool, uuid);
   if (entry?.createdAt !== undefined && entry.groupName === groupName) return;
   yield* (yield* Rbd).groupRemove(pool, groupName);
+});
+
+/** Removes the RBD groups of the attempt and of those before it, once their snapshots are of no more use. */
+export const removeGroups = Effect.fn("group.removeGroups")(function* ({
+  pool,
+  uuid,
+  groupName,
+}: Pick<Group, "pool" | "uuid" | "groupName">): Effect.fn.Return<void, CephError, Rbd> {
+  const rbd = yield* Rbd;
+  for (const name of [ownName(groupName, uuid), ...earlierNames(groupName, uuid)]) yield* rbd.groupRemove(pool, name);
 });
 
 /** Undoes the latest attempt, and with it the reservation; fails as soon as the attempt proves not to be the latest. */
@@ -92,9 +102,8 @@ const undoGivenUp = Effect.fnUntraced(function* (
   { pool, uuid, groupName }: Group,
   members: readonly ReservedMember[],
 ): Effect.fn.Return<void, UndoError, Ceph | DriverSettings> {
-  const rbd = yield* Rbd;
   const { instanceId } = yield* DriverSettings;
-  for (const name of [ownName(groupName, uuid), ...previousNames(groupName, uuid)]) yield* rbd.groupRemove(pool, name);
+  yield* removeGroups({ pool, uuid, groupName });
   yield* settleAll(members, (member) => undoReservation(member, member.requestName));
   yield* journal.unreserve(journal.GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
 });

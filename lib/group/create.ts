@@ -11,14 +11,14 @@
  * 1. Names, UUIDs and IDs of the members follow from the group's UUID and the volumes, so a retry finds them.
  * 2. Until the creation time is in the journal nobody knows of the group snapshot: a failure undoes everything, and a
  *    retry takes the point in time anew. From then on nothing is undone, and the next call makes what is missing.
- * 3. The RBD group goes last: while a member's image ID is not in the journal, that member can be cloned again.
+ * 3. The RBD group goes last: while a member's image ID is not in the journal, that member can be cloned again. So do
+ *    those of earlier attempts, because a driver that was overtaken may have made its own late, and died.
  * 4. A complete group snapshot needs none of its volumes, and one that is not needs those of the missing members only.
  *    While it is not, DeleteVolume refuses them (lib/images/persons-snapshots.ts).
  * 5. A repeated request with other members is a Conflict.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
-import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { InvalidParameter, InvalidSecret } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
@@ -35,7 +35,7 @@ import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { readSourceKey } from "../snapshot/key.ts";
 import { poolTopology } from "../snapshot/topology.ts";
-import { finishUndo } from "./attempt.ts";
+import { finishUndo, removeGroups } from "./attempt.ts";
 import {
   findSources,
   isMade,
@@ -93,7 +93,7 @@ const createLocked = Effect.fnUntraced(function* (
   // From here on nothing is undone: the caller counts on this point in time.
   const images = yield* stage("look at members", lookAtMembers(spec, group));
   if (images.every(isMade)) {
-    yield* removeGroup(group);
+    yield* stage("remove group", removeGroups(group));
     return describe(images.map(({ status }) => status.sizeBytes));
   }
   const sources = yield* findSources(spec, group, images);
@@ -101,7 +101,7 @@ const createLocked = Effect.fnUntraced(function* (
   // Where a volume is gone the caller hears of that instead, once the other members are made.
   if (sizes.every((size) => size !== undefined)) yield* stage("answer", answerEarly(describe(sizes, false)));
   const made = yield* makeMembers(spec, group, images, sources);
-  yield* removeGroup(group);
+  yield* stage("remove group", removeGroups(group));
   return describe(made);
 });
 
@@ -116,9 +116,6 @@ const takeNow = Effect.fnUntraced(function* (
   const { createdAt, groupName, parts } = yield* compensated(takePointInTime(spec, group));
   return { ...group, createdAt, groupName, known: { parts, sources, keys } };
 });
-
-const removeGroup = ({ pool, groupName }: Group) =>
-  Effect.flatMap(Rbd, (rbd) => stage("remove group", rbd.groupRemove(pool, groupName)));
 
 /** The group snapshot, once nothing of an attempt that was given up is left. */
 const findUsable = Effect.fnUntraced(function* (

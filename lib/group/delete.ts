@@ -6,23 +6,26 @@
  * 1. The name goes first: whoever asks for it again gets a new group snapshot, not the rest of this one. The entry goes
  *    last: a deletion that was cut off is found by the ID and goes on.
  * 2. Deleting what does not exist succeeds, also a member whose pool is gone; "could not tell" is an error.
+ *    So does that of an entry without members, which ceph-csi leaves that is cut off: the entry and its name go.
  * 3. Nothing changes if the ID is that of a group of volumes, or if the caller names other members.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
-import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { GroupSnapshotNotFound } from "../csi/errors.ts";
 import type { Purge } from "../images/purge.ts";
+import { givenUpName } from "../journal/attempt-names.ts";
+import { replaceHalfMade } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
-import { compareMembers, type LocatedGroup, locateGroup, locateMembers } from "../journal/locate-group.ts";
+import { compareMembers, type LocatedGroup, locateEntry, locateMembers } from "../journal/locate-group.ts";
 import type { Kms } from "../kms/kms.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
+import { removeGroups } from "./attempt.ts";
 import { deleteSnapshot, type DeleteSnapshotError } from "../snapshot/delete.ts";
 
 export type DeleteGroupSnapshotError = DeleteSnapshotError;
@@ -50,12 +53,28 @@ const deleteLocked = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, DeleteGroupSnapshotError | GroupSnapshotNotFound, Needs> {
   const { credentials } = requester;
   const locks = yield* Locks;
-  const group = yield* stage("find group", locateGroup(groupSnapshotId, credentials));
-  yield* stage("compare members", compareMembers(group, snapshotIds));
+  const group = yield* stage("find group", locateEntry(groupSnapshotId, credentials));
+  const { requestName, members } = group.entry;
+  const isHalfMade = members.length === 0;
+  if (!isHalfMade) yield* stage("compare members", compareMembers(group, snapshotIds));
   yield* stage("find members", locateMembers(group, credentials));
-  const { requestName } = group.entry;
   const name = requestName === undefined ? undefined : LockKey.groupSnapshotName(requestName);
-  yield* locks.with([name], remove(group, requester));
+  yield* locks.with([name], isHalfMade ? removeHalfMade(group) : remove(group, requester));
+});
+
+/** Nobody takes the entry over from then on. */
+const removeHalfMade = Effect.fnUntraced(function* ({
+  pool,
+  uuid,
+  entry: { requestName, groupName },
+}: LocatedGroup): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
+  const { instanceId } = yield* DriverSettings;
+  const givenUp = replaceHalfMade(pool, uuid, groupName, givenUpName(groupName, uuid), {});
+  yield* stage(
+    "give up",
+    Effect.catchTag(givenUp, "ObjectNotFound", () => Effect.void),
+  );
+  yield* stage("free name", journal.unreserve(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName }));
 });
 
 const remove = Effect.fnUntraced(function* (
@@ -63,10 +82,9 @@ const remove = Effect.fnUntraced(function* (
   requester: Requester,
 ): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
   const { instanceId } = yield* DriverSettings;
-  const rbd = yield* Rbd;
   yield* stage("free name", journal.freeName(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName }));
   const deletions = settleAll(members, (snapshotId) => deleteSnapshot(snapshotId, requester, groupSnapshotId));
   yield* stage("delete members", deletions);
-  yield* stage("remove group", rbd.groupRemove(pool, groupName));
+  yield* stage("remove group", removeGroups({ pool, uuid, groupName }));
   yield* stage("forget", journal.forget(GROUPS, pool, uuid));
 });

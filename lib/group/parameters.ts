@@ -9,16 +9,19 @@ import { readSnapshotParameters, type SnapshotParameters } from "../snapshot/par
 export interface GroupParameters extends SnapshotParameters {
   /** The pool of the group's journal entry. Absent: that of the source volume whose ID comes first. */
   readonly pool: string | undefined;
-  /** The first part of the RBD group's name. */
+  /** The first part of the RBD group's name: ceph-csi has had both parameters for it. */
   readonly groupPrefix: string;
 }
+
+/** The first that is given counts. */
+const PREFIX_FIELDS = ["volumeGroupNamePrefix", "volumeNamePrefix"] as const;
 
 export const readGroupParameters = (
   parameters: Readonly<Record<string, string>>,
 ): Result.Result<GroupParameters, InvalidParameter> =>
   Result.gen(function* () {
     const snapshot = yield* readSnapshotParameters(parameters);
-    const field = "volumeNamePrefix";
+    const field = PREFIX_FIELDS.find((each) => parameters[each]) ?? PREFIX_FIELDS[0];
     const groupPrefix = yield* Result.mapError(
       readNamePrefix(parameters[field] || GROUPS.defaultImagePrefix),
       (reason) => new InvalidParameter({ field, reason }),

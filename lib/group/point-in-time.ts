@@ -25,7 +25,7 @@ import type { Flatten } from "../images/flatten.ts";
 import { asRaced, orRaced } from "../images/races.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import { nextName, previousNames } from "../journal/attempt-names.ts";
-import { recordPoint, replaceGroup } from "../journal/group-snapshots.ts";
+import { recordPoint, replaceGroup, replaceHalfMade } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -94,7 +94,7 @@ const limitMembers = Effect.fnUntraced(function* ({
 
 /**
  * Makes this call the one that may record a point in time: by the entry that it writes, or by taking over from an earlier
- * attempt, whose RBD group is removed after that. A later failure undoes all.
+ * attempt, whose RBD group is removed after that, or an entry that is half made. A later failure undoes all.
  */
 const beginAttempt = Effect.fnUntraced(function* (
   spec: GroupSpec,
@@ -106,11 +106,17 @@ const beginAttempt = Effect.fnUntraced(function* (
   const attempt = { ...group, groupName: nextName(earlier, uuid) };
   const removeGroup = (name: string) => stage("remove earlier group", rbd.groupRemove(pool, name));
   yield* Effect.forEach(previousNames(earlier, uuid), removeGroup);
-  const takeOver = Effect.catchTag(replaceGroup(pool, uuid, earlier, attempt.groupName), "ObjectNotFound", asRaced);
+  const replaced = group.isHalfMade
+    ? replaceHalfMade(pool, uuid, earlier, attempt.groupName, memberKeys(spec, group.members))
+    : replaceGroup(pool, uuid, earlier, attempt.groupName);
+  const takeOver = Effect.catchTag(replaced, "ObjectNotFound", asRaced);
   yield* step("take over", takeOver, { undo: () => undoAttempt(spec, attempt) });
   yield* removeGroup(earlier);
   return attempt;
 });
+
+const memberKeys = (spec: GroupSpec, members: readonly Member[]) =>
+  Object.fromEntries(members.map((member) => [member.snapshotId, memberImageName(spec, member)]));
 
 /** Reserves the group's name, and writes its entry with the first attempt in it. */
 const reserve = Effect.fnUntraced(function* (
@@ -120,8 +126,7 @@ const reserve = Effect.fnUntraced(function* (
   const { instanceId } = yield* DriverSettings;
   const { requestName, groupPrefix: prefix } = spec;
   const { pool, uuid, reservation, members } = group;
-  const more = Object.fromEntries(members.map((member) => [member.snapshotId, memberImageName(spec, member)]));
-  const wanted = { requestName, prefix, owner: undefined, uuid, more };
+  const wanted = { requestName, prefix, owner: undefined, uuid, more: memberKeys(spec, members) };
   const claimed = journal.claim(GROUPS, pool, instanceId, wanted, reservation);
   const free = journal.freeName(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
   const claim = yield* reservation === undefined

@@ -7,8 +7,10 @@
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
+import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import { type Cluster, Clusters } from "../config/clusters.ts";
 import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
@@ -63,6 +65,8 @@ export interface Group {
   readonly groupName: string;
   /** The attempt was given up, and its undo was cut off. */
   readonly isGivenUp: boolean;
+  /** The entry has no members yet: ceph-csi was cut off, and nobody knows of the group snapshot. */
+  readonly isHalfMade: boolean;
   /** Absent: the name is free. */
   readonly reservation: journal.Reservation | undefined;
   /** Milliseconds since the epoch. Absent: there is no point in time yet. */
@@ -125,13 +129,16 @@ export const findGroup = Effect.fn("group.findGroup")(function* (
   // Name and creation time come from one read: the name changes until the time is recorded.
   const groupName = entry?.groupName ?? reservation?.attributes.imageName ?? spec.groupPrefix + uuid;
   const givenUp = entry !== undefined && entry.createdAt === undefined && isGivenUp(groupName, uuid);
-  if (entry !== undefined && !givenUp) yield* proveSameMembers(spec, entry, members);
+  const halfMade = entry !== undefined && !givenUp && entry.members.length === 0;
+  if (halfMade) yield* proveNotOfVolumes(spec, pool, groupName);
+  else if (entry !== undefined && !givenUp) yield* proveSameMembers(spec, entry, members);
   return {
     groupSnapshotId: yield* Effect.fromResult(newHandle({ clusterId, poolId, uuid })),
     pool,
     uuid,
     groupName,
     isGivenUp: givenUp,
+    isHalfMade: halfMade,
     reservation,
     createdAt: entry?.createdAt,
     members,
@@ -195,6 +202,20 @@ const groupPool = Effect.fnUntraced(function* (spec: GroupSpec, sources: NonEmpt
     poolId: yield* (yield* Rados).poolId(pool.access, spec.groupPool, { dataPool: undefined }),
     clusterId,
   };
+});
+
+/** A group of volumes that has none has such an entry, too, and its RBD group. */
+const proveNotOfVolumes = Effect.fnUntraced(function* (
+  { requestName }: GroupSpec,
+  pool: PoolRef,
+  groupName: string,
+): Effect.fn.Return<void, CephError | Conflict, Rbd> {
+  if (!(yield* (yield* Rbd).groupExists(pool, groupName))) return;
+  return yield* new Conflict({
+    subject: `group snapshot ${requestName}`,
+    problem: `has the name of a group of volumes, whose RBD group is ${imageLabel(pool, groupName)}`,
+    remedy: "Delete that group, or use another name",
+  });
 });
 
 const proveSameMembers = ({ requestName }: GroupSpec, entry: GroupEntry, members: readonly Member[]) => {

@@ -23,6 +23,7 @@ import { imageLabel } from "../ceph/label.ts";
 import { Manager } from "../ceph/manager.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { DRIVERS_MARKS, type DriversMark, Rbd } from "../ceph/rbd.ts";
+import { unattended } from "../operations/unattended.ts";
 import { makeBackground } from "./background-queue.ts";
 import { HELD_SECONDS, makeQuickPurge, type OfferOptions, type TrashedImage } from "./quick-purge.ts";
 import { makeSecondLook } from "./second-look.ts";
@@ -80,9 +81,9 @@ export class Purge extends Context.Service<
       const byManager = ({ pool, id }: TrashedImage) =>
         Effect.catchTag(managerTrashRemove(pool, id), "ImageNotFound", () => Effect.void);
       const byManagerOrOwn = (image: TrashedImage) =>
-        Effect.catch(byManager(image), ({ message }) =>
+        unattended(byManager(image), (reason) =>
           Effect.andThen(
-            Effect.logWarning(`the driver removes the image itself: ${message}`),
+            Effect.logWarning(`the driver removes the image itself: ${reason}`),
             own.offer(image.pool, image.id),
           ),
         );

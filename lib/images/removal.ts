@@ -10,6 +10,7 @@
  * 4. Where a lock had to be taken away first, all is proven once more behind that.
  */
 import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
@@ -43,15 +44,19 @@ const moveToTrash = Effect.fnUntraced(function* (
   yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
 });
 
-/**
- * Finishes the removal of an image that is gone under its name: in the trash, or on the way there. `followers` are
- * images that go with it.
- */
+export interface FinishOptions {
+  /** Images that go with it. */
+  readonly followers?: readonly string[];
+  /** An image that has no driver's mark in the trash stays there: a person may have put it there, and want it back. */
+  readonly onlyMarked?: boolean;
+}
+
+/** Finishes the removal of an image that is gone under its name: in the trash, or on the way there. */
 export const finishRemoval = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   imageId: string | undefined,
-  followers: readonly string[] = [],
+  { followers = [], onlyMarked = false }: FinishOptions = {},
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
   const rbd = yield* Rbd;
   const byId = imageId !== undefined && followers.length === 0;
@@ -62,7 +67,9 @@ export const finishRemoval = Effect.fnUntraced(function* (
       // what the trash protects is an administrator's to purge
       const { id, byDriver: mark } = entry;
       if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, undefined);
-      else yield* discardImage({ pool, name, id, mark, found: true });
+      else if (onlyMarked && mark === undefined) {
+        yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) stays in the trash: no driver's mark is on it`);
+      } else yield* discardImage({ pool, name, id, mark, found: true });
     }
   }
 });
@@ -85,6 +92,8 @@ export interface Removal {
   readonly leftovers?: (snapshots: readonly string[]) => Effect.Effect<readonly Leftover[], CephError, Rados | Rbd>;
   /** Images that follow it to the trash: once it is gone, they are looked for there. */
   readonly followers?: readonly string[];
+  /** See `FinishOptions`. */
+  readonly onlyMarked?: boolean | undefined;
 }
 
 /**
@@ -103,14 +112,10 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
   const present = new Set(looked.flatMap(({ removal, image }) => (image === undefined ? [] : [removal.imageName])));
   for (const { removal, image } of looked) {
     if (image !== undefined) continue;
-    const { pool, imageName, imageId, followers = [] } = removal;
+    const { pool, imageName, imageId, followers = [], onlyMarked = false } = removal;
     yield* rbd.imageMend(pool, imageName);
-    yield* finishRemoval(
-      pool,
-      imageName,
-      imageId,
-      followers.filter((follower) => !present.has(follower)),
-    );
+    const gone = followers.filter((follower) => !present.has(follower));
+    yield* finishRemoval(pool, imageName, imageId, { followers: gone, onlyMarked });
   }
   const gone: DiscardedImage[] = [];
   for (const { removal, image, leftovers } of looked) {
@@ -167,8 +172,10 @@ const trashedParentOf = (pool: PoolRef, { parent }: ImageStatus): TrashedImage |
     ? { pool: { ...pool, pool: parent.pool, namespace: parent.namespace }, id: parent.imageId }
     : undefined;
 
-const markOf = (name: string, { sizeBytes, objectSize }: ImageStatus): DriversMark | undefined =>
-  markFor(name, (sizeBytes + objectSize - 1n) / objectSize);
+const markOf = (
+  name: string,
+  { sizeBytes, objectSize }: Pick<ImageStatus, "objectSize" | "sizeBytes">,
+): DriversMark | undefined => markFor(name, (sizeBytes + objectSize - 1n) / objectSize);
 
 /**
  * What a driver left on the image. Fails if any other snapshot is there that does not go with it. A driver removes its
@@ -204,7 +211,12 @@ export const discardUnfinished = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, CephError | Precondition, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
-  const image = yield* orRaced(rbd.imageStatus(pool, imageName));
+  const looked = yield* Effect.result(orRaced(rbd.imageStatus(pool, imageName)));
+  if (Result.isFailure(looked)) {
+    const { failure } = looked;
+    return yield* failure._tag === "ParentLost" ? discardLost(pool, imageName, takeOver, failure) : failure;
+  }
+  const image = looked.success;
   yield* proveUnused(pool, imageName, image, { mirrorDaemons: 0 });
   if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
     return yield* new Precondition({
@@ -217,6 +229,22 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
   const mark = markOf(imageName, image);
   yield* discardImage({ pool, name: imageName, id: image.id, mark, trashedParent: trashedParentOf(pool, image) });
+});
+
+/**
+ * `discardUnfinished` of a clone that its parent did not know yet when it was cut off, and whose parent is gone since. It
+ * cannot be opened. An interrupted flatten leaves such an image as well, and that one holds data.
+ */
+const discardLost = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  takeOver: Effect.Effect<unknown, CephError, Rados | Rbd>,
+  failure: CephError,
+): Effect.fn.Return<void, CephError, Purge | Rados | Rbd> {
+  const image = yield* (yield* Rbd).imageLost(pool, imageName);
+  if (image === undefined || image.hasData) return yield* failure;
+  yield* orRaced(takeOver);
+  yield* discardImage({ pool, name: imageName, id: image.id, mark: markOf(imageName, image) });
 });
 
 /**

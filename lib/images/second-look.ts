@@ -16,6 +16,7 @@ import type * as Scope from "effect/Scope";
 import type { CephError } from "../ceph/errors.ts";
 import { poolLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
+import { unattended } from "../operations/unattended.ts";
 import type { TrashedImage } from "./quick-purge.ts";
 
 const PAUSE = "1 minute";
@@ -67,8 +68,8 @@ export const makeSecondLook = (
     const looks = Effect.fnUntraced(function* (key: string, removed: Removed) {
       while (removed.ids.size > 0) {
         yield* Effect.sleep(PAUSE);
-        yield* Effect.catch(look(removed), ({ message }) =>
-          Effect.logInfo(`could not look again at the images that were removed: ${message}`),
+        yield* unattended(look(removed), (reason) =>
+          Effect.logInfo(`could not look again at the images that were removed: ${reason}`),
         );
       }
       pools.delete(key);

@@ -20,6 +20,7 @@ import type { TrashEntry } from "../ceph/rbd.ts";
 import { isUuid, UUID_LENGTH } from "../csi/volume-id.ts";
 import { isOvertaken, prefixOf } from "../journal/attempt-names.ts";
 import { imageNameOf, readManyAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { unattended } from "../operations/unattended.ts";
 import { HELD_SECONDS } from "./quick-purge.ts";
 import { TEMP_SUFFIX } from "./temp-suffix.ts";
 
@@ -98,8 +99,8 @@ export const makeSweeps = (sweep: (pool: PoolRef) => Effect.Effect<void, CephErr
       yield* Effect.sleep(`${HELD_SECONDS} seconds`);
       do {
         state.again = false;
-        yield* Effect.catch(sweep(state.pool), ({ message }) =>
-          Effect.logWarning(`could not look for left-over images in the trash: ${message}`),
+        yield* unattended(sweep(state.pool), (reason) =>
+          Effect.logWarning(`could not look for left-over images in the trash: ${reason}`),
         );
         yield* Effect.sleep(EVERY);
       } while (state.again);

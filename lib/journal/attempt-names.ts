@@ -7,8 +7,9 @@
  *
  * 1. An attempt takes over from the one before by a compare-and-set of the name. Whoever was overtaken can no longer record
  *    what it made as complete, and whatever it still makes or removes is not the new attempt's.
- * 2. Something is left of the latest attempt and of the one before, at most: whoever takes over first removes what is left
- *    of the one before, then replaces the name, then removes what the latest has made.
+ * 2. Whoever takes over first removes what is left of the attempt before, then replaces the name, then removes what the
+ *    latest has made. A driver that was overtaken and lives removes what it still makes; what one makes that then dies is
+ *    found by its name.
  */
 
 interface Attempt {
@@ -17,6 +18,9 @@ interface Attempt {
   readonly number: number;
   readonly isGivenUp: boolean;
 }
+
+/** An attempt is overtaken only where a driver died in it, or is too slow. */
+const MOST_EARLIER = 32;
 
 const HEAD = /^(.*?)(?:(try|undo)(\d{1,9})\.)?$/s;
 
@@ -39,6 +43,17 @@ export const nextName = (name: string, uuid: string): string => {
 export const previousNames = (name: string, uuid: string): readonly string[] => {
   const attempt = attemptIn(name, uuid);
   return attempt.number === 0 ? [] : [nameOf({ ...attempt, number: attempt.number - 1 }, uuid)];
+};
+
+/**
+ * The names of all attempts before that one, the latest first: an overtaken driver may have made something late, and died.
+ * For removals at the end, of what nobody needs by then.
+ */
+export const earlierNames = (name: string, uuid: string): readonly string[] => {
+  const attempt = attemptIn(name, uuid);
+  return Array.from({ length: Math.min(attempt.number, MOST_EARLIER) }, (_, at) =>
+    nameOf({ ...attempt, number: attempt.number - 1 - at }, uuid),
+  );
 };
 
 /** Whether an attempt of the latter name took over from one of the former. */

@@ -4,9 +4,11 @@
  *
  * Not here: names and their UUIDs (./journal.ts), and the members' own entries.
  *
- * 1. Name, RBD group and members are written in one step: whoever finds one of them finds all.
+ * 1. Name, RBD group and members are written in one step: whoever finds one of them finds all. ceph-csi writes the members
+ *    after it has made them, so an entry of its own without members is half made, and nobody was told of it.
  * 2. The creation time means that the point in time is safe. It is written once, by one driver, and only while the RBD
  *    group in the entry is its own. From then on the group stays the same.
+ *    ceph-csi writes it with the name: it counts once there are members.
  * 3. No key is added to those of ceph-csi, because it takes every other key for a member.
  */
 import * as Effect from "effect/Effect";
@@ -43,11 +45,12 @@ export const readGroup = Effect.fn("journal.readGroup")(function* (
     }
     if (page.size < PAGE) break;
   }
+  const members = [...all.keys()].filter((key) => !key.startsWith(OWN_KEYS)).toSorted();
   return {
     requestName: all.get(GROUPS.requestNameKey),
     groupName: all.get(GROUPS.imageNameKey) ?? GROUPS.defaultImagePrefix + uuid,
-    createdAt: timeOf(all.get(CREATION_TIME)),
-    members: [...all.keys()].filter((key) => !key.startsWith(OWN_KEYS)).toSorted(),
+    createdAt: members.length === 0 ? undefined : timeOf(all.get(CREATION_TIME)),
+    members,
   };
 });
 
@@ -76,6 +79,23 @@ export const replaceGroup = Effect.fn("journal.replaceGroup")(function* (
 
 const writeUnrecorded = (pool: PoolRef, uuid: string, groupName: string, set: Readonly<Record<string, string>>) =>
   writeEntry(GROUPS, pool, uuid, { compare: { [CREATION_TIME]: "", [GROUPS.imageNameKey]: groupName }, set });
+
+/**
+ * Puts another RBD group, and members, into an entry that has no members yet. Fails with `Raced` when another driver has put
+ * a group into it.
+ */
+export const replaceHalfMade = (
+  pool: PoolRef,
+  uuid: string,
+  groupName: string,
+  next: string,
+  members: Readonly<Record<string, string>>,
+): Effect.Effect<void, CephError, Rados> =>
+  writeEntry(GROUPS, pool, uuid, {
+    compare: { [GROUPS.imageNameKey]: groupName },
+    set: { [GROUPS.imageNameKey]: next, ...members },
+    remove: [CREATION_TIME],
+  });
 
 /** RFC 3339, with up to nine digits of a second; this driver writes three. */
 const timeOf = (text: string | undefined): number | undefined => {

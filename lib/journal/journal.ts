@@ -135,6 +135,8 @@ const FIELDS = {
 /** Written where the image is in another pool; nobody reads it. */
 const JOURNAL_POOL = "csi.journalpool";
 const poolHex = (id: bigint): string => id.toString(16).padStart(16, "0");
+/** The value of a name's key where the image is in another pool than the journal. */
+export const splitEntry = (imagePoolId: bigint, uuid: string): string => `${poolHex(imagePoolId)}/${uuid}`;
 
 export const directoryObject = (kind: Kind, instance: string) => `${kind.directory}.${instance}`;
 const directoryParts = (kind: Kind, instance: string): readonly string[] =>
@@ -201,7 +203,7 @@ export const claim = Effect.fnUntraced(function* (
   const rados = yield* Rados;
   const uuid = found?.uuid ?? wanted.uuid ?? crypto.randomUUID();
   const { split } = wanted;
-  const entry = found?.entry ?? (split === undefined ? uuid : `${poolHex(split.imagePoolId)}/${uuid}`);
+  const entry = found?.entry ?? (split === undefined ? uuid : splitEntry(split.imagePoolId, uuid));
   if (found === undefined) {
     const key = nameKey(kind, wanted.requestName);
     yield* rados.omapWrite(pool, directoryObject(kind, instance), {

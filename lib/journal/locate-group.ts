@@ -8,6 +8,7 @@ import * as Result from "effect/Result";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
+import { Rbd } from "../ceph/rbd.ts";
 import { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { Credentials } from "../config/secrets.ts";
@@ -30,6 +31,20 @@ export const locateGroup = Effect.fn("journal.locateGroup")(function* (
   groupSnapshotId: string,
   credentials: Credentials,
 ): Effect.fn.Return<LocatedGroup, CephError | ConfigError | GroupSnapshotNotFound, Rados | Clusters> {
+  const found = yield* locateEntry(groupSnapshotId, credentials);
+  if (found.entry.members.length > 0) return found;
+  return yield* new GroupSnapshotNotFound({ groupSnapshotId, reason: UNKNOWN });
+});
+
+const UNKNOWN = "the journal does not know it";
+
+const isEmpty = ({ requestName, members }: GroupEntry) => requestName === undefined && members.length === 0;
+
+/** Also an entry that is half made, without members. */
+export const locateEntry = Effect.fn("journal.locateEntry")(function* (
+  groupSnapshotId: string,
+  credentials: Credentials,
+): Effect.fn.Return<LocatedGroup, CephError | ConfigError | GroupSnapshotNotFound, Rados | Clusters> {
   const gone = (reason: string) => new GroupSnapshotNotFound({ groupSnapshotId, reason });
   const parsed = parseVolumeId(groupSnapshotId);
   if (Result.isFailure(parsed)) return yield* gone(parsed.failure.reason);
@@ -43,7 +58,7 @@ export const locateGroup = Effect.fn("journal.locateGroup")(function* (
     );
   const pool: PoolRef = { access, pool: poolName, namespace: cluster.radosNamespace };
   const entry = yield* readGroup(pool, uuid);
-  if (entry === undefined || entry.members.length === 0) return yield* gone("the journal does not know it");
+  if (entry === undefined || isEmpty(entry)) return yield* gone(UNKNOWN);
   return { groupSnapshotId, pool, uuid, entry };
 });
 
@@ -53,9 +68,12 @@ export interface LocatedMember {
   readonly located: LocatedVolume | undefined;
 }
 
-/** The members' entries; refuses the ID of a volume group, whose members are volumes. */
+/**
+ * The members' entries; refuses the ID of a volume group, whose members are volumes. One without members has an RBD group:
+ * ceph-csi takes a group snapshot in a group of another UUID, and this driver begins with members.
+ */
 export const locateMembers = Effect.fn("journal.locateMembers")(function* (
-  { groupSnapshotId, entry }: LocatedGroup,
+  { groupSnapshotId, pool, entry }: LocatedGroup,
   credentials: Credentials,
 ): Effect.fn.Return<
   readonly LocatedMember[],
@@ -63,6 +81,9 @@ export const locateMembers = Effect.fn("journal.locateMembers")(function* (
   Ceph | Clusters | DriverSettings
 > {
   const { atOnce: concurrency } = yield* DriverSettings;
+  if (entry.members.length === 0 && (yield* (yield* Rbd).groupExists(pool, entry.groupName))) {
+    return yield* isOfVolumes(groupSnapshotId);
+  }
   const locate = (snapshotId: string) =>
     locateSnapshot(snapshotId, credentials).pipe(
       Effect.tap(({ pool, uuid, attributes }) =>
@@ -77,9 +98,16 @@ export const locateMembers = Effect.fn("journal.locateMembers")(function* (
 const proveNotVolume = (groupSnapshotId: string, pool: PoolRef, uuid: string) =>
   Effect.flatMap(readAttributes(VOLUMES, pool, uuid), (volume) => {
     if (volume === undefined) return Effect.void;
-    const reason = `${groupSnapshotId} names a group of volumes, not a group snapshot`;
-    return Effect.fail(new InvalidRequest({ field: "group_snapshot_id", reason }));
+    return isOfVolumes(groupSnapshotId);
   });
+
+const isOfVolumes = (groupSnapshotId: string) =>
+  Effect.fail(
+    new InvalidRequest({
+      field: "group_snapshot_id",
+      reason: `${groupSnapshotId} names a group of volumes, not a group snapshot`,
+    }),
+  );
 
 /** Refuses a list of members that lacks one, or names another. An empty list names none. */
 export const compareMembers = (

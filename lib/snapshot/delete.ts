@@ -21,7 +21,7 @@ import { InvalidRequest, type LockHeld, type Precondition, type SnapshotNotFound
 import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
 import { discardUnfinished, removeImages } from "../images/removal.ts";
-import { previousNames } from "../journal/attempt-names.ts";
+import { earlierNames } from "../journal/attempt-names.ts";
 import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
 import { locateGroup } from "../journal/locate-group.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
@@ -86,8 +86,8 @@ const remove = Effect.fnUntraced(function* (
       Effect.catchTag(transient, "ImageNotFound", () => Effect.void),
     );
   }
-  for (const previous of previousNames(imageName, uuid)) {
-    yield* stage("remove unfinished image", discardUnfinished(pool, previous, Effect.void, [previous]));
+  for (const earlier of earlierNames(imageName, uuid)) {
+    yield* stage("remove unfinished image", discardUnfinished(pool, earlier, Effect.void, [earlier]));
   }
   yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));
   yield* removeKey(snapshot, secrets);

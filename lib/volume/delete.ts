@@ -7,7 +7,8 @@
  * 2. A volume with a snapshot that a person took stays as it is, and so does the source of a group snapshot whose members
  *    are not all made.
  * 3. A volume that does not exist is deleted; "could not tell" is an error.
- * 4. Of a volume that another cluster mirrors to this one only the name goes: image and key are that cluster's. So does
+ * 4. An empty entry is no proof that a volume does not exist: its journal may be in another pool, and is looked for.
+ * 5. Of a volume that another cluster mirrors to this one only the name goes: image and key are that cluster's. So does
  *    ceph-csi.
  */
 import * as Effect from "effect/Effect";
@@ -25,9 +26,10 @@ import { type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.
 import { tempImage } from "../images/intermediate.ts";
 import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
-import { removeImages } from "../images/removal.ts";
-import { unreserve, VOLUMES } from "../journal/journal.ts";
+import { type Removal, removeImages } from "../images/removal.ts";
+import { forget, imageNameOf, unreserve, VOLUMES } from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
+import { findSplitEntry, type SplitEntry } from "../journal/split-entry.ts";
 import type { Kms } from "../kms/kms.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
@@ -54,7 +56,9 @@ const deleteLocked = Effect.fnUntraced(function* (
   { credentials, secrets }: Requester,
 ): Effect.fn.Return<void, DeleteVolumeError | VolumeNotFound, Needs> {
   const { instanceId } = yield* DriverSettings;
-  const located = yield* stage("find", locateVolume(volumeId, credentials));
+  const found = yield* stage("find", locateVolume(volumeId, credentials));
+  const split = yield* stage("find journal", findSplitEntry(found));
+  const located = split === undefined ? found : atSplit(found, split);
   const { pool, uuid, imageName, attributes, cluster } = located;
   const requestName = attributes?.requestName;
   const name = requestName === undefined ? undefined : LockKey.volumeName(cluster.clusterId, requestName);
@@ -65,9 +69,18 @@ const deleteLocked = Effect.fnUntraced(function* (
     );
     if (yield* stage("remove image", removed)) yield* removeKey(located, secrets);
     if (attributes === undefined) return;
-    yield* stage("free name", unreserve(VOLUMES, pool, instanceId, { uuid, entry: uuid, requestName }));
+    const { journalPool = pool, entry = uuid } = split ?? {};
+    yield* stage("free name", unreserve(VOLUMES, journalPool, instanceId, { uuid, entry, requestName }));
+    // by its object in the image's pool a deletion that was cut off finds the rest
+    if (split !== undefined) yield* stage("forget", forget(VOLUMES, pool, uuid));
   });
   yield* (yield* Locks).with([name], remove);
+});
+
+const atSplit = (located: LocatedVolume, { attributes }: SplitEntry): LocatedVolume => ({
+  ...located,
+  attributes,
+  imageName: imageNameOf(VOLUMES, located.uuid, attributes),
 });
 
 /** -> false, if the volume's own image follows the one of another cluster. */
@@ -100,13 +113,14 @@ export const removeVolumeImages = Effect.fn("volume.removeVolumeImages")(functio
   imageName: string,
   imageId: string | undefined,
   mirrorDaemons: number,
+  { onlyMarked }: Pick<Removal, "onlyMarked"> = {},
 ): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Purge> {
   const temp = tempImage(imageName);
   const copied = (yield* (yield* Rbd).imageId(pool, temp)) !== undefined;
   const leftovers = (snapshots: readonly string[]) => leftoverSnapshots(pool, imageName, snapshots);
   yield* removeImages(
     [
-      { pool, imageName, imageId, leftovers, followers: [temp] },
+      { pool, imageName, imageId, leftovers, followers: [temp], onlyMarked },
       ...(copied ? [{ pool, imageName: temp, snapshots: [imageName] }] : []),
     ],
     mirrorDaemons,

@@ -79,7 +79,8 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
       yield* finishRemoval(imagePool, imageName, imageId);
       return { reservation, image };
     }
-    yield* removeVolumeImages(imagePool, imageName, imageId, 0);
+    // a person may have put it into the trash, and want it back
+    yield* removeVolumeImages(imagePool, imageName, imageId, 0, { onlyMarked: true });
   }
   yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
   return NOTHING;

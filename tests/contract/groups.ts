@@ -18,6 +18,7 @@ export const groupContract = (at: () => Session): void => {
       const { run, fails, pool, fresh, anImage } = at();
       const group = fresh("group");
       const image = await anImage();
+      expect(await run((ceph) => ceph.groupExists(pool, group))).toBe(false);
       expect(await run((ceph) => ceph.groupSnapshotMembers(pool, group, "g"))).toBeUndefined();
       await run((ceph) => ceph.groupRemove(pool, group));
       const failures = [
@@ -37,12 +38,15 @@ export const groupContract = (at: () => Session): void => {
       const { run, fails, pool, world, inNamespace } = at();
       const group = await aGroup();
       expect(await members(group)).toEqual([]);
+      expect(await run((ceph) => ceph.groupExists(pool, group))).toBe(true);
       expect(await world.groups.snapshots(pool, group)).toEqual([]);
       const error = await fails((ceph) => ceph.groupCreate(pool, group));
       expect([error._tag, error.message.includes(`${pool.pool}/${group}`)]).toEqual(["Exists", true]);
       await run((ceph) => ceph.groupCreate(inNamespace, group));
       await run((ceph) => ceph.groupRemove(pool, group));
       expect(await members(group)).toBeUndefined();
+      expect(await run((ceph) => ceph.groupExists(pool, group))).toBe(false);
+      expect(await run((ceph) => ceph.groupExists(inNamespace, group))).toBe(true);
       expect(await members(group, inNamespace)).toEqual([]);
       await run((ceph) => ceph.groupCreate(pool, group));
     },

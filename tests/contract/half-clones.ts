@@ -48,9 +48,39 @@ export const halfCloneContract = (at: () => Session): void => {
       expect(await run((ceph) => ceph.cloneDepth(pool, clone))).toBe(1);
       expect(await run((ceph) => ceph.imageMend(pool, clone))).toBe(true);
       expect((await fails((ceph) => ceph.imageCreate(pool, clone, { sizeBytes: MIB })))._tag).toBe("Exists");
+      const { objectSize, sizeBytes } = await run((ceph) => ceph.imageStatus(pool, source));
+      expect(await run((ceph) => ceph.imageLost(pool, clone))).toEqual({ id, sizeBytes, objectSize, hasData: false });
       await run((ceph) => ceph.trashMove(pool, clone));
       await run((ceph) => ceph.trashRemove(pool, id));
       expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+    },
+    LIMIT,
+  );
+
+  test(
+    "Only a clone whose parent is gone is lost, and its own data, and whoever has it open, are seen",
+    async () => {
+      const { run, pool, world, fresh } = at();
+      const lost = (image: string) => run((ceph) => ceph.imageLost(pool, image));
+      const { source, clone } = await cut("child");
+      expect([await lost(source), await lost(clone), await lost(fresh("image"))]).toEqual([
+        undefined,
+        undefined,
+        undefined,
+      ]);
+      const close = await world.watch(pool, clone);
+      await run((ceph) => ceph.snapshotRemove(pool, source, "s"));
+      expect(await lost(clone)).toBeUndefined();
+      await close();
+      expect(await lost(clone)).toMatchObject({ hasData: false });
+      const other = await cut("child");
+      await world.write(pool, other.clone);
+      await run((ceph) => ceph.snapshotRemove(pool, other.source, "s"));
+      expect(await lost(other.clone)).toMatchObject({ hasData: true });
+      const third = await cut("child");
+      await run((ceph) => ceph.snapshotCreate(pool, third.clone, "own"));
+      await run((ceph) => ceph.snapshotRemove(pool, third.source, "s"));
+      expect(await lost(third.clone)).toBeUndefined();
     },
     LIMIT,
   );

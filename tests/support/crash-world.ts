@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect";
 import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { NoSpace } from "../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
+import { DRIVERS_MARKS } from "../../lib/ceph/rbd.ts";
 import { intercepted } from "./ceph-faults.ts";
 import type { CutShort } from "./ceph-memory/cluster.ts";
 import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
@@ -73,9 +74,15 @@ const aVolume = async (cluster: MemoryCluster): Promise<void> => {
   seed(cluster, { [`csi.volume.${UUID}`]: { ...attributes, "csi.imageid": id } });
   cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.set("csi.volume.pvc-1", UUID);
 };
+/** As ceph-csi leaves it. */
 const inTrash = async (cluster: MemoryCluster): Promise<void> => {
   await aVolume(cluster);
   await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, IMAGE));
+};
+/** As this driver leaves it. */
+const markedInTrash = async (cluster: MemoryCluster): Promise<void> => {
+  await aVolume(cluster);
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, IMAGE, DRIVERS_MARKS.small));
 };
 const aReservation = async (cluster: MemoryCluster): Promise<void> => {
   cluster.namespace("rbd", "")?.objects.get(DIRECTORY)?.set("csi.volume.pvc-1", UUID);
@@ -155,7 +162,7 @@ export const scenarios: readonly Scenario[] = [
   {
     name: "CreateVolume of a volume that is half deleted",
     row: "CreateVolume: a volume that is half deleted",
-    prepare: inTrash,
+    prepare: markedInTrash,
     call: create,
     // Whose DeleteVolume was cut off tries again, too.
     afterwards: remove,

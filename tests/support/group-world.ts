@@ -20,6 +20,7 @@ import {
   objectsOf,
   PARAMETERS,
   SECRETS,
+  seed,
   uuidOf,
 } from "./world.ts";
 
@@ -63,6 +64,24 @@ export const twoVolumes = async (driver: Driver, cluster: MemoryCluster): Promis
   await aVolume(driver, cluster, "pvc-a"),
   await aVolume(driver, cluster, "pvc-b"),
 ];
+
+const HALF_MADE = "c0000000-0000-4000-8000-000000000003";
+
+/** The RBD group that the entry of `halfMadeGroup` names. */
+export const HALF_MADE_GROUP = `csi-vol-group-${HALF_MADE}`;
+
+/** The entry that ceph-csi leaves that is cut off before it has made the members: with the time, from 3.13 on. -> its ID. */
+export const halfMadeGroup = (cluster: MemoryCluster, createdAt?: string): string => {
+  seed(cluster, {
+    [DIRECTORY]: { "csi.volume.group.group-1": HALF_MADE },
+    [`csi.volume.group.${HALF_MADE}`]: {
+      "csi.volname": "group-1",
+      "csi.groupname": HALF_MADE_GROUP,
+      ...(createdAt !== undefined && { "csi.creationtime": createdAt }),
+    },
+  });
+  return `0001-0004-east-0000000000000002-${HALF_MADE}`;
+};
 
 /** Asks until the group snapshot is ready, as the sidecar does. */
 export const readyGroup = async (driver: Driver, request: ReturnType<typeof grouping>) => {

@@ -23,6 +23,7 @@ import { create } from "./image-create.ts";
 import { briefs, metadataOf, someMetadataOf } from "./image-headers.ts";
 import { type MetadataArg, metaSet } from "./image-metadata.ts";
 import { unlock } from "./locks.ts";
+import { lost } from "./lost-image.ts";
 import * as omaps from "./omaps.ts";
 import * as pools from "./pools.ts";
 import * as rados from "./rados.ts";
@@ -121,6 +122,7 @@ const calls = {
     (io, { image, whose, from }: ImageArg & { readonly whose: "own" | "any"; readonly from?: bigint }) =>
       hasData(io, image, whose, from),
   ),
+  imageLost: pooled((io, arg: ImageArg) => lost(arg, io, arg.image)),
   imageSparsify: pooled((io, { image }: ImageArg) => sparsify(io, image)),
   imageMetaSet: pooled((io, { image, entries, compare }: ImageArg & MetadataArg) =>
     metaSet(io, image, entries, compare),
@@ -154,6 +156,7 @@ const calls = {
   diff: pooled((io, arg: DiffArg) => diff(io, arg)),
 
   groupCreate: pooled((io, { group }: GroupArg) => groups.create(io, group)),
+  groupExists: pooled((io, { group }: GroupArg) => groups.exists(io, group)),
   groupRemove: pooled((io, { group }: GroupArg) => groups.remove(io, group)),
   groupAdd: pooled((io, arg: GroupArg & { readonly member: groups.MemberArg }) =>
     groups.add(arg, io, arg.group, arg.member),

@@ -75,6 +75,8 @@ export const snapshotMembers = (
   return found && named(where, found.parts).map(({ of, member }) => ({ ...member, snapshotId: of.snapshotId }));
 };
 
+export const exists = (io: bigint, group: string): boolean => groupId(io, group) !== undefined;
+
 const groupId = (io: bigint, group: string): string | undefined => {
   const key = `name_${group}`;
   const value = readMany(io, [{ object: "rbd_group_directory", keys: [key] }])[0]?.get(key);

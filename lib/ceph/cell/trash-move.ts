@@ -93,7 +93,8 @@ const idInDirectory = (io: bigint, image: string): string | undefined => {
 const FEATURES = "features";
 const GROUP = "rbd_group_ref";
 
-const isPlain = (io: bigint, id: string): boolean => {
+/** Whether nobody can have a hold on the image but who has it open without its lock. */
+export const isPlain = (io: bigint, id: string): boolean => {
   const header = `rbd_header.${id}`;
   const [own, mirrored] = readMany(io, [
     { object: header, keys: [FEATURES, GROUP] },

@@ -13,6 +13,7 @@ import type { About, Calls } from "./call.ts";
 
 export const groupCalls = ({ call, inPool }: Calls): GroupCalls => ({
   groupCreate: call("groupCreate", ["group"], changing),
+  groupExists: call("groupExists", ["group"]),
   // removes its snapshots first
   groupRemove: call("groupRemove", ["group"], (pool, group) => ({ ...changing(pool, group), pace: "slow" })),
   groupAdd: (pool, group, { pool: { pool: memberPool, namespace }, image }) =>

@@ -26,6 +26,7 @@ export const imageCalls = (
   imageMend: change("imageMend", ["image"], { limit: REBUILD_LIMIT }),
   // quick where the image has a map of its objects; else it looks at each, some seconds for a TiB
   imageHasData: call("imageHasData", ["image", "whose", "from"], { limit: flattenLimit }),
+  imageLost: call("imageLost", ["image"], { limit: flattenLimit }),
   imageSparsify: change("imageSparsify", ["image"], { limit: sparsifyLimit, pace: "slow" }),
   imageMetaSet: change("imageMetaSet", ["image", "entries", "compare"]),
   imageMetaList: call("imageMetaList", ["image", "prefix"], (pool, image, prefix) => ({

@@ -23,6 +23,8 @@ export const groupCalls = (cluster: MemoryCluster): GroupCalls => {
         groups.set(group, { id: cluster.freshId(), images: new Set(), snapshots: new Map() });
       }),
 
+    groupExists: (ref, group) => call(() => enter(cluster, ref, "rados_read_op_operate").groups.has(group)),
+
     groupRemove: (ref, group) =>
       call(() => {
         const { groups } = enter(cluster, ref, "rbd_group_remove");

@@ -139,6 +139,15 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       return (whose === "own" ? found.content : found.holds()).some(({ end, stamp }) => end > from && stamp !== "");
     }),
 
+  imageLost: (ref, image) =>
+    call(() => {
+      const found = enter(cluster, ref, "rados_read_op_operate").images.get(image);
+      if (found === undefined || !found.lostParent || found.snapshots.length > 0) return undefined;
+      const { id, sizeBytes, objectSize, content, group, mirror, locks, watchers } = found;
+      if (group !== undefined || mirror !== "disabled" || locks.length + watchers.size > 0) return undefined;
+      return { id, sizeBytes, objectSize, hasData: content.length > 0 };
+    }),
+
   imageSparsify: (ref, image) => call(() => open(cluster, ref, image, "rbd_sparsify").sparsify()),
 
   imageMetaSet: (ref, image, entries, compare = {}) =>

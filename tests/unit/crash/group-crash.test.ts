@@ -10,7 +10,15 @@ import { crashAt, faultAt, intercepted, recorded } from "../../support/ceph-faul
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { RpcError } from "../../../lib/grpc/status.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
-import { asking, BLOCK, DIRECTORY, grouping, readyGroup, ungrouping } from "../../support/group-world.ts";
+import {
+  asking,
+  BLOCK,
+  DIRECTORY,
+  grouping,
+  halfMadeGroup,
+  readyGroup,
+  ungrouping,
+} from "../../support/group-world.ts";
 import { aCluster, codeOf, creation, deletion, eventually, poolDump, seed, seedImage } from "../../support/world.ts";
 import { POOL } from "../../support/copies-world.ts";
 import { type VirtualTime, virtualTime } from "../../support/virtual-time.ts";
@@ -186,6 +194,12 @@ const scenarios: readonly Scenario[] = [
     call: create,
     retry: createdWholly,
   },
+  {
+    name: "CreateVolumeGroupSnapshot of an entry without members",
+    prepare: async (cluster) => halfMadeGroup(cluster, "2024-10-22T12:30:00Z"),
+    call: create,
+    retry: createdWholly,
+  },
   { name: "CreateVolumeGroupSnapshot of a point in time", prepare: aPoint, call: createdWholly, retry: createdWholly },
   { name: "CreateVolumeGroupSnapshot of a cut-off attempt", prepare: anAttempt, call: create, retry: createdWholly },
   {
@@ -205,6 +219,13 @@ const scenarios: readonly Scenario[] = [
   {
     name: "DeleteVolumeGroupSnapshot of half-made members",
     prepare: halfMadeMembers,
+    call: remove,
+    retry: removeAndUsePool,
+    deletes: true,
+  },
+  {
+    name: "DeleteVolumeGroupSnapshot of an entry without members",
+    prepare: async (cluster) => halfMadeGroup(cluster, "2024-10-22T12:30:00Z"),
     call: remove,
     retry: removeAndUsePool,
     deletes: true,

@@ -14,6 +14,8 @@ import {
   DIRECTORY,
   dropVolumes,
   grouping,
+  HALF_MADE_GROUP,
+  halfMadeGroup,
   holderOf,
   imageOf,
   read,
@@ -188,6 +190,22 @@ describe("CreateVolumeGroupSnapshot", () => {
     await time.until(restoredNothing(driver, [a, b], cluster));
   });
 
+  for (const [what, prefixes, name] of [
+    ["volumeGroupNamePrefix", { volumeGroupNamePrefix: "mine-" }, "mine-"],
+    ["volumeNamePrefix", { volumeNamePrefix: "older-" }, "older-"],
+    ["the first of both", { volumeNamePrefix: "older-", volumeGroupNamePrefix: "mine-" }, "mine-"],
+    ["none that is empty", { volumeNamePrefix: "older-", volumeGroupNamePrefix: "" }, "older-"],
+  ] as const) {
+    test(`the name of the RBD group begins as the class says, by ${what}`, async () => {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      const ids = await twoVolumes(driver, cluster);
+      const { groupSnapshotId } = await readyGroup(driver, grouping(ids, { parameters: prefixes }));
+      const uuid = uuidOf(groupSnapshotId);
+      expect(poolDump(cluster).objects[`csi.volume.group.${uuid}`]?.["csi.groupname"]).toBe(name + uuid);
+    });
+  }
+
   test("every answer about a member names the group snapshot", async () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
@@ -323,6 +341,12 @@ describe("refused group snapshots", () => {
       names: "volumeNamePrefix",
     },
     {
+      what: "a prefix of the group with an @",
+      request: ({ ids }) => grouping(ids, { parameters: { volumeNamePrefix: "a-", volumeGroupNamePrefix: "a@b" } }),
+      code: "INVALID_ARGUMENT",
+      names: "volumeGroupNamePrefix",
+    },
+    {
       what: "an image in another group",
       request: async ({ cluster, ids }) => {
         const ceph = cephMemoryService(cluster);
@@ -407,6 +431,66 @@ describe("refused group snapshots", () => {
       expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("is gone") });
     }
     expect(cluster.dump()).toEqual(before);
+  });
+});
+
+describe("an entry that ceph-csi left without members", () => {
+  for (const createdAt of [undefined, "2024-10-22T12:30:00.123456789+02:00"]) {
+    const what = createdAt === undefined ? "" : ", with a creation time";
+    test(`CreateVolumeGroupSnapshot takes over the entry${what}`, async () => {
+      const cluster = aCluster();
+      await using driver = aDriver(cluster);
+      const ids = await twoVolumes(driver, cluster);
+      const id = halfMadeGroup(cluster, createdAt);
+      expect(await codeOf(driver.getGroup(asking(id)))).toBe("NOT_FOUND");
+      const { groupSnapshotId, creationTime, snapshots } = await readyGroup(driver, grouping(ids));
+      expect(groupSnapshotId).toBe(id);
+      expect(poolDump(cluster).objects[`csi.volume.group.${uuidOf(id)}`]).toEqual({
+        "csi.volname": "group-1",
+        "csi.groupname": `csi-vol-group-try1.${uuidOf(id)}`,
+        "csi.creationtime": journalTime(creationTime),
+        ...Object.fromEntries(snapshots.map(({ snapshotId }) => [snapshotId, holderOf(snapshotId)])),
+      });
+      expect(poolDump(cluster).groups).toBeUndefined();
+      for (const [i, { snapshotId }] of snapshots.entries()) {
+        const copy = await restored(driver, `copy-${i}`, snapshotId);
+        expect(read(cluster, imageOf(copy))).toEqual(read(cluster, imageOf(ids[i] ?? "")));
+      }
+    });
+  }
+
+  test("CreateVolumeGroupSnapshot leaves the entry of a group of volumes as it is, which has its RBD group", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const ids = await twoVolumes(driver, cluster);
+    halfMadeGroup(cluster, "2024-10-22T12:30:00Z");
+    await Effect.runPromise(cephMemoryService(cluster).groupCreate(POOL, HALF_MADE_GROUP));
+    const before = cluster.dump();
+    const failure = await failureOf(driver.createGroup(grouping(ids)));
+    expect(failure).toMatchObject({ code: "ALREADY_EXISTS", message: expect.stringContaining("group of volumes") });
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("of two drivers that take over the entry for different volumes one succeeds", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const [a, b] = await twoVolumes(driver, cluster);
+    halfMadeGroup(cluster, "2024-10-22T12:30:00Z");
+    // the other takes over just before this one writes
+    await using other = aDriver(cluster);
+    let answer: Promise<unknown> | undefined;
+    const late = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
+      method === "omapWrite" && subject.includes("csi.volume.group.") && answer === undefined
+        ? Effect.andThen(
+            Effect.promise(() => (answer = readyGroup(other, grouping([a])))),
+            act,
+          )
+        : act,
+    );
+    await using overtaken = aDriver(cluster, { ceph: late });
+    expect(await codeOf(overtaken.createGroup(grouping([a, b])))).toBe("ABORTED");
+    expect(await codeOf(overtaken.createGroup(grouping([a, b])))).toBe("ALREADY_EXISTS");
+    expect((await readyGroup(driver, grouping([a]))).snapshots).toHaveLength(1);
   });
 });
 

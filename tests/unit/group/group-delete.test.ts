@@ -11,6 +11,8 @@ import {
   DIRECTORY,
   dropVolumes,
   grouping,
+  HALF_MADE_GROUP,
+  halfMadeGroup,
   holderOf,
   imageOf,
   read,
@@ -117,6 +119,47 @@ describe("DeleteVolumeGroupSnapshot", () => {
     expect(await codeOf(driver.deleteGroup(ungrouping(theirs)))).toBe("INVALID_ARGUMENT");
     expect(await codeOf(driver.getGroup(asking(theirs)))).toBe("INVALID_ARGUMENT");
     expect(cluster.dump()).toEqual(there);
+  });
+
+  test("DeleteVolumeGroupSnapshot removes an entry that ceph-csi left without members, and its name", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [DIRECTORY]: {} });
+    const before = cluster.dump();
+    await using driver = aDriver(cluster);
+    const id = halfMadeGroup(cluster, "2024-10-22T12:30:00Z");
+    for (let times = 0; times < 2; times++) await driver.deleteGroup(ungrouping(id));
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("DeleteVolumeGroupSnapshot never touches a group of volumes that has none yet", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = halfMadeGroup(cluster, "2024-10-22T12:30:00Z");
+    await Effect.runPromise(cephMemoryService(cluster).groupCreate(POOL, HALF_MADE_GROUP));
+    const before = cluster.dump();
+    expect(await codeOf(driver.deleteGroup(ungrouping(id)))).toBe("INVALID_ARGUMENT");
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("DeleteVolumeGroupSnapshot keeps what another driver makes of an entry that had no members", async () => {
+    const cluster = aCluster();
+    await using other = aDriver(cluster);
+    const ids = await twoVolumes(other, cluster);
+    const id = halfMadeGroup(cluster, "2024-10-22T12:30:00Z");
+    let made: unknown;
+    const late = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "omapWrite" && made === undefined
+        ? Effect.andThen(
+            Effect.promise(async () => {
+              made = await readyGroup(other, grouping(ids));
+            }),
+            act,
+          )
+        : act,
+    );
+    await using driver = aDriver(cluster, { ceph: late });
+    expect(await codeOf(driver.deleteGroup(ungrouping(id)))).toBe("ABORTED");
+    expect(await readyGroup(other, grouping(ids))).toEqual(made as never);
   });
 
   test("a DeleteVolumeGroupSnapshot that was cut off frees the name for another group snapshot, and its retry keeps that one", async () => {

@@ -162,3 +162,55 @@ describe("two drivers make one group snapshot", () => {
     );
   }
 });
+
+/**
+ * A driver that makes its RBD group only once others have overtaken it, and dies with the group's snapshot taken. The group
+ * snapshot is ready by then. -> its ID.
+ */
+const lateGroup = async (cluster: MemoryCluster, overtakers: number): Promise<string> => {
+  const { promise: gate, resolve: goOn } = Promise.withResolvers<void>();
+  const { promise: waiting, resolve: waits } = Promise.withResolvers<void>();
+  const { promise: died, resolve: dies } = Promise.withResolvers<void>();
+  const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {
+    if (method === "groupCreate") {
+      waits();
+      return Effect.andThen(
+        Effect.promise(() => gate),
+        act,
+      );
+    }
+    if (method !== "groupSnapshotCreate") return act;
+    return Effect.andThen(act, Effect.andThen(Effect.sync(dies), Effect.never));
+  });
+  const late = aDriver(cluster, { ceph });
+  void asked(late);
+  await waiting;
+  for (let i = 1; i < overtakers; i += 1) await begun(cluster);
+  await using last = aDriver(cluster);
+  const { groupSnapshotId } = await readyGroup(last, grouping(IDS));
+  expect(poolDump(cluster).groups).toBeUndefined();
+  goOn();
+  await died;
+  expect(Object.keys(poolDump(cluster).groups ?? {})).toHaveLength(1);
+  return groupSnapshotId;
+};
+
+describe("a driver that was overtaken, and dies with its RBD group made", () => {
+  for (const overtakers of [1, 2]) {
+    test(`The next CreateVolumeGroupSnapshot removes the RBD group that a driver made late which ${overtakers} overtook`, async () => {
+      const cluster = await aWorld();
+      await lateGroup(cluster, overtakers);
+      await using driver = aDriver(cluster);
+      await readyGroup(driver, grouping(IDS));
+      expect(poolDump(cluster).groups).toBeUndefined();
+    });
+
+    test(`DeleteVolumeGroupSnapshot removes the RBD group that a driver made late which ${overtakers} overtook`, async () => {
+      const cluster = await aWorld();
+      const groupSnapshotId = await lateGroup(cluster, overtakers);
+      await using driver = aDriver(cluster);
+      await driver.deleteGroup(ungrouping(groupSnapshotId));
+      expect(poolDump(cluster).groups).toBeUndefined();
+    });
+  }
+});

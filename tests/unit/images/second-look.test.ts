@@ -1,6 +1,7 @@
 /** The second look at images that were removed: when, at how many at once, and for how long. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import * as Logger from "effect/Logger";
 import * as Redacted from "effect/Redacted";
 import * as TestClock from "effect/testing/TestClock";
 import { PoolNotFound } from "../../../lib/ceph/errors.ts";
@@ -24,7 +25,7 @@ const asked = (
     );
     yield* act((...ids) => remember(images(...ids)));
     return calls;
-  }).pipe(Effect.scoped, Effect.provide(TestClock.layer()), Effect.runPromise);
+  }).pipe(Effect.scoped, Effect.provide([TestClock.layer(), Logger.layer([])]), Effect.runPromise);
 
 const none = () => Effect.succeed([]);
 
@@ -68,16 +69,23 @@ test("An image that is still there is looked at again, for half an hour", async 
   expect(calls.slice(2)).toEqual(Array.from({ length: 28 }, () => ["parent"]));
 });
 
-test("A look that fails is made again, and ends with its images", async () => {
-  const calls = await asked(
-    Effect.fnUntraced(function* (remove) {
-      yield* remove("a");
-      yield* TestClock.adjust("1 day");
-    }),
-    () => Effect.fail(new PoolNotFound({ op: "rados_ioctx_create", subject: "rbd" })),
-  );
-  expect(calls).toEqual(Array.from({ length: 30 }, () => ["a"]));
-});
+for (const [what, failing] of [
+  ["that fails", Effect.fail(new PoolNotFound({ op: "rados_ioctx_create", subject: "rbd" }))],
+  ["with a defect", Effect.die(new Error("a defect"))],
+] as const) {
+  test(`A look ${what} is made again, and ends with its images`, async () => {
+    const calls = await asked(
+      Effect.fnUntraced(function* (remove) {
+        yield* remove("a");
+        yield* TestClock.adjust("1 day");
+        yield* remove("b");
+        yield* TestClock.adjust("1 minute");
+      }),
+      () => failing,
+    );
+    expect(calls).toEqual([...Array.from({ length: 30 }, () => ["a"]), ["b"]]);
+  });
+}
 
 test("Many images are looked at 256 at a time, and of too many the oldest are forgotten", async () => {
   const ids = Array.from({ length: 5000 }, (_, i) => `${i}`);

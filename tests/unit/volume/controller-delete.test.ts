@@ -1,8 +1,13 @@
 /** DeleteVolume: what goes, what must stay, and removals that were cut off. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import { TimedOut } from "../../../lib/ceph/errors.ts";
+import { DRIVERS_MARKS } from "../../../lib/ceph/rbd.ts";
+import { crashAt, intercepted } from "../../support/ceph-faults.ts";
+import type { MemoryOptions } from "../../support/ceph-memory/cluster.ts";
 import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { settled } from "../../support/copies-world.ts";
+import { everyDeath } from "../../support/every-death.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aCluster,
@@ -11,6 +16,7 @@ import {
   deletion,
   EAST,
   failureOf,
+  objectsOf,
   PARAMETERS,
   poolDump,
   seed,
@@ -38,7 +44,13 @@ const seedVolume = async (cluster: MemoryCluster, imageName = IMAGE): Promise<st
 
 /** Puts the volume's image into the trash, as a driver does that then dies. */
 const halfDelete = (cluster: MemoryCluster): Promise<void> =>
-  Effect.runPromise(cephMemoryService(cluster).trashMove({ access: memoryAccess, pool: "rbd", namespace: "" }, IMAGE));
+  Effect.runPromise(
+    cephMemoryService(cluster).trashMove(
+      { access: memoryAccess, pool: "rbd", namespace: "" },
+      IMAGE,
+      DRIVERS_MARKS.small,
+    ),
+  );
 
 const world = async (imageName = IMAGE) => {
   const cluster = aCluster();
@@ -293,6 +305,7 @@ describe("a removal that was cut off", () => {
 
       test(`on the way to the trash (${cut}) is no obstacle to the name, the ID ${recorded ? "" : "not "}recorded`, async () => {
         const { cluster } = await world();
+        await halfDelete(cluster);
         cluster.cutShort(cut, "rbd", IMAGE);
         if (!recorded) cluster.namespace("rbd", "")?.objects.get(OBJECT)?.delete("csi.imageid");
         const { volume } = await settledBy(cluster, (driver) => driver.createVolume(creation()));
@@ -367,5 +380,82 @@ describe("a removal that was cut off", () => {
     const { volume } = await driver.createVolume(creation());
     expect(uuidOf(volume.volumeId)).not.toBe(UUID);
     expect(poolDump(cluster).objects[OBJECT]).toBeUndefined();
+  });
+});
+
+describe("DeleteVolume of a volume whose journal is in another pool", () => {
+  const SPLIT_ID = `0001-0004-east-0000000000000003-${UUID}`;
+
+  /** As ceph-csi made it with a topology class before 3.11: the image in the pool `ssd`, the journal in `rbd`. */
+  const split = async (imageName: string, options: MemoryOptions = {}) => {
+    const cluster = aCluster(options);
+    const imageId = await seedImage(cluster, imageName, "ssd");
+    const attributes = { "csi.volname": "pvc-1", "csi.imagename": imageName, "csi.imageid": imageId };
+    seed(cluster, {
+      [DIRECTORY]: { "csi.volume.pvc-1": `0000000000000003/${UUID}` },
+      [OBJECT]: { ...attributes, "csi.journalpool": "0000000000000002" },
+    });
+    seed(cluster, { [OBJECT]: {} }, "ssd");
+    return cluster;
+  };
+  const GONE = { objects: {}, images: {}, bareNames: {}, trash: {} };
+  const settledIn = async (cluster: MemoryCluster, ceph = cephMemoryService(cluster)) => {
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time, ceph });
+    const failure = await time.until(failureOf(driver.deleteVolume(deletion(SPLIT_ID))));
+    await time.pass("2 minutes");
+    cluster.runManager();
+    return failure;
+  };
+
+  for (const imageName of [IMAGE, `db-${UUID}`]) {
+    test(`removes image ${imageName.replace(UUID, "<uuid>")}, journal and marker, after a death at any call, too`, async () => {
+      const deaths = await everyDeath(40, async (call, moment) => {
+        const cluster = await split(imageName);
+        const { service, crashed } = crashAt(cephMemoryService(cluster), call, moment);
+        await settledIn(cluster, service).catch(() => undefined);
+        expect(await settledIn(cluster)).toBeUndefined();
+        expect([poolDump(cluster), poolDump(cluster, "ssd")]).toEqual([EMPTIED, GONE]);
+        return crashed();
+      });
+      expect(deaths.before).toBeGreaterThan(8);
+    });
+  }
+
+  test("finds the image's ID in the marker, where ceph-csi wrote it", async () => {
+    const cluster = await split(`db-${UUID}`);
+    const { id } = cluster.image("ssd", `db-${UUID}`);
+    objectsOf(cluster).get(OBJECT)?.delete("csi.imageid");
+    seed(cluster, { [OBJECT]: { "csi.imageid": id } }, "ssd");
+    expect(await settledIn(cluster)).toBeUndefined();
+    expect([poolDump(cluster), poolDump(cluster, "ssd")]).toEqual([EMPTIED, GONE]);
+  });
+
+  test("changes nothing while a pool cannot be read, and says what to do", async () => {
+    const cluster = await split(`db-${UUID}`, {
+      users: { admin: { key: MEMORY_KEY, manager: true, pools: ["ssd", "ec"] } },
+    });
+    const before = cluster.dump();
+    const failure = await settledIn(cluster);
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("could not be told");
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("changes nothing while a pool does not answer", async () => {
+    const cluster = await split(`db-${UUID}`);
+    const before = cluster.dump();
+    const ceph = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
+      method === "omapGet" && subject.startsWith("ec/") ? Effect.fail(new TimedOut({ op: "read", subject })) : act,
+    );
+    expect((await settledIn(cluster, ceph))?.code).toBe("DEADLINE_EXCEEDED");
+    expect(cluster.dump()).toEqual(before);
+  });
+
+  test("removes an empty entry whose volume is nowhere", async () => {
+    const cluster = aCluster();
+    seed(cluster, { [OBJECT]: {} }, "ssd");
+    expect(await settledIn(cluster)).toBeUndefined();
+    expect(poolDump(cluster, "ssd")).toEqual(GONE);
   });
 });

@@ -4,6 +4,7 @@
  */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import { DRIVERS_MARKS } from "../../../lib/ceph/rbd.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aVolume, byHand, cloneOf, imageOf, POOL, THROUGH } from "../../support/copies-world.ts";
@@ -90,6 +91,33 @@ test("An image that somebody else moved to the trash keeps its journal entry whi
   cluster.managerUp = true;
   await time.until(driver.deleteVolume(deletion(volume.volumeId)));
   expect(poolDump(cluster)).toMatchObject({ objects: { "csi.volumes.default": {} }, trash: {} });
+});
+
+test("A repeated CreateVolume leaves the image in the trash where a person put it, and makes a new volume", async () => {
+  const cluster = aCluster();
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { time });
+  const first = (await time.until(driver.createVolume(creation()))).volume.volumeId;
+  const { id } = cluster.image("rbd", imageOf(first));
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, imageOf(first)));
+  const second = (await time.until(driver.createVolume(creation()))).volume.volumeId;
+  expect(second).not.toBe(first);
+  await time.pass("2 minutes");
+  cluster.runManager();
+  expect(trashIn(cluster)).toEqual([id]);
+  expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(second)]);
+});
+
+test("A repeated CreateVolume finishes the removal that a driver had begun", async () => {
+  const cluster = aCluster();
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { time });
+  const first = (await time.until(driver.createVolume(creation()))).volume.volumeId;
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, imageOf(first), DRIVERS_MARKS.small));
+  const second = (await time.until(driver.createVolume(creation()))).volume.volumeId;
+  expect(second).not.toBe(first);
+  await time.pass("40 seconds");
+  expect(trashIn(cluster)).toEqual([]);
 });
 
 test("What a person moved to the trash stays, whatever its name and its size", async () => {

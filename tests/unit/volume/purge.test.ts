@@ -790,28 +790,43 @@ describe("images that a dead process left in the trash", () => {
     );
   });
 
-  test("a failed search for left images is repeated when the pool is used again, and fails no request", async () => {
+  for (const [what, failure] of [
+    ["A failed search", Effect.fail(new TimedOut({ op: "rbd_trash_list", subject: "rbd" }))],
+    ["A search with a defect", Effect.die(new Error("a defect"))],
+  ] as const) {
+    test(`${what} for left images is repeated when the pool is used again, and fails no request`, async () => {
+      const cluster = aCluster();
+      await left(cluster);
+      let failing = true;
+      const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+        failing && call.method === "trashList" ? failure : act,
+      );
+      await inProcess(
+        cluster,
+        (purge, log) =>
+          Effect.gen(function* () {
+            yield* swept(purge);
+            expect(log.some((line) => line.startsWith("could not look for left-over images"))).toBe(true);
+            expect(idsIn(cluster)).toHaveLength(3);
+            failing = false;
+            yield* purge.visit(POOL);
+            yield* after("10 minutes");
+          }),
+        ceph,
+      );
+      expect(idsIn(cluster)).toEqual([]);
+    });
+  }
+
+  test("What waits goes on when giving an image to the manager has a defect, and the driver removes that one itself", async () => {
     const cluster = aCluster();
-    await left(cluster);
-    let failing = true;
+    for (const name of [IMAGE, `team-${UUID}`]) await trashed(cluster, name, DRIVERS_MARKS.large);
+    let broken = 0;
     const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
-      failing && call.method === "trashList"
-        ? Effect.fail(new TimedOut({ op: "rbd_trash_list", subject: "rbd" }))
-        : act,
+      call.method === "managerTrashRemove" && broken++ === 0 ? Effect.die(new Error("a defect")) : act,
     );
-    await inProcess(
-      cluster,
-      (purge, log) =>
-        Effect.gen(function* () {
-          yield* swept(purge);
-          expect(log.some((line) => line.startsWith("could not look for left-over images"))).toBe(true);
-          expect(idsIn(cluster)).toHaveLength(3);
-          failing = false;
-          yield* purge.visit(POOL);
-          yield* after("10 minutes");
-        }),
-      ceph,
-    );
+    await inProcess(cluster, swept, ceph);
+    expect(broken).toBe(2);
     expect(idsIn(cluster)).toEqual([]);
   });
 });

@@ -11,15 +11,21 @@ import {
   aVolume,
   byHand,
   cloneOf,
+  holderOf,
   imageOf,
   metaOf,
   MIB_4,
   PARAMETERS,
   parentOf,
   read,
+  readySnapshot,
+  restoreOf,
   settled,
+  snapshotDeletion,
+  snapshotOf,
   snapshotsOf,
 } from "../../support/copies-world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 import {
   aCluster,
   codeOf,
@@ -272,3 +278,46 @@ for (const way of ["direct", "through"] as const) {
     expect(read(cluster, V)).toEqual(data);
   });
 }
+
+describe("a restore that was cut off between its two links, and whose snapshot was deleted", () => {
+  const lostRestore = async () => {
+    const cluster = aCluster();
+    const time = virtualTime();
+    const driver = aDriver(cluster, { time });
+    const source = await time.until(aVolume(driver, cluster));
+    const { snapshotId } = await time.until(readySnapshot(driver, snapshotOf(source)));
+    reserveCopy(cluster);
+    const holder = holderOf(snapshotId);
+    await byHand(cluster).clone(holder, holder, V);
+    cluster.cutShort("child", "rbd", V);
+    await time.until(driver.deleteSnapshot(snapshotDeletion(snapshotId)));
+    await time.pass("1 minute");
+    const retry = () => time.until(failureOf(driver.createVolume(restoreOf(snapshotId, { name: "pvc-copy" }))));
+    return { cluster, driver, time, retry };
+  };
+
+  test("is taken away with its name, and the caller hears that the snapshot is gone", async () => {
+    const { cluster, driver, time, retry } = await lostRestore();
+    await using _driver = driver;
+    expect((await retry())?.code).toBe("NOT_FOUND");
+    await time.pass("1 minute");
+    expect(Object.keys(poolDump(cluster).images)).not.toContain(V);
+    expect(poolDump(cluster).trash).toEqual({});
+    expect(objectsOf(cluster).has(`csi.volume.${UUID}`)).toBe(false);
+    expect(objectsOf(cluster).get("csi.volumes.default")?.has("csi.volume.pvc-copy")).toBe(false);
+  });
+
+  for (const [what, change] of [
+    ["holds data", (cluster: MemoryCluster) => cluster.image("rbd", V).write(0n, MIB_4)],
+    ["is open", (cluster: MemoryCluster) => cluster.image("rbd", V).watchers.add("127.0.0.1:0/1/client.1")],
+  ] as const) {
+    test(`stays where its image ${what}`, async () => {
+      const { cluster, driver, retry } = await lostRestore();
+      await using _driver = driver;
+      change(cluster);
+      expect((await retry())?.code).toBe("ABORTED");
+      expect(Object.keys(poolDump(cluster).images)).toContain(V);
+      expect(objectsOf(cluster).get("csi.volumes.default")?.get("csi.volume.pvc-copy")).toBe(UUID);
+    });
+  }
+});
