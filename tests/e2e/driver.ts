@@ -16,7 +16,11 @@ export const VALUES = {
   },
   CSIDriver: { storageCapacity: true },
   clusterCredentials: [{ clusterID: CLUSTER_ID, secretName: CLASS }],
-  provisioner: { snapshotter: { args: { enableVolumeGroupSnapshots: true } } },
+  provisioner: {
+    // the scheduler asks for capacity only where a claim waits for its pod, but the suite's class binds at once
+    provisioner: { args: { capacityForImmediateBinding: true } },
+    snapshotter: { args: { enableVolumeGroupSnapshots: true } },
+  },
   volumeGroupSnapshotClass: {
     create: true,
     name: CLASS,
