@@ -3,7 +3,8 @@
  * meanwhile. The members share the group's snapshot. Each of them is then cloned from it into an image of its own, and is
  * from there on an ordinary snapshot, in ceph-csi's layout, that any driver restores and deletes.
  *
- * It answers once the point in time is recorded, with `ready_to_use` false, and makes the members after the answer.
+ * It answers once every member is ready. CSI lets it answer earlier with `ready_to_use` false, but csi-snapshotter keeps what
+ * the first answer says of the members, so they would never be ready in Kubernetes.
  *
  * Not here: how the point in time is taken (./point-in-time.ts), how the members are made (./make-members.ts), and the checks
  * of the request (./request.ts).
@@ -42,7 +43,6 @@ import {
   lookAtMembers,
   makeMembers,
   type MakeMembersError,
-  sizeOf,
   type TakenGroup,
 } from "./make-members.ts";
 import { takePointInTime, type TakePointInTimeError } from "./point-in-time.ts";
@@ -65,10 +65,8 @@ export type CreateGroupSnapshotError =
   | LockHeld;
 type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Kms | Purge;
 
-/** `answerEarly` is called at most once, when the point in time is safe; the recipe ends when every member is ready. */
 export const createGroupSnapshot = Effect.fn("group.createGroupSnapshot")(function* (
   request: GroupRequest,
-  answerEarly: (group: CsiGroupSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs | Locks> {
   const spec = yield* stage("validate", readGroupSpec(request));
   const locks = yield* Locks;
@@ -78,28 +76,24 @@ export const createGroupSnapshot = Effect.fn("group.createGroupSnapshot")(functi
     ...spec.sourceVolumeIds.map((id) => shared(LockKey.volume(id))),
     ...spec.sourceVolumeIds.map((id) => LockKey.groupMembership(id)),
   ];
-  return yield* locks.with(held, createLocked(spec, answerEarly));
+  return yield* locks.with(held, createLocked(spec));
 });
 
 const createLocked = Effect.fnUntraced(function* (
   spec: GroupSpec,
-  answerEarly: (group: CsiGroupSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs> {
   const { driverName } = yield* DriverSettings;
   const found = yield* stage("find group", findUsable(spec));
   const { createdAt } = found;
   const group: TakenGroup = createdAt === undefined ? yield* takeNow(spec, found) : { ...found, createdAt };
   const describe = describer(group, (pool) => poolTopology(pool, spec.constrainedPools, driverName));
-  // From here on nothing is undone: the caller counts on this point in time.
+  // From here on nothing is undone: a retry goes on with this point in time.
   const images = yield* stage("look at members", lookAtMembers(spec, group));
   if (images.every(isMade)) {
     yield* removeGroup(group);
     return describe(images.map(({ status }) => status.sizeBytes));
   }
   const sources = yield* findSources(spec, group, images);
-  const sizes = images.map(({ status }, i) => status?.sizeBytes ?? sizeOf(sources[i]));
-  // Where a volume is gone the caller hears of that instead, once the other members are made.
-  if (sizes.every((size) => size !== undefined)) yield* stage("answer", answerEarly(describe(sizes, false)));
   const made = yield* makeMembers(spec, group, images, sources);
   yield* removeGroup(group);
   return describe(made);
@@ -136,12 +130,13 @@ const describer =
     { groupSnapshotId, createdAt, members }: TakenGroup,
     topologyOf: (pool: string) => ReturnType<typeof poolTopology>,
   ) =>
-  (sizes: readonly bigint[], ready = true): CsiGroupSnapshot => ({
+  (sizes: readonly bigint[]): CsiGroupSnapshot => ({
     groupSnapshotId,
     createdAt,
-    ready,
+    ready: true,
     snapshots: members.map(({ pool, sourceVolumeId, snapshotId }, i) => {
       const usableFrom = topologyOf(pool.pool);
-      return { snapshotId, sourceVolumeId, sizeBytes: sizes[i] ?? 0n, createdAt, ready, groupSnapshotId, usableFrom };
+      const sizeBytes = sizes[i] ?? 0n;
+      return { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready: true, groupSnapshotId, usableFrom };
     }),
   });

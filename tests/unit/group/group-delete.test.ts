@@ -11,8 +11,10 @@ import {
   DIRECTORY,
   dropVolumes,
   grouping,
+  groupNow,
   holderOf,
   imageOf,
+  isTaken,
   read,
   readyGroup,
   restored,
@@ -153,9 +155,11 @@ describe("DeleteVolumeGroupSnapshot", () => {
     seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
     const ids = await twoVolumes(driver, cluster);
     const before = cluster.dump();
-    const { groupSnapshot } = await driver.createGroup(grouping(ids));
-    const deletion = driver.deleteGroup(ungrouping(groupSnapshot.groupSnapshotId));
+    const creation = driver.createGroup(grouping(ids));
+    await eventually(() => isTaken(cluster), "the point in time");
+    const deletion = driver.deleteGroup(ungrouping(groupNow(cluster) ?? ""));
     release();
+    expect((await creation).groupSnapshot.readyToUse).toBe(true);
     await deletion;
     await emptyTrash(cluster);
     expect(cluster.dump()).toEqual(before);
