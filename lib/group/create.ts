@@ -11,7 +11,8 @@
  *
  * 1. Names, UUIDs and IDs of the members follow from the group's UUID and the volumes, so a retry finds them.
  * 2. Until the creation time is in the journal nobody knows of the group snapshot: a failure undoes everything, and a
- *    retry takes the point in time anew. From then on nothing is undone, and the next call makes what is missing.
+ *    retry takes the point in time anew. From then on nothing is undone, no failure says that nothing happened, and the next
+ *    call makes what is missing.
  * 3. The RBD group goes last: while a member's image ID is not in the journal, that member can be cloned again.
  * 4. A complete group snapshot needs none of its volumes, and one that is not needs those of the missing members only.
  *    While it is not, DeleteVolume refuses them (lib/images/persons-snapshots.ts).
@@ -24,7 +25,7 @@ import type { Clusters } from "../config/clusters.ts";
 import type { InvalidParameter, InvalidSecret } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
-import type { LockHeld } from "../csi/errors.ts";
+import { type LockHeld, NotReadyYet } from "../csi/errors.ts";
 import type { CsiGroupSnapshot } from "../csi/messages.ts";
 import type { Flatten } from "../images/flatten.ts";
 import type { Purge } from "../images/purge.ts";
@@ -32,6 +33,7 @@ import type { Kms } from "../kms/kms.ts";
 import { compensated } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
+import { outcomeOf } from "../operations/outcomes.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { readSourceKey } from "../snapshot/key.ts";
@@ -82,10 +84,18 @@ export const createGroupSnapshot = Effect.fn("group.createGroupSnapshot")(functi
 const createLocked = Effect.fnUntraced(function* (
   spec: GroupSpec,
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs> {
-  const { driverName } = yield* DriverSettings;
   const found = yield* stage("find group", findUsable(spec));
   const { createdAt } = found;
   const group: TakenGroup = createdAt === undefined ? yield* takeNow(spec, found) : { ...found, createdAt };
+  return yield* Effect.mapError(finish(spec, group), (error) => asUnfinished(group, error));
+});
+
+/** Makes what is missing of a group snapshot whose point in time is recorded. */
+const finish = Effect.fnUntraced(function* (
+  spec: GroupSpec,
+  group: TakenGroup,
+): Effect.fn.Return<CsiGroupSnapshot, MakeMembersError, Needs> {
+  const { driverName } = yield* DriverSettings;
   const describe = describer(group, (pool) => poolTopology(pool, spec.constrainedPools, driverName));
   // From here on nothing is undone: a retry goes on with this point in time.
   const images = yield* stage("look at members", lookAtMembers(spec, group));
@@ -98,6 +108,19 @@ const createLocked = Effect.fnUntraced(function* (
   yield* removeGroup(group);
   return describe(made);
 });
+
+/**
+ * The code of a failure that undid everything would have the caller forget a group snapshot that is there. What only a person
+ * mends keeps its code.
+ */
+const asUnfinished = ({ groupSnapshotId }: Group, error: MakeMembersError): MakeMembersError =>
+  error._tag === "Precondition" || outcomeOf(error) !== "none"
+    ? error
+    : new NotReadyYet({
+        subject: `group snapshot ${groupSnapshotId}`,
+        problem: `is taken, but not all of its members are made: ${error.message}`,
+        remedy: "The automatic retry goes on with it",
+      });
 
 const takeNow = Effect.fnUntraced(function* (
   spec: GroupSpec,

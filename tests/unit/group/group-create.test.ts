@@ -1,6 +1,7 @@
 /** CreateVolumeGroupSnapshot and GetVolumeGroupSnapshot: one point in time, the layout, and what is refused. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import { AccessDenied } from "../../../lib/ceph/errors.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { GroupControllerServiceCapability_RPC_Type as Offered } from "../../../lib/gen/csi_pb.ts";
@@ -16,9 +17,9 @@ import {
   grouping,
   holderOf,
   imageOf,
-  read,
   groupNow,
   isTaken,
+  read,
   readyGroup,
   restored,
   twoVolumes,
@@ -157,6 +158,22 @@ describe("CreateVolumeGroupSnapshot", () => {
       ...ready,
       snapshots: byId,
     });
+  });
+
+  test("A failure after the point in time is ABORTED, so that the caller comes back, and the retry goes on with it", async () => {
+    const cluster = aCluster();
+    let denied = true;
+    const refusal = new AccessDenied({ op: "rbd_clone", subject: "rbd", user: "x" });
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "imageClone" && denied ? Effect.fail(refusal) : act,
+    );
+    await using driver = aDriver(cluster, { ceph });
+    const ids = await twoVolumes(driver, cluster);
+    const failure = await failureOf(driver.createGroup(grouping(ids)));
+    expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining(refusal.message) });
+    const { creationTime } = (await driver.getGroup(asking(groupNow(cluster) ?? ""))).groupSnapshot;
+    denied = false;
+    expect((await driver.createGroup(grouping(ids))).groupSnapshot).toMatchObject({ creationTime, readyToUse: true });
   });
 
   test("a later driver answers with the same group snapshot for the same volumes in another order", async () => {
