@@ -24,7 +24,7 @@ import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
 import { controllerLayer } from "./controller.ts";
-import { credentials, optionalCredentials, text, texts } from "./fields.ts";
+import { optionalCredentials, text, texts } from "./fields.ts";
 
 const groupAnswer = (group: CsiGroupSnapshot) => ({ groupSnapshot: groupSnapshotMessage(group) });
 
@@ -38,7 +38,7 @@ const create = Effect.fnUntraced(function* (request: CreateVolumeGroupSnapshotRe
 const remove = Effect.fnUntraced(function* (request: DeleteVolumeGroupSnapshotRequest) {
   const groupSnapshotId = yield* stage("validate", text("group_snapshot_id", request.groupSnapshotId));
   const { snapshotIds, secrets } = request;
-  const who = yield* stage("validate", credentials(secrets));
+  const who = yield* stage("validate", optionalCredentials(secrets));
   yield* deleteGroupSnapshot(groupSnapshotId, snapshotIds, { credentials: who, secrets });
   return {};
 });

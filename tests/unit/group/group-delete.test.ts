@@ -22,6 +22,7 @@ import {
   ungrouping,
 } from "../../support/group-world.ts";
 import { aCluster, codeOf, eventually, failureOf, poolDump, seed, uuidOf, SECRETS } from "../../support/world.ts";
+import { LISTING } from "../../support/listing-world.ts";
 import { PARAMETERS, POOL, snapshotDeletion } from "../../support/copies-world.ts";
 
 const emptyTrash = (cluster: MemoryCluster) =>
@@ -101,7 +102,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
       expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("snapshot_ids") });
     }
     expect(await codeOf(driver.deleteGroup(ungrouping("")))).toBe("INVALID_ARGUMENT");
-    expect(await codeOf(driver.deleteGroup(ungrouping(id, { secrets: {} })))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(driver.deleteGroup(ungrouping(id, { secrets: {} })))).toBe("FAILED_PRECONDITION");
     expect(cluster.dump()).toEqual(there);
   });
 
@@ -138,6 +139,15 @@ describe("DeleteVolumeGroupSnapshot", () => {
     await driver.deleteGroup(ungrouping(second.groupSnapshotId));
     await emptyTrash(cluster);
     expect(cluster.dump()).toEqual(before);
+  });
+
+  test("DeleteVolumeGroupSnapshot uses the administrator's credentials where the request has none", async () => {
+    const { cluster, driver: first, id } = await aGroup();
+    await first[Symbol.asyncDispose]();
+    await using driver = aDriver(cluster, LISTING);
+    await driver.deleteGroup(ungrouping(id, { secrets: {} }));
+    expect(await codeOf(driver.getGroup(asking(id)))).toBe("NOT_FOUND");
+    expect(poolDump(cluster).objects[DIRECTORY]).toEqual({});
   });
 
   test("DeleteVolumeGroupSnapshot waits for the group snapshot that is being made", async () => {
