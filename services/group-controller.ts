@@ -19,33 +19,26 @@ import { createGroupSnapshot } from "../lib/group/create.ts";
 import { deleteGroupSnapshot } from "../lib/group/delete.ts";
 import { getGroupSnapshot } from "../lib/group/get.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
-import { type AnswerEarly, stage } from "../lib/operations/pipeline.ts";
+import { stage } from "../lib/operations/pipeline.ts";
 import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
 import { controllerLayer } from "./controller.ts";
-import { credentials, optionalCredentials, text, texts } from "./fields.ts";
+import { optionalCredentials, text, texts } from "./fields.ts";
 
-type GroupAnswer = ReturnType<typeof groupAnswer>;
 const groupAnswer = (group: CsiGroupSnapshot) => ({ groupSnapshot: groupSnapshotMessage(group) });
 
-const create = Effect.fnUntraced(function* (
-  request: CreateVolumeGroupSnapshotRequest,
-  answerEarly: AnswerEarly<GroupAnswer>,
-) {
+const create = Effect.fnUntraced(function* (request: CreateVolumeGroupSnapshotRequest) {
   const requestName = yield* stage("validate", text("name", request.name));
   const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
   const { parameters, secrets } = request;
-  const group = yield* createGroupSnapshot({ requestName, sourceVolumeIds, parameters, secrets }, (early) =>
-    answerEarly(groupAnswer(early)),
-  );
-  return groupAnswer(group);
+  return groupAnswer(yield* createGroupSnapshot({ requestName, sourceVolumeIds, parameters, secrets }));
 });
 
 const remove = Effect.fnUntraced(function* (request: DeleteVolumeGroupSnapshotRequest) {
   const groupSnapshotId = yield* stage("validate", text("group_snapshot_id", request.groupSnapshotId));
   const { snapshotIds, secrets } = request;
-  const who = yield* stage("validate", credentials(secrets));
+  const who = yield* stage("validate", optionalCredentials(secrets));
   yield* deleteGroupSnapshot(groupSnapshotId, snapshotIds, { credentials: who, secrets });
   return {};
 });

@@ -3,14 +3,16 @@
  * meanwhile. The members share the group's snapshot. Each of them is then cloned from it into an image of its own, and is
  * from there on an ordinary snapshot, in ceph-csi's layout, that any driver restores and deletes.
  *
- * It answers once the point in time is recorded, with `ready_to_use` false, and makes the members after the answer.
+ * It answers once every member is ready. CSI lets it answer earlier with `ready_to_use` false, but csi-snapshotter keeps what
+ * the first answer says of the members, so they would never be ready in Kubernetes.
  *
  * Not here: how the point in time is taken (./point-in-time.ts), how the members are made (./make-members.ts), and the checks
  * of the request (./request.ts).
  *
  * 1. Names, UUIDs and IDs of the members follow from the group's UUID and the volumes, so a retry finds them.
  * 2. Until the creation time is in the journal nobody knows of the group snapshot: a failure undoes everything, and a
- *    retry takes the point in time anew. From then on nothing is undone, and the next call makes what is missing.
+ *    retry takes the point in time anew. From then on nothing is undone, no failure says that nothing happened, and the next
+ *    call makes what is missing.
  * 3. The RBD group goes last: while a member's image ID is not in the journal, that member can be cloned again. So do
  *    those of earlier attempts, because a driver that was overtaken may have made its own late, and died.
  * 4. A complete group snapshot needs none of its volumes, and one that is not needs those of the missing members only.
@@ -23,7 +25,7 @@ import type { Clusters } from "../config/clusters.ts";
 import type { InvalidParameter, InvalidSecret } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import { DriverSettings } from "../config/settings.ts";
-import type { LockHeld } from "../csi/errors.ts";
+import { type LockHeld, NotReadyYet } from "../csi/errors.ts";
 import type { CsiGroupSnapshot } from "../csi/messages.ts";
 import type { Flatten } from "../images/flatten.ts";
 import type { Purge } from "../images/purge.ts";
@@ -31,6 +33,7 @@ import type { Kms } from "../kms/kms.ts";
 import { compensated } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
+import { outcomeOf } from "../operations/outcomes.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { readSourceKey } from "../snapshot/key.ts";
@@ -42,7 +45,6 @@ import {
   lookAtMembers,
   makeMembers,
   type MakeMembersError,
-  sizeOf,
   type TakenGroup,
 } from "./make-members.ts";
 import { takePointInTime, type TakePointInTimeError } from "./point-in-time.ts";
@@ -65,10 +67,8 @@ export type CreateGroupSnapshotError =
   | LockHeld;
 type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Flatten | Kms | Purge;
 
-/** `answerEarly` is called at most once, when the point in time is safe; the recipe ends when every member is ready. */
 export const createGroupSnapshot = Effect.fn("group.createGroupSnapshot")(function* (
   request: GroupRequest,
-  answerEarly: (group: CsiGroupSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs | Locks> {
   const spec = yield* stage("validate", readGroupSpec(request));
   const locks = yield* Locks;
@@ -78,32 +78,49 @@ export const createGroupSnapshot = Effect.fn("group.createGroupSnapshot")(functi
     ...spec.sourceVolumeIds.map((id) => shared(LockKey.volume(id))),
     ...spec.sourceVolumeIds.map((id) => LockKey.groupMembership(id)),
   ];
-  return yield* locks.with(held, createLocked(spec, answerEarly));
+  return yield* locks.with(held, createLocked(spec));
 });
 
 const createLocked = Effect.fnUntraced(function* (
   spec: GroupSpec,
-  answerEarly: (group: CsiGroupSnapshot) => Effect.Effect<void>,
 ): Effect.fn.Return<CsiGroupSnapshot, CreateGroupSnapshotError, Needs> {
-  const { driverName } = yield* DriverSettings;
   const found = yield* stage("find group", findUsable(spec));
   const { createdAt } = found;
   const group: TakenGroup = createdAt === undefined ? yield* takeNow(spec, found) : { ...found, createdAt };
+  return yield* Effect.mapError(finish(spec, group), (error) => asUnfinished(group, error));
+});
+
+/** Makes what is missing of a group snapshot whose point in time is recorded. */
+const finish = Effect.fnUntraced(function* (
+  spec: GroupSpec,
+  group: TakenGroup,
+): Effect.fn.Return<CsiGroupSnapshot, MakeMembersError, Needs> {
+  const { driverName } = yield* DriverSettings;
   const describe = describer(group, (pool) => poolTopology(pool, spec.constrainedPools, driverName));
-  // From here on nothing is undone: the caller counts on this point in time.
+  // From here on nothing is undone: a retry goes on with this point in time.
   const images = yield* stage("look at members", lookAtMembers(spec, group));
   if (images.every(isMade)) {
     yield* stage("remove group", removeGroups(group));
     return describe(images.map(({ status }) => status.sizeBytes));
   }
   const sources = yield* findSources(spec, group, images);
-  const sizes = images.map(({ status }, i) => status?.sizeBytes ?? sizeOf(sources[i]));
-  // Where a volume is gone the caller hears of that instead, once the other members are made.
-  if (sizes.every((size) => size !== undefined)) yield* stage("answer", answerEarly(describe(sizes, false)));
   const made = yield* makeMembers(spec, group, images, sources);
   yield* stage("remove group", removeGroups(group));
   return describe(made);
 });
+
+/**
+ * The code of a failure that undid everything would have the caller forget a group snapshot that is there. What only a person
+ * mends keeps its code.
+ */
+const asUnfinished = ({ groupSnapshotId }: Group, error: MakeMembersError): MakeMembersError =>
+  error._tag === "Precondition" || outcomeOf(error) !== "none"
+    ? error
+    : new NotReadyYet({
+        subject: `group snapshot ${groupSnapshotId}`,
+        problem: `is taken, but not all of its members are made: ${error.message}`,
+        remedy: "The automatic retry goes on with it",
+      });
 
 const takeNow = Effect.fnUntraced(function* (
   spec: GroupSpec,
@@ -133,12 +150,13 @@ const describer =
     { groupSnapshotId, createdAt, members }: TakenGroup,
     topologyOf: (pool: string) => ReturnType<typeof poolTopology>,
   ) =>
-  (sizes: readonly bigint[], ready = true): CsiGroupSnapshot => ({
+  (sizes: readonly bigint[]): CsiGroupSnapshot => ({
     groupSnapshotId,
     createdAt,
-    ready,
+    ready: true,
     snapshots: members.map(({ pool, sourceVolumeId, snapshotId }, i) => {
       const usableFrom = topologyOf(pool.pool);
-      return { snapshotId, sourceVolumeId, sizeBytes: sizes[i] ?? 0n, createdAt, ready, groupSnapshotId, usableFrom };
+      const sizeBytes = sizes[i] ?? 0n;
+      return { snapshotId, sourceVolumeId, sizeBytes, createdAt, ready: true, groupSnapshotId, usableFrom };
     }),
   });

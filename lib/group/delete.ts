@@ -12,15 +12,18 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { Clusters } from "../config/clusters.ts";
-import type { Requester } from "../config/secrets.ts";
+import type { ClusterSecrets } from "../config/cluster-secrets.ts";
+import type { Credentials, Requester } from "../config/secrets.ts";
 import { DriverSettings } from "../config/settings.ts";
-import type { GroupSnapshotNotFound } from "../csi/errors.ts";
+import { GroupSnapshotNotFound } from "../csi/errors.ts";
+import { parseVolumeId } from "../csi/volume-id.ts";
 import type { Purge } from "../images/purge.ts";
 import { givenUpName } from "../journal/attempt-names.ts";
 import { replaceHalfMade } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { compareMembers, type LocatedGroup, locateEntry, locateMembers } from "../journal/locate-group.ts";
 import type { Kms } from "../kms/kms.ts";
+import { credentialsFor } from "../listing/cluster-credentials.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -29,17 +32,28 @@ import { removeGroups } from "./attempt.ts";
 import { deleteSnapshot, type DeleteSnapshotError } from "../snapshot/delete.ts";
 
 export type DeleteGroupSnapshotError = DeleteSnapshotError;
-type Needs = Ceph | Clusters | DriverSettings | Kms | Purge | Locks;
+type Needs = Ceph | Clusters | ClusterSecrets | DriverSettings | Kms | Purge | Locks;
+
+/** Who asks; without credentials where the request brings no secrets. */
+export type GroupDeleter = Omit<Requester, "credentials"> & { readonly credentials: Credentials | undefined };
 
 const { GROUPS } = journal;
 
+/**
+ * Without `credentials` of the request, it uses those that the administrator has given for the cluster: the object of a group
+ * snapshot that a person has made in Kubernetes names no secrets.
+ */
 export const deleteGroupSnapshot = Effect.fn("group.deleteGroupSnapshot")(function* (
   groupSnapshotId: string,
   snapshotIds: readonly string[],
-  requester: Requester,
+  { credentials: requestCredentials, secrets }: GroupDeleter,
 ): Effect.fn.Return<void, DeleteGroupSnapshotError, Needs> {
   const locks = yield* Locks;
-  const deleted = deleteLocked(groupSnapshotId, snapshotIds, requester);
+  const gone = (reason: string) => new GroupSnapshotNotFound({ groupSnapshotId, reason });
+  const found = stage("find credentials", credentialsFor(parseVolumeId(groupSnapshotId), requestCredentials, gone));
+  const deleted = Effect.flatMap(found, (credentials) =>
+    deleteLocked(groupSnapshotId, snapshotIds, { credentials, secrets }),
+  );
   yield* locks.with([LockKey.groupSnapshot(groupSnapshotId)], deleted).pipe(
     // CSI: the deletion of what does not exist succeeds.
     Effect.catchTag("GroupSnapshotNotFound", ({ message }) => Effect.logInfo(`nothing to delete: ${message}`)),

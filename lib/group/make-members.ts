@@ -134,10 +134,6 @@ const sourceFor = (spec: GroupSpec, { member, isEncrypted }: MemberImage) => {
   );
 };
 
-/** The size that a member is going to have. */
-export const sizeOf = (source: Source): bigint | undefined =>
-  source !== undefined && Result.isSuccess(source) ? source.success.image.sizeBytes : undefined;
-
 /** Makes the members that are missing; -> the sizes of all, in their order. */
 export const makeMembers = Effect.fnUntraced(function* (
   spec: GroupSpec,

@@ -11,7 +11,7 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { buildImage } from "../../container/build.ts";
 import { readInputs } from "../../container/inputs.ts";
-import { chartFolder, helm, type Tree } from "../chart/helm.ts";
+import { chartFolder, helm, over, type Tree } from "../chart/helm.ts";
 import { buildExecutable } from "../rig/build.ts";
 import { rig } from "../rig/cluster.ts";
 import type { ControlPlane } from "../rig/kubernetes/control-plane.ts";
@@ -57,7 +57,8 @@ const NO_PODS = {
   replicaCount: 0,
   healthPort: 0,
   httpMetrics: { enabled: false },
-  provisioner: NO_PORT,
+  // nor can a pod own the objects that tell capacity
+  provisioner: { args: { ...NO_PORT.args, capacityOwnerrefLevel: -1 } },
   resizer: NO_PORT,
   snapshotter: NO_PORT,
 };
@@ -107,7 +108,7 @@ export interface InstallOptions {
 
 export const installChart = async (options: InstallOptions): Promise<Installed> => {
   const { plane, kubectl, user } = options;
-  const values = { ...valuesFor(user, options.controller === "pods" ? PODS : NO_PODS), ...options.values };
+  const values = over(valuesFor(user, options.controller === "pods" ? PODS : NO_PODS), options.values);
   const target = [RELEASE, chartFolder, `--namespace=${NAMESPACE}`];
   const nodePlugin = async (): Promise<void> => {
     await kubectl("-n", NAMESPACE, "rollout", "status", DAEMON_SET, "--timeout=420s");
@@ -123,7 +124,7 @@ export const installChart = async (options: InstallOptions): Promise<Installed> 
       await Promise.all([controller.rolledOut(), nodePlugin()]);
     },
     upgrade: async (more) => {
-      await helm(["upgrade", ...target], { ...values, ...more }, plane.kubeconfig);
+      await helm(["upgrade", ...target], over(values, more), plane.kubeconfig);
       await Promise.all([controller.restart(), nodePlugin()]);
     },
     stopController: controller.stop,

@@ -56,7 +56,8 @@ const SNAPSHOT_CONTROLLER = "snapshot-controller";
 const startSnapshotController = async (dir: string, plane: ControlPlane): Promise<void> => {
   const programs = await sidecarFolder();
   await plane.kubectl(["apply", "-f", join(programs, "crd")]);
-  const command = [join(programs, SNAPSHOT_CONTROLLER), `--kubeconfig=${plane.kubeconfig}`];
+  const gates = "--feature-gates=CSIVolumeGroupSnapshot=true";
+  const command = [join(programs, SNAPSHOT_CONTROLLER), `--kubeconfig=${plane.kubeconfig}`, gates];
   startProcess(dir, SNAPSHOT_CONTROLLER, command);
 };
 

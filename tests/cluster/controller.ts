@@ -4,10 +4,11 @@
  *
  * Not in pods, because the node is emulated: there the driver takes two minutes to start (./controller-pods.ts).
  *
- * 1. Instead of a pod's folders they are told a kubeconfig, the socket's folder and the one of config.json.
+ * 1. Instead of a pod's folders they are told a kubeconfig, the socket's folder, the one of config.json and the one of
+ *    credentials.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { z } from "zod";
 import type { ControlPlane } from "../rig/kubernetes/control-plane.ts";
 import { endProcess, startProcess } from "../rig/kubernetes/processes.ts";
@@ -20,7 +21,14 @@ const Deployment = z.object({
     template: z.object({
       spec: z.object({
         serviceAccountName: z.string(),
-        containers: z.array(z.object({ name: z.string(), args: z.array(z.string()) })),
+        containers: z.array(
+          z.object({
+            name: z.string(),
+            args: z.array(z.string()),
+            volumeMounts: z.array(z.object({ name: z.string(), mountPath: z.string() })),
+          }),
+        ),
+        volumes: z.array(z.object({ name: z.string(), secret: z.object({ secretName: z.string() }).optional() })),
       }),
     }),
   }),
@@ -74,6 +82,27 @@ const writeConfig = async ({ dir, plane }: ControllerOptions): Promise<string> =
   return folder;
 };
 
+const Secret = z.object({ data: z.record(z.string(), z.base64()) });
+
+/** Writes the Secrets that the driver's container mounts, each into a folder that has the name of the one in the pod. */
+const writeSecrets = async (
+  { dir, plane }: ControllerOptions,
+  { containers, volumes }: Deployment["spec"]["template"]["spec"],
+): Promise<string> => {
+  const folder = join(dir, "secrets");
+  for (const { name, mountPath } of containers.find((each) => each.name === PLUGIN)?.volumeMounts ?? []) {
+    const secret = volumes.find((volume) => volume.name === name)?.secret;
+    if (secret === undefined) continue;
+    const into = join(folder, basename(mountPath));
+    mkdirSync(into, { recursive: true, mode: 0o700 });
+    const found = await plane.kubectl(["get", "secret", secret.secretName, "-n", NAMESPACE, "-o", "json"]);
+    for (const [key, value] of Object.entries(Secret.parse(JSON.parse(found)).data)) {
+      writeFileSync(join(into, key), Buffer.from(value, "base64"), { mode: 0o600 });
+    }
+  }
+  return folder;
+};
+
 const start = async (options: ControllerOptions): Promise<ReadonlyArray<string>> => {
   const { dir, plane, program } = options;
   const { metadata, spec } = await read(options);
@@ -82,11 +111,12 @@ const start = async (options: ControllerOptions): Promise<ReadonlyArray<string>>
   const env = variables(`${metadata.name}-0`);
   const access = `--kubeconfig=${await plane.serviceAccountKubeconfig(NAMESPACE, serviceAccountName)}`;
   const config = await writeConfig(options);
+  const folders = [`--config-dir=${config}`, `--secrets-dir=${await writeSecrets(options, spec.template.spec)}`];
   for (const { name, args } of containers) {
     const given = args.map((arg) => expand(arg, env).replace("unix:///csi/", `unix://${dir}/`));
     const command =
       name === PLUGIN
-        ? [program, ...given, access, `--config-dir=${config}`, `--ceph-conf=${join(dir, "no-ceph.conf")}`]
+        ? [program, ...given, access, ...folders, `--ceph-conf=${join(dir, "no-ceph.conf")}`]
         : [join(sidecars, name), ...given, access, `--leader-election-namespace=${NAMESPACE}`];
     startProcess(dir, name, command, { env });
   }

@@ -14,7 +14,7 @@ export const images = async ({ ceph }: Pick<Cluster, "ceph">): Promise<ReadonlyA
   lines(await ceph("rbd", "ls", POOL));
 
 const inKubernetes = async ({ kubectl }: Cluster): Promise<ReadonlyArray<string>> =>
-  lines(await kubectl("get", "pv,volumeattachments,volumesnapshotcontents", "-o", "name"));
+  lines(await kubectl("get", "pv,volumeattachments,volumesnapshotcontents,volumegroupsnapshotcontents", "-o", "name"));
 
 /** The directories of names, which stay, are objects of the journal, too; each UUID has an object of its own. */
 const DIRECTORIES = ["csi.volumes.default", "csi.snaps.default", "csi.groups.default"];
@@ -22,7 +22,8 @@ const DIRECTORIES = ["csi.volumes.default", "csi.snaps.default", "csi.groups.def
 const inCeph = async (cluster: Cluster): Promise<ReadonlyArray<string>> => {
   const trash = await cluster.ceph("rbd", "trash", "ls", "--all", POOL);
   const journal = lines(await cluster.ceph("rados", "-p", POOL, "ls")).filter((name) => name.startsWith("csi."));
-  const found = [...(await images(cluster)), ...lines(trash)];
+  const groups = await cluster.ceph("rbd", "group", "ls", POOL);
+  const found = [...(await images(cluster)), ...lines(trash), ...lines(groups)];
   for (const name of journal) {
     const directory = DIRECTORIES.includes(name);
     if (directory) found.push(...lines(await cluster.ceph("rados", "-p", POOL, "listomapkeys", name)));

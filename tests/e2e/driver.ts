@@ -1,10 +1,36 @@
 /**
- * The driver as Kubernetes' end-to-end suite is told of it: what it can do, and from which classes the suite makes its own.
+ * The driver as Kubernetes' end-to-end suite is told of it: what it can do with which values of the chart, and from which
+ * classes the suite makes its own.
  * The suite's words are those of test/e2e/storage/external and test/e2e/storage/framework in Kubernetes' module.
  *
- * Not here: the StorageClass and the VolumeSnapshotClass, which the chart makes (tests/cluster/chart.ts).
+ * Not here: the values that any cluster of the tests has (tests/cluster/chart.ts).
  */
-import { CLASS, DRIVER } from "../cluster/objects.ts";
+import { CLASS, CLUSTER_ID, DRIVER, POOL } from "../cluster/objects.ts";
+import { ZONE, ZONE_LABEL } from "../rig/kubernetes/node.ts";
+
+/** The values with which the chart serves what its defaults leave off: topology, capacity and group snapshots. */
+export const VALUES = {
+  topology: { domainLabels: [ZONE_LABEL] },
+  storageClass: {
+    topologyConstrainedPools: [{ poolName: POOL, domainSegments: [{ domainLabel: "zone", value: ZONE }] }],
+  },
+  CSIDriver: { storageCapacity: true },
+  clusterCredentials: [{ clusterID: CLUSTER_ID, secretName: CLASS }],
+  provisioner: {
+    // the scheduler asks for capacity only where a claim waits for its pod, but the suite's class binds at once
+    provisioner: { args: { capacityForImmediateBinding: true } },
+    snapshotter: { args: { enableVolumeGroupSnapshots: true } },
+  },
+  volumeGroupSnapshotClass: {
+    create: true,
+    name: CLASS,
+    clusterID: CLUSTER_ID,
+    pool: POOL,
+    groupSnapshotterSecret: CLASS,
+  },
+  // the node is emulated: beside specs it may answer a probe too late, which would end the node plugin in the middle of one
+  nodeplugin: { healthPort: 0 },
+};
 
 /** The VolumeAttributesClass that specs modify volumes with: limits which no spec reaches. */
 export const ATTRIBUTES_CLASS = "e2e";
@@ -19,8 +45,8 @@ const CAPABILITIES = {
   volumeMountGroup: false,
   snapshotDataSource: true,
   pvcDataSource: true,
-  // served, but the cluster has not what the suite needs for them: see LEFT_OUT
   groupSnapshot: true,
+  // served, but no spec of it can be run: ./specs.ts, UNFIT
   snapshotMetadata: true,
   controllerExpansion: true,
   nodeExpansion: true,
@@ -35,10 +61,9 @@ const CAPABILITIES = {
   capReadOnlyMany: true,
   singleNodeVolume: false,
   seLinuxMount: true,
-  // the chart publishes it where its value CSIDriver.storageCapacity says so
-  capacity: false,
-  // the chart's default names no labels of nodes, and a node has no limit of volumes
-  topology: false,
+  capacity: true,
+  topology: true,
+  // NodeGetInfo tells no limit, as ceph-csi's tells none
   volumeLimits: false,
 } as const;
 
@@ -48,10 +73,12 @@ const setOf = (...names: ReadonlyArray<string>) => Object.fromEntries(names.map(
 export const DEFINITION = {
   StorageClass: { FromExistingClassName: CLASS },
   SnapshotClass: { FromExistingClassName: CLASS },
+  GroupSnapshotClass: { FromExistingClassName: CLASS },
   VolumeAttributesClass: { FromExistingClassName: ATTRIBUTES_CLASS },
   DriverInfo: {
     Name: DRIVER,
     Capabilities: CAPABILITIES,
+    TopologyKeys: [`topology.${DRIVER}/zone`],
     SupportedFsType: setOf("", "ext3", "ext4", "xfs"),
     SupportedMountOption: setOf("noatime", "nodiratime"),
     // one range for all: an image may be smaller, but xfs takes 300 MiB

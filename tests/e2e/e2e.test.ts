@@ -46,7 +46,9 @@ describe("the specs of a report", () => {
     ["Slow", "slow"],
     ["Disruptive", "disruptive"],
     ["Feature:Windows", "the feature Windows"],
+    ["Feature:snapshotmetadata", "the namespace of a driver that the suite itself has installed"],
     ["Feature:VolumeSnapshotDataSource", undefined],
+    ["Feature:volumegroupsnapshot", undefined],
     ["Serial", undefined],
   ])("with the label %s: left out, because %s", (label, reason) => {
     const found = leftOut({ text: TEXT, labels: [label] });

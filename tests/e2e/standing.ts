@@ -13,7 +13,7 @@ import { attributesClass } from "../cluster/objects.ts";
 import { startCeph } from "../rig/ceph.ts";
 import { makeImage } from "../rig/kubernetes/image.ts";
 import { kubeProgram } from "../rig/kubernetes/program.ts";
-import { ATTRIBUTES, ATTRIBUTES_CLASS } from "./driver.ts";
+import { ATTRIBUTES, ATTRIBUTES_CLASS, VALUES } from "./driver.ts";
 import { driverCommit } from "./results.ts";
 
 /** The images that specs name, with the tags of this release of Kubernetes (test/utils/image/manifest.go). */
@@ -30,9 +30,6 @@ const makeImages = async (dir: string, agnhost: string): Promise<ReadonlyArray<s
   await makeImage(archives[1], [BUSYBOX, NGINX], { command: ["sh"] });
   return archives;
 };
-
-/** The node is emulated: beside specs it may answer a probe too late, which would end the node plugin in the middle of one. */
-const NO_PROBES = { nodeplugin: { healthPort: 0 } };
 
 const Facts = z.object({
   kubeconfig: z.string(),
@@ -63,7 +60,7 @@ export const startStanding = async (dir: string, agnhost: string, say: (line: st
   const images = await makeImages(dir, agnhost);
   const ceph = await startCeph({ dir: join(dir, "ceph"), paxosInterval: 0.05 });
   process.env["CSI_RBD_RIG"] = ceph.rigFile;
-  const cluster: Cluster = await startCluster(join(dir, "cluster"), say, { images, values: NO_PROBES }).catch(
+  const cluster: Cluster = await startCluster(join(dir, "cluster"), say, { images, values: VALUES }).catch(
     async (error: unknown) => {
       await ceph.stop();
       throw error;

@@ -79,10 +79,11 @@ export const document = (rows: ReadonlyArray<Row>, { kubernetes, all, leftOut }:
   return `# Conformance
 
 \`npm run e2e\` runs the end-to-end suite that Kubernetes ${kubernetes} has for CSI drivers (\`External Storage\`), with the chart of
-this checkout, on a Kubernetes of one node with a real Ceph. The node is a virtual machine and emulated, so times are not
-those of a machine. \`npm run e2e -- --table\` writes this file: each row is a spec's newest run, and the commit is the last one
-that changed the driver or its chart, as it was on the machine of the run. A commit that this history does not have reached it
-together with others, as the next one of that day or later.
+this checkout and [values for topology, capacity and group snapshots](../tests/e2e/driver.ts), on a Kubernetes of one node
+with a real Ceph. The node is a virtual machine and emulated, so times are not those of a machine. \`npm run e2e -- --table\`
+writes this file: each row is a spec's newest run, and the commit is the last one that changed the driver or its chart, as it
+was on the machine of the run. A commit that this history does not have reached it together with others, as the next one of
+that day or later.
 
 The suite has ${all} specs for [what it is told of the driver](../tests/e2e/driver.ts). ${without} are not run:
 

@@ -114,6 +114,19 @@ export const dropVolumes = async (driver: Driver, ids: readonly string[]): Promi
 export const imageOf = (volumeId: string): string => `csi-vol-${uuidOf(volumeId)}`;
 export const holderOf = (snapshotId: string): string => `csi-snap-${uuidOf(snapshotId)}`;
 
+const OBJECT = "csi.volume.group.";
+
+/** The ID of the only group snapshot whose entry is in the pool `rbd`; absent: there is none. */
+export const groupNow = (cluster: MemoryCluster): string | undefined => {
+  // an entry is there when its name is free already
+  const object = [...objectsOf(cluster).keys()].find((name) => name.startsWith(OBJECT));
+  return object && `0001-0004-east-0000000000000002-${object.slice(OBJECT.length)}`;
+};
+
+/** Whether its point in time is recorded. */
+export const isTaken = (cluster: MemoryCluster): boolean =>
+  [...objectsOf(cluster)].some(([name, omap]) => name.startsWith(OBJECT) && omap.has("csi.creationtime"));
+
 /** The image of a member that may have been made anew, as the journal has it. */
 export const holderNow = (cluster: MemoryCluster, snapshotId: string): string =>
   objectsOf(cluster)

@@ -23,6 +23,10 @@ export { BUSYBOX } from "./image.ts";
 import { kubeProgram } from "./program.ts";
 
 export const NODE = "node1";
+/** The zone that its label names. */
+export const ZONE = "zone1";
+/** The label. */
+export const ZONE_LABEL = "topology.kubernetes.io/zone";
 
 const packages = ["containerd", "runc", "containernetworking-plugins"] as const;
 
@@ -126,7 +130,7 @@ containerd --config ${OUT}/containerd.toml >> ${OUT}/containerd.log 2>&1 &
 until [ -e /run/containerd/containerd.sock ]; do sleep 0.1; done
 while true; do
   ${kube} kubelet --config=${OUT}/kubelet.json --kubeconfig=${OUT}/kubeconfig \\
-    --hostname-override=${NODE} --node-ip=10.0.2.15 >> ${OUT}/kubelet.log 2>&1 &
+    --hostname-override=${NODE} --node-ip=10.0.2.15 --node-labels=${ZONE_LABEL}=${ZONE} >> ${OUT}/kubelet.log 2>&1 &
   echo $! > /run/kubelet.pid
   wait $!
 done &

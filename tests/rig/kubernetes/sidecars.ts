@@ -37,13 +37,19 @@ const SIDECARS = {
 export type Sidecar = keyof typeof SIDECARS;
 export const sidecarNames = Object.keys(SIDECARS) as ReadonlyArray<Sidecar>;
 
+/** API groups whose definitions are copied: snapshots, and groups of them. */
+const GROUPS = ["snapshot.storage.k8s.io", "groupsnapshot.storage.k8s.io"] as const;
+
 const packages = Object.entries(SIDECARS).map(([program, [module]]) => `${HOME}/${module}/cmd/${program}`);
 const client = `${HOME}/external-snapshotter/client/v8`;
 
-/** Another set of versions is another folder. */
+/** Another set of versions or definitions is another folder. */
 const folderOf = (): string => {
-  const versions = createHash("sha256").update(JSON.stringify(SIDECARS)).digest("hex").slice(0, 12);
-  return join(cacheFolder("bin"), `sidecars-${versions}`);
+  const content = createHash("sha256")
+    .update(JSON.stringify([SIDECARS, GROUPS]))
+    .digest("hex")
+    .slice(0, 12);
+  return join(cacheFolder("bin"), `sidecars-${content}`);
 };
 
 /** Why they cannot be had here; undefined where they can. */
@@ -56,7 +62,7 @@ const copyDefinitions = async (go: Go, source: string, into: string): Promise<vo
   const crds = join(dir, "config", "crd");
   mkdirSync(into);
   for (const name of readdirSync(crds)) {
-    if (name.startsWith("snapshot.storage.k8s.io_")) cpSync(join(crds, name), join(into, name));
+    if (GROUPS.some((group) => name.startsWith(`${group}_`))) cpSync(join(crds, name), join(into, name));
   }
 };
 

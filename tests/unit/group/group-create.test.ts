@@ -1,6 +1,7 @@
 /** CreateVolumeGroupSnapshot and GetVolumeGroupSnapshot: one point in time, the layout, and what is refused. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import { AccessDenied } from "../../../lib/ceph/errors.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { GroupControllerServiceCapability_RPC_Type as Offered } from "../../../lib/gen/csi_pb.ts";
@@ -18,6 +19,8 @@ import {
   halfMadeGroup,
   holderOf,
   imageOf,
+  groupNow,
+  isTaken,
   read,
   readyGroup,
   restored,
@@ -126,7 +129,7 @@ describe("CreateVolumeGroupSnapshot", () => {
     }
   });
 
-  test("CreateVolumeGroupSnapshot answers when the point in time is safe, and a retry waits for the members", async () => {
+  test("CreateVolumeGroupSnapshot answers when every member is ready, and a retry waits for them, too", async () => {
     const cluster = aCluster();
     const { promise: held, resolve: release } = Promise.withResolvers<void>();
     const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
@@ -139,22 +142,40 @@ describe("CreateVolumeGroupSnapshot", () => {
     );
     await using driver = aDriver(cluster, { ceph });
     const ids = await twoVolumes(driver, cluster);
-    const { groupSnapshot: early } = await driver.createGroup(grouping(ids));
-    expect(early.readyToUse).toBe(false);
-    expect(early.snapshots.map(({ readyToUse, sizeBytes }) => [readyToUse, sizeBytes])).toEqual([
-      [false, GIB],
-      [false, GIB],
-    ]);
-    const { groupSnapshot: now } = await driver.getGroup(asking(early.groupSnapshotId));
-    expect(now.readyToUse).toBe(false);
-    const retry = driver.createGroup(grouping(ids));
+    const first = driver.createGroup(grouping(ids));
+    await eventually(() => isTaken(cluster), "the point in time");
+    const groupSnapshotId = groupNow(cluster) ?? "";
+    expect((await driver.getGroup(asking(groupSnapshotId))).groupSnapshot.readyToUse).toBe(false);
+    const second = driver.createGroup(grouping(ids));
     release();
-    const { groupSnapshot: ready } = await retry;
-    const asReady = early.snapshots.map((snapshot) => ({ ...snapshot, readyToUse: true }));
-    expect(ready).toEqual({ ...early, readyToUse: true, snapshots: asReady });
-    expect(await readyGroup(driver, grouping(ids))).toEqual(ready);
+    const { groupSnapshot: ready } = await first;
+    expect(ready).toMatchObject({ groupSnapshotId, readyToUse: true });
+    expect(ready.snapshots.map(({ readyToUse, sizeBytes }) => [readyToUse, sizeBytes])).toEqual([
+      [true, GIB],
+      [true, GIB],
+    ]);
+    expect((await second).groupSnapshot).toEqual(ready);
     const byId = ready.snapshots.toSorted((x, y) => (x.snapshotId < y.snapshotId ? -1 : 1));
-    expect((await driver.getGroup(asking(early.groupSnapshotId))).groupSnapshot).toEqual({ ...ready, snapshots: byId });
+    expect((await driver.getGroup(asking(groupSnapshotId))).groupSnapshot).toEqual({
+      ...ready,
+      snapshots: byId,
+    });
+  });
+
+  test("A failure after the point in time is ABORTED, so that the caller comes back, and the retry goes on with it", async () => {
+    const cluster = aCluster();
+    let denied = true;
+    const refusal = new AccessDenied({ op: "rbd_clone", subject: "rbd", user: "x" });
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "imageClone" && denied ? Effect.fail(refusal) : act,
+    );
+    await using driver = aDriver(cluster, { ceph });
+    const ids = await twoVolumes(driver, cluster);
+    const failure = await failureOf(driver.createGroup(grouping(ids)));
+    expect(failure).toMatchObject({ code: "ABORTED", message: expect.stringContaining(refusal.message) });
+    const { creationTime } = (await driver.getGroup(asking(groupNow(cluster) ?? ""))).groupSnapshot;
+    denied = false;
+    expect((await driver.createGroup(grouping(ids))).groupSnapshot).toMatchObject({ creationTime, readyToUse: true });
   });
 
   test("a later driver answers with the same group snapshot for the same volumes in another order", async () => {

@@ -13,8 +13,10 @@ import {
   grouping,
   HALF_MADE_GROUP,
   halfMadeGroup,
+  groupNow,
   holderOf,
   imageOf,
+  isTaken,
   read,
   readyGroup,
   restored,
@@ -22,6 +24,7 @@ import {
   ungrouping,
 } from "../../support/group-world.ts";
 import { aCluster, codeOf, eventually, failureOf, poolDump, seed, uuidOf, SECRETS } from "../../support/world.ts";
+import { LISTING } from "../../support/listing-world.ts";
 import { PARAMETERS, POOL, snapshotDeletion } from "../../support/copies-world.ts";
 
 const emptyTrash = (cluster: MemoryCluster) =>
@@ -101,7 +104,7 @@ describe("DeleteVolumeGroupSnapshot", () => {
       expect(failure).toMatchObject({ code: "INVALID_ARGUMENT", message: expect.stringContaining("snapshot_ids") });
     }
     expect(await codeOf(driver.deleteGroup(ungrouping("")))).toBe("INVALID_ARGUMENT");
-    expect(await codeOf(driver.deleteGroup(ungrouping(id, { secrets: {} })))).toBe("INVALID_ARGUMENT");
+    expect(await codeOf(driver.deleteGroup(ungrouping(id, { secrets: {} })))).toBe("FAILED_PRECONDITION");
     expect(cluster.dump()).toEqual(there);
   });
 
@@ -181,6 +184,15 @@ describe("DeleteVolumeGroupSnapshot", () => {
     expect(cluster.dump()).toEqual(before);
   });
 
+  test("DeleteVolumeGroupSnapshot uses the administrator's credentials where the request has none", async () => {
+    const { cluster, driver: first, id } = await aGroup();
+    await first[Symbol.asyncDispose]();
+    await using driver = aDriver(cluster, LISTING);
+    await driver.deleteGroup(ungrouping(id, { secrets: {} }));
+    expect(await codeOf(driver.getGroup(asking(id)))).toBe("NOT_FOUND");
+    expect(poolDump(cluster).objects[DIRECTORY]).toEqual({});
+  });
+
   test("DeleteVolumeGroupSnapshot waits for the group snapshot that is being made", async () => {
     const cluster = aCluster();
     const { promise: held, resolve: release } = Promise.withResolvers<void>();
@@ -196,9 +208,11 @@ describe("DeleteVolumeGroupSnapshot", () => {
     seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
     const ids = await twoVolumes(driver, cluster);
     const before = cluster.dump();
-    const { groupSnapshot } = await driver.createGroup(grouping(ids));
-    const deletion = driver.deleteGroup(ungrouping(groupSnapshot.groupSnapshotId));
+    const creation = driver.createGroup(grouping(ids));
+    await eventually(() => isTaken(cluster), "the point in time");
+    const deletion = driver.deleteGroup(ungrouping(groupNow(cluster) ?? ""));
     release();
+    expect((await creation).groupSnapshot.readyToUse).toBe(true);
     await deletion;
     await emptyTrash(cluster);
     expect(cluster.dump()).toEqual(before);

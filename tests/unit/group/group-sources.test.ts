@@ -1,13 +1,15 @@
-/** Group snapshots that were answered, and their volumes: which may be deleted when, and what becomes of a group without one. */
+/** Group snapshots whose point in time is recorded, and their volumes: which may be deleted when, and what becomes of a group without one. */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import {
+  asking,
   BLOCK,
   DIRECTORY,
   dropVolumes,
   grouping,
+  groupNow,
   holderNow,
   imageOf,
   read,
@@ -20,25 +22,26 @@ import { aDriver } from "../../support/one-world.ts";
 import { aCluster, codeOf, deletion, eventually, failureOf, poolDump, SECRETS, seed } from "../../support/world.ts";
 
 /** Two volumes, and a group snapshot of them by a driver that died before it made a member. */
-const anAnsweredGroup = async (cluster: MemoryCluster) => {
+const aTakenGroup = async (cluster: MemoryCluster) => {
   seed(cluster, { [DIRECTORY]: {}, "csi.snaps.default": {} });
   const dying = intercepted(cephMemoryService(cluster), ({ method }, act) =>
     method === "imageClone" ? Effect.die("the driver died") : act,
   );
   await using driver = aDriver(cluster, { ceph: dying });
   const ids = await twoVolumes(driver, cluster);
-  const { groupSnapshot } = await driver.createGroup(grouping(ids));
+  await driver.createGroup(grouping(ids)).catch(() => undefined);
+  const { groupSnapshot } = await driver.getGroup(asking(groupNow(cluster) ?? ""));
   const data = ids.map((id) => read(cluster, imageOf(id)));
   for (const id of ids) cluster.image("rbd", imageOf(id)).write(0n, BLOCK);
   expect(groupSnapshot.readyToUse).toBe(false);
-  return { ids, data, answered: groupSnapshot };
+  return { ids, data, taken: groupSnapshot };
 };
 
 describe("a volume of a group snapshot", () => {
   for (const trashesMembers of [true, false]) {
     test(`DeleteVolume refuses it until its member is made, where Ceph ${trashesMembers ? "would move it to the trash" : "refuses, too"}`, async () => {
       const cluster = aCluster({ trashesMembers });
-      const { ids, data, answered } = await anAnsweredGroup(cluster);
+      const { ids, data, taken } = await aTakenGroup(cluster);
       await using driver = aDriver(cluster);
       const before = cluster.dump();
       for (const id of ids) {
@@ -50,7 +53,7 @@ describe("a volume of a group snapshot", () => {
       }
       expect(cluster.dump()).toEqual(before);
       const group = await readyGroup(driver, grouping(ids));
-      expect(group).toMatchObject({ creationTime: answered.creationTime, groupSnapshotId: answered.groupSnapshotId });
+      expect(group).toMatchObject({ creationTime: taken.creationTime, groupSnapshotId: taken.groupSnapshotId });
       await dropVolumes(driver, ids);
       // the group snapshot is there without its volumes
       expect(await readyGroup(driver, grouping(ids))).toEqual(group);
@@ -70,7 +73,7 @@ describe("a volume of a group snapshot", () => {
 
   test("A call without one of its volumes makes the other members, says which volume is gone, and goes on when it is back", async () => {
     const cluster = aCluster();
-    const { ids, data, answered } = await anAnsweredGroup(cluster);
+    const { ids, data, taken } = await aTakenGroup(cluster);
     const [gone, there] = ids;
     await using driver = aDriver(cluster);
     const images = cluster.namespace("rbd", "")?.images;
@@ -81,13 +84,13 @@ describe("a volume of a group snapshot", () => {
       const message = expect.stringMatching(new RegExp(`volume ${gone} is gone.*rbd trash restore`));
       expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message });
     }
-    const made = answered.snapshots.find(({ sourceVolumeId }) => sourceVolumeId === there)?.snapshotId ?? "";
+    const made = taken.snapshots.find(({ sourceVolumeId }) => sourceVolumeId === there)?.snapshotId ?? "";
     const { snapshot } = await driver.getSnapshot({ snapshotId: made, secrets: SECRETS });
     expect(snapshot.readyToUse).toBe(true);
     await dropVolumes(driver, [there]).catch(() => undefined);
     images?.set(imageOf(gone), image);
     const { groupSnapshotId, creationTime, snapshots } = await readyGroup(driver, grouping(ids));
-    expect([groupSnapshotId, creationTime]).toEqual([answered.groupSnapshotId, answered.creationTime]);
+    expect([groupSnapshotId, creationTime]).toEqual([taken.groupSnapshotId, taken.creationTime]);
     const seen = snapshots.map(({ snapshotId }) => read(cluster, holderNow(cluster, snapshotId)));
     expect(seen).toEqual(data);
   });
