@@ -199,7 +199,8 @@ const recoverEarlierAttempt = Effect.fnUntraced(function* (
   }
   const image = yield* statusIfThere(pool, imageName);
   if (image !== undefined) return { reservation, image };
-  yield* finishRemoval(pool, imageName, attributes.imageId);
+  // a person may have put it into the trash, and want it back
+  yield* finishRemoval(pool, imageName, attributes.imageId, { onlyMarked: true });
   yield* journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName });
   return undefined;
 });

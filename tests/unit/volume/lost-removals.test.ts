@@ -7,7 +7,17 @@ import * as Effect from "effect/Effect";
 import { DRIVERS_MARKS } from "../../../lib/ceph/rbd.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
-import { aVolume, byHand, cloneOf, imageOf, POOL, THROUGH } from "../../support/copies-world.ts";
+import {
+  aVolume,
+  byHand,
+  cloneOf,
+  holderOf,
+  imageOf,
+  POOL,
+  readySnapshot,
+  snapshotOf,
+  THROUGH,
+} from "../../support/copies-world.ts";
 import { aDriver } from "../../support/one-world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
 import {
@@ -106,6 +116,21 @@ test("A repeated CreateVolume leaves the image in the trash where a person put i
   cluster.runManager();
   expect(trashIn(cluster)).toEqual([id]);
   expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(second)]);
+});
+
+test("A repeated CreateSnapshot leaves the image in the trash where a person put it, and makes a new snapshot", async () => {
+  const cluster = aCluster();
+  const time = virtualTime();
+  await using driver = aDriver(cluster, { time });
+  const volume = await time.until(aVolume(driver, cluster));
+  const first = (await time.until(readySnapshot(driver, snapshotOf(volume)))).snapshotId;
+  const { id } = cluster.image("rbd", holderOf(first));
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, holderOf(first)));
+  const second = (await time.until(readySnapshot(driver, snapshotOf(volume)))).snapshotId;
+  expect(second).not.toBe(first);
+  await time.pass("2 minutes");
+  cluster.runManager();
+  expect(trashIn(cluster)).toEqual([id]);
 });
 
 test("A repeated CreateVolume finishes the removal that a driver had begun", async () => {
