@@ -24,8 +24,9 @@ export const tempImage = (imageName: string): string => imageName + TEMP_SUFFIX;
 export const removeTemp = (
   pool: PoolRef,
   imageName: string,
+  mirrorDaemons = 0,
 ): Effect.Effect<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> =>
-  removeImages([{ pool, imageName: tempImage(imageName), snapshots: [imageName] }], 0);
+  removeImages([{ pool, imageName: tempImage(imageName), snapshots: [imageName] }], mirrorDaemons);
 
 /**
  * Removes the image in between of a volume that does not read from it any more because it was flattened: that image only

@@ -208,6 +208,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   imageName: string,
   takeOver: Effect.Effect<unknown, CephError, Rados | Rbd>,
   snapshots: readonly string[] = [],
+  mirrorDaemons = 0,
 ): Effect.fn.Return<void, CephError | Precondition, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
@@ -217,7 +218,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
     return yield* failure._tag === "ParentLost" ? discardLost(pool, imageName, takeOver, failure) : failure;
   }
   const image = looked.success;
-  yield* proveUnused(pool, imageName, image, { mirrorDaemons: 0 });
+  yield* proveUnused(pool, imageName, image, { mirrorDaemons });
   if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
     return yield* new Precondition({
       subject: `image ${imageLabel(pool, imageName)}`,
@@ -256,9 +257,14 @@ export const clearUnfinished = (
   imageName: string,
   takeOver: Effect.Effect<unknown, CephError, Rados | Rbd>,
   snapshots: readonly string[] = [],
+  mirrorDaemons = 0,
 ): Effect.Effect<void, CephError | NotReadyYet | Precondition, Purge | Rados | Rbd> =>
-  Effect.catchTag(discardUnfinished(pool, imageName, takeOver, snapshots), "Busy", ({ op, watchers }) => {
-    const subject = `image ${imageLabel(pool, imageName)}`;
-    const problem = `is half made and still open (${watchers?.join(", ") ?? op}). The client that has it open has probably crashed`;
-    return Effect.fail(new NotReadyYet({ subject, problem, remedy: "Ceph drops it within about 30 s; retry then" }));
-  });
+  Effect.catchTag(
+    discardUnfinished(pool, imageName, takeOver, snapshots, mirrorDaemons),
+    "Busy",
+    ({ op, watchers }) => {
+      const subject = `image ${imageLabel(pool, imageName)}`;
+      const problem = `is half made and still open (${watchers?.join(", ") ?? op}). The client that has it open has probably crashed`;
+      return Effect.fail(new NotReadyYet({ subject, problem, remedy: "Ceph drops it within about 30 s; retry then" }));
+    },
+  );

@@ -449,11 +449,17 @@ export const storeImageId = (
   imageId: string,
   { maker = "" }: Pick<Seen, "maker">,
 ): Effect.Effect<void, CephError, Rados> =>
-  writeEntry(kind, pool, uuid, {
-    compare: { [FIELDS.imageId]: "", [FIELDS.maker]: maker },
-    set: { [FIELDS.imageId]: imageId },
-    ...(maker !== "" && { remove: [FIELDS.maker] }),
-  });
+  maker === GIVEN_UP
+    ? givenUp(kind, uuid)
+    : writeEntry(kind, pool, uuid, {
+        compare: { [FIELDS.imageId]: "", [FIELDS.maker]: maker },
+        set: { [FIELDS.imageId]: imageId },
+        ...(maker !== "" && { remove: [FIELDS.maker] }),
+      });
+
+/** Whoever gave it up may be undoing it: nobody goes on with it. */
+const givenUp = (kind: Kind, uuid: string): Effect.Effect<never, CephError> =>
+  Effect.fail(new Raced({ op: "rados_omap_set", subject: uuidObject(kind, uuid) }));
 
 /**
  * Takes over the making of an image, before what another call may have made of it is removed: nobody else records it as
@@ -466,6 +472,7 @@ export const takeOver = (
   { imageId = "", maker = "" }: Seen,
 ): Effect.Effect<string, CephError, Rados> =>
   Effect.suspend(() => {
+    if (maker === GIVEN_UP) return givenUp(kind, uuid);
     const next = crypto.randomUUID();
     const taken = writeEntry(kind, pool, uuid, {
       compare: { [FIELDS.imageId]: imageId, [FIELDS.maker]: maker },
@@ -495,6 +502,14 @@ export const giveUp = (
     Effect.flatMap(Rados, (rados) => rados.omapWrite(pool, uuidObject(kind, uuid), unwritten)),
   );
 };
+
+/** Lets others go on with what was given up. -> the new maker. `Raced` if somebody has finished the undo. */
+export const release = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<string, CephError, Rados> =>
+  Effect.suspend(() => {
+    const next = crypto.randomUUID();
+    const change = { compare: { [FIELDS.imageId]: "", [FIELDS.maker]: GIVEN_UP }, set: { [FIELDS.maker]: next } };
+    return Effect.as(writeEntry(kind, pool, uuid, change), next);
+  });
 
 /** The parts of a reservation that freeing it needs. */
 export interface ReservedName {

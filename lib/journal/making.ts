@@ -7,26 +7,48 @@
  * 1. Nobody removes an image that somebody has called complete, and nobody calls an image complete that somebody else is
  *    about to remove: each is one compare-and-set on the journal entry.
  * 2. Whoever goes on with what another call has begun takes it over first. From then on that other one undoes nothing.
- * 3. Whoever undoes what it has made, or frees a name, gives up the making first. Then nobody goes on with it, and whoever finds it
- *    finishes the undo.
+ * 3. Whoever undoes what it has made, or frees a name, gives up the making first. Then nobody goes on with it, nor takes it
+ *    over, and whoever finds it finishes the undo.
  * 4. What somebody makes who was overtaken goes when it is of no use: the entry is gone, or has another image.
  */
 import * as Effect from "effect/Effect";
 import * as Ref from "effect/Ref";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
-import { type Attributes, GIVEN_UP, giveUp, type Kind, readAttributes, storeImageId, takeOver } from "./journal.ts";
+import {
+  type Attributes,
+  GIVEN_UP,
+  giveUp,
+  type Kind,
+  readAttributes,
+  storeImageId,
+  takeOver,
+  release,
+  uuidObject,
+} from "./journal.ts";
 
 export interface Making {
   /**
-   * Comes before what is half made is removed. `Raced` if another driver has completed the image, or has taken it over;
-   * `ObjectNotFound` if the journal has no entry of it.
+   * Comes before what is half made is removed. `Raced` if another driver has completed the image, or has taken it over, or
+   * if it is given up; `ObjectNotFound` if the journal has no entry of it.
    */
   readonly takeOver: Effect.Effect<void, CephError, Rados>;
-  /** Records the image as complete, by its ID. `Raced` if another driver has taken it over. */
+  /** Records the image as complete, by its ID. `Raced` as in `takeOver`. */
   readonly complete: (imageId: string) => Effect.Effect<void, CephError, Rados>;
+  /** Fails as `Raced` if another driver has taken it over, or has deleted what it was for. */
+  readonly proveOwn: Effect.Effect<void, CephError, Rados>;
   /** Comes before what was made is undone, and the name freed. `Raced` and `ObjectNotFound` as in `takeOver`. */
   readonly giveUp: Effect.Effect<void, CephError, Rados>;
+  /** Lets others go on with what was given up, once nothing of it is left. */
+  readonly release: Effect.Effect<void, CephError, Rados>;
+  /**
+   * Undoes what this call has made: gives it up, does `body`, and lets others go on if an earlier call has reserved the name. What that
+   * one asked of Ceph may still come, so its UUID stays in use. `overtaken` comes before the failure as `Raced`.
+   */
+  readonly undo: <E, R, E2 = never, R2 = never>(
+    body: Effect.Effect<unknown, E, R>,
+    overtaken?: Effect.Effect<unknown, E2, R2>,
+  ) => Effect.Effect<void, CephError | E | E2, Rados | R | R2>;
 }
 
 /** `attributes`: as they were seen, without an image ID. `isNew`: they are of this call, and may not be written yet. */
@@ -37,18 +59,41 @@ export const makingOf = (
   attributes: Pick<Attributes, "maker">,
   isNew = false,
 ): Effect.Effect<Making> =>
-  Effect.map(Ref.make(attributes.maker), (maker) => ({
-    takeOver: Effect.flatMap(Ref.get(maker), (now) =>
-      takeOver(kind, pool, uuid, { imageId: undefined, maker: now }),
-    ).pipe(Effect.flatMap((next) => Ref.set(maker, next))),
-    complete: (imageId) =>
-      Effect.flatMap(Ref.get(maker), (now) => storeImageId(kind, pool, uuid, imageId, { maker: now })),
-    giveUp: Effect.flatMap(Ref.get(maker), (now) =>
+  Effect.map(Ref.make(attributes.maker), (maker) => {
+    const giveUpNow = Effect.flatMap(Ref.get(maker), (now) =>
       now === GIVEN_UP
         ? Effect.void
         : Effect.andThen(giveUp(kind, pool, uuid, { maker: now }, isNew), Ref.set(maker, GIVEN_UP)),
-    ),
-  }));
+    );
+    const releaseNow = release(kind, pool, uuid).pipe(
+      Effect.flatMap((next) => Ref.set(maker, next)),
+      // another driver has finished the undo
+      Effect.catchTag(["Raced", "ObjectNotFound"], () => Effect.void),
+    );
+    return {
+      takeOver: Effect.flatMap(Ref.get(maker), (now) =>
+        takeOver(kind, pool, uuid, { imageId: undefined, maker: now }),
+      ).pipe(Effect.flatMap((next) => Ref.set(maker, next))),
+      complete: (imageId) =>
+        Effect.flatMap(Ref.get(maker), (now) => storeImageId(kind, pool, uuid, imageId, { maker: now })),
+      proveOwn: Effect.gen(function* () {
+        const [now, own] = [yield* readAttributes(kind, pool, uuid), yield* Ref.get(maker)];
+        if (now === undefined || now.maker !== own) {
+          return yield* new Raced({ op: "rados_omap_get", subject: uuidObject(kind, uuid) });
+        }
+      }),
+      giveUp: giveUpNow,
+      release: releaseNow,
+      undo: (body, overtaken) =>
+        giveUpNow.pipe(
+          Effect.tapErrorTag("Raced", () => overtaken ?? Effect.void),
+          // the entry is gone, and with it whoever could go on
+          Effect.catchTag("ObjectNotFound", () => Effect.void),
+          Effect.andThen(body),
+          Effect.andThen(isNew ? Effect.void : releaseNow),
+        ),
+    };
+  });
 
 /**
  * Takes over what an earlier call has begun -> the attributes as they are then. `Raced` if another driver was faster. What has no attributes
@@ -68,21 +113,22 @@ export const takenOver = (
       );
 
 /**
- * `complete`. Where another driver was faster, or the entry is gone, `discard` removes the image that this call has made, unless
- * the other one goes on with it.
+ * Does `own`, which is `proveOwn` or `complete`. Where another driver was faster, or the entry is gone, `discard` removes the image of this
+ * ID that this call has made, unless the other one goes on with it.
  */
-export const completeOrDiscard = <E extends Error, R>(
+export const orDiscard = <E extends Error, R>(
   kind: Kind,
   pool: PoolRef,
   uuid: string,
-  making: Pick<Making, "complete">,
+  own: Effect.Effect<void, CephError, Rados>,
   imageId: string,
   discard: Effect.Effect<unknown, E, R>,
 ): Effect.Effect<void, CephError, R | Rados> =>
-  Effect.catchTag(making.complete(imageId), ["Raced", "ObjectNotFound"], ({ op, subject }) =>
+  Effect.catchTag(own, ["Raced", "ObjectNotFound"], ({ op, subject }) =>
     Effect.gen(function* () {
       const now = yield* readAttributes(kind, pool, uuid);
-      if (now === undefined || (now.imageId !== undefined && now.imageId !== imageId)) {
+      const other = now?.imageId !== undefined && now.imageId !== imageId;
+      if (now === undefined || other || (now.imageId === undefined && now.maker === GIVEN_UP)) {
         yield* Effect.catch(discard, (left) => Effect.logWarning(`what was made of ${subject} stays: ${left.message}`));
       }
       return yield* new Raced({ op, subject });

@@ -45,12 +45,13 @@ import type { Flatten } from "../images/flatten.ts";
 import { removeLeftOverTemp } from "../images/intermediate.ts";
 import { holderSpec } from "../images/layout.ts";
 import { Purge } from "../images/purge.ts";
+import { removeKey } from "../images/key-removal.ts";
 import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { clearUnfinished, discardUnfinished, finishRemoval } from "../images/removal.ts";
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
-import { completeOrDiscard, type Making, makingOf, takenOver } from "../journal/making.ts";
+import { type Making, makingOf, orDiscard, takenOver } from "../journal/making.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
@@ -172,17 +173,24 @@ interface EarlierAttempt {
  * deleted: this finishes its deletion and frees the name.
  */
 const recoverEarlierAttempt = Effect.fnUntraced(function* (
-  { requestName }: SnapshotSpec,
-  { volume: { pool, imageName: source } }: SourceVolume,
+  spec: SnapshotSpec,
+  { volume }: SourceVolume,
 ): Effect.fn.Return<EarlierAttempt | undefined, CreateSnapshotError, Needs> {
+  const { requestName } = spec;
+  const { pool, imageName: source, cluster } = volume;
   const { instanceId } = yield* DriverSettings;
   const reservation = yield* journal.lookUp(SNAPSHOTS, pool, instanceId, requestName);
   if (reservation === undefined) return undefined;
   const { uuid, attributes } = reservation;
   const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
   if (attributes.imageId === undefined && attributes.maker === journal.GIVEN_UP) {
-    yield* clearUnfinished(pool, imageName, Effect.void, [imageName]);
-    yield* (yield* Rbd).snapshotRemove(pool, source, imageName);
+    yield* clearUnfinished(pool, imageName, Effect.void, [imageName], cluster.mirrorDaemonCount);
+    yield* Effect.catchTag(
+      (yield* Rbd).snapshotRemove(pool, attributes.source ?? source, imageName),
+      "ImageNotFound",
+      () => Effect.void,
+    );
+    yield* removeKey({ pool, attributes, handle: yield* handleOf(spec, volume, uuid) }, spec.secrets);
     yield* journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName });
     return undefined;
   }
@@ -221,13 +229,21 @@ const holdPointInTime = Effect.fnUntraced(function* (
   const sourceKey = yield* readSourceKey(source, spec.secrets);
   const { uuid, imageName, making } = yield* reserve(spec, source, earlier);
   const snapshotId = yield* handleOf(spec, source.volume, uuid);
-  const key = yield* chooseSnapshotKey(source, sourceKey, { snapshotId, pool, imageName }, spec.secrets);
+  const key = yield* chooseSnapshotKey(
+    source,
+    sourceKey,
+    { snapshotId, pool, imageName },
+    spec.secrets,
+    earlier === undefined ? making : undefined,
+  );
   const image = yield* Effect.catchTag(
     cloneSource(source, { uuid, imageName, making }, earlier === undefined),
     "ImageNotFound",
     asRaced,
   );
   yield* keepSnapshotKey(key, { pool, imageName });
+  // Another driver that has seen the transient snapshot may be about to make the clone anew.
+  yield* stage("hold point in time", ownMaking({ pool, uuid, imageName }, making).proveOwn(image.id));
   return { pool, uuid, imageName, image, making };
 });
 
@@ -280,7 +296,7 @@ const lookAtClone = Effect.fnUntraced(function* (
  */
 const cloneSource = Effect.fnUntraced(function* (
   { volume: { pool, imageName: source }, image }: SourceVolume,
-  { uuid, imageName, making: { giveUp, takeOver } }: Pick<HeldPointInTime, "uuid" | "imageName" | "making">,
+  { uuid, imageName, making: { takeOver, undo } }: Pick<HeldPointInTime, "uuid" | "imageName" | "making">,
   isNew: boolean,
 ): Effect.fn.Return<PointInTime, CreateSnapshotError, Needs | Compensations> {
   const rbd = yield* Rbd;
@@ -293,12 +309,12 @@ const cloneSource = Effect.fnUntraced(function* (
   }
   return yield* step("hold point in time", Effect.andThen(cloneThrough(transient, target), look), {
     when: "started",
-    undo: giveUp.pipe(
-      Effect.tapErrorTag("Raced", () => dropIfUnneeded(transient, target)),
-      // the entry is gone, and with it whoever could go on
-      Effect.catchTag("ObjectNotFound", () => Effect.void),
-      Effect.andThen(discardUnfinished(pool, imageName, Effect.void, [imageName])),
-      Effect.andThen(rbd.snapshotRemove(pool, source, imageName)),
+    undo: undo(
+      Effect.andThen(
+        discardUnfinished(pool, imageName, Effect.void, [imageName]),
+        rbd.snapshotRemove(pool, source, imageName),
+      ),
+      dropIfUnneeded(transient, target),
     ),
   });
 });
@@ -321,16 +337,22 @@ const finishWithoutSource = Effect.fnUntraced(function* (
   const { uuid, attributes } = reservation;
   const imageName = imageNameOf(SNAPSHOTS, uuid, attributes);
   const making = yield* makingOf(SNAPSHOTS, pool, uuid, attributes);
+  const complete = attributes.imageId !== undefined;
   const image = yield* stage("look at clone", statusIfThere(pool, imageName));
-  if (image !== undefined) {
-    const complete = attributes.imageId !== undefined;
+  if (image !== undefined && (complete || attributes.maker !== journal.GIVEN_UP)) {
     if (complete || (yield* stage("look at clone", holdsPointInTime(source, imageName, image)))) {
       if (!complete) yield* finish(spec, source, { pool, uuid, imageName, making }, attributes, image.id);
       return yield* describe(spec, source, uuid, image, true);
     }
   }
-  yield* stage("remove unfinished snapshot", orRaced(making.giveUp));
-  yield* stage("remove unfinished snapshot", discardUnfinished(pool, imageName, Effect.void, [imageName]));
+  if (!complete) yield* stage("remove unfinished snapshot", orRaced(making.giveUp));
+  yield* stage(
+    "remove unfinished snapshot",
+    complete
+      ? finishRemoval(pool, imageName, attributes.imageId, { onlyMarked: true })
+      : discardUnfinished(pool, imageName, Effect.void, [imageName]),
+  );
+  yield* removeKey({ pool, attributes, handle: yield* handleOf(spec, source, uuid) }, spec.secrets);
   yield* stage("free name", journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName }));
   return yield* gone;
 });
@@ -347,18 +369,14 @@ const finish = Effect.fnUntraced(function* (
   yield* makeReady(snapshot, ownMaking(snapshot, making), imageId, spec.parameters);
 });
 
-/** Removes the image where it is of no use once it is made, because another driver has deleted the snapshot meanwhile. */
-const ownMaking = ({ pool, uuid, imageName }: SnapshotImage, making: Making) => ({
-  complete: (imageId: string) =>
-    completeOrDiscard(
-      SNAPSHOTS,
-      pool,
-      uuid,
-      making,
-      imageId,
-      discardUnfinished(pool, imageName, Effect.void, [imageName]),
-    ),
-});
+/** As `making`; and what this call has made goes where it is of no use, because another driver has deleted the snapshot. */
+const ownMaking = ({ pool, uuid, imageName }: SnapshotImage, { complete, proveOwn }: Making) => {
+  const discard = discardUnfinished(pool, imageName, Effect.void, [imageName]);
+  return {
+    complete: (imageId: string) => orDiscard(SNAPSHOTS, pool, uuid, complete(imageId), imageId, discard),
+    proveOwn: (imageId: string) => orDiscard(SNAPSHOTS, pool, uuid, proveOwn, imageId, discard),
+  };
+};
 
 /** A clone with neither a parent nor data of its own was cut off at the beginning. */
 const holdsPointInTime = ({ pool }: LocatedVolume, imageName: string, { parent }: ImageStatus) =>

@@ -20,9 +20,10 @@ import { DriverSettings } from "../config/settings.ts";
 import { InvalidRequest, type LockHeld, type Precondition, type SnapshotNotFound } from "../csi/errors.ts";
 import { removeKey } from "../images/key-removal.ts";
 import type { Purge } from "../images/purge.ts";
+import { orRaced } from "../images/races.ts";
 import { discardUnfinished, removeImages } from "../images/removal.ts";
 import { earlierNames } from "../journal/attempt-names.ts";
-import { SNAPSHOTS, unreserve } from "../journal/journal.ts";
+import { giveUp, SNAPSHOTS, unreserve } from "../journal/journal.ts";
 import { locateGroup } from "../journal/locate-group.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
 import type { Kms } from "../kms/kms.ts";
@@ -77,7 +78,11 @@ const remove = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, CephError | Precondition, Ceph | DriverSettings | Kms | Purge> {
   const { pool, uuid, imageName, attributes } = snapshot;
   const { instanceId } = yield* DriverSettings;
-  const { imageId, source, requestName } = attributes ?? {};
+  const { imageId, source, requestName, groupId, maker } = attributes ?? {};
+  // Members of groups are taken over by the name of their image (lib/journal/attempt-names.ts).
+  if (attributes !== undefined && imageId === undefined && groupId === undefined) {
+    yield* stage("give up", orRaced(giveUp(SNAPSHOTS, pool, uuid, { maker }, false)));
+  }
   if (imageId === undefined && source !== undefined) {
     // The snapshot was never ready: its source may still have the transient snapshot that the clone was made of.
     const transient = (yield* Rbd).snapshotRemove(pool, source, imageName);

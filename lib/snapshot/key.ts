@@ -9,7 +9,9 @@
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
+import type { Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
+import type { Making } from "../journal/making.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import type { InvalidParameter } from "../config/errors.ts";
 import { asRaced } from "../images/races.ts";
@@ -56,17 +58,23 @@ export interface SnapshotToKey extends ImageRef {
   readonly snapshotId: string;
 }
 
-/** Wraps the key for the snapshot, before its image is made. `undefined`: the source is plain. */
+/**
+ * Wraps the key for the snapshot, before its image is made. `undefined`: the source is plain. `making`: of a new name; a later
+ * call keeps the key for the next one.
+ */
 export const chooseSnapshotKey = Effect.fn("snapshot.chooseKey")(function* (
   { volume, encryption }: SourceVolume,
   source: SourceKey | undefined,
   { snapshotId, pool, imageName }: SnapshotToKey,
   secrets: Secrets,
-): Effect.fn.Return<KeyToKeep | undefined, SnapshotKeyError, Compensations | Kms | Rbd> {
+  making: Making | undefined,
+): Effect.fn.Return<KeyToKeep | undefined, SnapshotKeyError, Compensations | Kms | Rados | Rbd> {
   if (encryption === undefined || source === undefined) return undefined;
   const request = requestFor(snapshotId, encryption, volume.attributes, secrets);
   // Undone after the image that is made next, because steps are undone the last first.
   const undo = Effect.fnUntraced(function* () {
+    if (making === undefined) return;
+    yield* making.giveUp;
     if ((yield* (yield* Rbd).imageId(pool, imageName)) === undefined) yield* dropKey(request);
   });
   return yield* step("choose key", copiedVolumeKey(source, request), { undo });

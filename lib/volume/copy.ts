@@ -122,10 +122,7 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
   const done = fresh ? NOTHING_DONE : yield* stage("clear", resume);
   yield* step("clone", Effect.catchTag(copySource(source, target, done), "ImageNotFound", asRaced), {
     when: "started",
-    undo: Effect.andThen(
-      Effect.tapErrorTag(discardNew(spec, reserved), "Conflict", () => dropUnneeded(source, target)),
-      removeTraces(source, pool, image),
-    ),
+    undo: discardNew(reserved, removeTraces(source, pool, image), dropUnneeded(source, target)),
   });
   const { sizeBytes } = spec.size;
   const isLarge = source.sizeBytes >= sizeBytes && (fresh || source.kind === "snapshot");

@@ -34,7 +34,7 @@ import { volumeMetadata } from "../images/metadata.ts";
 import { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import * as journal from "../journal/journal.ts";
-import { completeOrDiscard } from "../journal/making.ts";
+import { orDiscard } from "../journal/making.ts";
 import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
@@ -103,7 +103,7 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   const { dataPool } = spec.parameters;
   const poolId = yield* stage("find", (yield* Rados).poolId(spec.pool.access, spec.pool.pool, { dataPool }));
   yield* (yield* Purge).visit(spec.pool);
-  const earlier = yield* stage("find", recoverEarlierAttempt(spec));
+  const earlier = yield* stage("find", recoverEarlierAttempt(spec, poolId));
   yield* stage("compare", proveSameEncryption(spec, earlier.reservation));
   const source =
     earlier.image === undefined && spec.source !== undefined
@@ -112,7 +112,7 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   if (source !== undefined) yield* keepSourceCloneable(source);
   const reserved = yield* reserveName(spec, earlier);
   const volumeId = yield* handleOf(spec, reserved, poolId);
-  const key = yield* chooseKey(spec, reserved, volumeId, source?.key);
+  const key = yield* chooseKey(spec, reserved, volumeId, source?.key, earlier.reservation === undefined);
   const image = yield* makeImage(spec, earlier, source, reserved);
   if (image.existing !== undefined) yield* stage("compare", proveFits(spec, reserved, image.existing));
   yield* keepChosenKey(key, reserved);
@@ -159,7 +159,7 @@ const createEmpty = Effect.fnUntraced(function* (spec: CreateVolumeSpec, reserve
   const create = rbd.imageCreate(imagePool, imageName, imageSpec(spec.parameters, sizeBytes));
   const made = Effect.map(create, (id) => newImage(id, sizeBytes));
   const look = stage("create image", orRaced(rbd.imageHeader(imagePool, imageName, LIMIT_KEYS)));
-  return yield* step("create image", made, { undo: () => discardNew(spec, reserved) }).pipe(
+  return yield* step("create image", made, { undo: () => discardNew(reserved) }).pipe(
     Effect.catchTag("Exists", () => Effect.map(look, foundImage)),
   );
 });
@@ -190,7 +190,7 @@ const commit = Effect.fnUntraced(function* (
     discardMade({ imagePool, imageName }, imageId),
     copied ? removeTraces(source, imagePool, imageName) : Effect.void,
   );
-  yield* completeOrDiscard(VOLUMES, spec.pool, uuid, making, imageId, discard);
+  yield* orDiscard(VOLUMES, spec.pool, uuid, making.complete(imageId), imageId, discard);
 });
 
 /** Without those that an earlier attempt has written for another class. */

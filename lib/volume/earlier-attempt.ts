@@ -10,6 +10,7 @@
  * 4. A copy is complete only if its image is the one that was recorded, or has data of its own.
  */
 import * as Effect from "effect/Effect";
+import * as Result from "effect/Result";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
@@ -24,6 +25,9 @@ import { headerIfThere, orRaced } from "../images/races.ts";
 import { LIMIT_KEYS } from "../qos/image-limits.ts";
 import { removeTemp, tempImage } from "../images/intermediate.ts";
 import { clearUnfinished, finishRemoval } from "../images/removal.ts";
+import { newHandle } from "../csi/new-handle.ts";
+import { removeKey } from "../images/key-removal.ts";
+import type { Kms } from "../kms/kms.ts";
 import * as journal from "../journal/journal.ts";
 import { locateVolume } from "../journal/locate.ts";
 import { takenOver } from "../journal/making.ts";
@@ -41,10 +45,11 @@ export interface EarlierAttempt {
 const NOTHING: EarlierAttempt = { reservation: undefined, image: undefined };
 
 export type EarlierAttemptError = CephError | ConfigError | JournalCorrupt | NotReadyYet | Precondition;
-type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Purge;
+type Needs = Ceph | Clusters | ClusterMapping | DriverSettings | Kms | Purge;
 
 export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(function* (
   spec: CreateVolumeSpec,
+  poolId: bigint,
 ): Effect.fn.Return<EarlierAttempt, EarlierAttemptError, Needs> {
   const { pool, requestName, source } = spec;
   const { instanceId } = yield* DriverSettings;
@@ -53,7 +58,8 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
   const { uuid } = found;
   const { imageId } = found.attributes;
   const imagePool = yield* imagePoolOf(pool, found.imagePoolId);
-  const reservation = imageId === undefined ? yield* goOnWith(spec, imagePool, found) : found;
+  const reservation =
+    imageId === undefined ? yield* goOnWith(spec, { pool: imagePool, id: found.imagePoolId ?? poolId }, found) : found;
   if (reservation === undefined) {
     yield* journal.unreserve(VOLUMES, pool, instanceId, { ...found, requestName });
     return NOTHING;
@@ -92,26 +98,29 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
  */
 const goOnWith = Effect.fnUntraced(function* (
   spec: CreateVolumeSpec,
-  imagePool: PoolRef | undefined,
+  home: { readonly pool: PoolRef | undefined; readonly id: bigint },
   { uuid, attributes, ...reservation }: journal.Reservation,
 ): Effect.fn.Return<journal.Reservation | undefined, EarlierAttemptError, Needs> {
-  const { pool } = spec;
-  if (attributes.maker !== journal.GIVEN_UP && imagePool !== undefined) {
+  const { pool, secrets, parameters } = spec;
+  if (attributes.maker !== journal.GIVEN_UP && home.pool !== undefined) {
     return { ...reservation, uuid, attributes: yield* takenOver(VOLUMES, pool, uuid, attributes) };
   }
   yield* journal.giveUp(VOLUMES, pool, uuid, attributes, true);
-  if (imagePool !== undefined) yield* finishUndo(spec, imagePool, journal.imageNameOf(VOLUMES, uuid, attributes));
+  if (home.pool === undefined) return undefined;
+  yield* finishUndo(spec, home.pool, journal.imageNameOf(VOLUMES, uuid, attributes));
+  const handle = newHandle({ clusterId: parameters.clusterId, poolId: home.id, uuid });
+  if (Result.isSuccess(handle)) yield* removeKey({ pool: home.pool, attributes, handle: handle.success }, secrets);
   return undefined;
 });
 
 /** Removes what a call has made that then gave it up; the snapshot of the source goes last. */
 const finishUndo = Effect.fnUntraced(function* (
-  { source, credentials }: CreateVolumeSpec,
+  { source, credentials, cluster }: CreateVolumeSpec,
   pool: PoolRef,
   image: string,
 ): Effect.fn.Return<void, EarlierAttemptError, Needs> {
-  yield* clearUnfinished(pool, image, Effect.void);
-  yield* removeTemp(pool, image);
+  yield* clearUnfinished(pool, image, Effect.void, [], cluster.mirrorDaemonCount);
+  yield* removeTemp(pool, image, cluster.mirrorDaemonCount);
   if (source?.kind !== "volume") return;
   const rbd = yield* Rbd;
   yield* locateVolume(source.id, credentials).pipe(

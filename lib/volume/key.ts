@@ -4,7 +4,7 @@
  * Not here: where a key is kept and what a crash leaves (lib/kms/keep-key.ts).
  *
  * 1. A volume that the journal calls complete has its key: nothing is made or written for it.
- * 2. A key goes only where its image is proven gone, and no other driver has finished the volume.
+ * 2. A key goes only where its image is proven gone, and the making of the volume is given up.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -12,7 +12,6 @@ import type { Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { InvalidParameter } from "../config/errors.ts";
 import { asRaced } from "../images/races.ts";
-import * as journal from "../journal/journal.ts";
 import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
 import { copiedVolumeKey, dropKey, keepKey, type KeyToKeep, newVolumeKey, type SourceKey } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
@@ -21,30 +20,26 @@ import { stage } from "../operations/pipeline.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
 import type { ReservedVolume } from "./reserve.ts";
 
-const { VOLUMES } = journal;
-
-/** `undefined`: the volume is plain, or has its key. */
+/** `undefined`: the volume is plain, or has its key. `isNew`: this call has reserved the name; a later one keeps the key for the next. */
 export const chooseKey = Effect.fn("volume.chooseKey")(function* (
   spec: CreateVolumeSpec,
   reserved: ReservedVolume,
   volumeId: string,
   source: SourceKey | undefined,
+  isNew: boolean,
 ): Effect.fn.Return<KeyToKeep | undefined, KmsError | InvalidParameter, Compensations | Kms | Rados | Rbd> {
   const { encryption } = spec.parameters;
   if (encryption === undefined || reserved.attributes.imageId !== undefined) return undefined;
   const request = { ...encryption, volumeId, owner: spec.owner, secrets: spec.secrets };
   const key = source === undefined ? newVolumeKey(request) : copiedVolumeKey(source, request);
   // Undone after the image that is made next, because steps are undone the last first.
-  const undo = () => Effect.flatMap(isGone(spec, reserved), (gone) => (gone ? dropKey(request) : Effect.void));
+  const undo = Effect.fnUntraced(function* () {
+    const { imagePool, imageName, making } = reserved;
+    if (!isNew) return;
+    yield* making.giveUp;
+    if ((yield* (yield* Rbd).imageId(imagePool, imageName)) === undefined) yield* dropKey(request);
+  });
   return yield* step("choose key", key, { undo });
-});
-
-const isGone = Effect.fnUntraced(function* (
-  { pool }: CreateVolumeSpec,
-  { imagePool, imageName, uuid }: ReservedVolume,
-): Effect.fn.Return<boolean, CephError, Rados | Rbd> {
-  if ((yield* (yield* Rbd).imageId(imagePool, imageName)) !== undefined) return false;
-  return (yield* journal.readAttributes(VOLUMES, pool, uuid))?.imageId === undefined;
 });
 
 /** Keeps the key of the image, which is there. */

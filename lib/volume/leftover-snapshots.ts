@@ -26,8 +26,10 @@ import { discardUnfinished, type Leftover } from "../images/removal.ts";
 import { TRANSIENT_NAME } from "../images/transient-snapshots.ts";
 import {
   type Attributes,
+  GIVEN_UP,
   giveUp,
   readAttributes,
+  release,
   SNAPSHOTS,
   takeOver,
   unreserve,
@@ -75,7 +77,7 @@ const clearOfCopy = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, CephError | Precondition, Needs> {
   if (copy?.imageId === undefined) {
     // The copy itself, where it is a clone of the volume: only the journal's own word tells that it was never finished.
-    if (copy !== undefined) yield* orRaced(takeOver(VOLUMES, pool, uuid, copy));
+    if (copy !== undefined && copy.maker !== GIVEN_UP) yield* orRaced(takeOver(VOLUMES, pool, uuid, copy));
     if (copy?.imageName === copyName) yield* discardUnfinished(pool, copyName, Effect.void);
     yield* removeTemp(pool, copyName);
   } else yield* proveKnown(pool, imageName, name, [copyName, name]);
@@ -123,6 +125,12 @@ const clearOfSnapshot = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, CephError | Precondition, Needs> {
   if (imageId === undefined) {
     yield* orRaced(giveUp(SNAPSHOTS, pool, uuid, { maker }, false));
+    const { namedSnapshots } = yield* orRaced((yield* Rbd).imageStatus(pool, imageName));
+    if (!namedSnapshots.includes(name)) {
+      // The clone was made meanwhile, and a caller may have been told of it.
+      yield* orRaced(release(SNAPSHOTS, pool, uuid));
+      return;
+    }
     yield* discardUnfinished(pool, name, Effect.void, [name]);
   }
   yield* orRaced((yield* Rbd).snapshotRemove(pool, imageName, name));

@@ -78,19 +78,16 @@ export const describeReserved = Effect.fnUntraced(function* (
   );
 });
 
-/** Removes the image of this call. It stays if another driver has finished the volume, or works on it. */
-export const discardNew = Effect.fnUntraced(function* (
-  { requestName }: CreateVolumeSpec,
+/**
+ * Removes the image of this call, and then its `traces`. All stays if another driver has finished the volume, or works on it;
+ * then comes `overtaken`.
+ */
+export const discardNew = <E = never, R = never, E2 = never, R2 = never>(
   { imagePool, imageName, making }: ReservedVolume,
-): Effect.fn.Return<void, CephError | Conflict, Rados | Rbd | Purge> {
-  const others = "is finished, or worked on, by another driver meanwhile";
-  yield* making.giveUp.pipe(
-    Effect.catchTag("Raced", () => Effect.fail(new Conflict({ subject: `volume ${requestName}`, problem: others }))),
-    // The entry is gone, and with it whoever could go on.
-    Effect.catchTag("ObjectNotFound", () => Effect.void),
-  );
-  yield* discardMade({ imagePool, imageName });
-});
+  traces: Effect.Effect<unknown, E, R> = Effect.void,
+  overtaken?: Effect.Effect<unknown, E2, R2>,
+): Effect.Effect<void, CephError | E | E2, Rados | Rbd | Purge | R | R2> =>
+  making.undo(Effect.andThen(discardMade({ imagePool, imageName }), traces), overtaken);
 
 /** Removes the image of that name, if it is the one of this ID; absent: any. It may not be whole, so its size is not asked for. */
 export const discardMade = Effect.fnUntraced(function* (

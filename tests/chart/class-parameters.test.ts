@@ -42,11 +42,17 @@ const ALL = {
     controllerPublishSecret: "s",
     fstype: "xfs",
   },
-  volumeSnapshotClass: { clusterID: "prod", snapshotNamePrefix: "team-", snapshotterSecret: "s" },
+  volumeSnapshotClass: {
+    clusterID: "prod",
+    snapshotNamePrefix: "team-",
+    topologyConstrainedPools: [POOL],
+    snapshotterSecret: "s",
+  },
   volumeGroupSnapshotClass: {
     clusterID: "prod",
     pool: "replicapool",
     volumeGroupNamePrefix: "team-",
+    topologyConstrainedPools: [POOL],
     groupSnapshotterSecret: "s",
   },
 } as const;

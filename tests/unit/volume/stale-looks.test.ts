@@ -135,36 +135,47 @@ describe("a copy that another driver completes", () => {
   });
 });
 
-test("A point in time that was answered stays, although another driver looked before it was", async () => {
-  const { cluster, volumeId, data } = await world();
-  const first = held(cephMemoryService(cluster), "imageClone");
-  const afterwards = held(first.ceph, "snapshotCreate", /csi-snap-[-\da-f]+@|csi-snap-[-\da-f]+$/);
-  const looking = held(cephMemoryService(cluster), "imageMend", /csi-snap-/);
-  const source = imageOf(volumeId);
-  await using one = aDriver(cluster, {
-    ceph: {
-      ...first.ceph,
-      snapshotCreate: (pool, image, ...more) =>
-        (image === source ? first.ceph : afterwards.ceph).snapshotCreate(pool, image, ...more),
-    },
+describe("a point in time that another driver goes on with", () => {
+  /** Two drivers: the first is about to clone, and the other held at `look`. */
+  const both = async (look: "imageMend" | "omapWrite") => {
+    const { cluster, volumeId, data } = await world();
+    const cloning = held(cephMemoryService(cluster), "imageClone");
+    const looking = held(cephMemoryService(cluster), look, /csi[-.]snap[-.]/);
+    const one = aDriver(cluster, { ceph: cloning.ceph });
+    const other = aDriver(cluster, { ceph: looking.ceph });
+    const first = one.createSnapshot(snapshotOf(volumeId));
+    await eventually(() => cloning.waiting() === 1, "a clone about to be made");
+    const late = other.createSnapshot(snapshotOf(volumeId));
+    await eventually(() => looking.waiting() === 1, "the other driver at its look");
+    return { cluster, volumeId, data, one, other, first, late, cloning, looking };
+  };
+
+  test("It stays if it was answered before the other one took it over", async () => {
+    const { cluster, volumeId, data, one, other, first, late, cloning, looking } = await both("omapWrite");
+    await using _ = one;
+    await using last = other;
+    cloning.letGo();
+    const { snapshot } = await first;
+    cluster.image("rbd", imageOf(volumeId)).write(0n, MIB_4);
+    looking.letGo();
+    await late.catch(() => undefined);
+    const ready = await readySnapshot(last, snapshotOf(volumeId));
+    expect(ready.snapshotId).toBe(snapshot.snapshotId);
+    expect(read(cluster, holderOf(ready.snapshotId))).toEqual(data);
   });
-  await using other = aDriver(cluster, { ceph: looking.ceph });
-  const early = one.createSnapshot(snapshotOf(volumeId));
-  await eventually(() => first.waiting() === 1, "a clone about to be made");
-  const late = failureOf(other.createSnapshot(snapshotOf(volumeId)));
-  await eventually(() => looking.waiting() === 1, "a look at the source that becomes stale");
-  first.letGo();
-  const { snapshot } = await early;
-  expect(snapshot.readyToUse).toBe(false);
-  cluster.image("rbd", source).write(0n, MIB_4);
-  const { id } = cluster.image("rbd", holderOf(snapshot.snapshotId));
-  looking.letGo();
-  expect(await late).toMatchObject({ code: "ABORTED" });
-  afterwards.letGo();
-  const ready = await readySnapshot(other, snapshotOf(volumeId));
-  expect(ready.snapshotId).toBe(snapshot.snapshotId);
-  expect(cluster.image("rbd", holderOf(ready.snapshotId)).id).toBe(id);
-  expect(read(cluster, holderOf(ready.snapshotId))).toEqual(data);
+
+  test("It is not answered if the other one has taken it over, and may make it anew", async () => {
+    const { cluster, volumeId, one, other, first, late, cloning, looking } = await both("imageMend");
+    await using _ = one;
+    await using last = other;
+    cloning.letGo();
+    expect(await failureOf(first)).toMatchObject({ code: "ABORTED" });
+    looking.letGo();
+    await late.catch(() => undefined);
+    const ready = await readySnapshot(last, snapshotOf(volumeId));
+    expect(read(cluster, holderOf(ready.snapshotId))).toEqual(read(cluster, imageOf(volumeId)));
+    expect(Object.keys(poolDump(cluster).images).filter((image) => image.startsWith("csi-snap-"))).toHaveLength(2);
+  });
 });
 
 describe("an image for which the journal has the ID of another one", () => {
