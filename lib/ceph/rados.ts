@@ -35,6 +35,8 @@ export interface OmapWrite {
   readonly compare?: Readonly<Record<string, string>>;
   readonly set?: Readonly<Record<string, string>>;
   readonly remove?: readonly string[];
+  /** Also in a full pool, where an OSD creates no object. For what makes a removal possible. */
+  readonly evenIfFull?: true;
 }
 
 /** A lock on an object: of that name, held by that cookie of this client. */

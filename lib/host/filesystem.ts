@@ -141,6 +141,6 @@ export const chooseFilesystem = (
       return refuse(`it holds a partition table (${found.type}). ${AS_BLOCK}`);
     case "other":
       if (found.type === "crypto_LUKS") return refuse(ENCRYPTED);
-      return refuse(`it holds ${found.type}. ${AS_BLOCK}, or look at it with "wipefs"`);
+      return refuse(`it holds ${found.type}. ${AS_BLOCK}, or look at it with "wipefs --no-act DEVICE"`);
   }
 };

@@ -497,7 +497,13 @@ export const giveUp = (
   const set = { [FIELDS.maker]: GIVEN_UP };
   const written = writeEntry(kind, pool, uuid, { compare, set });
   if (!mayLack) return written;
-  const unwritten = { object: "ensure", compare: { ...compare, [kind.requestNameKey]: "" }, set } as const;
+  const unwritten = {
+    object: "ensure",
+    compare: { ...compare, [kind.requestNameKey]: "" },
+    set,
+    // the object goes with the name, a moment later
+    evenIfFull: true,
+  } as const;
   return Effect.catchTag(written, "ObjectNotFound", () =>
     Effect.flatMap(Rados, (rados) => rados.omapWrite(pool, uuidObject(kind, uuid), unwritten)),
   );

@@ -195,9 +195,8 @@ test("The driver follows an entry that names the image's pool", async () => {
     expect(found.volumeContext).toMatchObject({ journalPool: pool.name, imageName: image });
     await driver.controller.controllerExpandVolume(expandRequest(found.volumeId, 2n * GIB));
     await driver.controller.deleteVolume(deleteRequest(found.volumeId));
-    expect((await settledInventory(other.name)).images).toEqual([]);
-    await rados("rmomapkey", "csi.volumes.default", "csi.volume.pvc-split");
-    await rados("rm", `csi.volume.${uuid}`);
+    expect(await settledInventory(other.name)).toEqual(EMPTY);
+    expect(await settledInventory(pool.name)).toEqual(EMPTY);
   } finally {
     await other.remove();
   }

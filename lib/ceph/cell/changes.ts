@@ -24,7 +24,7 @@ import {
   slot,
   valueOf,
 } from "./ffi.ts";
-import { requireValues } from "./omaps.ts";
+import { FULL_FORCE, requireValues } from "./omaps.ts";
 
 const rados = bind("librados.so.2", {
   rados_create_write_op: { args: [], returns: T.u64 },
@@ -72,9 +72,6 @@ interface Operation {
   readonly op: bigint;
   readonly completion: bigint;
 }
-
-/** `LIBRADOS_OPERATION_FULL_FORCE`. */
-const FULL_FORCE = 128;
 
 /** A number: it could not be started. */
 const begin = (io: bigint, { object, state, compare = {}, evenIfFull, calls }: Change): Operation | number => {

@@ -237,6 +237,8 @@ export const texts = (entries: ReadonlyMap<string, Uint8Array> | undefined): Map
   entries && new Map([...entries].map(([key, value]) => [key, utf8.decode(value)]));
 
 const CMP_EQ = 1;
+/** `LIBRADOS_OPERATION_FULL_FORCE`. */
+export const FULL_FORCE = 128;
 
 /** Adds to an operation that these values must be there, else ECANCELED; "" stands for an absent key, too. */
 export const requireValues = (op: bigint, values: Readonly<Record<string, string | Uint8Array>>): void => {
@@ -271,7 +273,8 @@ export const omapWrite = (io: bigint, object: string, write: OmapWrite): void =>
       rados.rados_write_op_omap_rm_keys2(op, keys.addresses, keys.lengths, keys.count);
       held(keys);
     }
-    check("rados_write_op_operate", rados.rados_write_op_operate(op, io, plain(object), null, 0));
+    const flags = write.evenIfFull === true ? FULL_FORCE : 0;
+    check("rados_write_op_operate", rados.rados_write_op_operate(op, io, plain(object), null, flags));
   } finally {
     rados.rados_release_write_op(op);
   }
