@@ -99,16 +99,19 @@ export interface Removal {
 /**
  * Removes images of which each is the child of the next. All are proven unused, and free of a person's snapshots, before
  * anything changes. All are in the trash before the purge of the first begins, because whoever purges a child has its
- * parents open. An image that is not there is removed to its last trace.
+ * parents open. An image that is not there is removed to its last trace. `first` comes once nothing refuses the removal,
+ * before anything changes.
  */
 export const removeImages = Effect.fn("images.removeImages")(function* (
   removals: readonly Removal[],
   mirrorDaemons: number,
+  first: Effect.Effect<void, CephError, Rados> = Effect.void,
 ): Effect.fn.Return<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   const purge = yield* Purge;
   for (const { pool } of removals) yield* purge.visit(pool);
   const looked = yield* provenRemovable(removals, mirrorDaemons);
+  yield* first;
   const present = new Set(looked.flatMap(({ removal, image }) => (image === undefined ? [] : [removal.imageName])));
   for (const { removal, image } of looked) {
     if (image !== undefined) continue;

@@ -207,10 +207,22 @@ const recoverEarlierAttempt = Effect.fnUntraced(function* (
   }
   const image = yield* statusIfThere(pool, imageName);
   if (image !== undefined) return { reservation, image };
-  // a person may have put it into the trash, and want it back
-  yield* finishRemoval(pool, imageName, attributes.imageId, { onlyMarked: true });
+  yield* finishDeletion({ pool, attributes, handle: yield* handleOf(spec, volume, uuid) }, imageName, spec.secrets);
   yield* journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName });
   return undefined;
+});
+
+/** A person may have put the image into the trash, and want it back: then it stays, and its key with it. */
+const finishDeletion = Effect.fnUntraced(function* (
+  deleted: Pick<LocatedVolume, "attributes" | "handle" | "pool">,
+  imageName: string,
+  secrets: SnapshotSpec["secrets"],
+): Effect.fn.Return<void, CephError, Needs> {
+  const { pool, attributes } = deleted;
+  const imageId = attributes?.imageId;
+  const trashed = imageId === undefined ? undefined : yield* (yield* Rbd).trashGet(pool, imageId);
+  yield* finishRemoval(pool, imageName, imageId, { onlyMarked: true });
+  if (trashed === undefined || trashed.byDriver !== undefined) yield* removeKey(deleted, secrets);
 });
 
 interface HeldPointInTime extends SnapshotImage {
@@ -229,13 +241,7 @@ const holdPointInTime = Effect.fnUntraced(function* (
   const sourceKey = yield* readSourceKey(source, spec.secrets);
   const { uuid, imageName, making } = yield* reserve(spec, source, earlier);
   const snapshotId = yield* handleOf(spec, source.volume, uuid);
-  const key = yield* chooseSnapshotKey(
-    source,
-    sourceKey,
-    { snapshotId, pool, imageName },
-    spec.secrets,
-    earlier === undefined ? making : undefined,
-  );
+  const key = yield* chooseSnapshotKey(source, sourceKey, { snapshotId, pool, imageName }, spec.secrets, making);
   const image = yield* Effect.catchTag(
     cloneSource(source, { uuid, imageName, making }, earlier === undefined),
     "ImageNotFound",
@@ -346,13 +352,13 @@ const finishWithoutSource = Effect.fnUntraced(function* (
     }
   }
   if (!complete) yield* stage("remove unfinished snapshot", orRaced(making.giveUp));
+  const deleted = { pool, attributes, handle: yield* handleOf(spec, source, uuid) };
   yield* stage(
     "remove unfinished snapshot",
     complete
-      ? finishRemoval(pool, imageName, attributes.imageId, { onlyMarked: true })
-      : discardUnfinished(pool, imageName, Effect.void, [imageName]),
+      ? finishDeletion(deleted, imageName, spec.secrets)
+      : Effect.andThen(discardUnfinished(pool, imageName, Effect.void, [imageName]), removeKey(deleted, spec.secrets)),
   );
-  yield* removeKey({ pool, attributes, handle: yield* handleOf(spec, source, uuid) }, spec.secrets);
   yield* stage("free name", journal.unreserve(SNAPSHOTS, pool, instanceId, { ...reservation, requestName }));
   return yield* gone;
 });

@@ -12,6 +12,7 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import type { Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
@@ -23,7 +24,7 @@ import type { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import { discardUnfinished, removeImages } from "../images/removal.ts";
 import { earlierNames } from "../journal/attempt-names.ts";
-import { giveUp, SNAPSHOTS, unreserve } from "../journal/journal.ts";
+import { giveUp, readAttributes, SNAPSHOTS, unreserve } from "../journal/journal.ts";
 import { locateGroup } from "../journal/locate-group.ts";
 import { type LocatedVolume, locateSnapshot } from "../journal/locate.ts";
 import type { Kms } from "../kms/kms.ts";
@@ -59,8 +60,18 @@ const deleteLocked = Effect.fnUntraced(function* (
     yield* stage("find group", proveNotMember(snapshotId, groupId, credentials));
   }
   const name = requestName === undefined ? undefined : LockKey.snapshotName(requestName);
-  yield* locks.with([name], remove(snapshot, secrets));
+  const removed = Effect.flatMap(asOfNow(snapshot), (now) => remove(now, secrets));
+  yield* locks.with([name], removed);
 });
+
+/** What was not ready may be by now: this call has waited for the one that makes it. */
+const asOfNow = (snapshot: LocatedVolume): Effect.Effect<LocatedVolume, CephError, Rados> =>
+  snapshot.attributes === undefined || snapshot.attributes.imageId !== undefined
+    ? Effect.succeed(snapshot)
+    : Effect.map(readAttributes(SNAPSHOTS, snapshot.pool, snapshot.uuid), (attributes) => ({
+        ...snapshot,
+        attributes,
+      }));
 
 const proveNotMember = (snapshotId: string, groupId: string, credentials: Credentials) =>
   locateGroup(groupId, credentials).pipe(
@@ -80,9 +91,8 @@ const remove = Effect.fnUntraced(function* (
   const { instanceId } = yield* DriverSettings;
   const { imageId, source, requestName, groupId, maker } = attributes ?? {};
   // Members of groups are taken over by the name of their image (lib/journal/attempt-names.ts).
-  if (attributes !== undefined && imageId === undefined && groupId === undefined) {
-    yield* stage("give up", orRaced(giveUp(SNAPSHOTS, pool, uuid, { maker }, false)));
-  }
+  const isUnfinished = attributes !== undefined && imageId === undefined && groupId === undefined;
+  const first = isUnfinished ? orRaced(giveUp(SNAPSHOTS, pool, uuid, { maker }, false)) : Effect.void;
   if (imageId === undefined && source !== undefined) {
     // The snapshot was never ready: its source may still have the transient snapshot that the clone was made of.
     const transient = (yield* Rbd).snapshotRemove(pool, source, imageName);
@@ -94,7 +104,7 @@ const remove = Effect.fnUntraced(function* (
   for (const earlier of earlierNames(imageName, uuid)) {
     yield* stage("remove unfinished image", discardUnfinished(pool, earlier, Effect.void, [earlier]));
   }
-  yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0));
+  yield* stage("remove image", removeImages([{ pool, imageName, imageId, snapshots: [imageName] }], 0, first));
   yield* removeKey(snapshot, secrets);
   if (attributes === undefined) return;
   yield* stage("free name", unreserve(SNAPSHOTS, pool, instanceId, { uuid, entry: uuid, requestName }));

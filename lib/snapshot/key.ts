@@ -58,25 +58,22 @@ export interface SnapshotToKey extends ImageRef {
   readonly snapshotId: string;
 }
 
-/**
- * Wraps the key for the snapshot, before its image is made. `undefined`: the source is plain. `making`: of a new name; a later
- * call keeps the key for the next one.
- */
+/** Wraps the key for the snapshot, before its image is made. `undefined`: the source is plain. */
 export const chooseSnapshotKey = Effect.fn("snapshot.chooseKey")(function* (
   { volume, encryption }: SourceVolume,
   source: SourceKey | undefined,
   { snapshotId, pool, imageName }: SnapshotToKey,
   secrets: Secrets,
-  making: Making | undefined,
+  making: Making,
 ): Effect.fn.Return<KeyToKeep | undefined, SnapshotKeyError, Compensations | Kms | Rados | Rbd> {
   if (encryption === undefined || source === undefined) return undefined;
   const request = requestFor(snapshotId, encryption, volume.attributes, secrets);
   // Undone after the image that is made next, because steps are undone the last first.
-  const undo = Effect.fnUntraced(function* () {
-    if (making === undefined) return;
-    yield* making.giveUp;
-    if ((yield* (yield* Rbd).imageId(pool, imageName)) === undefined) yield* dropKey(request);
-  });
+  const dropped = Effect.flatMap(
+    Effect.flatMap(Rbd, (rbd) => rbd.imageId(pool, imageName)),
+    (id) => (id === undefined ? dropKey(request) : Effect.void),
+  );
+  const undo = () => making.undo(dropped);
   return yield* step("choose key", copiedVolumeKey(source, request), { undo });
 });
 

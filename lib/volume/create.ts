@@ -112,7 +112,7 @@ const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: Creat
   if (source !== undefined) yield* keepSourceCloneable(source);
   const reserved = yield* reserveName(spec, earlier);
   const volumeId = yield* handleOf(spec, reserved, poolId);
-  const key = yield* chooseKey(spec, reserved, volumeId, source?.key, earlier.reservation === undefined);
+  const key = yield* chooseKey(spec, reserved, volumeId, source?.key);
   const image = yield* makeImage(spec, earlier, source, reserved);
   if (image.existing !== undefined) yield* stage("compare", proveFits(spec, reserved, image.existing));
   yield* keepChosenKey(key, reserved);

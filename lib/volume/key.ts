@@ -20,25 +20,24 @@ import { stage } from "../operations/pipeline.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
 import type { ReservedVolume } from "./reserve.ts";
 
-/** `undefined`: the volume is plain, or has its key. `isNew`: this call has reserved the name; a later one keeps the key for the next. */
+/** `undefined`: the volume is plain, or has its key. */
 export const chooseKey = Effect.fn("volume.chooseKey")(function* (
   spec: CreateVolumeSpec,
   reserved: ReservedVolume,
   volumeId: string,
   source: SourceKey | undefined,
-  isNew: boolean,
 ): Effect.fn.Return<KeyToKeep | undefined, KmsError | InvalidParameter, Compensations | Kms | Rados | Rbd> {
   const { encryption } = spec.parameters;
   if (encryption === undefined || reserved.attributes.imageId !== undefined) return undefined;
   const request = { ...encryption, volumeId, owner: spec.owner, secrets: spec.secrets };
   const key = source === undefined ? newVolumeKey(request) : copiedVolumeKey(source, request);
   // Undone after the image that is made next, because steps are undone the last first.
-  const undo = Effect.fnUntraced(function* () {
-    const { imagePool, imageName, making } = reserved;
-    if (!isNew) return;
-    yield* making.giveUp;
-    if ((yield* (yield* Rbd).imageId(imagePool, imageName)) === undefined) yield* dropKey(request);
-  });
+  const { imagePool, imageName, making } = reserved;
+  const dropped = Effect.flatMap(
+    Effect.flatMap(Rbd, (rbd) => rbd.imageId(imagePool, imageName)),
+    (id) => (id === undefined ? dropKey(request) : Effect.void),
+  );
+  const undo = () => making.undo(dropped);
   return yield* step("choose key", key, { undo });
 });
 

@@ -5,11 +5,15 @@
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { CallStuck, NoSpace } from "../../../lib/ceph/errors.ts";
-import { held, intercepted } from "../../support/ceph-faults.ts";
+import { held, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import {
   aVolume,
+  byHand,
   cloneOf,
+  holderOf,
+  imageOf,
+  POOL,
   readySnapshot,
   restoreOf,
   settled,
@@ -24,9 +28,11 @@ import {
   deletion,
   eventually,
   failureOf,
+  objectsOf,
   PARAMETERS,
   poolDump,
   SECRETS,
+  uuidOf,
 } from "../../support/world.ts";
 
 const FULL = new NoSpace({ op: "a_call", subject: "rbd" });
@@ -216,4 +222,50 @@ test("The key of an answered volume stays when another driver undoes", async () 
   going.resolve();
   expect(await failed).toMatchObject({ code: "RESOURCE_EXHAUSTED" });
   expect([...kept.keys()]).toEqual([volume.volumeId]);
+});
+
+test("A deletion that waits for its snapshot to be ready succeeds", async () => {
+  const cluster = aCluster();
+  const making = held(cephMemoryService(cluster), "imageMetaSet", /csi-snap-/);
+  const { service, calls } = recorded(making.ceph);
+  const looks = () =>
+    calls().filter(({ method, subject }) => method === "omapGet" && /csi\.snap\./.test(subject)).length;
+  await using driver = aDriver(cluster, { ceph: service });
+  const volumeId = await aVolume(driver, cluster);
+  const { snapshot } = await driver.createSnapshot(snapshotOf(volumeId));
+  await eventually(() => making.waiting() === 1, "the work behind the answer");
+  const before = looks();
+  const deleted = driver.deleteSnapshot(snapshotDeletion(snapshot.snapshotId));
+  await eventually(() => looks() > before, "the deletion's look at the journal");
+  making.letGo();
+  await deleted;
+  expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(volumeId)]);
+});
+
+test("A snapshot without the ID of its image, whose deletion was refused, is what the name still stands for", async () => {
+  const cluster = aCluster();
+  await using driver = aDriver(cluster);
+  const volumeId = await aVolume(driver, cluster);
+  const { snapshotId } = await readySnapshot(driver, snapshotOf(volumeId));
+  // as older releases of ceph-csi left it
+  objectsOf(cluster)
+    .get(`csi.snap.${uuidOf(snapshotId)}`)
+    ?.delete("csi.imageid");
+  await byHand(cluster).snapshot(holderOf(snapshotId), "mine");
+  expect(await failureOf(driver.deleteSnapshot(snapshotDeletion(snapshotId)))).toMatchObject({
+    code: "FAILED_PRECONDITION",
+  });
+  expect((await readySnapshot(driver, snapshotOf(volumeId))).snapshotId).toBe(snapshotId);
+});
+
+test("The key of a snapshot stays while a person keeps its image in the trash", async () => {
+  const cluster = aCluster();
+  const kept: Kept = new Map();
+  await using driver = aDriver(cluster, { stores: { keeper: keepingStore(kept) } });
+  const { volume } = await driver.createVolume(ENCRYPTED);
+  const { snapshotId } = await readySnapshot(driver, snapshotOf(volume.volumeId));
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, holderOf(snapshotId)));
+  await driver.deleteVolume(deletion(volume.volumeId));
+  expect(await failureOf(driver.createSnapshot(snapshotOf(volume.volumeId)))).toMatchObject({ code: "NOT_FOUND" });
+  expect([...kept.keys()]).toEqual([snapshotId]);
 });
