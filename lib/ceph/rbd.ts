@@ -156,7 +156,6 @@ export const DRIVERS_MARKS: Readonly<Record<DriversMark, number>> = { small: 3, 
 export const driversMark = (seconds: number): DriversMark | undefined =>
   (["small", "large"] as const).find((mark) => DRIVERS_MARKS[mark] === seconds);
 
-/** Images that have a name, and those in the trash. */
 /** An image whose parent is gone. */
 export interface LostImage {
   readonly id: string;
@@ -166,6 +165,7 @@ export interface LostImage {
   readonly hasData: boolean;
 }
 
+/** Images that have a name, and those in the trash. */
 export interface ImageCalls {
   /**
    * Creates an image and gives its internal id; `Exists` if the name is taken. `undefined`: it was created, and another

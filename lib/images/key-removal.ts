@@ -12,9 +12,13 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
+import type { Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { encryptionIn } from "../config/encryption.ts";
 import type { LocatedVolume } from "../journal/locate.ts";
+import type { Making } from "../journal/making.ts";
+import type { KmsError } from "../kms/errors.ts";
+import type { ImageRef } from "../kms/image-keys.ts";
 import { dropKey, type KeyRequest } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -62,3 +66,15 @@ const isNotKept = Effect.fnUntraced(function* ({
   );
   return false;
 });
+
+/** Undoes the choice of a key for an image that is being made: drops it, if the image is gone. */
+export const undoKey = (
+  making: Pick<Making, "undo">,
+  { pool, imageName }: ImageRef,
+  request: KeyRequest,
+): Effect.Effect<void, CephError | KmsError, Kms | Rados | Rbd> =>
+  making.undo(
+    Effect.gen(function* () {
+      if ((yield* (yield* Rbd).imageId(pool, imageName)) === undefined) yield* dropKey(request);
+    }),
+  );

@@ -10,7 +10,6 @@
  * 4. Where a lock had to be taken away first, all is proven once more behind that.
  */
 import * as Effect from "effect/Effect";
-import * as Result from "effect/Result";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
@@ -215,12 +214,10 @@ export const discardUnfinished = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, CephError | Precondition, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
-  const looked = yield* Effect.result(orRaced(rbd.imageStatus(pool, imageName)));
-  if (Result.isFailure(looked)) {
-    const { failure } = looked;
-    return yield* failure._tag === "ParentLost" ? discardLost(pool, imageName, takeOver, failure) : failure;
-  }
-  const image = looked.success;
+  const image = yield* Effect.catchTag(orRaced(rbd.imageStatus(pool, imageName)), "ParentLost", (failure) =>
+    Effect.as(discardLost(pool, imageName, takeOver, failure), undefined),
+  );
+  if (image === undefined) return;
   yield* proveUnused(pool, imageName, image, { mirrorDaemons });
   if (yield* orRaced(rbd.imageHasData(pool, imageName, "own"))) {
     return yield* new Precondition({

@@ -469,17 +469,25 @@ export const takeOver = (
   kind: Kind,
   pool: PoolRef,
   uuid: string,
+  { imageId, maker }: Seen,
+): Effect.Effect<string, CephError, Rados> =>
+  maker === GIVEN_UP ? givenUp(kind, uuid) : handOver(kind, pool, uuid, { imageId, maker });
+
+/** Puts a new maker in the place of the one that was seen. */
+const handOver = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
   { imageId = "", maker = "" }: Seen,
 ): Effect.Effect<string, CephError, Rados> =>
   Effect.suspend(() => {
-    if (maker === GIVEN_UP) return givenUp(kind, uuid);
     const next = crypto.randomUUID();
-    const taken = writeEntry(kind, pool, uuid, {
+    const handed = writeEntry(kind, pool, uuid, {
       compare: { [FIELDS.imageId]: imageId, [FIELDS.maker]: maker },
       set: { [FIELDS.maker]: next },
       ...(imageId !== "" && { remove: [FIELDS.imageId] }),
     });
-    return Effect.as(taken, next);
+    return Effect.as(handed, next);
   });
 
 /**
@@ -511,11 +519,7 @@ export const giveUp = (
 
 /** Lets others go on with what was given up. -> the new maker. `Raced` if somebody has finished the undo. */
 export const release = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<string, CephError, Rados> =>
-  Effect.suspend(() => {
-    const next = crypto.randomUUID();
-    const change = { compare: { [FIELDS.imageId]: "", [FIELDS.maker]: GIVEN_UP }, set: { [FIELDS.maker]: next } };
-    return Effect.as(writeEntry(kind, pool, uuid, change), next);
-  });
+  handOver(kind, pool, uuid, { imageId: undefined, maker: GIVEN_UP });
 
 /** The parts of a reservation that freeing it needs. */
 export interface ReservedName {

@@ -15,16 +15,23 @@ import * as Effect from "effect/Effect";
 import * as Ref from "effect/Ref";
 import { type CephError, Raced } from "../ceph/errors.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
+import type { JournalCorrupt } from "../csi/errors.ts";
 import {
   type Attributes,
+  claim,
+  type Claim,
   GIVEN_UP,
   giveUp,
   type Kind,
   readAttributes,
+  release,
+  type Reservation,
+  type ReservationRequest,
   storeImageId,
   takeOver,
-  release,
   uuidObject,
+  writeAttributes,
+  writeFound,
 } from "./journal.ts";
 
 export interface Making {
@@ -39,8 +46,6 @@ export interface Making {
   readonly proveOwn: Effect.Effect<void, CephError, Rados>;
   /** Comes before what was made is undone, and the name freed. `Raced` and `ObjectNotFound` as in `takeOver`. */
   readonly giveUp: Effect.Effect<void, CephError, Rados>;
-  /** Lets others go on with what was given up, once nothing of it is left. */
-  readonly release: Effect.Effect<void, CephError, Rados>;
   /**
    * Undoes what this call has made: gives it up, does `body`, and lets others go on if an earlier call has reserved the name. What that
    * one asked of Ceph may still come, so its UUID stays in use. `overtaken` comes before the failure as `Raced`.
@@ -83,7 +88,6 @@ export const makingOf = (
         }
       }),
       giveUp: giveUpNow,
-      release: releaseNow,
       undo: (body, overtaken) =>
         giveUpNow.pipe(
           Effect.tapErrorTag("Raced", () => overtaken ?? Effect.void),
@@ -94,6 +98,34 @@ export const makingOf = (
         ),
     };
   });
+
+/** A name that is given to an image to make. */
+export interface Begun extends Claim {
+  readonly making: Making;
+}
+
+/** Gives a name its UUID, or goes on with the one that it has (`earlier`). */
+export const begin = (
+  kind: Kind,
+  pool: PoolRef,
+  instance: string,
+  wanted: ReservationRequest,
+  earlier: Reservation | undefined,
+): Effect.Effect<Begun, CephError, Rados> =>
+  claim(kind, pool, instance, { ...wanted, takesOver: true }, earlier).pipe(
+    Effect.bind("making", ({ uuid, attributes }) => makingOf(kind, pool, uuid, attributes, earlier === undefined)),
+  );
+
+/** Writes the attributes of what was begun, unless they are there. `isNew`: this call has reserved the name. */
+export const describeBegun = (
+  kind: Kind,
+  pool: PoolRef,
+  instance: string,
+  requestName: string,
+  begun: Claim,
+  isNew: boolean,
+): Effect.Effect<void, CephError | JournalCorrupt, Rados> =>
+  isNew ? writeAttributes(kind, pool, begun) : writeFound(kind, pool, instance, requestName, begun);
 
 /**
  * Takes over what an earlier call has begun -> the attributes as they are then. `Raced` if another driver was faster. What has no attributes

@@ -51,7 +51,7 @@ import { clearUnfinished, discardUnfinished, finishRemoval } from "../images/rem
 import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
-import { type Making, makingOf, orDiscard, takenOver } from "../journal/making.ts";
+import { begin, type Begun, describeBegun, type Making, makingOf, orDiscard, takenOver } from "../journal/making.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
@@ -259,28 +259,13 @@ const reserve = Effect.fnUntraced(function* (
   earlier: journal.Reservation | undefined,
 ) {
   const { instanceId } = yield* DriverSettings;
-  const entry = {
-    requestName,
-    prefix,
-    owner: attributes?.owner,
-    source: imageName,
-    encryption,
-    takesOver: true,
-  } as const;
-  const claim = journal
-    .claim(SNAPSHOTS, pool, instanceId, entry, earlier)
-    .pipe(
-      Effect.bind("making", ({ uuid, attributes: now }) => makingOf(SNAPSHOTS, pool, uuid, now, earlier === undefined)),
-    );
-  const undo = ({ making, ...made }: journal.Claim & { readonly making: Making }) =>
+  const entry = { requestName, prefix, owner: attributes?.owner, source: imageName, encryption };
+  const isNew = earlier === undefined;
+  const begun = begin(SNAPSHOTS, pool, instanceId, entry, earlier);
+  const undo = ({ making, ...made }: Begun) =>
     Effect.andThen(making.giveUp, undoReservation({ ...made, pool }, requestName));
-  if (earlier === undefined) {
-    const claimed = yield* step("reserve", claim, { undo });
-    yield* stage("reserve", journal.writeAttributes(SNAPSHOTS, pool, claimed));
-    return claimed;
-  }
-  const claimed = yield* stage("reserve", claim);
-  yield* stage("reserve", journal.writeFound(SNAPSHOTS, pool, instanceId, requestName, claimed));
+  const claimed = yield* isNew ? step("reserve", begun, { undo }) : stage("reserve", begun);
+  yield* stage("reserve", describeBegun(SNAPSHOTS, pool, instanceId, requestName, claimed, isNew));
   return claimed;
 });
 

@@ -10,17 +10,17 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import type { Rados } from "../ceph/rados.ts";
-import { Rbd } from "../ceph/rbd.ts";
-import type { Making } from "../journal/making.ts";
+import type { Rbd } from "../ceph/rbd.ts";
 import { type Encryption, encryptionIn } from "../config/encryption.ts";
 import type { InvalidParameter } from "../config/errors.ts";
+import { undoKey } from "../images/key-removal.ts";
 import { asRaced } from "../images/races.ts";
 import type { Attributes } from "../journal/journal.ts";
+import type { Making } from "../journal/making.ts";
 import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
 import type { ImageRef } from "../kms/image-keys.ts";
 import {
   copiedVolumeKey,
-  dropKey,
   keepKey,
   type KeyRequest,
   type KeyToKeep,
@@ -69,11 +69,7 @@ export const chooseSnapshotKey = Effect.fn("snapshot.chooseKey")(function* (
   if (encryption === undefined || source === undefined) return undefined;
   const request = requestFor(snapshotId, encryption, volume.attributes, secrets);
   // Undone after the image that is made next, because steps are undone the last first.
-  const dropped = Effect.flatMap(
-    Effect.flatMap(Rbd, (rbd) => rbd.imageId(pool, imageName)),
-    (id) => (id === undefined ? dropKey(request) : Effect.void),
-  );
-  const undo = () => making.undo(dropped);
+  const undo = () => undoKey(making, { pool, imageName }, request);
   return yield* step("choose key", copiedVolumeKey(source, request), { undo });
 });
 

@@ -9,11 +9,12 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import type { Rados } from "../ceph/rados.ts";
-import { Rbd } from "../ceph/rbd.ts";
+import type { Rbd } from "../ceph/rbd.ts";
 import type { InvalidParameter } from "../config/errors.ts";
+import { undoKey } from "../images/key-removal.ts";
 import { asRaced } from "../images/races.ts";
 import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
-import { copiedVolumeKey, dropKey, keepKey, type KeyToKeep, newVolumeKey, type SourceKey } from "../kms/keep-key.ts";
+import { copiedVolumeKey, keepKey, type KeyToKeep, newVolumeKey, type SourceKey } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -32,12 +33,8 @@ export const chooseKey = Effect.fn("volume.chooseKey")(function* (
   const request = { ...encryption, volumeId, owner: spec.owner, secrets: spec.secrets };
   const key = source === undefined ? newVolumeKey(request) : copiedVolumeKey(source, request);
   // Undone after the image that is made next, because steps are undone the last first.
-  const { imagePool, imageName, making } = reserved;
-  const dropped = Effect.flatMap(
-    Effect.flatMap(Rbd, (rbd) => rbd.imageId(imagePool, imageName)),
-    (id) => (id === undefined ? dropKey(request) : Effect.void),
-  );
-  const undo = () => making.undo(dropped);
+  const { imagePool: pool, imageName, making } = reserved;
+  const undo = () => undoKey(making, { pool, imageName }, request);
   return yield* step("choose key", key, { undo });
 });
 

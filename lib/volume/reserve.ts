@@ -14,7 +14,7 @@ import { Conflict } from "../csi/errors.ts";
 import { markFor, type Purge } from "../images/purge.ts";
 import { discardImage } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
-import { type Making, makingOf } from "../journal/making.ts";
+import { begin, type Begun, describeBegun } from "../journal/making.ts";
 import { step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
@@ -23,10 +23,9 @@ import { type EarlierAttempt, imagePoolOf } from "./earlier-attempt.ts";
 const { VOLUMES } = journal;
 
 /** A name that is given to this volume: what its image is called, and where it is. */
-export interface ReservedVolume extends journal.Claim {
+export interface ReservedVolume extends Begun {
   /** The journal's own pool but for entries of older drivers. */
   readonly imagePool: PoolRef;
-  readonly making: Making;
 }
 
 /**
@@ -41,17 +40,9 @@ export const reserveName = Effect.fnUntraced(function* (
   const { encryption } = parameters;
   // An image without attributes was found by the name that follows from its UUID.
   const prefix = image === undefined ? parameters.volumeNamePrefix : VOLUMES.defaultImagePrefix;
-  const wanted = { requestName, prefix, owner, encryption, takesOver: true } as const;
-  const reserve = journal
-    .claim(VOLUMES, pool, instanceId, wanted, earlier)
-    .pipe(
-      Effect.bind("making", ({ uuid, attributes }) => makingOf(VOLUMES, pool, uuid, attributes, earlier === undefined)),
-    );
-  const undo = Effect.fnUntraced(function* ({
-    imageName,
-    making,
-    ...made
-  }: journal.Claim & { readonly making: Making }) {
+  const wanted = { requestName, prefix, owner, encryption };
+  const reserve = begin(VOLUMES, pool, instanceId, wanted, earlier);
+  const undo = Effect.fnUntraced(function* ({ imageName, making, ...made }: Begun) {
     yield* making.giveUp;
     if ((yield* (yield* Rbd).imageId(pool, imageName)) !== undefined) {
       return yield* new Conflict({ subject: `image ${imageLabel(pool, imageName)}`, problem: "is still there" });
@@ -70,12 +61,7 @@ export const describeReserved = Effect.fnUntraced(function* (
   isNew: boolean,
 ) {
   const { instanceId } = yield* DriverSettings;
-  yield* stage(
-    "reserve",
-    isNew
-      ? journal.writeAttributes(VOLUMES, pool, reserved)
-      : journal.writeFound(VOLUMES, pool, instanceId, requestName, reserved),
-  );
+  yield* stage("reserve", describeBegun(VOLUMES, pool, instanceId, requestName, reserved, isNew));
 });
 
 /**

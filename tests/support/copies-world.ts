@@ -8,8 +8,18 @@ import * as Effect from "effect/Effect";
 import type { PoolRef } from "../../lib/ceph/rados.ts";
 import { CreateSnapshotRequestSchema, DeleteSnapshotRequestSchema } from "../../lib/gen/csi_pb.ts";
 import { cephMemoryService, memoryAccess, type MemoryCluster } from "./ceph-memory/memory.ts";
-import type { Driver } from "./one-world.ts";
-import { type CreateInit, creation, eventually, type Fields, PARAMETERS, poolDump, SECRETS, uuidOf } from "./world.ts";
+import { aDriver, type Driver } from "./one-world.ts";
+import {
+  aCluster,
+  type CreateInit,
+  creation,
+  eventually,
+  type Fields,
+  PARAMETERS,
+  poolDump,
+  SECRETS,
+  uuidOf,
+} from "./world.ts";
 
 /** Flags with which every copy of a volume goes through an image in between: no number of snapshots is small enough. */
 export const THROUGH = { minsnapshotsonimage: 0 };
@@ -58,6 +68,15 @@ export const readySnapshot = async (driver: Driver, request: ReturnType<typeof s
     if (snapshot.readyToUse) return snapshot;
     if (tries > 5) throw new Error("the snapshot never becomes ready");
   }
+};
+
+/** A cluster with a volume, its data, and a snapshot of it. */
+export const aSource = async () => {
+  const cluster = aCluster();
+  await using making = aDriver(cluster);
+  const volumeId = await aVolume(making, cluster);
+  const { snapshotId } = await readySnapshot(making, snapshotOf(volumeId, { name: "snap-0" }));
+  return { cluster, volumeId, snapshotId, data: read(cluster, imageOf(volumeId)) };
 };
 
 /** What one reads of the image, as stamps. */

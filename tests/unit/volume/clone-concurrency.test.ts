@@ -6,6 +6,7 @@ import { held, intercepted, latency, recorded } from "../../support/ceph-faults.
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
+  aSource,
   aVolume,
   cloneOf,
   EMPTY_DIRECTORIES,
@@ -33,17 +34,9 @@ import {
   codeOf,
 } from "../../support/world.ts";
 
-const world = async () => {
-  const cluster = aCluster();
-  await using making = aDriver(cluster);
-  const volumeId = await aVolume(making, cluster);
-  const { snapshotId } = await readySnapshot(making, snapshotOf(volumeId, { name: "snap-0" }));
-  return { cluster, volumeId, snapshotId, data: read(cluster, imageOf(volumeId)) };
-};
-
 describe("one driver", () => {
   test("DeleteSnapshot waits for the restores of the snapshot that run, and then deletes it", async () => {
-    const { cluster, snapshotId, data } = await world();
+    const { cluster, snapshotId, data } = await aSource();
     const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "imageClone");
     await using driver = aDriver(cluster, { ceph });
     const names = ["a", "b", "c"];
@@ -62,7 +55,7 @@ describe("one driver", () => {
   });
 
   test("a DeleteSnapshot that waits too long answers ABORTED and names the restore that it waits for", async () => {
-    const { cluster, snapshotId } = await world();
+    const { cluster, snapshotId } = await aSource();
     const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "imageClone");
     await using driver = aDriver(cluster, { ceph });
     const restored = driver.createVolume(restoreOf(snapshotId));
@@ -77,7 +70,7 @@ describe("one driver", () => {
   });
 
   test("DeleteVolume waits for the clones of the volume that run, and then deletes it", async () => {
-    const { cluster, volumeId, data } = await world();
+    const { cluster, volumeId, data } = await aSource();
     const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "snapshotCreate");
     await using driver = aDriver(cluster, { ceph });
     const cloned = driver.createVolume(cloneOf(volumeId));
@@ -91,7 +84,7 @@ describe("one driver", () => {
   });
 
   test("snapshots and clones of one volume, and restores of its snapshot, run side by side", async () => {
-    const { cluster, volumeId, snapshotId, data } = await world();
+    const { cluster, volumeId, snapshotId, data } = await aSource();
     const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "imageClone");
     await using driver = aDriver(cluster, { ceph });
     const all = [
@@ -109,7 +102,7 @@ describe("one driver", () => {
   });
 
   test("16 equal CreateVolume requests with a source make one copy, and run once", async () => {
-    const { cluster, snapshotId, volumeId } = await world();
+    const { cluster, snapshotId, volumeId } = await aSource();
     const { service, calls } = recorded(cephMemoryService(cluster));
     await using driver = aDriver(cluster, { ceph: service });
     for (const request of [restoreOf(snapshotId), cloneOf(volumeId, { name: "pvc-clone" })]) {
@@ -120,7 +113,7 @@ describe("one driver", () => {
   });
 
   test("16 equal CreateSnapshot requests make one snapshot, and run once", async () => {
-    const { cluster, volumeId } = await world();
+    const { cluster, volumeId } = await aSource();
     const { service, calls } = recorded(cephMemoryService(cluster));
     await using driver = aDriver(cluster, { ceph: service });
     const answers = await Promise.all(Array.from({ length: 16 }, () => driver.createSnapshot(snapshotOf(volumeId))));
@@ -153,7 +146,7 @@ describe("two drivers over one cluster", () => {
     [3, 1],
   ] as const) {
     test(`two drivers make one copy and one snapshot for one name, at latencies of ${slow} ms and ${fast} ms`, async () => {
-      const { cluster, snapshotId, volumeId, data } = await world();
+      const { cluster, snapshotId, volumeId, data } = await aSource();
       await using one = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), slow) });
       await using other = aDriver(cluster, { ceph: latency(cephMemoryService(cluster), fast) });
       for (const request of [restoreOf(snapshotId), cloneOf(volumeId, { name: "pvc-clone" })]) {
@@ -189,7 +182,7 @@ describe("two drivers over one cluster", () => {
   };
   for (const [what, { make, drop, image }] of Object.entries(works)) {
     test(`a driver that begins ${what} when another one is done with it leaves nothing on the source`, async () => {
-      const { cluster, volumeId, data } = await world();
+      const { cluster, volumeId, data } = await aSource();
       const { ceph, letGo, waiting } = held(cephMemoryService(cluster), "snapshotCreate");
       await using slow = aDriver(cluster, { ceph });
       await using fast = aDriver(cluster);
@@ -205,7 +198,7 @@ describe("two drivers over one cluster", () => {
     });
 
     test(`a driver that begins ${what} when another one deletes it leaves nothing on the source`, async () => {
-      const { cluster, volumeId } = await world();
+      const { cluster, volumeId } = await aSource();
       const taking = held(cephMemoryService(cluster), "snapshotCreate");
       const looking = held(taking.ceph, "imageStatus", /csi-snap-|db-/);
       await using slow = aDriver(cluster, { ceph: looking.ceph });
@@ -224,7 +217,7 @@ describe("two drivers over one cluster", () => {
   }
 
   test("a point in time that was answered stays, although another driver marked the source again and died", async () => {
-    const { cluster, volumeId, data } = await world();
+    const { cluster, volumeId, data } = await aSource();
     const request = snapshotOf(volumeId);
     // its caller has the answer, and it dies before the snapshot is ready
     const dying = intercepted(cephMemoryService(cluster), (call, act) =>
@@ -244,7 +237,7 @@ describe("two drivers over one cluster", () => {
   });
 
   test("two drivers never remove an image from the trash at once: the second finds it busy, and later gone", async () => {
-    const { cluster, snapshotId } = await world();
+    const { cluster, snapshotId } = await aSource();
     cluster.managerUp = false;
     const removing = new Set<string>();
     let most = 0;

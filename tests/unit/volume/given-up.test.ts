@@ -5,7 +5,7 @@
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { CallStuck, NoSpace } from "../../../lib/ceph/errors.ts";
-import { held, intercepted, recorded } from "../../support/ceph-faults.ts";
+import { type CephMethod, failingOnce, held, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import {
   aVolume,
@@ -42,15 +42,8 @@ const ENCRYPTED = creation({
   secrets: { ...SECRETS, encryptionPassphrase: "unused" },
 });
 
-/** Ceph that refuses the method for want of space, the first time or always. */
-const refusing = (cluster: MemoryCluster, method: string, always = false) => {
-  let refused = false;
-  return intercepted(cephMemoryService(cluster), (call, act) => {
-    if (call.method !== method || (refused && !always)) return act;
-    refused = true;
-    return Effect.fail(FULL);
-  });
-};
+/** Ceph that refuses a method once, for want of space. */
+const refusing = (cluster: MemoryCluster, method: CephMethod) => failingOnce(cephMemoryService(cluster), method, /./);
 
 test("A snapshot that is being undone is not completed when its source is gone", async () => {
   const cluster = aCluster();
@@ -163,7 +156,7 @@ test("The deletion of a source does not bring back a copy that is being undone",
 
 test("An image that a mirror daemon watches is undone by the next call, too", async () => {
   const cluster = aCluster();
-  const undoing = held(refusing(cluster, "imageMetaSet", true), "trashMove");
+  const undoing = held(refusing(cluster, "imageMetaSet"), "trashMove");
   const metadata = { "csi.storage.k8s.io/pvc/name": "x", "csi.storage.k8s.io/pvc/namespace": "y" };
   const request = creation({ name: "pvc-2", parameters: { ...PARAMETERS, ...metadata } });
   void failureOf(aDriver(cluster, { ceph: undoing.ceph }).createVolume(request));
@@ -192,7 +185,7 @@ test("The key of a volume whose undo was cut off goes with the volume", async ()
   const cluster = aCluster();
   const kept: Kept = new Map();
   const dying = interceptedStore(keepingStore(kept), (method, act) => (method === "remove" ? Effect.never : act));
-  const ceph = refusing(cluster, "imageMetaSet", true);
+  const ceph = refusing(cluster, "imageMetaSet");
   void failureOf(aDriver(cluster, { stores: { keeper: dying }, ceph }).createVolume(ENCRYPTED));
   await eventually(() => kept.size === 1 && Object.keys(poolDump(cluster).images).length === 0, "the image undone");
   await using second = aDriver(cluster, { stores: { keeper: keepingStore(kept) } });

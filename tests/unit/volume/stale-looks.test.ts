@@ -9,7 +9,7 @@ import { NoSpace } from "../../../lib/ceph/errors.ts";
 import { held, intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import {
-  aVolume,
+  aSource,
   cloneOf,
   holderOf,
   imageOf,
@@ -22,18 +22,10 @@ import {
   THROUGH,
 } from "../../support/copies-world.ts";
 import { aDriver } from "../../support/one-world.ts";
-import { aCluster, eventually, failureOf, objectsOf, poolDump, seed, seedImage, uuidOf } from "../../support/world.ts";
+import { eventually, failureOf, objectsOf, poolDump, seed, seedImage, uuidOf } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
 const V = `csi-vol-${UUID}`;
-
-const world = async () => {
-  const cluster = aCluster();
-  await using making = aDriver(cluster);
-  const volumeId = await aVolume(making, cluster);
-  const { snapshotId } = await readySnapshot(making, snapshotOf(volumeId, { name: "snap-0" }));
-  return { cluster, volumeId, snapshotId, data: read(cluster, imageOf(volumeId)) };
-};
 
 const recordedId = (cluster: MemoryCluster, uuid: string): string | undefined =>
   objectsOf(cluster).get(`csi.volume.${uuid}`)?.get("csi.imageid");
@@ -69,7 +61,7 @@ describe("a copy that another driver completes", () => {
   } as const;
   for (const [what, { flags, request }] of Object.entries(copies)) {
     test(`A driver that looked before ${what} was answered leaves it as it is`, async () => {
-      const at = await world();
+      const at = await aSource();
       const { cluster, data } = at;
       const cloning = held(cephMemoryService(cluster), "imageClone");
       const looking = held(cephMemoryService(cluster), "omapWrite", /csi\.volume\./);
@@ -92,7 +84,7 @@ describe("a copy that another driver completes", () => {
     });
 
     test(`A driver that goes on with ${what} takes it over: the one that began it completes nothing`, async () => {
-      const at = await world();
+      const at = await aSource();
       const { cluster, data } = at;
       const cloning = held(cephMemoryService(cluster), "imageClone");
       const begun = held(cephMemoryService(cluster), "imageClone");
@@ -117,7 +109,7 @@ describe("a copy that another driver completes", () => {
   }
 
   test("A driver does not answer with a restore that another one makes again", async () => {
-    const { cluster, snapshotId, data } = await world();
+    const { cluster, snapshotId, data } = await aSource();
     const committing = held(cephMemoryService(cluster), "imageMetaSet", /csi-vol-/);
     await using first = aDriver(cluster, { ceph: committing.ceph });
     const late = failureOf(first.createVolume(restoreOf(snapshotId)));
@@ -138,7 +130,7 @@ describe("a copy that another driver completes", () => {
 describe("a point in time that another driver goes on with", () => {
   /** Two drivers: the first is about to clone, and the other held at `look`. */
   const both = async (look: "imageMend" | "omapWrite") => {
-    const { cluster, volumeId, data } = await world();
+    const { cluster, volumeId, data } = await aSource();
     const cloning = held(cephMemoryService(cluster), "imageClone");
     const looking = held(cephMemoryService(cluster), look, /csi[-.]snap[-.]/);
     const one = aDriver(cluster, { ceph: cloning.ceph });
@@ -181,7 +173,7 @@ describe("a point in time that another driver goes on with", () => {
 describe("an image for which the journal has the ID of another one", () => {
   /** A restore that was answered as another image than the one that is there. */
   const replaced = async () => {
-    const at = await world();
+    const at = await aSource();
     objectsOf(at.cluster).get("csi.volumes.default")?.set("csi.volume.pvc-copy", UUID);
     seed(at.cluster, {
       [`csi.volume.${UUID}`]: { "csi.volname": "pvc-copy", "csi.imagename": V, "csi.imageid": "gone" },
@@ -219,7 +211,7 @@ describe("an image for which the journal has the ID of another one", () => {
 });
 
 test("An answered point in time survives the failure of the driver that reserved it", async () => {
-  const { cluster, volumeId, data } = await world();
+  const { cluster, volumeId, data } = await aSource();
   const inner = cephMemoryService(cluster);
   const full = new NoSpace({ op: "rbd_snap_create", subject: "rbd" });
   const failing = held(

@@ -9,7 +9,7 @@ import { type CephError, NoSpace } from "../../../lib/ceph/errors.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import {
-  aVolume,
+  aSource,
   cloneOf,
   imageOf,
   readySnapshot,
@@ -20,7 +20,7 @@ import {
 } from "../../support/copies-world.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import { random } from "../../support/random.ts";
-import { aCluster, creation, deletion, poolDump } from "../../support/world.ts";
+import { creation, deletion, poolDump } from "../../support/world.ts";
 
 const PAIRS = Number(process.env["CSI_RBD_PAIRS"] ?? 60);
 const seed = Number(process.env["CSI_RBD_SEED"] ?? Date.now() % 1_000_000);
@@ -121,13 +121,8 @@ const marks = (cluster: MemoryCluster, { volumeId }: Sources): readonly string[]
     kind === "user" ? [name] : [],
   );
 
-/** A cluster with a volume and a snapshot of it. */
 const world = async () => {
-  const cluster = aCluster();
-  await using maker = aDriver(cluster);
-  const volumeId = await aVolume(maker, cluster);
-  const { snapshotId } = await readySnapshot(maker, snapshotOf(volumeId, { name: "snap-0" }));
-  const sources: Sources = { volumeId, snapshotId };
+  const { cluster, ...sources } = await aSource();
   return { cluster, sources, before: poolDump(cluster) };
 };
 
