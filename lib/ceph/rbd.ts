@@ -284,8 +284,18 @@ export interface SnapshotCalls {
      */
     clients?: "asked" | "unasked",
   ) => Effect.Effect<void, CephError>;
-  /** Succeeds if there is no such snapshot. One that has clones moves to the trash of snapshots. */
+  /**
+   * Succeeds if there is no such snapshot. One that has clones moves to the trash of snapshots; otherwise it waits for the
+   * monitors, up to a second on a default cluster.
+   */
   readonly snapshotRemove: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<void, CephError>;
+  /**
+   * The part of `snapshotRemove` that is quick: moves a snapshot that has clones to the trash of snapshots, and gives whether
+   * it did. `false`: nothing was done, because it has none, or only librbd can do it.
+   */
+  readonly snapshotKeep: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<boolean, CephError>;
+  /** `snapshotRemove` of an image in the trash, by the image's id. */
+  readonly trashSnapshotRemove: (pool: PoolRef, id: string, snapshot: string) => Effect.Effect<void, CephError>;
   /**
    * Gives the internal ids of the clones that the snapshot knows of, those in the trash of images included;
    * `ImageSnapshotNotFound` if there is no such snapshot. One in the trash of snapshots has the name that it got there. A clone that was cut off may read from a snapshot that does not

@@ -11,7 +11,8 @@
  *    its mark there, and a sweep finds it. One without a mark is the manager's, which remembers it; while no manager takes
  *    it, `discard` fails, so that the journal keeps its name until it is gone.
  * 3. Removing an image twice is harmless: the second finds it gone, or busy and tries later.
- * 4. A process that ends in order gives what waits in its own queue to the manager, as much as a moment permits.
+ * 4. A process that ends in order gives what waits in its own queue to the manager, as much as a moment permits. What a
+ *    snapshot keeps in the trash is left to a sweep, because the manager does not remove snapshots.
  * 5. The manager gets an image when its mark protects it no longer, because it would try again only half a minute later.
  */
 import * as Context from "effect/Context";
@@ -22,12 +23,12 @@ import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { Manager } from "../ceph/manager.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
-import { DRIVERS_MARKS, type DriversMark, Rbd } from "../ceph/rbd.ts";
+import { DRIVERS_MARKS, type DriversMark, Rbd, type RbdCalls } from "../ceph/rbd.ts";
 import { unattended } from "../operations/unattended.ts";
 import { makeBackground } from "./background-queue.ts";
 import { HELD_SECONDS, makeQuickPurge, type OfferOptions, type TrashedImage } from "./quick-purge.ts";
 import { makeSecondLook } from "./second-look.ts";
-import { leftInTrash, madeByDriver, makeSweeps } from "./trash-sweep.ts";
+import { leftInTrash, madeByDriver, makeSweeps, snapshotInTrash } from "./trash-sweep.ts";
 
 /** Of an image that the driver removes itself: 16 GiB with objects of the usual size. */
 const MOST_OBJECTS = 4096n;
@@ -37,7 +38,10 @@ const LEAVE = "500 millis";
 /** After it no mark protects an image any more. */
 const UNPROTECTED_SECONDS = Math.max(...Object.values(DRIVERS_MARKS)) + 1;
 
-/** An image in the trash. */
+/**
+ * An image in the trash. One that holds the point in time of a CSI snapshot goes there with its snapshot, which has the
+ * image's own name, by which a sweep knows it.
+ */
 export interface DiscardedImage extends TrashedImage {
   /** It was moved there with the driver's mark, so that a sweep finds it. */
   readonly mark: DriversMark | undefined;
@@ -76,10 +80,26 @@ export class Purge extends Context.Service<
       const rbd = yield* Rbd;
       const { managerTrashRemove, managerTasks } = yield* Manager;
       const rados = yield* Rados;
-      const own = yield* makeBackground("removal from the trash", rbd.trashRemove);
+      // a clone that lost its parent before it was complete can be removed, not opened: it has no snapshot
+      const trashSnapshotRemove: RbdCalls["trashSnapshotRemove"] = (...snapshot) =>
+        Effect.catchTag(rbd.trashSnapshotRemove(...snapshot), "ParentLost", () => Effect.void);
+      const trashRemove = (pool: PoolRef, id: string) =>
+        Effect.catchTag(rbd.trashRemove(pool, id), "HasSnapshots", (failure) =>
+          Effect.gen(function* () {
+            const entry = yield* rbd.trashGet(pool, id);
+            const snapshot = entry && snapshotInTrash(entry.name);
+            if (snapshot === undefined) return yield* failure;
+            yield* trashSnapshotRemove(pool, id, snapshot);
+            yield* rbd.trashRemove(pool, id);
+          }),
+        );
+      const own = yield* makeBackground("removal from the trash", trashRemove);
 
-      const byManager = ({ pool, id }: TrashedImage) =>
-        Effect.catchTag(managerTrashRemove(pool, id), "ImageNotFound", () => Effect.void);
+      const byManager = ({ pool, id, snapshot }: TrashedImage) =>
+        Effect.gen(function* () {
+          if (snapshot !== undefined) yield* trashSnapshotRemove(pool, id, snapshot);
+          yield* managerTrashRemove(pool, id);
+        }).pipe(Effect.catchTag("ImageNotFound", () => Effect.void));
       const byManagerOrOwn = (image: TrashedImage) =>
         unattended(byManager(image), (reason) =>
           Effect.andThen(
@@ -87,7 +107,7 @@ export class Purge extends Context.Service<
             own.offer(image.pool, image.id),
           ),
         );
-      const quick = yield* makeQuickPurge(rbd.trashRemove, byManagerOrOwn);
+      const quick = yield* makeQuickPurge({ trashRemove: rbd.trashRemove, trashSnapshotRemove }, byManagerOrOwn);
       const lookAgain = yield* makeSecondLook(rbd.imagesStillThere);
       const pending = () => [...new Set([...own.pending(), ...quick.pending()])];
 
@@ -124,7 +144,7 @@ export class Purge extends Context.Service<
           const left = yield* Effect.provideService(leftInTrash(pool, calls), Rados, rados);
           for (const { id, name, byDriver: mark } of left) {
             yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) was left in the trash, and is removed now`);
-            yield* queue([{ pool, id, mark }], { after: 0 });
+            yield* queue([{ pool, id, mark, snapshot: snapshotInTrash(name) }], { after: 0 });
           }
         }),
       );

@@ -9,14 +9,17 @@
  * 3. What may be held by a driver that has died waits until Ceph has dropped that one's watch: before, librbd waits half
  *    a minute for the dead one. Such images, and all later tries, have workers of their own, so that new ones do not wait
  *    for them.
- * 4. It is bounded: `offer` refuses a chain when too many wait, and librbd removes few images at once.
- * 5. It begins when deletions have paused for a moment, because a removal takes as much of the machine as the deletions
+ * 4. A snapshot that went to the trash with its image is removed first. Because that waits for the monitors, up to a second, it
+ *    holds up no worker.
+ * 5. It is bounded: `offer` refuses a chain when too many wait, and librbd removes few images at once.
+ * 6. It begins when deletions have paused for a moment, because a removal takes as much of the machine as the deletions
  *    that somebody waits for. If they do not pause, one worker goes on beside them.
  */
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import * as Queue from "effect/Queue";
 import type * as Scope from "effect/Scope";
+import * as Semaphore from "effect/Semaphore";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import type { PoolRef } from "../ceph/rados.ts";
@@ -25,6 +28,8 @@ import { Metrics } from "../telemetry/metrics.ts";
 export interface TrashedImage {
   readonly pool: PoolRef;
   readonly id: string;
+  /** Went to the trash with the image, and has to be removed before it. It may be gone. */
+  readonly snapshot?: string | undefined;
 }
 
 export interface OfferOptions {
@@ -40,13 +45,15 @@ export interface QuickPurge {
   /** Gives whether the chain was taken. An image that waits already is not taken twice. */
   readonly offer: (chain: readonly TrashedImage[], options?: OfferOptions) => Effect.Effect<boolean>;
   readonly pending: () => readonly string[];
-  /** Gives the images whose removal has not begun, and forgets them. */
+  /** Gives the images whose removal has not begun, and forgets them; not those that a snapshot keeps in the trash. */
   readonly leave: () => readonly TrashedImage[];
 }
 
 /** Enough to keep up with DeleteVolume; more would only take CPU time from the calls that somebody waits for. */
 const WORKERS = 4;
 const LATE_WORKERS = 2;
+/** Snapshots that are removed at once: their removals wait together for one proposal of the monitors. */
+const SNAPSHOTS_AT_ONCE = 16;
 /** A crash leaves at most that many chains for a sweep; beyond it the manager remembers them better. */
 const MOST_CHAINS = 1024;
 /** So long nobody has deleted anything. */
@@ -55,6 +62,8 @@ const PAUSE_MS = 500;
 const LONGEST_WAIT_MS = 5_000;
 /** After it nobody has an image open who has died: Ceph drops such a watch after 30 s (`osd_client_watch_timeout`). */
 export const HELD_SECONDS = 35;
+/** What was offered before may be its clones, which go in a moment: seconds before each try that is not counted. */
+const WAITS_FOR_CLONES = [1, 2, 4, 8];
 /** Seconds before the second try, the third, and so on. */
 const WAITS = [HELD_SECONDS, 60, 120];
 
@@ -62,14 +71,23 @@ interface Chain {
   readonly images: readonly TrashedImage[];
   /** Tries that failed. */
   readonly failures: number;
+  /** Tries that failed because of clones which may be about to go. */
+  readonly waits: number;
+  /** The order in which chains were offered. */
+  readonly serial: number;
   /** Milliseconds since the epoch. */
   readonly offeredAt: number;
   /** See `OfferOptions`. */
   readonly giveUp: boolean;
 }
 
+export interface Removals {
+  readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+  readonly trashSnapshotRemove: (pool: PoolRef, id: string, snapshot: string) => Effect.Effect<void, CephError>;
+}
+
 export const makeQuickPurge = (
-  trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>,
+  { trashRemove, trashSnapshotRemove }: Removals,
   giveUp: (image: TrashedImage) => Effect.Effect<void>,
 ): Effect.Effect<QuickPurge, never, Scope.Scope> =>
   Effect.gen(function* () {
@@ -78,7 +96,9 @@ export const makeQuickPurge = (
     const late = yield* Queue.unbounded<Chain>();
     const pending = new Set<Chain>();
     const running = new Set<Chain>();
+    const snapshots = Semaphore.makeUnsafe(SNAPSHOTS_AT_ONCE);
     let lastOffer = 0;
+    let serial = 0;
     /** Of the images of all chains. */
     const labels = new Set<string>();
     const forget = ({ pool, id }: TrashedImage) => void labels.delete(imageLabel(pool, id));
@@ -103,9 +123,15 @@ export const makeQuickPurge = (
 
     /** `chain` begins with the image that could not be removed. */
     const failed = Effect.fnUntraced(function* (chain: Chain, failure: Failure) {
-      const { images, failures } = chain;
+      const { images, failures, waits } = chain;
       const [first] = images;
-      const wait = failure.forGood ? undefined : WAITS[failures - 1];
+      const forClones = failure.clones && hasEarlier(chain) ? WAITS_FOR_CLONES[waits] : undefined;
+      if (forClones !== undefined) {
+        const again = { ...chain, failures: failures - 1, waits: waits + 1 };
+        pending.add(again);
+        return yield* later(again, forClones);
+      }
+      const wait = failure.clones ? undefined : WAITS[failures - 1];
       const next = wait === undefined ? "left to the manager" : `tried again in ${wait} s`;
       const label = first === undefined ? "" : imageLabel(first.pool, first.id);
       yield* Effect.logInfo(`removal from the trash of image ${label} is ${next}: ${failure.reason}`);
@@ -114,20 +140,44 @@ export const makeQuickPurge = (
       yield* later(chain, wait);
     });
 
-    const run = Effect.fnUntraced(function* (chain: Chain) {
+    const run = Effect.fnUntraced(function* (chain: Chain, queue: Queue.Queue<Chain>) {
       if (!pending.has(chain)) return;
       running.add(chain);
       if (chain.giveUp) yield* givenUp(chain);
-      else yield* removed(chain);
+      else yield* removed(chain, queue);
       running.delete(chain);
       pending.delete(chain);
     });
 
-    const removed = Effect.fnUntraced(function* (chain: Chain) {
+    const hasEarlier = ({ serial: own }: Chain) => [...pending].some((other) => other.serial < own);
+
+    /** Goes on with the chain in `queue` once the snapshot of its first image is gone. */
+    const withoutSnapshot = Effect.fnUntraced(function* (
+      chain: Chain,
+      { pool, id }: TrashedImage,
+      snapshot: string,
+      queue: Queue.Queue<Chain>,
+    ) {
+      const failure = yield* tryOnce(snapshots.withPermits(1)(trashSnapshotRemove(pool, id, snapshot)));
+      if (failure === undefined) {
+        const rest = { ...chain, images: [{ pool, id }, ...chain.images.slice(1)] };
+        pending.add(rest);
+        yield* Queue.offer(queue, rest);
+      } else yield* failed({ ...chain, failures: chain.failures + 1 }, failure);
+      pending.delete(chain);
+    });
+
+    const removed = Effect.fnUntraced(function* (chain: Chain, queue: Queue.Queue<Chain>) {
       for (const [at, image] of chain.images.entries()) {
+        const rest = { ...chain, images: chain.images.slice(at) };
+        if (image.snapshot !== undefined) {
+          pending.add(rest);
+          yield* Effect.forkIn(withoutSnapshot(rest, image, image.snapshot, queue), scope);
+          break;
+        }
         const failure = yield* tryOnce(trashRemove(image.pool, image.id));
         if (failure !== undefined) {
-          yield* failed({ ...chain, images: chain.images.slice(at), failures: chain.failures + 1 }, failure);
+          yield* failed({ ...rest, failures: chain.failures + 1 }, failure);
           break;
         }
         forget(image);
@@ -145,11 +195,14 @@ export const makeQuickPurge = (
     const worker = (longestWaitMs: number) =>
       Queue.take(soon).pipe(
         Effect.tap((chain) => untilPause(chain, longestWaitMs)),
-        Effect.flatMap(run),
+        Effect.flatMap((chain) => run(chain, soon)),
         Effect.forever,
       );
     for (let i = 0; i < WORKERS; i++) yield* Effect.forkScoped(worker(i === 0 ? LONGEST_WAIT_MS : Infinity));
-    const lateWorker = Queue.take(late).pipe(Effect.flatMap(run), Effect.forever);
+    const lateWorker = Queue.take(late).pipe(
+      Effect.flatMap((chain) => run(chain, late)),
+      Effect.forever,
+    );
     for (let i = 0; i < LATE_WORKERS; i++) yield* Effect.forkScoped(lateWorker);
 
     return {
@@ -158,18 +211,21 @@ export const makeQuickPurge = (
           const images = offered.filter(({ pool, id }) => !labels.has(imageLabel(pool, id)));
           if (images.length === 0) return Effect.succeed(true);
           if (pending.size >= MOST_CHAINS && !always) return Effect.succeed(false);
-          const chain = { images, failures: 0, offeredAt, giveUp: isGivenUp };
+          serial += 1;
+          const chain = { images, failures: 0, waits: 0, serial, offeredAt, giveUp: isGivenUp };
           pending.add(chain);
           for (const { pool, id } of images) labels.add(imageLabel(pool, id));
           // It waits for no worker, because giving an image up is short.
           if (isGivenUp)
-            return run(chain).pipe(Effect.delay(`${after ?? 0} seconds`), Effect.forkIn(scope), Effect.as(true));
+            return run(chain, late).pipe(Effect.delay(`${after ?? 0} seconds`), Effect.forkIn(scope), Effect.as(true));
           lastOffer = offeredAt;
           return Effect.as(after === undefined ? Queue.offer(soon, chain) : later(chain, after), true);
         }),
       pending: () => [...labels],
       leave: () => {
-        const waiting = [...pending].filter((chain) => !running.has(chain));
+        const waiting = [...pending].filter(
+          (chain) => !running.has(chain) && chain.images.every(({ snapshot }) => snapshot === undefined),
+        );
         const images = waiting.flatMap((chain) => chain.images);
         for (const chain of waiting) pending.delete(chain);
         for (const image of images) forget(image);
@@ -180,8 +236,8 @@ export const makeQuickPurge = (
 
 interface Failure {
   readonly reason: string;
-  /** No later try of the driver will do better. */
-  readonly forGood: boolean;
+  /** It has clones, which may live for years: no later try of the driver will do better. */
+  readonly clones: boolean;
 }
 
 /** Gives `undefined` once the image is gone, whoever removed it. */
@@ -189,8 +245,7 @@ const tryOnce = (removal: Effect.Effect<void, CephError>): Effect.Effect<Failure
   removal.pipe(
     Effect.as(undefined),
     Effect.catchTag("ImageNotFound", () => Effect.succeed(undefined)),
-    // a clone may live for years
-    Effect.catch(({ _tag, message }) => Effect.succeed({ reason: message, forGood: _tag === "HasSnapshots" })),
+    Effect.catch(({ _tag, message }) => Effect.succeed({ reason: message, clones: _tag === "HasSnapshots" })),
     // A bug in one removal must not end the queue.
-    Effect.catchDefect((defect) => Effect.succeed({ reason: String(defect), forGood: false })),
+    Effect.catchDefect((defect) => Effect.succeed({ reason: String(defect), clones: false })),
   );

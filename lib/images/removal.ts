@@ -7,7 +7,8 @@
  * 2. An image with data of its own is never taken for one that a crash left half made.
  * 3. No volume or snapshot goes while it has a snapshot that a person took, or a part of the snapshot of an RBD group: it
  *    holds data that somebody wanted to keep, and the trash would never give the space back.
- * 4. Where a lock had to be taken away first, all is proven once more behind that.
+ * 4. The snapshot of an image that holds the point in time of a CSI snapshot goes to the trash with it, unless it has clones.
+ * 5. Where a lock had to be taken away first, all is proven once more behind that.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -22,6 +23,7 @@ import { personsSnapshots, refuseGroupSnapshots, refusePersonsSnapshots } from "
 import { type DiscardedImage, markFor, Purge } from "./purge.ts";
 import type { TrashedImage } from "./quick-purge.ts";
 import { orRaced } from "./races.ts";
+import { snapshotInTrash } from "./trash-sweep.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
 export const discardImage = Effect.fnUntraced(function* (
@@ -68,7 +70,7 @@ export const finishRemoval = Effect.fnUntraced(function* (
       if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, undefined);
       else if (onlyMarked && mark === undefined) {
         yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) stays in the trash: no driver's mark is on it`);
-      } else yield* discardImage({ pool, name, id, mark, found: true });
+      } else yield* discardImage({ pool, name, id, mark, snapshot: snapshotInTrash(name), found: true });
     }
   }
 });
@@ -125,12 +127,28 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     const { pool, imageName, snapshots = [] } = removal;
     const mark = markOf(imageName, image);
     for (const { clear } of leftovers) yield* clear;
-    for (const snapshot of snapshots) yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
+    let goesAlong: string | undefined;
+    for (const snapshot of snapshots) {
+      if (mayGoAlong(snapshot, imageName, image, mark) && purge.keepSeconds === 0) {
+        if (!(yield* orRaced(rbd.snapshotKeep(pool, imageName, snapshot)))) goesAlong = snapshot;
+      } else yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
+    }
     yield* moveToTrash(pool, imageName, mark);
-    gone.push({ pool, id: image.id, mark, trashedParent: trashedParentOf(pool, image) });
+    gone.push({ pool, id: image.id, mark, snapshot: goesAlong, trashedParent: trashedParentOf(pool, image) });
   }
   if (gone.length > 0) yield* purge.discard(gone);
 });
+
+/**
+ * Whether a snapshot without clones may go to the trash with its image, and be removed there: removing it waits for the
+ * monitors, and nobody needs to wait for that. A sweep has to find both if the driver dies before, by mark and name.
+ */
+const mayGoAlong = (
+  snapshot: string,
+  imageName: string,
+  { namedSnapshots }: ImageStatus,
+  mark: DriversMark | undefined,
+): boolean => mark !== undefined && snapshot === imageName && namedSnapshots.includes(snapshot);
 
 interface Looked {
   readonly removal: Removal;

@@ -89,6 +89,13 @@ export const madeByDriver = (name: string): DriversName | undefined => {
   return { uuid, byDefault, isTemp };
 };
 
+/**
+ * The snapshot that may have gone to the trash with an image of that name (./removal.ts); `undefined`: volumes that have the
+ * default prefix have none.
+ */
+export const snapshotInTrash = (name: string): string | undefined =>
+  name.startsWith(VOLUMES.defaultImagePrefix) ? undefined : name;
+
 /** Gives a function that is told of each use of a pool, and has it swept now and then. */
 export const makeSweeps = (sweep: (pool: PoolRef) => Effect.Effect<void, CephError>) =>
   Effect.map(Effect.scope, (scope) => {

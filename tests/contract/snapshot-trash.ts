@@ -1,5 +1,6 @@
 /** Removed snapshots that have clones: where they go, what still leads to them, and when they are gone. */
 import { expect, test } from "bun:test";
+import { DRIVERS_MARKS } from "../../lib/ceph/rbd.ts";
 import { eventually, LIMIT, LONG_LIMIT, type Session } from "./harness.ts";
 
 export const snapshotTrashContract = (at: () => Session): void => {
@@ -51,6 +52,61 @@ export const snapshotTrashContract = (at: () => Session): void => {
         ["trash", "s"],
         ["user", undefined],
       ]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "A snapshot is kept for its clones, and one without clones, or without an image, is left as it is",
+    async () => {
+      const { run, pool, aSource } = at();
+      const source = await aSource();
+      const keep = (image: string, snapshot = "s") => run((ceph) => ceph.snapshotKeep(pool, image, snapshot));
+      expect([await keep("absent"), await keep(source, "absent"), await keep(source)]).toEqual([false, false, false]);
+      expect(await kinds(source)).toEqual([["user", undefined]]);
+      const clone = await cloned(source);
+      expect(await keep(source)).toBe(true);
+      expect(await kinds(source)).toEqual([["trash", "s"]]);
+      expect(await keep(source)).toBe(false);
+      await removed(clone);
+    },
+    LIMIT,
+  );
+
+  test(
+    "An image goes to the trash with its snapshot, and leaves it when the snapshot is removed there",
+    async () => {
+      const { run, fails, pool, aSource } = at();
+      const source = await aSource();
+      const { id } = await run((ceph) => ceph.imageStatus(pool, source));
+      await run((ceph) => ceph.trashMove(pool, source, DRIVERS_MARKS.small));
+      expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("HasSnapshots");
+      await run((ceph) => ceph.trashSnapshotRemove(pool, id, "absent"));
+      expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("HasSnapshots");
+      for (let i = 0; i < 2; i++) await run((ceph) => ceph.trashSnapshotRemove(pool, id, "s"));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toMatchObject({ name: source, byDriver: "small" });
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
+      expect((await fails((ceph) => ceph.trashSnapshotRemove(pool, id, "s")))._tag).toBe("ImageNotFound");
+    },
+    LIMIT,
+  );
+
+  test(
+    "A snapshot that got a clone stays for it, also when its image went to the trash with it, and goes with the clone",
+    async () => {
+      const { run, fails, pool, world, aSource } = at();
+      const source = await aSource();
+      const { id } = await run((ceph) => ceph.imageStatus(pool, source));
+      const clone = await cloned(source);
+      const content = await world.content(pool, clone);
+      await run((ceph) => ceph.trashMove(pool, source, DRIVERS_MARKS.small));
+      await run((ceph) => ceph.trashSnapshotRemove(pool, id, "s"));
+      expect((await fails((ceph) => ceph.trashRemove(pool, id)))._tag).toBe("HasSnapshots");
+      expect(await world.content(pool, clone)).toBe(content);
+      await removed(clone);
+      await run((ceph) => ceph.trashRemove(pool, id));
+      expect(await run((ceph) => ceph.trashGet(pool, id))).toBeUndefined();
     },
     LIMIT,
   );

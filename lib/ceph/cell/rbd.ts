@@ -23,6 +23,7 @@ const rbd = bind("librbd.so.1", {
   rbd_create4: { args: [T.u64, T.cstring, T.u64, T.u64], returns: T.i32 },
   rbd_namespace_exists: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
   rbd_open: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
+  rbd_open_by_id: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_open_read_only: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_close: { args: [T.u64], returns: T.i32 },
   rbd_get_size: { args: [T.u64, T.ptr], returns: T.i32 },
@@ -148,7 +149,21 @@ export const withImage = <A>(
       ? rbd.rbd_open_read_only(io, plain(image), place, null)
       : rbd.rbd_open(io, plain(image), place, null);
   check("rbd_open", whileThere(io, image, open, op));
-  const handle = valueOf(place);
+  return closing(valueOf(place), use);
+};
+
+/** Opens an image for writing, also one in the trash. */
+export const withImageById = <A>(io: bigint, id: string, use: (handle: bigint) => A): A => {
+  const place = slot();
+  const open = () => {
+    const result = rbd.rbd_open_by_id(io, plain(id), place, null);
+    return result === -ENOENT && hasHeader(io, id) ? undefined : result;
+  };
+  check("rbd_open", whileParentsGo(open, PARENT));
+  return closing(valueOf(place), use);
+};
+
+const closing = <A>(handle: bigint, use: (handle: bigint) => A): A => {
   try {
     return use(handle);
   } finally {

@@ -20,7 +20,7 @@ import { takeFirst } from "./first-snapshot.ts";
 import { childrenIn } from "./header-snapshots.ts";
 import { tellClients } from "./header-watchers.ts";
 import { execute, type PoolArg } from "./rados.ts";
-import { existing, id as idOf, noProgress, withImage } from "./rbd.ts";
+import { existing, id as idOf, noProgress, withImage, withImageById } from "./rbd.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
@@ -35,6 +35,12 @@ const rbd = bind("librbd.so.1", {
 
 export interface SnapshotArg extends PoolArg {
   readonly image: string;
+  readonly snapshot: string;
+}
+
+export interface TrashedSnapshotArg extends PoolArg {
+  /** Of the image. */
+  readonly id: string;
   readonly snapshot: string;
 }
 
@@ -67,6 +73,13 @@ export const remove = (io: bigint, image: string, snapshot: string): void =>
     if (result !== -ENOENT) check("rbd_snap_remove", result);
     // whoever removed it may have died before it told the clients
     else tellClients(io, `rbd_header.${existing(idOf(io, image))}`);
+  });
+
+/** `remove` of an image in the trash, which nobody has mapped. */
+export const removeTrashed = (io: bigint, id: string, snapshot: string): void =>
+  withImageById(io, id, (handle) => {
+    const result = rbd.rbd_snap_remove(handle, plain(snapshot));
+    if (result !== -ENOENT) check("rbd_snap_remove", result);
   });
 
 export const list = (io: bigint, image: string): readonly Snapshot[] =>

@@ -9,7 +9,7 @@
 import { serveCell } from "../../cells/cell.ts";
 import { trim } from "./ffi.ts";
 import { pooled } from "./rados.ts";
-import type { SnapshotArg } from "./snapshots.ts";
+import type { SnapshotArg, TrashedSnapshotArg } from "./snapshots.ts";
 import * as snapshots from "./snapshots.ts";
 
 const calls = {
@@ -17,6 +17,7 @@ const calls = {
     snapshots.create(arg, io, arg.image, arg.snapshot, arg.clients),
   ),
   snapshotRemove: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.remove(io, image, snapshot)),
+  trashSnapshotRemove: pooled((io, { id, snapshot }: TrashedSnapshotArg) => snapshots.removeTrashed(io, id, snapshot)),
 };
 
 export type WaitingCalls = typeof calls;

@@ -12,7 +12,6 @@ import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Semaphore from "effect/Semaphore";
 import { imageLabel } from "../label.ts";
-import type { CephError } from "../errors.ts";
 import type { PoolRef } from "../rados.ts";
 import type { SnapshotCalls, SnapshotRef } from "../rbd.ts";
 import { type About, type Calls, placeOf } from "./call.ts";
@@ -31,12 +30,12 @@ export const snapshotCalls = (
     permits.set(place, made);
     return made;
   };
+  const snapshotKeep = change("snapshotKeep", ["image", "snapshot"], named);
   return {
     snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], waiting),
-    snapshotRemove: removal(
-      change("snapshotKeep", ["image", "snapshot"], named),
-      change("snapshotRemove", ["image", "snapshot"], waiting),
-    ),
+    snapshotKeep,
+    snapshotRemove: removal(snapshotKeep, change("snapshotRemove", ["image", "snapshot"], waiting)),
+    trashSnapshotRemove: change("trashSnapshotRemove", ["id", "snapshot"], waiting),
     snapshotChildren: call("snapshotChildren", ["image", "snapshot"], (pool, image, snapshot) => ({
       snapshot: snapshotLabel({ pool, image, snapshot }),
     })),
@@ -87,10 +86,7 @@ const waiting = (pool: PoolRef, image: string, snapshot: string): Partial<About>
 
 /** Few removals wait for the monitors: not those of snapshots that stay for their clones. */
 const removal =
-  (
-    keep: (...of: Parameters<SnapshotCalls["snapshotRemove"]>) => Effect.Effect<boolean, CephError>,
-    remove: SnapshotCalls["snapshotRemove"],
-  ): typeof remove =>
+  (keep: SnapshotCalls["snapshotKeep"], remove: SnapshotCalls["snapshotRemove"]): typeof remove =>
   (...of) =>
     Effect.flatMap(keep(...of), (kept) => (kept ? Effect.void : remove(...of)));
 

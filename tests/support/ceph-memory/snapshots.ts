@@ -58,6 +58,26 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         if (there !== undefined) found.dropSnapshot(there);
       }),
 
+    snapshotKeep: (ref, image, snapshot) =>
+      call(() => {
+        const found = enter(cluster, ref, "rados_exec").images.get(image);
+        const there = found?.snapshotNamed(snapshot);
+        if (found === undefined || there === undefined || there.children.size === 0) return false;
+        found.dropSnapshot(there);
+        return true;
+      }),
+
+    trashSnapshotRemove: (ref, id, snapshot) =>
+      call(() => {
+        const op = "rbd_open";
+        const { images, trash } = enter(cluster, ref, op);
+        const found = trash.get(id)?.image ?? [...images.values()].find((image) => image.id === id);
+        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, id) }));
+        if (found.lostParent) throw refuse(new ParentLost({ op, subject: imageLabel(ref, id) }));
+        const there = found.snapshotNamed(snapshot);
+        if (there !== undefined) found.dropSnapshot(there);
+      }),
+
     snapshotChildren: (ref, image, snapshot) =>
       call(() => {
         const found = open(cluster, ref, image, "rbd_list_children");

@@ -122,7 +122,7 @@ describe("the remains of a definite failure", () => {
         const failure = await failureOf(time.until(scenario.call(driver, ids)));
         if (calls().length < k) break;
         // what the driver removes behind its answer, or gives to the manager
-        await time.pass("6 seconds");
+        await time.pass("20 seconds");
         await idle(cluster);
         if (failure === undefined) continue;
         if (JSON.stringify(canonical(cluster, ids)) !== JSON.stringify(before))
