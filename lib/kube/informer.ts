@@ -4,9 +4,11 @@
  *
  * Not here: one request, and when a silent watch is given up (./request.ts).
  *
- * 1. The store never goes back: of two versions of an object the newer one stays, whoever brought it.
+ * 1. The store never goes back: of two versions of an object the newer one stays, whoever brought it. Only where the server
+ *    itself has gone back (etcd was restored from a backup) the store does, too, by the next list.
  * 2. What disappears while nobody watches is found by the next list, and told like any other deletion.
- * 3. No failure ends an informer: it waits, longer each time, and goes on from where it was.
+ * 3. No failure ends an informer: it waits, longer each time, and goes on from where it was. Only the first time that the
+ *    server has forgotten where a watch was, it lists at once.
  */
 import * as Clock from "effect/Clock";
 import * as Deferred from "effect/Deferred";
@@ -77,8 +79,8 @@ export const informer = <T extends Kept>(
 
 interface Store<T> {
   readonly kept: ReadonlyMap<string, T>;
-  /** -> why the object cannot be kept, if it cannot. */
-  readonly put: (object: unknown) => string | undefined;
+  /** -> why the object cannot be kept, if it cannot. `back`: also one that is older than what is kept. */
+  readonly put: (object: unknown, back?: boolean) => string | undefined;
   readonly drop: (key: string) => void;
   readonly learn: (object: unknown) => void;
 }
@@ -89,6 +91,8 @@ const keyOf = (object: unknown): string | undefined => {
   return identity.namespace === "" ? identity.name : `${identity.namespace}/${identity.name}`;
 };
 
+const isAtMost = (version: string, known: string): boolean => version === known || isBefore(version, known);
+
 const makeStore = <T extends Kept>(
   { schema, wanted = () => true }: Resource<T>,
   onChange: (change: Change<T>) => void,
@@ -98,7 +102,7 @@ const makeStore = <T extends Kept>(
     const before = kept.get(key);
     if (kept.delete(key)) onChange({ key, before, now: undefined });
   };
-  const put = (object: unknown): string | undefined => {
+  const put = (object: unknown, back = false): string | undefined => {
     const key = keyOf(object);
     const { data: read, error } = schema.safeParse(object);
     if (key === undefined) return "an object without a name";
@@ -106,7 +110,7 @@ const makeStore = <T extends Kept>(
     const before = kept.get(key);
     const known = before?.resourceVersion ?? "";
     if (!wanted(read)) drop(key);
-    else if (before === undefined || !(read.resourceVersion === known || isBefore(read.resourceVersion, known))) {
+    else if (before === undefined || (back ? read.resourceVersion !== known : !isAtMost(read.resourceVersion, known))) {
       kept.set(key, read);
       onChange({ key, before, now: read });
     }
@@ -131,13 +135,14 @@ const keepCurrent = <T>(
   ready: Deferred.Deferred<void>,
 ): Effect.Effect<never> => {
   const wait = makeBackoff();
+  const place: Place = { version: "", expired: 0 };
   return Effect.gen(function* () {
-    const since = yield* listAll(kube, path, store);
+    yield* listAll(kube, path, store, place);
     yield* Deferred.done(ready, Exit.void);
-    return yield* follow(kube, path, store, since, wait);
+    return yield* follow(kube, path, store, place, wait);
   }).pipe(
     Effect.catch((failed) =>
-      isExpired(failed)
+      isExpired(failed) && (place.expired += 1) === 1
         ? Effect.logDebug(`${path}: listed again, because the server has forgotten the version that was watched`)
         : Effect.andThen(Effect.logWarning(`${failed.message}; retrying`), wait),
     ),
@@ -145,21 +150,38 @@ const keepCurrent = <T>(
   );
 };
 
-/** -> the version that the list is of. */
-const listAll = <T>({ list }: KubeService, path: string, store: Store<T>): Effect.Effect<string, KubeFailed> =>
+/** Where an informer is in the history of its objects. */
+interface Place {
+  /** Of the latest list, or event. */
+  version: string;
+  /** How many times in a row the server has forgotten it. */
+  expired: number;
+}
+
+/** Leaves in `place` the version that the list is of. */
+const listAll = <T>(
+  { list }: KubeService,
+  path: string,
+  store: Store<T>,
+  place: Place,
+): Effect.Effect<void, KubeFailed> =>
   Effect.gen(function* () {
     const seen = new Set<string>();
     let after = "";
     for (;;) {
       const { items, next, resourceVersion } = yield* list(path, { limit: PAGE, after });
+      const back = isBefore(resourceVersion, place.version);
       for (const item of items) {
-        yield* sayUnreadable(path, store.put(item));
+        yield* sayUnreadable(path, store.put(item, back));
         seen.add(keyOf(item) ?? "");
       }
       after = next;
       if (next !== "") continue;
       for (const key of store.kept.keys()) if (!seen.has(key)) store.drop(key);
-      return resourceVersion;
+      if (back)
+        yield* Effect.logWarning(`${path}: the API server went back from ${place.version} to ${resourceVersion}`);
+      place.version = resourceVersion;
+      return;
     }
   });
 
@@ -178,17 +200,19 @@ const follow = <T>(
   { watch }: KubeService,
   path: string,
   store: Store<T>,
-  from: string,
+  place: Place,
   wait: Effect.Effect<void>,
 ): Effect.Effect<never, KubeFailed> => {
-  let version = from;
   let events = 0;
   const inARow = { failures: 0, refusals: 0 };
-  const begun = () => Object.assign(inARow, { failures: 0, refusals: 0 });
+  const begun = () => {
+    Object.assign(inARow, { failures: 0, refusals: 0 });
+    place.expired = 0;
+  };
   const take = ({ type, object }: WatchEvent): Effect.Effect<void> => {
     events += 1;
     begun();
-    version = versionOf(object) ?? version;
+    place.version = versionOf(object) ?? place.version;
     if (type === "BOOKMARK") return Effect.void;
     if (type !== "DELETED") return sayUnreadable(path, store.put(object));
     store.drop(keyOf(object) ?? "");
@@ -196,7 +220,7 @@ const follow = <T>(
   };
   const once = Effect.gen(function* () {
     const [began, eventsBefore] = [yield* Clock.currentTimeMillis, events];
-    yield* Stream.runForEach(watch(path, version), take);
+    yield* Stream.runForEach(watch(path, place.version), take);
     if (events === eventsBefore && (yield* Clock.currentTimeMillis) - began < TOO_SHORT_MS) {
       return yield* new KubeFailed({ verb: "watch", path, reason: AT_ONCE });
     }

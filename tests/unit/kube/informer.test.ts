@@ -107,6 +107,34 @@ describe("an informer", () => {
     expect(changes).toContain("changed stays");
   });
 
+  test("A server that was restored from a backup is followed back, and from there on", async () => {
+    const { memory, time, begin, changes, informer: store } = await started();
+    for (const name of ["stays", "changes"]) memory.create(PATH, pv(name));
+    const restore = memory.backup();
+    const { log } = await begin();
+    for (let n = 1; n <= 20; n++) memory.merge(`${PATH}/changes`, { spec: { size: n } });
+    await settled();
+    expect(store().get("changes")?.size).toBe(20);
+    restore();
+    await time.pass("2 minutes");
+    expect(store().get("changes")?.size).toBe(0);
+    expect(log.join("\n")).toContain("the API server went back from");
+    changes.length = 0;
+    memory.merge(`${PATH}/changes`, { spec: { size: 7 } });
+    await settled();
+    expect([changes, store().get("changes")?.size]).toEqual([["changed changes"], 7]);
+  });
+
+  test("A server that forgets each version at once is asked for its list less and less often", async () => {
+    const { memory, time, begin } = await started(({ verb, path }, act) =>
+      verb === "watch" ? Effect.fail(new KubeFailed({ verb, path, status: 410, reason: "too old" })) : act,
+    );
+    const { log } = await begin();
+    await time.pass("2 minutes");
+    expect(memory.requests.filter((request) => request.startsWith("list")).length).toBeLessThan(30);
+    expect(log.join("\n")).toContain("too old");
+  });
+
   test("A server that is away at the start is waited for", async () => {
     let away = true;
     const { memory, time, begin, names } = await started(({ verb, path }, act) =>
