@@ -188,7 +188,8 @@ interface PublishedVolume {
 
 /**
  * What to unpublish; `undefined` where nobody knows any more. What the attachment says was published: the volume of that
- * name may be another one by now, whose secret is not for it.
+ * name may be another one by now, whose secret is not for it. A volume that is there and cannot be translated ends no
+ * detach: it may be published.
  */
 const publishedVolume = (
   known: Known,
@@ -196,7 +197,11 @@ const publishedVolume = (
 ): Effect.Effect<PublishedVolume | undefined, Failure, Kube> =>
   Effect.gen(function* () {
     const { handle } = attachment;
-    const named = yield* namedVolume(known, attachment);
+    const named = yield* namedVolume(known, attachment).pipe(
+      Effect.catchTag("NotAttachable", (failure) =>
+        handle === undefined ? Effect.fail(failure) : Effect.succeed(undefined),
+      ),
+    );
     if (handle === undefined || named?.handle === handle) return named;
     const { secret, handle: before } = known.departed.get(attachment.volume ?? "") ?? {};
     return { handle, secret: before === handle ? secret : undefined };
@@ -208,19 +213,23 @@ const namedVolume = (
   { volume, inline }: Attachment,
 ): Effect.Effect<PublishedVolume | undefined, Failure, Kube> =>
   Effect.gen(function* () {
-    if (inline !== undefined) return handleIn(inline);
+    if (inline !== undefined) return yield* handleIn(inline, "the inline volume");
     if (volume === undefined) return undefined;
     const cached = volumes.get(volume);
     if (cached !== undefined && cached.handle !== "") return cached;
     const found = yield* readVolume(volume);
-    if (found !== undefined) return handleIn(found.spec);
+    if (found !== undefined) return yield* handleIn(found.spec, `PersistentVolume ${volume}`);
     const gone = departed.get(volume);
     return gone === undefined || gone.handle === "" ? undefined : gone;
   });
 
-const handleIn = (spec: WholeVolume["spec"]): PublishedVolume | undefined => {
+const handleIn = (spec: WholeVolume["spec"], what: string): Effect.Effect<PublishedVolume, NotAttachable> => {
   const { csi } = migrated(spec);
-  return csi && { handle: csi.volumeHandle, secret: csi.controllerPublishSecretRef };
+  if (csi !== undefined) return Effect.succeed({ handle: csi.volumeHandle, secret: csi.controllerPublishSecretRef });
+  return refuse(
+    `${what} is not a CSI volume, and no in-tree RBD volume: this attacher cannot detach it. If it is detached on the ` +
+      "storage's side, remove the attachment's finalizer by hand",
+  );
 };
 
 /** Lets a deleted volume go once no attachment of ours names it. */

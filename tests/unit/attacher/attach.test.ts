@@ -358,6 +358,21 @@ describe("detach", () => {
     expect(log.join("\n")).toContain("PersistentVolume pv-gone is gone");
   });
 
+  test("A volume that is there and that this attacher cannot translate ends no detach", async () => {
+    const { attach, node, attachment, remove, find, driver, memory, status } = attacherWorld();
+    node("node-1");
+    const foreign = { accessModes: ["ReadWriteOnce"], awsElasticBlockStore: { volumeID: "vol-123" } };
+    memory.create("/api/v1/persistentvolumes", { metadata: { name: "pv-1" }, spec: foreign });
+    attachment("va-1", "pv-1", "node-1", { finalizers: [FINALIZER] });
+    remove("va-1");
+    await attach();
+    expect(find("va-1")).toBeDefined();
+    expect(driver.calls).toEqual([]);
+    const message = String(status("va-1")?.["detachError"]?.["message"]);
+    expect(message).toContain("PersistentVolume pv-1 is not a CSI volume");
+    expect(message).toContain("remove the attachment's finalizer by hand");
+  });
+
   test("A hundred detaches that hang hold up no attach", async () => {
     const world = attacherWorld();
     const { attach, node, volume, attachment, remove, status, driver } = world;
