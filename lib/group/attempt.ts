@@ -7,6 +7,8 @@
  * 1. An attempt that is given up first puts a name into the journal that says so. That is the end of the UUID: no attempt
  *    follows, and a call that finds it undoes what is left.
  * 2. The RBD group of a recorded point in time is removed only for callers that need it no longer (`removeGroups`).
+ * 3. What an earlier call has left is undone also where a later one fails before it has taken it over, because the caller of
+ *    that one need not come back, and knows no ID to delete (`orUndoFound`).
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -18,9 +20,10 @@ import type { ConfigError } from "../config/errors.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { Conflict, InvalidRequest } from "../csi/errors.ts";
 import { earlierNames, givenUpName, isGivenUp, ownName } from "../journal/attempt-names.ts";
-import { readGroup, replaceGroup } from "../journal/group-snapshots.ts";
+import { giveUpUnwritten, readGroup, replaceGroup, replaceHalfMade } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { locateMembers } from "../journal/locate-group.ts";
+import { type DomainError, outcomeOf } from "../operations/outcomes.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { type SnapshotImage, undoReservation } from "../snapshot/finish.ts";
 import type { Member } from "./member.ts";
@@ -65,6 +68,57 @@ export const undoAttempt = Effect.fn("group.undoAttempt")(function* (
   yield* undoGivenUp(spec, group, group.members.map(memberOf(spec)));
 });
 
+/**
+ * Undoes what an earlier call has left of the group snapshot when `body` certainly had no effect. The stage stays that of
+ * `body`, because the answer names it. If the undo proves that
+ * another driver goes on with it, or leaves open what is there, that is the failure: the caller has to come back.
+ */
+export const orUndoFound =
+  (spec: GroupSpec, found: Group) =>
+  <A, E extends DomainError, R>(
+    body: Effect.Effect<A, E, R>,
+  ): Effect.Effect<A, E | UndoError, R | Ceph | DriverSettings> =>
+    Effect.tapError(body, (error) => (outcomeOf(error) === "none" ? undoFound(spec, found) : Effect.void));
+
+const undoFound = (spec: GroupSpec, found: Group): Effect.Effect<void, UndoError, Ceph | DriverSettings> =>
+  Effect.catchIf(
+    removeFound(spec, found),
+    (error) => outcomeOf(error) === "none",
+    ({ message }) =>
+      Effect.logWarning(`could not undo group snapshot ${spec.requestName}; the next call undoes it: ${message}`),
+  );
+
+const removeFound = (spec: GroupSpec, found: Group): Effect.Effect<void, UndoError, Ceph | DriverSettings> => {
+  const { pool, uuid, groupName, reservation, isHalfMade } = found;
+  const { requestName } = spec;
+  if (reservation === undefined) return Effect.void;
+  if (isHalfMade) return removeHalfMade({ pool, uuid, groupName, requestName });
+  if (reservation.attributes.requestName !== undefined) return undoAttempt(spec, found);
+  const givenUp = giveUpUnwritten(pool, uuid, requestName, givenUpName(groupName, uuid));
+  return Effect.andThen(givenUp, freeEntry({ pool, uuid, requestName }));
+};
+
+interface HalfMade extends Pick<Group, "pool" | "uuid" | "groupName"> {
+  readonly requestName: string | undefined;
+}
+
+/** Removes an entry that has no members yet, and its name. Nobody takes it over from then on. */
+export const removeHalfMade = Effect.fn("group.removeHalfMade")(function* ({
+  pool,
+  uuid,
+  groupName,
+  requestName,
+}: HalfMade): Effect.fn.Return<void, CephError, Rados | DriverSettings> {
+  const givenUp = replaceHalfMade(pool, uuid, groupName, givenUpName(groupName, uuid), {});
+  yield* Effect.catchTag(givenUp, "ObjectNotFound", () => Effect.void);
+  yield* freeEntry({ pool, uuid, requestName });
+});
+
+const freeEntry = ({ pool, uuid, requestName }: Omit<HalfMade, "groupName">) =>
+  Effect.flatMap(DriverSettings, ({ instanceId }) =>
+    journal.unreserve(journal.GROUPS, pool, instanceId, { uuid, entry: uuid, requestName }),
+  );
+
 /** Goes on with an undo that was cut off. */
 export const finishUndo = Effect.fn("group.finishUndo")(function* (
   spec: GroupSpec,
@@ -102,8 +156,7 @@ const undoGivenUp = Effect.fnUntraced(function* (
   { pool, uuid, groupName }: Group,
   members: readonly ReservedMember[],
 ): Effect.fn.Return<void, UndoError, Ceph | DriverSettings> {
-  const { instanceId } = yield* DriverSettings;
   yield* removeGroups({ pool, uuid, groupName });
   yield* settleAll(members, (member) => undoReservation(member, member.requestName));
-  yield* journal.unreserve(journal.GROUPS, pool, instanceId, { uuid, entry: uuid, requestName });
+  yield* freeEntry({ pool, uuid, requestName });
 });

@@ -10,8 +10,8 @@
  * of the request (./request.ts).
  *
  * 1. Names, UUIDs and IDs of the members follow from the group's UUID and the volumes, so a retry finds them.
- * 2. Until the creation time is in the journal nobody knows of the group snapshot: a failure undoes everything, and a
- *    retry takes the point in time anew. From then on nothing is undone, no failure says that nothing happened, and the next
+ * 2. Until the creation time is in the journal nobody knows of the group snapshot: a failure undoes everything, also what
+ *    earlier calls have left, and a retry takes the point in time anew. From then on nothing is undone, no failure says that nothing happened, and the next
  *    call makes what is missing.
  * 3. The RBD group goes last: while a member's image ID is not in the journal, that member can be cloned again. So do
  *    those of earlier attempts, because a driver that was overtaken may have made its own late, and died.
@@ -38,7 +38,7 @@ import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { readSourceKey } from "../snapshot/key.ts";
 import { poolTopology } from "../snapshot/topology.ts";
-import { finishUndo, removeGroups } from "./attempt.ts";
+import { finishUndo, orUndoFound, removeGroups } from "./attempt.ts";
 import {
   findSources,
   isMade,
@@ -126,12 +126,17 @@ const takeNow = Effect.fnUntraced(function* (
   spec: GroupSpec,
   found: Group,
 ): Effect.fn.Return<TakenGroup, CreateGroupSnapshotError, Needs> {
-  const group = yield* stage("find sources", withSources(spec, found));
-  const sources = group.members.map(({ source }) => source);
-  // Read before the point in time: a key that is out of reach fails the call while nothing is made.
-  const keys = yield* settleAll(sources, (source) => readSourceKey(source, spec.secrets));
+  const { group, sources, keys } = yield* orUndoFound(spec, found)(readSources(spec, found));
   const { createdAt, groupName, parts } = yield* compensated(takePointInTime(spec, group));
   return { ...group, createdAt, groupName, known: { parts, sources, keys } };
+});
+
+/** Read before the point in time: a key that is out of reach fails the call while this one has made nothing. */
+const readSources = Effect.fnUntraced(function* (spec: GroupSpec, found: Group) {
+  const group = yield* stage("find sources", withSources(spec, found));
+  const sources = group.members.map(({ source }) => source);
+  const keys = yield* settleAll(sources, (source) => readSourceKey(source, spec.secrets));
+  return { group, sources, keys };
 });
 
 /** The group snapshot, once nothing of an attempt that was given up is left. */

@@ -18,8 +18,6 @@ import { DriverSettings } from "../config/settings.ts";
 import { GroupSnapshotNotFound } from "../csi/errors.ts";
 import { parseVolumeId } from "../csi/volume-id.ts";
 import type { Purge } from "../images/purge.ts";
-import { givenUpName } from "../journal/attempt-names.ts";
-import { replaceHalfMade } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import { compareMembers, type LocatedGroup, locateEntry, locateMembers } from "../journal/locate-group.ts";
 import type { Kms } from "../kms/kms.ts";
@@ -28,7 +26,7 @@ import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
-import { removeGroups } from "./attempt.ts";
+import { removeGroups, removeHalfMade } from "./attempt.ts";
 import { deleteSnapshot, type DeleteSnapshotError } from "../snapshot/delete.ts";
 
 export type DeleteGroupSnapshotError = DeleteSnapshotError;
@@ -68,27 +66,14 @@ const deleteLocked = Effect.fnUntraced(function* (
   const { credentials } = requester;
   const locks = yield* Locks;
   const group = yield* stage("find group", locateEntry(groupSnapshotId, credentials));
-  const { requestName, members } = group.entry;
+  const { pool, uuid } = group;
+  const { requestName, groupName, members } = group.entry;
   const isHalfMade = members.length === 0;
   if (!isHalfMade) yield* stage("compare members", compareMembers(group, snapshotIds));
   yield* stage("find members", locateMembers(group, credentials));
+  const halfMade = stage("free name", removeHalfMade({ pool, uuid, groupName, requestName }));
   const name = requestName === undefined ? undefined : LockKey.groupSnapshotName(requestName);
-  yield* locks.with([name], isHalfMade ? removeHalfMade(group) : remove(group, requester));
-});
-
-/** Nobody takes the entry over from then on. */
-const removeHalfMade = Effect.fnUntraced(function* ({
-  pool,
-  uuid,
-  entry: { requestName, groupName },
-}: LocatedGroup): Effect.fn.Return<void, DeleteSnapshotError, Needs> {
-  const { instanceId } = yield* DriverSettings;
-  const givenUp = replaceHalfMade(pool, uuid, groupName, givenUpName(groupName, uuid), {});
-  yield* stage(
-    "give up",
-    Effect.catchTag(givenUp, "ObjectNotFound", () => Effect.void),
-  );
-  yield* stage("free name", journal.unreserve(GROUPS, pool, instanceId, { uuid, entry: uuid, requestName }));
+  yield* locks.with([name], isHalfMade ? halfMade : remove(group, requester));
 });
 
 const remove = Effect.fnUntraced(function* (

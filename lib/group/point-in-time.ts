@@ -30,7 +30,7 @@ import * as journal from "../journal/journal.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
-import { memberImageName, removeUnrecorded, undoAttempt } from "./attempt.ts";
+import { memberImageName, orUndoFound, removeUnrecorded, undoAttempt } from "./attempt.ts";
 import type { Member, MemberWithSource } from "./member.ts";
 import type { Group, GroupSpec, GroupWithSources } from "./request.ts";
 
@@ -55,7 +55,7 @@ export const takePointInTime = Effect.fn("group.takePointInTime")(function* (
   found: GroupWithSources,
 ): Effect.fn.Return<PointInTime, TakePointInTimeError, Needs> {
   const rbd = yield* Rbd;
-  yield* stage("limit snapshots", limitMembers(found));
+  yield* orUndoFound(spec, found)(stage("limit snapshots", limitMembers(found)));
   const group = yield* beginAttempt(spec, found);
   const { pool, uuid, groupName } = group;
   yield* settleAll(group.members, (member) => reserveMember(spec, group, member));
@@ -105,12 +105,13 @@ const beginAttempt = Effect.fnUntraced(function* (
   const rbd = yield* Rbd;
   const attempt = { ...group, groupName: nextName(earlier, uuid) };
   const removeGroup = (name: string) => stage("remove earlier group", rbd.groupRemove(pool, name));
-  yield* Effect.forEach(previousNames(earlier, uuid), removeGroup);
+  const clear = Effect.forEach(previousNames(earlier, uuid), removeGroup);
   const replaced = group.isHalfMade
     ? replaceHalfMade(pool, uuid, earlier, attempt.groupName, memberKeys(spec, group.members))
     : replaceGroup(pool, uuid, earlier, attempt.groupName);
   const takeOver = Effect.catchTag(replaced, "ObjectNotFound", asRaced);
-  yield* step("take over", takeOver, { undo: () => undoAttempt(spec, attempt) });
+  const taken = step("take over", takeOver, { undo: () => undoAttempt(spec, attempt) });
+  yield* orUndoFound(spec, group)(Effect.andThen(clear, taken));
   yield* removeGroup(earlier);
   return attempt;
 });
@@ -134,7 +135,7 @@ const reserve = Effect.fnUntraced(function* (
     : stage("reserve", claimed);
   const attempt = { ...group, groupName: claim.imageName };
   const written = journal.writeAttributes(GROUPS, pool, claim);
-  yield* step("reserve", written, { undo: () => undoAttempt(spec, attempt) });
+  yield* orUndoFound(spec, group)(step("reserve", written, { undo: () => undoAttempt(spec, attempt) }));
   // Another call may have completed the reservation and undone it, both before this one came to write the entry.
   if (yield* stage("reserve", journal.isNamed(GROUPS, pool, instanceId, requestName, claim))) return attempt;
   yield* stage("forget entry", journal.forget(GROUPS, pool, uuid));

@@ -19,7 +19,7 @@ import { DriverSettings } from "../config/settings.ts";
 import { Conflict, InvalidRequest, type JournalCorrupt } from "../csi/errors.ts";
 import { newHandle } from "../csi/new-handle.ts";
 import { isGivenUp } from "../journal/attempt-names.ts";
-import { type GroupEntry, readGroup } from "../journal/group-snapshots.ts";
+import { readGroup } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
 import {
   type LocatedSource,
@@ -29,6 +29,7 @@ import {
   type SourceVolume,
   type SourceVolumeError,
 } from "../snapshot/source-volume.ts";
+import { findMembers } from "./found-members.ts";
 import { type Member, type MemberWithSource, memberOf } from "./member.ts";
 import { type GroupParameters, readGroupParameters } from "./parameters.ts";
 
@@ -121,7 +122,7 @@ export const findGroup = Effect.fn("group.findGroup")(function* (
   const { pool, poolId, clusterId } = yield* groupPool(spec, sources);
   const reservation = yield* journal.lookUp(journal.GROUPS, pool, instanceId, spec.requestName);
   const uuid = reservation?.uuid ?? crypto.randomUUID();
-  const members = yield* Effect.forEach(sources, (source, i) =>
+  const asked = yield* Effect.forEach(sources, (source, i) =>
     Effect.fromResult(memberOf(uuid, spec.sourceVolumeIds[i] ?? source.volume.handle, source)),
   );
   // While the journal has the name alone, the members are those of the first request that comes back.
@@ -131,16 +132,20 @@ export const findGroup = Effect.fn("group.findGroup")(function* (
   const givenUp = entry !== undefined && entry.createdAt === undefined && isGivenUp(groupName, uuid);
   const halfMade = entry !== undefined && !givenUp && entry.members.length === 0;
   if (halfMade) yield* proveNotOfVolumes(spec, pool, groupName);
-  else if (entry !== undefined && !givenUp) yield* proveSameMembers(spec, entry, members);
+  const groupSnapshotId = yield* Effect.fromResult(newHandle({ clusterId, poolId, uuid }));
+  const { members, createdAt } =
+    entry === undefined || givenUp || halfMade
+      ? { members: asked, createdAt: entry?.createdAt }
+      : yield* findMembers(spec, { groupSnapshotId, pool, uuid, entry }, asked);
   return {
-    groupSnapshotId: yield* Effect.fromResult(newHandle({ clusterId, poolId, uuid })),
+    groupSnapshotId,
     pool,
     uuid,
     groupName,
     isGivenUp: givenUp,
     isHalfMade: halfMade,
     reservation,
-    createdAt: entry?.createdAt,
+    createdAt,
     members,
   };
 });
@@ -217,15 +222,3 @@ const proveNotOfVolumes = Effect.fnUntraced(function* (
     remedy: "Delete that group, or use another name",
   });
 });
-
-const proveSameMembers = ({ requestName }: GroupSpec, entry: GroupEntry, members: readonly Member[]) => {
-  const asked = members.map(({ snapshotId }) => snapshotId).toSorted();
-  if (asked.join() === entry.members.join()) return Effect.void;
-  return Effect.fail(
-    new Conflict({
-      subject: `group snapshot ${requestName}`,
-      problem: "exists and is of other volumes than the request asks for",
-      remedy: "Delete that group snapshot, or use another name",
-    }),
-  );
-};

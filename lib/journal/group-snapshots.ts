@@ -97,6 +97,26 @@ export const replaceHalfMade = (
     remove: [CREATION_TIME],
   });
 
+/**
+ * Writes an entry of a name that has none yet, with a group that says that it is given up: nobody else writes one from then
+ * on. Fails with `Raced` when another driver has.
+ */
+export const giveUpUnwritten = (
+  pool: PoolRef,
+  uuid: string,
+  requestName: string,
+  givenUp: string,
+): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(GROUPS, uuid), {
+      object: "ensure",
+      compare: { [GROUPS.requestNameKey]: "" },
+      set: { [GROUPS.requestNameKey]: requestName, [GROUPS.imageNameKey]: givenUp },
+      // the object goes with the name, a moment later
+      evenIfFull: true,
+    }),
+  );
+
 /** RFC 3339, with up to nine digits of a second; this driver writes three. */
 const timeOf = (text: string | undefined): number | undefined => {
   const time = Date.parse(text?.replace(/(\.\d{3})\d+/, "$1") ?? "");

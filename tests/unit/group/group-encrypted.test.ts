@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
+import { intercepted } from "../../support/ceph-faults.ts";
 import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
 import { metaOf, restoreOf, settled } from "../../support/copies-world.ts";
 import { aVolume, DIRECTORY, grouping, holderNow, imageOf, readyGroup, ungrouping } from "../../support/group-world.ts";
@@ -72,6 +73,29 @@ describe("group snapshots of encrypted volumes", () => {
     const failure = await failureOf(driver.createGroup(grouping(world.ids, { secrets })));
     expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("no key of") });
     expect(poolDump(world.cluster).objects[DIRECTORY] ?? {}).toEqual({});
+  });
+
+  test("A key that is out of reach fails the retry of a call that was cut off, and leaves nothing of that one", async () => {
+    const world = await aWorld();
+    const { cluster } = world;
+    const dying = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "groupSnapshotMembers" ? Effect.die("the driver died") : act,
+    );
+    {
+      await using driver = aDriver(cluster, { ceph: dying, stores: world.stores() });
+      await group(driver, world).catch(() => undefined);
+    }
+    expect(Object.keys(poolDump(cluster).groups ?? {})).toHaveLength(1);
+    world.kept.clear();
+    await using driver = aDriver(cluster, { stores: world.stores() });
+    expect(await failureOf(driver.createGroup(grouping(world.ids, { secrets })))).toMatchObject({
+      code: "FAILED_PRECONDITION",
+      message: expect.stringContaining("no key of"),
+    });
+    const { groups, objects } = poolDump(cluster);
+    expect(groups).toBeUndefined();
+    expect(Object.keys(objects).filter((name) => /^csi\.(snap|volume\.group)\./.test(name))).toEqual([]);
+    expect([objects[DIRECTORY], objects["csi.snaps.default"]]).toEqual([{}, {}]);
   });
 
   test("The next driver finishes it with the same keys after a death at each call", async () => {
