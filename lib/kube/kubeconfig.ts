@@ -6,6 +6,7 @@
  * 1. Files with a token, a certificate or an authority are read again, because they are renewed on disk.
  * 2. What a kubeconfig asks for and this client does not have is an error that names it, never left out silently.
  */
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import * as Effect from "effect/Effect";
@@ -38,12 +39,37 @@ export const ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 type Env = Readonly<Record<string, string | undefined>>;
 
-/** Chooses the file if a path is given, else the pod's account. */
-export const kubeAccess = (kubeconfig: string, env: Env): Effect.Effect<KubeAccess, KubeAccessWrong> => {
-  if (kubeconfig !== "") return readKubeconfig(kubeconfig);
+/** Variables that name a kubeconfig in place of the flag, the first one first. */
+export type KubeconfigVariable = "KUBERNETES_CONFIG_PATH" | "KUBECONFIG";
+
+/** Chooses the file that the flag names, or else the first variable that is set, or else the pod's account. */
+export const kubeAccess = (
+  kubeconfig: string,
+  env: Env,
+  variables: readonly KubeconfigVariable[] = [],
+): Effect.Effect<KubeAccess, KubeAccessWrong> => {
+  const source = sourceOf(kubeconfig, env, variables);
+  if (source !== undefined) return readKubeconfig(source);
   const access = podAccess(env);
-  const message = "this process does not run in a pod: name a file with --kubeconfig";
+  const places = ["--kubeconfig", ...variables].join(" or ");
+  const message = `this process does not run in a pod: name a file with ${places}`;
   return access === undefined ? Effect.fail(new KubeAccessWrong({ message })) : Effect.succeed(access);
+};
+
+/** Where a kubeconfig is, and who says so. */
+interface Source {
+  readonly said: string;
+  /** Of several files each adds what those before it lack, and one that does not exist adds nothing. */
+  readonly paths: readonly [string, ...string[]];
+}
+
+const sourceOf = (kubeconfig: string, env: Env, variables: readonly KubeconfigVariable[]): Source | undefined => {
+  if (kubeconfig !== "") return { said: `--kubeconfig=${kubeconfig}`, paths: [kubeconfig] };
+  const variable = variables.find((each) => env[each]);
+  const value = variable === undefined ? undefined : env[variable];
+  if (value === undefined) return undefined;
+  const [first, ...others] = variable === "KUBECONFIG" ? value.split(":").filter((path) => path !== "") : [value];
+  return first === undefined ? undefined : { said: `${variable}=${value}`, paths: [first, ...others] };
 };
 
 /** `undefined`: this process does not run in a pod. */
@@ -75,7 +101,6 @@ const readText = (path: string): Effect.Effect<string, KubeAccessWrong> =>
 const errnoOf = (error: unknown): string =>
   error instanceof Error && "code" in error ? String(error.code) : "unknown error";
 
-/** Files are named as they are, or beside the kubeconfig. */
 const text = z.string().optional();
 const clusterShape = z.object({
   server: z.string().default(""),
@@ -119,22 +144,46 @@ const kubeconfigShape = z.preprocess(
 /** Fields of a user or a cluster that would change who this client is, or how it gets there. */
 const UNSUPPORTED = ["exec", "auth-provider", "username", "password", "as", "as-uid", "as-groups", "as-user-extra"];
 
-const readKubeconfig = (path: string): Effect.Effect<KubeAccess, KubeAccessWrong> =>
+/** Fields of a cluster and of a user that name a file, perhaps beside the kubeconfig. */
+const FILES = ["certificate-authority", "client-certificate", "client-key", "tokenFile"];
+const besideFile = <F extends object>(path: string, fields: F): F => {
+  const entries = Object.entries(fields).map(([field, value]): [string, unknown] => [
+    field,
+    FILES.includes(field) ? resolve(dirname(path), String(value)) : value,
+  ]);
+  return { ...fields, ...Object.fromEntries(entries) };
+};
+
+const readFileOf = (said: string, path: string) =>
   Effect.gen(function* () {
-    const wrong = (what: string) => Effect.fail(new KubeAccessWrong({ message: `--kubeconfig=${path}: ${what}` }));
     const content = yield* readText(path);
     const parsed = kubeconfigShape.safeParse(yaml(content));
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0];
-      return yield* wrong(`it is not a kubeconfig: ${issue?.path.join(".")}: ${issue?.message}`);
+    if (parsed.success) {
+      const { clusters, users, contexts, "current-context": current } = parsed.data;
+      return {
+        current,
+        clusters: clusters.map((each) => ({ ...each, cluster: besideFile(path, each.cluster) })),
+        users: users.map((each) => ({ ...each, user: besideFile(path, each.user) })),
+        contexts,
+      };
     }
-    const { clusters, users, contexts, "current-context": current } = parsed.data;
-    if (current === "") return yield* wrong("it has no current-context");
-    const context = contexts.find((each) => each.name === current)?.context;
+    const issue = parsed.error.issues[0];
+    const message = `it is not a kubeconfig: ${issue?.path.join(".")}: ${issue?.message}`;
+    return yield* new KubeAccessWrong({ message });
+  }).pipe(Effect.mapError(({ message }) => new KubeAccessWrong({ message: `${said}: ${message}` })));
+
+const readKubeconfig = ({ said, paths }: Source): Effect.Effect<KubeAccess, KubeAccessWrong> =>
+  Effect.gen(function* () {
+    const wrong = (what: string) => Effect.fail(new KubeAccessWrong({ message: `${said}: ${what}` }));
+    const there = paths.filter((path) => existsSync(path));
+    const files = yield* Effect.forEach(there.length === 0 ? [paths[0]] : there, (path) => readFileOf(said, path));
+    const current = files.find((file) => file.current !== "")?.current;
+    if (current === undefined) return yield* wrong("it has no current-context");
+    const context = files.flatMap(({ contexts }) => contexts).find((each) => each.name === current)?.context;
     if (context === undefined) return yield* wrong(`it has no context "${current}", which is its current one`);
-    const cluster = clusters.find((each) => each.name === context.cluster)?.cluster;
+    const cluster = files.flatMap(({ clusters }) => clusters).find((each) => each.name === context.cluster)?.cluster;
     if (cluster === undefined) return yield* wrong(`it has no cluster "${context.cluster}", which its context names`);
-    const user = users.find((each) => each.name === context.user)?.user ?? {};
+    const user = files.flatMap(({ users }) => users).find((each) => each.name === context.user)?.user ?? {};
     const unsupported = UNSUPPORTED.find((field) => field in user);
     if (unsupported !== undefined) {
       return yield* wrong(`this driver does not have "${unsupported}" of a user: use a token, or a client certificate`);
@@ -143,7 +192,7 @@ const readKubeconfig = (path: string): Effect.Effect<KubeAccess, KubeAccessWrong
     if (cluster.server === "") return yield* wrong(`its cluster "${context.cluster}" has no server`);
     return {
       url: urlOf(cluster, user),
-      credentials: credentialsOf(dirname(path), cluster, user),
+      credentials: credentialsOf(cluster, user),
       namespace: Effect.succeed(context.namespace ?? "default"),
     };
   });
@@ -168,16 +217,16 @@ const yaml = (content: string): unknown => {
   }
 };
 
-const credentialsOf = (folder: string, cluster: Cluster, user: User): Effect.Effect<Credentials, KubeAccessWrong> => {
+const credentialsOf = (cluster: Cluster, user: User): Effect.Effect<Credentials, KubeAccessWrong> => {
   const either = (data: string | undefined, file: string | undefined) => {
     if (data !== undefined) return Effect.succeed(Buffer.from(data, "base64").toString("utf8"));
-    return file === undefined ? Effect.succeed(undefined) : readText(resolve(folder, file));
+    return file === undefined ? Effect.succeed(undefined) : readText(file);
   };
   return Effect.gen(function* () {
     const ca = yield* either(cluster["certificate-authority-data"], cluster["certificate-authority"]);
     const cert = yield* either(user["client-certificate-data"], user["client-certificate"]);
     const key = yield* either(user["client-key-data"], user["client-key"]);
-    const token = yield* tokenOf(folder, user);
+    const token = yield* tokenOf(user);
     const serverName = cluster["tls-server-name"];
     return {
       token: token?.trim(),
@@ -193,8 +242,8 @@ const credentialsOf = (folder: string, cluster: Cluster, user: User): Effect.Eff
 };
 
 /** As in client-go, the file wins, because it is the one that somebody renews. The text does where it cannot be read. */
-const tokenOf = (folder: string, { token, tokenFile }: User): Effect.Effect<string | undefined, KubeAccessWrong> => {
+const tokenOf = ({ token, tokenFile }: User): Effect.Effect<string | undefined, KubeAccessWrong> => {
   if (tokenFile === undefined) return Effect.succeed(token);
-  const inFile = readText(resolve(folder, tokenFile));
+  const inFile = readText(tokenFile);
   return token === undefined ? inFile : Effect.orElseSucceed(inFile, () => token);
 };

@@ -13,7 +13,7 @@ import * as Layer from "effect/Layer";
 import type { Cluster } from "../config/clusters.ts";
 import type { Flags } from "../config/flags.ts";
 import { KubeAccessWrong, type KubeFailed } from "./errors.ts";
-import { type KubeAccess, kubeAccess } from "./kubeconfig.ts";
+import type { KubeAccess } from "./kubeconfig.ts";
 import { crushLocation, type Labels, type NodeLabelWrong, nodeLabels, topologySegments } from "./labels.ts";
 import { makeKube } from "./request.ts";
 
@@ -31,11 +31,11 @@ export class Placement extends Context.Service<
 
   static readonly layer = (
     flags: PlacementFlags,
-    access: Effect.Effect<KubeAccess, KubeAccessWrong> = kubeAccess(flags.kubeconfig, process.env),
+    access: Effect.Effect<KubeAccess, KubeAccessWrong>,
   ): Layer.Layer<Placement, Unreadable | NodeLabelWrong> => Layer.effect(Placement, makePlacement(flags, access));
 }
 
-type PlacementFlags = Pick<Flags, "nodeId" | "driverName" | "domainLabels" | "crushLocationLabels" | "kubeconfig">;
+type PlacementFlags = Pick<Flags, "nodeId" | "driverName" | "domainLabels" | "crushLocationLabels">;
 
 type Unreadable = KubeFailed | KubeAccessWrong;
 

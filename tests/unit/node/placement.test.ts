@@ -60,7 +60,6 @@ const flags = {
   driverName: "RBD.csi.ceph.com",
   domainLabels: [],
   crushLocationLabels: [],
-  kubeconfig: "",
 };
 const access = () => Effect.sync(() => accountAccess(`https://127.0.0.1:${server.port}`, account));
 const cluster = (enabled: boolean, crushLocationLabels: readonly string[] = []): Cluster => ({
