@@ -10,6 +10,7 @@ import * as Result from "effect/Result";
 import { DriverSettings } from "../lib/config/settings.ts";
 import { readCapability } from "../lib/csi/capability.ts";
 import { VolumeNotFound } from "../lib/csi/errors.ts";
+import { requiredNodeId } from "../lib/csi/request-fields.ts";
 import { PUBLISHED_ACCOUNTS } from "../lib/csi/service-accounts.ts";
 import { volumeKind } from "../lib/csi/volume-id.ts";
 import { attachVolume } from "../lib/fencing/attach.ts";
@@ -30,7 +31,7 @@ import { byVolume, text } from "./fields.ts";
 
 const publishRequest = Effect.fnUntraced(function* (request: ControllerPublishVolumeRequest) {
   const volumeId = yield* text("volume_id", request.volumeId);
-  const nodeId = yield* text("node_id", request.nodeId);
+  const nodeId = yield* Effect.fromResult(requiredNodeId("node_id", request.nodeId));
   yield* Effect.fromResult(readCapability("volume_capability", request.volumeCapability));
   const { secrets, volumeContext } = request;
   // A context that no node takes leads to no static image: its stage says what is wrong with it.

@@ -8,6 +8,7 @@
  *    no effect stands in WITHOUT_EFFECT with the reason: it is checked as Go would, and named in the log if it is given.
  */
 import * as Result from "effect/Result";
+import { MAX_NODE_ID_BYTES, requiredNodeId } from "../csi/request-fields.ts";
 import { formatEndpoint, ENDPOINT_FORM, parseAddress, parseEndpoint } from "../grpc/endpoint.ts";
 import { goBool } from "../text/go-values.ts";
 import {
@@ -78,10 +79,8 @@ export const OTHER_TYPES: Readonly<Record<string, string>> = {
   nvmeof: "this driver serves RBD only",
 };
 
-/** Longest node_id that CSI 1.12 allows. */
-const MAX_NODE_ID_BYTES = 256;
-const nodeId = shaped(`the node's name (at most ${MAX_NODE_ID_BYTES} bytes)`, (value) =>
-  Buffer.byteLength(value) <= MAX_NODE_ID_BYTES ? value : undefined,
+const nodeId = shaped(`the node's name (at most ${MAX_NODE_ID_BYTES} bytes)`, (name) =>
+  name === "" || Result.isSuccess(requiredNodeId("node_id", name)) ? name : undefined,
 );
 
 // Upstream's own default was empty once, and named the same journal.

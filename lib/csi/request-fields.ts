@@ -29,6 +29,12 @@ const text = (field: string, value: string, limit: number): Checked => {
 /** A required name or ID. */
 export const requiredText = (field: string, value: string): Checked => text(field, value, MAX_TEXT_BYTES);
 
+/** CSI 1.12 allows a node_id more, because it is a host's name in many clusters. */
+export const MAX_NODE_ID_BYTES = 256;
+
+/** A required node_id, as long as NodeGetInfo may have given one out. */
+export const requiredNodeId = (field: string, value: string): Checked => text(field, value, MAX_NODE_ID_BYTES);
+
 /** A required path, which is absolute and does not hold `..`. */
 export const absolutePath = (field: string, value: string): Checked => {
   const checked = text(field, value, MAX_PATH_BYTES);
