@@ -27,10 +27,10 @@ import type { ServiceImpl } from "../lib/grpc/service.ts";
 import { readVolumeContext } from "../lib/node/volume-context.ts";
 import { stage } from "../lib/operations/pipeline.ts";
 import { mutating } from "../lib/operations/rpc.ts";
-import { byVolume, text } from "./fields.ts";
+import { byVolume, volumeIdText } from "./fields.ts";
 
 const publishRequest = Effect.fnUntraced(function* (request: ControllerPublishVolumeRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
   const nodeId = yield* Effect.fromResult(requiredNodeId("node_id", request.nodeId));
   yield* Effect.fromResult(readCapability("volume_capability", request.volumeCapability));
   const { secrets, volumeContext } = request;
@@ -47,7 +47,7 @@ const publishRequest = Effect.fnUntraced(function* (request: ControllerPublishVo
 });
 
 const unpublishRequest = Effect.fnUntraced(function* (request: ControllerUnpublishVolumeRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
   const { nodeId, secrets } = request;
   return { volumeId, nodeId, secrets };
 });
