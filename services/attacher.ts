@@ -18,6 +18,7 @@ import type { ElectionFlags } from "../lib/config/election-flags.ts";
 import type { Flags } from "../lib/config/flags.ts";
 import { Kube } from "../lib/kube/kube.ts";
 import { type ElectionsService, leaseName, type LeaseOptions, makeElections } from "../lib/kube/lease.ts";
+import { kubeAccess } from "../lib/kube/kubeconfig.ts";
 import { kubeLayer } from "../lib/kube/request.ts";
 import { type AnyRole, type Role, type RoleError, role } from "../lib/process/role.ts";
 import type { World } from "../lib/process/world.ts";
@@ -67,7 +68,14 @@ export const attacherRoles = (flags: AttacherFlags): readonly AnyRole[] => {
   const { csiAddress: address, timeout, maxEntries, workerThreads: workers } = flags;
   const { resync, retryStart, retryMax, reconcileSync, defaultFsType } = flags;
   const settings = { workers, resync, retryStart, retryMax, reconcileSync, defaultFsType };
-  return [roleOf(kubeLayer(flags.kubeconfig), flags, settings, connectDriver({ address, timeout, maxEntries }))];
+  return [
+    roleOf(
+      kubeLayer(kubeAccess(flags.kubeconfig, process.env)),
+      flags,
+      settings,
+      connectDriver({ address, timeout, maxEntries }),
+    ),
+  ];
 };
 
 const roleOf = (

@@ -37,7 +37,7 @@ import {
   volumeStatus,
 } from "../lib/listing/volumes.ts";
 import { reading } from "../lib/operations/rpc.ts";
-import { optionalCredentials, text } from "./fields.ts";
+import { optionalCredentials, text, volumeIdText } from "./fields.ts";
 
 const pageOf = Effect.fnUntraced(function* (
   kind: ListKind,
@@ -60,7 +60,9 @@ const volumes = Effect.fnUntraced(function* (request: ListVolumesRequest) {
 });
 
 const volume = Effect.fnUntraced(function* (request: ControllerGetVolumeRequest) {
-  const { volumeId, capacityBytes, nodes, fault } = yield* volumeStatus(yield* text("volume_id", request.volumeId));
+  const { volumeId, capacityBytes, nodes, fault } = yield* volumeStatus(
+    yield* volumeIdText("volume_id", request.volumeId),
+  );
   return {
     volume: { volumeId, capacityBytes },
     status: withCondition(StatusSchema, { publishedNodeIds: [...nodes] }, fault?.message),
@@ -81,7 +83,7 @@ const unhealthyVolumes = Effect.fnUntraced(function* (request: ControllerListVol
 });
 
 const health = Effect.fnUntraced(function* (request: ControllerGetVolumeHealthRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
   return { volumeHealth: messageOf(yield* volumeHealth(volumeId, yield* optionalCredentials(request.secrets))) };
 });
 

@@ -10,6 +10,7 @@ import * as Result from "effect/Result";
 import { DriverSettings } from "../lib/config/settings.ts";
 import { readCapability } from "../lib/csi/capability.ts";
 import { VolumeNotFound } from "../lib/csi/errors.ts";
+import { requiredNodeId } from "../lib/csi/request-fields.ts";
 import { PUBLISHED_ACCOUNTS } from "../lib/csi/service-accounts.ts";
 import { volumeKind } from "../lib/csi/volume-id.ts";
 import { attachVolume } from "../lib/fencing/attach.ts";
@@ -26,11 +27,11 @@ import type { ServiceImpl } from "../lib/grpc/service.ts";
 import { readVolumeContext } from "../lib/node/volume-context.ts";
 import { stage } from "../lib/operations/pipeline.ts";
 import { mutating } from "../lib/operations/rpc.ts";
-import { byVolume, text } from "./fields.ts";
+import { byVolume, volumeIdText } from "./fields.ts";
 
 const publishRequest = Effect.fnUntraced(function* (request: ControllerPublishVolumeRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
-  const nodeId = yield* text("node_id", request.nodeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
+  const nodeId = yield* Effect.fromResult(requiredNodeId("node_id", request.nodeId));
   yield* Effect.fromResult(readCapability("volume_capability", request.volumeCapability));
   const { secrets, volumeContext } = request;
   // A context that no node takes leads to no static image: its stage says what is wrong with it.
@@ -46,7 +47,7 @@ const publishRequest = Effect.fnUntraced(function* (request: ControllerPublishVo
 });
 
 const unpublishRequest = Effect.fnUntraced(function* (request: ControllerUnpublishVolumeRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
   const { nodeId, secrets } = request;
   return { volumeId, nodeId, secrets };
 });

@@ -67,7 +67,7 @@ import { proveStaticExists, proveVolumeExists, refusalOfBlankImage } from "../li
 import type { Requirement } from "../lib/volume/topology.ts";
 import { listing, listingOffered } from "./controller-listing.ts";
 import { publishing, publishingOffered } from "./controller-publish.ts";
-import { byVolume, credentials, text } from "./fields.ts";
+import { byVolume, credentials, text, volumeIdText } from "./fields.ts";
 
 // ----------------------------------------------------------------------------------------------------- volumes
 
@@ -127,7 +127,7 @@ const create = Effect.fnUntraced(function* (request: CreateVolumeRequest) {
 });
 
 const remove = Effect.fnUntraced(function* (request: DeleteVolumeRequest) {
-  const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
+  const volumeId = yield* stage("validate", volumeIdText("volume_id", request.volumeId));
   const { secrets } = request;
   const who = yield* stage("validate", credentials(secrets, { allowMigration: true }));
   yield* deleteVolume(volumeId, { credentials: who, secrets });
@@ -135,7 +135,7 @@ const remove = Effect.fnUntraced(function* (request: DeleteVolumeRequest) {
 });
 
 const readExpandRequest = Effect.fnUntraced(function* (request: ControllerExpandVolumeRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
   const { capacityRange: size, volumeCapability } = request;
   if (size === undefined) return yield* new InvalidRequest({ field: "capacity_range", reason: "is missing" });
   const capability =
@@ -154,7 +154,7 @@ const expand = (request: ControllerExpandVolumeRequest) =>
   Effect.flatMap(stage("validate", readExpandRequest(request)), expandVolume);
 
 const modify = Effect.fnUntraced(function* (request: ControllerModifyVolumeRequest) {
-  const volumeId = yield* stage("validate", text("volume_id", request.volumeId));
+  const volumeId = yield* stage("validate", volumeIdText("volume_id", request.volumeId));
   const asked = yield* stage("validate", Effect.fromResult(readMutableParameters(request.mutableParameters)));
   yield* modifyVolume({
     volumeId,
@@ -165,7 +165,7 @@ const modify = Effect.fnUntraced(function* (request: ControllerModifyVolumeReque
 });
 
 const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolumeCapabilitiesRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
   const { volumeContext, volumeCapabilities, parameters, mutableParameters } = request;
   if (volumeCapabilities.length === 0) {
     return yield* new InvalidRequest({ field: "volume_capabilities", reason: "is missing" });
@@ -199,7 +199,7 @@ const takeSnapshot = Effect.fnUntraced(function* (
   answerEarly: AnswerEarly<SnapshotAnswer>,
 ) {
   const requestName = yield* stage("validate", text("name", request.name));
-  const sourceVolumeId = yield* stage("validate", text("source_volume_id", request.sourceVolumeId));
+  const sourceVolumeId = yield* stage("validate", volumeIdText("source_volume_id", request.sourceVolumeId));
   const { parameters, secrets, accessibilityRequirements } = request;
   const topology = requirement(accessibilityRequirements);
   const snapshot = yield* createSnapshot({ requestName, sourceVolumeId, parameters, secrets, topology }, (early) =>

@@ -7,16 +7,23 @@ import * as Effect from "effect/Effect";
 import type { InvalidSecret } from "../lib/config/errors.ts";
 import { type Credentials, parseCredentials } from "../lib/config/secrets.ts";
 import type { InvalidRequest } from "../lib/csi/errors.ts";
-import { requiredText } from "../lib/csi/request-fields.ts";
+import { requiredText, requiredVolumeId } from "../lib/csi/request-fields.ts";
 
 type Secrets = Readonly<Record<string, string>>;
 
-/** A required name or ID. */
+/** A required name, or the ID of anything but a volume. */
 export const text = (field: string, value: string): Effect.Effect<string, InvalidRequest> =>
   Effect.fromResult(requiredText(field, value));
 
-export const texts = (field: string, values: readonly string[]): Effect.Effect<readonly string[], InvalidRequest> =>
-  Effect.forEach(values, (value, i) => text(`${field}[${i}]`, value));
+/** A required volume ID. */
+export const volumeIdText = (field: string, value: string): Effect.Effect<string, InvalidRequest> =>
+  Effect.fromResult(requiredVolumeId(field, value));
+
+export const volumeIdTexts = (
+  field: string,
+  values: readonly string[],
+): Effect.Effect<readonly string[], InvalidRequest> =>
+  Effect.forEach(values, (value, i) => volumeIdText(`${field}[${i}]`, value));
 
 /** What a call is about, in the log and for its caller's retry: the volume. */
 export const byVolume = ({ volumeId }: { readonly volumeId: string }): string => volumeId;

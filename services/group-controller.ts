@@ -24,13 +24,13 @@ import { mutating, reading } from "../lib/operations/rpc.ts";
 import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
 import { controllerLayer } from "./controller.ts";
-import { optionalCredentials, text, texts } from "./fields.ts";
+import { optionalCredentials, text, volumeIdTexts } from "./fields.ts";
 
 const groupAnswer = (group: CsiGroupSnapshot) => ({ groupSnapshot: groupSnapshotMessage(group) });
 
 const create = Effect.fnUntraced(function* (request: CreateVolumeGroupSnapshotRequest) {
   const requestName = yield* stage("validate", text("name", request.name));
-  const sourceVolumeIds = yield* stage("validate", texts("source_volume_ids", request.sourceVolumeIds));
+  const sourceVolumeIds = yield* stage("validate", volumeIdTexts("source_volume_ids", request.sourceVolumeIds));
   const { parameters, secrets } = request;
   return groupAnswer(yield* createGroupSnapshot({ requestName, sourceVolumeIds, parameters, secrets }));
 });

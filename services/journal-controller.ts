@@ -16,7 +16,7 @@ import { isMissing } from "../lib/kube/errors.ts";
 import { recordEvent } from "../lib/kube/events.ts";
 import { type Informer, informer } from "../lib/kube/informer.ts";
 import { Kube } from "../lib/kube/kube.ts";
-import { leaseName, makeElections } from "../lib/kube/lease.ts";
+import { makeElections } from "../lib/kube/lease.ts";
 import { type WorkQueue, workQueue } from "../lib/kube/work-queue.ts";
 import { role } from "../lib/process/role.ts";
 import type { World } from "../lib/process/world.ts";
@@ -66,17 +66,15 @@ export const journalControllerRole = (flags: Flags, { configuration, ceph, kube 
   const elections = makeElections();
   const runs = Effect.gen(function* () {
     const { driverName, driverNamespace } = flags;
-    const lease = yield* leaseOf(
-      { ...ELECTION, leaderElectionNamespace: driverNamespace },
-      leaseName(`${driverName}-${driverNamespace}`),
-    );
+    const election = { ...ELECTION, leaderElectionNamespace: driverNamespace };
+    const lease = yield* leaseOf(election, `${driverName}-${driverNamespace}`);
     return yield* elections.whileLeading(lease, Effect.scoped(watchVolumes(driverName)));
   });
   const layer = Layer.mergeAll(kube, configuration, ceph);
   return role({ name: "journal controller", layer, runs, checks: { "/healthz/leader-election": elections.stuck } });
 };
 
-/** As ceph-csi's, which has no flags for it. */
+/** As ceph-csi's, which has no flags for it. The name of its Lease is used as it is, unlike those of the sidecars. */
 const ELECTION = {
   leaderElection: true,
   leaderElectionLabels: "",

@@ -6,14 +6,14 @@
 import { resolve } from "node:path";
 import * as Effect from "effect/Effect";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
-import { absolutePath, requiredText } from "../lib/csi/request-fields.ts";
+import { absolutePath, requiredVolumeId } from "../lib/csi/request-fields.ts";
 import { notMountedAt } from "../lib/node/staged-volume.ts";
 
 export type Checked<A> = Effect.fn.Return<A, InvalidRequest>;
 
 /** The volume ID becomes the name of a folder. */
 export const volumeIdOf = Effect.fnUntraced(function* (text: string): Checked<string> {
-  const volumeId = yield* Effect.fromResult(requiredText("volume_id", text));
+  const volumeId = yield* Effect.fromResult(requiredVolumeId("volume_id", text));
   if (!volumeId.includes("/") && volumeId !== "." && volumeId !== "..") return volumeId;
   const reason = 'must not contain "/" and must not be "." or ".."';
   return yield* new InvalidRequest({ field: "volume_id", reason });

@@ -30,7 +30,7 @@ import { role } from "../lib/process/role.ts";
 import { volumesLayer, type World } from "../lib/process/world.ts";
 import { reclaimSpace } from "../lib/volume/reclaim.ts";
 import type { AddOn, Capability } from "./csi-addons.ts";
-import { byVolume, credentials, text } from "./fields.ts";
+import { byVolume, credentials, volumeIdText } from "./fields.ts";
 import { pathOf, volumeIdOf, volumePathOf } from "./node-fields.ts";
 
 const offer = (type: Offered): Capability => ({ type: { case: "reclaimSpace", value: { type } } });
@@ -38,7 +38,7 @@ const offer = (type: Offered): Capability => ({ type: { case: "reclaimSpace", va
 // ------------------------------------------------------------------------------------------------- the controller
 
 const reclaimRequest = Effect.fnUntraced(function* (request: ControllerReclaimSpaceRequest) {
-  const volumeId = yield* text("volume_id", request.volumeId);
+  const volumeId = yield* volumeIdText("volume_id", request.volumeId);
   const who = yield* credentials(request.secrets, { allowMigration: true });
   // A context that no node takes leads to no static image, but a dynamic volume is found without it.
   const { fixed } = Result.getOrElse(readVolumeContext(volumeId, request.parameters), () => ({ fixed: undefined }));

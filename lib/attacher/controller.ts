@@ -8,7 +8,7 @@
  * 2. One attachment is looked at by one worker at a time.
  * 3. An error that was written does not bring its attachment back: only its wait does, or a change by somebody else.
  */
-import type * as Duration from "effect/Duration";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
 import { type Change, type Informer, informer } from "../kube/informer.ts";
@@ -35,7 +35,7 @@ import { syncTrivially } from "./trivial.ts";
 export interface AttacherSettings {
   /** So many publishes are asked of the driver at once, and as many unpublishes. */
   readonly workers: number;
-  /** How often everything is looked at again. */
+  /** How often everything is looked at again; 0 is for never. */
   readonly resync: Duration.Duration;
   readonly retryStart: Duration.Duration;
   readonly retryMax: Duration.Duration;
@@ -98,7 +98,9 @@ const attachmentQueue = <R>(
   });
 
 const everyResync = ({ resync }: AttacherSettings, add: () => void) =>
-  Effect.forkScoped(Effect.forever(Effect.delay(Effect.sync(add), resync)));
+  Duration.isZero(resync)
+    ? Effect.void
+    : Effect.asVoid(Effect.forkScoped(Effect.forever(Effect.delay(Effect.sync(add), resync))));
 
 /** Which attachments name each volume. */
 const makeReferences = () => {

@@ -21,7 +21,7 @@ import { MOMENT_MS, reread } from "./reread.ts";
 
 export interface Cluster {
   readonly clusterId: string;
-  /** Copied from the file: `host:port`, `[v2:…,v1:…]` and so on. Never empty. */
+  /** Copied from the file: `host:port`, `[v2:…,v1:…]` and so on. Neither the list nor one of them is empty. */
   readonly monitors: ReadonlyArray<string>;
   /** RADOS namespace of images and journal; "" is the default one. */
   readonly radosNamespace: string;
@@ -42,11 +42,23 @@ export interface ClusterTable {
 
 const line = z.string("must be a string").refine((value) => !hasControl(value), "must not hold control characters");
 const nonEmpty = line.refine((value) => value.trim() !== "", "must not be empty");
-/** librados splits its list of monitors at blanks and line ends, too. */
-const trimmed = z
-  .string("must be a string")
-  .transform((value) => value.trim())
-  .pipe(nonEmpty);
+/** Go reads a null in a list of strings as an empty one. */
+const text = z.preprocess((value) => value ?? "", z.string("must be a string"));
+const ARRAY_FORM = "must be an array of strings";
+
+/** librados splits its list of monitors at blanks and line ends, too, and skips what is empty. */
+const monitorList = z
+  .array(text.transform((value) => value.trim()).pipe(line), ARRAY_FORM)
+  .transform((monitors) => monitors.filter((monitor) => monitor !== ""))
+  .pipe(z.array(z.string()).min(1, "must name at least one monitor"));
+
+/** ceph-csi joins them by commas, splits them again, and ignores each that the node lacks. */
+const labelList = z.array(text, ARRAY_FORM).transform((labels) =>
+  labels
+    .flatMap((label) => label.split(","))
+    .map((label) => label.trim())
+    .filter((label) => label !== ""),
+);
 
 const flag = z.union([z.boolean(), z.enum(["true", "false"]).transform((word) => word === "true")], {
   error: "must be true or false",
@@ -59,7 +71,7 @@ const section = <S extends z.ZodRawShape>(shape: S) =>
     z.object(shape, "must be an object"),
   );
 
-const daemonCount = z.int("must be a whole number").min(0, "must not be negative").default(0);
+const daemonCount = z.int("must be a whole number").default(0);
 /** ceph-csi's documents name its keys in two ways. */
 const secretRef = {
   name: line.optional(),
@@ -87,11 +99,11 @@ const WITHOUT_EFFECT = ["rbd.nodePublishSecretRef", "replicationDestination"];
 
 const affinityShape = {
   enabled: flag.optional(),
-  crushLocationLabels: z.array(nonEmpty, "must be an array of strings").default([]),
+  crushLocationLabels: labelList.default([]),
 };
 const entryShape = {
   clusterID: nonEmpty,
-  monitors: z.array(trimmed, "must be an array of strings").min(1, "must name at least one monitor"),
+  monitors: monitorList,
   rbd: section(rbdShape).prefault({}),
   readAffinity: section(affinityShape).prefault({}),
 };
@@ -174,7 +186,7 @@ const parseEntry = (value: unknown, index: number, defaults: ClusterDefaults): E
   const { clusterID, monitors, rbd, readAffinity } = parsed.data;
   const { mirrorCount, controllerPublishSecretRef, ...inRbd } = rbd;
   const controllerPublishSecret = secretIn(controllerPublishSecretRef);
-  const mirrorDaemonCount = rbd.mirrorDaemonCount || mirrorCount || 1;
+  const mirrorDaemonCount = [rbd.mirrorDaemonCount, mirrorCount].find((count) => count > 0) ?? 1;
   const { enabled = defaults.readAffinity, crushLocationLabels } = readAffinity;
   const cluster: Cluster = {
     clusterId: clusterID,

@@ -1,9 +1,14 @@
 /** Values of the flags that say how a leader is elected, checked against each other. */
 import * as Duration from "effect/Duration";
+import { goBool } from "../text/go-values.ts";
 import type { ELECTION_FLAGS } from "./flag-table.ts";
 import type { ValuesOf } from "./read-flags.ts";
 
 export type ElectionFlags = ValuesOf<typeof ELECTION_FLAGS>;
+
+/** Without an election nothing reads its other flags. */
+export const electionFlagUse = (name: string, given: ReadonlyMap<string, string>): "none" | undefined =>
+  name.startsWith("leader-election-") && goBool(given.get("leader-election") ?? "false") === false ? "none" : undefined;
 
 /** A leader must have stopped, after a few tries, before others may lead. -> what is wrong. */
 export const wrongElection = (flags: ElectionFlags): string | undefined => {

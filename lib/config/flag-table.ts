@@ -8,12 +8,15 @@
  *    no effect stands in WITHOUT_EFFECT with the reason: it is checked as Go would, and named in the log if it is given.
  */
 import * as Result from "effect/Result";
-import { formatEndpoint, ENDPOINT_FORM, parseEndpoint } from "../grpc/endpoint.ts";
+import { MAX_NODE_ID_BYTES, requiredNodeId } from "../csi/request-fields.ts";
+import { formatEndpoint, ENDPOINT_FORM, parseAddress, parseEndpoint } from "../grpc/endpoint.ts";
 import { goBool } from "../text/go-values.ts";
 import {
+  ANY,
   bool,
-  delay,
+  count,
   duration,
+  durationOrNone,
   type FlagKind,
   httpAddress,
   int,
@@ -23,6 +26,8 @@ import {
   shaped,
   socketPath,
   text,
+  verbosity,
+  webPath,
 } from "./flag-kinds.ts";
 
 export interface Flag<K extends string, T> extends FlagKind<T> {
@@ -63,7 +68,7 @@ const endpoint = shaped(ENDPOINT_FORM, (value) => {
 
 const unixEndpoint = shaped("unix:///path (at most 107 bytes), or nothing", (value) => {
   if (value === "") return value;
-  const parsed = parseEndpoint(value);
+  const parsed = parseAddress(value);
   return Result.isSuccess(parsed) && parsed.success.kind === "unix" ? formatEndpoint(parsed.success) : undefined;
 });
 
@@ -74,15 +79,12 @@ export const OTHER_TYPES: Readonly<Record<string, string>> = {
   nvmeof: "this driver serves RBD only",
 };
 
-/** Longest node_id that CSI 1.12 allows. */
-const MAX_NODE_ID_BYTES = 256;
-const nodeId = shaped(`the node's name (at most ${MAX_NODE_ID_BYTES} bytes)`, (value) =>
-  Buffer.byteLength(value) <= MAX_NODE_ID_BYTES ? value : undefined,
+const nodeId = shaped(`the node's name (at most ${MAX_NODE_ID_BYTES} bytes)`, (name) =>
+  name === "" || Result.isSuccess(requiredNodeId("node_id", name)) ? name : undefined,
 );
 
 // Upstream's own default was empty once, and named the same journal.
 const instanceId = shaped("text without control characters", (value) => value || "default");
-const metricsPath = shaped("a path such as /metrics", (value) => (value.startsWith("/") ? value : `/${value}`));
 
 /** ceph-csi's flags that have an effect here. */
 const CEPH_CSI = {
@@ -121,7 +123,7 @@ const CEPH_CSI = {
   minsnapshotsonimage: flag("minSnapshotsOnImage", int(0, 500), "250", "flattening begins above this many"),
   rbdtrashmaxdelay: flag(
     "trashDelay",
-    delay(),
+    durationOrNone(),
     "0",
     "removed images stay in the trash, protected for that time, until an administrator purges them; 0: they go at once",
   ),
@@ -143,17 +145,17 @@ const CEPH_CSI = {
   "crush-location-labels": flag("crushLocationLabels", list(), "", "node labels that give its CRUSH location"),
   logslowopinterval: flag(
     "logSlowOpInterval",
-    delay(),
+    durationOrNone(),
     "30s",
     "how often an operation that runs for longer is logged; 0: never",
   ),
   enableprofiling: flag("enableProfiling", bool(), "false", "serve metrics over HTTP"),
   polltime: flag("pollTime", duration(), "60s", "liveness: how often it probes the driver at --endpoint"),
   timeout: flag("probeTimeout", duration(), "3s", "liveness: how long the driver may take to answer a probe"),
-  metricsport: flag("metricsPort", int(1, 65_535), "8080", "port of the metrics"),
-  metricspath: flag("metricsPath", metricsPath, "/metrics", "path of the metrics"),
+  metricsport: flag("metricsPort", int(0, 65_535), "8080", "port of the metrics; 0: any"),
+  metricspath: flag("metricsPath", webPath(), "/metrics", "path of the metrics"),
   version: flag("version", bool(), "false", "print the version and end"),
-  v: flag("verbosity", int(0, 2 ** 31 - 1), "0", "log level: 1 default, 5 trace"),
+  v: flag("verbosity", verbosity(), "0", "log level: 1 default, 5 trace"),
 };
 
 const labels = shaped("name:value,name:value", (value) =>
@@ -212,7 +214,7 @@ const OWN = {
     "folder of kubelet's registrations",
   ),
   "http-endpoint": flag("httpEndpoint", httpAddress(), "", "where /healthz is served, as [host]:port"),
-  "health-port": flag("healthPort", int(0, 65_535), "0", "the same on all addresses; 0: nowhere"),
+  "health-port": flag("healthPort", count(65_535), "0", "the same on all addresses; 0: nowhere"),
   "probe-timeout": flag("healthTimeout", duration(), "3s", "how long /healthz waits for the driver's answer"),
   "socket-group": flag("socketGroup", text(), "", "group that may use the socket, by name or number"),
 };
@@ -258,40 +260,40 @@ export const because = (
 
 /** Flags of klog, which all of Kubernetes' programs have. */
 export const GO_LOGGER = because("for Go's logger; all lines go to stderr", {
-  logtostderr: bool(),
-  alsologtostderr: bool(),
-  stderrthreshold: text(),
-  vmodule: text(),
-  log_dir: text(),
-  log_file: text(),
-  log_file_max_size: text(),
-  log_backtrace_at: text(),
-  skip_headers: bool(),
-  skip_log_headers: bool(),
-  add_dir_header: bool(),
-  legacy_stderr_threshold_behavior: bool(),
-  one_output: bool(),
+  logtostderr: ANY.bool,
+  alsologtostderr: ANY.bool,
+  stderrthreshold: ANY.text,
+  vmodule: ANY.text,
+  log_dir: ANY.text,
+  log_file: ANY.text,
+  log_file_max_size: ANY.text,
+  log_backtrace_at: ANY.text,
+  skip_headers: ANY.bool,
+  skip_log_headers: ANY.bool,
+  add_dir_header: ANY.bool,
+  legacy_stderr_threshold_behavior: ANY.bool,
+  one_output: ANY.bool,
 });
 
 /** Flags of ceph-csi that are accepted and change nothing. */
 export const WITHOUT_EFFECT: Readonly<Record<string, WithoutEffect>> = {
   ...because("for CephFS and NFS", {
-    pluginpath: text(),
-    forcecephkernelclient: bool(),
-    kernelmountoptions: text(),
-    fusemountoptions: text(),
-    radosnamespacecephfs: text(),
+    pluginpath: ANY.text,
+    forcecephkernelclient: ANY.bool,
+    kernelmountoptions: ANY.text,
+    fusemountoptions: ANY.text,
+    radosnamespacecephfs: ANY.text,
   }),
-  ...because("ceph-csi 3.8 dropped it", { enablegrpcmetrics: bool(), histogramoption: text() }),
+  ...because("ceph-csi 3.8 dropped it", { enablegrpcmetrics: ANY.bool, histogramoption: ANY.text }),
   ...because("ceph-csi 3.17 dropped it: names of PVC, PV and snapshot are always in the image's metadata", {
-    setmetadata: bool(),
+    setmetadata: ANY.bool,
   }),
-  ...because("a node never flattens an image to suit its kernel", { skipforceflatten: bool() }),
+  ...because("a node never flattens an image to suit its kernel", { skipforceflatten: ANY.bool }),
   ...because("kubelet names the path in each request, and the kernel the volumes of rbd-nbd that need a process", {
-    stagingpath: path(),
+    stagingpath: ANY.text,
   }),
   ...because("the pod's own limit of processes stays as it is", {
-    pidlimit: int(-1, 2 ** 31 - 1),
+    pidlimit: ANY.int,
   }),
   ...because(
     "no feature gate changes this driver",

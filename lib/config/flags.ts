@@ -3,7 +3,9 @@
  * each other.
  */
 import * as Result from "effect/Result";
-import { wrongElection } from "./election-flags.ts";
+import { goBool } from "../text/go-values.ts";
+import { electionFlagUse, wrongElection } from "./election-flags.ts";
+import { serverAddress } from "./flag-kinds.ts";
 import { FLAGS, OTHER_TYPES, WITHOUT_EFFECT } from "./flag-table.ts";
 import { type FlagTable, readArguments, type Remarks, usageOf, type ValuesOf } from "./read-flags.ts";
 
@@ -13,7 +15,39 @@ import { type FlagTable, readArguments, type Remarks, usageOf, type ValuesOf } f
  */
 export type Flags = ValuesOf<typeof FLAGS> & Remarks;
 
+/** Flags that are for another type than the driver. */
+const OTHERS_ONLY = [
+  ["polltime", "liveness"],
+  ["timeout", "liveness"],
+  ["drivernamespace", "controller"],
+] as const;
+
+/** Flags that are for the driver, as whose values ceph-csi takes any for another type. */
+const DRIVER_ONLY: ReadonlySet<string> = new Set([
+  "csi-addons-endpoint",
+  "nodeid",
+  "rbdhardmaxclonedepth",
+  "rbdsoftmaxclonedepth",
+  "maxsnapshotsonimage",
+  "minsnapshotsonimage",
+]);
+
+/** Of the liveness probe the endpoint is a server's that it asks. */
+const ASKED_ENDPOINT = serverAddress();
+
+const use: FlagTable<typeof FLAGS>["use"] = (name, given) => {
+  const type = given.get("type");
+  if (type === undefined) return undefined;
+  const isOthers = OTHERS_ONLY.some(([flag, only]) => flag === name && only !== type);
+  if (isOthers || (type !== "rbd" && DRIVER_ONLY.has(name))) return "none";
+  if (name === "endpoint" && type !== "rbd") return type === "liveness" ? ASKED_ENDPOINT : "none";
+  const servesMetrics = type === "liveness" || goBool(given.get("enableprofiling") ?? "false") === true;
+  if (name === "metricsport" && !servesMetrics) return "none";
+  return electionFlagUse(name, given);
+};
+
 const TABLE: FlagTable<typeof FLAGS> = {
+  use,
   flags: FLAGS,
   withoutEffect: WITHOUT_EFFECT,
   refusal: (name, value) => (name === "type" && Object.hasOwn(OTHER_TYPES, value) ? OTHER_TYPES[value] : undefined),
@@ -22,7 +56,8 @@ const TABLE: FlagTable<typeof FLAGS> = {
 /** Checks flags against each other. Returns what is wrong. */
 const across = (flags: Flags, given: ReadonlyMap<string, string>): string | undefined => {
   if (!given.has("type")) return "--type is missing: write --type=rbd";
-  if (flags.type === "rbd" && flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
+  if (flags.type !== "rbd") return flags.leaderElection ? wrongElection(flags) : undefined;
+  if (flags.nodeId === "") return "--nodeid is missing: write --nodeid=NAME, this node's name";
   const pairs = [
     ["rbdsoftmaxclonedepth", flags.rbdSoftMaxCloneDepth, "rbdhardmaxclonedepth", flags.rbdHardMaxCloneDepth],
     ["minsnapshotsonimage", flags.minSnapshotsOnImage, "maxsnapshotsonimage", flags.maxSnapshotsOnImage],
@@ -38,13 +73,6 @@ const across = (flags: Flags, given: ReadonlyMap<string, string>): string | unde
   }
   return flags.leaderElection ? wrongElection(flags) : undefined;
 };
-
-/** Flags that are for another type than the driver. */
-const OTHERS_ONLY = [
-  ["polltime", "liveness"],
-  ["timeout", "liveness"],
-  ["drivernamespace", "controller"],
-] as const;
 
 /** Reads the arguments after the program's own. The failure is one line for stderr. */
 export const parseFlags = (argv: ReadonlyArray<string>): Result.Result<Flags, string> =>

@@ -5,7 +5,7 @@
  *
  * Invariants:
  * 1. Both directions count, of clusters and of pools.
- * 2. A bad element affects no other. Without the file there is no mapping.
+ * 2. A bad element affects no other, and a bad pair no other pair. Without the file there is no mapping.
  * 3. The answers never hold the place that was asked for, and hold no place twice.
  */
 import * as Context from "effect/Context";
@@ -36,24 +36,52 @@ export interface MappingTable {
   readonly elements: ReadonlyArray<Element>;
   /** Per index of a refused element: why. */
   readonly problems: ReadonlyMap<number, string>;
-  /** On elements that are in force. */
+  /** On elements that are in force: keys that are almost the right ones, and pairs that have no effect. */
   readonly remarks: ReadonlyArray<string>;
 }
 
 export const NO_MAPPING: MappingTable = { elements: [], problems: new Map(), remarks: [] };
 
 const FORM = "must be an object of strings";
-const pairs = (value: z.ZodType<string, string>, form: string) =>
-  z.record(value, value, form).transform((object) => Object.entries(object));
-const clusterName = z.string(FORM).min(1, "must not be empty");
 const POOL_FORM = "must hold pool ids as decimal strings";
-const poolId = z.string(POOL_FORM).refine((text) => /^\d{1,19}$/.test(text) && BigInt(text) < 2n ** 63n, POOL_FORM);
 
+/** Pairs as they are written. Go reads null as no pairs. */
+const written = z
+  .preprocess((value) => value ?? {}, z.record(z.string(), z.unknown(), FORM))
+  .transform((object) => Object.entries(object));
 const elementShape = {
-  clusterIDMapping: pairs(clusterName, FORM).prefault({}),
-  RBDPoolIDMapping: z.array(pairs(poolId, FORM), "must be an array of objects").default([]),
+  clusterIDMapping: written.prefault({}),
+  RBDPoolIDMapping: z.array(written, "must be an array of objects").default([]),
 };
 const elementSchema = z.object(elementShape);
+
+/** What is wrong with one side of a pair. */
+type Check = (side: unknown) => string | undefined;
+const wrongWithCluster: Check = (id) => {
+  if (typeof id !== "string") return "must be a string";
+  return id === "" ? "must not be empty" : undefined;
+};
+const wrongWithPool: Check = (id) =>
+  typeof id === "string" && /^\d{1,19}$/.test(id) && BigInt(id) < 2n ** 63n ? undefined : POOL_FORM;
+
+/** The pairs that can lead from one place to another, and a remark on each of the rest. */
+const usable = (place: string, list: ReadonlyArray<readonly [string, unknown]>, wrongWith: Check) => {
+  const pairs: Array<readonly [string, string]> = [];
+  const remarks: Array<string> = [];
+  for (const [from, to] of list) {
+    const wrong = wrongWith(from) ?? wrongWith(to ?? "");
+    if (wrong === undefined) pairs.push([from, String(to)]);
+    else remarks.push(`${place}: the pair of ${oneLine(from)} has no effect: it ${wrong}`);
+  }
+  return { pairs, remarks };
+};
+
+const elementOf = ({ clusterIDMapping, RBDPoolIDMapping }: z.infer<typeof elementSchema>) => {
+  const clusters = usable("clusterIDMapping", clusterIDMapping, wrongWithCluster);
+  const pools = RBDPoolIDMapping.map((list, i) => usable(`RBDPoolIDMapping.${i}`, list, wrongWithPool));
+  const element: Element = { clusters: clusters.pairs, pools: pools.map(({ pairs }) => pairs) };
+  return { element, remarks: [...clusters.remarks, ...pools.flatMap(({ remarks }) => remarks)] };
+};
 
 /** Reads the text of a cluster-mapping.json. */
 export const parseMapping = (text: string, path = "cluster-mapping.json"): Result.Result<MappingTable, ConfigInvalid> =>
@@ -64,11 +92,13 @@ export const parseMapping = (text: string, path = "cluster-mapping.json"): Resul
     for (const [index, value] of values.entries()) {
       const typos = isObject(value) ? misspelled(value, Object.keys(elementShape)) : [];
       const parsed = elementSchema.safeParse(isObject(value) ? fieldsOf(value, Object.keys(elementShape)) : value);
-      for (const [written, meant] of typos) {
-        remarks.push(`element ${index}: ${oneLine(written)} is not a key and has no effect: write ${meant}`);
+      for (const [key, meant] of typos) {
+        remarks.push(`element ${index}: ${oneLine(key)} is not a key and has no effect: write ${meant}`);
       }
       if (parsed.success) {
-        elements.push({ clusters: parsed.data.clusterIDMapping, pools: parsed.data.RBDPoolIDMapping });
+        const { element, remarks: skipped } = elementOf(parsed.data);
+        elements.push(element);
+        remarks.push(...skipped.map((remark) => `element ${index}: ${remark}`));
       } else {
         const issue = parsed.error.issues[0];
         problems.set(index, `${issue?.path.map(String).join(".") || "the element"}: ${issue?.message ?? "is wrong"}`);

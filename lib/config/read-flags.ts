@@ -8,7 +8,8 @@
  * 1. No argument list makes `readArguments` throw; each gives values or one line that says what to write.
  * 2. A flag that has no effect is named in `withoutEffect`, and in `warnings` if its effect is missed; an unknown one is
  *    named in `warnings`. Nothing is dropped silently.
- * 3. An unknown flag never ends the start: operators pass new ones with every release. A known one with a wrong value does.
+ * 3. An unknown flag never ends the start: operators pass new ones with every release. A known one with a wrong value does,
+ *    unless Go reads the value and nothing here uses it.
  */
 import * as Result from "effect/Result";
 import { closest } from "../text/closest.ts";
@@ -24,6 +25,11 @@ export interface FlagTable<F extends FlagSet> {
   readonly withoutEffect: Readonly<Record<string, WithoutEffect>>;
   /** What to say of a wrong value, in place of what its kind says. */
   readonly refusal?: (name: string, value: string) => string | undefined;
+  /**
+   * How these arguments use a flag, where that is not by its kind in the table: by another kind of the same type, or not at
+   * all. Of one that is not used a wrong value is as good as none, if Go reads it.
+   */
+  readonly use?: (name: string, given: ReadonlyMap<string, string>) => FlagKind<unknown> | "none" | undefined;
 }
 
 export type ValuesOf<F extends FlagSet> = {
@@ -115,13 +121,16 @@ const goWord = (argument: string): boolean => /^(true|false|t|f|1|0)$/i.test(arg
 const read = (
   texts: ReadonlyMap<string, string>,
   known: Kinds,
-  { flags, refusal }: FlagTable<FlagSet>,
+  { flags, refusal, use }: FlagTable<FlagSet>,
 ): Result.Result<Map<string, unknown>, string> => {
   const values = new Map<string, unknown>();
   for (const flag of Object.values(flags)) values.set(flag.key, flag.schema.parse(flag.fallback));
   for (const [name, given] of texts) {
-    const parsed = known.get(name)?.schema.safeParse(given);
+    const ordinary = known.get(name);
+    const used = use?.(name, texts) ?? ordinary;
+    const parsed = (used === "none" ? ordinary : used)?.schema.safeParse(given);
     if (parsed?.success !== true) {
+      if (used === "none" && ordinary?.isGo(given) === true) continue;
       const own = refusal?.(name, given);
       if (own !== undefined) return Result.fail(`--${name}=${given}: ${own}`);
       const reason = parsed?.error?.issues[0]?.message ?? "write another value";

@@ -26,8 +26,23 @@ const text = (field: string, value: string, limit: number): Checked => {
   return Result.succeed(value);
 };
 
-/** A required name or ID. */
+/** A required name, or an ID that this driver alone gives out. */
 export const requiredText = (field: string, value: string): Checked => text(field, value, MAX_TEXT_BYTES);
+
+/**
+ * Linux' NAME_MAX: on its nodes a volume has a folder of this name. The IDs that this driver gives out are shorter. That of a
+ * static volume is whatever its PersistentVolume says, and that of one from the in-tree plugin has the pool's name in hex.
+ */
+const MAX_VOLUME_ID_BYTES = 255;
+
+/** A required volume_id, of a volume that anybody may have named. */
+export const requiredVolumeId = (field: string, value: string): Checked => text(field, value, MAX_VOLUME_ID_BYTES);
+
+/** CSI 1.12 allows a node_id more, because it is a host's name in many clusters. */
+export const MAX_NODE_ID_BYTES = 256;
+
+/** A required node_id, as long as NodeGetInfo may have given one out. */
+export const requiredNodeId = (field: string, value: string): Checked => text(field, value, MAX_NODE_ID_BYTES);
 
 /** A required path, which is absolute and does not hold `..`. */
 export const absolutePath = (field: string, value: string): Checked => {

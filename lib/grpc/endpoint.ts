@@ -31,6 +31,17 @@ export const parseEndpoint = (text: string): Result.Result<Endpoint, string> => 
   return Result.succeed({ kind: "tcp", host: bracketed ?? plain ?? "", port });
 };
 
+/**
+ * The address of a server elsewhere. It may also be written in the forms that csi-lib-utils and gRPC's names have for what
+ * this client can reach: a path alone, `unix:path`, `host:port`, `dns:///host:port` and `passthrough:///host:port`.
+ */
+export const parseAddress = (text: string): Result.Result<Endpoint, string> => {
+  const path = text.startsWith("/") ? text : /^unix:(?!\/\/)(.+)$/i.exec(text)?.[1];
+  if (path !== undefined) return parseEndpoint(`unix:///${path}`);
+  const [, place] = /^(?:(?:dns|passthrough):(?:\/\/\/)?)?((?:[^\s:/[\]]+|\[[^\s[\]]+\]):\d+)$/i.exec(text) ?? [];
+  return parseEndpoint(place === undefined ? text : `tcp://${place}`);
+};
+
 /** The endpoint as text, in the one form that parseEndpoint reads back to the same. */
 export const formatEndpoint = (endpoint: Endpoint): string => {
   if (endpoint.kind === "unix") return `unix://${endpoint.path}`;

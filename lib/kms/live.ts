@@ -6,7 +6,8 @@
 import { readFile } from "node:fs/promises";
 import * as Effect from "effect/Effect";
 import type * as Layer from "effect/Layer";
-import { kubeAccess } from "../kube/kubeconfig.ts";
+import type { KubeAccessWrong } from "../kube/errors.ts";
+import type { KubeAccess } from "../kube/kubeconfig.ts";
 import { makeKube } from "../kube/request.ts";
 import { KmsConfigInvalid, type KmsError, KmsUnreachable } from "./errors.ts";
 import { Kms } from "./kms.ts";
@@ -14,14 +15,15 @@ import { kubeObjects } from "./kube-objects.ts";
 
 const READ_LIMIT = "5 seconds";
 
-export interface KmsFlags {
+export interface KmsOptions {
+  /** Path of the file with its sections. */
   readonly kmsConfig: string;
-  readonly kubeconfig: string;
+  readonly access: Effect.Effect<KubeAccess, KubeAccessWrong>;
 }
 
-export const kmsLayerLive = ({ kmsConfig, kubeconfig }: KmsFlags): Layer.Layer<Kms> => {
+export const kmsLayerLive = ({ kmsConfig, access: found }: KmsOptions): Layer.Layer<Kms> => {
   const env = process.env;
-  const access = kubeAccess(kubeconfig, env).pipe(
+  const access = found.pipe(
     Effect.mapError(({ message: reason }) => new KmsUnreachable({ store: "the Kubernetes API", reason })),
   );
   const podNamespace: Effect.Effect<string, KmsError> = env["POD_NAMESPACE"]

@@ -39,7 +39,7 @@ export interface LeaseOptions {
   readonly labels?: Readonly<Record<string, string>>;
 }
 
-/** A name, or an identity, as client-go's users write it. */
+/** A name, or an identity, as Kubernetes' sidecars write it. */
 export const leaseName = (text: string): string => {
   const name = text.replaceAll(/[^a-zA-Z0-9-]/g, "-");
   return name.endsWith("-") ? `${name}X` : name;

@@ -24,7 +24,7 @@ import * as z from "zod";
 import { jsonOf } from "../text/json.ts";
 import { type KubeAccessWrong, KubeFailed, type Verb } from "./errors.ts";
 import { Kube, type KubeService, type Page, type Patch, type WatchEvent } from "./kube.ts";
-import { type Credentials, type KubeAccess, kubeAccess } from "./kubeconfig.ts";
+import type { Credentials, KubeAccess } from "./kubeconfig.ts";
 
 const LIMIT = Duration.seconds(30);
 /** The server sends a bookmark every minute; after more than two without one the peer is probably dead. */
@@ -44,11 +44,10 @@ interface Call {
 
 type Open = (call: Call) => Effect.Effect<Response, KubeFailed, Scope.Scope>;
 
-/** By the kubeconfig if its path is given, else by the pod's account. */
-export const kubeLayer = (kubeconfig: string): Layer.Layer<Kube, KubeAccessWrong> =>
+export const kubeLayer = (found: Effect.Effect<KubeAccess, KubeAccessWrong>): Layer.Layer<Kube, KubeAccessWrong> =>
   Layer.effect(
     Kube,
-    Effect.map(kubeAccess(kubeconfig, process.env), (access) => Kube.of(makeKube(access))),
+    Effect.map(found, (access) => Kube.of(makeKube(access))),
   );
 
 export const makeKube = (access: KubeAccess): KubeService => {

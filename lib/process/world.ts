@@ -20,6 +20,7 @@ import type { Kms } from "../kms/kms.ts";
 import { kmsLayerLive } from "../kms/live.ts";
 import type { Kube } from "../kube/kube.ts";
 import { Placement } from "../kube/placement.ts";
+import { kubeAccess, type KubeconfigVariable } from "../kube/kubeconfig.ts";
 import { kubeLayer } from "../kube/request.ts";
 import { Locks } from "../operations/locks.ts";
 import { Operations } from "../operations/pipeline.ts";
@@ -40,26 +41,36 @@ export interface World {
   readonly kube: Layer.Layer<Kube, RoleError>;
 }
 
-/** Makes the real world from the flags. */
-export const liveWorld = (flags: Flags): World => ({
-  configuration: Layer.mergeAll(
-    Clusters.layer(flags.configDir, { readAffinity: flags.enableReadAffinity }),
-    ClusterMapping.layer(flags.configDir),
-    ClusterSecrets.layer(flags.secretsDir),
-    DriverSettings.layer(flags),
-  ),
-  ceph: cephLayerLive({
-    cells: flags.cells,
-    osdTimeout: flags.osdTimeout,
-    monTimeout: flags.monTimeout,
-    connectTimeout: flags.connectTimeout,
-    cephConf: flags.cephConf,
-  }),
-  host: hostLayerLive({ cells: flags.hostCells }),
-  placement: Placement.layer(flags),
-  kms: kmsLayerLive(flags),
-  kube: kubeLayer(flags.kubeconfig),
-});
+/** ceph-csi's client has a variable of its own, and controller-runtime, in its controller, reads that of kubectl. */
+const KUBECONFIG_VARIABLES: Readonly<Record<Flags["type"], readonly KubeconfigVariable[]>> = {
+  rbd: ["KUBERNETES_CONFIG_PATH"],
+  liveness: [],
+  controller: ["KUBERNETES_CONFIG_PATH", "KUBECONFIG"],
+};
+
+/** Makes the real world from the flags, and from the variables that say how to reach Kubernetes. */
+export const liveWorld = (flags: Flags): World => {
+  const access = kubeAccess(flags.kubeconfig, process.env, KUBECONFIG_VARIABLES[flags.type]);
+  return {
+    configuration: Layer.mergeAll(
+      Clusters.layer(flags.configDir, { readAffinity: flags.enableReadAffinity }),
+      ClusterMapping.layer(flags.configDir),
+      ClusterSecrets.layer(flags.secretsDir),
+      DriverSettings.layer(flags),
+    ),
+    ceph: cephLayerLive({
+      cells: flags.cells,
+      osdTimeout: flags.osdTimeout,
+      monTimeout: flags.monTimeout,
+      connectTimeout: flags.connectTimeout,
+      cephConf: flags.cephConf,
+    }),
+    host: hostLayerLive({ cells: flags.hostCells }),
+    placement: Placement.layer(flags, access),
+    kms: kmsLayerLive({ kmsConfig: flags.kmsConfig, access }),
+    kube: kubeLayer(access),
+  };
+};
 
 /** The layers that every role needs that works on volumes. */
 export const volumesLayer = (world: World): Layer.Layer<Configuration | Ceph | Kms | Locks | Operations, RoleError> =>

@@ -1,6 +1,6 @@
 /**
  * Values as Go programs read them, since ceph-csi's flags and parameters were read by Go: booleans, integers with a
- * base prefix, durations. Pure. `undefined` means that the text is not one.
+ * base prefix, floats, durations. Pure. `undefined` means that the text is not one.
  *
  * Invariant: no text makes a function here throw, and each takes time linear in the text's length.
  */
@@ -27,6 +27,16 @@ export const goInteger = (text: string): bigint | undefined => {
   const digits = (groups["digits"] ?? "").replaceAll("_", "");
   const value = BigInt(/^0[0-7]/.test(digits) ? `0o${digits.slice(1)}` : digits);
   return groups["sign"] === "-" ? -value : value;
+};
+
+const DECIMAL = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$/;
+const HEXADECIMAL = /^[+-]?0[xX](?:(?:_?[0-9a-fA-F])+\.?(?:[0-9a-fA-F]_?)*|\.[0-9a-fA-F]+)[pP][+-]?\d+$/;
+const NOT_FINITE = /^(?:[+-]?inf(?:inity)?|nan)$/i;
+
+/** Whether `strconv.ParseFloat` takes it: `5`, `5.`, `.5`, `1e3`, `0x1p-2`, `inf`. Nothing here needs the value. */
+export const isGoFloat = (text: string): boolean => {
+  if (text.length > MAX_DIGITS) return false;
+  return (DECIMAL.test(text) && Number.isFinite(Number(text))) || HEXADECIMAL.test(text) || NOT_FINITE.test(text);
 };
 
 const NANOS: Readonly<Record<string, bigint>> = {

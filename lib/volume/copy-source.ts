@@ -27,7 +27,7 @@ import {
   type TooMany,
   type VolumeNotFound,
 } from "../csi/errors.ts";
-import { requiredText } from "../csi/request-fields.ts";
+import { requiredText, requiredVolumeId } from "../csi/request-fields.ts";
 import { Flatten } from "../images/flatten.ts";
 import { removeLeftOverTemp } from "../images/intermediate.ts";
 import type { Purge } from "../images/purge.ts";
@@ -73,7 +73,7 @@ const fieldOf = ({ kind }: SourceRequest): string => `volume_content_source.${ki
 
 /** Whether the request names something at all; asks no cluster. */
 export const readSource = (request: SourceRequest): Effect.Effect<string, InvalidRequest> =>
-  Effect.fromResult(requiredText(fieldOf(request), request.id));
+  Effect.fromResult((request.kind === "volume" ? requiredVolumeId : requiredText)(fieldOf(request), request.id));
 
 export type FindSourceError =
   | CephError

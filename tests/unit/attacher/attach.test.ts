@@ -1,5 +1,6 @@
 /** What an attacher does for each attachment, with a driver that publishes volumes, over the API in memory. */
 import { describe, expect, test } from "bun:test";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import { ATTACHMENTS } from "../../../lib/attacher/objects.ts";
 import { KubeFailed } from "../../../lib/kube/errors.ts";
@@ -35,6 +36,19 @@ describe("attach", () => {
     });
     expect(finalizersOf("/api/v1/persistentvolumes/pv-1")).toEqual(PROTECTED);
     expect(driver.calls).toEqual(["publish handle-pv-1 id-of-node-1"]);
+  });
+
+  test("Without a resync an attachment is looked at when it changes, and only then", async () => {
+    const { attach, node, volume, attachment, status, memory, time } = attacherWorld();
+    node("node-1");
+    volume("pv-1");
+    await attach({ resync: Duration.zero });
+    attachment("va-1", "pv-1");
+    await settled();
+    expect(status("va-1")).toMatchObject({ attached: true });
+    memory.requests.splice(0);
+    await time.pass("1 hour");
+    expect(memory.requests.filter((request) => !request.startsWith("watch"))).toEqual([]);
   });
 
   test("The driver gets the volume's attributes, capability and secrets, and read-only where it can do that", async () => {

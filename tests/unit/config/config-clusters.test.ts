@@ -89,13 +89,12 @@ describe("entries of config.json", () => {
     ["clusterID must not be empty", { ...good, clusterID: "" }],
     ["monitors must be an array of strings", { clusterID: "c" }],
     ["monitors must be an array of strings", { ...good, monitors: "m1,m2" }],
-    ["monitors.0 must not be empty", { ...good, monitors: [" "] }],
+    ["monitors must name at least one monitor", { ...good, monitors: [" ", "", null] }],
     ["monitors.0 must not hold control characters", { ...good, monitors: ["m\0"] }],
     ["rbd must be an object", { ...good, rbd: "x" }],
     ["rbd.radosNamespace must be a string", { ...good, rbd: { radosNamespace: 1 } }],
     ["rbd.radosNamespace must not hold control characters", { ...good, rbd: { radosNamespace: "a\0b" } }],
     ["rbd.mirrorDaemonCount must be a whole number", { ...good, rbd: { mirrorDaemonCount: 1.5 } }],
-    ["rbd.mirrorDaemonCount must not be negative", { ...good, rbd: { mirrorDaemonCount: -1 } }],
     ["readAffinity.enabled must be true or false", { ...good, readAffinity: { enabled: "yes" } }],
     [
       "readAffinity.crushLocationLabels must be an array of strings",
@@ -130,8 +129,34 @@ describe("entries of config.json", () => {
     expect(table.clusters.size).toBe(usable);
   });
 
-  test("Blanks and line ends around a monitor do not count", () => {
-    expect(one({ ...good, monitors: [" m1:6789\n", "\tm2"] }).clusters.get("c")?.monitors).toEqual(["m1:6789", "m2"]);
+  test("Blanks and line ends around a monitor do not count, and neither does an empty one", () => {
+    const monitors = (given: unknown) => one({ ...good, monitors: given }).clusters.get("c")?.monitors;
+    expect(monitors([" m1:6789\n", "\tm2"])).toEqual(["m1:6789", "m2"]);
+    expect(monitors(["", "m1:6789", " ", null, "m2", ""])).toEqual(["m1:6789", "m2"]);
+    expect(monitors(["m1:6789,m2"])).toEqual(["m1:6789,m2"]);
+  });
+
+  test.each<[unknown, readonly string[]]>([
+    [[""], []],
+    [null, []],
+    [[null, " "], []],
+    [
+      [" zone\n", "", "rack"],
+      ["zone", "rack"],
+    ],
+    [
+      ["zone, rack", ","],
+      ["zone", "rack"],
+    ],
+  ])("Of the CRUSH labels %j those count that are not empty", (crushLocationLabels, labels) => {
+    const table = one({ ...good, readAffinity: { enabled: false, crushLocationLabels } });
+    expect(table.clusters.get("c")?.readAffinity.crushLocationLabels).toEqual(labels);
+    expect(table.problems.size).toBe(0);
+  });
+
+  test("A negative number of mirror daemons counts as none, which is one", () => {
+    const count = (rbd: object) => one({ ...good, rbd }).clusters.get("c")?.mirrorDaemonCount;
+    expect([count({ mirrorDaemonCount: -1 }), count({ mirrorDaemonCount: -1, mirrorCount: 2 })]).toEqual([1, 2]);
   });
 
   test("The reader takes the keys of ceph-csi 3.13 to 3.18, and remarks those that have no effect yet", () => {

@@ -30,14 +30,17 @@ describe("golden cluster-mapping.json", () => {
   });
 
   test("Volumes without a pool id are mapped by clusters alone", () => {
-    expect(mappedClusters(golden, "east")).toEqual(["west", "north", "south"]);
+    expect(mappedClusters(golden, "east")).toEqual(["west", "north", "south", "broken"]);
     expect(mappedClusters(golden, "twin")).toEqual(["lone"]);
     expect(mappedClusters(NO_MAPPING, "east")).toEqual([]);
   });
 
-  test("The reader refuses a bad element alone", () => {
-    expect([...golden.problems]).toEqual([[2, "RBDPoolIDMapping.0.1: must hold pool ids as decimal strings"]]);
-    expect(golden.elements).toHaveLength(3);
+  test("A pair that is not one of pool ids is remarked, and the clusters of its element count", () => {
+    expect([...golden.problems]).toEqual([]);
+    expect(golden.remarks).toEqual([
+      'element 2: RBDPoolIDMapping.0: the pair of "1" has no effect: it must hold pool ids as decimal strings',
+    ]);
+    expect(golden.elements).toHaveLength(4);
   });
 });
 
@@ -50,15 +53,35 @@ test("The mapping lists a place once, and never the place of the request", () =>
 test.each<[unknown, string]>([
   [1, "the element: "],
   [{ clusterIDMapping: "x" }, "clusterIDMapping: must be an object of strings"],
-  [{ clusterIDMapping: { a: 1 } }, "clusterIDMapping.a: must be an object of strings"],
-  [{ clusterIDMapping: { a: "" } }, "clusterIDMapping.a: must not be empty"],
   [{ RBDPoolIDMapping: { "1": "2" } }, "RBDPoolIDMapping: must be an array of objects"],
-  [{ RBDPoolIDMapping: [{ "1": "9223372036854775808" }] }, "must hold pool ids"],
-  [{ RBDPoolIDMapping: [{ a: "1" }] }, "RBDPoolIDMapping.0.a: "],
+  [{ RBDPoolIDMapping: ["1"] }, "RBDPoolIDMapping.0: must be an object of strings"],
 ])("The reader refuses the element %j", (element, problem) => {
   const table = Result.getOrThrow(parseMapping(JSON.stringify([element])));
   expect(table.elements).toEqual([]);
   expect(table.problems.get(0)).toContain(problem);
+});
+
+const CLUSTERS = { clusterIDMapping: { a: "b" } };
+test.each<[object, ReadonlyArray<string>]>([
+  [{ ...CLUSTERS, RBDPoolIDMapping: [{ "1": "2" }, null] }, []],
+  [{ ...CLUSTERS, RBDPoolIDMapping: [{ "": "" }, { "1": "2" }] }, ['RBDPoolIDMapping.0: the pair of ""']],
+  [{ ...CLUSTERS, RBDPoolIDMapping: [{ "1": "2", "3": null }] }, ['RBDPoolIDMapping.0: the pair of "3"']],
+  [{ ...CLUSTERS, RBDPoolIDMapping: [{ "1": "2", "9223372036854775808": "4" }] }, ["must hold pool ids"]],
+  [{ ...CLUSTERS, RBDPoolIDMapping: [{ "1": "2", a: "1" }] }, ['the pair of "a" has no effect']],
+  [
+    { clusterIDMapping: { a: "b", "": "" }, RBDPoolIDMapping: [{ "1": "2" }] },
+    ['clusterIDMapping: the pair of "" has no effect: it must not be empty'],
+  ],
+  [
+    { clusterIDMapping: { a: "b", c: 1 }, RBDPoolIDMapping: [{ "1": "2" }] },
+    ['the pair of "c" has no effect: it must'],
+  ],
+])("A bad pair of %j takes no failover with it", (element, remarks) => {
+  const table = Result.getOrThrow(parseMapping(JSON.stringify([element])));
+  expect(mapped(table, "a", 1n)).toEqual([{ clusterId: "b", poolId: 2n }]);
+  expect([...table.problems]).toEqual([]);
+  expect(table.remarks).toHaveLength(remarks.length);
+  for (const [i, remark] of remarks.entries()) expect(table.remarks[i]).toContain(remark);
 });
 
 test("The reader remarks a key that is almost the right one, and keeps the rest of its element", () => {

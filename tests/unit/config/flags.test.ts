@@ -5,7 +5,7 @@ import * as Result from "effect/Result";
 import * as fc from "fast-check";
 import { type Flags, parseFlags, usage } from "../../../lib/config/flags.ts";
 import { FLAGS, OTHER_TYPES, WITHOUT_EFFECT } from "../../../lib/config/flag-table.ts";
-import { goBool, goDuration, goInteger } from "../../../lib/text/go-values.ts";
+import { goBool, goDuration, goInteger, isGoFloat } from "../../../lib/text/go-values.ts";
 
 const RBD = ["--type=rbd", "--nodeid=n1"];
 const ok = (...argv: ReadonlyArray<string>): Flags => Result.getOrThrowWith(parseFlags([...RBD, ...argv]), Error);
@@ -95,6 +95,20 @@ describe("Go's flag syntax", () => {
   ] as const)("The duration %p is read as in Go", (text, nanos) => {
     expect(goDuration(text)).toBe(nanos);
   });
+
+  test.each(["5", "-1", "5.", ".5", "1e3", "+1.5E-2", "0x1p4", "0x.8P-1", "inf", "-Infinity", "NaN", "0"])(
+    "The number %p is read as in Go",
+    (text) => {
+      expect(isGoFloat(text)).toBe(true);
+    },
+  );
+
+  test.each(["", ".", "e3", "1e", "0x1", "1,5", " 1", "1s", "1e999", "--1", "9".repeat(400)])(
+    "The text %p is not a number",
+    (text) => {
+      expect(isGoFloat(text)).toBe(false);
+    },
+  );
 
   test.each(["", "yes", "tRUE", "2", " true", "on"])("The text %p is not a boolean", (text) => {
     expect(goBool(text)).toBeUndefined();
@@ -247,6 +261,64 @@ describe("flags that nobody knows, or that have no effect yet", () => {
     expect(ok("--feature-gates=").warnings).toEqual([]);
   });
 
+  test.each([
+    "--stagingpath=",
+    "--stagingpath=relative",
+    "--pidlimit=-7",
+    "--pidlimit=0x7fff_ffff_ffff",
+    "--setmetadata=T",
+    "--kernelmountoptions=a\nb",
+    "--stderrthreshold=2",
+  ])("The value of %j has no effect, and is accepted as Go's flags read it", (argument) => {
+    expect(ok(argument)).toMatchObject({ warnings: [], withoutEffect: [expect.stringContaining("--")] });
+  });
+
+  test.each(["--pidlimit=many", "--setmetadata=maybe"])("The value of %s is refused, as by Go", (argument) => {
+    expect(refused(...RBD, argument)).toContain(": write ");
+  });
+
+  test.each<[string, object]>([
+    ["--polltime=0", {}],
+    ["--timeout=-1s", {}],
+    ["--metricsport=0", { metricsPort: 0 }],
+    ["--metricsport=99999", { metricsPort: 8080 }],
+    ["--leader-election-retry-period=0", { leaderElection: false }],
+    ["--v=-1", { verbosity: -1 }],
+    ["--health-port=-1", { healthPort: 0 }],
+  ])("The driver starts with %s, which it does not use", (argument, expected) => {
+    expect(ok(argument)).toMatchObject(expected);
+  });
+
+  test.each<[ReadonlyArray<string>]>([
+    [["--enableprofiling", "--metricsport=99999"]],
+    [["--leader-election", "--leader-election-retry-period=0"]],
+    [["--polltime=soon"]],
+  ])("The driver refuses %j", (argv) => {
+    expect(refused(...RBD, ...argv)).toContain(": write ");
+  });
+
+  test("0 or less is no delay of a removal, and no naming of slow operations", () => {
+    expect(Duration.toMillis(ok("--rbdtrashmaxdelay=-1s").trashDelay)).toBe(0);
+    expect(Duration.toMillis(ok("--logslowopinterval=-1s").logSlowOpInterval)).toBe(0);
+  });
+
+  test.each(["unix:/csi/csi.sock", "/csi/csi.sock", "unix:///csi/csi.sock"])(
+    "The liveness probe asks the driver at %s",
+    (endpoint) => {
+      const parsed = parseFlags(["--type=liveness", `--endpoint=${endpoint}`]);
+      expect(Result.getOrThrow(parsed).endpoint).toBe("unix:///csi/csi.sock");
+    },
+  );
+
+  test("Other types than the driver take any value of its limits", () => {
+    for (const type of ["liveness", "controller"]) {
+      expect(refused(`--type=${type}`, "--rbdhardmaxclonedepth=0", "--maxsnapshotsonimage=200")).toBe("(accepted)");
+      expect(refused(`--type=${type}`, "--rbdhardmaxclonedepth=none")).toContain(": write ");
+    }
+    expect(refused("--type=liveness", "--polltime=0")).toContain("--polltime");
+    expect(refused("--type=controller", "--endpoint=nowhere", "--polltime=0")).toBe("(accepted)");
+  });
+
   test("The flags of --type=liveness are noted where the driver itself runs", () => {
     expect(ok("--polltime=60s", "--timeout=3s").withoutEffect).toEqual([
       "--polltime (for --type=liveness)",
@@ -266,6 +338,8 @@ describe("the normal form of values", () => {
     ["--endpoint=tcp://127.0.0.1:9000", { endpoint: "tcp://127.0.0.1:9000" }],
     ["--endpoint=tcp://[::1]:9000", { endpoint: "tcp://[::1]:9000" }],
     ["--domainlabels=a/zone, b/rack,,", { domainLabels: ["a/zone", "b/rack"] }],
+    ["--csi-addons-endpoint=unix:/csi/addons.sock", { addonsEndpoint: "unix:///csi/addons.sock" }],
+    ["--crush-location-labels=zone\n, rack", { crushLocationLabels: ["zone", "rack"] }],
     ["--metricspath=metrics", { metricsPath: "/metrics" }],
     ["--cells=0x10", { cells: 16 }],
   ])("The parser brings the value of %s into its normal form", (argument, expected) => {
@@ -286,7 +360,6 @@ describe("refused arguments", () => {
     [["--enable-fencing=maybe"], '--enable-fencing="maybe": write true or false'],
     [["--feature-gates=SlowGRPCRestart"], '--feature-gates="SlowGRPCRestart": write Name=true,Name=false'],
     [["--feature-gates=A=true,B=maybe"], "write Name=true,Name=false"],
-    [["--rbdtrashmaxdelay=-1s"], '--rbdtrashmaxdelay="-1s": write 0 or a duration such as 24h'],
     [["--rbdtrashmaxdelay=1d"], '--rbdtrashmaxdelay="1d": write 0 or a duration such as 24h'],
     [["--nodeid"], "--nodeid has no value: write --nodeid=value"],
     [["--nodeserver=maybe"], '--nodeserver="maybe": write true or false'],

@@ -5,8 +5,10 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
+import * as Result from "effect/Result";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
+import { parseFlags } from "../../../lib/config/flags.ts";
 import {
   ControllerServiceCapability_RPC_Type as Offered,
   VolumeCapability_AccessMode_Mode as Mode,
@@ -843,6 +845,18 @@ describe("the flag", () => {
       expect(await codeOf(driver.detach({ ...detaching(), ...more }))).toBe("OK");
     }
     expect(metadata(cluster)).toEqual(RECORD);
+  });
+
+  test.each([
+    ["n".repeat(256), "OK"],
+    ["ü".repeat(128), "OK"],
+    ["n".repeat(257), "INVALID_ARGUMENT"],
+    ["ü".repeat(129), "INVALID_ARGUMENT"],
+  ])("A node_id is as long as NodeGetInfo may give it out: %s is %s", async (nodeId, code) => {
+    await using driver = aDriver(await withRecord());
+    expect(await codeOf(driver.attach(attaching(nodeId)))).toBe(code);
+    const flag = parseFlags(["--type=rbd", `--nodeid=${nodeId}`]);
+    expect(Result.isSuccess(flag)).toBe(code === "OK");
   });
 
   test("Without it a request that is wrong is refused, too", async () => {

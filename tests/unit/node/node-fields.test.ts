@@ -26,8 +26,8 @@ type Case = readonly [what: string, more: object, code: string];
 
 const ids: readonly Case[] = [
   ["volume_id empty", { volumeId: "" }, BAD],
-  ["volume_id of 129 bytes", { volumeId: "x".repeat(129) }, BAD],
-  ["volume_id of 129 bytes in fewer letters", { volumeId: "ö".repeat(65) }, BAD],
+  ["volume_id of 256 bytes", { volumeId: "x".repeat(256) }, BAD],
+  ["volume_id of 256 bytes in fewer letters", { volumeId: "ö".repeat(128) }, BAD],
   ["volume_id with a slash", { volumeId: "a/b" }, BAD],
   ["volume_id ..", { volumeId: ".." }, BAD],
   ["volume_id with a NUL", { volumeId: "a\0b" }, BAD],

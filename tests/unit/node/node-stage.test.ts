@@ -438,7 +438,8 @@ describe("a volume that can't be staged", () => {
   const cases: readonly (readonly [string, Parameters<typeof staging>[0], string])[] = [
     ["has no ID", { volumeId: "" }, "INVALID_ARGUMENT"],
     ["has an ID that is a path", { volumeId: "../../etc" }, "INVALID_ARGUMENT"],
-    ["has an ID of 129 bytes", { volumeId: "x".repeat(129) }, "INVALID_ARGUMENT"],
+    ["has an ID of 255 bytes that no driver wrote", { volumeId: "x".repeat(255) }, "NOT_FOUND"],
+    ["has an ID of 256 bytes", { volumeId: "x".repeat(256) }, "INVALID_ARGUMENT"],
     ["has an ID that no driver wrote", { volumeId: "nonsense" }, "NOT_FOUND"],
     ["has the ID of a volume that is gone", { volumeId: VOLUME.replace(/.$/, "0") }, "NOT_FOUND"],
     [

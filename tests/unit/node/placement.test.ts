@@ -4,10 +4,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
+import * as TestClock from "effect/testing/TestClock";
 import type { Cluster } from "../../../lib/config/clusters.ts";
+import { KubeAccessWrong } from "../../../lib/kube/errors.ts";
 import { accountAccess, podAccess } from "../../../lib/kube/kubeconfig.ts";
 import { crushLocation } from "../../../lib/kube/labels.ts";
 import { Placement } from "../../../lib/kube/placement.ts";
+import { virtual } from "../../support/in-test-time.ts";
 
 const LABELS = {
   "topology.kubernetes.io/zone": "z1",
@@ -56,7 +60,6 @@ const flags = {
   driverName: "RBD.csi.ceph.com",
   domainLabels: [],
   crushLocationLabels: [],
-  kubeconfig: "",
 };
 const access = () => Effect.sync(() => accountAccess(`https://127.0.0.1:${server.port}`, account));
 const cluster = (enabled: boolean, crushLocationLabels: readonly string[] = []): Cluster => ({
@@ -130,6 +133,28 @@ describe("read affinity", () => {
     expect(await near(cluster(true, ["rack"]))).toBe("");
     expect(await near(cluster(true, ["other/zone"]), { nodeId: "node-2" })).toBe("");
   });
+
+  test("A failed look at the labels is made again for the next volume, and a good one is kept", async () => {
+    let looks = 0;
+    const late = Effect.suspend(() =>
+      ++looks === 1 ? Effect.fail(new KubeAccessWrong({ message: "the token is not there yet" })) : access(),
+    );
+    const one = cluster(true, ["topology.kubernetes.io/zone"]);
+    const found = await placed({}, ({ mapOptions }) => Effect.replicateEffect(mapOptions(one), 3), late);
+    const near = "read_from_replica=localize,crush_location=zone:z1";
+    expect(found).toEqual(["", near, near]);
+    expect(looks).toBe(2);
+  });
+
+  virtual("A volume does not wait long for labels that nobody tells", (log) =>
+    Effect.gen(function* () {
+      const { mapOptions } = yield* Placement;
+      const asked = yield* Effect.forkChild(mapOptions(cluster(true, ["topology.kubernetes.io/zone"])));
+      yield* TestClock.adjust("5 seconds");
+      expect(yield* Fiber.join(asked)).toBe("");
+      expect(log.join()).toContain("without read affinity: the node's labels were not read within 5 seconds");
+    }).pipe(Effect.provide(Placement.layer(flags, Effect.never))),
+  );
 
   test("Read affinity treats a label without a value as absent", () => {
     expect(crushLocation({ a: " ", b: "x.y" }, ["a", "b", "c"])).toBe("b:x-y");

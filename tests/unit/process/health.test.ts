@@ -142,7 +142,7 @@ describe("the probe beside a driver", () => {
   );
 
   test.each([
-    [["--http-endpoint=:1", "--health-port=9808"], "--http-endpoint and --health-port exclude each other"],
+    [["--http-endpoint=:1", "--health-port=9809"], "--http-endpoint and --health-port exclude each other"],
     [["--http-endpoint=:1", "--metrics-address=:2"], "--http-endpoint and --metrics-address exclude each other"],
     [["--http-endpoint=nowhere"], "write host:port, or :port for all addresses"],
     [["--probe-timeout=0"], "write a duration above 0"],

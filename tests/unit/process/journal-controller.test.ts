@@ -30,6 +30,9 @@ afterEach(async () => {
 const VOLUMES = "/api/v1/persistentvolumes";
 const EVENTS = "/api/v1/namespaces/default/events";
 const OWNER = { "csi.storage.k8s.io/pvc/name": "data", "csi.storage.k8s.io/pvc/namespace": "team" };
+/** The Lease that ceph-csi's controller holds: controller-runtime takes its name as it is. */
+const LEASES = "/apis/coordination.k8s.io/v1/namespaces/rook/leases";
+const LEASE = `${LEASES}/rbd.csi.ceph.com-rook`;
 const metadataOf = (cluster: ReturnType<typeof aCluster>, image: string) =>
   Object.fromEntries(cluster.image("rbd", image).meta);
 
@@ -88,13 +91,30 @@ test("A journal that is gone is written as CreateVolume wrote it, and leads to t
   pv("pvc-1");
   controlling(cluster, kube);
   await eventually(() => Bun.deepEquals(poolDump(cluster).objects, before), "the journal is as it was");
-  const lease = kube.get("/apis/coordination.k8s.io/v1/namespaces/rook/leases/rbd-csi-ceph-com-rook");
-  expect(lease["spec"]).toMatchObject({ leaseDurationSeconds: 15 });
+  expect(kube.get(LEASE)["spec"]).toMatchObject({ leaseDurationSeconds: 15 });
   expect(metadataOf(cluster, `team-${uuidOf(volume.volumeId)}`)).toMatchObject(OWNER);
   await using driver = aDriver(cluster);
   await driver.deleteVolume(deletion(volume.volumeId));
   expect(poolDump(cluster).images).toEqual({});
 });
+
+test("It writes nothing while ceph-csi's controller leads, and takes over once that has stopped", async () => {
+  const { cluster, kube, pv } = await aVolume();
+  const before = poolDump(cluster).objects;
+  objectsOf(cluster).clear();
+  pv("pvc-1");
+  const now = new Date().toISOString().replace("Z", "000Z");
+  kube.create(LEASES, {
+    metadata: { name: "rbd.csi.ceph.com-rook" },
+    spec: { holderIdentity: "cephcsi-0_1", leaseDurationSeconds: 15, acquireTime: now, renewTime: now },
+  });
+  controlling(cluster, kube);
+  await eventually(() => kube.requests.includes(`get ${LEASE}`), "it asks who leads");
+  expect(poolDump(cluster).objects).toEqual({});
+  expect(kube.objects(LEASES)).toHaveLength(1);
+  kube.merge(LEASE, { spec: { holderIdentity: "" } });
+  await eventually(() => Bun.deepEquals(poolDump(cluster).objects, before), "the journal is as it was");
+}, 20_000);
 
 test("A volume whose journal is in another pool gets it there, as ceph-csi writes it, and its ID leads to the image", async () => {
   const { cluster, kube, pv, volume } = await aVolume({ attributes: { journalPool: "ssd" } });

@@ -152,7 +152,6 @@ describe("the registrar alone", () => {
     [["--kubelet-registration-path=plugins/csi.sock"], "write an absolute path of at most 107 bytes"],
     [[`--kubelet-registration-path=/${"x".repeat(107)}`], "write an absolute path of at most 107 bytes"],
     [[`--kubelet-registration-path=${HOST_PATH}`, "--health-port=1", "--http-endpoint=:2"], "exclude each other"],
-    [[`--kubelet-registration-path=${HOST_PATH}`, "--mode=probe"], "registration, kubelet-registration-probe"],
   ])("The flags %p are refused", (argv, text) => {
     const failure = Result.match(parseRegistrarFlags(argv), { onSuccess: () => "", onFailure: String });
     expect(failure).toContain(text);

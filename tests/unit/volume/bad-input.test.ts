@@ -66,11 +66,11 @@ const refused = async (
   if (!asksCluster && (code === "INVALID_ARGUMENT" || code === "OUT_OF_RANGE")) expect(calls).toBe(0);
 };
 
-/** No ID or name may be any of these. */
-const badTexts = (field: string): readonly Row<string>[] => [
+/** No ID or name may be any of these; a volume's ID may be longer than any other. */
+const badTexts = (field: string, limit = field === "volume_id" ? 255 : 128): readonly Row<string>[] => [
   ["is missing", "", field],
-  ["has 129 bytes", "x".repeat(129), `${field} has 129 bytes`],
-  ["has 129 bytes in 65 characters", `${"ä".repeat(64)}x`, `${field} has 129 bytes`],
+  [`has ${limit + 1} bytes`, "x".repeat(limit + 1), `${field} has ${limit + 1} bytes`],
+  ["has too many bytes in fewer characters", "ä".repeat(limit / 2 + 1), `${field} has `],
   ["has a megabyte", "x".repeat(1 << 20), `${field} has 1048576 bytes`],
   ["holds NUL", "a\0b", field],
   ["holds a line end", "a\nb", field],
@@ -228,11 +228,13 @@ describe("CreateVolume", () => {
     volumeContentSource: { type: type ?? { case: undefined } },
   });
   check("volume_content_source has no type", { volumeContentSource: {} }, "volume_content_source");
-  for (const [what, id, names] of badTexts("_id")) {
-    const snapshot = source({ case: "snapshot", value: { snapshotId: id } });
-    check(`volume_content_source.snapshot.snapshot_id ${what}`, snapshot, `snapshot.snapshot${names}`);
-    const volume = source({ case: "volume", value: { volumeId: id } });
-    check(`volume_content_source.volume.volume_id ${what}`, volume, `volume.volume${names}`);
+  for (const [what, snapshotId, names] of badTexts("snapshot_id")) {
+    const snapshot = source({ case: "snapshot", value: { snapshotId } });
+    check(`volume_content_source.snapshot.snapshot_id ${what}`, snapshot, `snapshot.${names}`);
+  }
+  for (const [what, volumeId, names] of badTexts("volume_id")) {
+    const volume = source({ case: "volume", value: { volumeId } });
+    check(`volume_content_source.volume.volume_id ${what}`, volume, `volume.${names}`);
   }
   const absent = "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002";
   for (const id of ["nonsense", absent]) {

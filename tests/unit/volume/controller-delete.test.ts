@@ -121,6 +121,7 @@ describe("what names no volume is deleted already:", () => {
     ["an unknown UUID", ID.replace("b0285c97", "ffffffff")],
     ["a pool that is gone", ID.replace("0002-b", "0063-b")],
     ["128 bytes of something", "x".repeat(128)],
+    ["255 bytes of something", "x".repeat(255)],
     ["a path", "../../etc/passwd"],
   ];
   for (const [what, id] of ids) {

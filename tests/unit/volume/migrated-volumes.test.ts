@@ -94,6 +94,17 @@ describe("DeleteVolume of a migrated volume", () => {
     });
   }
 
+  test("DeleteVolume removes the image of a migrated volume whose pool has a name of 40 characters", async () => {
+    const pool = "kubernetes-persistent-volumes-of-storage";
+    const cluster = aCluster({ pools: ["rbd", pool] });
+    await seedImage(cluster, IMAGE, pool);
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { ...SETTINGS, time });
+    expect(handle(pool).length).toBeGreaterThan(128);
+    await time.until(driver.deleteVolume(deletion(handle(pool))));
+    expect(cluster.namespace(pool, "")?.images.size).toBe(0);
+  });
+
   test("DeleteVolume changes nothing while a client uses the image of a migrated volume", async () => {
     const cluster = await aWorld();
     const time = virtualTime();
