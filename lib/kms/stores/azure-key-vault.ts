@@ -37,7 +37,7 @@ interface Account {
 const accountOf = Effect.fnUntraced(function* (context: StoreContext): Effect.fn.Return<Account, KmsError> {
   const { section } = context;
   const vaultUrl = (yield* section.required("AZURE_VAULT_URL")).replace(/\/+$/, "");
-  if (!vaultUrl.startsWith("https://") || !URL.canParse(vaultUrl)) {
+  if (!/^https:\/\//i.test(vaultUrl) || !URL.canParse(vaultUrl)) {
     return yield* section.wrong("AZURE_VAULT_URL", "is not an address: write one such as https://NAME.vault.azure.net");
   }
   const clientId = (yield* section.required("AZURE_CLIENT_ID")).trim();

@@ -58,6 +58,12 @@ test("A key that ceph-csi keeps is read: the secret has the ID of the volume, an
   expect(Redacted.value(await run(read(open())))).toBe(KEY);
 });
 
+test("The scheme of the vault's address may have capital letters", async () => {
+  azure.secrets.set(VOLUME, KEY);
+  const options = { AZURE_VAULT_URL: azure.url.replace("https", "HTTPS") };
+  expect(Redacted.value(await run(read(open(options))))).toBe(KEY);
+});
+
 test("A key is written as the plain value of a secret, after a look", async () => {
   await run(write(open()));
   expect([...azure.secrets]).toEqual([[VOLUME, KEY]]);
