@@ -11,10 +11,10 @@ import { keyOf } from "./new-key.ts";
 
 export const PASSPHRASE_KEY = "encryptionPassphrase";
 
-/** Of the request's secrets. */
-export const requestPassphrase = (secrets: Texts): Effect.Effect<Key, KmsError> => {
+/** Of the request's secrets. `mayBeEmpty`: as ceph-csi takes it to wrap a key; LUKS takes none. */
+export const requestPassphrase = (secrets: Texts, mayBeEmpty = false): Effect.Effect<Key, KmsError> => {
   const text = Object.hasOwn(secrets, PASSPHRASE_KEY) ? secrets[PASSPHRASE_KEY] : undefined;
-  if (text !== undefined && text !== "") return Effect.succeed(keyOf(text));
+  if (text !== undefined && (text !== "" || mayBeEmpty)) return Effect.succeed(keyOf(text));
   const what = text === undefined ? "is missing from the secrets" : "is empty";
   const reason = `${what}: add it to the Secret that the StorageClass or VolumeSnapshotClass names for this call`;
   return Effect.fail(new InvalidSecret({ key: PASSPHRASE_KEY, reason }));

@@ -1,9 +1,9 @@
 /**
  * A server that is true to the HTTP API of Microsoft Entra ID (OAuth client credentials by a certificate) and of Azure Key
- * Vault (secrets, 7.5), as far as they are documented: it verifies the signature of the assertion, challenges a request
- * without a token, and keeps deleted secrets until they are purged.
+ * Vault (secrets, 7.5), as far as they are documented: it knows a certificate by its thumbprint, verifies the signature of
+ * the assertion, challenges a request without a token, and keeps deleted secrets until they are purged.
  */
-import { createPublicKey, constants, verify } from "node:crypto";
+import { constants, createHash, verify, X509Certificate } from "node:crypto";
 import type { Certified } from "./certificates.ts";
 
 export const TENANT = "11111111-2222-3333-4444-555555555555";
@@ -34,12 +34,14 @@ const entraError = (code: string, text: string, status: number) =>
 const vaultError = (status: number, code: string, message: string) =>
   Response.json({ error: { code, message } }, { status });
 
-/** Whether the application's certificate signed the assertion. */
+/** Whether the assertion names the application's certificate, and its key signed it. */
 const isSigned = (assertion: string, certificate: string): boolean => {
   const [head = "", body = "", signature = ""] = assertion.split(".");
-  const { alg } = JSON.parse(Buffer.from(head, "base64url").toString()) as { alg: string };
-  const key = createPublicKey(certificate);
-  const padding = alg === "PS256" ? constants.RSA_PKCS1_PSS_PADDING : constants.RSA_PKCS1_PADDING;
+  const header = JSON.parse(Buffer.from(head, "base64url").toString()) as Readonly<Record<string, string>>;
+  const { raw, publicKey: key } = new X509Certificate(certificate);
+  const thumbprint = (hash: string) => createHash(hash).update(raw).digest("base64url");
+  if (header["x5t#S256"] !== thumbprint("sha256") && header["x5t"] !== thumbprint("sha1")) return false;
+  const padding = header["alg"] === "PS256" ? constants.RSA_PKCS1_PSS_PADDING : constants.RSA_PKCS1_PADDING;
   return verify("sha256", Buffer.from(`${head}.${body}`), { key, padding }, Buffer.from(signature, "base64url"));
 };
 

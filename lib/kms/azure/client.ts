@@ -22,7 +22,7 @@ export interface VaultAccount {
   readonly vaultUrl: string;
   readonly tenantId: string;
   readonly clientId: string;
-  /** A certificate and its key in PEM. */
+  /** A key and its certificate in PEM (./certificate.ts). */
   readonly certificate: Redacted.Redacted;
 }
 

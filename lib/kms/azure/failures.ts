@@ -6,6 +6,7 @@
 import * as z from "zod";
 import { fieldsOf } from "../client-calls.ts";
 import { KmsConfigInvalid, KmsDenied, type KmsError, KmsRefused, KmsUnreachable } from "../errors.ts";
+import type { CertificateFault } from "./certificate.ts";
 
 export interface AzureNames {
   readonly store: string;
@@ -80,11 +81,23 @@ const vaultFailure = ({ store, section, secret }: AzureNames, failure: Failure):
     : new KmsUnreachable({ store, reason });
 };
 
-/** A certificate in a form that is not read. */
-export const notPem = (place: string): KmsConfigInvalid =>
-  new KmsConfigInvalid({
-    place,
-    key: "CLIENT_CERT",
-    reason:
-      "is not PEM with a certificate and its private key. Convert PKCS #12 with: openssl pkcs12 -in FILE -nodes -passin pass: -out cert.pem",
-  });
+const TO_PEM = "write it as PEM, which this makes: openssl pkcs12 -in FILE -nodes -out cert.pem";
+
+const CERTIFICATE_FAULTS: Readonly<Record<CertificateFault, string>> = {
+  unreadable: "is neither PEM nor PKCS #12: write a certificate and its private key, in one of these forms",
+  protected: `is PKCS #12 with a password, or is damaged: write it without a password, or ${TO_PEM} (it asks for the password)`,
+  algorithm: `is PKCS #12 without a MAC, or whose encryption or MAC is not known here: ${TO_PEM}`,
+  rounds: `is PKCS #12 that takes more than 100,000 rounds to open, which are in vain without a password: ${TO_PEM}`,
+  base64:
+    "is the base64 of a file: write the file itself, as kubectl create secret generic --from-file=CLIENT_CERT=FILE does, which encodes it once",
+  "no certificate": "is a file without a certificate: add that of the private key",
+  "no key": "is a file without a private key that has no password: add that of the certificate, as PKCS #8 or PKCS #1",
+  "several keys": "is a file with more than one private key: leave that of the application alone",
+  "no key of RSA":
+    "is a file whose private key is not one of RSA, which is what Entra ID takes: make another certificate",
+  "other key": "is a file whose private key belongs to none of its certificates: write both anew",
+};
+
+/** A certificate that cannot be used. `place`: the Secret. */
+export const badCertificate = (place: string, fault: CertificateFault): KmsConfigInvalid =>
+  new KmsConfigInvalid({ place, key: "CLIENT_CERT", reason: CERTIFICATE_FAULTS[fault] });

@@ -59,9 +59,9 @@ export const kmipSettings = Effect.fnUntraced(function* (
 const addressOf = Effect.fnUntraced(function* (section: Section) {
   const text = yield* section.required("KMIP_ENDPOINT");
   const { host6, host, port } =
-    /^(?:\[(?<host6>[^\]]+)\]|(?<host>[^:\s/]+)):(?<port>\d{1,5})$/.exec(text)?.groups ?? {};
+    /^(?:\[(?<host6>[^\]]+)\]|(?<host>[^:\s/]*)):(?<port>\d{1,5})$/.exec(text)?.groups ?? {};
   const number = Number(port);
-  if (number > 0 && number < 65_536) return { text, host: host6 ?? host ?? "", port: number };
+  if (number > 0 && number < 65_536) return { text, host: host6 ?? (host || "localhost"), port: number };
   return yield* section.wrong("KMIP_ENDPOINT", "is not an address: write HOST:PORT, such as kmip.example.com:5696");
 });
 
@@ -73,13 +73,12 @@ const minVersionOf = Effect.fnUntraced(function* (section: Section) {
 });
 
 const DEFAULT_LIMIT_S = 10;
-/** ceph-csi takes 0 for no limit; here nothing waits for longer than this. */
+/** ceph-csi takes 0 for no limit, and -1 for 255; here nothing waits for longer than this. */
 const LONGEST_LIMIT_S = 120;
 
 const limitOf = Effect.fnUntraced(function* (section: Section, key: string) {
-  const seconds = (yield* section.number(key)) ?? DEFAULT_LIMIT_S;
-  if (seconds < 0) return yield* section.wrong(key, "is less than 0: write the seconds to wait, such as 10");
-  return Duration.seconds(seconds === 0 ? LONGEST_LIMIT_S : Math.min(seconds, LONGEST_LIMIT_S));
+  const seconds = Math.trunc((yield* section.number(key)) ?? DEFAULT_LIMIT_S);
+  return Duration.seconds(seconds > 0 ? Math.min(seconds, LONGEST_LIMIT_S) : LONGEST_LIMIT_S);
 });
 
 /** The texts of the Secret are what their names say. The engine's own words are left out: they could show a key. */

@@ -6,12 +6,12 @@
  *    the volume's name, and the vault keeps earlier versions of a secret.
  * 2. Deleted secrets stay in the vault until they are purged, by the vault's own rule: nothing is purged here.
  */
-import { createPrivateKey, X509Certificate } from "node:crypto";
 import type { SecretClient } from "@azure/keyvault-secrets";
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
+import { readCertificate } from "../azure/certificate.ts";
 import { type AzureWires, type CallVault, storeName, type VaultAccount, vaultCaller } from "../azure/client.ts";
-import { type AzureNames, azureFailure, notPem, statusOf } from "../azure/failures.ts";
+import { type AzureNames, azureFailure, badCertificate, statusOf } from "../azure/failures.ts";
 import { KeyDamaged, KeyExists, KeyNotFound, type KmsError, KmsRefused } from "../errors.ts";
 import type { KeepingStore, Key, OpenStore, StoreContext } from "../key-store.ts";
 import { keyOf, newKey } from "../new-key.ts";
@@ -37,7 +37,7 @@ interface Account {
 const accountOf = Effect.fnUntraced(function* (context: StoreContext): Effect.fn.Return<Account, KmsError> {
   const { section } = context;
   const vaultUrl = (yield* section.required("AZURE_VAULT_URL")).replace(/\/+$/, "");
-  if (!vaultUrl.startsWith("https://") || !URL.canParse(vaultUrl)) {
+  if (!/^https:\/\//i.test(vaultUrl) || !URL.canParse(vaultUrl)) {
     return yield* section.wrong("AZURE_VAULT_URL", "is not an address: write one such as https://NAME.vault.azure.net");
   }
   const clientId = (yield* section.required("AZURE_CLIENT_ID")).trim();
@@ -45,25 +45,20 @@ const accountOf = Effect.fnUntraced(function* (context: StoreContext): Effect.fn
   if (!TENANT.test(tenantId)) {
     return yield* section.wrong("AZURE_TENANT_ID", "is no tenant: write its ID, or a domain such as example.com");
   }
-  const { place, texts } = yield* readStoreSecret(context, {
+  const { place, bytes } = yield* readStoreSecret(context, {
     option: "AZURE_CERT_SECRET_NAME",
     byDefault: "ceph-csi-azure-credentials",
     namespace: context.podNamespace,
     required: ["CLIENT_CERT"],
   });
-  const certificate = texts.CLIENT_CERT;
-  // The engine's own words are left out: they could show the key.
-  yield* Effect.try({ try: () => readPem(Redacted.value(certificate)), catch: () => notPem(place) });
+  const certificate = yield* Effect.mapError(readCertificate(bytes("CLIENT_CERT")), (fault) =>
+    badCertificate(place, fault),
+  );
   return {
     account: { vaultUrl, clientId, tenantId, certificate },
     names: { store: storeName(vaultUrl), section: sectionPlace(section), secret: place },
   };
 });
-
-const readPem = (text: string): void => {
-  void new X509Certificate(text);
-  void createPrivateKey(text);
-};
 
 /** What the client takes for one. */
 const TENANT = /^[\dA-Za-z.-]+$/;

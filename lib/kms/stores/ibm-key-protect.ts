@@ -72,7 +72,7 @@ const instanceIdOf = (section: Section): Effect.Effect<string, KmsError> =>
 
 const urlOf = Effect.fnUntraced(function* (section: Section, key: string, byDefault: string) {
   const text = (yield* section.optional(key)) || byDefault;
-  if (/^https?:\/\//.test(text) && URL.canParse(text)) return text;
+  if (/^https?:\/\//i.test(text) && URL.canParse(text)) return text;
   return yield* section.wrong(key, `is not an address: write one such as ${byDefault}`);
 });
 

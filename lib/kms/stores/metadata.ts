@@ -41,7 +41,9 @@ const passphraseOf = Effect.fnUntraced(function* ({
   kube,
 }: StoreContext): Effect.fn.Return<Passphrase, KmsError> {
   const name = yield* section.optional("secretName");
-  if (name === undefined) return { passphrase: yield* requestPassphrase(secrets), place: "the secrets of the request" };
+  if (name === undefined) {
+    return { passphrase: yield* requestPassphrase(secrets, true), place: "the secrets of the request" };
+  }
   const namespace = (yield* section.optional("secretNamespace")) ?? owner;
   if (namespace === undefined) {
     const reason = "is missing, and the namespace of the claim is not known: add it";

@@ -37,7 +37,7 @@ export const openVaultTenantAccount: OpenStore = Effect.fnUntraced(function* (
   const { section, server, place, tenant } = yield* openTenant(context, true);
   const account = yield* orDefault(section, "tenantSAName", DEFAULT_ACCOUNT);
   const mount = mountIn(yield* orDefault(section, "vaultAuthPath", DEFAULT_MOUNT));
-  const role = yield* orDefault(section, "vaultRole", DEFAULT_ROLE);
+  const role = (yield* orDefault(section, "vaultRole", DEFAULT_ROLE)).trim();
   const jwt = Effect.flatMap(context.kube.serviceAccountToken(tenant, account), (token) =>
     token === undefined
       ? Effect.fail(
@@ -62,8 +62,9 @@ const openTenant = Effect.fnUntraced(function* (context: StoreContext, isAccount
       `${central.place}, section ${central.kmsId}: "tenants" has no effect, here as in ceph-csi. Write what a tenant overrides into a ConfigMap of its namespace`,
     );
   }
-  const name = yield* orDefault(central, "tenantConfigName", DEFAULT_CONFIG_MAP);
-  const data = yield* kube.configMap(tenant, name);
+  // "" leaves the tenant nothing to override
+  const name = (yield* central.optional("tenantConfigName")) ?? DEFAULT_CONFIG_MAP;
+  const data = name === "" ? undefined : yield* kube.configMap(tenant, name);
   const section = yield* withTenant(central, data && { place: `ConfigMap ${tenant}/${name}`, data }, isAccount);
   const options = yield* readVaultOptions(section, context.env);
   const pem = (option: string, key: string) => certificate(context, central, tenant, option, key);

@@ -11,7 +11,7 @@ import type { KeepingStore, OpenStore, Section, StoreContext } from "../key-stor
 import type { VaultServer } from "../vault/http.ts";
 import { joined, type KvPlace, type Login, vaultStore } from "../vault/kv.ts";
 import { type KubernetesLogin, kubernetesLogin, mountIn } from "../vault/login.ts";
-import { kvPlace, readVaultOptions, vaultServer } from "../vault/options.ts";
+import { DEFAULT_BACKEND_PATH, inEnv, kvPlace, readVaultOptions, vaultServer } from "../vault/options.ts";
 
 const TOKEN_FILE = `${ACCOUNT_FOLDER}/token`;
 
@@ -21,7 +21,7 @@ export const openVault: OpenStore = Effect.fnUntraced(function* (
   const { section } = context;
   const options = yield* readVaultOptions(section, context.env);
   const mount = mountIn(yield* section.required("vaultAuthPath"));
-  const role = yield* section.required("vaultRole");
+  const role = (yield* section.required("vaultRole")).trim();
   const prefix = yield* section.optional("vaultPassphrasePath");
   if (prefix === undefined) {
     return yield* section.wrong("vaultPassphrasePath", 'is missing: add it, "" for none');
@@ -29,7 +29,8 @@ export const openVault: OpenStore = Effect.fnUntraced(function* (
   const root = (yield* section.optional("vaultPassphraseRoot"))?.replace(/^\/v1\//, "");
   const ca = yield* authorityOf(context);
   const server = yield* vaultServer(context, options, { ca });
-  const place = kvPlace({ ...options, ...(root && { backendPath: root }) }, (id) => joined(prefix, id));
+  const backendPath = root === undefined ? options.backendPath : root.trim() || DEFAULT_BACKEND_PATH;
+  const place = kvPlace({ ...options, backendPath }, (id) => joined(prefix, id));
   return yield* storeOf(context, server, place, { mount, role, jwt: accountToken(context) });
 });
 
@@ -40,7 +41,7 @@ export const storeOf = (
   place: KvPlace,
   login: KubernetesLogin,
 ): Effect.Effect<KeepingStore> => {
-  const given = env["VAULT_TOKEN"];
+  const given = inEnv(env, "VAULT_TOKEN");
   const loginIn = (namespace: string): Login =>
     given ? Effect.succeed(Redacted.make(given)) : kubernetesLogin(server, login, namespace);
   return Effect.flatMap(Effect.cached(loginIn(place.authNamespace)), (authToken) => {

@@ -35,5 +35,15 @@ export const kubernetesLogin = (server: VaultServer, { mount, role, jwt }: Kuber
     return yield* new KmsRefused({ store, reason, remedy: "Correct vaultAuthPath, or enable the login there" });
   });
 
-/** The mount in `vaultAuthPath`: what is between `/auth/` and `/login`, or the whole text. */
-export const mountIn = (authPath: string): string => /\/auth\/(.+)\/login/.exec(authPath)?.[1] ?? authPath;
+/**
+ * The mount in `vaultAuthPath`: what comes after `auth`, up to `login` or the end; the whole text where there is no such
+ * thing. As ceph-csi reads it: `/v1/auth/kubernetes/login`, `auth/kubernetes` and `kubernetes` are one.
+ */
+export const mountIn = (authPath: string): string => {
+  const parts = authPath.trim().split("/");
+  const login = parts.indexOf("login");
+  const before = login === -1 ? parts : parts.slice(0, login);
+  const auth = before.indexOf("auth");
+  const mount = auth === -1 ? [] : before.slice(auth).filter((part) => part !== "auth");
+  return joined(...mount) || authPath.trim();
+};

@@ -8,6 +8,7 @@
  *    no others.
  * 2. What neither the section nor the tenant says is taken from the driver's own environment (`VAULT_CACERT` …), as
  *    Vault's own client does.
+ * 3. White space around a text is not part of it, as in ceph-csi.
  */
 import * as Effect from "effect/Effect";
 import { goBool } from "../../text/go-values.ts";
@@ -28,26 +29,32 @@ export interface VaultOptions {
   readonly verifies: boolean;
 }
 
+export const DEFAULT_BACKEND_PATH = "secret/";
+
+/** Of the driver's environment; "" is as good as absent. */
+export const inEnv = (env: StoreContext["env"], name: string): string => (env[name] ?? "").trim();
+
 /** What a section says of a server and the keys in it; `env` fills what it leaves open. */
 export const readVaultOptions = Effect.fnUntraced(function* (
   section: Section,
   env: StoreContext["env"],
 ): Effect.fn.Return<VaultOptions, KmsError> {
-  const address = yield* section.required("vaultAddress");
+  const optional = (key: string) => Effect.map(section.optional(key), (text) => text?.trim());
+  const address = (yield* section.required("vaultAddress")).trim();
   if (!/^https?:\/\//.test(address)) {
     return yield* section.wrong("vaultAddress", "must begin with http:// or https://");
   }
-  const namespace = (yield* section.optional("vaultNamespace")) || env["VAULT_NAMESPACE"] || "";
+  const namespace = (yield* optional("vaultNamespace")) || inEnv(env, "VAULT_NAMESPACE") || "";
   return {
     address: address.replace(/\/+$/, ""),
-    backend: (yield* section.optional("vaultBackend")) ?? "",
-    backendPath: (yield* section.optional("vaultBackendPath")) || "secret/",
+    backend: (yield* optional("vaultBackend")) ?? inEnv(env, "VAULT_BACKEND"),
+    backendPath: ((yield* optional("vaultBackendPath")) ?? inEnv(env, "VAULT_BACKEND_PATH")) || DEFAULT_BACKEND_PATH,
     // Exactly this text, as in ceph-csi, or JSON's true: every other one keeps what can be undeleted.
     destroys: ((yield* section.word("vaultDestroyKeys")) ?? "true") === "true",
     namespace,
-    authNamespace: (yield* section.optional("vaultAuthNamespace")) || namespace,
-    serverName: (yield* section.optional("vaultTLSServerName")) || env["VAULT_TLS_SERVER_NAME"] || undefined,
-    verifies: (yield* section.bool("vaultCAVerify")) ?? !(goBool(env["VAULT_SKIP_VERIFY"] ?? "") ?? false),
+    authNamespace: (yield* optional("vaultAuthNamespace")) || namespace,
+    serverName: (yield* optional("vaultTLSServerName")) || inEnv(env, "VAULT_TLS_SERVER_NAME") || undefined,
+    verifies: (yield* section.bool("vaultCAVerify")) ?? !(goBool(inEnv(env, "VAULT_SKIP_VERIFY")) ?? false),
   };
 });
 
@@ -69,7 +76,7 @@ export const vaultServer = Effect.fnUntraced(function* (
   const pem = Effect.fnUntraced(function* (
     part: keyof Certificates,
   ): Effect.fn.Return<Partial<VaultServer["tls"]>, KmsError> {
-    const path = env[CERTIFICATE_FILES[part]];
+    const path = inEnv(env, CERTIFICATE_FILES[part]);
     const text = given[part] ?? (path ? yield* readFile(path) : undefined);
     return text === undefined ? {} : { [part]: text };
   });
@@ -115,12 +122,13 @@ export const inOwnNames = Effect.fnUntraced(function* (section: Section): Effect
   if (!section.has("KMS_PROVIDER")) return section;
   const options: Record<string, string> = {};
   for (const [name, own] of Object.entries(FROM_ENV)) {
-    const value = yield* own === "vaultDestroyKeys" ? section.word(name) : section.optional(name);
-    if (value !== undefined && value !== "") options[own] = value;
+    // What is absent counts as empty, for which the environment has no say; of vaultDestroyKeys "" is a text as others.
+    const isWord = own === "vaultDestroyKeys";
+    options[own] = (yield* isWord ? section.word(name) : section.optional(name)) ?? (isWord ? "true" : "");
   }
   const skips = yield* section.bool(SKIP_VERIFY);
   if (skips !== undefined) options["vaultCAVerify"] = String(!skips);
-  if (options["vaultAddress"] === undefined) {
+  if (options["vaultAddress"] === "") {
     return yield* section.wrong("VAULT_ADDR", "is missing: add it");
   }
   return sectionOf(section.place, section.kmsId, options);
@@ -160,9 +168,7 @@ export const withTenant = Effect.fnUntraced(function* (
   const namespace = yield* section.optional("vaultNamespace");
   const authNamespace = yield* section.optional("vaultAuthNamespace");
   const follows =
-    own.has("vaultNamespace") &&
-    !own.has("vaultAuthNamespace") &&
-    (authNamespace === undefined || authNamespace === (namespace ?? ""));
+    own.has("vaultNamespace") && !own.has("vaultAuthNamespace") && (!authNamespace || authNamespace === namespace);
   const of = (key: string): Section => {
     if (key === "vaultAuthNamespace" && follows) return own;
     return own.has(key) ? own : section;

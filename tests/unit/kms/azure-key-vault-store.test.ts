@@ -9,7 +9,7 @@ import * as Redacted from "effect/Redacted";
 import { keyOf } from "../../../lib/kms/new-key.ts";
 import { azureKeyVaultStore } from "../../../lib/kms/stores/azure-key-vault.ts";
 import { type AzureServer, azureServer, CLIENT, TENANT, TOKEN } from "../../support/azure-server.ts";
-import { type Certified, selfSigned } from "../../support/certificates.ts";
+import { type Certified, pkcs12, selfSigned } from "../../support/certificates.ts";
 import { storeContext } from "../../support/store-context.ts";
 
 const PLACE = "storage/ceph-csi-azure-credentials";
@@ -33,7 +33,7 @@ beforeEach(() => {
 afterAll(() => azure.stop());
 
 const pem = ({ certificate, key }: Certified) => `${key}${certificate}`;
-const open = (options: Readonly<Record<string, unknown>> = {}, certificate = pem(application)) => {
+const open = (options: Readonly<Record<string, unknown>> = {}, certificate: string | Uint8Array = pem(application)) => {
   const section = { AZURE_VAULT_URL: `${azure.url}/`, AZURE_CLIENT_ID: CLIENT, AZURE_TENANT_ID: TENANT, ...options };
   const context = storeContext({ options: section, secrets: { [PLACE]: { CLIENT_CERT: certificate } } });
   return azureKeyVaultStore(context, { authorityHost: azure.url, ca: tls.certificate });
@@ -56,6 +56,12 @@ const errorOf = async <A, E>(effect: Effect.Effect<A, E>) => {
 test("A key that ceph-csi keeps is read: the secret has the ID of the volume, and its value is the key", async () => {
   azure.secrets.set(VOLUME, KEY);
   expect(Redacted.value(await run(read(open())))).toBe(KEY);
+});
+
+test("The scheme of the vault's address may have capital letters", async () => {
+  azure.secrets.set(VOLUME, KEY);
+  const options = { AZURE_VAULT_URL: azure.url.replace("https", "HTTPS") };
+  expect(Redacted.value(await run(read(open(options))))).toBe(KEY);
 });
 
 test("A key is written as the plain value of a secret, after a look", async () => {
@@ -150,17 +156,34 @@ test.each([
   expect(error.message).toContain(`/etc/kms/config.json, section "my-kms", key ${message}`);
 });
 
-test.each(["", "text", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])(
-  "The certificate %p is refused with the Secret and the key",
-  async (text) => {
-    const error = await errorOf(open({}, text));
-    expect(error._tag).toBe("KmsConfigInvalid");
-    expect(error.message).toStartWith(`Secret ${PLACE}, key CLIENT_CERT: is `);
-  },
-);
+test("An application logs in with PKCS #12 as it does with PEM, and the first certificate may be another's", async () => {
+  azure.secrets.set(VOLUME, KEY);
+  const files = [
+    pkcs12(application, [], [stranger.certificate]),
+    stranger.certificate + pem(application),
+    application.key + stranger.certificate + application.certificate,
+  ];
+  for (const file of files) expect(Redacted.value(await run(read(open({}, file))))).toBe(KEY);
+});
 
-test("A certificate without its key is refused", async () => {
-  expect((await errorOf(open({}, application.certificate))).message).toContain(
-    "PEM with a certificate and its private key",
-  );
+test("A certificate that is missing is named with the Secret and the key", async () => {
+  const error = await errorOf(open({}, ""));
+  expect(error._tag).toBe("KmsConfigInvalid");
+  expect(error.message).toBe(`Secret ${PLACE}, key CLIENT_CERT: is missing: add it`);
+});
+
+test.each([
+  ["text", "is neither PEM nor PKCS #12: write "],
+  ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "is a file without a private key"],
+])("The certificate %p is refused with the Secret and the key", async (text, reason) => {
+  const error = await errorOf(open({}, text));
+  expect(error._tag).toBe("KmsConfigInvalid");
+  expect(error.message).toStartWith(`Secret ${PLACE}, key CLIENT_CERT: ${reason}`);
+});
+
+test("PKCS #12 with a password is refused, and the message says how to write it without one", async () => {
+  const error = await errorOf(open({}, pkcs12(application, ["-passout", "pass:secret"])));
+  expect(error._tag).toBe("KmsConfigInvalid");
+  expect(error.message).toStartWith(`Secret ${PLACE}, key CLIENT_CERT: is PKCS #12 with a password`);
+  expect(error.message).toContain("openssl pkcs12 -in FILE -nodes -out cert.pem");
 });

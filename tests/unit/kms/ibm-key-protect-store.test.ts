@@ -172,6 +172,11 @@ test("After HTTP 501 the request is not sent again", async () => {
   expect(paths.length).toBe(1);
 });
 
+test("The scheme of an address may have capital letters", async () => {
+  const options = { ...OPTIONS, IBM_KP_BASE_URL: url.replace("http", "HTTP") };
+  expect(Redacted.value(await run(unwrap(golden.volumeId, await run(wrap({}, options)))))).toBe(golden.key);
+});
+
 test.each(["", "not base64!", "abc"])("The text %p is not a wrapped key, and nobody is asked", async (text) => {
   paths = [];
   expect((await errorOf(unwrap(golden.volumeId, text)))._tag).toBe("KeyDamaged");

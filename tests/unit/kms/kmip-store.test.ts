@@ -1,11 +1,13 @@
 /** The key store `kmip`: what a wrong option says, and how long it waits for a server that does not answer. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import type { Socket, TCPSocketListener } from "bun";
+import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Fiber from "effect/Fiber";
 import * as TestClock from "effect/testing/TestClock";
 import type { KmsError } from "../../../lib/kms/errors.ts";
 import type { WrappingStore } from "../../../lib/kms/key-store.ts";
+import { kmipSettings } from "../../../lib/kms/kmip/settings.ts";
 import { keyOf } from "../../../lib/kms/new-key.ts";
 import { openKmipStore } from "../../../lib/kms/stores/kmip.ts";
 import golden from "../../golden/kms/kmip.json";
@@ -20,7 +22,7 @@ beforeAll(() => {
   [own, other] = [selfSigned(), selfSigned()];
 });
 
-const open = (options: Readonly<Record<string, unknown>> = {}, values: Values = {}) => {
+const contextOf = (options: Readonly<Record<string, unknown>> = {}, values: Values = {}) => {
   const secret = {
     CA_CERT: own.certificate,
     CLIENT_CERT: own.certificate,
@@ -28,9 +30,10 @@ const open = (options: Readonly<Record<string, unknown>> = {}, values: Values = 
     UNIQUE_IDENTIFIER: "7",
   };
   const secrets = { [PLACE]: { ...secret, ...values } };
-  const context = storeContext({ options: { KMIP_ENDPOINT: "127.0.0.1:5696", ...options }, secrets });
-  return Effect.map(openKmipStore(context), (store) => store as WrappingStore);
+  return storeContext({ options: { KMIP_ENDPOINT: "127.0.0.1:5696", ...options }, secrets });
 };
+const open = (options: Readonly<Record<string, unknown>> = {}, values: Values = {}) =>
+  Effect.map(openKmipStore(contextOf(options, values)), (store) => store as WrappingStore);
 const wrap = (store: Effect.Effect<WrappingStore, KmsError>) =>
   Effect.flatMap(store, ({ wrap }) => wrap("vol-1", keyOf(golden.key)));
 const errorOf = <A>(effect: Effect.Effect<A, KmsError>) => Effect.runPromise(Effect.flip(effect));
@@ -43,7 +46,6 @@ test.each([
   [{ KMIP_ENDPOINT: 5696 }, "KMIP_ENDPOINT", "a text"],
   [{ TLS_MIN_VERSION: "1.1" }, "TLS_MIN_VERSION", '"1.2" or "1.3"'],
   [{ READ_TIMEOUT: "10" }, "READ_TIMEOUT", "a number"],
-  [{ WRITE_TIMEOUT: -1 }, "WRITE_TIMEOUT", "less than 0"],
   [{ USE_CRYPTO_RPC: "no" }, "USE_CRYPTO_RPC", '"false"'],
   [{ KMIP_SECRET_NAME: "nowhere" }, "KMIP_SECRET_NAME", "Secret storage/nowhere does not exist"],
 ])("The options %p are refused with the file, the section and the key", async (options, key, reason) => {
@@ -75,9 +77,23 @@ test("A key that is not that of the certificate is refused before anything is as
   );
 });
 
-test.each(["[::1]:1", "localhost:1", "127.0.0.1:1"])("%s is an address", async (address) => {
+test.each(["[::1]:1", "localhost:1", "127.0.0.1:1", ":1"])("%s is an address", async (address) => {
   const error = await errorOf(wrap(open({ KMIP_ENDPOINT: address })));
   expect(error.message).toStartWith(`KMIP server ${address} does not answer: `);
+});
+
+test.each([
+  [undefined, 10],
+  [30, 30],
+  [1.9, 1],
+  [0, 120],
+  [0.5, 120],
+  [-1, 120],
+  [256, 120],
+])("A timeout of %p, where ceph-csi cuts to whole seconds and 0 has no end, is %d s", async (READ_TIMEOUT, seconds) => {
+  const timeout = READ_TIMEOUT === undefined ? {} : { READ_TIMEOUT };
+  const settings = await Effect.runPromise(kmipSettings(contextOf(timeout)));
+  expect(Duration.toSeconds(settings.endpoint.readLimit)).toBe(seconds);
 });
 
 test("White space around the texts of the Secret does no harm", async () => {

@@ -5,6 +5,7 @@ import * as Redacted from "effect/Redacted";
 import { keyOf } from "../../../lib/kms/new-key.ts";
 import { metadataStore } from "../../../lib/kms/stores/metadata.ts";
 import golden from "../../golden/kms/metadata.json";
+import { openedWrapping } from "../../support/kms-world.ts";
 
 const { passphrase, volumeId, key, wrapped } = golden;
 const store = metadataStore(keyOf(passphrase), "Secret tenant/storage");
@@ -34,6 +35,14 @@ test("A wrong passphrase is refused, and the message says where the right one be
   expect(error._tag).toBe("KmsDenied");
   expect(error.message).toContain("encryptionPassphrase into Secret tenant/storage");
   expect(error.message).not.toContain("wrong horse");
+});
+
+test("An empty passphrase of the request wraps a key, as with ceph-csi, and a missing one does not", async () => {
+  const places = { config: { kms: { encryptionKMSType: "metadata" } } };
+  const empty = await openedWrapping(places, { secrets: { encryptionPassphrase: "" } });
+  expect(Redacted.value(await run(empty.unwrap(volumeId, await run(empty.wrap(volumeId, keyOf(key))))))).toBe(key);
+  const missing = await openedWrapping(places);
+  expect((await run(Effect.flip(missing.wrap(volumeId, keyOf(key)))))._tag).toBe("InvalidSecret");
 });
 
 test("A key that was wrapped for another volume is refused", async () => {

@@ -195,6 +195,49 @@ describe("vault", () => {
   });
 });
 
+describe("vault: what ceph-csi takes, too", () => {
+  test.each([
+    ["/v1/auth/kubernetes/login", "kubernetes"],
+    ["auth/kubernetes/login", "kubernetes"],
+    ["/v1/auth/kubernetes", "kubernetes"],
+    ["/auth/kube/two/login/", "kube/two"],
+    ["/v1/auth/kubernetes/login/login", "kubernetes"],
+    ["kubernetes", "kubernetes"],
+    ["/kube/two/", "kube/two"],
+  ])("vaultAuthPath %p is the login at %p", async (vaultAuthPath, mount) => {
+    const server = aServer({ logins: { [`${mount} csi ${JWT}`]: "root" } });
+    await run((await openedKeeping(vaultPod(server, { vaultAuthPath }))).write(ID, KEY));
+    expect(asked(server)[0]?.path).toBe(`auth/${mount}/login`);
+  });
+
+  test("White space around an option is not part of it", async () => {
+    const server = aServer({ mounts: { own: 1 } });
+    const more = {
+      vaultAddress: ` ${server.url}/\n`,
+      vaultBackend: "kv\n",
+      vaultBackendPath: " own/ ",
+      vaultRole: "csi\n",
+      vaultAuthPath: "/v1/auth/kubernetes/login\n",
+    };
+    await run((await openedKeeping(vaultPod(server, more))).write(ID, KEY));
+    expect(Object.keys(server.secrets())).toEqual(["own/ceph-csi/0001-id"]);
+  });
+
+  test("The engine that no option names is that of VAULT_BACKEND_PATH and VAULT_BACKEND, and else secret", async () => {
+    const env = { VAULT_BACKEND: "kv", VAULT_BACKEND_PATH: "own" };
+    const paths = async (more: Readonly<Record<string, unknown>>) => {
+      const server = aServer({ mounts: { own: 1, secret: 1 } });
+      const pod = { ...vaultPod(server, { vaultBackend: undefined, ...more }), env };
+      await run((await openedKeeping(pod)).write(ID, KEY));
+      return Object.keys(server.secrets());
+    };
+    expect(await paths({})).toEqual(["own/ceph-csi/0001-id"]);
+    expect(await paths({ vaultBackendPath: "" })).toEqual(["secret/ceph-csi/0001-id"]);
+    expect(await paths({ vaultPassphraseRoot: "" })).toEqual(["secret/ceph-csi/0001-id"]);
+    expect(await paths({ vaultPassphraseRoot: "/v1/secret" })).toEqual(["secret/ceph-csi/0001-id"]);
+  });
+});
+
 describe("vault: what is wrong, and where", () => {
   test.each<[what: string, more: Record<string, unknown>, says: string]>([
     ["no address", { vaultAddress: "" }, 'section "kms", key vaultAddress: is missing'],
@@ -386,6 +429,7 @@ describe("tenants of Vault", () => {
 
   test.each([
     ["follows its namespace where both were one", {}, "mine"],
+    ["follows its namespace where the login's is empty", { vaultNamespace: "all", vaultAuthNamespace: "" }, "mine"],
     ["stays where the section has it elsewhere", { vaultNamespace: "all", vaultAuthNamespace: "people" }, "people"],
   ])("The login of a tenant that sets vaultNamespace alone %s", async (_, more, expected) => {
     const server = aServer({
@@ -444,6 +488,28 @@ describe("tenants of Vault", () => {
     await run(store.write(ID, KEY));
     await run(store.remove(ID));
     expect(asked(server).at(-1)).toMatchObject({ method: "DELETE", path: "secret/data/0001-id" });
+  });
+
+  test.each([
+    ["", "data"],
+    ["true", "metadata"],
+  ])("VAULT_DESTROY_KEYS %p is a text as others: only true removes all versions", async (text, part) => {
+    const server = aServer(anyone);
+    const section = { KMS_PROVIDER: "vaulttokens", VAULT_ADDR: server.url, VAULT_BACKEND: "kv-v2" };
+    const config = { kms: { ...section, VAULT_DESTROY_KEYS: text } };
+    await run((await openedKeeping({ config, secrets: tenantSecret })).remove(ID));
+    expect(asked(server).at(-1)).toMatchObject({ method: "DELETE", path: `secret/${part}/0001-id` });
+  });
+
+  test("An empty tenantConfigName leaves the tenant nothing to override", async () => {
+    const server = aServer(anyone);
+    const store = await openedKeeping({
+      config: { kms: { ...tokens, vaultAddress: server.url, tenantConfigName: "" } },
+      secrets: tenantSecret,
+      configMaps: { "tenant/ceph-csi-kms-config": { vaultBackendPath: "own" } },
+    });
+    await run(store.write(ID, KEY));
+    expect(Object.keys(server.secrets())).toEqual(["secret/data/0001-id"]);
   });
 
   test("The section tenants changes nothing, as in ceph-csi", async () => {
