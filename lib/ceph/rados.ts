@@ -59,8 +59,11 @@ export interface PoolUse {
 }
 
 export interface PoolSpace {
-  /** Bytes that clients can still write. Replication, erasure coding and the quota of the pool are taken into account. */
-  readonly availableBytes: bigint;
+  /**
+   * Bytes that clients can still write. Replication, erasure coding and the quota of the pool are taken into account.
+   * `undefined`: the monitors do not know yet, for some seconds after the pool was made.
+   */
+  readonly availableBytes: bigint | undefined;
 }
 
 export interface RadosCalls {

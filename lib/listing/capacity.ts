@@ -91,14 +91,17 @@ const spaceOfClass = Effect.fnUntraced(function* (
   return yield* pool === undefined ? spaceOfCluster(reached) : spaceOfPool(access, pool, dataPool);
 });
 
-/** The space for volumes in `pool` whose data is in `dataPool`: without space for headers there is none for data. */
+/**
+ * The space for volumes in `pool` whose data is in `dataPool`: without space for headers there is none for data. What is not
+ * known yet counts as none: Kubernetes asks again.
+ */
 const spaceOfPool = Effect.fnUntraced(function* (
   access: ClusterAccess,
   pool: string,
   dataPool: string | undefined,
 ): Effect.fn.Return<bigint, CephError, Rados> {
   const rados = yield* Rados;
-  const { availableBytes } = yield* rados.poolSpace(access, pool);
+  const { availableBytes = 0n } = yield* rados.poolSpace(access, pool);
   if (dataPool === undefined || dataPool === pool || availableBytes === 0n) return availableBytes;
-  return (yield* rados.poolSpace(access, dataPool)).availableBytes;
+  return (yield* rados.poolSpace(access, dataPool)).availableBytes ?? 0n;
 });

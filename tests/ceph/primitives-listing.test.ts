@@ -82,7 +82,7 @@ primitives("listings", ({ session: at, rig }) => {
     async () => {
       const { run, fails, world, pool } = at();
       const space = async (name: string) =>
-        (await run((service) => service.poolSpace(world.access, name))).availableBytes;
+        (await run((service) => service.poolSpace(world.access, name))).availableBytes ?? 0n;
       const [profile, coded, foreign] = [`${world.pool}-21`, `${world.pool}-coded`, `${world.pool}-foreign`];
       const ceph = (...command: string[]) => tool.ceph(rig, ...command);
       const quota = (bytes: bigint) => ceph("osd", "pool", "set-quota", world.pool, "max_bytes", `${bytes}`);

@@ -61,7 +61,7 @@ export const listingContract = (at: () => Session): void => {
     async () => {
       const { run, fails, world, nowhere } = at();
       const available = async (access = world.access) =>
-        (await run((ceph) => ceph.poolSpace(access, world.dataPool))).availableBytes;
+        (await run((ceph) => ceph.poolSpace(access, world.dataPool))).availableBytes ?? 0n;
       const free = await available();
       expect(free).toBeGreaterThan(64n * MIB);
       expect(await available(world.limited)).toBeGreaterThan(64n * MIB);

@@ -29,14 +29,14 @@ export const pools = (cluster: bigint): readonly { readonly id: bigint; readonly
  * `max_avail` is in bytes of clients, however the pool keeps them: in copies or in parts. A quota is in the same bytes,
  * and 0 is none.
  */
-export const availableBytes = (cluster: bigint, pool: string): bigint => {
+export const availableBytes = (cluster: bigint, pool: string): bigint | undefined => {
   const prefix = "df";
   const all = objectIn(prefix, ask(cluster, { prefix, detail: "detail" })).list("pools");
   const stats = all.find((each) => each.text("name") === pool)?.object("stats");
   if (stats === undefined) {
     // a new pool's space is not known until the manager has reported it to the monitors, some seconds later
     poolId(cluster, pool);
-    return 0n;
+    return undefined;
   }
   const [free, quota] = [stats.number("max_avail"), stats.number("quota_bytes")];
   return BigInt(Math.max(0, Math.floor(quota > 0 ? Math.min(free, quota - stats.number("stored")) : free)));

@@ -53,7 +53,8 @@ export interface MemoryPool {
   readonly id: bigint;
   readonly namespaces: Map<string, MemoryNamespace>;
   /** Bytes that could be written without a quota. */
-  maxAvailableBytes: bigint;
+  /** `undefined`: not known yet, as of a new pool. */
+  maxAvailableBytes: bigint | undefined;
   /** 0: none. */
   quotaBytes: bigint;
   /** Absent: it is replicated. */

@@ -49,6 +49,7 @@ export const radosCalls = (cluster: MemoryCluster, client: object = {}): RadosCa
       const found = cluster.pools.get(pool);
       if (found === undefined) throw refuse(new PoolNotFound({ op, subject: pool }));
       const { quotaBytes, maxAvailableBytes } = found;
+      if (maxAvailableBytes === undefined) return { availableBytes: undefined };
       if (quotaBytes === 0n) return { availableBytes: maxAvailableBytes };
       const left = quotaBytes - cluster.storedBytes(pool);
       return { availableBytes: left < 0n ? 0n : left < maxAvailableBytes ? left : maxAvailableBytes };

@@ -17,7 +17,7 @@ import { aCluster, codeOf, creation, deletion, EAST, failureOf, PARAMETERS, SECR
 const aVolumeOf = async (driver: Driver, name: string, more: Record<string, string> = {}): Promise<string> =>
   (await driver.createVolume(creation({ name, parameters: { ...PARAMETERS, ...more } }))).volume.volumeId;
 
-const setSpace = (cluster: MemoryCluster, pool: string, bytes: bigint): void => {
+const setSpace = (cluster: MemoryCluster, pool: string, bytes: bigint | undefined): void => {
   const found = cluster.pools.get(pool);
   if (found === undefined) throw new Error(`no pool ${pool}`);
   found.maxAvailableBytes = bytes;
@@ -73,6 +73,14 @@ describe("faults of a volume", () => {
     setSpace(cluster, "rbd", 1n << 40n);
     setSpace(cluster, "ec", 0n);
     expect(await toldOf(driver, volumeId)).toEqual({ now: full("ec"), listed: undefined });
+  });
+
+  test("a volume whose pool is new is healthy while nobody knows the pool's space", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster, LISTING);
+    const volumeId = await aVolumeOf(driver, "pvc-1");
+    setSpace(cluster, "rbd", undefined);
+    expect(await toldOf(driver, volumeId)).toEqual({ now: [], listed: undefined });
   });
 
   test("only ControllerGetVolumeHealth tells that an image is a mirror, or that its parent is lost", async () => {
