@@ -245,9 +245,15 @@ export interface ImageCalls {
   readonly imageUnlock: (pool: PoolRef, image: string, lock: AdvisoryLock) => Effect.Effect<void, CephError>;
   /**
    * Moves an image to the trash, also one that is watched: the caller asks about watchers before. Finishes a move that
-   * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group.
+   * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group. `id`: moves
+   * that image alone; `ImageNotFound` if the name leads to another one.
    */
-  readonly trashMove: (pool: PoolRef, image: string, keepSeconds?: number) => Effect.Effect<void, CephError>;
+  readonly trashMove: (
+    pool: PoolRef,
+    image: string,
+    keepSeconds?: number,
+    id?: string,
+  ) => Effect.Effect<void, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
   /**

@@ -29,19 +29,21 @@ import { snapshotInTrash } from "./trash-sweep.ts";
 export const discardImage = Effect.fnUntraced(function* (
   image: DiscardedImage & { readonly name: string },
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
-  yield* moveToTrash(image.pool, image.name, image.mark);
+  yield* moveToTrash(image, image.mark);
   yield* (yield* Purge).discard([image]);
 });
 
-/** A second move finishes one that was cut off. If the image is not there, another driver has moved it. */
+/**
+ * A second move finishes one that was cut off. If the image is not there, another driver has moved it, and may have made
+ * another one of that name since, which stays.
+ */
 const moveToTrash = Effect.fnUntraced(function* (
-  pool: PoolRef,
-  imageName: string,
+  { pool, name, id }: Pick<DiscardedImage, "pool" | "id"> & { readonly name: string },
   mark: DriversMark | undefined,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
   const { keepSeconds } = yield* Purge;
   const seconds = mark !== undefined && keepSeconds === 0 ? DRIVERS_MARKS[mark] : keepSeconds;
-  const move = (yield* Rbd).trashMove(pool, imageName, seconds);
+  const move = (yield* Rbd).trashMove(pool, name, seconds, id);
   yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
 });
 
@@ -67,7 +69,7 @@ export const finishRemoval = Effect.fnUntraced(function* (
       if (entry?.source !== "user" || entry.name !== name) continue;
       // what the trash protects is an administrator's to purge
       const { id, byDriver: mark } = entry;
-      if (entry.protectedUntil !== undefined) yield* moveToTrash(pool, name, undefined);
+      if (entry.protectedUntil !== undefined) yield* moveToTrash({ pool, name, id }, undefined);
       else if (onlyMarked && mark === undefined) {
         yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) stays in the trash: no driver's mark is on it`);
       } else yield* discardImage({ pool, name, id, mark, snapshot: snapshotInTrash(name), found: true });
@@ -133,7 +135,7 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
         if (!(yield* orRaced(rbd.snapshotKeep(pool, imageName, snapshot)))) goesAlong = snapshot;
       } else yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     }
-    yield* moveToTrash(pool, imageName, mark);
+    yield* moveToTrash({ pool, name: imageName, id: image.id }, mark);
     gone.push({ pool, id: image.id, mark, snapshot: goesAlong, trashedParent: trashedParentOf(pool, image) });
   }
   if (gone.length > 0) yield* purge.discard(gone);

@@ -164,6 +164,23 @@ export const trashContract = (at: () => Session): void => {
   );
 
   test(
+    "An image is moved by its name only while the name leads to it",
+    async () => {
+      const { run, fails, pool } = at();
+      const { id, name } = await trashed();
+      await run((ceph) => ceph.imageCreate(pool, name, { sizeBytes: 4096n }));
+      expect((await fails((ceph) => ceph.trashMove(pool, name, 0, id)))._tag).toBe("ImageNotFound");
+      const second = (await run((ceph) => ceph.imageId(pool, name))) ?? "";
+      expect(second).not.toBe("");
+      await run((ceph) => ceph.trashMove(pool, name, 0, second));
+      expect(await run((ceph) => ceph.imageId(pool, name))).toBeUndefined();
+      expect((await fails((ceph) => ceph.trashMove(pool, name, 0, second)))._tag).toBe("ImageNotFound");
+      for (const each of [id, second]) await run((ceph) => ceph.trashRemove(pool, each));
+    },
+    LIMIT,
+  );
+
+  test(
     "The trash is listed whole, however long the list is",
     async () => {
       const { run, pool } = at();

@@ -36,7 +36,7 @@ import { sparsify } from "./sparsify.ts";
 import { status } from "./status.ts";
 import * as tasks from "./tasks.ts";
 import * as trash from "./trash.ts";
-import { move } from "./trash-move.ts";
+import { byLibrbd, move } from "./trash-move.ts";
 import type { WaitingCalls } from "./waiting-cell.ts";
 
 type PoolArg = rados.PoolArg;
@@ -137,8 +137,9 @@ const calls = {
     ) => briefs(io, images, metadata),
   ),
   imageUnlock: pooled((io, { image, lock }: ImageArg & { readonly lock: AdvisoryLock }) => unlock(io, image, lock)),
-  trashMove: pooled((io, { image, keepSeconds }: ImageArg & { readonly keepSeconds?: number }) =>
-    move(io, image, keepSeconds),
+  trashMove: pooled(
+    (io, { image, keepSeconds, id }: ImageArg & { readonly keepSeconds?: number; readonly id?: string }) =>
+      move(io, image, keepSeconds, byLibrbd, id),
   ),
   trashGet: pooled((io, { id }: TrashArg) => trash.get(io, id)),
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),

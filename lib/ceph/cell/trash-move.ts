@@ -38,11 +38,14 @@ const rados = bind("librados.so.2", {
 
 /**
  * Before `keepSeconds` are over the image is only removed by force. An image is moved also if it has watchers, and librbd
- * refuses to remove it then. The caller asks about them before.
+ * refuses to remove it then. The caller asks about them before. `only`: the id of the image that is meant; if the name leads
+ * to another one, there is no such image.
  */
-export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byLibrbd): void =>
+export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byLibrbd, only?: string): void =>
   withTrash(io, () => {
     const id = idInDirectory(io, image);
+    const led = id ?? idOf(io, image);
+    if (only !== undefined && led !== undefined && led !== only) throw new Errno(OP, ENOENT);
     if (id === undefined || !isPlain(io, id)) return otherwise(io, image, keepSeconds);
     write(io, image, id, keepSeconds);
   });

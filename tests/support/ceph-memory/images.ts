@@ -189,7 +189,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
     }),
 
   // watchers are no obstacle to Ceph here, only to the removal
-  trashMove: (ref, image, keepSeconds = 0) =>
+  trashMove: (ref, image, keepSeconds = 0, only) =>
     call(() => {
       const op = "rbd_trash_move";
       const { images, bareNames, trash } = enter(cluster, ref, op);
@@ -199,7 +199,8 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         images.get(image) ??
         begun?.image ??
         (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
-      if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
+      if (found === undefined || (only !== undefined && found.id !== only))
+        throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
       if (found.group !== undefined && !cluster.trashesMembers) {
         throw refuse(new Busy({ op, subject: imageLabel(ref, image), inGroup: true }));
       }

@@ -1,8 +1,7 @@
 /** The snapshot that goes to the trash with its image: who removes it, when, and what does not wait for that. */
 import { describe, expect, test } from "bun:test";
-import * as Effect from "effect/Effect";
 import { TimedOut } from "../../../lib/ceph/errors.ts";
-import { failAt, failingOnce, intercepted, recorded } from "../../support/ceph-faults.ts";
+import { failAt, failingOnce, held, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import {
   aVolume,
@@ -33,19 +32,7 @@ const made = async (cluster: MemoryCluster, count = 1, parameters: Readonly<Reco
 };
 
 /** The monitors answer no removal of a snapshot in the trash before `letGo`. */
-const slowMonitors = (cluster: MemoryCluster) => {
-  const { promise, resolve: letGo } = Promise.withResolvers<void>();
-  let waiting = 0;
-  const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
-    if (call.method !== "trashSnapshotRemove") return act;
-    waiting += 1;
-    return Effect.andThen(
-      Effect.promise(() => promise),
-      act,
-    );
-  });
-  return { ceph, letGo, waiting: () => waiting };
-};
+const slowMonitors = (cluster: MemoryCluster) => held(cephMemoryService(cluster), "trashSnapshotRemove");
 
 const trashOf = (cluster: MemoryCluster) =>
   Object.values(poolDump(cluster).trash).map(({ name, snapshots }) => [name, snapshots.map((each) => each.name)]);

@@ -14,6 +14,7 @@ import {
   holderOf,
   imageOf,
   MIB_4,
+  POOL,
   read,
   readySnapshot,
   restoreOf,
@@ -22,7 +23,18 @@ import {
   THROUGH,
 } from "../../support/copies-world.ts";
 import { aDriver } from "../../support/one-world.ts";
-import { eventually, failureOf, objectsOf, poolDump, seed, seedImage, uuidOf } from "../../support/world.ts";
+import {
+  aCluster,
+  creation,
+  deletion,
+  eventually,
+  failureOf,
+  objectsOf,
+  poolDump,
+  seed,
+  seedImage,
+  uuidOf,
+} from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
 const V = `csi-vol-${UUID}`;
@@ -231,4 +243,21 @@ test("An answered point in time survives the failure of the driver that reserved
   const ready = await readySnapshot(second, snapshotOf(volumeId));
   expect(ready.snapshotId).toBe(snapshot.snapshotId);
   expect(read(cluster, holderOf(ready.snapshotId))).toEqual(data);
+});
+
+test("A move to the trash that comes late leaves the image that was made anew under its name", async () => {
+  const cluster = aCluster();
+  await using driver = aDriver(cluster);
+  const { volume } = await driver.createVolume(creation());
+  const image = imageOf(volume.volumeId);
+  const late = held(cephMemoryService(cluster), "trashMove");
+  await using slow = aDriver(cluster, { ceph: late.ceph });
+  const deleted = slow.deleteVolume(deletion(volume.volumeId));
+  await eventually(() => late.waiting() === 1, "the move to the trash");
+  await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, image));
+  const made = await seedImage(cluster, image);
+  late.letGo();
+  await deleted;
+  await settled(cluster);
+  expect(await Effect.runPromise(cephMemoryService(cluster).imageId(POOL, image))).toBe(made);
 });
