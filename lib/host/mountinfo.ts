@@ -7,6 +7,8 @@
  *
  * 1. Later lines are mounted over earlier ones: the last entry at a path is the visible one.
  * 2. A line that cannot be read is an error and is never skipped, because "not mounted" must be proven.
+ * 3. A name proves nothing: whoever owns a pod may have a folder called `rbd0` mounted from it. Only on the filesystem of /dev
+ *    is that a device.
  */
 
 export interface MountEntry {
@@ -23,6 +25,8 @@ export interface MountEntry {
   readonly source: string;
   /** Options of the filesystem, the same for all its mounts: `rw`, `nouuid`, … */
   readonly superOptions: readonly string[];
+  /** It is of the tmpfs that is at /dev, as on a host without devtmpfs. */
+  readonly ofDev?: true;
 }
 
 export type MountTable = readonly MountEntry[];
@@ -45,11 +49,17 @@ const unescape = (text: string): string => {
 };
 
 /** Throws if a line is not one of mountinfo. */
-export const parseMountInfo = (text: string): MountTable =>
-  text
+export const parseMountInfo = (text: string): MountTable => {
+  const entries = text
     .split("\n")
     .filter((line) => line !== "")
     .map(parseLine);
+  const dev = entries.findLast(({ point }) => point === "/dev");
+  if (dev?.fsType !== "tmpfs") return entries;
+  return entries.map((entry) =>
+    entry.major === dev.major && entry.minor === dev.minor ? { ...entry, ofDev: true as const } : entry,
+  );
+};
 
 const parseLine = (line: string): MountEntry => {
   const fields = line.split(" ");
@@ -109,9 +119,11 @@ export const isFilesystemOf = (entry: MountEntry, device: BlockDevice): boolean 
     ? pathsOf(device).includes(entry.source)
     : entry.major === device.major && entry.minor === device.minor;
 
+const hasDeviceNodes = ({ fsType, ofDev }: MountEntry): boolean => fsType === "devtmpfs" || ofDev === true;
+
 /** Whether the device's node itself is bound here. The node is on the filesystem of /dev. */
 export const isNodeOf = (entry: MountEntry, device: BlockDevice): boolean =>
-  !isFilesystemOf(entry, device) && pathsOf(device).some((path) => entry.root === path.slice("/dev".length));
+  hasDeviceNodes(entry) && pathsOf(device).some((path) => entry.root === path.slice("/dev".length));
 
 export const mountsOf = (table: MountTable, device: BlockDevice): MountTable =>
   table.filter((entry) => isFilesystemOf(entry, device) || isNodeOf(entry, device));
@@ -128,4 +140,5 @@ const RBD_SOURCE = /^\/dev\/(rbd\d+|nbd\d+|mapper\/luks-rbd-.+)(p\d+)?$/;
 const RBD_NODE = /^\/(rbd\d+|nbd\d+|mapper\/luks-rbd-.+|dm-\d+)(\/\/deleted)?$/;
 
 /** Whether the mount is of an image: mapped by krbd or rbd-nbd, or through LUKS as ceph-csi names such a device. */
-export const isRbdMount = (entry: MountEntry): boolean => RBD_SOURCE.test(entry.source) || RBD_NODE.test(entry.root);
+export const isRbdMount = (entry: MountEntry): boolean =>
+  RBD_SOURCE.test(entry.source) || (hasDeviceNodes(entry) && RBD_NODE.test(entry.root));

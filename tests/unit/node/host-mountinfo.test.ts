@@ -95,6 +95,27 @@ describe("the mounts of a device", () => {
   });
 });
 
+describe("a folder that has the name of a device", () => {
+  const lines = `30 1 0:77 / /dev/shm rw - tmpfs shm rw
+31 1 0:77 /rbd0 /pods/t/volume-subpaths/mem/c/0 rw - tmpfs tmpfs rw
+32 1 252:16 /rbd0 /pods/t/volume-subpaths/data/c/1 rw - ext4 /dev/rbd1 rw
+33 1 0:5 /rbd0 /pods/u/block rw - tmpfs dev rw
+34 1 0:6 /rbd0 /pods/v/block rw - devtmpfs udev rw
+`;
+  const idsOf = (text: string) => mountsOf(parseMountInfo(text), device("/dev/rbd0", 252, 0)).map(({ id }) => id);
+
+  test("Only on the filesystem of /dev it is the device", () => {
+    expect(idsOf(lines)).toEqual([34]);
+    const table = parseMountInfo(lines);
+    expect(table.filter(isRbdMount).map(({ id }) => id)).toEqual([32, 34]);
+  });
+
+  test("It is the device also where /dev is a tmpfs, and only on that one", () => {
+    expect(idsOf(`29 1 0:5 / /dev rw - tmpfs dev rw\n${lines}`)).toEqual([33, 34]);
+    expect(idsOf(`29 1 0:5 / /dev rw - devtmpfs udev rw\n${lines}`)).toEqual([34]);
+  });
+});
+
 describe("the mounts at a path", () => {
   const entry = (more: Partial<MountEntry>): MountEntry => ({ ...(table[1] as MountEntry), ...more });
 

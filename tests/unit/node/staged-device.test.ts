@@ -41,7 +41,7 @@ const mount = (point: string, more: Partial<MountEntry>): MountEntry => ({
   ...more,
 });
 const filesystem = mount("/staging", { major: 253, minor: 4 });
-const node = mount("/staging", { root: "/mapper/luks-rbd-1" });
+const node = mount("/staging", { root: "/mapper/luks-rbd-1", fsType: "devtmpfs" });
 const lower = mount("/elsewhere", { major: 252, minor: 0 });
 
 describe("a staged device", () => {
