@@ -11,7 +11,7 @@
  *    died is listed without an image; its cookie says whose it is.
  * 3. A process whose map has failed is killed before its device is given back: it could connect one later.
  */
-import { closeSync, constants, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, mkdirSync, openSync, readSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { Errno } from "../../cells/cell.ts";
 import { type Finished, outputOf, run } from "../child.ts";
@@ -155,9 +155,28 @@ const started = (
 const sizeOf = (path: string): number => unlessAbsent(() => statSync(path).size) ?? 0;
 
 /** The tool tells some reasons to its log alone. */
-const withOwnLog = (done: Finished, { logFile, key }: MapArg, from: number): Finished => {
-  const added = unlessAbsent(() => readFileSync(logFile).subarray(from).toString()) ?? "";
-  return { ...done, stderr: `${done.stderr}\n${maskKeys(added, key)}` };
+const withOwnLog = (done: Finished, { logFile, key }: MapArg, from: number): Finished => ({
+  ...done,
+  stderr: `${done.stderr}\n${maskKeys(endOf(logFile, from), key)}`,
+});
+
+/** Bytes of a log that are read: it may have grown for months. */
+const MOST_LOG_BYTES = 65_536;
+
+/** What the file got since it had `from` bytes, the last of it; "" if it cannot be read: what follows must not fail with it. */
+const endOf = (file: string, from: number): string => {
+  let fd: number | undefined;
+  try {
+    fd = openSync(file, "r");
+    const { size } = fstatSync(fd);
+    const start = Math.max(from, size - MOST_LOG_BYTES);
+    const bytes = Buffer.alloc(Math.max(0, size - start));
+    return bytes.toString("utf8", 0, readSync(fd, bytes, 0, bytes.length, start));
+  } catch {
+    return "";
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
 };
 
 const argumentsOf = (request: MapArg, command: readonly string[], keyFile: string): string[] => [

@@ -1,6 +1,16 @@
 /** How rbd-nbd is called, what its command line tells of the image it serves, and what its failures become. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { gunzipSync } from "node:zlib";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -134,6 +144,28 @@ describe("the options of rbd-nbd", () => {
     expect(["read-only", "a,read_only"].every(nbdMapsReadOnly)).toBe(true);
     expect(["exclusive", "read-only-x", ""].some(nbdMapsReadOnly)).toBe(false);
   });
+});
+
+test("Of a log of gigabytes the end is read, and a log that cannot be read hides no reason of the tool", () => {
+  mkdirSync(join(bin, "logs"), { recursive: true });
+  writeFileSync(REQUEST.logFile, "");
+  truncateSync(REQUEST.logFile, 8 * 2 ** 30);
+  const peak = () => Number(/VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))?.[1]);
+  const before = peak();
+  const after = (then: string) => mapped(then).answer;
+  expect(after(`echo 'the reason' >> ${REQUEST.logFile}; exit 1`)).toMatchObject({
+    kind: "failed",
+    reason: expect.stringContaining("the reason"),
+  });
+  const grown = `truncate -s +4G ${REQUEST.logFile}; (yes of a log | head -n 9999; echo 'the last line') >> ${REQUEST.logFile}; exit 1`;
+  expect(after(grown)).toMatchObject({ reason: expect.stringContaining("the last line") });
+  expect(peak() - before).toBeLessThan(200 * 1024);
+  rmSync(REQUEST.logFile);
+  expect(after(`mkdir ${REQUEST.logFile}; echo 'no such image' >&2; exit 1`)).toMatchObject({
+    kind: "failed",
+    reason: expect.stringContaining("no such image"),
+  });
+  rmSync(REQUEST.logFile, { recursive: true });
 });
 
 describe("the log of an rbd-nbd process that has ended", () => {
