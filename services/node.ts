@@ -50,7 +50,7 @@ import {
 import { type StageSpec, stageVolume } from "../lib/node/stage.ts";
 import { type UnpublishSpec, unpublishVolume } from "../lib/node/unpublish.ts";
 import { type UnstageSpec, unstageVolume } from "../lib/node/unstage.ts";
-import { readVolumeContext } from "../lib/node/volume-context.ts";
+import { readVolumeContext, type VolumeContext } from "../lib/node/volume-context.ts";
 import { stage } from "../lib/operations/pipeline.ts";
 import { mutating } from "../lib/operations/rpc.ts";
 import { remark } from "../lib/operations/remark.ts";
@@ -265,15 +265,17 @@ const limitable = (
 };
 
 /** kubelet stages a volume with the first mode of its PersistentVolume, or as ReadWriteOnce where there is none. */
-const isShared = ([mode = "ReadWriteOnce"]: readonly string[]): boolean =>
-  mode === "ReadOnlyMany" || mode === "ReadWriteMany";
+const stagedMode = ([mode = "ReadWriteOnce"]: readonly string[], context: VolumeContext) => ({
+  shared: mode === "ReadOnlyMany" || mode === "ReadWriteMany",
+  mapReadOnly: mode === "ReadOnlyMany" || asksReadOnly(context),
+});
 
 /** The volumes that Kubernetes has attached to this node, as NodeStageVolume was asked to stage them. */
 const attachedVolumes = ({ driverName, nodeId }: Flags, world: World) =>
   attachedToNode(driverName, nodeId).pipe(
     Effect.map(({ staged, volumeIds }) => ({
       staged: staged.flatMap(({ volumeId, accessModes, ...given }): readonly Healable[] =>
-        limitable(volumeId, given).map((volume) => ({ ...volume, shared: isShared(accessModes) })),
+        limitable(volumeId, given).map((volume) => ({ ...volume, ...stagedMode(accessModes, volume.context) })),
       ),
       volumeIds,
     })),

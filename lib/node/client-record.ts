@@ -37,7 +37,10 @@ export interface ClientRecordService {
   readonly nodeId: string;
   /** Whether lost nodes are fenced; else it records nothing. */
   readonly enabled: boolean;
-  /** `watcher`: the device's client among the image's watchers, if the caller knows it. */
+  /**
+   * `watcher`: the device's client among the image's watchers, if the caller knows it. A `mapped` that is read-only is as the
+   * image was mapped, not as a pod has made the device since.
+   */
   readonly staged: (
     context: Pick<VolumeContext, "volumeId" | "fixed">,
     image: VolumeImage,

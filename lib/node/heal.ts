@@ -33,9 +33,16 @@ import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
 type HealDeviceNeeds = Ceph | ClientRecord | Host | Placement | PublishedNodeRecord;
 
+interface StagedAs {
+  readonly context: VolumeContext;
+  readonly shared: boolean;
+  /** See `Healable`. */
+  readonly mapReadOnly: boolean;
+}
+
 /** `proveAttached` is asked of a volume that is not shared. */
 export const healDevice = Effect.fnUntraced(function* (
-  { context, shared }: { readonly context: VolumeContext; readonly shared: boolean },
+  { context, shared, mapReadOnly }: StagedAs,
   image: VolumeImage,
   device: StagedDevice,
   proveAttached: Effect.Effect<void, Precondition> = Effect.void,
@@ -46,7 +53,8 @@ export const healDevice = Effect.fnUntraced(function* (
     yield* proveNotElsewhere(context, image);
     yield* proveAttached;
   }
-  const request = yield* mapRequest({ image, context, mapReadOnly: mapped.readOnly }, "rbd-nbd");
+  const readOnly = mapReadOnly && mapped.readOnly;
+  const request = yield* mapRequest({ image, context, mapReadOnly: readOnly }, "rbd-nbd");
   const host = yield* Host;
   const end = (attached: MappedDevice) =>
     Effect.catch(host.detach(attached), ({ message }) =>
@@ -59,7 +67,7 @@ export const healDevice = Effect.fnUntraced(function* (
   const proveAndRecord = Effect.fnUntraced(function* (attached: MappedDevice) {
     const watcher = yield* stage("prove ours", proveOurs(image, shared, before, stackOver(attached)));
     if (!enabled) return;
-    yield* stage("record client", staged(context, image, attached, watcher));
+    yield* stage("record client", staged(context, image, { ...attached, readOnly }, watcher));
     // After the record: whoever fences this node from now on fences the new client.
     yield* stage("prove not fenced", proveNotFenced(context, image));
   });

@@ -45,6 +45,8 @@ export interface Healable {
   readonly context: VolumeContext;
   readonly credentials: Credentials;
   readonly shared: boolean;
+  /** It was mapped read-only. A device may be read-only besides because a pod reads it. */
+  readonly mapReadOnly: boolean;
 }
 
 /** What Kubernetes has attached to this node. */

@@ -241,13 +241,13 @@ const accountsOf = Effect.fnUntraced(function* ({
 
 /** For a volume that was staged before fencing was turned on. Pods use it already, so a failure is no reason to fail. */
 const renewClientRecord = Effect.fnUntraced(function* (
-  { context, credentials, volumeId }: StageSpec,
+  { context, credentials, volumeId, mapReadOnly: readOnly }: StageSpec,
   { mapped }: StagedDevice,
 ): Effect.fn.Return<void, never, Needs> {
   const { enabled, renewed } = yield* ClientRecord;
   if (!enabled) return;
   const done = Effect.flatMap(stage("locate image", locateImage(context, credentials)), (image) =>
-    stage("record client", renewed(context, image, mapped)),
+    stage("record client", renewed(context, image, { ...mapped, readOnly })),
   );
   yield* Effect.catch(done, ({ message }) =>
     Effect.logWarning(`whether volume ${volumeId} can be fenced on this node is not known: ${message}`),

@@ -116,7 +116,9 @@ export const attach = (request: AttachArg): MapAnswer => {
     if (done.code !== 0) return giveUp(failureOfNbd(done, request));
     const attached = deviceAt(device.path);
     if (attached === undefined) return giveUp(failed(`the kernel has no ${device.path} any more`));
-    const fault = faultOf(attached, request) ?? faultOfProcess(attached, request);
+    // a pod that reads may have made the device read-only, and a writer makes it writable again
+    const asked = { ...request, readOnly: request.readOnly || attached.readOnly };
+    const fault = faultOf(attached, asked) ?? faultOfProcess(attached, request);
     return fault === undefined ? { kind: "mapped", device: attached } : giveUp(failed(fault));
   });
 };
