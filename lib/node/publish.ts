@@ -22,6 +22,7 @@ import { remark } from "../operations/remark.ts";
 import { oneLine } from "../text/printable.ts";
 import { FOLDER_ROOT, unlockedFolder } from "./crypt-folder.ts";
 import { guardDevice, guardForReader } from "./device.ts";
+import { leftPublished, overLeftOvers } from "./left-over.ts";
 import { allowsMore, proveMounted, provePublished, unmountAll } from "./mounts.ts";
 import { otherUses, type ShownDevice, shownBy } from "./staged-device.ts";
 import { lookAtStagedVolume, type StagedVolume } from "./staged-volume.ts";
@@ -61,9 +62,18 @@ export const publishVolume = Effect.fn("node.publishVolume")(function* (
 });
 
 const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn.Return<void, PublishError, Host> {
+  const { targetPath } = spec;
+  const now = yield* stage("look at node", lookAtStagedVolume(spec.volumeId, spec.stagingPath));
+  yield* overLeftOvers("publish", spec.volumeId, leftPublished(now, targetPath))(publishOver(spec, now));
+});
+
+/** Publishes the volume over what is at the target path already. */
+const publishOver = Effect.fnUntraced(function* (
+  spec: PublishSpec,
+  now: StagedVolume,
+): Effect.fn.Return<void, PublishError, Host> {
   const { once, targetPath } = spec;
   const host = yield* Host;
-  const now = yield* stage("look at node", lookAtStagedVolume(spec.volumeId, spec.stagingPath));
   const staged = yield* stagedAs(spec, now);
   yield* stage("check ServiceAccount", proveAllowed(spec, now));
   yield* proveFolderWanted(spec, now);

@@ -28,7 +28,7 @@ import {
   VolumeNotFound,
 } from "../csi/errors.ts";
 import { SERVICE_ACCOUNTS } from "../csi/service-accounts.ts";
-import { type HostError, HostStuck } from "../host/errors.ts";
+import type { HostError } from "../host/errors.ts";
 import { bindOptions, mountOptions } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import type { KeyNotFound, KmsError } from "../kms/errors.ts";
@@ -50,6 +50,7 @@ import { devicesOfImage, type Mappable, proveOurs, waitUntilMappable } from "./m
 import { mountFilesystem, proveMounted, unmountAll } from "./mounts.ts";
 import { prepareFilesystem, proveServed } from "./prepare-filesystem.ts";
 import { PublishedNodeRecord } from "./published-node-record.ts";
+import { halfDone, leftStaged, overLeftOvers } from "./left-over.ts";
 import { clearStaleState } from "./stale-state.ts";
 import { type StagedDevice, stackOver } from "./staged-device.ts";
 import { lookAtStagedVolume, removeImageMeta, type StagedVolume, writeImageMeta } from "./staged-volume.ts";
@@ -95,10 +96,21 @@ export const stageVolume = Effect.fn("node.stageVolume")(function* (
 const stageLocked = Effect.fnUntraced(function* (
   spec: StageSpec,
 ): Effect.fn.Return<ReadImage | undefined, StageError, Needs> {
-  const { context, credentials, stagingPath, volumeId } = spec;
+  const { stagingPath, volumeId } = spec;
   const now = yield* stage("look at node", lookAtStagedVolume(volumeId, stagingPath));
   const target = yield* existingTarget(now);
   const found = yield* stage("compare with request", compareWithRequest(spec, now));
+  return yield* overLeftOvers("stage", volumeId, leftStaged(now, stagingPath))(stageOver(spec, now, found, target));
+});
+
+/** Stages the volume over what is there of it already. */
+const stageOver = Effect.fnUntraced(function* (
+  spec: StageSpec,
+  now: StagedVolume,
+  found: Comparison,
+  target: string,
+): Effect.fn.Return<ReadImage | undefined, StageError, Needs> {
+  const { context, credentials, stagingPath, volumeId } = spec;
   if (found.state === "as requested") return yield* Effect.as(completeStaged(spec, now, found), undefined);
   if (spec.access.kind === "filesystem") yield* proveServed(spec.access.type);
   const image = yield* stage("locate image", locateImage(context, credentials));
@@ -108,7 +120,7 @@ const stageLocked = Effect.fnUntraced(function* (
   yield* clearStaleState(now, found, leftOver, context);
   const status = yield* clearInTreeLocks(image, leftOver, spec, mappable.status);
   yield* compensated(mapFormatMount({ ...spec, ...keys }, target, image, { ...mappable, status }), (left, error) =>
-    halfStaged(volumeId, left, error),
+    halfDone("stage", volumeId, left, error),
   );
   // A record that fails fails the call, and the retry finds the volume staged.
   yield* removeInTreeFiles(stagingPath, context);
@@ -273,10 +285,3 @@ const completeNodeRecord = (spec: StageSpec) =>
     Effect.timeout("5 seconds"),
     Effect.catch(({ message }) => Effect.logDebug(`the record of the node of ${spec.volumeId} waits: ${message}`)),
   );
-
-const halfStaged = (volumeId: string, left: readonly string[], { message }: { readonly message: string }): HostStuck =>
-  new HostStuck({
-    op: "stage",
-    subject: `volume ${volumeId}`,
-    reason: `${message}. Volume ${volumeId} is half-staged (${left.join(", ")} is left): a retry completes it, NodeUnstageVolume removes it`,
-  });

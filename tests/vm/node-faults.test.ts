@@ -206,7 +206,7 @@ describe("a filesystem that was shut down", () => {
       tool("xfs_io", "-x", "-c", "shutdown", volume.stagingTarget);
       expect(conditionOf(await volume.stats())?.abnormal).toBe(true);
       const refused = await failureOf(volume.stage());
-      expect(refused).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining(volume.target) });
+      expect(refused).toMatchObject({ code: "UNAVAILABLE", message: expect.stringContaining(volume.target) });
       await volume.unpublish();
       await volume.stage();
       expect(checksum(`${volume.stagingTarget}/data`, 1)).toBe(sum);

@@ -372,7 +372,8 @@ describe("a stage that was cut off", () => {
         if (held) expect(precious(diskOf(image))).toBe(true);
         if (["nothing", "a filesystem", "half a folder"].includes(left) || (left === "a folder" && hasKey)) {
           expect(failure).toBeUndefined();
-        } else expect(failure?.code).toBe("FAILED_PRECONDITION");
+          // a driver that died may have left the mount: kubelet has to come back then
+        } else expect(["FAILED_PRECONDITION", "UNAVAILABLE"]).toContain(failure?.code ?? "OK");
         await driver.unstage(unstaging());
         expect(host.dump()).toMatchObject({ mapped: [], mounts: [] });
       }),

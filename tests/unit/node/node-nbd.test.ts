@@ -220,7 +220,7 @@ describe("the death of an rbd-nbd process", () => {
     await driver.stage(withNbd());
     host.killProcess("/dev/nbd0");
     host.cluster.image("rbd", IMAGE).watchers.add("10.0.0.9:0/1/client.7");
-    expect(await codeOf(time.until(driver.stage(withNbd(), "20 seconds")))).toBe("FAILED_PRECONDITION");
+    expect(await codeOf(time.until(driver.stage(withNbd(), "20 seconds")))).toBe("UNAVAILABLE");
     expect(host.mappings.get("/dev/nbd0")?.dead).toBe(true);
   });
 
@@ -575,7 +575,7 @@ describe("what looks after rbd-nbd processes", () => {
       recordedNodes(cluster, nodes);
       await driver.lookAfterProcesses();
       expect([isDead(host), driver.log.join("\n").includes("would damage newer data")]).toEqual([dead, dead]);
-      if (dead) expect(await codeOf(driver.stage(withNbd()))).toBe("FAILED_PRECONDITION");
+      if (dead) expect(await codeOf(driver.stage(withNbd()))).toBe("UNAVAILABLE");
       expect(isDead(host)).toBe(dead);
     });
   }

@@ -415,7 +415,7 @@ describe("NodeStageVolume over an existing mount or stash", () => {
     host.broken.add(PLACE);
     const before = host.dump();
     const failure = await failureOf(driver.stage(staging()));
-    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.code).toBe("UNAVAILABLE");
     expect(failure?.message).toContain(TARGET);
     expect(host.dump()).toEqual(before);
   });
