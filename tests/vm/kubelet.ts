@@ -24,6 +24,7 @@ import { makePool } from "../ceph/inventory.ts";
 import { CLUSTER, GIB, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { mountTable, tool } from "./loop.ts";
+import { processesWith } from "./processes.ts";
 
 export const LIMIT = { timeoutMs: 100_000 };
 /** Milliseconds that a test of several such calls may take. */
@@ -65,6 +66,13 @@ export const nbdDevices = (): ReadonlyMap<string, string> => {
   const cookieOf = (name: string) => unlessAbsent(() => attribute(`/sys/block/${name}/backend`)) ?? name;
   return new Map(names.map((name) => [cookieOf(name), `/dev/${name}`]));
 };
+
+/** The log of a volume's rbd-nbd process. */
+export const nbdLogOf = ({ volumeId }: TestVolume): string => `/var/log/ceph/rbd-nbd-${volumeId}.log`;
+
+/** The rbd-nbd processes of a volume. */
+export const nbdProcessesOf = ({ volumeId }: TestVolume): number[] =>
+  processesWith((line) => line.startsWith("rbd-nbd\0") && line.includes(`\0--cookie=${volumeId}\0`));
 
 /** What an unstage must have taken away: the mapped devices of a volume, and the entries of its staging folder. */
 export const left = (volume: TestVolume) => [

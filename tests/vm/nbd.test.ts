@@ -1,9 +1,14 @@
-/** rbd-nbd on a real kernel: volumes from stage to unstage, ceph-csi's volumes, and the death of its process. */
+/**
+ * rbd-nbd on a real kernel: volumes from stage to unstage, and the death of its process.
+ *
+ * Not here: ceph-csi's volumes (./node.test.ts).
+ */
 import { describe, expect, test } from "bun:test";
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, statSync } from "node:fs";
 import { deviceNumber } from "../../lib/host/block.ts";
 import { rig } from "../rig/cluster.ts";
 import { GIB, secrets } from "../ceph/requests.ts";
+import { imageMetaOf } from "./ceph-csi.ts";
 import {
   checksum,
   failureOf,
@@ -12,6 +17,8 @@ import {
   mapped,
   MINUTES,
   nbdDevices,
+  nbdLogOf,
+  nbdProcessesOf,
   rbd,
   type TestVolume,
   worldOfFile,
@@ -20,24 +27,14 @@ import {
 import { isMounted, tool } from "./loop.ts";
 
 const world = worldOfFile("nbd");
-const NBD = { mounter: "rbd-nbd" };
+const NBD = { mounter: "rbd-nbd" } as const;
 
-const logOf = ({ volumeId }: TestVolume) => `/var/log/ceph/rbd-nbd-${volumeId}.log`;
 const deviceOf = ({ volumeId }: TestVolume): string => nbdDevices().get(volumeId) ?? "none";
-const stashOf = (volume: TestVolume, device = deviceOf(volume)) =>
-  `{"Version":3,"pool":"${world().pool.name}","radosNamespace":"","image":"${volume.image}","unmapOptions":"","accessType":true,"encrypted":false,"device":"${device}","logDir":"/var/log/ceph","logFileStrategy":"remove"}`;
+const stashOf = (volume: TestVolume) => imageMetaOf(volume, NBD, deviceOf(volume));
 const stashed = ({ staging }: TestVolume) => readFileSync(`${staging}/image-meta.json`, "utf8");
 
-/** The rbd-nbd processes of a volume. */
-const processesOf = ({ volumeId }: TestVolume): number[] =>
-  Bun.spawnSync(["pgrep", "-f", `^rbd-nbd .*--cookie=${volumeId}`])
-    .stdout.toString()
-    .split("\n")
-    .filter((line) => line !== "")
-    .map(Number);
-
 const killProcess = (volume: TestVolume): void => {
-  const [pid] = processesOf(volume);
+  const [pid] = nbdProcessesOf(volume);
   if (pid === undefined) throw new Error("there is no rbd-nbd process");
   process.kill(pid, "SIGKILL");
 };
@@ -56,7 +53,7 @@ for (const kind of ["ext4", "block"] as const satisfies readonly Kind[]) {
         expect([mapped().length, stashed(volume)]).toEqual([0, stashOf(volume)]);
         await volume.publish();
         const sum = writeData(dataOf(volume), 4, flagOf(volume));
-        const processes = processesOf(volume);
+        const processes = nbdProcessesOf(volume);
         expect(processes).toHaveLength(1);
         const [pid = 0] = processes;
         expect(tool("ps", "-o", "sid=", "-p", String(pid))).not.toBe(
@@ -65,20 +62,20 @@ for (const kind of ["ext4", "block"] as const satisfies readonly Kind[]) {
         expect(tool("ps", "-eo", "args")).not.toContain(secrets()["userKey"] ?? "no key");
 
         await world().restart("SIGKILL");
-        expect(processesOf(volume)).toEqual(processes);
+        expect(nbdProcessesOf(volume)).toEqual(processes);
         expect(checksum(dataOf(volume), 4)).toBe(sum);
         await volume.stage();
         await volume.publish();
-        expect([processesOf(volume), stashed(volume)]).toEqual([processes, stashOf(volume)]);
+        expect([nbdProcessesOf(volume), stashed(volume)]).toEqual([processes, stashOf(volume)]);
         expect(await failureOf(volume.unstage())).toMatchObject({ code: "FAILED_PRECONDITION" });
 
         await volume.grow(2n * GIB);
         expect((await volume.expand(2n * GIB)).capacityBytes).toBe(2n * GIB);
         expect(tool("blockdev", "--getsize64", deviceOf(volume))).toBe(String(2n * GIB));
-        expect([checksum(dataOf(volume), 4), processesOf(volume).length]).toEqual([sum, 1]);
+        expect([checksum(dataOf(volume), 4), nbdProcessesOf(volume).length]).toEqual([sum, 1]);
         await volume.unpublish();
         await volume.unstage();
-        expect([left(volume), processesOf(volume), existsSync(logOf(volume))]).toEqual([[[], []], [], false]);
+        expect([left(volume), nbdProcessesOf(volume), existsSync(nbdLogOf(volume))]).toEqual([[[], []], [], false]);
       },
       2 * MINUTES,
     );
@@ -97,7 +94,7 @@ for (const kind of ["ext4", "block"] as const satisfies readonly Kind[]) {
         );
         await volume.stage();
         expect(await writer.exited).toBe(0);
-        expect([processesOf(volume).length, isMounted(volume.target)]).toEqual([1, true]);
+        expect([nbdProcessesOf(volume).length, isMounted(volume.target)]).toEqual([1, true]);
         killProcess(volume);
         const sum = writeData(dataOf(volume), 2, flagOf(volume));
         await volume.unpublish();
@@ -157,7 +154,7 @@ describe("proof before harm with rbd-nbd", () => {
               code: "FAILED_PRECONDITION",
               message: expect.stringContaining(`process ${user.pid} (sleep)`),
             });
-            expect(processesOf(volume)).toHaveLength(1);
+            expect(nbdProcessesOf(volume)).toHaveLength(1);
           } finally {
             user.kill();
             await user.exited;
@@ -198,33 +195,7 @@ describe("proof before harm with rbd-nbd", () => {
         code: "FAILED_PRECONDITION",
         message: expect.stringMatching(/frobnicate.*mapOptions/),
       });
-      expect([left(volume), processesOf(volume)]).toEqual([[[], []], []]);
-    },
-    MINUTES,
-  );
-});
-
-describe("ceph-csi's volumes of rbd-nbd", () => {
-  test(
-    "a volume that ceph-csi has staged with rbd-nbd is published, and unstaged",
-    async () => {
-      const volume = await world().makeVolume("ext4", NBD);
-      const { userID = "", userKey = "" } = secrets();
-      writeFileSync("/tmp/csi-key", userKey, { mode: 0o600 });
-      const as = `--id ${userID} -m ${rig().monitors.join(",")} --keyfile=/tmp/csi-key --log-file ${logOf(volume)}`;
-      const how = `--try-netlink --reattach-timeout=300 --io-timeout=0 --cookie=${volume.volumeId}`;
-      const device = tool("rbd-nbd", ...`${as} map ${volume.spec} ${how}`.split(" "));
-      tool("mkfs.ext4", "-q", device);
-      mkdirSync(volume.stagingTarget);
-      tool("mount", "-o", "_netdev", device, volume.stagingTarget);
-      const sum = writeData(`${volume.stagingTarget}/data`, 1);
-      writeFileSync(`${volume.staging}/image-meta.json`, stashOf(volume, device));
-      await volume.stage();
-      await volume.publish();
-      expect(checksum(`${volume.target}/data`, 1)).toBe(sum);
-      await volume.unpublish();
-      await volume.unstage();
-      expect([left(volume), existsSync(logOf(volume))]).toEqual([[[], []], false]);
+      expect([left(volume), nbdProcessesOf(volume)]).toEqual([[[], []], []]);
     },
     MINUTES,
   );

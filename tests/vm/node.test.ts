@@ -5,12 +5,31 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { VolumeUsage_Unit as Unit } from "../../lib/gen/csi_pb.ts";
-import { GIB } from "../ceph/requests.ts";
+import { GIB, secrets } from "../ceph/requests.ts";
 import { rig } from "../rig/cluster.ts";
 import { conditionOf } from "../support/csi-1.12.ts";
-import { expandedByCephCsi, imageMetaOf, publishedByCephCsi, stagedByCephCsi, undoneByCephCsi } from "./ceph-csi.ts";
-import { checksum, failureOf, left, mapped, MINUTES, worldOfFile, writeData } from "./kubelet.ts";
-import { isMounted, mountTable, tool } from "./loop.ts";
+import {
+  expandedByCephCsi,
+  imageMetaOf,
+  type Layers,
+  publishedByCephCsi,
+  stagedByCephCsi,
+  undoneByCephCsi,
+} from "./ceph-csi.ts";
+import {
+  checksum,
+  failureOf,
+  left,
+  mapped,
+  MINUTES,
+  nbdDevices,
+  nbdLogOf,
+  nbdProcessesOf,
+  type TestVolume,
+  worldOfFile,
+  writeData,
+} from "./kubelet.ts";
+import { isMounted, layers, mountTable, tool } from "./loop.ts";
 
 const world = worldOfFile("node");
 afterEach(() => {
@@ -119,22 +138,58 @@ describe("a raw volume", () => {
   );
 });
 
+const PASSPHRASE = "a passphrase of ceph-csi's";
+const withKey = () => ({ ...secrets(), encryptionPassphrase: PASSPHRASE });
+
+/** What the two drivers hand over. The rbd-nbd process of a volume ends with ceph-csi's pod, unless that runs it elsewhere. */
+const HANDED_OVER: readonly (readonly [string, "ext4" | "block", Layers, { readonly isDead?: true }?])[] = [
+  ["ext4", "ext4", {}],
+  ["block", "block", {}],
+  ["ext4, encrypted", "ext4", { passphrase: PASSPHRASE }],
+  ["block, encrypted", "block", { passphrase: PASSPHRASE }],
+  ["ext4 of rbd-nbd, whose process ended with ceph-csi", "ext4", { mounter: "rbd-nbd" }, { isDead: true }],
+  ["block of rbd-nbd", "block", { mounter: "rbd-nbd" }],
+];
+
+const makeHandedOver = async (kind: "ext4" | "block", { mounter = "rbd", passphrase }: Layers): Promise<TestVolume> => {
+  if (passphrase === undefined) return world().makeVolume(kind, { mounter });
+  const volume = await world().makeVolume(kind, { mounter, encrypted: "true" }, { secrets: withKey() });
+  return volume.as({ secrets: withKey() });
+};
+
+/** What serves a volume's pods, and must stay as it is under them. */
+const serving = () => [mountTable(), mapped(), layers(), [...nbdDevices()]];
+/** What an unstage must have taken away. */
+const remains = (volume: TestVolume) => [
+  left(volume),
+  layers(),
+  nbdProcessesOf(volume),
+  [volume.target, nbdLogOf(volume)].filter((path) => existsSync(path)),
+];
+const NOTHING = [[[], []], [], [], []];
+
 describe("a volume that goes from one driver to the other while a pod uses it", () => {
-  for (const kind of ["ext4", "block"] as const) {
+  for (const [what, kind, layersOf, { isDead = false } = {}] of HANDED_OVER) {
     test(
-      `a volume that ceph-csi has staged and published is served, grown and unstaged here, and ceph-csi undoes one of ours: ${kind}`,
+      `a volume that ceph-csi has staged and published is served, grown and unstaged here, and ceph-csi undoes one of ours: ${what}`,
       async () => {
-        const volume = await world().makeVolume(kind);
-        const device = stagedByCephCsi(volume);
+        const volume = await makeHandedOver(kind, layersOf);
+        stagedByCephCsi(volume, layersOf);
         publishedByCephCsi(volume);
         const file = kind === "block" ? "" : "/data";
         const sum = writeData(`${volume.target}${file}`, 4, kind === "block" ? "r+" : "w");
         const files = kind === "block" ? [] : readdirSync(volume.target);
-        const mounts = mountTable();
+        const [before, processes] = [serving(), nbdProcessesOf(volume)];
+        // In good order, so that nobody waits for the end of its watch (./nbd.test.ts).
+        if (isDead) for (const pid of processes) process.kill(pid, "SIGTERM");
 
         await volume.stage();
         await volume.publish();
-        expect(mountTable()).toEqual(mounts);
+        expect(serving()).toEqual(before);
+        expect([nbdProcessesOf(volume).length, nbdProcessesOf(volume)[0] === processes[0]]).toEqual([
+          processes.length,
+          !isDead,
+        ]);
         await volume.publish("another");
         expect(checksum(`${volume.pods}/another${file}`, 4)).toBe(sum);
         await volume.grow(2n * GIB);
@@ -145,18 +200,19 @@ describe("a volume that goes from one driver to the other while a pod uses it", 
         expect(conditionOf(stats)?.abnormal).toBe(false);
         await volume.unpublish("another");
         await volume.unpublish();
-        expect([existsSync(volume.target), mapped()]).toEqual([false, [volume.spec]]);
+        expect([existsSync(volume.target), left(volume)[0]?.length]).toEqual([false, 1]);
         await volume.unstage();
-        expect([left(volume), existsSync(device)]).toEqual([[[], []], false]);
+        expect(remains(volume)).toEqual(NOTHING);
 
         await volume.stage();
         await volume.publish();
         expect(checksum(`${volume.target}${file}`, 4)).toBe(sum);
         if (kind !== "block") expect(readdirSync(volume.target)).toEqual(files);
-        expect(readFileSync(`${volume.staging}/image-meta.json`, "utf8")).toBe(imageMetaOf(volume));
+        const device = nbdDevices().get(volume.volumeId);
+        expect(readFileSync(`${volume.staging}/image-meta.json`, "utf8")).toBe(imageMetaOf(volume, layersOf, device));
         expandedByCephCsi(volume);
         undoneByCephCsi(volume);
-        expect([left(volume), existsSync(volume.target)]).toEqual([[[], []], false]);
+        expect(remains(volume)).toEqual(NOTHING);
       },
       MINUTES,
     );
@@ -184,6 +240,6 @@ describe("afterwards", () => {
     expect(mountTable().filter(({ point }) => point.startsWith(world().dir))).toEqual([]);
     expect(isMounted(world().dir)).toBe(false);
     expect(readdirSync("/tmp/csi/keys")).toEqual([]);
-    expect(world().driver().log()).not.toContain(rig().key);
+    for (const secret of [rig().key, PASSPHRASE]) expect(world().driver().log()).not.toContain(secret);
   });
 });
