@@ -21,12 +21,24 @@ const quietly = <A>(read: () => A): A | undefined => {
   }
 };
 
-export const holdersOf = (device: BlockDevice): string[] => {
+export const holdersOf = (device: BlockDevice, sys = "/sys/block"): string[] => {
   const name = device.path.slice("/dev/".length);
-  const stacked = (quietly(() => readdirSync(`/sys/block/${name}/holders`)) ?? []).map((holder) => `/dev/${holder}`);
+  const stacked = (quietly(() => readdirSync(`${sys}/${name}/holders`)) ?? []).map((holder) => `/dev/${holder}`);
   const swaps = quietly(() => readFileSync("/proc/swaps", "utf8")) ?? "";
   const swap = swaps.split("\n").some((line) => line.startsWith(`${device.path} `)) ? ["swap"] : [];
-  return [...stacked, ...swap, ...mountHolders(device)];
+  return [...stacked, ...swap, ...loopHolders(device, sys), ...mountHolders(device)];
+};
+
+/** kubelet opens a loop device over each raw volume. The kernel has the device open then, and no process. */
+const loopHolders = (device: BlockDevice, sys: string): string[] => {
+  // a bind that is gone leaves the node's path on the filesystem of /dev
+  const paths = [device.path, device.path.slice("/dev".length), ...pointsIn("self", device)];
+  return (quietly(() => readdirSync(sys)) ?? []).flatMap((name) => {
+    if (!/^loop\d+$/.test(name)) return [];
+    const file = quietly(() => readFileSync(`${sys}/${name}/loop/backing_file`, "utf8").trim());
+    const isIts = file !== undefined && paths.includes(file.replace(/( \(deleted\)|\/\/deleted)$/, ""));
+    return isIts ? [`/dev/${name} (a loop device; if nobody needs it: losetup -d /dev/${name})`] : [];
+  });
 };
 
 /** Mounts of the device in this mount namespace, and in those of other processes that can be read. */

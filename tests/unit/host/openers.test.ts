@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { blockDeviceAt } from "../../../lib/host/device-node.ts";
-import { openersOf } from "../../../lib/host/holders.ts";
+import { holdersOf, openersOf } from "../../../lib/host/holders.ts";
 
 const proc = mkdtempSync(join(tmpdir(), "csi-rbd-proc-"));
 afterAll(() => rmSync(proc, { recursive: true }));
@@ -52,4 +52,25 @@ test("A path leads to a block device, to something else, or nowhere", () => {
     if (statSync(node, { throwIfNoEntry: false })?.isBlockDevice() !== true) continue;
     expect([node, blockDeviceAt(node)]).toEqual([node, `${major}:${minor}`]);
   }
+});
+
+test("A loop device over the device's node, or over a path of it that is gone, holds it", () => {
+  const sys = join(proc, "block");
+  for (const [name, file] of [
+    ["loop0", "/dev/rbd77"],
+    ["loop1", "/rbd77//deleted"],
+    ["loop2", "/dev/rbd7"],
+    ["loop3", "/var/lib/images/disk.img"],
+  ] as const) {
+    mkdirSync(join(sys, name, "loop"), { recursive: true });
+    writeFileSync(join(sys, name, "loop", "backing_file"), `${file}\n`);
+  }
+  mkdirSync(join(sys, "loop4"), { recursive: true });
+  mkdirSync(join(sys, "rbd77", "holders", "dm-3"), { recursive: true });
+  const held = holdersOf({ path: "/dev/rbd77", major: 252, minor: 1232 }, sys);
+  expect(held.toSorted()).toEqual([
+    "/dev/dm-3",
+    "/dev/loop0 (a loop device; if nobody needs it: losetup -d /dev/loop0)",
+    "/dev/loop1 (a loop device; if nobody needs it: losetup -d /dev/loop1)",
+  ]);
 });
