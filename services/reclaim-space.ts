@@ -67,15 +67,10 @@ export const reclaimSpaceController = (world: World) =>
 
 // ------------------------------------------------------------------------------------------------------- the node
 
-const WRITTEN_BY_MANY: ReadonlySet<Mode | undefined> = new Set([
-  Mode.MULTI_NODE_SINGLE_WRITER,
-  Mode.MULTI_NODE_MULTI_WRITER,
-]);
-
 /** Why a volume with this capability is not trimmed; `undefined`: it may be. The capability may be absent. */
 const refusalOf = (volumeId: string, capability: VolumeCapability | undefined): Unserved | undefined => {
   if (capability?.accessType.case === "block") return blockUnserved(volumeId);
-  if (!WRITTEN_BY_MANY.has(capability?.accessMode?.mode)) return undefined;
+  if (capability?.accessMode?.mode !== Mode.MULTI_NODE_MULTI_WRITER) return undefined;
   return new Unserved({ volumeId, reason: "may be written by several nodes: none of them knows what is free" });
 };
 

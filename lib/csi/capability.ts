@@ -44,8 +44,9 @@ export const readCapability = (
   const readers = READ_ONLY.has(mode);
   if (accessType.case === "block")
     return Result.succeed({ access: { kind: "block" }, mode, readOnly: readers, multiNode });
-  // A filesystem that is mounted with `ro` still replays its journal, so this is no matter of mount flags.
-  if (multiNode && !readers) {
+  // A filesystem that is mounted with `ro` still replays its journal, so this is no matter of mount flags. Nomad asks for a
+  // single writer of many nodes where one node after another has the volume, and no stage gives it to two.
+  if (mode === Mode.MULTI_NODE_MULTI_WRITER) {
     return refuse(
       `asks for ${Mode[mode]} on a filesystem, which several nodes cannot write to at the same time. Use volumeMode Block`,
     );

@@ -53,7 +53,6 @@ const capability: readonly Case[] = [
     BAD,
   ],
   ["a filesystem with many writers", { volumeCapability: mounted(Mode.MULTI_NODE_MULTI_WRITER) }, BAD],
-  ["a filesystem with one of many writers", { volumeCapability: mounted(Mode.MULTI_NODE_SINGLE_WRITER) }, BAD],
 ];
 const context = (key: string, value: string): object => ({ volumeContext: { ...PARAMETERS, [key]: value } });
 

@@ -282,6 +282,19 @@ describe("an image in use on another node", () => {
     expect(host.mounts).toHaveLength(1);
   });
 
+  test("NodeStageVolume of a filesystem for one writer of many nodes gives it to one node after another", async () => {
+    const volumeCapability = mounted(Mode.MULTI_NODE_SINGLE_WRITER);
+    const { host } = await aNode();
+    const time = virtualTime();
+    await using driver = nodeOn(host, { time });
+    host.cluster.image("rbd", IMAGE).watchers.add("10.0.0.9:0/1/client.7");
+    const failure = await failureOf(time.until(driver.stage(staging({ volumeCapability }), "20 seconds")));
+    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("10.0.0.9") });
+    host.cluster.image("rbd", IMAGE).watchers.clear();
+    await time.until(driver.stage(staging({ volumeCapability })));
+    await driver.publish(publishing({ volumeCapability }));
+  });
+
   test("NodeStageVolume for many writers or for readers does not wait for other users of the image", async () => {
     for (const volumeCapability of [asBlock(Mode.MULTI_NODE_MULTI_WRITER), mounted(Mode.MULTI_NODE_READER_ONLY)]) {
       const { host, cluster } = await aNode();

@@ -113,7 +113,6 @@ const badCapabilities: readonly Row<ReturnType<typeof mounted>>[] = [
   ["has an access mode that CSI does not define", asBlock(LATER_MODE), "access_mode 99"],
   ["has a negative access mode", asBlock(NEGATIVE_MODE), "access_mode -1"],
   ["has many writers for a filesystem", mounted(Mode.MULTI_NODE_MULTI_WRITER), "MULTI_NODE_MULTI_WRITER"],
-  ["has one writer of many nodes for a filesystem", mounted(Mode.MULTI_NODE_SINGLE_WRITER), "MULTI_NODE_SINGLE_WRITER"],
 ];
 
 describe("CreateVolume", () => {

@@ -246,7 +246,7 @@ describe("ValidateVolumeCapabilities", () => {
     Mode.SINGLE_NODE_SINGLE_WRITER,
     Mode.SINGLE_NODE_MULTI_WRITER,
   ]) {
-    const manyWrite = mode === Mode.MULTI_NODE_SINGLE_WRITER || mode === Mode.MULTI_NODE_MULTI_WRITER;
+    const manyWrite = mode === Mode.MULTI_NODE_MULTI_WRITER;
     test(`ValidateVolumeCapabilities confirms ${Mode[mode]} for block${manyWrite ? " only" : " and filesystems"}`, async () => {
       await using at = await world();
       const block = await at.driver.validate(validation(at.volumeId, { volumeCapabilities: [asBlock(mode)] }));
