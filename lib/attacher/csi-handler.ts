@@ -27,7 +27,7 @@ import {
   volumeOf,
   type WholeVolume,
 } from "./objects.ts";
-import { migrated, NotAttachable, type Source, sourceOf } from "./source.ts";
+import { csiVolume, NotAttachable, type Source, sourceOf } from "./source.ts";
 import {
   dropClaim,
   protectVolume,
@@ -223,14 +223,14 @@ const namedVolume = (
     return gone === undefined || gone.handle === "" ? undefined : gone;
   });
 
-const handleIn = (spec: WholeVolume["spec"], what: string): Effect.Effect<PublishedVolume, NotAttachable> => {
-  const { csi } = migrated(spec);
-  if (csi !== undefined) return Effect.succeed({ handle: csi.volumeHandle, secret: csi.controllerPublishSecretRef });
-  return refuse(
-    `${what} is not a CSI volume, and no in-tree RBD volume: this attacher cannot detach it. If it is detached on the ` +
-      "storage's side, remove the attachment's finalizer by hand",
-  );
-};
+const CANNOT_DETACH =
+  "this attacher cannot detach it. If it is detached on the storage's side, remove the attachment's finalizer by hand";
+
+const handleIn = (spec: WholeVolume["spec"], what: string): Effect.Effect<PublishedVolume, NotAttachable> =>
+  Effect.map(Effect.fromResult(csiVolume(spec, what, CANNOT_DETACH)), ({ csi }) => ({
+    handle: csi.volumeHandle,
+    secret: csi.controllerPublishSecretRef,
+  }));
 
 /** Lets a deleted volume go once no attachment of ours names it. */
 export const syncVolume = (

@@ -26,10 +26,7 @@ export const sourceOf = (
   defaultFsType: string,
 ): Result.Result<Source, NotAttachable> =>
   Result.gen(function* () {
-    const { csi, accessModes } = migrated(spec);
-    if (csi === undefined) {
-      return yield* refuse(`${what} is not a CSI volume, and no in-tree RBD volume: this attacher cannot attach it`);
-    }
+    const { csi, accessModes } = yield* csiVolume(spec, what, "this attacher cannot attach it");
     const mode = yield* accessMode(accessModes, what, abilities.singleNodeMultiWriter);
     const fsType = csi.fsType === "" ? defaultFsType : csi.fsType;
     return {
@@ -41,6 +38,18 @@ export const sourceOf = (
       secret: csi.controllerPublishSecretRef,
     };
   });
+
+/** The CSI volume that a spec is, or was migrated to. `cannot`: what cannot be done with any other. */
+export const csiVolume = (
+  spec: VolumeSpec,
+  what: string,
+  cannot: string,
+): Result.Result<VolumeSpec & { readonly csi: NonNullable<VolumeSpec["csi"]> }, NotAttachable> => {
+  const { csi, ...rest } = migrated(spec);
+  return csi === undefined
+    ? refuse(`${what} is not a CSI volume, and no in-tree RBD volume: ${cannot}`)
+    : Result.succeed({ ...rest, csi });
+};
 
 const IN_TREE_IMAGE = "kubernetes-dynamic-pvc-";
 

@@ -26,13 +26,14 @@ export const holdersOf = (device: BlockDevice, sys = "/sys/block"): string[] => 
   const stacked = (quietly(() => readdirSync(`${sys}/${name}/holders`)) ?? []).map((holder) => `/dev/${holder}`);
   const swaps = quietly(() => readFileSync("/proc/swaps", "utf8")) ?? "";
   const swap = swaps.split("\n").some((line) => line.startsWith(`${device.path} `)) ? ["swap"] : [];
-  return [...stacked, ...swap, ...loopHolders(device, sys), ...mountHolders(device)];
+  const points = pointsIn("self", device);
+  return [...stacked, ...swap, ...loopHolders(device, points, sys), ...mountHolders(device, points)];
 };
 
 /** kubelet opens a loop device over each raw volume. The kernel has the device open then, and no process. */
-const loopHolders = (device: BlockDevice, sys: string): string[] => {
+const loopHolders = ({ path }: BlockDevice, points: readonly string[], sys: string): string[] => {
   // a bind that is gone leaves the node's path on the filesystem of /dev
-  const paths = [device.path, device.path.slice("/dev".length), ...pointsIn("self", device)];
+  const paths = [path, path.slice("/dev".length), ...points];
   return (quietly(() => readdirSync(sys)) ?? []).flatMap((name) => {
     if (!/^loop\d+$/.test(name)) return [];
     const file = quietly(() => readFileSync(`${sys}/${name}/loop/backing_file`, "utf8").trim());
@@ -41,11 +42,11 @@ const loopHolders = (device: BlockDevice, sys: string): string[] => {
   });
 };
 
-/** Mounts of the device in this mount namespace, and in those of other processes that can be read. */
-const mountHolders = (device: BlockDevice): string[] => {
+/** Mounts of the device in this mount namespace, at `points`, and in those of other processes that can be read. */
+const mountHolders = (device: BlockDevice, points: readonly string[]): string[] => {
   const own = quietly(() => readlinkSync("/proc/self/ns/mnt"));
   const seen = new Set<string>();
-  const found = pointsIn("self", device).map((point) => `mount ${point}`);
+  const found = points.map((point) => `mount ${point}`);
   if (own !== undefined) seen.add(own);
   for (const pid of quietly(() => readdirSync("/proc")) ?? []) {
     if (!/^\d+$/.test(pid) || seen.size > MAX_NAMESPACES) continue;

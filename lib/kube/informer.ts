@@ -91,8 +91,6 @@ const keyOf = (object: unknown): string | undefined => {
   return identity.namespace === "" ? identity.name : `${identity.namespace}/${identity.name}`;
 };
 
-const isAtMost = (version: string, known: string): boolean => version === known || isBefore(version, known);
-
 const makeStore = <T extends Kept>(
   { schema, wanted = () => true }: Resource<T>,
   onChange: (change: Change<T>) => void,
@@ -110,7 +108,10 @@ const makeStore = <T extends Kept>(
     const before = kept.get(key);
     const known = before?.resourceVersion ?? "";
     if (!wanted(read)) drop(key);
-    else if (before === undefined || (back ? read.resourceVersion !== known : !isAtMost(read.resourceVersion, known))) {
+    else if (
+      before === undefined ||
+      (read.resourceVersion !== known && (back || !isBefore(read.resourceVersion, known)))
+    ) {
       kept.set(key, read);
       onChange({ key, before, now: read });
     }

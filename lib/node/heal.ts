@@ -33,10 +33,11 @@ import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
 type HealDeviceNeeds = Ceph | ClientRecord | Host | Placement | PublishedNodeRecord;
 
-interface StagedAs {
+/** How a volume was staged, as far as a new process has to know it. */
+export interface StagedAs {
   readonly context: VolumeContext;
   readonly shared: boolean;
-  /** See `Healable`. */
+  /** It was mapped read-only. A device may be read-only besides because a pod reads it. */
   readonly mapReadOnly: boolean;
 }
 

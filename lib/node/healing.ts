@@ -34,19 +34,15 @@ import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { ClientRecord } from "./client-record.ts";
-import { healDevice, proveNotElsewhere } from "./heal.ts";
+import { healDevice, proveNotElsewhere, type StagedAs } from "./heal.ts";
 import type { PublishedNodeRecord } from "./published-node-record.ts";
 import { otherMounts, stackOver } from "./staged-device.ts";
 import { isNameless, ownerOf } from "./staged-volume.ts";
 import { cookieOf, locateImage, type VolumeContext } from "./volume-context.ts";
 
 /** What is needed to give the device of a volume a new process. */
-export interface Healable {
-  readonly context: VolumeContext;
+export interface Healable extends StagedAs {
   readonly credentials: Credentials;
-  readonly shared: boolean;
-  /** It was mapped read-only. A device may be read-only besides because a pod reads it. */
-  readonly mapReadOnly: boolean;
 }
 
 /** What Kubernetes has attached to this node. */

@@ -38,7 +38,7 @@ export const halfDone = (
 
 /** `look` tells what of the volume is there. */
 export const overLeftOvers =
-  (op: "stage" | "publish", volumeId: string, look: Effect.Effect<readonly string[], never, Host>) =>
+  (op: keyof typeof WORDS, volumeId: string, look: Effect.Effect<readonly string[], never, Host>) =>
   <A, E extends DomainError, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E | HostStuck, R | Host> =>
     Effect.catchIf(
       body,

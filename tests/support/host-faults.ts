@@ -4,8 +4,14 @@
  * 1. Every call goes through `around` when it begins to run, and `around` decides whether it is made.
  */
 import * as Effect from "effect/Effect";
-import type { HostError } from "../../lib/host/errors.ts";
+import { type HostError, HostFailed } from "../../lib/host/errors.ts";
 import type { HostService } from "../../lib/host/host.ts";
+
+/** After these kubelet comes back, or takes away what is there; after any other it takes the call for not made. */
+export const NOT_FINAL = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"];
+
+/** Of a call that certainly did nothing. */
+export const definite = new HostFailed({ op: "x", subject: "y", errno: 5, reason: "Input/output error" });
 
 export interface HostCall {
   readonly method: keyof HostService;

@@ -44,8 +44,7 @@ const rados = bind("librados.so.2", {
 export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byLibrbd, only?: string): void =>
   withTrash(io, () => {
     const id = idInDirectory(io, image);
-    const led = id ?? idOf(io, image);
-    if (only !== undefined && led !== undefined && led !== only) throw new Errno(OP, ENOENT);
+    if (only !== undefined && (id ?? idOf(io, image) ?? only) !== only) throw new Errno(OP, ENOENT);
     if (id === undefined || !isPlain(io, id)) return otherwise(io, image, keepSeconds);
     write(io, image, id, keepSeconds);
   });

@@ -2,12 +2,13 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
-import { HostFailed, HostUnexplained } from "../../../lib/host/errors.ts";
+import { HostUnexplained } from "../../../lib/host/errors.ts";
 import type { HostService } from "../../../lib/host/host.ts";
-import { interceptedHost } from "../../support/host-faults.ts";
+import { definite, interceptedHost, NOT_FINAL } from "../../support/host-faults.ts";
 import { hostMemoryService, type MemoryNode } from "../../support/host-memory.ts";
 import {
   aNode,
+  crashing,
   IMAGE,
   nodeOn,
   publishing,
@@ -18,23 +19,6 @@ import {
 } from "../../support/node-world.ts";
 import { asBlock, codeOf, failureOf, PARAMETERS } from "../../support/world.ts";
 import { virtualTime } from "../../support/virtual-time.ts";
-
-/** After these kubelet comes back, or takes away what is there; after any other it takes the call for not made. */
-const NOT_FINAL = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"];
-const definite = new HostFailed({ op: "x", subject: "y", errno: 5, reason: "Input/output error" });
-
-/** The k-th call to the host never ends, as where the driver is killed in it. */
-const dyingAt = (host: MemoryNode, k: number, acts: boolean) => {
-  let begun = 0;
-  const died = Promise.withResolvers<void>();
-  const service = interceptedHost(hostMemoryService(host), (_, act) => {
-    begun += 1;
-    if (begun < k) return act;
-    const dead = Effect.andThen(Effect.sync(died.resolve), Effect.never);
-    return begun === k && acts ? Effect.andThen(Effect.exit(act), dead) : dead;
-  });
-  return { service, died: died.promise };
-};
 
 /** The k-th call that changes something fails. */
 const failingAt = (host: MemoryNode, k: number) => {
@@ -64,27 +48,28 @@ describe("NodeStageVolume after a driver that was killed", () => {
   for (const [what, more] of Object.entries(kinds)) {
     test(`of ${what}: what fails while something of the volume is there is not final, and an unstage removes it`, async () => {
       let failures = 0;
-      for (const acts of [false, true]) {
+      for (const moment of ["before", "after"] as const) {
         for (let death = 1; death < 60; death++) {
           for (let k = 1; ; k++) {
             const { host } = await aNode();
-            const killed = dyingAt(host, death, acts);
-            const first = nodeOn(host, { host: killed.service });
-            const whole = await Promise.race([
-              first.stage(staging(more)).then(() => true),
-              killed.died.then(() => false),
-            ]);
-            if (whole) break;
+            const killed = crashing(host, death, moment);
+            {
+              await using first = nodeOn(host, killed);
+              await first.stage(staging(more)).catch((error: unknown) => {
+                if (killed.crashedAt() === undefined) throw error;
+              });
+            }
+            if (killed.crashedAt() === undefined) break;
             const time = virtualTime();
             const { service, begun } = failingAt(host, k);
             await using second = nodeOn(host, { host: service, time });
             const failure = await failureOf(time.until(second.stage(staging(more))));
             const isTold = failure === undefined || isEmpty(host) || NOT_FINAL.includes(failure.code);
-            expect({ death, acts, k, isTold, failure }).toMatchObject({ isTold: true });
+            expect({ death, moment, k, isTold, failure }).toMatchObject({ isTold: true });
             failures += failure === undefined ? 0 : 1;
             await using last = nodeOn(host, { time });
             await time.until(last.unstage(unstaging()));
-            expect([death, acts, k, isEmpty(host)]).toEqual([death, acts, k, true]);
+            expect([death, moment, k, isEmpty(host)]).toEqual([death, moment, k, true]);
             if (begun() < k) break;
           }
         }

@@ -4,9 +4,9 @@
  */
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
-import { HostFailed, type HostError, HostStuck } from "../../../lib/host/errors.ts";
+import { type HostError, HostStuck } from "../../../lib/host/errors.ts";
 import { conditionOf } from "../../support/csi-1.12.ts";
-import { interceptedHost } from "../../support/host-faults.ts";
+import { definite, interceptedHost, NOT_FINAL } from "../../support/host-faults.ts";
 import type { HostService } from "../../../lib/host/host.ts";
 import { hostMemoryService, type MemoryNode } from "../../support/host-memory.ts";
 import {
@@ -24,10 +24,6 @@ import {
 import { codeOf, failureOf, PARAMETERS } from "../../support/world.ts";
 import { settled, virtualTime } from "../../support/virtual-time.ts";
 
-/** After these the CO goes on as if the call may have had an effect; after any other, as if it had none. */
-const NOT_FINAL = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"];
-
-const definite = new HostFailed({ op: "x", subject: "y", errno: 5, reason: "Input/output error" });
 const unknown = new HostStuck({ op: "x", subject: "y", reason: "x on y has not returned for 100 s" });
 
 /** The k-th call and, if `forever`, all later ones of the kind fail; those that `acts` says happen all the same. */
