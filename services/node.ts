@@ -41,6 +41,8 @@ import { type ExpandSpec, expandVolume } from "../lib/node/expand.ts";
 import { makePodLimits, type PodLimitsService } from "../lib/node/io-limits.ts";
 import type { Limitable } from "../lib/node/staged-before.ts";
 import { type Healable, Healing, type HealingService, makeHealing } from "../lib/node/healing.ts";
+import { leftPublished, leftStaged, overLeftOvers, type PublishedPlace } from "../lib/node/left-over.ts";
+import type { StagedPlace } from "../lib/node/staged-volume.ts";
 import { type PublishedPod, type PublishSpec, publishVolume } from "../lib/node/publish.ts";
 import {
   makePublishedNodeRecord,
@@ -49,7 +51,7 @@ import {
 } from "../lib/node/published-node-record.ts";
 import { type StageSpec, stageVolume } from "../lib/node/stage.ts";
 import { type UnpublishSpec, unpublishVolume } from "../lib/node/unpublish.ts";
-import { type UnstageSpec, unstageVolume } from "../lib/node/unstage.ts";
+import { unstageVolume } from "../lib/node/unstage.ts";
 import { readVolumeContext, type VolumeContext } from "../lib/node/volume-context.ts";
 import { stage } from "../lib/operations/pipeline.ts";
 import { mutating } from "../lib/operations/rpc.ts";
@@ -76,12 +78,23 @@ const capabilityOf = Effect.fnUntraced(function* ({
   return yield* Effect.fromResult(readCapability("volume_capability", volumeCapability));
 });
 
+const stagedPlace = Effect.fnUntraced(function* (
+  request: NodeStageVolumeRequest | NodeUnstageVolumeRequest | NodePublishVolumeRequest,
+): Checked<StagedPlace> {
+  const volumeId = yield* volumeIdOf(request.volumeId);
+  return { volumeId, stagingPath: yield* pathOf("staging_target_path", request.stagingTargetPath) };
+});
+
+const publishedPlace = Effect.fnUntraced(function* (request: NodePublishVolumeRequest): Checked<PublishedPlace> {
+  const targetPath = yield* pathOf("target_path", request.targetPath);
+  return { ...(yield* stagedPlace(request)), targetPath };
+});
+
 const stageSpec = Effect.fnUntraced(function* (
   request: NodeStageVolumeRequest,
 ): Effect.fn.Return<StageSpec, InvalidRequest | InvalidSecret> {
   const { access, mode, multiNode, ...capability } = yield* capabilityOf(request);
-  const volumeId = yield* volumeIdOf(request.volumeId);
-  const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
+  const { volumeId, stagingPath } = yield* stagedPlace(request);
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const context = yield* Effect.fromResult(readVolumeContext(volumeId, request.volumeContext));
   yield* remark(context.remarks);
@@ -100,11 +113,6 @@ const stageSpec = Effect.fnUntraced(function* (
   const { secrets } = request;
   const how = { access, readOnly, mapReadOnly, shared, sharedWriters };
   return { volumeId, stagingPath, credentials, secrets, context, ...how };
-});
-
-const unstageSpec = Effect.fnUntraced(function* (request: NodeUnstageVolumeRequest): Checked<UnstageSpec> {
-  const volumeId = yield* volumeIdOf(request.volumeId);
-  return { volumeId, stagingPath: yield* pathOf("staging_target_path", request.stagingTargetPath) };
 });
 
 /** A context that no stage takes says nothing: the volume is staged already. */
@@ -132,18 +140,14 @@ const hasEncryptedFiles = (context: Readonly<Record<string, string>>): boolean =
 
 const publishSpec = Effect.fnUntraced(function* (request: NodePublishVolumeRequest): Checked<PublishSpec> {
   const { access, mode, readOnly } = yield* capabilityOf(request);
-  const volumeId = yield* volumeIdOf(request.volumeId);
-  const targetPath = yield* pathOf("target_path", request.targetPath);
-  const stagingPath = yield* pathOf("staging_target_path", request.stagingTargetPath);
+  const place = yield* publishedPlace(request);
   const once = mode === Mode.SINGLE_NODE_SINGLE_WRITER;
   const takesNoWrites = request.readonly || readOnly || isMappedReadOnly(request.volumeContext);
   const encryptedFiles = hasEncryptedFiles(request.volumeContext);
   const unfit = encryptedFiles ? refusalOfEncryptedFiles(access) : undefined;
   if (unfit !== undefined) return yield* new InvalidRequest({ field: "volume_capability", reason: unfit });
   return {
-    volumeId,
-    stagingPath,
-    targetPath,
+    ...place,
     access,
     readOnly: takesNoWrites,
     encryptedFiles,
@@ -174,6 +178,26 @@ const expandSpec = Effect.fnUntraced(function* (
   return { volumeId, path, requiredBytes, limitBytes };
 });
 
+/** Of a volume ID or path that cannot be, nothing is there. */
+const ofReadable = <E, R>(left: Effect.Effect<readonly string[], E | InvalidRequest, R>) =>
+  Effect.catchTag(left, "InvalidRequest", () => Effect.succeed<readonly string[]>([]));
+
+/** A request that is refused must not make kubelet forget what is there of the volume. */
+const stageChecked = (request: NodeStageVolumeRequest) =>
+  overLeftOvers(
+    "stage",
+    request.volumeId,
+    ofReadable(Effect.flatMap(stagedPlace(request), leftStaged)),
+  )(stageSpec(request));
+
+/** As `stageChecked`. */
+const publishChecked = (request: NodePublishVolumeRequest) =>
+  overLeftOvers(
+    "publish",
+    request.volumeId,
+    ofReadable(Effect.flatMap(publishedPlace(request), leftPublished)),
+  )(publishSpec(request));
+
 // ----------------------------------------------------------------------------------------------------- the service
 
 const OFFERED: readonly Offered[] = [
@@ -184,7 +208,7 @@ const OFFERED: readonly Offered[] = [
 ];
 
 /** Checks the request, then runs the recipe; the response is empty. */
-const done = <S, E, E2, R>(spec: Effect.Effect<S, E>, recipe: (spec: S) => Effect.Effect<void, E2, R>) =>
+const done = <S, E, R, E2, R2>(spec: Effect.Effect<S, E, R>, recipe: (spec: S) => Effect.Effect<void, E2, R2>) =>
   Effect.as(Effect.flatMap(stage("validate", spec), recipe), {});
 
 /** Gives a recipe what this process knows of the volumes that it staged. */
@@ -203,11 +227,11 @@ export const node = ({ nodeId, healing, limits, ...records }: NodeParts) => {
       healing.remember(spec);
       return limits.remember(spec, found);
     });
-  const unstaged = ({ volumeId, ...spec }: UnstageSpec) =>
-    Effect.tap(unstageVolume({ volumeId, ...spec }), () =>
+  const unstaged = (place: StagedPlace) =>
+    Effect.tap(unstageVolume(place), () =>
       Effect.sync(() => {
-        healing.forget(volumeId);
-        limits.forget(volumeId);
+        healing.forget(place.volumeId);
+        limits.forget(place.volumeId);
       }),
     );
   const published = (request: NodePublishVolumeRequest) => (spec: PublishSpec) =>
@@ -225,13 +249,13 @@ export const node = ({ nodeId, healing, limits, ...records }: NodeParts) => {
     });
   return {
     nodeStageVolume: mutating("NodeStageVolume", NodeStageVolumeRequestSchema, byVolume, (request) =>
-      recorded(done(stageSpec(request), staged)),
+      recorded(done(stageChecked(request), staged)),
     ),
     nodeUnstageVolume: mutating("NodeUnstageVolume", NodeUnstageVolumeRequestSchema, byVolume, (request) =>
-      recorded(Effect.provideService(done(unstageSpec(request), unstaged), Healing, Healing.of(healing))),
+      recorded(Effect.provideService(done(stagedPlace(request), unstaged), Healing, Healing.of(healing))),
     ),
     nodePublishVolume: mutating("NodePublishVolume", NodePublishVolumeRequestSchema, byVolume, (request) =>
-      done(publishSpec(request), published(request)),
+      done(publishChecked(request), published(request)),
     ),
     nodeUnpublishVolume: mutating("NodeUnpublishVolume", NodeUnpublishVolumeRequestSchema, byVolume, (request) =>
       done(unpublishSpec(request), unpublishVolume),

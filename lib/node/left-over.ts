@@ -7,25 +7,25 @@
  *
  * Not here: what a call itself leaves when it fails half-way (lib/operations/compensation.ts).
  *
- * 1. A second look tells what is left. If it fails, the first one counts.
+ * 1. What is there is looked up after the failure. A look that fails proves nothing, so the outcome is unknown then, too.
  * 2. A Conflict stays what it is: the volume is there in another way than the request asks for, by another request.
  */
 import * as Effect from "effect/Effect";
-import { HostStuck } from "../host/errors.ts";
+import type { Precondition } from "../csi/errors.ts";
+import { type HostError, HostStuck } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { mountsAt } from "../host/mountinfo.ts";
 import { type DomainError, outcomeOf } from "../operations/outcomes.ts";
 import { shownBy } from "./staged-device.ts";
-import { devicesOfVolume, lookAtStagedVolume, type StagedVolume } from "./staged-volume.ts";
+import { devicesOfVolume, lookAtStagedVolume, type StagedPlace, type StagedVolume } from "./staged-volume.ts";
 
-const WORDS = {
-  stage: { done: "half-staged", undo: "NodeUnstageVolume" },
-  publish: { done: "half-published", undo: "NodeUnpublishVolume" },
-} as const;
+const UNDONE_BY = { stage: "NodeUnstageVolume", publish: "NodeUnpublishVolume" } as const;
 
-/** What stays, and what can be done: `half-staged (/dev/rbd0 is left): …`. */
-export const halfDone = (
-  op: keyof typeof WORDS,
+type Op = keyof typeof UNDONE_BY;
+
+/** What a failed call says of what is there, `/dev/rbd0` for example, and of what can be done. */
+export const overWhatIsThere = (
+  op: Op,
   volumeId: string,
   left: readonly string[],
   { message }: { readonly message: string },
@@ -33,43 +33,63 @@ export const halfDone = (
   new HostStuck({
     op,
     subject: `volume ${volumeId}`,
-    reason: `${message}. Volume ${volumeId} is ${WORDS[op].done} (${left.join(", ")} is left): a retry completes it, ${WORDS[op].undo} removes it`,
+    reason: `${message}. Something of volume ${volumeId} is there (${left.join(", ")}): a retry completes it, ${UNDONE_BY[op]} removes it`,
+  });
+
+const overWhatIsNotSeen = (
+  op: Op,
+  volumeId: string,
+  { message }: { readonly message: string },
+  look: { readonly message: string },
+): HostStuck =>
+  new HostStuck({
+    op,
+    subject: `volume ${volumeId}`,
+    reason: `${message}. Something of volume ${volumeId} may be there (${look.message}): a retry finds out, ${UNDONE_BY[op]} removes it`,
   });
 
 /** `look` tells what of the volume is there. */
 export const overLeftOvers =
-  (op: keyof typeof WORDS, volumeId: string, look: Effect.Effect<readonly string[], never, Host>) =>
+  (op: Op, volumeId: string, look: Effect.Effect<readonly string[], HostError | Precondition, Host>) =>
   <A, E extends DomainError, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E | HostStuck, R | Host> =>
     Effect.catchIf(
       body,
       (error) => outcomeOf(error) === "none" && error._tag !== "Conflict",
       (error): Effect.Effect<never, E | HostStuck, Host> =>
-        Effect.flatMap(look, (left) => Effect.fail(left.length === 0 ? error : halfDone(op, volumeId, left, error))),
+        Effect.matchEffect(look, {
+          onFailure: (failure) => Effect.fail(overWhatIsNotSeen(op, volumeId, error, failure)),
+          onSuccess: (left) => Effect.fail(left.length === 0 ? error : overWhatIsThere(op, volumeId, left, error)),
+        }),
     );
 
-/** What of a staged volume is there. `first`: an earlier look. */
-export const leftStaged = (first: StagedVolume, stagingPath: string): Effect.Effect<readonly string[], never, Host> =>
-  lookAtStagedVolume(first.volumeId, stagingPath).pipe(
-    Effect.orElseSucceed(() => first),
-    Effect.flatMap((now) =>
-      Effect.map(devicesIn(now), (devices) => [
-        ...now.mounts.slice(-1).map(({ point }) => `the mount at ${point}`),
-        ...devices,
-        ...(now.imageMeta.kind === "absent" ? [] : ["image-meta.json"]),
-      ]),
-    ),
+/** What of a staged volume is there. */
+export const leftStaged = (place: StagedPlace): Effect.Effect<readonly string[], HostError, Host> =>
+  Effect.flatMap(lookAtStagedVolume(place), (now) =>
+    Effect.map(devicesIn(now), (devices) => [
+      ...now.mounts.slice(-1).map(({ point }) => `the mount at ${point}`),
+      ...devices,
+      ...(now.imageMeta.kind === "absent" ? [] : ["image-meta.json"]),
+    ]),
   );
 
-/** The mount of a volume at a target path. */
-export const leftPublished = (now: StagedVolume, targetPath: string): Effect.Effect<readonly string[], never, Host> =>
-  Effect.gen(function* () {
-    const host = yield* Host;
-    const target = yield* host.resolvePath(targetPath);
-    const visible = target === undefined ? undefined : mountsAt(yield* host.mountTable, target).at(-1);
-    const devices = yield* devicesOfVolume(now);
-    const isIts = visible !== undefined && shownBy(visible, devices) !== undefined;
-    return isIts ? [`the mount at ${visible.point}`] : [];
-  }).pipe(Effect.orElseSucceed((): string[] => []));
+/** Where a volume is staged and published. */
+export interface PublishedPlace extends StagedPlace {
+  /** The request's target_path. */
+  readonly targetPath: string;
+}
+
+/** The mount of a volume at its target path. */
+export const leftPublished = Effect.fnUntraced(function* (
+  place: PublishedPlace,
+): Effect.fn.Return<readonly string[], HostError | Precondition, Host> {
+  const target = yield* (yield* Host).resolvePath(place.targetPath);
+  if (target === undefined) return [];
+  const now = yield* lookAtStagedVolume(place);
+  const visible = mountsAt(now.mountTable, target).at(-1);
+  if (visible === undefined) return [];
+  const isIts = shownBy(visible, yield* devicesOfVolume(now)) !== undefined;
+  return isIts ? [`the mount at ${visible.point}`] : [];
+});
 
 /** If it is not known which devices are the volume's, the error names those that may be. */
 const devicesIn = (now: StagedVolume): Effect.Effect<readonly string[]> =>

@@ -22,17 +22,12 @@ import { remark } from "../operations/remark.ts";
 import { oneLine } from "../text/printable.ts";
 import { FOLDER_ROOT, unlockedFolder } from "./crypt-folder.ts";
 import { guardDevice, guardForReader } from "./device.ts";
-import { leftPublished, overLeftOvers } from "./left-over.ts";
+import { leftPublished, overLeftOvers, type PublishedPlace } from "./left-over.ts";
 import { allowsMore, proveMounted, provePublished, unmountAll } from "./mounts.ts";
 import { otherUses, type ShownDevice, shownBy } from "./staged-device.ts";
 import { lookAtStagedVolume, type StagedVolume } from "./staged-volume.ts";
 
-export interface PublishSpec {
-  readonly volumeId: string;
-  /** The request's staging_target_path. */
-  readonly stagingPath: string;
-  /** The request's target_path. */
-  readonly targetPath: string;
+export interface PublishSpec extends PublishedPlace {
   readonly access: Capability["access"];
   readonly readOnly: boolean;
   /** Whether its files are encrypted: then the folder with them is bound, and not the filesystem's root. */
@@ -62,18 +57,14 @@ export const publishVolume = Effect.fn("node.publishVolume")(function* (
 });
 
 const publishLocked = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn.Return<void, PublishError, Host> {
-  const { targetPath } = spec;
-  const now = yield* stage("look at node", lookAtStagedVolume(spec.volumeId, spec.stagingPath));
-  yield* overLeftOvers("publish", spec.volumeId, leftPublished(now, targetPath))(publishOver(spec, now));
+  yield* overLeftOvers("publish", spec.volumeId, leftPublished(spec))(publishOver(spec));
 });
 
 /** Publishes the volume over what is at the target path already. */
-const publishOver = Effect.fnUntraced(function* (
-  spec: PublishSpec,
-  now: StagedVolume,
-): Effect.fn.Return<void, PublishError, Host> {
+const publishOver = Effect.fnUntraced(function* (spec: PublishSpec): Effect.fn.Return<void, PublishError, Host> {
   const { once, targetPath } = spec;
   const host = yield* Host;
+  const now = yield* stage("look at node", lookAtStagedVolume(spec));
   const staged = yield* stagedAs(spec, now);
   yield* stage("check ServiceAccount", proveAllowed(spec, now));
   yield* proveFolderWanted(spec, now);

@@ -50,16 +50,20 @@ import { devicesOfImage, type Mappable, proveOurs, waitUntilMappable } from "./m
 import { mountFilesystem, proveMounted, unmountAll } from "./mounts.ts";
 import { prepareFilesystem, proveServed } from "./prepare-filesystem.ts";
 import { PublishedNodeRecord } from "./published-node-record.ts";
-import { halfDone, leftStaged, overLeftOvers } from "./left-over.ts";
+import { leftStaged, overLeftOvers, overWhatIsThere } from "./left-over.ts";
 import { clearStaleState } from "./stale-state.ts";
 import { type StagedDevice, stackOver } from "./staged-device.ts";
-import { lookAtStagedVolume, removeImageMeta, type StagedVolume, writeImageMeta } from "./staged-volume.ts";
+import {
+  lookAtStagedVolume,
+  removeImageMeta,
+  type StagedPlace,
+  type StagedVolume,
+  writeImageMeta,
+} from "./staged-volume.ts";
 import { cookieOf, locateImage, type VolumeContext, type VolumeImage } from "./volume-context.ts";
 
-export interface StageSpec extends WantedVolume, LayerWanted {
+export interface StageSpec extends StagedPlace, WantedVolume, LayerWanted {
   readonly context: VolumeContext;
-  /** The request's staging_target_path. */
-  readonly stagingPath: string;
   readonly credentials: Credentials;
   /** Whether other nodes may have the volume at the same time. */
   readonly shared: boolean;
@@ -96,21 +100,17 @@ export const stageVolume = Effect.fn("node.stageVolume")(function* (
 const stageLocked = Effect.fnUntraced(function* (
   spec: StageSpec,
 ): Effect.fn.Return<ReadImage | undefined, StageError, Needs> {
-  const { stagingPath, volumeId } = spec;
-  const now = yield* stage("look at node", lookAtStagedVolume(volumeId, stagingPath));
-  const target = yield* existingTarget(now);
-  const found = yield* stage("compare with request", compareWithRequest(spec, now));
-  return yield* overLeftOvers("stage", volumeId, leftStaged(now, stagingPath))(stageOver(spec, now, found, target));
+  return yield* overLeftOvers("stage", spec.volumeId, leftStaged(spec))(stageOver(spec));
 });
 
 /** Stages the volume over what is there of it already. */
 const stageOver = Effect.fnUntraced(function* (
   spec: StageSpec,
-  now: StagedVolume,
-  found: Comparison,
-  target: string,
 ): Effect.fn.Return<ReadImage | undefined, StageError, Needs> {
   const { context, credentials, stagingPath, volumeId } = spec;
+  const now = yield* stage("look at node", lookAtStagedVolume(spec));
+  const target = yield* existingTarget(now);
+  const found = yield* stage("compare with request", compareWithRequest(spec, now));
   if (found.state === "as requested") return yield* Effect.as(completeStaged(spec, now, found), undefined);
   if (spec.access.kind === "filesystem") yield* proveServed(spec.access.type);
   const image = yield* stage("locate image", locateImage(context, credentials));
@@ -120,7 +120,7 @@ const stageOver = Effect.fnUntraced(function* (
   yield* clearStaleState(now, found, leftOver, context);
   const status = yield* clearInTreeLocks(image, leftOver, spec, mappable.status);
   yield* compensated(mapFormatMount({ ...spec, ...keys }, target, image, { ...mappable, status }), (left, error) =>
-    halfDone("stage", volumeId, left, error),
+    overWhatIsThere("stage", volumeId, left, error),
   );
   // A record that fails fails the call, and the retry finds the volume staged.
   yield* removeInTreeFiles(stagingPath, context);

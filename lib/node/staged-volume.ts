@@ -27,6 +27,13 @@ import { isReadOnly, isShutDown, isRbdMount, type MountEntry, type MountTable, m
 import { decodeImageMeta, encodeImageMeta, type ImageMeta, imageMetaPath } from "./image-meta.ts";
 import { otherMounts, type ShownDevice, shownBy, stackOver, type StagedDevice } from "./staged-device.ts";
 
+/** Where a volume is staged. */
+export interface StagedPlace {
+  readonly volumeId: string;
+  /** The request's staging_target_path. */
+  readonly stagingPath: string;
+}
+
 export type FoundImageMeta =
   | { readonly kind: "absent" }
   | { readonly kind: "corrupt"; readonly reason: string }
@@ -47,10 +54,10 @@ export interface StagedVolume {
 
 // ------------------------------------------------------------------------------------------------ what is there
 
-export const lookAtStagedVolume = Effect.fnUntraced(function* (
-  volumeId: string,
-  stagingPath: string,
-): Effect.fn.Return<StagedVolume, HostError, Host> {
+export const lookAtStagedVolume = Effect.fnUntraced(function* ({
+  volumeId,
+  stagingPath,
+}: StagedPlace): Effect.fn.Return<StagedVolume, HostError, Host> {
   const host = yield* Host;
   const stagingTarget = yield* host.resolvePath(`${stagingPath}/${volumeId}`);
   const text = stagingTarget === undefined ? undefined : yield* host.readText(imageMetaPath(stagingPath));

@@ -29,20 +29,15 @@ import {
   proveUnpublished,
   removeImageMeta,
   type StagedVolume,
+  type StagedPlace,
 } from "./staged-volume.ts";
-
-export interface UnstageSpec {
-  readonly volumeId: string;
-  /** The request's staging_target_path. */
-  readonly stagingPath: string;
-}
 
 export type UnstageError = HostError | LockHeld | Precondition;
 
 type Needs = Healing | HealNeeds;
 
 export const unstageVolume = Effect.fn("node.unstageVolume")(function* (
-  spec: UnstageSpec,
+  spec: StagedPlace,
 ): Effect.fn.Return<void, UnstageError, Needs | Locks> {
   yield* (yield* Locks).with([LockKey.volume(spec.volumeId)], unstageLocked(spec));
 });
@@ -80,9 +75,9 @@ const endLog = Effect.fnUntraced(function* ({
 const unstageLocked = Effect.fnUntraced(function* ({
   volumeId,
   stagingPath,
-}: UnstageSpec): Effect.fn.Return<void, UnstageError, Needs> {
+}: StagedPlace): Effect.fn.Return<void, UnstageError, Needs> {
   const host = yield* Host;
-  const now = yield* stage("look at node", lookAtStagedVolume(volumeId, stagingPath));
+  const now = yield* stage("look at node", lookAtStagedVolume({ volumeId, stagingPath }));
   const devices = yield* devicesOfVolume(now);
   yield* proveUnpublished(now, devices);
   const { stagingTarget } = now;

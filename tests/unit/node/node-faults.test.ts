@@ -125,7 +125,10 @@ describe("a failure of the undo", () => {
       method === "mount" || method === "unmap" ? Effect.fail(definite) : act,
     );
     const failure = await failureOf(nodeOn(host, { host: service }).stage(staging()));
-    expect([failure?.code, failure?.message]).toEqual(["UNAVAILABLE", expect.stringContaining("half-staged")]);
+    expect([failure?.code, failure?.message]).toEqual([
+      "UNAVAILABLE",
+      expect.stringContaining("is there (image-meta.json)"),
+    ]);
     expect(host.dump().mapped).toHaveLength(1);
     expect(host.dump().tree).toContain("/kubelet/staging/image-meta.json file");
     await using next = nodeOn(host);
