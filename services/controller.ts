@@ -21,6 +21,7 @@ import {
   readCapability,
   refusalOfFileEncryption,
   refusalOfIntegrity,
+  refusalOfMounts,
   refusalOfTypes,
 } from "../lib/csi/capability.ts";
 import { InvalidRequest } from "../lib/csi/errors.ts";
@@ -178,7 +179,7 @@ const validateCapabilities = Effect.fnUntraced(function* (request: ValidateVolum
   if (Result.isFailure(context)) return { message: context.failure.message };
   const read = readCapabilities("volume_capabilities", volumeCapabilities);
   if (Result.isFailure(read)) return { message: read.failure.message };
-  const wrongType = refusalOfTypes("volume_capabilities", read.success);
+  const wrongType = refusalOfMounts("volume_capabilities", read.success);
   if (wrongType !== undefined) return { message: new InvalidRequest(wrongType).message };
   const unfit = refusalOfEncrypted(context.success, read.success);
   if (unfit !== undefined) return { message: new InvalidRequest(unfit).message };

@@ -16,7 +16,7 @@ import { asksReadOnly, parseNodeParameters } from "../lib/config/node-parameters
 import { parseCredentials } from "../lib/config/secrets.ts";
 import { type Capability, readCapability, refusalOfEncryptedFiles } from "../lib/csi/capability.ts";
 import { InvalidRequest, type VolumeNotFound } from "../lib/csi/errors.ts";
-import { refusalOfType } from "../lib/csi/filesystems.ts";
+import { refusalOfMount } from "../lib/csi/filesystems.ts";
 import { POD_ACCOUNT, PUBLISHED_ACCOUNTS } from "../lib/csi/service-accounts.ts";
 import {
   Node,
@@ -98,14 +98,14 @@ const stageSpec = Effect.fnUntraced(function* (
   const credentials = yield* Effect.fromResult(parseCredentials(request.secrets, { allowMigration: true }));
   const context = yield* Effect.fromResult(readVolumeContext(volumeId, request.volumeContext));
   yield* remark(context.remarks);
-  const refusal = access.kind === "filesystem" ? refusalOfType(access.type) : undefined;
-  if (refusal !== undefined) {
-    return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason: refusal });
-  }
   const unfit = isOfFiles(context.encryption) ? refusalOfEncryptedFiles(access) : undefined;
   if (unfit !== undefined) return yield* new InvalidRequest({ field: "volume_capability", reason: unfit });
   const mappedReadOnly = asksReadOnly(context);
   const readOnly = capability.readOnly || mappedReadOnly;
+  const refusal = access.kind === "filesystem" ? refusalOfMount(access.type, readOnly) : undefined;
+  if (refusal !== undefined) {
+    return yield* new InvalidRequest({ field: "volume_capability.mount.fs_type", reason: refusal });
+  }
   // The filesystem of a single reader may have a journal to replay, so its device is writable.
   const mapReadOnly = mappedReadOnly || mode === Mode.MULTI_NODE_READER_ONLY || (access.kind === "block" && readOnly);
   const shared = mode === Mode.MULTI_NODE_READER_ONLY || mode === Mode.MULTI_NODE_MULTI_WRITER;

@@ -6,7 +6,7 @@
 import * as Result from "effect/Result";
 import { type VolumeCapability, VolumeCapability_AccessMode_Mode as Mode } from "../gen/csi_pb.ts";
 import { InvalidRequest } from "./errors.ts";
-import { FILE_ENCRYPTION, refusalOfType } from "./filesystems.ts";
+import { FILE_ENCRYPTION, refusalOfMount, refusalOfType } from "./filesystems.ts";
 import { readMountFlags } from "./mount-flags.ts";
 
 export interface Capability {
@@ -80,10 +80,16 @@ export const readCapabilities = (
 export const filesystemsOf = (capabilities: readonly Capability[]): readonly string[] =>
   capabilities.flatMap(({ access }) => (access.kind === "filesystem" ? [access.type] : []));
 
-/** The first filesystem that no node mounts; `undefined`: each mounts all of them. */
+/** The first filesystem that no node makes; `undefined`: each makes all of them. */
 export const refusalOfTypes = (field: string, capabilities: readonly Capability[]): Refusal | undefined =>
   firstRefusal(field, capabilities, ".mount.fs_type", ({ access }) =>
     access.kind === "filesystem" ? refusalOfType(access.type) : undefined,
+  );
+
+/** The first filesystem that no node mounts as it is asked for; `undefined`: each mounts all of them. */
+export const refusalOfMounts = (field: string, capabilities: readonly Capability[]): Refusal | undefined =>
+  firstRefusal(field, capabilities, ".mount.fs_type", ({ access, readOnly }) =>
+    access.kind === "filesystem" ? refusalOfMount(access.type, readOnly) : undefined,
   );
 
 interface Refusal {

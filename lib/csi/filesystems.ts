@@ -1,6 +1,7 @@
 /**
  * The filesystems that a node of this release makes, mounts, checks and grows. The node refuses a request for any other
- * one, and so does the controller, by this one table: a volume that no node would stage is not created. Pure.
+ * one, and so does the controller, by this one table: a volume that no node would stage is not created. For readers, a node
+ * mounts what its kernel mounts. Pure.
  *
  * Not here: the tools and their arguments (lib/host/block.ts), and mount options (./mount-flags.ts, lib/host/filesystem.ts).
  *
@@ -14,10 +15,23 @@ import { MIB } from "./size.ts";
  */
 export const FILESYSTEMS: readonly string[] = ["ext4", "xfs", "ext3", "btrfs"];
 
-/** Why no node mounts such a filesystem; `undefined`: nodes do. "" is for the one that is there, or the default. */
+/** Why no node makes such a filesystem; `undefined`: nodes do. "" is for the one that is there, or the default. */
 export const refusalOfType = (type: string): string | undefined => {
   if (type === "" || FILESYSTEMS.includes(type)) return undefined;
   return `must be one of ${FILESYSTEMS.join(", ")}, and not ${JSON.stringify(type)}`;
+};
+
+/** What mount(8) and blkid may call a filesystem, as squashfs and iso9660. */
+const NAME = /^[a-z][a-z0-9_]*$/;
+
+/** How a PersistentVolume says that its filesystem is for readers. */
+export const FOR_READERS = "access mode ReadOnlyMany, or ro in mountOptions";
+
+/** As `refusalOfType`, of a filesystem that may be there already. Readers get any that the node's kernel mounts. */
+export const refusalOfMount = (type: string, readOnly: boolean): string | undefined => {
+  const refusal = refusalOfType(type);
+  if (refusal === undefined || !NAME.test(type)) return refusal;
+  return readOnly ? undefined : `${refusal}, which a node mounts for readers only (${FOR_READERS})`;
 };
 
 /** The filesystem in which this release encrypts files. */

@@ -10,7 +10,7 @@ import { UnexpectedContent } from "./errors.ts";
 import type { Content } from "./host.ts";
 
 const DEFAULT_FILESYSTEM = "ext4";
-const AS_BLOCK = "Use it as a raw block volume (volumeMode: Block)";
+export const AS_BLOCK = "Use it as a raw block volume (volumeMode: Block)";
 
 const ENCRYPTED =
   'it holds crypto_LUKS, but the volume is not said to be encrypted. Set encrypted: "true" in the volumeAttributes of a static PersistentVolume, or use the one that CreateVolume made';
@@ -105,11 +105,16 @@ export const serves = (there: string, requested: string): boolean =>
 const mountedAs = (there: string, requested: string): string =>
   there === "ext2" || (there === "ext3" && requested === "ext4") ? "ext4" : there;
 
+/** Whether writers get such a filesystem, and not readers only: it is checked and grown. */
+export const isWritten = (type: string): boolean => EXT.includes(type) || OTHERS.includes(type);
+
 /** Why a filesystem is not what a request gets. The one who asks is wrong, and never what is there. */
 const otherThanRequested = (there: string, requested: string): string => {
   const holds = `it holds ${there}, but the request asks for ${requested}`;
   const right = there === "ext2" ? "ext4" : there;
-  if (!EXT.includes(right) && !OTHERS.includes(right)) return `${holds}, and no node mounts ${there}. ${AS_BLOCK}`;
+  if (!isWritten(there)) {
+    return `${holds}, and a node mounts ${there} for readers only, with a PersistentVolume of fsType ${there}. Or: ${AS_BLOCK}`;
+  }
   return `${holds}. The image is right as it is: make a PersistentVolume with fsType ${right} for it, because the fsType of one cannot be changed. If it is a copy, make it again with a StorageClass that has ${right}`;
 };
 

@@ -5,7 +5,8 @@
  *    of the image is allocated: none behind the header, of an encrypted one. One with integrity, of which everything was written
  *    once, is read through instead, unless that was just now. Before that it was mapped here, and proven to have no other user (./mappable.ts).
  *    What a mkfs that was cut off has left is refused: it cannot be told from data, and its mkfs may still write on another node.
- * 2. Nothing is formatted for readers. A static volume is formatted like any other, after the same proof.
+ * 2. Nothing is formatted for readers. They get any filesystem that the kernel mounts; one that is never checked or grown here is
+ *    for nobody else. A static volume is formatted like any other, after the same proof.
  */
 import { constants } from "node:os";
 import * as Effect from "effect/Effect";
@@ -13,9 +14,9 @@ import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
-import { FILE_ENCRYPTION } from "../csi/filesystems.ts";
+import { FILE_ENCRYPTION, FOR_READERS } from "../csi/filesystems.ts";
 import { type HostError, UnexpectedContent } from "../host/errors.ts";
-import { chooseFilesystem, type ChosenFilesystem, isEverywhere } from "../host/filesystem.ts";
+import { AS_BLOCK, chooseFilesystem, type ChosenFilesystem, isEverywhere, isWritten } from "../host/filesystem.ts";
 import { Host } from "../host/host.ts";
 import { stage } from "../operations/pipeline.ts";
 import { readsAsZeros } from "./crypt-wipe.ts";
@@ -73,6 +74,10 @@ export const prepareFilesystem = Effect.fnUntraced(function* (
     return yield* refuse(`it holds ${type}, and files are encrypted in ${FILE_ENCRYPTION} only (encryptionType file)`);
   }
   if (!blank) {
+    if (!readOnly && !isWritten(type)) {
+      const reason = `it holds ${type}, which a node mounts for readers only (${FOR_READERS}). For writers: ${AS_BLOCK}`;
+      return yield* new UnexpectedContent({ op: "mount", subject: top.path, reason });
+    }
     if (requested !== "" && requested !== type) {
       yield* Effect.logWarning(
         `image ${label} holds ${type}, and the request asks for ${requested}: it is mounted as ${mountType}, and stays ${type}`,

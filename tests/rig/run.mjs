@@ -14,7 +14,7 @@ import { fileURLToPath } from "node:url";
 const top = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const ceph =
   "ceph-mon ceph-osd ceph-mgr ceph-common librados2 librbd1 e2fsprogs xfsprogs btrfs-progs util-linux iproute2 kmod";
-const vm = "qemu-system-x86 busybox-static cryptsetup-bin fscrypt rbd-nbd kmod cpio iproute2";
+const vm = "qemu-system-x86 busybox-static cryptsetup-bin fscrypt rbd-nbd kmod cpio iproute2 squashfs-tools";
 const suitePackages = { unit: "", chart: "", apiserver: `${ceph} openssl` };
 const packagesOf = {
   check: () => "",

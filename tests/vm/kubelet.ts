@@ -29,7 +29,7 @@ import { processesWith } from "./processes.ts";
 export const LIMIT = { timeoutMs: 100_000 };
 /** Milliseconds that a test of several such calls may take. */
 export const MINUTES = 240_000;
-export type Kind = "ext4" | "ext3" | "xfs" | "btrfs" | "block";
+export type Kind = "ext4" | "ext3" | "xfs" | "btrfs" | "squashfs" | "block";
 
 export const capabilityOf = (
   kind: Kind,

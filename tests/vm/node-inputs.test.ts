@@ -1,6 +1,6 @@
 /** What people write, on a real kernel with its real tools: odd secrets, options that no tool takes, images made by hand. */
 import { describe, expect, test } from "bun:test";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import * as Effect from "effect/Effect";
 import * as ManagedRuntime from "effect/ManagedRuntime";
 import { VolumeCapability_AccessMode_Mode as Mode } from "../../lib/gen/csi_pb.ts";
@@ -279,6 +279,39 @@ describe("a static volume", () => {
       MINUTES,
     );
   }
+
+  test(
+    "a squashfs that was made by hand is mounted for readers of several nodes, and refused to a writer",
+    async () => {
+      const image = madeByHand("squashfs", "64M");
+      const device = rbd("map", "-o", "noudev", `${world().pool.name}/${image}`);
+      const folder = mkdtempSync("/tmp/squashfs-");
+      const sum = writeData(`${folder}/data`, 1);
+      tool("mksquashfs", folder, device, "-noappend");
+      rbd("unmap", "-o", "noudev", device);
+      const volumeContext = { clusterID: CLUSTER, pool: world().pool.name, staticVolume: "true" };
+      const volume = world().known({ kind: "squashfs", volumeId: image, volumeContext, image });
+      const readers = volume.as({ mode: Mode.MULTI_NODE_READER_ONLY });
+      for (let time = 0; time < 2; time++) await readers.stage();
+      await readers.publish();
+      expect(checksum(`${readers.target}/data`, 1)).toBe(sum);
+      expect((await readers.stats()).usage.length).toBeGreaterThan(0);
+      await readers.unpublish();
+      await readers.unstage();
+      await volume.as({ mountFlags: ["ro"] }).stage();
+      expect(checksum(`${volume.stagingTarget}/data`, 1)).toBe(sum);
+      await volume.unstage();
+      for (const [kind, code] of [
+        ["squashfs", "INVALID_ARGUMENT"],
+        ["ext4", "FAILED_PRECONDITION"],
+      ] as const) {
+        const failure = await failureOf(volume.as({ kind }).stage());
+        expect(failure).toMatchObject({ code, message: expect.stringContaining("for readers only") });
+      }
+      expect(left(volume)).toEqual([[], []]);
+    },
+    MINUTES,
+  );
 
   test(
     "an image that was made by hand and holds data without a filesystem is not formatted",

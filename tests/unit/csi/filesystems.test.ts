@@ -4,12 +4,12 @@ import { FILESYSTEMS, refusalOfSize, refusalOfType } from "../../../lib/csi/file
 
 const MIB = 1n << 20n;
 
-test.each(["", ...FILESYSTEMS])("A node mounts the filesystem type %j", (type) => {
+test.each(["", ...FILESYSTEMS])("A node makes the filesystem type %j", (type) => {
   expect(refusalOfType(type)).toBeUndefined();
 });
 
 test.each(["XFS", "ext2", "Btrfs", "ext4 ", "ntfs", "constructor"])(
-  "A node refuses the filesystem type %j, and the reason names the type and those that it mounts",
+  "A node makes no filesystem of type %j, and the reason names the type and those that it makes",
   (type) => {
     expect(refusalOfType(type)).toBe(`must be one of ext4, xfs, ext3, btrfs, and not ${JSON.stringify(type)}`);
   },

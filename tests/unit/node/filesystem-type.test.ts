@@ -1,5 +1,6 @@
 /** A volume whose filesystem is of another type than its PersistentVolume says. */
 import { describe, expect, test } from "bun:test";
+import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
 import { type Disk, setDisk } from "../../support/host-memory.ts";
 import {
   aNode,
@@ -14,7 +15,7 @@ import {
   unpublishing,
   unstaging,
 } from "../../support/node-world.ts";
-import { failureOf, formatted, GIB } from "../../support/world.ts";
+import { codeOf, failureOf, formatted, GIB } from "../../support/world.ts";
 
 const holding = async (disk: Disk) => {
   const world = await aNode();
@@ -85,6 +86,69 @@ describe("NodeStageVolume of a filesystem that is", () => {
       expect([host.mounts, host.mappings.size, host.formatted]).toEqual([[], 0, []]);
     });
   }
+});
+
+describe("A filesystem that no node makes", () => {
+  const forReaders = (type: string) => ({
+    volumeCapability: { ...formatted(type), accessMode: { mode: Mode.MULTI_NODE_READER_ONLY } },
+  });
+  const withRo = {
+    volumeCapability: {
+      ...formatted("iso9660"),
+      accessType: { case: "mount" as const, value: { fsType: "iso9660", mountFlags: ["ro"] } },
+    },
+  };
+
+  for (const [request, type] of [
+    [forReaders("squashfs"), "squashfs"],
+    [forReaders(""), "erofs"],
+    [withRo, "iso9660"],
+  ] as const) {
+    test(`${type} is mounted for readers, and neither checked nor grown`, async () => {
+      const { host } = await holding(disk(type));
+      await using driver = nodeOn(host);
+      await driver.stage(staging(request));
+      await driver.stage(staging(request));
+      expect(host.mounts).toMatchObject([{ fsType: type, options: expect.arrayContaining(["ro"]) }]);
+      expect(host.blockOf(host.mounts[0])?.disk).toMatchObject({ type, sizeBytes: GIB / 2n });
+      await driver.unstage(unstaging());
+      expect(host.mappings.size).toBe(0);
+    });
+  }
+
+  for (const [asked, code] of [
+    ["squashfs", "INVALID_ARGUMENT"],
+    ["", "FAILED_PRECONDITION"],
+  ] as const) {
+    test(`is refused to a writer who asks for ${asked || "any"}, with how a reader gets it`, async () => {
+      const { host } = await holding(disk("squashfs"));
+      await using driver = nodeOn(host);
+      const failure = await failureOf(driver.stage(staging({ volumeCapability: formatted(asked) })));
+      expect(failure?.code).toBe(code);
+      for (const text of ["squashfs", "for readers only", "ReadOnlyMany"]) expect(failure?.message).toContain(text);
+      expect([host.mounts, host.mappings.size]).toEqual([[], 0]);
+    });
+  }
+
+  test("is not made of a blank image, nor taken for another one", async () => {
+    for (const [there, code] of [
+      [undefined, "FAILED_PRECONDITION"],
+      [disk("ext4"), "FAILED_PRECONDITION"],
+    ] as const) {
+      const { host } = there === undefined ? await aNode() : await holding(there);
+      await using driver = nodeOn(host);
+      expect(await codeOf(driver.stage(staging(forReaders("squashfs"))))).toBe(code);
+      expect([host.mounts, host.mappings.size, host.formatted]).toEqual([[], 0, []]);
+    }
+  });
+
+  test("has a name as mount(8) knows it", async () => {
+    const { host } = await aNode();
+    await using driver = nodeOn(host);
+    for (const type of ["XFS", "-o", "a,b", "ext4 "]) {
+      expect(await codeOf(driver.stage(staging(forReaders(type))))).toBe("INVALID_ARGUMENT");
+    }
+  });
 });
 
 test("An image with a filesystem that is to be encrypted is not called one to empty", async () => {

@@ -1,7 +1,8 @@
 /** ControllerExpandVolume and ValidateVolumeCapabilities. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { describe, expect, test } from "bun:test";
 import { MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
-import { VolumeCapability_AccessMode_Mode as Mode } from "../../../lib/gen/csi_pb.ts";
+import { VolumeCapability_AccessMode_Mode as Mode, type VolumeCapabilitySchema } from "../../../lib/gen/csi_pb.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aCluster,
@@ -299,9 +300,16 @@ describe("ValidateVolumeCapabilities", () => {
 
   test("ValidateVolumeCapabilities confirms no filesystem that no node mounts", async () => {
     await using at = await world();
-    const answer = await at.driver.validate(validation(at.volumeId, { volumeCapabilities: [formatted("ext2")] }));
-    expect(answer).toEqual({
-      message: 'volume_capabilities[0].mount.fs_type must be one of ext4, xfs, ext3, btrfs, and not "ext2"',
+    const answer = (capability: MessageInitShape<typeof VolumeCapabilitySchema>) =>
+      at.driver.validate(validation(at.volumeId, { volumeCapabilities: [capability] }));
+    expect(await answer(formatted("squashfs"))).toEqual({
+      message:
+        'volume_capabilities[0].mount.fs_type must be one of ext4, xfs, ext3, btrfs, and not "squashfs", which a node mounts for readers only (access mode ReadOnlyMany, or ro in mountOptions)',
+    });
+    const accessMode = { mode: Mode.MULTI_NODE_READER_ONLY };
+    expect(await answer({ ...formatted("squashfs"), accessMode })).toHaveProperty("confirmed");
+    expect(await answer({ ...formatted("XFS"), accessMode })).toEqual({
+      message: 'volume_capabilities[0].mount.fs_type must be one of ext4, xfs, ext3, btrfs, and not "XFS"',
     });
   });
 
