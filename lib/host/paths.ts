@@ -22,6 +22,7 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
+import { release } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { Errno } from "../cells/cell.ts";
 import { refusalOfCopy } from "./btrfs.ts";
@@ -29,6 +30,7 @@ import { failure, outputOf, run } from "./child.ts";
 import { afterChange } from "./errno.ts";
 import { syncFolder } from "./folder.ts";
 import type { MountRequest, Usage } from "./host.ts";
+import { isOlderKernel } from "./kernel-version.ts";
 import { lastLogged, loggedSince, withLog } from "./kernel-log.ts";
 import { withLayerNames } from "./mountinfo.ts";
 
@@ -57,7 +59,28 @@ const layerName = (device: string): string | undefined => {
   return name !== undefined && /^[\w.+-]+$/.test(name) ? name : undefined;
 };
 
-export const mountInfo = (): string => withLayerNames(readFileSync("/proc/self/mountinfo", "utf8"), layerName);
+/**
+ * The first kernel that never leaves a mount out while others go (its commit 9f6c61f96f2d, "proc/mounts: add cursor"). Older
+ * ones may at the end of each piece that is read.
+ */
+const WHOLE = "5.8";
+const TRIES = 16;
+
+/** A text that was the same twice. */
+export const readTwice = (read: () => string): string => {
+  let before = read();
+  for (let n = 0; n < TRIES; n += 1) {
+    const now = read();
+    if (now === before) return now;
+    before = now;
+  }
+  throw new Errno("read", 0, "it changes all the time, and this kernel may leave a mount out while others go");
+};
+
+export const mountInfo = (): string => {
+  const read = () => readFileSync("/proc/self/mountinfo", "utf8");
+  return withLayerNames(isOlderKernel(release(), WHOLE) ? readTwice(read) : read(), layerName);
+};
 
 export const resolvePath = (path: string): string | undefined => {
   const parent = unless(["ENOENT", "ENOTDIR"], () => realpathSync(dirname(path)));
