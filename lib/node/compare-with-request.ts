@@ -68,7 +68,7 @@ const differenceOf = (
   { volumeId, context, access, readOnly }: WantedVolume,
   { imageMeta }: StagedVolume,
   entry: MountEntry,
-  { device: { mapped, top }, kind }: ShownDevice,
+  { device: { mapped }, kind }: ShownDevice,
 ): string | undefined => {
   const { fixed } = context;
   const isItsImage =
@@ -82,16 +82,13 @@ const differenceOf = (
   }
   if (kind !== access.kind)
     return `as ${kind}; the request asks for ${access.kind === "block" ? "block" : "a filesystem"}`;
-  if (access.kind === "block") {
-    // ceph-csi binds the node read-only for SINGLE_NODE_READER_ONLY; the publish sets the device itself so.
-    const takesWrites = !top.readOnly && !entry.options.includes("ro");
-    return readOnly && takesWrites ? "writable; the request asks for read-only" : undefined;
-  }
+  // The publish makes the device what its pod asks for.
+  if (access.kind === "block") return undefined;
   if (!serves(entry.fsType, access.type)) {
     return `with ${entry.fsType}; the request asks for ${access.type}`;
   }
-  if (entry.options.includes("ro") === readOnly) return undefined;
-  return readOnly ? "writable; the request asks for read-only" : "read-only; the request asks for writable";
+  // A reader gets a read-only bind of what is staged writable.
+  return entry.options.includes("ro") && !readOnly ? "read-only; the request asks for writable" : undefined;
 };
 
 /** As `visibleFault`, and looks into the filesystem as well. One that has not answered yet has no fault that is known. */

@@ -29,6 +29,7 @@ import {
   EAST,
   failureOf,
   GIB,
+  MOUNT,
   mounted,
   objectsOf,
   PARAMETERS,
@@ -346,15 +347,35 @@ describe("NodeStageVolume over an existing mount or stash", () => {
     expect(other.mounts).toHaveLength(1);
   });
 
-  for (const [what, volumeCapability] of [
-    ["as raw block", asBlock(Mode.SINGLE_NODE_WRITER)],
-    ["read-only", mounted(Mode.SINGLE_NODE_READER_ONLY)],
+  const READER = mounted(Mode.SINGLE_NODE_READER_ONLY);
+  for (const [is, staged, asked] of [
+    ["as a filesystem", MOUNT, asBlock(Mode.SINGLE_NODE_WRITER)],
+    ["read-only", READER, MOUNT],
   ] as const) {
-    test(`NodeStageVolume of a volume that is already staged otherwise than ${what} is a conflict`, async () => {
+    test(`NodeStageVolume of a volume that is already staged ${is}, and is asked for otherwise, is a conflict`, async () => {
+      const { host } = await aNode();
+      host.cluster.image("rbd", IMAGE).hasData = true;
+      setDisk(host.cluster.image("rbd", IMAGE), EXT4());
+      await using driver = nodeOn(host);
+      await driver.stage(staging({ volumeCapability: staged }));
+      expect(await codeOf(driver.stage(staging({ volumeCapability: asked })))).toBe("ALREADY_EXISTS");
+    });
+  }
+
+  // kubelet asks anew after a restart, and mountOptions of the PersistentVolume may have changed meanwhile.
+  for (const [what, staged, asked] of [
+    ["a filesystem", MOUNT, READER],
+    ["raw block", asBlock(Mode.SINGLE_NODE_WRITER), asBlock(Mode.SINGLE_NODE_READER_ONLY)],
+  ] as const) {
+    test(`NodeStageVolume for a reader of ${what} that is staged writable leaves it, and what is published then is read-only`, async () => {
       const { host } = await aNode();
       await using driver = nodeOn(host);
-      await driver.stage(staging());
-      expect(await codeOf(driver.stage(staging({ volumeCapability })))).toBe("ALREADY_EXISTS");
+      await driver.stage(staging({ volumeCapability: staged }));
+      const before = host.dump();
+      await driver.stage(staging({ volumeCapability: asked }));
+      expect(host.dump()).toEqual(before);
+      await driver.publish(publishing({ volumeCapability: asked }));
+      expect(host.mounts.at(-1)?.options).toContain("ro");
     });
   }
 
