@@ -138,5 +138,20 @@ export class StillRunning extends Data.TaggedError("StillRunning")<{
     return `${this.operation}. It continues; the automatic retry gets its result`;
   }
 }
+/** A retry failed, and what an earlier call made is there: the caller must not forget it. */
+export class HalfMade extends Data.TaggedError("HalfMade")<{
+  /** With its noun: `volume pvc-1`. */
+  readonly subject: string;
+  /** Why the retry failed. */
+  readonly reason: string;
+  /** What is there: `image rbd/csi-vol-…`. "": it could not be looked up. */
+  readonly left: string;
+}> {
+  override get message() {
+    const left =
+      this.left === "" ? "Something of an earlier call may be there" : `Of an earlier call there is ${this.left}`;
+    return `${this.reason}. ${left}: once that is mended, the automatic retry finishes ${this.subject}`;
+  }
+}
 /** The token is not one that this driver has given out for such a list: the caller has to list from the start. */
 export class InvalidToken extends Data.TaggedError("InvalidToken")<{ readonly message: string }> {}

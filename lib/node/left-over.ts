@@ -15,7 +15,7 @@ import type { Precondition } from "../csi/errors.ts";
 import { type HostError, HostStuck } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import { mountsAt } from "../host/mountinfo.ts";
-import { type DomainError, outcomeOf } from "../operations/outcomes.ts";
+import { type DomainError, isFinal } from "../operations/outcomes.ts";
 import { shownBy } from "./staged-device.ts";
 import { devicesOfVolume, lookAtStagedVolume, type StagedPlace, type StagedVolume } from "./staged-volume.ts";
 
@@ -54,7 +54,7 @@ export const overLeftOvers =
   <A, E extends DomainError, R>(body: Effect.Effect<A, E, R>): Effect.Effect<A, E | HostStuck, R | Host> =>
     Effect.catchIf(
       body,
-      (error) => outcomeOf(error) === "none" && error._tag !== "Conflict",
+      (error) => isFinal(error) && error._tag !== "Conflict",
       (error): Effect.Effect<never, E | HostStuck, Host> =>
         Effect.matchEffect(look, {
           onFailure: (failure) => Effect.fail(overWhatIsNotSeen(op, volumeId, error, failure)),

@@ -13,6 +13,7 @@ import type { ConfigError, InvalidParameter, InvalidSecret } from "../config/err
 import type {
   Conflict,
   GroupSnapshotNotFound,
+  HalfMade,
   InvalidRequest,
   InvalidToken,
   JournalCorrupt,
@@ -50,6 +51,7 @@ export type DomainError =
   | SnapshotNotFound
   | GroupSnapshotNotFound
   | Conflict
+  | HalfMade
   | SizeOutOfRange
   | LockHeld
   | NotReadyYet
@@ -107,6 +109,7 @@ const OUTCOMES = {
   LockHeld: { code: Code.ABORTED, outcome: "none" },
   NotReadyYet: { code: Code.ABORTED, outcome: "none" },
   StillRunning: { code: Code.ABORTED, outcome: "unknown" },
+  HalfMade: { code: Code.UNAVAILABLE, outcome: "unknown" },
   TimedOut: { code: Code.DEADLINE_EXCEEDED, outcome: "unknown" },
   CallStuck: { code: Code.UNAVAILABLE, outcome: "unknown" },
   Unreachable: { code: Code.UNAVAILABLE, outcome: "unknown" },
@@ -139,6 +142,11 @@ const OUTCOMES = {
 export const outcomes: Readonly<Record<string, { readonly code: Code; readonly outcome: Outcome }>> = OUTCOMES;
 
 export const outcomeOf = (error: DomainError): Outcome => OUTCOMES[error._tag].outcome;
+
+const ASK_AGAIN: readonly Code[] = [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.ABORTED];
+
+/** Whether callers take it for proof that nothing is there, and may never come back. */
+export const isFinal = (error: DomainError): boolean => !ASK_AGAIN.includes(OUTCOMES[error._tag].code);
 
 /** What the caller reads: where it failed, why, and what to do. */
 export const toRpcError = (error: DomainError, operation?: Operation): RpcError =>

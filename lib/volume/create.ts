@@ -19,6 +19,7 @@ import { volumeContext } from "../config/parameters.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type {
   Conflict,
+  HalfMade,
   JournalCorrupt,
   LockHeld,
   NotReadyYet,
@@ -53,7 +54,8 @@ import {
   type CreateVolumeSpec,
   readCreateRequest,
 } from "./create-spec.ts";
-import { type EarlierAttempt, recoverEarlierAttempt } from "./earlier-attempt.ts";
+import { type EarlierAttempt, imagePoolOf, recoverEarlierAttempt } from "./earlier-attempt.ts";
+import { overHalfMade } from "./half-made.ts";
 import { chooseKey, keepChosenKey } from "./key.ts";
 import { choosePool } from "./pool-choice.ts";
 import { describeReserved, discardMade, discardNew, type ReservedVolume, reserveName } from "./reserve.ts";
@@ -71,6 +73,7 @@ export type CreateVolumeError =
   | CephError
   | Conflict
   | CreateRequestError
+  | HalfMade
   | JournalCorrupt
   | KeyExists
   | KeyNotFound
@@ -91,19 +94,36 @@ export const createVolume = Effect.fn("volume.createVolume")(function* (
 ): Effect.fn.Return<CreatedVolume, CreateVolumeError, Needs | Locks> {
   const plan = yield* stage("validate", readCreateRequest(request));
   const name = LockKey.volumeName(plan.clusterId, plan.requestName);
-  return yield* (yield* Locks).with([sourceLock(request.source), name], compensated(createPlanned(plan)));
+  return yield* (yield* Locks).with([sourceLock(request.source), name], createPlanned(plan));
 });
 
 /** Copies of one source run side by side; only its deletion waits for them, and they for it. */
 const sourceLock = (source: SourceRequest | undefined): LockKey | undefined =>
   source && shared(source.kind === "volume" ? LockKey.volume(source.id) : LockKey.snapshot(source.id));
 
-const createPlanned = Effect.fnUntraced(function* ({ candidates, others }: CreateVolumePlan) {
+const createPlanned = Effect.fnUntraced(function* ({
+  candidates,
+  others,
+}: CreateVolumePlan): Effect.fn.Return<CreatedVolume, CreateVolumeError, Needs> {
   const spec = yield* stage("choose pool", choosePool(candidates, others));
   const { dataPool } = spec.parameters;
   const poolId = yield* stage("find", (yield* Rados).poolId(spec.pool.access, spec.pool.pool, { dataPool }));
   yield* (yield* Purge).visit(spec.pool);
   const earlier = yield* stage("find", recoverEarlierAttempt(spec, poolId));
+  const create = compensated(createOver(spec, poolId, earlier));
+  const { reservation } = earlier;
+  if (reservation === undefined) return yield* create;
+  const imagePool = (yield* imagePoolOf(spec.pool, reservation.imagePoolId)) ?? spec.pool;
+  const imageName = journal.imageNameOf(VOLUMES, reservation.uuid, reservation.attributes);
+  return yield* overHalfMade(spec.requestName, imagePool, imageName)(create);
+});
+
+/** Makes the volume, and goes on with what an earlier call has begun. */
+const createOver = Effect.fnUntraced(function* (
+  spec: CreateVolumeSpec,
+  poolId: bigint,
+  earlier: EarlierAttempt,
+): Effect.fn.Return<CreatedVolume, CreateVolumeError, Needs | Compensations> {
   yield* stage("compare", proveSameEncryption(spec, earlier.reservation));
   const source =
     earlier.image === undefined && spec.source !== undefined

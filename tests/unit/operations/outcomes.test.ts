@@ -38,7 +38,7 @@ test.each(Object.entries(outcomes))(
 );
 
 test("An unexplained error leaves the outcome open", () => {
-  for (const tag of ["TimedOut", "Unreachable", "CallStuck", "HostStuck", "MapTimedOut", "StillRunning"]) {
+  for (const tag of ["TimedOut", "Unreachable", "CallStuck", "HostStuck", "MapTimedOut", "StillRunning", "HalfMade"]) {
     expect([tag, outcomes[tag]?.outcome]).toEqual([tag, "unknown"]);
   }
 });

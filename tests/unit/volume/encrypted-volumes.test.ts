@@ -134,7 +134,7 @@ describe("CreateVolume with encryption", () => {
       .get(`csi.volume.${uuidOf(id)}`)
       ?.delete("csi.imageid");
     const failure = await failureOf(created(driver, "wrapper"));
-    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION", message: expect.stringContaining("no key of") });
+    expect(failure).toMatchObject({ code: "UNAVAILABLE", message: expect.stringContaining("no key of") });
     expect(metaOf(world.cluster, imageOf(id))[DEK]).toBeUndefined();
   });
 
