@@ -127,7 +127,7 @@ const takeNow = Effect.fnUntraced(function* (
   found: Group,
 ): Effect.fn.Return<TakenGroup, CreateGroupSnapshotError, Needs> {
   const { group, sources, keys } = yield* orUndoFound(spec, found)(readSources(spec, found));
-  const { createdAt, groupName, parts } = yield* compensated(takePointInTime(spec, group));
+  const { createdAt, groupName, parts } = yield* compensated(takePointInTime(spec, group, keys));
   return { ...group, createdAt, groupName, known: { parts, sources, keys } };
 });
 

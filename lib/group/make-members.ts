@@ -33,6 +33,7 @@ import { makeReady } from "../snapshot/finish.ts";
 import type { SourceVolume, SourceVolumeError } from "../snapshot/source-volume.ts";
 import { memberImageName } from "./attempt.ts";
 import type { Member } from "./member.ts";
+import { proveMarked } from "./member-keys.ts";
 import { partOf, type Parts, partsOf } from "./point-in-time.ts";
 import { type Group, type GroupSpec, sourceOf } from "./request.ts";
 
@@ -152,7 +153,8 @@ export const makeMembers = Effect.fnUntraced(function* (
       const volume = yield* Effect.fromResult(source);
       const part = yield* partOf(group, parts, image.member);
       const key = known === undefined ? yield* readSourceKey(volume, spec.secrets) : known.keys[i];
-      const { sizeBytes } = yield* makeMember(spec, image, { source: volume, part, key }, isNew);
+      const isSettled = isNew || (yield* stage("look at key", proveMarked(group, image.member, key)));
+      const { sizeBytes } = yield* makeMember(spec, image, { source: volume, part, key, isSettled }, isNew);
       return sizeBytes;
     });
   });
@@ -162,13 +164,15 @@ interface ToClone {
   readonly source: SourceVolume;
   readonly part: bigint;
   readonly key: SourceKey | undefined;
+  /** It is proven to be that of the point in time. */
+  readonly isSettled: boolean;
 }
 
 /** Clones the member's part of the group's snapshot, and makes the clone ready. */
 const makeMember = Effect.fnUntraced(function* (
   { parameters, secrets }: GroupSpec,
   { member: { pool, uuid, snapshotId }, imageName: found }: MemberImage,
-  { source, part, key }: ToClone,
+  { source, part, key, isSettled }: ToClone,
   isNew: boolean,
 ): Effect.fn.Return<ImageStatus, MakeMembersError, Needs> {
   const rbd = yield* Rbd;
@@ -178,7 +182,7 @@ const makeMember = Effect.fnUntraced(function* (
   const clone = rbd.imageClone(snapshot, pool, imageName, holderSpec(source.image));
   yield* stage("clone", Effect.catchTag(clone, ["Exists", "ImageSnapshotNotFound"], asRaced));
   const status = yield* stage("clone", orRaced(rbd.imageStatus(pool, imageName)));
-  yield* copySnapshotKey(source, key, { snapshotId, pool, imageName }, secrets);
+  yield* copySnapshotKey(source, key, { snapshotId, pool, imageName }, secrets, isSettled);
   const complete = (imageId: string) => journal.storeOwnImageId(SNAPSHOTS, pool, uuid, imageName, imageId);
   yield* makeReady({ pool, uuid, imageName }, { complete }, status.id, parameters).pipe(
     Effect.tapErrorTag("Raced", () => Effect.ignore(discardReplaced(pool, uuid, imageName))),

@@ -27,11 +27,13 @@ import { limitSnapshots } from "../images/snapshot-limit.ts";
 import { nextName, previousNames } from "../journal/attempt-names.ts";
 import { recordPoint, replaceGroup, replaceHalfMade } from "../journal/group-snapshots.ts";
 import * as journal from "../journal/journal.ts";
+import type { HoldKeyError, SourceKey } from "../kms/keep-key.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import { settleAll } from "../operations/settle-all.ts";
 import { memberImageName, orUndoFound, removeUnrecorded, undoAttempt } from "./attempt.ts";
 import type { Member, MemberWithSource } from "./member.ts";
+import { markKeys } from "./member-keys.ts";
 import type { Group, GroupSpec, GroupWithSources } from "./request.ts";
 
 /** By label of the member's volume image, the id of its part of the RBD group's snapshot. */
@@ -45,14 +47,16 @@ export interface PointInTime {
   readonly groupName: string;
 }
 
-export type TakePointInTimeError = CephError | Conflict | Precondition | TooMany | JournalCorrupt;
+export type TakePointInTimeError = HoldKeyError | Conflict | Precondition | TooMany | JournalCorrupt;
 type Needs = Ceph | DriverSettings | Flatten | Compensations;
 
 const { GROUPS, SNAPSHOTS } = journal;
 
+/** `keys`: of the members, as they were read just now. */
 export const takePointInTime = Effect.fn("group.takePointInTime")(function* (
   spec: GroupSpec,
   found: GroupWithSources,
+  keys: readonly (SourceKey | undefined)[],
 ): Effect.fn.Return<PointInTime, TakePointInTimeError, Needs> {
   const rbd = yield* Rbd;
   yield* orUndoFound(spec, found)(stage("limit snapshots", limitMembers(found)));
@@ -65,6 +69,7 @@ export const takePointInTime = Effect.fn("group.takePointInTime")(function* (
     Effect.catchTag(rbd.groupSnapshotCreate(pool, groupName, groupName), "Exists", asRaced),
   );
   const point = yield* stage("look at point in time", lookAtPoint(spec, group));
+  yield* stage("mark keys", Effect.catchTag(markKeys(group, keys), "ObjectNotFound", asRaced));
   const recorded = recordPoint(pool, uuid, groupName, point.createdAt);
   yield* stage(
     "record point in time",

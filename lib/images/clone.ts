@@ -93,11 +93,15 @@ const isMarked = ({ pool, image, snapshot }: Transient): Effect.Effect<boolean, 
     Effect.map(rbd.snapshots(pool, image), (all) => all.some(({ kind, name }) => kind === "user" && name === snapshot)),
   );
 
-/** Makes the transient snapshot, clones the target from it, and removes the snapshot. */
-export const cloneThrough = Effect.fn("images.cloneThrough")(function* (
+/**
+ * Makes the transient snapshot, clones the target from it, and removes the snapshot. `complete` comes while that is there: what
+ * it does is done of a target that is whole.
+ */
+export const cloneThrough = Effect.fn("images.cloneThrough")(function* <E = never, R = never>(
   source: Transient,
   { pool, image, spec, forgotten }: Target,
-): Effect.fn.Return<void, CephError, Rados | Rbd> {
+  complete: Effect.Effect<void, E, R> = Effect.void,
+): Effect.fn.Return<void, CephError | E, Rados | Rbd | R> {
   const rbd = yield* Rbd;
   yield* rbd
     .snapshotCreate(source.pool, source.image, source.snapshot, source.clients)
@@ -109,6 +113,7 @@ export const cloneThrough = Effect.fn("images.cloneThrough")(function* (
     ),
     Effect.catchTag("ImageSnapshotNotFound", asRaced),
   );
+  yield* complete;
   yield* removed(source);
 });
 

@@ -570,6 +570,34 @@ export const freeName = Effect.fnUntraced(function* (
 export const forget = (kind: Kind, pool: PoolRef, uuid: string): Effect.Effect<void, CephError, Rados> =>
   Effect.flatMap(Rados, (rados) => rados.objectRemove(pool, uuidObject(kind, uuid)));
 
+/** ceph-csi looks at keys in `csi.` only. */
+const keyMark = (attempt: string): string => `csi-rbd.key.${attempt}`;
+
+/** Writes a mark of the key of a snapshot that an attempt is to make, into the entry that is there. */
+export const writeKeyMark = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  attempt: string,
+  mark: string,
+): Effect.Effect<void, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    rados.omapWrite(pool, uuidObject(kind, uuid), { object: "require", set: { [keyMark(attempt)]: mark } }),
+  );
+
+/** `undefined`: there is none. */
+export const readKeyMark = (
+  kind: Kind,
+  pool: PoolRef,
+  uuid: string,
+  attempt: string,
+): Effect.Effect<string | undefined, CephError, Rados> =>
+  Effect.flatMap(Rados, (rados) =>
+    Effect.map(rados.omapGet(pool, uuidObject(kind, uuid), [keyMark(attempt)]), (values) =>
+      values?.get(keyMark(attempt)),
+    ),
+  );
+
 const NOTHING: Attributes = attributesFrom(VOLUMES, new Map());
 
 /** A pool id is an int64 that is not negative. */

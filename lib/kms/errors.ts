@@ -105,6 +105,13 @@ export class KeyExists extends Data.TaggedError("KeyExists")<{
   }
 }
 
+/** The key of a volume was exchanged while the volume was copied: the copy may have no slot that the key opens. */
+export class KeyChanged extends Data.TaggedError("KeyChanged")<{ readonly volumeId: string }> {
+  override get message(): string {
+    return `the key of ${this.volumeId} was exchanged (EncryptionKeyRotate) while it was copied. The copy was taken back; the automatic retry takes it with the new key`;
+  }
+}
+
 /** Whatever can be wrong when a store is asked, besides the presence of the key. */
 export type KmsError =
   | InvalidSecret

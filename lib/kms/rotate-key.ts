@@ -21,6 +21,8 @@ export interface Rotation {
   readonly state: EncryptionState;
   readonly old: Key;
   readonly next: Key;
+  /** The store has the key, and not the image. */
+  readonly isInStore: boolean;
   readonly keepNext: Effect.Effect<void, CephError | KeyExists | KeyNotFound | KmsError, Rbd>;
 }
 
@@ -41,7 +43,8 @@ export const beginRotation = Effect.fn("kms.beginRotation")(function* (
   const old = yield* keyOfImage(store, volumeId, found);
   const next = yield* store.newKey;
   const { state } = found;
-  if (store.kind === "keeping") return { state, old, next, keepNext: store.replace(volumeId, old, next) };
+  const isInStore = store.kind === "keeping";
+  if (isInStore) return { state, old, next, isInStore, keepNext: store.replace(volumeId, old, next) };
   const wrapped = { now: found.isOldName ? "" : (found.wrapped ?? ""), next: yield* store.wrap(volumeId, next) };
-  return { state, old, next, keepNext: claimImageKeys(image, { wrapped }) };
+  return { state, old, next, isInStore, keepNext: claimImageKeys(image, { wrapped }) };
 });

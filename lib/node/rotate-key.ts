@@ -21,7 +21,9 @@
  *    keeps them apart. It is renewed before each change, so it outlives each call.
  * 4. Only slots 0 and 1 are touched. Others, such as an administrator's, stay.
  * 5. A copy has the header of one moment and the key of another. So while the image has a snapshot that a copy goes through,
- *    no key is exchanged: looked at first, and before the old key goes.
+ *    no key is exchanged: looked at first, and before the old key goes. Whoever copies looks at the key once more, too
+ *    (lib/kms/keep-key.ts, `holdKey`).
+ * 6. A key that a store keeps is not exchanged while the image is mirrored: the header of the other cluster's image is older.
  */
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
@@ -90,9 +92,10 @@ const rotateLocked = Effect.fnUntraced(function* (spec: RotateSpec) {
       remedy,
     );
   }
-  const device = yield* stage("look at node", writableDevice(spec, image));
+  const { device, isMirrored } = yield* stage("look at node", writableDevice(spec, image));
   const request: VolumeKeyRequest = { volumeId, image, ...image.encryption, secrets };
-  yield* whileAlone(volumeId, image, (renew) => exchange(request, device, renew, proveStillNotCopied(image)));
+  const volume = { request, device, isMirrored, notCopied: proveStillNotCopied(image) };
+  yield* whileAlone(volumeId, image, (renew) => exchange(volume, renew));
 });
 
 const refusal = (volumeId: string, problem: string, remedy?: string): Precondition =>
@@ -106,14 +109,18 @@ const refusal = (volumeId: string, problem: string, remedy?: string): Preconditi
 const writableDevice = Effect.fnUntraced(function* (
   { volumeId, context }: RotateSpec,
   image: VolumeImage,
-): Effect.fn.Return<string, CephError | HostError | NotReadyYet | Precondition, Host | Rbd> {
+): Effect.fn.Return<
+  Pick<ToRotate, "device" | "isMirrored">,
+  CephError | HostError | NotReadyYet | Precondition,
+  Host | Rbd
+> {
   const status = yield* (yield* Rbd).imageStatus(image.pool, image.imageName);
   yield* proveNotCopied(image, status);
   const all = (yield* (yield* Host).mappedDevices).map(stackOver);
   const its = devicesOfImage(all, image, status, cookieOf(context)).map(({ mapped }) => mapped);
   const open = its.filter(({ crypt, served }) => crypt !== undefined && served);
   const writable = open.find(({ readOnly }) => !readOnly);
-  if (writable !== undefined) return writable.path;
+  if (writable !== undefined) return { device: writable.path, isMirrored: status.mirror !== "disabled" };
   if (open.length > 0) return yield* refusal(volumeId, "is mapped read-only on this node", "Use it with a writer");
   return yield* refusal(volumeId, "is not staged on this node, or its device is gone", "Ask a node that has it staged");
 });
@@ -172,15 +179,21 @@ const whileAlone = Effect.fnUntraced(function* <A, E, R>(
 
 const isSame = (one: Key, other: Key): boolean => Redacted.value(one) === Redacted.value(other);
 
+interface ToRotate {
+  readonly request: VolumeKeyRequest;
+  readonly device: string;
+  readonly isMirrored: boolean;
+  readonly notCopied: Effect.Effect<void, CephError | NotReadyYet, Rbd>;
+}
+
 const exchange = Effect.fnUntraced(function* (
-  request: VolumeKeyRequest,
-  device: string,
+  { request, device, isMirrored, notCopied }: ToRotate,
   renew: Effect.Effect<void, CephError | NotReadyYet>,
-  notCopied: Effect.Effect<void, CephError | NotReadyYet, Rbd>,
 ): Effect.fn.Return<void, RotateError, Host | Kms | Rbd> {
   const host = yield* Host;
   const { volumeId } = request;
-  const { state, old, next, keepNext } = yield* stage("make new key", beginRotation(request));
+  const { state, old, next, isInStore, keepNext } = yield* stage("make new key", beginRotation(request));
+  if (isMirrored && isInStore) return yield* refusal(volumeId, ...MIRRORED);
   if (state !== "encrypted") return yield* refusal(volumeId, "was never staged, as its image says");
   const empty = (slot: number, key: Key) =>
     host.killCryptSlot({ device, slot, key, by: slot === LIVE ? BACKUP : LIVE });
@@ -201,6 +214,12 @@ const exchange = Effect.fnUntraced(function* (
   yield* stage("look for copies", notCopied);
   yield* stage("remove old key", Effect.andThen(renew, empty(BACKUP, next)));
 });
+
+/** A failover may come between the two. */
+const MIRRORED = [
+  "is mirrored to another cluster, which gets the new header later than its key store gets the new key",
+  'Disable mirroring of the image ("rbd mirror image disable") until the key is exchanged, or copy it into a class with a KMS that wraps keys: those travel with the image',
+] as const;
 
 const whereElse = (slot: number | undefined): readonly [problem: string, remedy: string] =>
   slot === undefined

@@ -32,7 +32,7 @@ import type {
 import type { InvalidSize, SizeOutOfRange } from "../csi/size.ts";
 import { Code, RpcError } from "../grpc/status.ts";
 import type { HostError } from "../host/errors.ts";
-import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
+import type { KeyChanged, KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
 import type { Operation } from "./operation.ts";
 
 export type DomainError =
@@ -40,6 +40,7 @@ export type DomainError =
   | HostError
   | KmsError
   | KeyNotFound
+  | KeyChanged
   | KeyExists
   | ConfigError
   | InvalidParameter
@@ -136,6 +137,7 @@ const OUTCOMES = {
   KeyDamaged: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   KeyNotFound: { code: Code.FAILED_PRECONDITION, outcome: "none" },
   KeyExists: { code: Code.ABORTED, outcome: "none" },
+  KeyChanged: { code: Code.ABORTED, outcome: "none" },
 } as const satisfies Readonly<Record<DomainError["_tag"], { readonly code: Code; readonly outcome: Outcome }>>;
 
 /** The table, for the test that proves invariant 2 over every row. */

@@ -52,6 +52,7 @@ import { limitSnapshots } from "../images/snapshot-limit.ts";
 import * as journal from "../journal/journal.ts";
 import { type LocatedVolume, locateVolume } from "../journal/locate.ts";
 import { begin, type Begun, describeBegun, type Making, makingOf, orDiscard, takenOver } from "../journal/making.ts";
+import { holdKey, isHeld, type KeyToKeep } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
@@ -243,7 +244,7 @@ const holdPointInTime = Effect.fnUntraced(function* (
   const snapshotId = yield* handleOf(spec, source.volume, uuid);
   const key = yield* chooseSnapshotKey(source, sourceKey, { snapshotId, pool, imageName }, spec.secrets, making);
   const image = yield* Effect.catchTag(
-    cloneSource(source, { uuid, imageName, making }, earlier === undefined),
+    cloneSource(source, { uuid, imageName, making }, key, earlier === undefined),
     "ImageNotFound",
     asRaced,
   );
@@ -287,7 +288,8 @@ const lookAtClone = Effect.fnUntraced(function* (
  */
 const cloneSource = Effect.fnUntraced(function* (
   { volume: { pool, imageName: source }, image }: SourceVolume,
-  { uuid, imageName, making: { takeOver, undo } }: Pick<HeldPointInTime, "uuid" | "imageName" | "making">,
+  { uuid, imageName, making: { proveOwn, takeOver, undo } }: Pick<HeldPointInTime, "uuid" | "imageName" | "making">,
+  key: KeyToKeep | undefined,
   isNew: boolean,
 ): Effect.fn.Return<PointInTime, CreateSnapshotError, Needs | Compensations> {
   const rbd = yield* Rbd;
@@ -296,9 +298,11 @@ const cloneSource = Effect.fnUntraced(function* (
   const target = { pool, image: imageName, spec: holderSpec(image), snapshots: [imageName], forgotten, takeOver };
   const look = lookAtClone(pool, imageName);
   if (!isNew && (yield* stage("resume clone", resumeClone(transient, target)))) {
-    return yield* stage("look at clone", look);
+    if (yield* stage("look at key", isHeld(key))) return yield* stage("look at clone", look);
+    yield* stage("take back clone without key", clearUnfinished(pool, imageName, takeOver, [imageName]));
   }
-  return yield* step("hold point in time", Effect.andThen(cloneThrough(transient, target), look), {
+  const taken = cloneThrough(transient, target, stage("keep key", holdKey(key, proveOwn)));
+  return yield* step("hold point in time", Effect.andThen(taken, look), {
     when: "started",
     undo: undo(
       Effect.andThen(

@@ -17,13 +17,14 @@ import { undoKey } from "../images/key-removal.ts";
 import { asRaced } from "../images/races.ts";
 import type { Attributes } from "../journal/journal.ts";
 import type { Making } from "../journal/making.ts";
-import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
+import type { KeyChanged, KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
 import type { ImageRef } from "../kms/image-keys.ts";
 import {
   copiedVolumeKey,
   keepKey,
   type KeyRequest,
   type KeyToKeep,
+  settled,
   type SourceKey,
   sourceKey,
 } from "../kms/keep-key.ts";
@@ -33,7 +34,7 @@ import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { SourceVolume } from "./source-volume.ts";
 
-export type SnapshotKeyError = CephError | InvalidParameter | KeyExists | KeyNotFound | KmsError;
+export type SnapshotKeyError = CephError | InvalidParameter | KeyChanged | KeyExists | KeyNotFound | KmsError;
 
 type Secrets = KeyRequest["secrets"];
 
@@ -80,16 +81,18 @@ export const keepSnapshotKey = (
 ): Effect.Effect<void, SnapshotKeyError, Rbd> =>
   key === undefined ? Effect.void : stage("keep key", Effect.catchTag(keepKey(key, image), "ImageNotFound", asRaced));
 
-/** Wraps and keeps the key of a snapshot that nothing undoes any more. */
+/** Wraps and keeps the key of a snapshot that nothing undoes any more. `isSettled`: it is proven to be that of its moment. */
 export const copySnapshotKey = Effect.fn("snapshot.copyKey")(function* (
   { volume, encryption }: SourceVolume,
   source: SourceKey | undefined,
   snapshot: SnapshotToKey,
   secrets: Secrets,
+  isSettled: boolean,
 ): Effect.fn.Return<void, SnapshotKeyError, Kms | Rbd> {
   if (encryption === undefined || source === undefined) return;
   const request = requestFor(snapshot.snapshotId, encryption, volume.attributes, secrets);
-  yield* keepSnapshotKey(yield* stage("choose key", copiedVolumeKey(source, request)), snapshot);
+  const key = yield* stage("choose key", copiedVolumeKey(source, request));
+  yield* keepSnapshotKey(isSettled ? settled(key) : key, snapshot);
 });
 
 /**

@@ -120,7 +120,7 @@ export const findSource = Effect.fn("volume.findSource")(function* (
     return yield* new InvalidRequest({ field: SIZE_FIELD, reason });
   }
   if (encryption === undefined) return source;
-  return { ...source, key: yield* readSourceKey(located, encryption, copy.secrets) };
+  return { ...source, key: yield* readSourceKey(request, located, encryption, copy.secrets) };
 });
 
 /** A copy shares its source's blocks: both are encrypted, or neither. */
@@ -141,9 +141,14 @@ const proveSameKind = (
   return Effect.fail(new InvalidParameter({ field: "encrypted", reason }));
 };
 
-const readSourceKey = (located: LocatedVolume, encryption: Encryption, secrets: CopyRequest["secrets"]) => {
+const readSourceKey = (
+  { kind }: SourceRequest,
+  located: LocatedVolume,
+  encryption: Encryption,
+  secrets: CopyRequest["secrets"],
+) => {
   const request = { ...encryption, volumeId: located.handle, owner: located.attributes?.owner, secrets };
-  return stage("read key of source", sourceKey(request, located));
+  return stage("read key of source", sourceKey(request, located, kind === "snapshot"));
 };
 
 const snapshotToCopy = Effect.fnUntraced(function* (located: LocatedVolume) {

@@ -30,6 +30,7 @@ import { asRaced, orRaced, statusIfThere } from "../images/races.ts";
 import { clearUnfinished, discardUnfinished } from "../images/removal.ts";
 import * as journal from "../journal/journal.ts";
 import { locateVolume } from "../journal/locate.ts";
+import { holdKey, type HoldKeyError, isHeld, type KeyToKeep } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
 import { type Compensations, step } from "../operations/compensation.ts";
 import { stage } from "../operations/pipeline.ts";
@@ -104,10 +105,11 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
   spec: CreateVolumeSpec,
   source: CopySource,
   reserved: ReservedVolume,
+  key: KeyToKeep | undefined,
   fresh: boolean,
 ): Effect.fn.Return<
   bigint,
-  CephError | Conflict | NotReadyYet | Precondition,
+  HoldKeyError | Conflict | NotReadyYet | Precondition,
   Ceph | DriverSettings | Purge | Compensations
 > {
   const rbd = yield* Rbd;
@@ -119,8 +121,12 @@ export const createCopy = Effect.fn("volume.createCopy")(function* (
   // The source was there when it was looked for: the next call cleans up where it does not come back.
   const resume = Effect.catchTag(resumeCopy(source, target), "ImageNotFound", asRaced);
   // A resume that fails is not undone, because what it looks at may be another driver's work.
-  const done = fresh ? NOTHING_DONE : yield* stage("clear", resume);
-  yield* step("clone", Effect.catchTag(copySource(source, target, done), "ImageNotFound", asRaced), {
+  const found = fresh ? NOTHING_DONE : yield* stage("clear", resume);
+  const isUsable = (!found.temp && !found.image) || (yield* stage("look at key", isHeld(key)));
+  if (!isUsable) yield* stage("take back copy without key", takeBack(target));
+  const done = isUsable ? found : NOTHING_DONE;
+  const held = stage("keep key", holdKey(key, reserved.making.proveOwn));
+  yield* step("clone", Effect.catchTag(copySource(source, target, done, held), "ImageNotFound", asRaced), {
     when: "started",
     undo: discardNew(reserved, removeTraces(source, pool, image), dropUnneeded(source, target)),
   });
@@ -178,18 +184,30 @@ const resumeCopy = Effect.fnUntraced(function* (source: CopySource, target: Targ
   return { temp, image: yield* resumeClone(first, target, obsolete) };
 });
 
-/** Makes the image from the source, as far as it is not done. */
-const copySource = Effect.fnUntraced(function* (source: CopySource, target: Target, done: Progress) {
+/** A copy that is whole, and the image that it goes through. Nobody was told of it. */
+const takeBack = Effect.fnUntraced(function* ({ pool, image, takeOver }: Target) {
+  yield* clearUnfinished(pool, image, takeOver);
+  yield* removeTemp(pool, image);
+});
+
+/** Makes the image from the source, as far as it is not done. `held` comes while the snapshot of the source is there. */
+const copySource = Effect.fnUntraced(function* <E, R>(
+  source: CopySource,
+  target: Target,
+  done: Progress,
+  held: Effect.Effect<void, E, R>,
+) {
   const rbd = yield* Rbd;
   const { pool, image, spec } = target;
   if (source.kind === "snapshot") {
-    return yield* stage("clone", rbd.imageClone(snapshotOf(source), pool, image, spec).pipe(orNotReady(source)));
+    yield* stage("clone", rbd.imageClone(snapshotOf(source), pool, image, spec).pipe(orNotReady(source)));
+    return yield* held;
   }
   if (done.image) return;
   const [first, second] = transients(source, pool, image);
-  if (source.direct && !done.temp) return yield* stage("clone", cloneThrough(first, target));
+  if (source.direct && !done.temp) return yield* stage("clone", cloneThrough(first, target, held));
   const temp = imageBetween(source, target);
-  if (!done.temp) yield* stage("snapshot source", cloneThrough(first, temp));
+  if (!done.temp) yield* stage("snapshot source", cloneThrough(first, temp, held));
   yield* stage(
     "clone",
     // Only this request uses the image in between; whoever removed it serves the same request.

@@ -36,7 +36,8 @@ import { Purge } from "../images/purge.ts";
 import { orRaced } from "../images/races.ts";
 import * as journal from "../journal/journal.ts";
 import { orDiscard } from "../journal/making.ts";
-import type { KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
+import type { KeyChanged, KeyExists, KeyNotFound, KmsError } from "../kms/errors.ts";
+import type { KeyToKeep } from "../kms/keep-key.ts";
 import type { Kms } from "../kms/kms.ts";
 import { compensated, type Compensations, step } from "../operations/compensation.ts";
 import { LockKey, shared } from "../operations/lock-keys.ts";
@@ -75,6 +76,7 @@ export type CreateVolumeError =
   | CreateRequestError
   | HalfMade
   | JournalCorrupt
+  | KeyChanged
   | KeyExists
   | KeyNotFound
   | KmsError
@@ -133,7 +135,7 @@ const createOver = Effect.fnUntraced(function* (
   const reserved = yield* reserveName(spec, earlier);
   const volumeId = yield* handleOf(spec, reserved, poolId);
   const key = yield* chooseKey(spec, reserved, volumeId, source?.key);
-  const image = yield* makeImage(spec, earlier, source, reserved);
+  const image = yield* makeImage(spec, earlier, { source, key }, reserved);
   if (image.existing !== undefined) yield* stage("compare", proveFits(spec, reserved, image.existing));
   yield* keepChosenKey(key, reserved);
   yield* stage("commit", commit(spec, reserved, image, source));
@@ -156,7 +158,7 @@ const foundImage = (existing: ImageHeader): Made => ({ id: existing.id, existing
 const makeImage = Effect.fnUntraced(function* (
   spec: CreateVolumeSpec,
   { reservation, image: existing }: EarlierAttempt,
-  source: CopySource | undefined,
+  { source, key }: { readonly source: CopySource | undefined; readonly key: KeyToKeep | undefined },
   reserved: ReservedVolume,
 ): Effect.fn.Return<Made, CreateVolumeError, Needs | Compensations> {
   const isNew = reservation === undefined;
@@ -168,7 +170,7 @@ const makeImage = Effect.fnUntraced(function* (
   yield* describe;
   if (existing !== undefined) return foundImage(existing);
   if (source === undefined) return yield* createEmpty(spec, reserved);
-  return newImage(undefined, yield* createCopy(spec, source, reserved, isNew));
+  return newImage(undefined, yield* createCopy(spec, source, reserved, key, isNew));
 });
 
 /** Makes the image, unless another driver, or an earlier call that had timed out, was faster. */

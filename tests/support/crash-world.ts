@@ -50,6 +50,8 @@ export interface Scenario {
   readonly ceph?: (inner: CephCalls) => CephCalls;
   /** What it ends with, if not OK. */
   readonly code?: string;
+  /** The image is there before the call. */
+  readonly hasImage?: true;
   readonly creates?: boolean;
   /** The name is free at first: when its volume is deleted, the cluster is as before. */
   readonly isFresh?: boolean;
@@ -140,6 +142,7 @@ export const scenarios: readonly Scenario[] = [
     prepare: anImageAlone,
     call: create,
     creates: true,
+    hasImage: true,
   },
   {
     name: "CreateVolume of a half-reserved name that has the name of an image",
@@ -158,6 +161,7 @@ export const scenarios: readonly Scenario[] = [
     prepare: aVolume,
     call: create,
     creates: true,
+    hasImage: true,
   },
   {
     name: "CreateVolume of a volume that is half deleted",

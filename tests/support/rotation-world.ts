@@ -5,7 +5,7 @@
 import * as Effect from "effect/Effect";
 import * as Redacted from "effect/Redacted";
 import { diskOf, type Luks, type MemoryNode, setSlot, slotsOf } from "./host-memory.ts";
-import { type Kept, keepingStore, wrappingStore } from "./key-stores.ts";
+import { type AroundAny, interceptedStore, type Kept, keepingStore, wrappingStore } from "./key-stores.ts";
 import { aNode, ENCRYPTED, IMAGE, nodeOn, STAGING, staging, UUID, VOLUME } from "./node-world.ts";
 import type { MemoryCluster } from "./ceph-memory/memory.ts";
 import type { DriverWorld } from "./one-world.ts";
@@ -30,6 +30,12 @@ export const storesOf = ({ kept }: Pick<RotationWorld, "kept">) => ({
   keeper: keepingStore(kept),
   wrapper: wrappingStore(),
 });
+
+/** The volume's key stores, each of whose calls goes through `around`. */
+export const interceptedStores = (world: Pick<RotationWorld, "kept">, around: AroundAny) => {
+  const { keeper, wrapper } = storesOf(world);
+  return { keeper: interceptedStore(keeper, around), wrapper: interceptedStore(wrapper, around) };
+};
 
 /** A driver of the node with the volume's key stores. */
 export const rotatingDriver = (world: RotationWorld, given: Pick<DriverWorld, "ceph" | "host"> = {}) =>

@@ -56,6 +56,20 @@ describe.each(KINDS)("a rotation with the key store %p", (kind) => {
     expect(world.host.encrypted).toHaveLength(1);
   });
 
+  test("Of a mirrored image, only a key that travels with it is exchanged", async () => {
+    const world = await aStagedVolume(kind);
+    const before = await keysOf(world);
+    world.cluster.image("rbd", IMAGE).mirror = "primary";
+    await using driver = rotatingDriver(world);
+    const rotation = driver.rotateKey(rotating);
+    if (kind === "wrapper") {
+      expect(await rotation).toEqual({});
+      return;
+    }
+    await proveRefused(rotation, "FAILED_PRECONDITION", "is mirrored to another cluster");
+    expect(await keysOf(world)).toEqual(before);
+  });
+
   test("No key is in what the driver logs, and the lock's object is gone", async () => {
     const world = await aStagedVolume(kind);
     const first = await keptKey(world);

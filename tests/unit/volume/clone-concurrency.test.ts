@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect";
 import { Busy } from "../../../lib/ceph/errors.ts";
 import { held, intercepted, latency, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { NOT_FINAL } from "../../support/host-faults.ts";
 import { aDriver, type Driver } from "../../support/one-world.ts";
 import {
   aSource,
@@ -299,7 +300,8 @@ describe("two drivers over one cluster", () => {
           const failure = await failureOf(call(drivers === 1 || roll(2) === 0 ? first : second));
           const code = failure?.code ?? "OK";
           if (final.includes(code)) return code;
-          if (code !== "ABORTED" || tries > 200) throw new Error(`${what}, seed ${seed}: ${code} ${failure?.message}`);
+          if (!NOT_FINAL.includes(code) || tries > 200)
+            throw new Error(`${what}, seed ${seed}: ${code} ${failure?.message}`);
           await Bun.sleep(1);
         }
       };
