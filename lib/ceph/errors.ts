@@ -68,12 +68,17 @@ export class Raced extends Data.TaggedError("Raced")<About> {
 }
 /**
  * `watchers` are the addresses of those who have the image open, if they are known. `inGroup`: nobody needs to have it
- * open, because it is the RBD group that the image is in.
+ * open, because it is the RBD group that the image is in. `flattened`: how far the manager is with a flatten of it, 0 to 1; one
+ * of the watchers is the manager then.
  */
 export class Busy extends Data.TaggedError("Busy")<
-  About & { readonly watchers?: readonly string[]; readonly inGroup?: true }
+  About & { readonly watchers?: readonly string[]; readonly inGroup?: true; readonly flattened?: number }
 > {
   override get message() {
+    if (this.flattened !== undefined) {
+      const open = (this.watchers ?? []).join(", ");
+      return `${this.subject} is being flattened by the Ceph manager (${Math.floor(this.flattened * 100)} % done), which has it open (${open}). Wait for the end, which "ceph rbd task list" shows; the retry goes on then`;
+    }
     if (this.inGroup) {
       return `${this.subject} is in an RBD group (${this.op}). Find the group with "rbd info", take the image out of it with "rbd group image remove", then retry`;
     }

@@ -10,6 +10,7 @@
 import * as Effect from "effect/Effect";
 import { Busy, type CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
+import { Manager } from "../ceph/manager.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import type { ImageStatus, Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
@@ -102,7 +103,7 @@ export const provenUnused = Effect.fn("images.provenUnused")(function* (
   pool: PoolRef,
   imageName: string,
   mirrorDaemons: number,
-): Effect.fn.Return<ImageStatus | undefined, CephError | Precondition, Rbd | DriverSettings> {
+): Effect.fn.Return<ImageStatus | undefined, CephError | Precondition, Manager | Rbd | DriverSettings> {
   const { inUsePatience } = yield* DriverSettings;
   const look = Effect.tap(statusIfThere(pool, imageName), (image) =>
     image === undefined ? Effect.void : proveUnused(pool, imageName, image, { mirrorDaemons }),
@@ -111,5 +112,20 @@ export const provenUnused = Effect.fn("images.provenUnused")(function* (
     while: ({ _tag }) => _tag === "Busy",
     first: "250 millis",
     patience: inUsePatience,
-  });
+  }).pipe(Effect.catchTag("Busy", (busy) => orFlattened(pool, imageName, busy)));
+});
+
+/** Nobody may be told to fence the manager. */
+const orFlattened = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  imageName: string,
+  busy: Busy,
+): Effect.fn.Return<never, Busy, Manager> {
+  const tasks = yield* Effect.orElseSucceed((yield* Manager).managerTasks(pool.access), () => []);
+  const task = tasks.find(
+    ({ action, image, namespace, pool: of }) =>
+      action === "flatten" && image === imageName && of === pool.pool && namespace === pool.namespace,
+  );
+  const { op, subject, watchers = [] } = busy;
+  return yield* task === undefined ? busy : new Busy({ op, subject, watchers, flattened: task.progress ?? 0 });
 });

@@ -5,6 +5,7 @@
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
+import type { Manager } from "../ceph/manager.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
 import type { CephError } from "../ceph/errors.ts";
@@ -25,7 +26,7 @@ export const removeTemp = (
   pool: PoolRef,
   imageName: string,
   mirrorDaemons = 0,
-): Effect.Effect<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> =>
+): Effect.Effect<void, CephError | Precondition, DriverSettings | Manager | Purge | Rados | Rbd> =>
   removeImages([{ pool, imageName: tempImage(imageName), snapshots: [imageName] }], mirrorDaemons);
 
 /**

@@ -13,6 +13,7 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
+import type { Manager } from "../ceph/manager.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { DRIVERS_MARKS, type DriversMark, type ImageStatus, Rbd } from "../ceph/rbd.ts";
 import type { DriverSettings } from "../config/settings.ts";
@@ -81,7 +82,7 @@ export const finishRemoval = Effect.fnUntraced(function* (
 export interface Leftover {
   readonly snapshot: string;
   /** Takes it away, and what it marks as half made. */
-  readonly clear: Effect.Effect<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd>;
+  readonly clear: Effect.Effect<void, CephError | Precondition, DriverSettings | Manager | Purge | Rados | Rbd>;
 }
 
 export interface Removal {
@@ -109,7 +110,7 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
   removals: readonly Removal[],
   mirrorDaemons: number,
   first: Effect.Effect<void, CephError, Rados> = Effect.void,
-): Effect.fn.Return<void, CephError | Precondition, DriverSettings | Purge | Rados | Rbd> {
+): Effect.fn.Return<void, CephError | Precondition, DriverSettings | Manager | Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
   const purge = yield* Purge;
   for (const { pool } of removals) yield* purge.visit(pool);
@@ -163,7 +164,7 @@ interface Looked {
 const provenRemovable = Effect.fnUntraced(function* (
   removals: readonly Removal[],
   mirrorDaemons: number,
-): Effect.fn.Return<readonly Looked[], CephError | Precondition, DriverSettings | Rados | Rbd> {
+): Effect.fn.Return<readonly Looked[], CephError | Precondition, DriverSettings | Manager | Rados | Rbd> {
   const look = lookAt(removals, mirrorDaemons);
   const looked = yield* look;
   for (const { removal, image } of looked) {
@@ -180,7 +181,7 @@ const provenRemovable = Effect.fnUntraced(function* (
 const lookAt = Effect.fnUntraced(function* (
   removals: readonly Removal[],
   mirrorDaemons: number,
-): Effect.fn.Return<readonly Looked[], CephError | Precondition, DriverSettings | Rados | Rbd> {
+): Effect.fn.Return<readonly Looked[], CephError | Precondition, DriverSettings | Manager | Rados | Rbd> {
   const looked = yield* Effect.forEach(removals, (removal) =>
     Effect.map(provenUnused(removal.pool, removal.imageName, mirrorDaemons), (image) => ({ removal, image })),
   );

@@ -15,6 +15,7 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
+import type { Manager } from "../ceph/manager.ts";
 import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import { DriverSettings } from "../config/settings.ts";
@@ -36,7 +37,7 @@ import {
   VOLUMES,
 } from "../journal/journal.ts";
 
-type Needs = DriverSettings | Purge | Rados | Rbd;
+type Needs = DriverSettings | Purge | Manager | Rados | Rbd;
 
 /** Those of the snapshots that a driver left, each with the way to clear it. Changes nothing itself. */
 export const leftoverSnapshots = Effect.fn("volume.leftoverSnapshots")(function* (

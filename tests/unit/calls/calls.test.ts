@@ -58,14 +58,15 @@ const callsOf = async (
   const made = calls();
   expect(await time.until(ended)).toBe(code);
   await idle(cluster);
-  // A call that waits repeats its last look, once for each pause.
+  // A call that waits repeats its last look, once for each pause. What it asks after that counts.
   const told = ({ method, subject }: CephCall) => `${method} ${subject}`;
-  const repeated = calls().slice(made.length);
-  expect(repeated.map(told)).toEqual(made.slice(-1).flatMap((last) => repeated.map(() => told(last))));
+  const later = calls().slice(made.length);
+  const waited = later.findIndex((call) => told(call) !== told(made.at(-1) ?? call));
+  const behind = waited < 0 ? [] : later.slice(waited);
   const all = calls().length;
   await time.pass(A_MOMENT);
   await idle(cluster);
-  return [...made, ...calls().slice(all)].map(({ method }) => method);
+  return [...made, ...behind, ...calls().slice(all)].map(({ method }) => method);
 };
 
 /** By then the driver has removed small images from the trash, and given the others to the manager. */

@@ -101,6 +101,25 @@ describe("deletion of a snapshot", () => {
     expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(id)]);
   });
 
+  test("DeleteSnapshot of an image that the manager flattens says so, and nobody is told to fence it", async () => {
+    const cluster = aCluster();
+    const time = virtualTime();
+    await using driver = aDriver(cluster, { time });
+    const id = await aVolume(driver, cluster);
+    const { snapshotId } = await readySnapshot(driver, snapshotOf(id));
+    const holder = holderOf(snapshotId);
+    cluster.managerHeld = true;
+    cluster.queueTask("flatten", "rbd", "", holder);
+    cluster.setProgress(holder, 0.4);
+    const close = cluster.watch("rbd", holder);
+    const failure = await failureOf(time.until(driver.deleteSnapshot(snapshotDeletion(snapshotId))));
+    expect(failure).toMatchObject({ code: "FAILED_PRECONDITION" });
+    expect(failure?.message).toContain("is being flattened by the Ceph manager (40 % done)");
+    expect(failure?.message).not.toContain("blocklist");
+    close();
+    await driver.deleteSnapshot(snapshotDeletion(snapshotId));
+  });
+
   test("DeleteSnapshot keeps a snapshot that a client has open", async () => {
     const cluster = aCluster();
     const time = virtualTime();
