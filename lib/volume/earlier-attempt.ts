@@ -15,6 +15,7 @@ import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { type ImageHeader, Rbd } from "../ceph/rbd.ts";
+import { encryptionIn } from "../config/encryption.ts";
 import { DriverSettings } from "../config/settings.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
@@ -85,11 +86,25 @@ export const recoverEarlierAttempt = Effect.fn("volume.recoverEarlierAttempt")(f
       yield* finishRemoval(imagePool, imageName, imageId);
       return { reservation, image };
     }
-    // a person may have put it into the trash, and want it back
-    yield* removeVolumeImages(imagePool, imageName, imageId, 0, { onlyMarked: true });
+    yield* finishDeletion(spec, { pool: imagePool, id: found.imagePoolId ?? poolId }, reservation, imageId);
   }
   yield* journal.unreserve(VOLUMES, pool, instanceId, { ...reservation, requestName });
   return NOTHING;
+});
+
+/** A person may have put the image into the trash, and want it back: then it stays, and its key with it. */
+const finishDeletion = Effect.fnUntraced(function* (
+  { parameters, secrets }: CreateVolumeSpec,
+  { pool, id }: { readonly pool: PoolRef; readonly id: bigint },
+  { uuid, attributes }: journal.Reservation,
+  imageId: string,
+): Effect.fn.Return<void, EarlierAttemptError, Needs> {
+  const trashed = encryptionIn(attributes) && (yield* (yield* Rbd).trashGet(pool, imageId));
+  const name = journal.imageNameOf(VOLUMES, uuid, attributes);
+  yield* removeVolumeImages(pool, name, imageId, 0, { onlyMarked: true });
+  if (trashed !== undefined && trashed.byDriver === undefined) return;
+  const handle = newHandle({ clusterId: parameters.clusterId, poolId: id, uuid });
+  if (Result.isSuccess(handle)) yield* removeKey({ pool, attributes, handle: handle.success }, secrets);
 });
 
 /**

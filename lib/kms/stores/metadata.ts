@@ -11,7 +11,7 @@ import * as Semaphore from "effect/Semaphore";
 import { KeyDamaged, KmsConfigInvalid, KmsDenied, type KmsError } from "../errors.ts";
 import { DEK_PLACE } from "../image-keys.ts";
 import type { Key, OpenStore, StoreContext, WrappingStore } from "../key-store.ts";
-import { newKey } from "../new-key.ts";
+import { keyFrom, keyOf, newKey } from "../new-key.ts";
 import { PASSPHRASE_KEY, requestPassphrase } from "../passphrase.ts";
 import { GCM_NONCE_BYTES, parseSealed, printSealed, type Sealed, seal, unseal } from "../sealed.ts";
 import { wrappingOnUse } from "../wrapping-store.ts";
@@ -25,11 +25,14 @@ export const openMetadataStore: OpenStore = (context) =>
     context,
     newKey("url"),
     Effect.map(passphraseOf(context), ({ passphrase, place }) => metadataStore(passphrase, place)),
-    Effect.map(passphraseOf(context), ({ passphrase }) => passphrase),
+    Effect.flatMap(passphraseOf(context), ({ passphrase, place }) => asText(passphrase, place)),
   );
 
+/** A Secret may have bytes that are no text; ceph-csi wraps with them as they are. */
+type Words = Redacted.Redacted<string | Uint8Array>;
+
 interface Passphrase {
-  readonly passphrase: Key;
+  readonly passphrase: Words;
   /** Where it came from. */
   readonly place: string;
 }
@@ -54,18 +57,29 @@ const passphraseOf = Effect.fnUntraced(function* ({
     const reason = `names Secret ${namespace}/${name}, which does not exist: create it with the key ${PASSPHRASE_KEY}`;
     return yield* section.wrong("secretName", reason);
   }
-  const passphrase = secret.text(PASSPHRASE_KEY);
-  if (passphrase !== undefined) return { passphrase, place: secret.place };
+  const bytes = secret.bytes(PASSPHRASE_KEY);
+  if (bytes !== undefined) {
+    return { passphrase: keyFrom(bytes) ?? Redacted.make(bytes, { label: secret.place }), place: secret.place };
+  }
   return yield* new KmsConfigInvalid({ place: secret.place, key: PASSPHRASE_KEY, reason: "is missing: add it" });
 });
 
-export const metadataStore = (passphrase: Key, place: string): WrappingStore => {
+/** What encrypts files is handed to a tool as text. */
+const asText = (passphrase: Words, place: string): Effect.Effect<Key, KmsError> => {
+  const words = Redacted.value(passphrase);
+  if (typeof words === "string") return Effect.succeed(keyOf(words));
+  const reason =
+    "is not UTF-8, and encrypts no files (encryptionType file). Name a Secret with a text, or write encryptionType: block";
+  return Effect.fail(new KmsConfigInvalid({ place, key: PASSPHRASE_KEY, reason }));
+};
+
+export const metadataStore = (passphrase: Words, place: string): WrappingStore => {
   const name = `the passphrase in ${place}`;
   return {
     kind: "wrapping",
     name,
     newKey: newKey("url"),
-    passphrase: Effect.succeed(passphrase),
+    passphrase: asText(passphrase, place),
     wrap: (volumeId, key) =>
       Effect.map(deriveKey(passphrase, volumeId), (wrapping) => printSealed(seal(CIPHER, wrapping, key))),
     unwrap: (volumeId, wrapped) =>
@@ -90,7 +104,7 @@ const parse = (volumeId: string, wrapped: string): Effect.Effect<Sealed, KeyDama
 /** Each takes 32 MiB while it runs. */
 const derivations = Semaphore.makeUnsafe(2);
 
-const deriveKey = (passphrase: Key, volumeId: string): Effect.Effect<Buffer> =>
+const deriveKey = (passphrase: Words, volumeId: string): Effect.Effect<Buffer> =>
   derivations.withPermit(
     Effect.callback((resume) => {
       scrypt(Redacted.value(passphrase), volumeId, KEY_BYTES, SCRYPT, (error, key) =>

@@ -131,17 +131,27 @@ const failure = (server: VaultServer, error: unknown): KmsError => {
   });
 };
 
+/** What Vault answers itself. */
+const vaultShape = z.union([errorsShape, z.object({ data: z.unknown() })]);
+
+/** A standby that lags behind the active server (412), one of replication (472, 473), a limit of requests (429). */
+const PASSING: readonly number[] = [412, 429, 472, 473];
+
 const explained = (
   server: VaultServer,
   { method, path, remedy }: VaultCall,
   answer: VaultAnswer,
 ): Effect.Effect<VaultAnswer, KmsError> => {
-  const { status, errors } = answer;
+  const { status, errors, body } = answer;
+  // A proxy, an ingress without its backend: nothing of it says that there is no key.
+  if (status === 404 && !vaultShape.safeParse(body).success) {
+    return Effect.fail(unreachable(server, `${method} ${path}: HTTP status 404, and not by Vault`));
+  }
   if ((status >= 200 && status < 300) || status === 400 || status === 404) return Effect.succeed(answer);
   const reason = `${method} ${path}: ${errors || `HTTP status ${status}`}`;
   const store = serverName(server);
   if (status === 401 || status === 403) return Effect.fail(new KmsDenied({ store, reason, remedy }));
-  if (status === 429 || status >= 500) return Effect.fail(unreachable(server, reason));
+  if (PASSING.includes(status) || status >= 500) return Effect.fail(unreachable(server, reason));
   return Effect.fail(new KmsRefused({ store, reason, remedy: "Check the address, and what runs there" }));
 };
 

@@ -112,6 +112,7 @@ export const vaultStore = Effect.fnUntraced(function* (engine: Engine): Effect.f
 
   const remove = Effect.fnUntraced(function* (volumeId: string): Effect.fn.Return<void, KmsError> {
     const [request, answer] = yield* call("DELETE", place.destroys ? "metadata" : "data", volumeId);
+    if (answer.status === 404 && answer.errors !== "") return yield* noEngine(server, request);
     if (answer.status === 400) return yield* refusedAs(server, request, answer, "Check vaultBackend");
   });
 

@@ -309,6 +309,12 @@ describe("vault: what is wrong, and where", () => {
   test.each<[what: string, answer: () => Response, tag: string]>([
     ["is sealed", () => Response.json({ errors: ["Vault is sealed"] }, { status: 503 }), "KmsUnreachable"],
     ["is limiting requests", () => new Response("", { status: 429 }), "KmsUnreachable"],
+    [
+      "stands by, and lags behind",
+      () => Response.json({ errors: ["missing state"] }, { status: 412 }),
+      "KmsUnreachable",
+    ],
+    ["is an ingress without Vault", () => new Response("default backend - 404", { status: 404 }), "KmsUnreachable"],
     ["sends nowhere", () => new Response("", { status: 307 }), "KmsRefused"],
     ["sends to no server", () => new Response("", { status: 307, headers: { location: "file:///x" } }), "KmsRefused"],
   ])("A server that %s is no key that is missing", async (_, answer, tag) => {
@@ -341,6 +347,7 @@ describe("vault: what is wrong, and where", () => {
   test("A path without an engine is no key that is missing", async () => {
     const store = await openedKeeping(vaultPod(aServer(), { vaultBackendPath: "nowhere" }));
     expect(await failing(store.read(ID))).toContain("nowhere/data/ceph-csi/0001-id: there is no secrets engine");
+    expect(await failing(store.remove(ID))).toContain("nowhere/metadata/ceph-csi/0001-id: there is no secrets engine");
   });
 
   test("A server that is not there leaves the outcome open", async () => {

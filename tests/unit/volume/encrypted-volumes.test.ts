@@ -125,6 +125,22 @@ describe("CreateVolume with encryption", () => {
     expect([await keyOfVolume(world, kms, id, imageOf(id)), metaOf(world.cluster, imageOf(id))]).toEqual(before);
   });
 
+  test("A deletion that was cut off in front of the key is finished by the next CreateVolume of the name", async () => {
+    const world = aWorld();
+    const stuck = { ...world.stores, keeper: { ...world.stores.keeper, remove: () => Effect.die("dead") } };
+    let id = "";
+    {
+      await using driver = aDriver(world.cluster, { stores: stuck });
+      id = (await created(driver, "keeper")).volumeId;
+      await driver.deleteVolume(deletion(id)).catch(() => undefined);
+      expect([...world.kept.keys()]).toEqual([id]);
+    }
+    await using driver = aDriver(world.cluster, world);
+    const { volumeId: again } = await created(driver, "keeper");
+    expect(again).not.toBe(id);
+    expect([...world.kept.keys()]).toEqual([again]);
+  });
+
   test("No key is made for an image that is formatted and whose key is lost", async () => {
     const world = aWorld();
     await using driver = aDriver(world.cluster, world);
