@@ -13,7 +13,7 @@ const DEFAULT_FILESYSTEM = "ext4";
 export const AS_BLOCK = "Use it as a raw block volume (volumeMode: Block)";
 
 const ENCRYPTED =
-  'it holds crypto_LUKS, but the volume is not said to be encrypted. Set encrypted: "true" in the volumeAttributes of a static PersistentVolume, or use the one that CreateVolume made';
+  'it holds crypto_LUKS, but the volume is not said to be encrypted. Make a static PersistentVolume anew, with encrypted: "true" in volumeAttributes, which cannot be changed, or use the one that CreateVolume made';
 
 /** How a filesystem is to be mounted. */
 export interface MountWish {

@@ -165,7 +165,7 @@ export const lookUp = Effect.fnUntraced(function* (
     return yield* new JournalCorrupt({
       subject: `journal object ${directory} in pool ${pool.pool}`,
       problem: `maps ${requestName} to ${JSON.stringify(entry)}, which is not a ${kind.noun} UUID`,
-      remedy: `If nobody needs a ${kind.noun} of that name, remove the key with "rados rmomapkey"`,
+      remedy: `If nobody needs a ${kind.noun} of that name, remove the key with "rados -p ${pool.pool}${pool.namespace === "" ? "" : ` -N ${pool.namespace}`} rmomapkey ${directory} ${key}"`,
     });
   }
   const attributes = found === undefined ? NOTHING : attributesFrom(kind, found);

@@ -116,7 +116,8 @@ const provePlain = (image: VolumeImage, state: EncryptionState): Effect.Effect<u
     new Precondition({
       subject: `image ${imageLabel(pool, imageName)}`,
       problem: `is that of an encrypted volume, as its metadata ${STATE} says, but the volume is not said to be encrypted`,
-      remedy: 'Set encrypted: "true" in the volumeAttributes of its PersistentVolume',
+      remedy:
+        'Make its PersistentVolume anew, with encrypted: "true" in volumeAttributes, which cannot be changed: set its reclaim policy to Retain first',
     }),
   );
 };

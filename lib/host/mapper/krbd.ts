@@ -157,7 +157,7 @@ const failureOf = (done: Finished, { options, user }: MapArg, log: string): Fail
   }
   if (done.code === E.ACCES || done.code === E.PERM) {
     return refused(
-      `Ceph denied client.${user} to map this image. Grant: ceph auth caps client.${user} mon "profile rbd" osd "profile rbd" mgr "profile rbd"`,
+      `Ceph denied client.${user} to map this image. Compare the key in the Secret, and the caps, with "ceph auth get client.${user}": mon, osd and mgr need "profile rbd" for this pool. "ceph auth caps" replaces all caps, so name the others too`,
     );
   }
   if (done.code === E.SHUTDOWN) {
@@ -171,10 +171,14 @@ const failureOf = (done: Finished, { options, user }: MapArg, log: string): Fail
     );
   }
   if (done.code === E.INVAL && OPTION_REFUSED.test(done.stderr + log)) {
-    return refused("mapOptions has an option that krbd does not take on this node. Correct it in the StorageClass");
+    return refused(
+      "mapOptions has an option that krbd does not take on this node. Correct it in the StorageClass for new volumes; this one has it in the volumeAttributes of its PersistentVolume, which has to be made anew",
+    );
   }
   if (done.code === E.INVAL && options !== "") {
-    return refused(`this node's kernel refuses to map the image with the options ${options}. Correct mapOptions`);
+    return refused(
+      `this node's kernel refuses to map the image with the options ${options}. Correct mapOptions in the StorageClass for new volumes; this one has them in the volumeAttributes of its PersistentVolume, which has to be made anew`,
+    );
   }
   return { kind: "failed", errno: done.code, reason: detail };
 };

@@ -11,7 +11,8 @@ const ETIMEDOUT = 110;
 const ADVICE: readonly (readonly [RegExp, (request: MapArg) => string])[] = [
   [
     /unknown args|unknown command|invalid argument for|error parsing/i,
-    ({ options }) => `rbd-nbd does not take one of the options ${options}. Correct the nbd part of mapOptions`,
+    ({ options }) =>
+      `rbd-nbd does not take one of the options ${options}. Correct the nbd part of mapOptions in the StorageClass for new volumes; this one has it in the volumeAttributes of its PersistentVolume, which has to be made anew`,
   ],
   [
     /failed to load nbd kernel module|failed to find unused device|netlink interface not supported/i,
@@ -21,7 +22,7 @@ const ADVICE: readonly (readonly [RegExp, (request: MapArg) => string])[] = [
   [
     /operation not permitted|permission denied/i,
     ({ user }) =>
-      `Ceph denied client.${user} to map this image. Grant: ceph auth caps client.${user} mon "profile rbd" osd "profile rbd" mgr "profile rbd"`,
+      `Ceph denied client.${user} to map this image. Compare the key in the Secret, and the caps, with "ceph auth get client.${user}": mon, osd and mgr need "profile rbd" for this pool. "ceph auth caps" replaces all caps, so name the others too`,
   ],
 ];
 

@@ -99,7 +99,7 @@ describe("rbd map", () => {
 
   const failures: readonly (readonly [what: string, then: string, kind: string, text: string])[] = [
     ["lacking features", "echo 'rbd: sysfs write failed' >&2; exit 6", "refused", "rbd feature disable"],
-    ["no rights", "exit 13", "refused", 'mon "profile rbd"'],
+    ["no rights", "exit 13", "refused", 'mon, osd and mgr need "profile rbd"'],
     ["a blocklisted node", "exit 108", "refused", "ceph osd blocklist ls"],
     [
       "an option that the tool does not have",
