@@ -632,6 +632,12 @@ describe("for both", () => {
     expect(at(hooks[0], "spec.storageClassName")).toBe("csi-rbd-sc");
   });
 
+  test("the notes warn where nobody attaches volumes", async () => {
+    const warning = "no pod with a volume starts unless another csi-attacher runs";
+    expect((await install({})).notes).not.toContain(warning);
+    expect((await install({ provisioner: { attacher: { enabled: false } } })).notes).toContain(warning);
+  });
+
   test("the notes name values that nothing reads, and those only", async () => {
     const { notes } = await install({
       nodplugin: {},

@@ -81,7 +81,12 @@ describe("rbd-nbd map", () => {
       "refused",
       "module nbd",
     ],
-    ["no rights", "echo 'x: (1) Operation not permitted' >&2; exit 1", "refused", 'mon, osd and mgr need "profile rbd"'],
+    [
+      "no rights",
+      "echo 'x: (1) Operation not permitted' >&2; exit 1",
+      "refused",
+      'mon, osd and mgr need "profile rbd"',
+    ],
     ["a reason that only its log has", `echo 'the reason' >> ${REQUEST.logFile}; exit 1`, "failed", "the reason"],
     ["no word at all", "exit 1", "failed", "exit status 1"],
     ["a success of which the kernel knows nothing", "echo /dev/nbd77", "failed", "the kernel has no /dev/nbd77"],
