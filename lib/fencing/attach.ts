@@ -8,7 +8,9 @@
  * 2. A volume is given to no node that Kubernetes does not have: it could not be told when that is lost.
  * 3. A record that cannot be read keeps the volume only if its node may be lost.
  * 4. A node whose own client is fenced gets no volume from which it was fenced before it boots: the kernel would map it by
- *    the fenced client, and all its I/O would fail.
+ *    the fenced client, and all its I/O would fail. Any other boot than that of the client will do, also one before the fence
+ *    or of another machine: the kernel's client is another one there. Whether the old one still runs is not asked, as its
+ *    fence stays. A boot that Kubernetes shows wrongly is found by the node itself (lib/node/stage.ts).
  */
 import * as Effect from "effect/Effect";
 import { Blocklist } from "../ceph/blocklist.ts";
@@ -27,7 +29,7 @@ import { stage } from "../operations/pipeline.ts";
 import { remark } from "../operations/remark.ts";
 import { attachCredentials, HOW_TO_GIVE_CREDENTIALS } from "./credentials.ts";
 import type { FencingError, FencingNeeds } from "./detach.ts";
-import { fence, isLost, isOver, lift } from "./fence.ts";
+import { fence, isLost, isOfAnotherBoot, isOver, lift } from "./fence.ts";
 import { Kubernetes } from "./kubernetes.ts";
 
 export interface AttachRequest {
@@ -73,8 +75,10 @@ export const attachVolume = Effect.fn("fencing.attachVolume")(function* ({
       const state = yield* stage("look at node", node(each.nodeId));
       const over = isOver(each, state);
       if (over) yield* lift(image, each);
+      if (each.nodeId !== nodeId) continue;
       // One of a whole address would refuse the node's new client, too.
-      if (each.nodeId === nodeId && (!over || !isOneClient(each.client))) yield* proveNotFenced(image, each, over);
+      const isAnother = isOneClient(each.client) && (over || isOfAnotherBoot(each, state));
+      if (!isAnother) yield* proveNotFenced(image, each, over);
     }
     return serviceAccounts;
   });
@@ -94,7 +98,7 @@ const proveNodeThere = Effect.fnUntraced(function* (nodeId: string) {
 /** Fails while the client is fenced. If somebody has lifted the fence by hand, the record of it goes. */
 const proveNotFenced = Effect.fnUntraced(function* (
   image: RecordedImage,
-  { client, nodeId }: FencedClient,
+  { client, nodeId, bootId }: FencedClient,
   over: boolean,
 ) {
   const blocked = yield* stage("read blocklist", (yield* Blocklist).blocklist(image.pool.access));
@@ -113,6 +117,6 @@ const proveNotFenced = Effect.fnUntraced(function* (
   return yield* new Precondition({
     subject,
     problem: `was fenced from volume ${image.volumeId} as client ${client}, and is not proven to have booted since`,
-    remedy: `Boot the node. If it has booted, remove its out-of-service taint and wait until Kubernetes shows the boot; a machine that was replaced, and one that had booted before the fence, is not recognised. If you are sure that nothing on it still writes, ${byHand}`,
+    remedy: `Boot the node. If it has booted, remove its out-of-service taint and wait until Kubernetes shows the boot.${bootId === "" ? " The boot of that client is in no record, so a machine that was replaced, and one that had booted before the fence, is not recognised." : ""} If you are sure that nothing on it still writes, ${byHand}`,
   });
 });

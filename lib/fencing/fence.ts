@@ -64,6 +64,13 @@ export const fence = Effect.fn("fencing.fence")(function* (
   );
 });
 
+/**
+ * Whether the node runs, in service, under another boot than that of the client. That lifts nothing: the client may run on a
+ * machine that had the node's name before.
+ */
+export const isOfAnotherBoot = ({ bootId }: FencedClient, state: NodeState | undefined): boolean =>
+  state !== undefined && !state.outOfService && state.bootId !== "" && bootId !== "" && state.bootId !== bootId;
+
 /** Whether the client ran under an earlier boot of its node. What is not known proves nothing. */
 export const isOver = ({ bootId, shownBootId, machine }: FencedClient, state: NodeState | undefined): boolean =>
   state !== undefined &&

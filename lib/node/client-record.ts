@@ -11,7 +11,10 @@
  *    while its client has the image open.
  * 3. NodeUnstageVolume brings no credentials, so those of the staging are kept until then, Redacted. Where there are none,
  *    after a restart of the driver, ControllerUnpublishVolume removes the record.
- * 4. Volumes in no journal, static ones and those of the in-tree plugin, have no record: ControllerUnpublishVolume is not
+ * 4. Under a boot that was fenced from a volume the node neither maps that anew nor gives it to a pod. For a volume that is
+ *    mapped anew the controller has judged a fence whose boot is in no record. Where the kernel holds writes back, that
+ *    counts as one of this boot.
+ * 5. Volumes in no journal, static ones and those of the in-tree plugin, have no record: ControllerUnpublishVolume is not
  *    told where they are.
  */
 import * as Context from "effect/Context";
@@ -25,7 +28,15 @@ import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import type { MappedDevice } from "../host/mapped-device.ts";
 import { watchersOf } from "../images/in-use.ts";
-import { clientOf, forgetClient, readRecords, recordClient, type RecordedImage } from "../journal/client-records.ts";
+import {
+  clientOf,
+  type FencedClient,
+  forgetClient,
+  readRecords,
+  recordClient,
+  type RecordedImage,
+  type Records,
+} from "../journal/client-records.ts";
 import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
 const LIMIT = "2 seconds";
@@ -47,16 +58,20 @@ export interface ClientRecordService {
     mapped: MappedDevice,
     watcher?: string,
   ) => Effect.Effect<void, CephError | HostError | Precondition, Ceph | Host>;
-  /** The same for a volume that was staged before. */
+  /** The same for a volume that was staged before. -> why no pod may use it, if this boot was fenced from it. */
   readonly renewed: (
     context: Pick<VolumeContext, "volumeId" | "fixed">,
     image: VolumeImage,
     mapped: MappedDevice,
-  ) => Effect.Effect<void, CephError | HostError | Precondition, Ceph | Host>;
-  /** Fails if this node was fenced from the volume, and is not known to have booted since. */
+  ) => Effect.Effect<Precondition | undefined, CephError | HostError | Precondition, Ceph | Host>;
+  /**
+   * Fails if this node was fenced from the volume under this boot. `holdsBack`: the kernel holds writes to it back, so a
+   * fence of which that is not known counts, too.
+   */
   readonly proveNotFenced: (
     context: Pick<VolumeContext, "volumeId" | "fixed">,
     image: VolumeImage,
+    holdsBack: boolean,
   ) => Effect.Effect<void, CephError | HostError | JournalCorrupt | Precondition, Ceph | Host>;
   /** Fails no call, and holds none up for long. */
   readonly unstaged: (volumeId: string) => Effect.Effect<void, never, Ceph>;
@@ -66,6 +81,13 @@ export class ClientRecord extends Context.Service<ClientRecord, ClientRecordServ
 
 export const makeClientRecord = (nodeId: string, enabled: boolean): ClientRecordService => {
   const recorded = new Map<string, RecordedImage>();
+  // The recorded boot is one that a driver saw on this node, as this one does; what Kubernetes shows may differ.
+  const fencedNow = (volumeId: string, { fenced }: Records, bootId: string, holdsBack: boolean) => {
+    const its = fenced.find(
+      (each) => each.nodeId === nodeId && (each.bootId === "" ? holdsBack : bootId === "" || each.bootId === bootId),
+    );
+    return its && wasFenced(volumeId, its);
+  };
   return {
     nodeId,
     enabled,
@@ -78,34 +100,30 @@ export const makeClientRecord = (nodeId: string, enabled: boolean): ClientRecord
       recorded.set(volumeId, image);
     }),
     renewed: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }, mapped) {
-      if (!enabled || fixed !== undefined || mapped.readOnly) return;
+      if (!enabled || fixed !== undefined || mapped.readOnly) return undefined;
       const image = { volumeId, pool, imageName };
-      const { clients } = yield* readRecords(image);
-      const watchers = yield* watchersNow(image);
+      const records = yield* readRecords(image);
       const bootId = yield* bootIdNow;
+      const fenced = fencedNow(volumeId, records, bootId, false);
+      if (fenced !== undefined) return fenced;
+      const watchers = yield* watchersNow(image);
       const own = clientOf(ownWatcher(watchers, mapped));
-      const its = clients.find((each) => each.nodeId === nodeId && each.exact && each.bootId === bootId);
+      const its = records.clients.find((each) => each.nodeId === nodeId && each.exact && each.bootId === bootId);
       const isOpen = its !== undefined && watchers.some((watcher) => clientOf(watcher) === its.client);
       const client = isOpen && mapped.watcherId === "" ? its.client : own;
       if (client === undefined) return yield* unknownClient(image, mapped);
       if (!isOpen || its.client !== client) yield* recordClient(image, { nodeId, client, bootId });
       recorded.set(volumeId, image);
+      return undefined;
     }),
-    proveNotFenced: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }) {
+    proveNotFenced: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }, holdsBack) {
       if (!enabled || fixed !== undefined) return;
-      const { fenced, unreadable } = yield* readRecords({ volumeId, pool, imageName });
+      const records = yield* readRecords({ volumeId, pool, imageName });
       // A fence that cannot be read may be one of this node.
-      const unknown = unreadable.find((each) => each.nodeId === undefined);
-      if (unknown !== undefined) return yield* unknown.error;
-      const bootId = yield* bootIdNow;
-      // The recorded boot is one that a driver saw on this node, as this one does; what Kubernetes shows may differ.
-      const its = fenced.find((each) => each.nodeId === nodeId && ["", bootId].includes(each.bootId));
-      if (its === undefined) return;
-      return yield* new Precondition({
-        subject: `volume ${volumeId}`,
-        problem: `was taken from this node while it was lost: its client ${its.client} is fenced, so what this node has not written yet would damage newer data`,
-        remedy: `Boot the node. If it has booted since, attach the volume to it anew, which lifts the fence if it can`,
-      });
+      const unknown = records.unreadable.find((each) => each.nodeId === undefined);
+      if (holdsBack && unknown !== undefined) return yield* unknown.error;
+      const fenced = fencedNow(volumeId, records, yield* bootIdNow, holdsBack);
+      if (fenced !== undefined) return yield* fenced;
     }),
     unstaged: (volumeId) =>
       Effect.suspend(() => {
@@ -135,6 +153,13 @@ const ownWatcher = (watchers: readonly string[], mapped: MappedDevice): string =
   const [its = "", ...more] = watchersOf(watchers, mapped);
   return more.length === 0 ? its : "";
 };
+
+const wasFenced = (volumeId: string, { client }: FencedClient): Precondition =>
+  new Precondition({
+    subject: `volume ${volumeId}`,
+    problem: `was taken from this node while it was lost: its client ${client} is fenced, so what this node has not written yet would damage newer data`,
+    remedy: `Boot the node. If it has booted since, attach the volume to it anew, which lifts the fence if it can`,
+  });
 
 const unknownClient = ({ volumeId, pool, imageName }: RecordedImage, { path }: MappedDevice): Precondition =>
   new Precondition({

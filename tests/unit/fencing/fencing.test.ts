@@ -82,7 +82,8 @@ describe("staging", () => {
     expect(without).not.toContain("imageMetaSet");
     const ours = withFencing.indexOf("imageMetaSet");
     expect(withFencing.slice(ours, ours + 2)).toEqual(["imageMetaSet", "imageStatus"]);
-    expect(withFencing.toSpliced(ours, 2).filter((method) => method !== "imageMetaSet")).toEqual(without);
+    const theirs = withFencing.toSpliced(ours, 2).filter((method) => !method.startsWith("imageMeta"));
+    expect(theirs).toEqual(without);
   });
 
   test("The record is there before anything is written to the image", async () => {
@@ -207,6 +208,55 @@ describe("staging", () => {
       // Not even for a moment: the kernel would hand the process what it holds back.
       expect(calls).not.toContain("attach");
     }
+  });
+
+  test("Under a boot that was fenced from a volume a stage maps nothing; under another one it does", async () => {
+    for (const [fence, code] of [
+      [fencedAs("boot-1", ""), "FAILED_PRECONDITION"],
+      [fencedAs("boot-0", "boot-1"), "OK"],
+      // the controller has judged it
+      [fencedAs("", "boot-0"), "OK"],
+      [fencedAs("boot-1").replace("node-a", "node-c"), "OK"],
+      ["{", "OK"],
+    ] as const) {
+      const { cluster, host } = await nodeWith();
+      const calls: string[] = [];
+      const service = interceptedHost(hostMemoryService(host), ({ method }, act) => {
+        calls.push(method);
+        return act;
+      });
+      metaOf(cluster).set(`${KEY}fenced/${CLIENT}`, fence);
+      await using node = nodeOn(host, { host: service, flags: { nodeid: "node-a", ...FENCING } });
+      const failure = await failureOf(node.stage(staging()));
+      expect(failure?.code ?? "OK").toBe(code);
+      expect(calls.includes("map")).toBe(code === "OK");
+      expect(failure?.message ?? CLIENT).toContain(CLIENT);
+    }
+  });
+
+  test("A boot that the node cannot read may be the fenced one", async () => {
+    const { cluster, host, driver } = await nodeWith();
+    host.tree.delete(BOOT_FILE);
+    metaOf(cluster).set(`${KEY}fenced/${CLIENT}`, fencedAs("boot-0"));
+    await using node = driver();
+    expect(await codeOf(node.stage(staging()))).toBe("FAILED_PRECONDITION");
+    expect([...host.mappings.keys()]).toEqual([]);
+  });
+
+  test("What is staged still goes to no pod under the boot that was fenced from it", async () => {
+    const { cluster, driver } = await nodeWith();
+    await using node = driver();
+    await node.stage(staging());
+    const fence = `${KEY}fenced/10.0.0.1:0/1`;
+    metaOf(cluster).clear();
+    metaOf(cluster).set(fence, fencedAs("boot-1", "boot-of-kubelet"));
+    const failure = await failureOf(node.stage(staging()));
+    // kubelet unstages after this code: something of the volume is there
+    expect(failure?.code).toBe("UNAVAILABLE");
+    expect(failure?.message).toContain("was taken from this node while it was lost");
+    expect(Object.keys(metadata(cluster))).toEqual([fence]);
+    metaOf(cluster).set(fence, fencedAs("boot-0", "boot-of-kubelet"));
+    await node.stage(staging());
   });
 
   test("A stage that was held up before its record was there finds out who got the volume meanwhile", async () => {
@@ -653,6 +703,64 @@ describe("attaching", () => {
     await driver.attach(attaching("node-b"));
     expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
     expect(Object.keys(metadata(cluster))).toEqual([`${KEY}fenced/${CLIENT}`]);
+  });
+
+  test.each([
+    ["its Node object was away at the fence", BOOTED, ["boot-1", "", ""]],
+    ["it had booted before the fence", BOOTED, ["boot-1", "boot-2"]],
+    ["it was reinstalled under its name", again({ machineID: "machine-2" }), []],
+    ["it was reinstalled under its name, and tells no machine", again({ machineID: "" }), []],
+  ] as const)(
+    "A node with another boot than its fenced client gets the volume, and the fence stays: %s",
+    async (_, kube, as) => {
+      const cluster = await withFence(...as);
+      await using driver = controllerOn(cluster, kube());
+      await driver.attach(attaching("node-a"));
+      expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+      expect(Object.keys(metadata(cluster))).toEqual([`${KEY}fenced/${CLIENT}`]);
+    },
+  );
+
+  test.each([
+    ["it has the boot of the client", IN_SERVICE, ["boot-1", "", ""]],
+    ["it has the boot of the client, on another machine", again({ bootID: "boot-1", machineID: "machine-2" }), []],
+    ["it tells no boot", again({ bootID: "" }), []],
+    ["it is still out of service", again({ taints: [TAINT] }), []],
+    ["the boot of the client is in no record, and Kubernetes showed none", BOOTED, ["", ""]],
+    ["the boot of the client is in no record, and Kubernetes showed this one", BOOTED, ["", "boot-2"]],
+  ] as const)("A fenced node that may have the boot of its client gets no volume: %s", async (_, kube, as) => {
+    const cluster = await withFence(...as);
+    await using driver = controllerOn(cluster, kube());
+    const failure = await failureOf(driver.attach(attaching("node-a")));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("is not proven to have booted since");
+    expect(failure?.message.includes("in no record")).toBe(as[0] === "");
+    expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+  });
+
+  test("Another boot is no way past the fence of a whole address, whose entry would refuse the new client", async () => {
+    const whole = "10.0.0.7:0/0";
+    const cluster = await withRecord({ [`${KEY}fenced/${whole}`]: fencedAs("boot-1", "") });
+    cluster.blocklist.set(`client ${whole}`, { kind: "client", address: whole });
+    await using driver = controllerOn(cluster, BOOTED());
+    expect(await codeOf(driver.attach(attaching("node-a")))).toBe("FAILED_PRECONDITION");
+    expect(listed(cluster)).toEqual([`client ${whole}`]);
+  });
+
+  test("A node whose Node object was away goes through: detach, its return, attach, stage, and its new client is recorded", async () => {
+    const { cluster, host } = await aNode();
+    for (const [key, value] of Object.entries(RECORD)) metaOf(cluster).set(key, value);
+    host.tree.set(BOOT_FILE, { kind: "file", text: "boot-2\n" });
+    {
+      await using driver = controllerOn(cluster, kubeWith(aNodeObject("node-b")));
+      await driver.detach(detaching());
+    }
+    await using driver = controllerOn(cluster, BOOTED());
+    await driver.attach(attaching("node-a"));
+    await using node = nodeOn(host, { flags: { nodeid: "node-a", ...FENCING } });
+    await node.stage(staging());
+    expect(metadata(cluster)[`${KEY}clientAddress/node-a`]).toBe("10.0.0.1:0/1");
+    expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
   });
 
   test("The fence of a client whose own boot is not known is lifted by what Kubernetes showed", async () => {
