@@ -33,6 +33,7 @@ import { volumeKind } from "../csi/volume-id.ts";
 import {
   clientOf,
   type ClientRecord,
+  type FencedClient,
   forgetClient,
   isOneClient,
   readRecords,
@@ -130,7 +131,8 @@ const proveNotThere = Effect.fnUntraced(function* (
   const state = yield* stage("look at node", (yield* Kubernetes).node(nodeId));
   if (state?.outOfService !== true) return;
   const status = yield* stage("look for users", (yield* Rbd).imageStatus(pool, imageName));
-  const known = [...clients, ...fenced.map(({ client }) => ({ client, exact: isOneClient(client) }))];
+  // Not those of a whole address: while that is fenced nobody there has a watch, and whether it still is, is not known.
+  const known = [...clients, ...fenced.filter(({ client }) => isOneClient(client)).map(asExact)];
   const watchers = status.watchers.filter((watcher) => !known.some((client) => isOf(client, watcher)));
   const others = otherWatchers({ ...status, watchers }, { mirrorDaemons });
   if (others.length > 0) {
@@ -147,6 +149,8 @@ const proveNotThere = Effect.fnUntraced(function* (
     `volume ${volumeId} is detached from node ${nodeId}, which is out of service, and nothing was fenced: the node has left no record of a client, and nobody unknown has the image open`,
   ]);
 });
+
+const asExact = ({ client }: FencedClient) => ({ client, exact: true });
 
 const addressOf = (client: string): string => client.slice(0, client.lastIndexOf(":"));
 

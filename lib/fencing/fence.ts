@@ -11,6 +11,8 @@
  * 3. A fence is lifted only if the same machine is seen in service with a boot that is neither the one under which the client
  *    came to be nor the one that Kubernetes showed at the fence: then the client does not run any more. Both, because a pod
  *    and kubelet may see different boot IDs. A node that is away, was deleted or is another machine proves nothing.
+ * 4. A fence of a whole address is never lifted here. The blocklist has one entry for all volumes and all boots of an address,
+ *    and for every node that has it: what one image has recorded says nothing of the others.
  */
 import * as Effect from "effect/Effect";
 import { blockedClient, Blocklist, FENCE_SECONDS, poolsWritten } from "../ceph/blocklist.ts";
@@ -23,6 +25,7 @@ import {
   type FencedClient,
   forgetClient,
   forgetFence,
+  isOneClient,
   recordFence,
   type RecordedImage,
 } from "../journal/client-records.ts";
@@ -57,10 +60,11 @@ export const fence = Effect.fn("fencing.fence")(function* (
   }
   yield* stage("forget client", forgetClient(image, nodeId, record));
   const whom = exact ? `its client ${client}` : `all clients of its address, ${client}`;
+  const until = exact ? "the node has booted anew" : "somebody lifts that by hand";
   yield* Effect.logWarning(
     state === undefined
       ? `node ${nodeId} does not exist any more: volume ${volumeId} was taken from it, and Ceph refuses ${whom}`
-      : `node ${nodeId} is out of service: volume ${volumeId} was taken from it, and Ceph refuses ${whom} until the node has booted anew`,
+      : `node ${nodeId} is out of service: volume ${volumeId} was taken from it, and Ceph refuses ${whom} until ${until}`,
   );
 });
 
@@ -71,8 +75,9 @@ export const fence = Effect.fn("fencing.fence")(function* (
 export const isOfAnotherBoot = ({ bootId }: FencedClient, state: NodeState | undefined): boolean =>
   state !== undefined && !state.outOfService && state.bootId !== "" && bootId !== "" && state.bootId !== bootId;
 
-/** Whether the client ran under an earlier boot of its node. What is not known proves nothing. */
-export const isOver = ({ bootId, shownBootId, machine }: FencedClient, state: NodeState | undefined): boolean =>
+/** Whether the fence is for one client, which ran under an earlier boot of its node. What is not known proves nothing. */
+export const isOver = ({ client, bootId, shownBootId, machine }: FencedClient, state: NodeState | undefined): boolean =>
+  isOneClient(client) &&
   state !== undefined &&
   !state.outOfService &&
   state.bootId !== "" &&

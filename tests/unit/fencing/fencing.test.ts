@@ -38,10 +38,22 @@ import {
 import { interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService } from "../../support/host-memory.ts";
 import { type KubeMemory, Refused } from "../../support/kube-memory.ts";
-import { aNode, IMAGE, nodeOn, staging, unstaging, VOLUME } from "../../support/node-world.ts";
+import {
+  aNode,
+  IMAGE,
+  nodeOn,
+  OTHER_UUID,
+  seedVolume,
+  staging,
+  unstaging,
+  VOLUME,
+  volumeIdOf,
+} from "../../support/node-world.ts";
 import { aDriver, type DriverWorld } from "../../support/one-world.ts";
 import { asBlock, codeOf, EAST, failureOf, PARAMETERS } from "../../support/world.ts";
 
+/** All clients of node-a's address, as a record of ceph-csi has it. */
+const WHOLE = "10.0.0.7:0/0";
 const BOOT_FILE = "/proc/sys/kernel/random/boot_id";
 const controllerOn = (cluster: MemoryCluster, kube: KubeMemory, more: DriverWorld = {}) =>
   aDriver(cluster, { kube, ...more, flags: { ...FENCING, ...more.flags } });
@@ -472,6 +484,13 @@ describe("detaching", () => {
     expect(listed(cluster)).toEqual([]);
   });
 
+  test("The fence of a whole address, which somebody may have lifted, explains no watcher from there", async () => {
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("").replace("node-a", "node-c") });
+    cluster.image("rbd", IMAGE).watchers.add("10.0.0.7:0/5/client.5");
+    await using driver = controllerOn(cluster, LOST());
+    expect(await codeOf(driver.detach(detaching()))).toBe("FAILED_PRECONDITION");
+  });
+
   test("Without a record a node in service is detached, whoever has the image open", async () => {
     const cluster = await withRecord({});
     cluster.image("rbd", IMAGE).watchers.add("10.0.0.7:0/5/client.5");
@@ -546,6 +565,8 @@ describe("detaching", () => {
     await driver.detach(detaching());
     expect(listed(cluster)).toEqual([entry]);
     const client = entry.slice("client ".length);
+    const until = client.endsWith("/0") ? "somebody lifts that by hand" : "the node has booted anew";
+    expect(driver.log.join()).toContain(`${client} until ${until}`);
     // the boot that this driver left beside another client is not its own
     expect(metadata(cluster)).toEqual({ [`${KEY}fenced/${client}`]: fencedAs("") });
   });
@@ -739,12 +760,11 @@ describe("attaching", () => {
   });
 
   test("Another boot is no way past the fence of a whole address, whose entry would refuse the new client", async () => {
-    const whole = "10.0.0.7:0/0";
-    const cluster = await withRecord({ [`${KEY}fenced/${whole}`]: fencedAs("boot-1", "") });
-    cluster.blocklist.set(`client ${whole}`, { kind: "client", address: whole });
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("boot-1", "") });
+    cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
     await using driver = controllerOn(cluster, BOOTED());
     expect(await codeOf(driver.attach(attaching("node-a")))).toBe("FAILED_PRECONDITION");
-    expect(listed(cluster)).toEqual([`client ${whole}`]);
+    expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
   });
 
   test("A node whose Node object was away goes through: detach, its return, attach, stage, and its new client is recorded", async () => {
@@ -778,12 +798,11 @@ describe("attaching", () => {
   });
 
   test("An old fence of a whole address does not lift a newer one of the lost node", async () => {
-    const whole = "10.0.0.7:0/0";
-    const cluster = await withRecord({ [`${KEY}fenced/${whole}`]: fencedAs("", "boot-0") });
-    cluster.blocklist.set(`client ${whole}`, { kind: "client", address: whole });
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("", "boot-0") });
+    cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
     await using driver = controllerOn(cluster, LOST());
     await driver.attach(attaching("node-b"));
-    expect(listed(cluster)).toEqual([`client ${whole}`]);
+    expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
   });
 
   test("A record that cannot be read keeps a volume from other nodes while its node may be lost, and only then", async () => {
@@ -831,19 +850,37 @@ describe("attaching", () => {
     expect(driver.log.join()).toContain('allow command "osd blocklist"');
   });
 
-  test("A node that has booted gets no volume while its whole address is fenced and nobody may lift that", async () => {
-    const whole = "10.0.0.7:0/0";
-    const cluster = await withRecord({ [`${KEY}fenced/${whole}`]: fencedAs("") });
-    cluster.blocklist.set(`client ${whole}`, { kind: "client", address: whole });
-    cluster.users.set("admin", { key: MEMORY_KEY, manager: true, pools: ["rbd"] });
+  test("A node that has booted gets no volume while its whole address is fenced, until a person lifts that", async () => {
+    for (const as of [[""], ["boot-1"], ["boot-1", "boot-0"]] as const) {
+      const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs(...as) });
+      cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
+      await using driver = controllerOn(cluster, BOOTED());
+      await driver.attach(attaching("node-b"));
+      const failure = await failureOf(driver.attach(attaching("node-a")));
+      expect(failure?.code).toBe("FAILED_PRECONDITION");
+      expect(failure?.message).toContain(`"ceph osd blocklist rm ${WHOLE}" lifts the fence for all volumes`);
+      expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
+      cluster.blocklist.clear();
+      await driver.attach(attaching("node-a"));
+      expect(metadata(cluster)).toEqual({});
+    }
+  });
+
+  test("The old fence of a whole address in one image lifts no newer one in another", async () => {
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("", "boot-1") });
+    await seedVolume(cluster, OTHER_UUID);
+    const other = cluster.image("rbd", `csi-vol-${OTHER_UUID}`).meta;
+    other.set(`${KEY}fenced/${WHOLE}`, fencedAs("", "boot-2"));
+    cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
+    // its client of boot-2, which has the other volume, may run
     await using driver = controllerOn(cluster, BOOTED());
-    await driver.attach(attaching("node-b"));
-    const failure = await failureOf(driver.attach(attaching("node-a")));
-    expect(failure?.code).toBe("FAILED_PRECONDITION");
-    expect(failure?.message).toContain('allow command "osd blocklist"');
-    expect(failure?.message).toContain(`ceph osd blocklist rm ${whole}`);
-    cluster.blocklist.clear();
-    await driver.attach(attaching("node-a"));
+    for (const nodeId of ["node-b", "node-a"]) {
+      await driver.attach(attaching(nodeId)).catch(() => undefined);
+      expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
+    }
+    expect(await codeOf(driver.attach(attaching("node-a", { volumeId: volumeIdOf(OTHER_UUID) })))).toBe(
+      "FAILED_PRECONDITION",
+    );
   });
 
   test("A volume that does not exist is NOT_FOUND, and a static one is attached unseen", async () => {
