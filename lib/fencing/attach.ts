@@ -4,7 +4,8 @@
  *
  * Not here: the fence itself (./fence.ts), and who else uses the image: NodeStageVolume finds that out.
  *
- * 1. Detaching fences, and so does attaching: the taint may have come between.
+ * 1. Detaching fences, and so does attaching: the taint may have come between. Of the node itself, whose own client goes on,
+ *    that of another machine is fenced which had its name before.
  * 2. A volume is given to no node that Kubernetes does not have: it could not be told when that is lost.
  * 3. A record that cannot be read keeps the volume only if its node may be lost.
  * 4. A node gets no volume from which it was fenced with its whole address while the blocklist has that: it would refuse the
@@ -20,6 +21,7 @@ import { NodeNotFound, Precondition, VolumeNotFound } from "../csi/errors.ts";
 import {
   type FencedClient,
   forgetFence,
+  isOfAnotherMachine,
   isOneClient,
   readRecords,
   type RecordedImage,
@@ -69,9 +71,11 @@ export const attachVolume = Effect.fn("fencing.attachVolume")(function* ({
       if (whose !== undefined && (state === undefined || state.outOfService)) return yield* error;
       yield* remark([error.message]);
     }
-    for (const client of clients.filter((each) => each.nodeId !== nodeId)) {
+    for (const client of clients) {
       const state = yield* stage("look at node", node(client.nodeId));
-      if (isLost(client, state)) yield* fence(image, client, state);
+      const mayRun =
+        client.nodeId === nodeId ? state !== undefined && isOfAnotherMachine(client, state) : isLost(client, state);
+      if (mayRun) yield* fence(image, client, state);
     }
     for (const each of fenced) {
       const state = yield* stage("look at node", node(each.nodeId));

@@ -7,7 +7,8 @@
  * 1. The answer "detached" lets another node have the volume. So of a node that is out of service, or that Kubernetes does
  *    not have any more, it comes after the proof that the OSDs refuse its client. If a node out of service has left no record
  *    of one, it comes only if nobody unknown has the image open.
- * 2. The record of a node in service goes if the node reports that it is well, and its client does not have the image open.
+ * 2. The record of a node in service goes if the node reports that it is well, its client does not have the image open, and
+ *    the node is not proven to be another machine, whose client is fenced, nor suspected to be.
  *    Else it stays, for a fence that somebody may ask for later: a node that is only away has no watch either, and comes
  *    back. A record too many harms nobody.
  */
@@ -112,6 +113,8 @@ const detachClient = Effect.fnUntraced(function* (image: RecordedImage, client: 
     ]);
   if (state === undefined) return yield* kept("does not exist");
   if (!state.ready) return yield* kept("is not ready, and not out of service");
+  const isIts = client.machine === "" || client.machine === state.machine || client.bootId === state.bootId;
+  if (!isIts) return yield* kept("is not known to be the machine that had it");
   const { watchers } = yield* stage("look for users", (yield* Rbd).imageStatus(image.pool, image.imageName));
   const its = watchers.find((watcher) => isOf(client, watcher));
   if (its === undefined) return yield* stage("forget client", forgetClient(image, nodeId, client));

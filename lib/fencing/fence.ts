@@ -25,6 +25,7 @@ import {
   type FencedClient,
   forgetClient,
   forgetFence,
+  isOfAnotherMachine,
   isOneClient,
   recordFence,
   type RecordedImage,
@@ -33,8 +34,8 @@ import type { NodeState } from "../kube/node-state.ts";
 import { stage } from "../operations/pipeline.ts";
 
 /** Whether the client may run where nobody can stop it. Of a node that is gone its one client is meant, not its address. */
-export const isLost = ({ exact }: ClientRecord, state: NodeState | undefined): boolean =>
-  state === undefined ? exact : state.outOfService;
+export const isLost = (record: ClientRecord, state: NodeState | undefined): boolean =>
+  state === undefined ? record.exact : state.outOfService || isOfAnotherMachine(record, state);
 
 /** `state`: the node's now, against which its state is compared later; `undefined`: it is gone. */
 export const fence = Effect.fn("fencing.fence")(function* (
@@ -44,7 +45,9 @@ export const fence = Effect.fn("fencing.fence")(function* (
 ): Effect.fn.Return<void, CephError | NotReadyYet, Blocklist | Rbd> {
   const { nodeId, client, exact } = record;
   const { pool, imageName, volumeId } = image;
-  const shown = { shownBootId: state?.bootId ?? "", machine: state?.machine ?? "" };
+  // Only the machine of the client itself can prove later that it has booted.
+  const machine = record.machine === "" ? (state?.machine ?? "") : record.machine;
+  const shown = { shownBootId: state?.bootId ?? "", machine };
   const blocklist = yield* Blocklist;
   const blocked = blockedClient(client);
   yield* stage("record fence", recordFence(image, record, shown));
@@ -61,6 +64,11 @@ export const fence = Effect.fn("fencing.fence")(function* (
   yield* stage("forget client", forgetClient(image, nodeId, record));
   const whom = exact ? `its client ${client}` : `all clients of its address, ${client}`;
   const until = exact ? "the node has booted anew" : "somebody lifts that by hand";
+  if (state !== undefined && !state.outOfService && isOfAnotherMachine(record, state)) {
+    return yield* Effect.logWarning(
+      `node ${nodeId} is not proven to be the machine that had volume ${volumeId} under this name, and may still run: it was taken from that one, and Ceph refuses ${whom}`,
+    );
+  }
   yield* Effect.logWarning(
     state === undefined
       ? `node ${nodeId} does not exist any more: volume ${volumeId} was taken from it, and Ceph refuses ${whom}`

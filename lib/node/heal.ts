@@ -18,7 +18,7 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import type { JournalCorrupt, Precondition } from "../csi/errors.ts";
+import type { JournalCorrupt, NotReadyYet, Precondition } from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import type { MappedDevice } from "../host/mapped-device.ts";
@@ -47,7 +47,7 @@ export const healDevice = Effect.fnUntraced(function* (
   image: VolumeImage,
   device: StagedDevice,
   proveAttached: Effect.Effect<void, Precondition> = Effect.void,
-): Effect.fn.Return<void, CephError | HostError | JournalCorrupt | Precondition, HealDeviceNeeds> {
+): Effect.fn.Return<void, CephError | HostError | JournalCorrupt | NotReadyYet | Precondition, HealDeviceNeeds> {
   const { mapped } = device;
   const before = yield* untilUnused(image, shared, () => []);
   if (!shared) {

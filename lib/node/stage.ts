@@ -25,6 +25,7 @@ import {
   InvalidRequest,
   type JournalCorrupt,
   type LockHeld,
+  type NotReadyYet,
   type Precondition,
   VolumeNotFound,
 } from "../csi/errors.ts";
@@ -80,6 +81,7 @@ export type StageError =
   | KeyNotFound
   | KmsError
   | LockHeld
+  | NotReadyYet
   | Precondition
   | VolumeNotFound;
 
@@ -196,7 +198,7 @@ const mapFormatMount = Effect.fnUntraced(function* (
   { mapper, status }: Mappable,
 ): Effect.fn.Return<
   void,
-  CephError | HostError | InvalidRequest | JournalCorrupt | KeyNotFound | KmsError | Precondition,
+  CephError | HostError | InvalidRequest | JournalCorrupt | KeyNotFound | KmsError | NotReadyYet | Precondition,
   Ceph | ClientRecord | Compensations | Host | Placement
 > {
   const host = yield* Host;

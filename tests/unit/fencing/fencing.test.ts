@@ -28,6 +28,7 @@ import {
   kubeWith,
   listed,
   LOST,
+  MACHINE,
   metadata,
   metaOf,
   RECORD,
@@ -1010,5 +1011,181 @@ describe("the flag", () => {
     expect(await codeOf(driver.detach(detaching("node-a", { volumeId: "" })))).toBe("INVALID_ARGUMENT");
     const strange = attaching("node-a", { volumeId: "strange" });
     expect(await codeOf(driver.attach({ ...strange, volumeContext: {} }))).toBe("NOT_FOUND");
+  });
+});
+
+describe("a machine that was replaced under the name of its node", () => {
+  const OF_MACHINE = { ...RECORD, [`${KEY}machine/node-a`]: `${CLIENT} ${MACHINE}` };
+  /** Kubernetes with the new machine, which has booted. */
+  const replaced = (more: Parameters<typeof aNodeObject>[1] = {}) =>
+    kubeWith(aNodeObject("node-a", { bootID: "boot-9", machineID: "machine-2", ...more }), aNodeObject("node-b"));
+  const FENCE = { [`${KEY}fenced/${CLIENT}`]: fencedAs("boot-1", "boot-9") };
+  const newMachine = async (record: Readonly<Record<string, string>> = OF_MACHINE, boot = "boot-9") => {
+    const { cluster, host } = await aNode();
+    host.tree.set(BOOT_FILE, { kind: "file", text: `${boot}\n` });
+    for (const [key, value] of Object.entries(record)) metaOf(cluster).set(key, value);
+    return { cluster, host };
+  };
+  const nodeA = { nodeid: "node-a", ...FENCING };
+  const OWN = "10.0.0.1:0/1";
+
+  test("A stage records the machine that Kubernetes shows with the boot of this node, and asks for it once", async () => {
+    for (const [kube, machine] of [
+      [replaced(), `${OWN} machine-2`],
+      [replaced({ bootID: "boot-of-another-view" }), undefined],
+      [replaced({ machineID: "" }), undefined],
+      [kubeWith(), undefined],
+    ] as const) {
+      const { cluster, host } = await newMachine({});
+      await using node = nodeOn(host, { kube, flags: nodeA });
+      await node.stage(staging());
+      expect(metadata(cluster)[`${KEY}machine/node-a`]).toBe(machine);
+      await node.unstage(unstaging());
+      expect(metadata(cluster)).toEqual({});
+      await node.stage(staging());
+      if (machine !== undefined) expect(kube.requests).toHaveLength(1);
+    }
+  });
+
+  test("Kubernetes that does not answer holds up no stage", async () => {
+    const { cluster, host } = await newMachine({});
+    const kube = replaced();
+    kube.get = () => {
+      throw new Refused(403, "Forbidden", "nodes is forbidden");
+    };
+    await using node = nodeOn(host, { kube, flags: nodeA });
+    await node.stage(staging());
+    expect(metadata(cluster)).toMatchObject({ [`${KEY}bootID/node-a`]: `boot-9 ${OWN}` });
+    expect(metadata(cluster)).not.toHaveProperty([`${KEY}machine/node-a`]);
+  });
+
+  test.each([
+    ["is shown", replaced],
+    ["is not shown", () => kubeWith()],
+  ] as const)(
+    "The old one's client is fenced before the new one maps the volume, if the new one %s",
+    async (_, kube) => {
+      const { cluster, host } = await newMachine();
+      const order: string[] = [];
+      const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {
+        order.push(method);
+        return act;
+      });
+      const service = interceptedHost(hostMemoryService(host), ({ method }, act) => {
+        order.push(method);
+        return act;
+      });
+      await using node = nodeOn(host, { ceph, host: service, kube: kube(), flags: nodeA });
+      await node.stage(staging());
+      expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+      expect(metadata(cluster)).toMatchObject({ ...FENCE, [`${KEY}clientAddress/node-a`]: OWN });
+      expect(order.indexOf("blocklistReached")).toBeGreaterThan(order.indexOf("blocklistAdd"));
+      expect(order.indexOf("map")).toBeGreaterThan(order.indexOf("blocklistReached"));
+      expect(node.log.join()).toContain("is not proven to be the machine that had volume");
+    },
+  );
+
+  test("Without a proof of that fence nothing is mapped, and the record stays", async () => {
+    const { cluster, host } = await newMachine();
+    const late = new TimedOut({ op: "rados_stat", subject: "rbd" });
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "blocklistReached" ? Effect.fail(late) : act,
+    );
+    await using node = nodeOn(host, { ceph, kube: replaced(), flags: nodeA });
+    expect(await codeOf(node.stage(staging()))).toBe("DEADLINE_EXCEEDED");
+    expect([...host.mappings.keys()]).toEqual([]);
+    expect(metadata(cluster)).toEqual({ ...OF_MACHINE, ...FENCE });
+  });
+
+  test.each([
+    ["the same machine, after a boot", OF_MACHINE, "boot-9", { machineID: MACHINE }],
+    ["the boot of the record, whatever its machine is called now", OF_MACHINE, "boot-1", { bootID: "boot-1" }],
+    ["a record without a machine, of an older driver", RECORD, "boot-9", {}],
+    [
+      "a machine beside another client, which ceph-csi has written since",
+      { ...OF_MACHINE, [`${KEY}clientAddress/node-a`]: "10.0.0.7:0/99" },
+      "boot-9",
+      {},
+    ],
+  ] as const)("A stage, and the detach of a node in service, fences nothing for %s", async (_, record, boot, more) => {
+    {
+      const { cluster, host } = await newMachine(record, boot);
+      await using node = nodeOn(host, { kube: replaced(more), flags: nodeA });
+      await node.stage(staging());
+      expect(metadata(cluster)[`${KEY}clientAddress/node-a`]).toBe(OWN);
+      expect(listed(cluster)).toEqual([]);
+    }
+    const cluster = await withRecord(record);
+    await using driver = controllerOn(cluster, replaced(more));
+    await driver.attach(attaching("node-b"));
+    await driver.attach(attaching("node-a"));
+    expect(metadata(cluster)).toEqual(record);
+    await driver.detach(detaching());
+    expect(metadata(cluster)).toEqual({});
+    expect(listed(cluster)).toEqual([]);
+  });
+
+  test("Its client is fenced by the detach, and by an attach to the new machine or to another node", async () => {
+    for (const call of ["detach", "node-a", "node-b"] as const) {
+      const cluster = await withRecord(OF_MACHINE);
+      await using driver = controllerOn(cluster, replaced());
+      await (call === "detach" ? driver.detach(detaching()) : driver.attach(attaching(call)));
+      expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+      expect(metadata(cluster)).toEqual(FENCE);
+    }
+  });
+
+  test("That fence is lifted by a boot of the old machine, and by none of the new one", async () => {
+    const cluster = await withRecord(OF_MACHINE);
+    for (const [kube, entries] of [
+      [replaced(), 1],
+      [replaced({ bootID: "boot-10" }), 1],
+      [replaced({ bootID: "boot-1", machineID: MACHINE }), 1],
+      [replaced({ bootID: "boot-11", machineID: MACHINE }), 0],
+    ] as const) {
+      await using driver = controllerOn(cluster, kube);
+      await driver.attach(attaching("node-b"));
+      expect(listed(cluster)).toHaveLength(entries);
+    }
+  });
+
+  test("A node in service that tells no boot keeps the record of its machine's client, and the log says so", async () => {
+    const cluster = await withRecord(OF_MACHINE);
+    await using driver = controllerOn(cluster, replaced({ bootID: "" }));
+    await driver.detach(detaching());
+    expect(metadata(cluster)).toEqual(OF_MACHINE);
+    expect(listed(cluster)).toEqual([]);
+    expect(driver.log.join()).toContain("is not known to be the machine that had it");
+  });
+
+  test("The unstage of the old machine leaves the record of the new one", async () => {
+    const { cluster, host } = await newMachine({}, "boot-1");
+    await using old = nodeOn(host, { flags: nodeA });
+    await old.stage(staging());
+    metaOf(cluster).set(`${KEY}clientAddress/node-a`, "10.0.0.9:0/9");
+    await old.unstage(unstaging());
+    expect(metadata(cluster)[`${KEY}clientAddress/node-a`]).toBe("10.0.0.9:0/9");
+  });
+
+  test("What is staged, and has gone to another machine of this name since, is not recorded, and gets no new process", async () => {
+    const { cluster, host } = await newMachine({}, "boot-1");
+    const volumeContext = { ...PARAMETERS, imageName: IMAGE, mounter: "rbd-nbd" };
+    await using node = nodeOn(host, { kube: IN_SERVICE(), flags: nodeA });
+    await node.stage(staging({ volumeContext }));
+    const others = {
+      [`${KEY}clientAddress/node-a`]: "10.0.0.9:0/9",
+      [`${KEY}bootID/node-a`]: "boot-9 10.0.0.9:0/9",
+      [`${KEY}machine/node-a`]: "10.0.0.9:0/9 machine-2",
+    };
+    for (const [key, value] of Object.entries(others)) metaOf(cluster).set(key, value);
+    await node.stage(staging({ volumeContext }));
+    expect(metadata(cluster)).toMatchObject(others);
+    expect(node.log.join()).toContain("maybe of another machine that is called node-a");
+    const [path = ""] = host.mappings.keys();
+    host.killProcess(path);
+    await node.lookAfterProcesses();
+    expect(host.mappings.get(path)?.dead).toBe(true);
+    expect(metadata(cluster)).toMatchObject(others);
+    expect(listed(cluster)).toEqual([]);
   });
 });
