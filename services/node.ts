@@ -34,6 +34,7 @@ import {
   VolumeCapability_AccessMode_Mode as Mode,
 } from "../lib/gen/csi_pb.ts";
 import { served, type ServiceImpl } from "../lib/grpc/service.ts";
+import { type NodeState, nodeState } from "../lib/kube/node-state.ts";
 import { Placement } from "../lib/kube/placement.ts";
 import { attachedToNode } from "../lib/kube/staged-volumes.ts";
 import { ClientRecord, type ClientRecordService, makeClientRecord } from "../lib/node/client-record.ts";
@@ -306,13 +307,23 @@ const attachedVolumes = ({ driverName, nodeId }: Flags, world: World) =>
     Effect.provide(world.kube),
   );
 
+/** What Kubernetes shows of this node; `undefined`: it does not tell, which holds up no volume for long. */
+const shownOf = (nodeId: string, world: World): Effect.Effect<NodeState | undefined> =>
+  nodeState(nodeId).pipe(
+    Effect.provide(world.kube),
+    Effect.timeout("5 seconds"),
+    Effect.catch(({ message }) =>
+      Effect.as(Effect.logDebug(`which machine node ${nodeId} is, is not known: ${message}`), undefined),
+    ),
+  );
+
 /** What one process has of the node: its memory of what it staged is in them. */
 export const nodeParts = (flags: Flags, world: World): NodeParts => {
   const attached = attachedVolumes(flags, world);
   return {
     nodeId: flags.nodeId,
     record: makePublishedNodeRecord(flags.nodeId, flags.instanceId),
-    clients: makeClientRecord(flags.nodeId, flags.enableFencing),
+    clients: makeClientRecord(flags.nodeId, flags.enableFencing, shownOf(flags.nodeId, world)),
     healing: makeHealing(attached),
     limits: makePodLimits(attached),
   };

@@ -4,18 +4,24 @@
  *
  * Not here: the fence itself (./fence.ts), and who else uses the image: NodeStageVolume finds that out.
  *
- * 1. Detaching fences, and so does attaching: the taint may have come between.
+ * 1. Detaching fences, and so does attaching: the taint may have come between. Of the node itself, whose own client goes on,
+ *    that of another machine is fenced which had its name before.
  * 2. A volume is given to no node that Kubernetes does not have: it could not be told when that is lost.
  * 3. A record that cannot be read keeps the volume only if its node may be lost.
- * 4. A node whose own client is fenced gets no volume from which it was fenced before it boots: the kernel would map it by
- *    the fenced client, and all its I/O would fail.
+ * 4. A node gets no volume from which it was fenced with its whole address while the blocklist has that: it would refuse the
+ *    node's new client, too.
+ * 5. A node whose own client is fenced gets no volume from which it was fenced before it boots: the kernel would map it by
+ *    the fenced client, and all its I/O would fail. Any other boot than that of the client will do, also one before the fence
+ *    or of another machine: the kernel's client is another one there. Whether the old one still runs is not asked, as its
+ *    fence stays. A boot that Kubernetes shows wrongly is found by the node itself (lib/node/stage.ts).
  */
 import * as Effect from "effect/Effect";
-import { Blocklist } from "../ceph/blocklist.ts";
+import { Blocklist, FENCE_SECONDS } from "../ceph/blocklist.ts";
 import { NodeNotFound, Precondition, VolumeNotFound } from "../csi/errors.ts";
 import {
   type FencedClient,
   forgetFence,
+  isOfAnotherMachine,
   isOneClient,
   readRecords,
   type RecordedImage,
@@ -27,7 +33,7 @@ import { stage } from "../operations/pipeline.ts";
 import { remark } from "../operations/remark.ts";
 import { attachCredentials, HOW_TO_GIVE_CREDENTIALS } from "./credentials.ts";
 import type { FencingError, FencingNeeds } from "./detach.ts";
-import { fence, isLost, isOver, lift } from "./fence.ts";
+import { fence, isLost, isOfAnotherBoot, isOver, lift } from "./fence.ts";
 import { Kubernetes } from "./kubernetes.ts";
 
 export interface AttachRequest {
@@ -65,16 +71,19 @@ export const attachVolume = Effect.fn("fencing.attachVolume")(function* ({
       if (whose !== undefined && (state === undefined || state.outOfService)) return yield* error;
       yield* remark([error.message]);
     }
-    for (const client of clients.filter((each) => each.nodeId !== nodeId)) {
+    for (const client of clients) {
       const state = yield* stage("look at node", node(client.nodeId));
-      if (isLost(client, state)) yield* fence(image, client, state);
+      const mayRun =
+        client.nodeId === nodeId ? state !== undefined && isOfAnotherMachine(client, state) : isLost(client, state);
+      if (mayRun) yield* fence(image, client, state);
     }
     for (const each of fenced) {
       const state = yield* stage("look at node", node(each.nodeId));
       const over = isOver(each, state);
       if (over) yield* lift(image, each);
-      // One of a whole address would refuse the node's new client, too.
-      if (each.nodeId === nodeId && (!over || !isOneClient(each.client))) yield* proveNotFenced(image, each, over);
+      if (each.nodeId !== nodeId) continue;
+      const isAnother = isOneClient(each.client) && (over || isOfAnotherBoot(each, state));
+      if (!isAnother) yield* proveNotFenced(image, each);
     }
     return serviceAccounts;
   });
@@ -92,27 +101,23 @@ const proveNodeThere = Effect.fnUntraced(function* (nodeId: string) {
 });
 
 /** Fails while the client is fenced. If somebody has lifted the fence by hand, the record of it goes. */
-const proveNotFenced = Effect.fnUntraced(function* (
-  image: RecordedImage,
-  { client, nodeId }: FencedClient,
-  over: boolean,
-) {
+const proveNotFenced = Effect.fnUntraced(function* (image: RecordedImage, { client, nodeId, bootId }: FencedClient) {
   const blocked = yield* stage("read blocklist", (yield* Blocklist).blocklist(image.pool.access));
   if (!blocked.some(({ kind, address }) => kind === "client" && address === client)) {
     return yield* stage("forget fence", forgetFence(image, client));
   }
   const subject = `node ${nodeId}`;
   const byHand = `"ceph osd blocklist rm ${client}" lifts the fence`;
-  if (over) {
+  if (!isOneClient(client)) {
     return yield* new Precondition({
       subject,
-      problem: `has booted since it was fenced from volume ${image.volumeId}, and Ceph still refuses all clients of its address, ${client}: the driver may not lift that`,
-      remedy: `Give its user mon 'profile rbd, allow command "osd blocklist"'. By hand ${byHand}`,
+      problem: `was fenced from volume ${image.volumeId} with all clients of its address, ${client}, and the driver never lifts that: the same entry of the blocklist may fence other volumes, and later boots`,
+      remedy: `Once each machine that had the address when it was last fenced has booted since, or is off for good, ${byHand} for all volumes. When that was: "ceph osd blocklist ls" shows it ${FENCE_SECONDS} seconds later`,
     });
   }
   return yield* new Precondition({
     subject,
     problem: `was fenced from volume ${image.volumeId} as client ${client}, and is not proven to have booted since`,
-    remedy: `Boot the node. If it has booted, remove its out-of-service taint and wait until Kubernetes shows the boot; a machine that was replaced, and one that had booted before the fence, is not recognised. If you are sure that nothing on it still writes, ${byHand}`,
+    remedy: `Boot the node. If it has booted, remove its out-of-service taint and wait until Kubernetes shows the boot.${bootId === "" ? " The boot of that client is in no record, so a machine that was replaced, and one that had booted before the fence, is not recognised." : ""} If you are sure that nothing on it still writes, ${byHand}`,
   });
 });

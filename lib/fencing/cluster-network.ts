@@ -4,7 +4,9 @@
  * Not here: the clients of lost nodes, which the driver fences by itself (./fence.ts).
  *
  * 1. A fence is proven, as that of a lost node: by an answer from every OSD with the newest map, in every pool for RBD into
- *    which the user may look. That a user may not look into a pool is no failure.
+ *    which the user may look. That a user may not look into a pool is no failure. Nor is it that OSDs of a pool do not answer,
+ *    if another pool proves the fence: a network is fenced in a disaster, when any pool may be degraded. The log names those
+ *    pools.
  * 2. Only networks are lifted. An entry of one client, or of one whole address, stays: it may be that of a lost node, which
  *    this driver has fenced by its address if ceph-csi had recorded it. The log names whole addresses in the network.
  */
@@ -67,19 +69,18 @@ export const fenceNetworks = Effect.fn("fencing.fenceNetworks")(function* (
     yield* stage("fence", blocklist.blocklistAdd(access, blocked, FENCE_SECONDS));
   }
   const listed = yield* stage("read blocklist", blocklist.blocklist(access));
+  const isGone = new NotReadyYet({
+    subject: `cluster ${request.clusterId}`,
+    problem: "does not have the networks that were fenced on its blocklist any more",
+    remedy:
+      'Look for whoever removes them, and whether this release of Ceph has networks ("ceph osd blocklist range"): it is the list that "ceph osd blocklist ls" shows. The automatic retry fences them again',
+  });
   const entries = networks.flatMap((network) => {
     const entry = listed.find((each) => each.kind === "range" && isOf(network, each));
     return entry === undefined ? [] : [entry];
   });
   const [first] = entries;
-  if (first === undefined || entries.length < networks.length) {
-    return yield* new NotReadyYet({
-      subject: `cluster ${request.clusterId}`,
-      problem: "does not have the networks that were fenced on its blocklist any more",
-      remedy:
-        'Look for whoever removes them, and whether this release of Ceph has networks ("ceph osd blocklist range"): it is the list that "ceph osd blocklist ls" shows. The automatic retry fences them again',
-    });
-  }
+  if (first === undefined || entries.length < networks.length) return yield* isGone;
   const { address } = yield* stage("identify", blocklist.clusterIdentity(access));
   const own = ownNetworks(address);
   if (networks.some((network) => own.some((each) => contains(network, each)))) {
@@ -87,7 +88,7 @@ export const fenceNetworks = Effect.fn("fencing.fenceNetworks")(function* (
       `the driver's own address ${address} is in a network that was fenced: it cannot prove the fence, and serves no volume of cluster ${request.clusterId} until that is lifted`,
     );
   }
-  yield* stage("prove fence", proveReached(access, first));
+  yield* stage("prove fence", proveReached(access, first, isGone));
 });
 
 const isOf = (network: Network, entry: Blocked): boolean => {
@@ -95,16 +96,36 @@ const isOf = (network: Network, entry: Blocked): boolean => {
   return its !== undefined && sameNetwork(network, its);
 };
 
+/** A pool whose OSDs do not answer takes half a minute. */
+const POOLS_AT_ONCE = 4;
+
 /** Whoever knows one entry of a map knows all of them. */
-const proveReached = Effect.fnUntraced(function* (access: ClusterAccess, entry: Blocked) {
+const proveReached = Effect.fnUntraced(function* (access: ClusterAccess, entry: Blocked, isGone: NotReadyYet) {
   const { blocklistReached } = yield* Blocklist;
-  for (const { name: pool } of yield* (yield* Rados).pools(access)) {
-    yield* blocklistReached({ access, pool, namespace: "" }, entry).pipe(
-      Effect.asVoid,
-      Effect.catchTag(["AccessDenied", "PoolNotFound"], () => Effect.void),
-    );
-  }
+  const looks = yield* Effect.forEach(
+    yield* (yield* Rados).pools(access),
+    ({ name: pool }) =>
+      blocklistReached({ access, pool, namespace: "" }, entry).pipe(
+        Effect.catchTag(["AccessDenied", "PoolNotFound"], () => Effect.succeed(undefined)),
+        Effect.result,
+        Effect.map((look) => ({ pool, look })),
+      ),
+    { concurrency: POOLS_AT_ONCE },
+  );
+  if (looks.some(({ look }) => Result.isSuccess(look) && look.success === false)) return yield* isGone;
+  const failed = looks.flatMap(({ pool, look }) => (Result.isFailure(look) ? [{ pool, error: look.failure }] : []));
+  const broken = failed.find(({ error }) => !isSilence(error));
+  if (broken !== undefined) return yield* broken.error;
+  const [silent] = failed;
+  if (silent === undefined) return;
+  if (!looks.some(({ look }) => Result.isSuccess(look) && look.success === true)) return yield* silent.error;
+  yield* remark([
+    `the fence is on the list and proven in another pool, but not in ${failed.map(({ pool }) => pool).join(", ")}, of which not every OSD answers: one that is away for the driver alone may still serve a fenced client there. Look at "ceph -s", and fence once more when it is well`,
+  ]);
 });
+
+/** It is the OSDs of the pool that do not answer, not the monitors. */
+const isSilence = (error: CephError): boolean => error._tag === "TimedOut" && error.op === "rados_stat";
 
 export const unfenceNetworks = Effect.fn("fencing.unfenceNetworks")(function* (
   request: NetworkFence,

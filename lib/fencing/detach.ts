@@ -7,7 +7,8 @@
  * 1. The answer "detached" lets another node have the volume. So of a node that is out of service, or that Kubernetes does
  *    not have any more, it comes after the proof that the OSDs refuse its client. If a node out of service has left no record
  *    of one, it comes only if nobody unknown has the image open.
- * 2. The record of a node in service goes if the node reports that it is well, and its client does not have the image open.
+ * 2. The record of a node in service goes if the node reports that it is well, its client does not have the image open, and
+ *    the node is not proven to be another machine, whose client is fenced, nor suspected to be.
  *    Else it stays, for a fence that somebody may ask for later: a node that is only away has no watch either, and comes
  *    back. A record too many harms nobody.
  */
@@ -33,6 +34,7 @@ import { volumeKind } from "../csi/volume-id.ts";
 import {
   clientOf,
   type ClientRecord,
+  type FencedClient,
   forgetClient,
   isOneClient,
   readRecords,
@@ -111,6 +113,8 @@ const detachClient = Effect.fnUntraced(function* (image: RecordedImage, client: 
     ]);
   if (state === undefined) return yield* kept("does not exist");
   if (!state.ready) return yield* kept("is not ready, and not out of service");
+  const isIts = client.machine === "" || client.machine === state.machine || client.bootId === state.bootId;
+  if (!isIts) return yield* kept("is not known to be the machine that had it");
   const { watchers } = yield* stage("look for users", (yield* Rbd).imageStatus(image.pool, image.imageName));
   const its = watchers.find((watcher) => isOf(client, watcher));
   if (its === undefined) return yield* stage("forget client", forgetClient(image, nodeId, client));
@@ -130,7 +134,8 @@ const proveNotThere = Effect.fnUntraced(function* (
   const state = yield* stage("look at node", (yield* Kubernetes).node(nodeId));
   if (state?.outOfService !== true) return;
   const status = yield* stage("look for users", (yield* Rbd).imageStatus(pool, imageName));
-  const known = [...clients, ...fenced.map(({ client }) => ({ client, exact: isOneClient(client) }))];
+  // Not those of a whole address: while that is fenced nobody there has a watch, and whether it still is, is not known.
+  const known = [...clients, ...fenced.filter(({ client }) => isOneClient(client)).map(asExact)];
   const watchers = status.watchers.filter((watcher) => !known.some((client) => isOf(client, watcher)));
   const others = otherWatchers({ ...status, watchers }, { mirrorDaemons });
   if (others.length > 0) {
@@ -147,6 +152,8 @@ const proveNotThere = Effect.fnUntraced(function* (
     `volume ${volumeId} is detached from node ${nodeId}, which is out of service, and nothing was fenced: the node has left no record of a client, and nobody unknown has the image open`,
   ]);
 });
+
+const asExact = ({ client }: FencedClient) => ({ client, exact: true });
 
 const addressOf = (client: string): string => client.slice(0, client.lastIndexOf(":"));
 

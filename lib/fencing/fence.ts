@@ -11,6 +11,8 @@
  * 3. A fence is lifted only if the same machine is seen in service with a boot that is neither the one under which the client
  *    came to be nor the one that Kubernetes showed at the fence: then the client does not run any more. Both, because a pod
  *    and kubelet may see different boot IDs. A node that is away, was deleted or is another machine proves nothing.
+ * 4. A fence of a whole address is never lifted here. The blocklist has one entry for all volumes and all boots of an address,
+ *    and for every node that has it: what one image has recorded says nothing of the others.
  */
 import * as Effect from "effect/Effect";
 import { blockedClient, Blocklist, FENCE_SECONDS, poolsWritten } from "../ceph/blocklist.ts";
@@ -23,6 +25,8 @@ import {
   type FencedClient,
   forgetClient,
   forgetFence,
+  isOfAnotherMachine,
+  isOneClient,
   recordFence,
   type RecordedImage,
 } from "../journal/client-records.ts";
@@ -30,8 +34,8 @@ import type { NodeState } from "../kube/node-state.ts";
 import { stage } from "../operations/pipeline.ts";
 
 /** Whether the client may run where nobody can stop it. Of a node that is gone its one client is meant, not its address. */
-export const isLost = ({ exact }: ClientRecord, state: NodeState | undefined): boolean =>
-  state === undefined ? exact : state.outOfService;
+export const isLost = (record: ClientRecord, state: NodeState | undefined): boolean =>
+  state === undefined ? record.exact : state.outOfService || isOfAnotherMachine(record, state);
 
 /** `state`: the node's now, against which its state is compared later; `undefined`: it is gone. */
 export const fence = Effect.fn("fencing.fence")(function* (
@@ -41,7 +45,9 @@ export const fence = Effect.fn("fencing.fence")(function* (
 ): Effect.fn.Return<void, CephError | NotReadyYet, Blocklist | Rbd> {
   const { nodeId, client, exact } = record;
   const { pool, imageName, volumeId } = image;
-  const shown = { shownBootId: state?.bootId ?? "", machine: state?.machine ?? "" };
+  // Only the machine of the client itself can prove later that it has booted.
+  const machine = record.machine === "" ? (state?.machine ?? "") : record.machine;
+  const shown = { shownBootId: state?.bootId ?? "", machine };
   const blocklist = yield* Blocklist;
   const blocked = blockedClient(client);
   yield* stage("record fence", recordFence(image, record, shown));
@@ -57,15 +63,29 @@ export const fence = Effect.fn("fencing.fence")(function* (
   }
   yield* stage("forget client", forgetClient(image, nodeId, record));
   const whom = exact ? `its client ${client}` : `all clients of its address, ${client}`;
+  const until = exact ? "the node has booted anew" : "somebody lifts that by hand";
+  if (state !== undefined && !state.outOfService && isOfAnotherMachine(record, state)) {
+    return yield* Effect.logWarning(
+      `node ${nodeId} is not proven to be the machine that had volume ${volumeId} under this name, and may still run: it was taken from that one, and Ceph refuses ${whom}`,
+    );
+  }
   yield* Effect.logWarning(
     state === undefined
       ? `node ${nodeId} does not exist any more: volume ${volumeId} was taken from it, and Ceph refuses ${whom}`
-      : `node ${nodeId} is out of service: volume ${volumeId} was taken from it, and Ceph refuses ${whom} until the node has booted anew`,
+      : `node ${nodeId} is out of service: volume ${volumeId} was taken from it, and Ceph refuses ${whom} until ${until}`,
   );
 });
 
-/** Whether the client ran under an earlier boot of its node. What is not known proves nothing. */
-export const isOver = ({ bootId, shownBootId, machine }: FencedClient, state: NodeState | undefined): boolean =>
+/**
+ * Whether the node runs, in service, under another boot than that of the client. That lifts nothing: the client may run on a
+ * machine that had the node's name before.
+ */
+export const isOfAnotherBoot = ({ bootId }: FencedClient, state: NodeState | undefined): boolean =>
+  state !== undefined && !state.outOfService && state.bootId !== "" && bootId !== "" && state.bootId !== bootId;
+
+/** Whether the fence is for one client, which ran under an earlier boot of its node. What is not known proves nothing. */
+export const isOver = ({ client, bootId, shownBootId, machine }: FencedClient, state: NodeState | undefined): boolean =>
+  isOneClient(client) &&
   state !== undefined &&
   !state.outOfService &&
   state.bootId !== "" &&

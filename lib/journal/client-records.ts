@@ -4,6 +4,8 @@
  *   .rbd.csi.ceph.com/clientAddress/<node ID>   10.0.0.1:0/3412     address and nonce of the client, as a blocklist has it
  *   .rbd.csi.ceph.com/userID/<node ID>          csi-rbd-node        its user
  *   .rbd.csi.ceph.com/bootID/<node ID>          6f1c… 10.0.0.1:0/3412     the boot of the node under which that client came to be
+ *   .rbd.csi.ceph.com/machine/<node ID>         10.0.0.1:0/3412 4c4c… 9d1e…     that client, and the machine that Kubernetes
+ *                                               showed of the node under that boot: its machineID and its systemUUID
  *   .rbd.csi.ceph.com/fenced/<client>           {"nodeId":…,"bootId":…,"shownBootId":…,"machine":…}   one that was fenced:
  *                                               whose it was, its boot, and what Kubernetes showed of the node then
  *
@@ -17,7 +19,8 @@
  *    counts.
  * 3. A record is removed by another than its node only if it is still the one that was read: the node may have got another
  *    client since.
- * 4. A boot counts for the client that stands beside it only: ceph-csi writes another client over it, and leaves the boot.
+ * 4. A boot and a machine count for the client that stands beside them only: ceph-csi writes another client over it, and
+ *    leaves them.
  * 5. A record that cannot be read is never "nobody". Whom it concerns is for the caller to say: it is no reason to keep the
  *    volume from other nodes.
  */
@@ -36,6 +39,7 @@ const PREFIX = ".rbd.csi.ceph.com/";
 const CLIENT = `${PREFIX}clientAddress/`;
 const USER = `${PREFIX}userID/`;
 const BOOT = `${PREFIX}bootID/`;
+const MACHINE = `${PREFIX}machine/`;
 const FENCED = `${PREFIX}fenced/`;
 /** Of ceph-csi: further on a volume ID, a slash and a node ID. */
 const THEIR_CLIENT = `${PREFIX}clientaddress/`;
@@ -58,6 +62,8 @@ export interface ClientRecord {
   readonly exact: boolean;
   /** "" if it is not known. */
   readonly bootId: string;
+  /** As Kubernetes shows it; "" if it is not known, as of older drivers. */
+  readonly machine: string;
   /** Where the client stands in the metadata, and as what: whoever removes the record proves that it is still this one. */
   readonly written: Readonly<Record<string, string>>;
 }
@@ -119,7 +125,9 @@ export const readRecords = Effect.fn("journal.readRecords")(function* (
     }
     const [boot = "", its] = found.get(BOOT + nodeId)?.split(" ") ?? [];
     const bootId = its === parsed.client ? boot : "";
-    clients.set(nodeId, { nodeId, bootId, written: { [key]: text }, ...parsed });
+    const [whose, ...ids] = found.get(MACHINE + nodeId)?.split(" ") ?? [];
+    const machine = whose === parsed.client ? ids.join(" ") : "";
+    clients.set(nodeId, { nodeId, bootId, machine, written: { [key]: text }, ...parsed });
   };
   for (const [key, text] of found) if (key.startsWith(CLIENT)) add(key, key.slice(CLIENT.length), text);
   const theirs = `${THEIR_CLIENT}${image.volumeId}/`;
@@ -128,7 +136,7 @@ export const readRecords = Effect.fn("journal.readRecords")(function* (
     const nodeId = key.slice(theirs.length);
     add(key, nodeId, text);
     const record = clients.get(nodeId);
-    if (record !== undefined) clients.set(nodeId, { ...record, bootId: "" });
+    if (record !== undefined) clients.set(nodeId, { ...record, bootId: "", machine: "" });
   }
   const fenced: FencedClient[] = [];
   for (const [key, text] of found) {
@@ -160,6 +168,7 @@ const without = (volumeId: string, nodeId: string): Entries => ({
   [CLIENT + nodeId]: undefined,
   [USER + nodeId]: undefined,
   [BOOT + nodeId]: undefined,
+  [MACHINE + nodeId]: undefined,
   [`${THEIR_CLIENT}${volumeId}/${nodeId}`]: undefined,
   [`${THEIR_USER}${volumeId}/${nodeId}`]: undefined,
 });
@@ -174,21 +183,37 @@ const write = (
 /** Records the client by which a node has the volume, in place of any earlier one. */
 export const recordClient = (
   image: RecordedImage,
-  { nodeId, client, bootId }: Pick<ClientRecord, "nodeId" | "client" | "bootId">,
+  { nodeId, client, bootId, machine }: Pick<ClientRecord, "nodeId" | "client" | "bootId" | "machine">,
 ): Effect.Effect<void, CephError, Rbd> =>
   write(image, {
     ...without(image.volumeId, nodeId),
     [CLIENT + nodeId]: client,
     [USER + nodeId]: image.pool.access.user,
     [BOOT + nodeId]: bootId === "" ? undefined : `${bootId} ${client}`,
+    [MACHINE + nodeId]: machine === "" ? undefined : `${client} ${machine}`,
   });
 
-/** `was`: the record that goes, `Raced` if it is not there any more; absent: whichever is there. */
+/** What `recordClient` writes of a client that proves later that the record is still this one. */
+export const writtenAs = (nodeId: string, client: string): Pick<ClientRecord, "written"> => ({
+  written: { [CLIENT + nodeId]: client },
+});
+
+/** `was`: the record that goes, `Raced` if it is not there any more. */
 export const forgetClient = (
   image: RecordedImage,
   nodeId: string,
-  was?: ClientRecord,
-): Effect.Effect<void, CephError, Rbd> => write(image, without(image.volumeId, nodeId), was?.written);
+  was: Pick<ClientRecord, "written">,
+): Effect.Effect<void, CephError, Rbd> => write(image, without(image.volumeId, nodeId), was.written);
+
+/**
+ * Whether the client is proven to be none of the boot that the node has now, and not proven to be of its machine: it may
+ * still run, on a machine that had the node's name before. So to fence it stops nothing of the node that has the name now.
+ */
+export const isOfAnotherMachine = (
+  { exact, bootId, machine }: Pick<ClientRecord, "exact" | "bootId" | "machine">,
+  now: Pick<ClientRecord, "bootId" | "machine">,
+): boolean =>
+  exact && machine !== "" && machine !== now.machine && bootId !== "" && now.bootId !== "" && bootId !== now.bootId;
 
 /**
  * Writes down that a node's client is to be fenced, and leaves the record of the client: until `forgetClient` the next call

@@ -18,7 +18,7 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import type { JournalCorrupt, Precondition } from "../csi/errors.ts";
+import type { JournalCorrupt, NotReadyYet, Precondition } from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import type { MappedDevice } from "../host/mapped-device.ts";
@@ -47,7 +47,7 @@ export const healDevice = Effect.fnUntraced(function* (
   image: VolumeImage,
   device: StagedDevice,
   proveAttached: Effect.Effect<void, Precondition> = Effect.void,
-): Effect.fn.Return<void, CephError | HostError | JournalCorrupt | Precondition, HealDeviceNeeds> {
+): Effect.fn.Return<void, CephError | HostError | JournalCorrupt | NotReadyYet | Precondition, HealDeviceNeeds> {
   const { mapped } = device;
   const before = yield* untilUnused(image, shared, () => []);
   if (!shared) {
@@ -63,14 +63,14 @@ export const healDevice = Effect.fnUntraced(function* (
     );
   const { enabled, proveNotFenced, staged } = yield* ClientRecord;
   // What the kernel holds back reaches the image as soon as there is a process.
-  if (enabled) yield* stage("prove not fenced", proveNotFenced(context, image));
+  if (enabled) yield* stage("prove not fenced", proveNotFenced(context, image, true));
   // The new process is another client than the one that a fence of this node would be for.
   const proveAndRecord = Effect.fnUntraced(function* (attached: MappedDevice) {
     const watcher = yield* stage("prove ours", proveOurs(image, shared, before, stackOver(attached)));
     if (!enabled) return;
     yield* stage("record client", staged(context, image, { ...attached, readOnly }, watcher));
     // After the record: whoever fences this node from now on fences the new client.
-    yield* stage("prove not fenced", proveNotFenced(context, image));
+    yield* stage("prove not fenced", proveNotFenced(context, image, true));
   });
   // Also if the driver ends before the proof.
   yield* Effect.uninterruptibleMask((restore) =>

@@ -25,7 +25,13 @@ import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import type { Credentials } from "../config/secrets.ts";
-import { type JournalCorrupt, type LockHeld, Precondition, type VolumeNotFound } from "../csi/errors.ts";
+import {
+  type JournalCorrupt,
+  type LockHeld,
+  type NotReadyYet,
+  Precondition,
+  type VolumeNotFound,
+} from "../csi/errors.ts";
 import type { HostError } from "../host/errors.ts";
 import { Host } from "../host/host.ts";
 import type { MappedDevice } from "../host/mapped-device.ts";
@@ -56,7 +62,14 @@ export interface Attached {
 type AskKubernetes = Effect.Effect<Attached, { readonly message: string }>;
 
 export type HealNeeds = Ceph | ClientRecord | Clusters | ClusterMapping | Host | Placement | PublishedNodeRecord;
-export type HealError = CephError | ConfigError | HostError | JournalCorrupt | Precondition | VolumeNotFound;
+export type HealError =
+  | CephError
+  | ConfigError
+  | HostError
+  | JournalCorrupt
+  | NotReadyYet
+  | Precondition
+  | VolumeNotFound;
 
 export interface HealingService {
   readonly remember: (staged: Healable) => void;

@@ -9,6 +9,7 @@
  * 1. image-meta.json is written before the image is mapped, and removed after it is proven unmapped. So the next call
  *    always finds what a stage left on the node.
  * 2. A failure after which something stays is of unknown outcome: kubelet never unstages after any other.
+ * 3. With --enable-fencing nothing is mapped under a boot that was fenced from the volume: it would be by the fenced client.
  */
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
@@ -24,6 +25,7 @@ import {
   InvalidRequest,
   type JournalCorrupt,
   type LockHeld,
+  type NotReadyYet,
   type Precondition,
   VolumeNotFound,
 } from "../csi/errors.ts";
@@ -79,6 +81,7 @@ export type StageError =
   | KeyNotFound
   | KmsError
   | LockHeld
+  | NotReadyYet
   | Precondition
   | VolumeNotFound;
 
@@ -195,11 +198,13 @@ const mapFormatMount = Effect.fnUntraced(function* (
   { mapper, status }: Mappable,
 ): Effect.fn.Return<
   void,
-  CephError | HostError | InvalidRequest | KeyNotFound | KmsError | Precondition,
+  CephError | HostError | InvalidRequest | JournalCorrupt | KeyNotFound | KmsError | NotReadyYet | Precondition,
   Ceph | ClientRecord | Compensations | Host | Placement
 > {
   const host = yield* Host;
   const { access, context, folder, layer, readOnly, shared, stagingPath } = spec;
+  const { enabled, proveNotFenced, staged } = yield* ClientRecord;
+  if (enabled) yield* stage("prove not fenced", proveNotFenced(context, image, false));
   const serviceAccounts = status.metadata.get(SERVICE_ACCOUNTS) ?? "";
   const marks = { encrypted: layer !== undefined, encryptedFiles: folder !== undefined, serviceAccounts };
   yield* step("write image-meta", writeImageMeta(stagingPath, imageMetaFor(context, image, mapper, marks)), {
@@ -211,7 +216,6 @@ const mapFormatMount = Effect.fnUntraced(function* (
     undo: ({ mapped }) => host.unmap(mapped, unmapOptionsOf(context, mapped.mapper)),
   });
   const watcher = yield* stage("prove ours", proveOurs(image, shared, status, bare));
-  const { enabled, staged } = yield* ClientRecord;
   if (enabled) {
     yield* stage("record client", staged(context, image, bare.mapped, watcher));
     // Whoever was given the volume before the record was there has not seen it. So this node looks for them once more.
@@ -251,19 +255,26 @@ const accountsOf = Effect.fnUntraced(function* ({
   return brief?.metadata.get(SERVICE_ACCOUNTS) ?? "";
 });
 
-/** For a volume that was staged before fencing was turned on. Pods use it already, so a failure is no reason to fail. */
+/**
+ * For a volume that was staged before fencing was turned on. Pods use it already, so a failure is no reason to fail, unless it
+ * was taken from this node since: pods would read what the kernel still has of it.
+ */
 const renewClientRecord = Effect.fnUntraced(function* (
   { context, credentials, volumeId, mapReadOnly: readOnly }: StageSpec,
   { mapped }: StagedDevice,
-): Effect.fn.Return<void, never, Needs> {
+): Effect.fn.Return<void, Precondition, Needs> {
   const { enabled, renewed } = yield* ClientRecord;
   if (!enabled) return;
   const done = Effect.flatMap(stage("locate image", locateImage(context, credentials)), (image) =>
     stage("record client", renewed(context, image, { ...mapped, readOnly })),
   );
-  yield* Effect.catch(done, ({ message }) =>
-    Effect.logWarning(`whether volume ${volumeId} can be fenced on this node is not known: ${message}`),
+  const fenced = yield* Effect.catch(done, ({ message }) =>
+    Effect.as(
+      Effect.logWarning(`whether volume ${volumeId} can be fenced on this node is not known: ${message}`),
+      undefined,
+    ),
   );
+  if (fenced !== undefined) return yield* fenced;
 });
 
 const recordPublishedNode = ({ volumeId, shared }: StageSpec, { journal }: VolumeImage) =>

@@ -90,6 +90,7 @@ export const ROOMS = {
     "lib/ceph",
     "lib/config",
     "lib/csi",
+    "lib/fencing",
     "lib/host",
     "lib/images",
     "lib/journal",

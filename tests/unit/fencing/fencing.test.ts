@@ -28,6 +28,7 @@ import {
   kubeWith,
   listed,
   LOST,
+  MACHINE,
   metadata,
   metaOf,
   RECORD,
@@ -38,10 +39,22 @@ import {
 import { interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService } from "../../support/host-memory.ts";
 import { type KubeMemory, Refused } from "../../support/kube-memory.ts";
-import { aNode, IMAGE, nodeOn, staging, unstaging, VOLUME } from "../../support/node-world.ts";
+import {
+  aNode,
+  IMAGE,
+  nodeOn,
+  OTHER_UUID,
+  seedVolume,
+  staging,
+  unstaging,
+  VOLUME,
+  volumeIdOf,
+} from "../../support/node-world.ts";
 import { aDriver, type DriverWorld } from "../../support/one-world.ts";
 import { asBlock, codeOf, EAST, failureOf, PARAMETERS } from "../../support/world.ts";
 
+/** All clients of node-a's address, as a record of ceph-csi has it. */
+const WHOLE = "10.0.0.7:0/0";
 const BOOT_FILE = "/proc/sys/kernel/random/boot_id";
 const controllerOn = (cluster: MemoryCluster, kube: KubeMemory, more: DriverWorld = {}) =>
   aDriver(cluster, { kube, ...more, flags: { ...FENCING, ...more.flags } });
@@ -82,7 +95,8 @@ describe("staging", () => {
     expect(without).not.toContain("imageMetaSet");
     const ours = withFencing.indexOf("imageMetaSet");
     expect(withFencing.slice(ours, ours + 2)).toEqual(["imageMetaSet", "imageStatus"]);
-    expect(withFencing.toSpliced(ours, 2).filter((method) => method !== "imageMetaSet")).toEqual(without);
+    const theirs = withFencing.toSpliced(ours, 2).filter((method) => !method.startsWith("imageMeta"));
+    expect(theirs).toEqual(without);
   });
 
   test("The record is there before anything is written to the image", async () => {
@@ -207,6 +221,55 @@ describe("staging", () => {
       // Not even for a moment: the kernel would hand the process what it holds back.
       expect(calls).not.toContain("attach");
     }
+  });
+
+  test("Under a boot that was fenced from a volume a stage maps nothing; under another one it does", async () => {
+    for (const [fence, code] of [
+      [fencedAs("boot-1", ""), "FAILED_PRECONDITION"],
+      [fencedAs("boot-0", "boot-1"), "OK"],
+      // the controller has judged it
+      [fencedAs("", "boot-0"), "OK"],
+      [fencedAs("boot-1").replace("node-a", "node-c"), "OK"],
+      ["{", "OK"],
+    ] as const) {
+      const { cluster, host } = await nodeWith();
+      const calls: string[] = [];
+      const service = interceptedHost(hostMemoryService(host), ({ method }, act) => {
+        calls.push(method);
+        return act;
+      });
+      metaOf(cluster).set(`${KEY}fenced/${CLIENT}`, fence);
+      await using node = nodeOn(host, { host: service, flags: { nodeid: "node-a", ...FENCING } });
+      const failure = await failureOf(node.stage(staging()));
+      expect(failure?.code ?? "OK").toBe(code);
+      expect(calls.includes("map")).toBe(code === "OK");
+      expect(failure?.message ?? CLIENT).toContain(CLIENT);
+    }
+  });
+
+  test("A boot that the node cannot read may be the fenced one", async () => {
+    const { cluster, host, driver } = await nodeWith();
+    host.tree.delete(BOOT_FILE);
+    metaOf(cluster).set(`${KEY}fenced/${CLIENT}`, fencedAs("boot-0"));
+    await using node = driver();
+    expect(await codeOf(node.stage(staging()))).toBe("FAILED_PRECONDITION");
+    expect([...host.mappings.keys()]).toEqual([]);
+  });
+
+  test("What is staged still goes to no pod under the boot that was fenced from it", async () => {
+    const { cluster, driver } = await nodeWith();
+    await using node = driver();
+    await node.stage(staging());
+    const fence = `${KEY}fenced/10.0.0.1:0/1`;
+    metaOf(cluster).clear();
+    metaOf(cluster).set(fence, fencedAs("boot-1", "boot-of-kubelet"));
+    const failure = await failureOf(node.stage(staging()));
+    // kubelet unstages after this code: something of the volume is there
+    expect(failure?.code).toBe("UNAVAILABLE");
+    expect(failure?.message).toContain("was taken from this node while it was lost");
+    expect(Object.keys(metadata(cluster))).toEqual([fence]);
+    metaOf(cluster).set(fence, fencedAs("boot-0", "boot-of-kubelet"));
+    await node.stage(staging());
   });
 
   test("A stage that was held up before its record was there finds out who got the volume meanwhile", async () => {
@@ -422,6 +485,13 @@ describe("detaching", () => {
     expect(listed(cluster)).toEqual([]);
   });
 
+  test("The fence of a whole address, which somebody may have lifted, explains no watcher from there", async () => {
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("").replace("node-a", "node-c") });
+    cluster.image("rbd", IMAGE).watchers.add("10.0.0.7:0/5/client.5");
+    await using driver = controllerOn(cluster, LOST());
+    expect(await codeOf(driver.detach(detaching()))).toBe("FAILED_PRECONDITION");
+  });
+
   test("Without a record a node in service is detached, whoever has the image open", async () => {
     const cluster = await withRecord({});
     cluster.image("rbd", IMAGE).watchers.add("10.0.0.7:0/5/client.5");
@@ -496,6 +566,8 @@ describe("detaching", () => {
     await driver.detach(detaching());
     expect(listed(cluster)).toEqual([entry]);
     const client = entry.slice("client ".length);
+    const until = client.endsWith("/0") ? "somebody lifts that by hand" : "the node has booted anew";
+    expect(driver.log.join()).toContain(`${client} until ${until}`);
     // the boot that this driver left beside another client is not its own
     expect(metadata(cluster)).toEqual({ [`${KEY}fenced/${client}`]: fencedAs("") });
   });
@@ -655,6 +727,63 @@ describe("attaching", () => {
     expect(Object.keys(metadata(cluster))).toEqual([`${KEY}fenced/${CLIENT}`]);
   });
 
+  test.each([
+    ["its Node object was away at the fence", BOOTED, ["boot-1", "", ""]],
+    ["it had booted before the fence", BOOTED, ["boot-1", "boot-2"]],
+    ["it was reinstalled under its name", again({ machineID: "machine-2" }), []],
+    ["it was reinstalled under its name, and tells no machine", again({ machineID: "" }), []],
+  ] as const)(
+    "A node with another boot than its fenced client gets the volume, and the fence stays: %s",
+    async (_, kube, as) => {
+      const cluster = await withFence(...as);
+      await using driver = controllerOn(cluster, kube());
+      await driver.attach(attaching("node-a"));
+      expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+      expect(Object.keys(metadata(cluster))).toEqual([`${KEY}fenced/${CLIENT}`]);
+    },
+  );
+
+  test.each([
+    ["it has the boot of the client", IN_SERVICE, ["boot-1", "", ""]],
+    ["it has the boot of the client, on another machine", again({ bootID: "boot-1", machineID: "machine-2" }), []],
+    ["it tells no boot", again({ bootID: "" }), []],
+    ["it is still out of service", again({ taints: [TAINT] }), []],
+    ["the boot of the client is in no record, and Kubernetes showed none", BOOTED, ["", ""]],
+    ["the boot of the client is in no record, and Kubernetes showed this one", BOOTED, ["", "boot-2"]],
+  ] as const)("A fenced node that may have the boot of its client gets no volume: %s", async (_, kube, as) => {
+    const cluster = await withFence(...as);
+    await using driver = controllerOn(cluster, kube());
+    const failure = await failureOf(driver.attach(attaching("node-a")));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toContain("is not proven to have booted since");
+    expect(failure?.message.includes("in no record")).toBe(as[0] === "");
+    expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+  });
+
+  test("Another boot is no way past the fence of a whole address, whose entry would refuse the new client", async () => {
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("boot-1", "") });
+    cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
+    await using driver = controllerOn(cluster, BOOTED());
+    expect(await codeOf(driver.attach(attaching("node-a")))).toBe("FAILED_PRECONDITION");
+    expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
+  });
+
+  test("A node whose Node object was away goes through: detach, its return, attach, stage, and its new client is recorded", async () => {
+    const { cluster, host } = await aNode();
+    for (const [key, value] of Object.entries(RECORD)) metaOf(cluster).set(key, value);
+    host.tree.set(BOOT_FILE, { kind: "file", text: "boot-2\n" });
+    {
+      await using driver = controllerOn(cluster, kubeWith(aNodeObject("node-b")));
+      await driver.detach(detaching());
+    }
+    await using driver = controllerOn(cluster, BOOTED());
+    await driver.attach(attaching("node-a"));
+    await using node = nodeOn(host, { flags: { nodeid: "node-a", ...FENCING } });
+    await node.stage(staging());
+    expect(metadata(cluster)[`${KEY}clientAddress/node-a`]).toBe("10.0.0.1:0/1");
+    expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+  });
+
   test("The fence of a client whose own boot is not known is lifted by what Kubernetes showed", async () => {
     const cluster = await withFence("");
     await using driver = controllerOn(cluster, BOOTED());
@@ -670,12 +799,11 @@ describe("attaching", () => {
   });
 
   test("An old fence of a whole address does not lift a newer one of the lost node", async () => {
-    const whole = "10.0.0.7:0/0";
-    const cluster = await withRecord({ [`${KEY}fenced/${whole}`]: fencedAs("", "boot-0") });
-    cluster.blocklist.set(`client ${whole}`, { kind: "client", address: whole });
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("", "boot-0") });
+    cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
     await using driver = controllerOn(cluster, LOST());
     await driver.attach(attaching("node-b"));
-    expect(listed(cluster)).toEqual([`client ${whole}`]);
+    expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
   });
 
   test("A record that cannot be read keeps a volume from other nodes while its node may be lost, and only then", async () => {
@@ -723,19 +851,37 @@ describe("attaching", () => {
     expect(driver.log.join()).toContain('allow command "osd blocklist"');
   });
 
-  test("A node that has booted gets no volume while its whole address is fenced and nobody may lift that", async () => {
-    const whole = "10.0.0.7:0/0";
-    const cluster = await withRecord({ [`${KEY}fenced/${whole}`]: fencedAs("") });
-    cluster.blocklist.set(`client ${whole}`, { kind: "client", address: whole });
-    cluster.users.set("admin", { key: MEMORY_KEY, manager: true, pools: ["rbd"] });
+  test("A node that has booted gets no volume while its whole address is fenced, until a person lifts that", async () => {
+    for (const as of [[""], ["boot-1"], ["boot-1", "boot-0"]] as const) {
+      const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs(...as) });
+      cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
+      await using driver = controllerOn(cluster, BOOTED());
+      await driver.attach(attaching("node-b"));
+      const failure = await failureOf(driver.attach(attaching("node-a")));
+      expect(failure?.code).toBe("FAILED_PRECONDITION");
+      expect(failure?.message).toContain(`"ceph osd blocklist rm ${WHOLE}" lifts the fence for all volumes`);
+      expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
+      cluster.blocklist.clear();
+      await driver.attach(attaching("node-a"));
+      expect(metadata(cluster)).toEqual({});
+    }
+  });
+
+  test("The old fence of a whole address in one image lifts no newer one in another", async () => {
+    const cluster = await withRecord({ [`${KEY}fenced/${WHOLE}`]: fencedAs("", "boot-1") });
+    await seedVolume(cluster, OTHER_UUID);
+    const other = cluster.image("rbd", `csi-vol-${OTHER_UUID}`).meta;
+    other.set(`${KEY}fenced/${WHOLE}`, fencedAs("", "boot-2"));
+    cluster.blocklist.set(`client ${WHOLE}`, { kind: "client", address: WHOLE });
+    // its client of boot-2, which has the other volume, may run
     await using driver = controllerOn(cluster, BOOTED());
-    await driver.attach(attaching("node-b"));
-    const failure = await failureOf(driver.attach(attaching("node-a")));
-    expect(failure?.code).toBe("FAILED_PRECONDITION");
-    expect(failure?.message).toContain('allow command "osd blocklist"');
-    expect(failure?.message).toContain(`ceph osd blocklist rm ${whole}`);
-    cluster.blocklist.clear();
-    await driver.attach(attaching("node-a"));
+    for (const nodeId of ["node-b", "node-a"]) {
+      await driver.attach(attaching(nodeId)).catch(() => undefined);
+      expect(listed(cluster)).toEqual([`client ${WHOLE}`]);
+    }
+    expect(await codeOf(driver.attach(attaching("node-a", { volumeId: volumeIdOf(OTHER_UUID) })))).toBe(
+      "FAILED_PRECONDITION",
+    );
   });
 
   test("A volume that does not exist is NOT_FOUND, and a static one is attached unseen", async () => {
@@ -865,5 +1011,181 @@ describe("the flag", () => {
     expect(await codeOf(driver.detach(detaching("node-a", { volumeId: "" })))).toBe("INVALID_ARGUMENT");
     const strange = attaching("node-a", { volumeId: "strange" });
     expect(await codeOf(driver.attach({ ...strange, volumeContext: {} }))).toBe("NOT_FOUND");
+  });
+});
+
+describe("a machine that was replaced under the name of its node", () => {
+  const OF_MACHINE = { ...RECORD, [`${KEY}machine/node-a`]: `${CLIENT} ${MACHINE}` };
+  /** Kubernetes with the new machine, which has booted. */
+  const replaced = (more: Parameters<typeof aNodeObject>[1] = {}) =>
+    kubeWith(aNodeObject("node-a", { bootID: "boot-9", machineID: "machine-2", ...more }), aNodeObject("node-b"));
+  const FENCE = { [`${KEY}fenced/${CLIENT}`]: fencedAs("boot-1", "boot-9") };
+  const newMachine = async (record: Readonly<Record<string, string>> = OF_MACHINE, boot = "boot-9") => {
+    const { cluster, host } = await aNode();
+    host.tree.set(BOOT_FILE, { kind: "file", text: `${boot}\n` });
+    for (const [key, value] of Object.entries(record)) metaOf(cluster).set(key, value);
+    return { cluster, host };
+  };
+  const nodeA = { nodeid: "node-a", ...FENCING };
+  const OWN = "10.0.0.1:0/1";
+
+  test("A stage records the machine that Kubernetes shows with the boot of this node, and asks for it once", async () => {
+    for (const [kube, machine] of [
+      [replaced(), `${OWN} machine-2`],
+      [replaced({ bootID: "boot-of-another-view" }), undefined],
+      [replaced({ machineID: "" }), undefined],
+      [kubeWith(), undefined],
+    ] as const) {
+      const { cluster, host } = await newMachine({});
+      await using node = nodeOn(host, { kube, flags: nodeA });
+      await node.stage(staging());
+      expect(metadata(cluster)[`${KEY}machine/node-a`]).toBe(machine);
+      await node.unstage(unstaging());
+      expect(metadata(cluster)).toEqual({});
+      await node.stage(staging());
+      if (machine !== undefined) expect(kube.requests).toHaveLength(1);
+    }
+  });
+
+  test("Kubernetes that does not answer holds up no stage", async () => {
+    const { cluster, host } = await newMachine({});
+    const kube = replaced();
+    kube.get = () => {
+      throw new Refused(403, "Forbidden", "nodes is forbidden");
+    };
+    await using node = nodeOn(host, { kube, flags: nodeA });
+    await node.stage(staging());
+    expect(metadata(cluster)).toMatchObject({ [`${KEY}bootID/node-a`]: `boot-9 ${OWN}` });
+    expect(metadata(cluster)).not.toHaveProperty([`${KEY}machine/node-a`]);
+  });
+
+  test.each([
+    ["is shown", replaced],
+    ["is not shown", () => kubeWith()],
+  ] as const)(
+    "The old one's client is fenced before the new one maps the volume, if the new one %s",
+    async (_, kube) => {
+      const { cluster, host } = await newMachine();
+      const order: string[] = [];
+      const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {
+        order.push(method);
+        return act;
+      });
+      const service = interceptedHost(hostMemoryService(host), ({ method }, act) => {
+        order.push(method);
+        return act;
+      });
+      await using node = nodeOn(host, { ceph, host: service, kube: kube(), flags: nodeA });
+      await node.stage(staging());
+      expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+      expect(metadata(cluster)).toMatchObject({ ...FENCE, [`${KEY}clientAddress/node-a`]: OWN });
+      expect(order.indexOf("blocklistReached")).toBeGreaterThan(order.indexOf("blocklistAdd"));
+      expect(order.indexOf("map")).toBeGreaterThan(order.indexOf("blocklistReached"));
+      expect(node.log.join()).toContain("is not proven to be the machine that had volume");
+    },
+  );
+
+  test("Without a proof of that fence nothing is mapped, and the record stays", async () => {
+    const { cluster, host } = await newMachine();
+    const late = new TimedOut({ op: "rados_stat", subject: "rbd" });
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      method === "blocklistReached" ? Effect.fail(late) : act,
+    );
+    await using node = nodeOn(host, { ceph, kube: replaced(), flags: nodeA });
+    expect(await codeOf(node.stage(staging()))).toBe("DEADLINE_EXCEEDED");
+    expect([...host.mappings.keys()]).toEqual([]);
+    expect(metadata(cluster)).toEqual({ ...OF_MACHINE, ...FENCE });
+  });
+
+  test.each([
+    ["the same machine, after a boot", OF_MACHINE, "boot-9", { machineID: MACHINE }],
+    ["the boot of the record, whatever its machine is called now", OF_MACHINE, "boot-1", { bootID: "boot-1" }],
+    ["a record without a machine, of an older driver", RECORD, "boot-9", {}],
+    [
+      "a machine beside another client, which ceph-csi has written since",
+      { ...OF_MACHINE, [`${KEY}clientAddress/node-a`]: "10.0.0.7:0/99" },
+      "boot-9",
+      {},
+    ],
+  ] as const)("A stage, and the detach of a node in service, fences nothing for %s", async (_, record, boot, more) => {
+    {
+      const { cluster, host } = await newMachine(record, boot);
+      await using node = nodeOn(host, { kube: replaced(more), flags: nodeA });
+      await node.stage(staging());
+      expect(metadata(cluster)[`${KEY}clientAddress/node-a`]).toBe(OWN);
+      expect(listed(cluster)).toEqual([]);
+    }
+    const cluster = await withRecord(record);
+    await using driver = controllerOn(cluster, replaced(more));
+    await driver.attach(attaching("node-b"));
+    await driver.attach(attaching("node-a"));
+    expect(metadata(cluster)).toEqual(record);
+    await driver.detach(detaching());
+    expect(metadata(cluster)).toEqual({});
+    expect(listed(cluster)).toEqual([]);
+  });
+
+  test("Its client is fenced by the detach, and by an attach to the new machine or to another node", async () => {
+    for (const call of ["detach", "node-a", "node-b"] as const) {
+      const cluster = await withRecord(OF_MACHINE);
+      await using driver = controllerOn(cluster, replaced());
+      await (call === "detach" ? driver.detach(detaching()) : driver.attach(attaching(call)));
+      expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+      expect(metadata(cluster)).toEqual(FENCE);
+    }
+  });
+
+  test("That fence is lifted by a boot of the old machine, and by none of the new one", async () => {
+    const cluster = await withRecord(OF_MACHINE);
+    for (const [kube, entries] of [
+      [replaced(), 1],
+      [replaced({ bootID: "boot-10" }), 1],
+      [replaced({ bootID: "boot-1", machineID: MACHINE }), 1],
+      [replaced({ bootID: "boot-11", machineID: MACHINE }), 0],
+    ] as const) {
+      await using driver = controllerOn(cluster, kube);
+      await driver.attach(attaching("node-b"));
+      expect(listed(cluster)).toHaveLength(entries);
+    }
+  });
+
+  test("A node in service that tells no boot keeps the record of its machine's client, and the log says so", async () => {
+    const cluster = await withRecord(OF_MACHINE);
+    await using driver = controllerOn(cluster, replaced({ bootID: "" }));
+    await driver.detach(detaching());
+    expect(metadata(cluster)).toEqual(OF_MACHINE);
+    expect(listed(cluster)).toEqual([]);
+    expect(driver.log.join()).toContain("is not known to be the machine that had it");
+  });
+
+  test("The unstage of the old machine leaves the record of the new one", async () => {
+    const { cluster, host } = await newMachine({}, "boot-1");
+    await using old = nodeOn(host, { flags: nodeA });
+    await old.stage(staging());
+    metaOf(cluster).set(`${KEY}clientAddress/node-a`, "10.0.0.9:0/9");
+    await old.unstage(unstaging());
+    expect(metadata(cluster)[`${KEY}clientAddress/node-a`]).toBe("10.0.0.9:0/9");
+  });
+
+  test("What is staged, and has gone to another machine of this name since, is not recorded, and gets no new process", async () => {
+    const { cluster, host } = await newMachine({}, "boot-1");
+    const volumeContext = { ...PARAMETERS, imageName: IMAGE, mounter: "rbd-nbd" };
+    await using node = nodeOn(host, { kube: IN_SERVICE(), flags: nodeA });
+    await node.stage(staging({ volumeContext }));
+    const others = {
+      [`${KEY}clientAddress/node-a`]: "10.0.0.9:0/9",
+      [`${KEY}bootID/node-a`]: "boot-9 10.0.0.9:0/9",
+      [`${KEY}machine/node-a`]: "10.0.0.9:0/9 machine-2",
+    };
+    for (const [key, value] of Object.entries(others)) metaOf(cluster).set(key, value);
+    await node.stage(staging({ volumeContext }));
+    expect(metadata(cluster)).toMatchObject(others);
+    expect(node.log.join()).toContain("maybe of another machine that is called node-a");
+    const [path = ""] = host.mappings.keys();
+    host.killProcess(path);
+    await node.lookAfterProcesses();
+    expect(host.mappings.get(path)?.dead).toBe(true);
+    expect(metadata(cluster)).toMatchObject(others);
+    expect(listed(cluster)).toEqual([]);
   });
 });

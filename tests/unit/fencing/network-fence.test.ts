@@ -2,9 +2,10 @@
 import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import type { Blocked } from "../../../lib/ceph/blocklist.ts";
+import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
 import { contains, formatNetwork, type Network, networkOfClient, parseNetwork } from "../../../lib/fencing/network.ts";
-import { intercepted, recorded } from "../../support/ceph-faults.ts";
+import { recorded } from "../../support/ceph-faults.ts";
 import { MEMORY_FSID } from "../../support/ceph-memory/blocklist.ts";
 import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { listed } from "../../support/fencing-world.ts";
@@ -87,18 +88,44 @@ describe("fencing", () => {
     expect(calls().filter(({ method }) => method === "blocklistReached")).toHaveLength(2 * 3);
   });
 
-  test("A pool into which the user may not look is no failure; an OSD that does not answer is one", async () => {
-    for (const [error, code] of [
-      [new AccessDenied({ op: "rados_stat", subject: "ssd", user: "admin" }), "OK"],
-      [new TimedOut({ op: "rados_stat", subject: "ssd" }), "DEADLINE_EXCEEDED"],
-    ] as const) {
-      const cluster = aCluster();
-      const ceph = intercepted(cephMemoryService(cluster), ({ method, subject }, act) =>
-        method === "blocklistReached" && subject.startsWith("ssd") ? Effect.fail(error) : act,
-      );
-      await using driver = aDriver(cluster, { ceph });
-      expect(await codeOf(driver.fenceNetwork(request(["10.0.0.0/24"])))).toBe(code);
-    }
+  const denied = new AccessDenied({ op: "rados_stat", subject: "x", user: "admin" });
+  const silent = new TimedOut({ op: "rados_stat", subject: "x" });
+  const monitors = new TimedOut({ op: "rados_mon_command", subject: "x" });
+  test.each([
+    ["one into which the user may not look is no failure", { ssd: denied }, "OK", undefined],
+    ["nor are all of them", { rbd: denied, ssd: denied, ec: denied }, "OK", undefined],
+    ["one whose OSDs do not answer is in the log, if another one proves the fence", { ssd: silent }, "OK", "ssd"],
+    ["so are two, the first ones, too", { rbd: silent, ssd: silent }, "OK", "rbd, ssd"],
+    ["if no OSD answers it fails", { rbd: silent, ssd: silent, ec: silent }, "DEADLINE_EXCEEDED", undefined],
+    [
+      "also if the user may not look elsewhere",
+      { rbd: silent, ssd: denied, ec: denied },
+      "DEADLINE_EXCEEDED",
+      undefined,
+    ],
+    ["that the monitors do not answer is no matter of a pool", { ssd: monitors }, "DEADLINE_EXCEEDED", undefined],
+    ["one that does not know the list is a failure", { ssd: false }, "ABORTED", undefined],
+    ["also behind one that does not answer", { rbd: silent, ssd: false }, "ABORTED", undefined],
+  ] as const)("Of the pools %s", async (_, pools, code, named) => {
+    const cluster = aCluster();
+    const asked: string[] = [];
+    const inner = cephMemoryService(cluster);
+    const ceph: CephCalls = {
+      ...inner,
+      blocklistReached: (pool, entry) => {
+        asked.push(pool.pool);
+        const answer = new Map<string, AccessDenied | TimedOut | false>(Object.entries(pools)).get(pool.pool);
+        if (answer === undefined) return inner.blocklistReached(pool, entry);
+        return answer === false ? Effect.succeed(false) : Effect.fail(answer);
+      },
+    };
+    await using driver = aDriver(cluster, { ceph });
+    expect(await codeOf(driver.fenceNetwork(request(["10.0.0.0/24"])))).toBe(code);
+    expect(asked.toSorted()).toEqual(["ec", "rbd", "ssd"]);
+    expect(listed(cluster)).toEqual(["range 10.0.0.0/24"]);
+    const remarks = driver.log.join();
+    if (named === undefined) expect(remarks).not.toContain("not every OSD answers");
+    else expect(remarks).toContain(`but not in ${named}, of which not every OSD answers`);
   });
 
   test("A network that is not on the list afterwards is not fenced", async () => {

@@ -42,7 +42,7 @@ let server: Served;
 const PARTS = {
   nodeId: "node-1",
   record: makePublishedNodeRecord("node-1", undefined),
-  clients: makeClientRecord("node-1", false),
+  clients: makeClientRecord("node-1", false, Effect.succeed(undefined)),
   healing: makeHealing(Effect.succeed({ staged: [], volumeIds: [] })),
   limits: makePodLimits(Effect.succeed({ staged: [] })),
 };
