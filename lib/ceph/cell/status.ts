@@ -88,7 +88,7 @@ export const status = (where: PoolArg, io: bigint, image: string, metadata: read
 const WATCHER_WORDS = 3;
 
 /** Leaves out the watchers of this connection: they are short calls in other cells and do not use the image. */
-const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
+export const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
   for (let room = 16; ; ) {
     const list = new BigUint64Array(new ArrayBuffer(room * WATCHER_WORDS * 8));
     const count = slot(BigInt(room));

@@ -43,7 +43,7 @@ const seedVolume = async (cluster: MemoryCluster, imageName = IMAGE): Promise<st
 };
 
 /** Puts the volume's image into the trash, as a driver does that then dies. */
-const halfDelete = (cluster: MemoryCluster): Promise<void> =>
+const halfDelete = (cluster: MemoryCluster): Promise<unknown> =>
   Effect.runPromise(
     cephMemoryService(cluster).trashMove(
       { access: memoryAccess, pool: "rbd", namespace: "" },
