@@ -1,0 +1,131 @@
+/**
+ * The snapshots that keep an image in the trash: a driver's own are removed there, a person's stay and are named.
+ *
+ * | snapshot | whose | what becomes of it |
+ * | --- | --- | --- |
+ * | `csi-snap-U@csi-snap-U`: the image's own name | a driver's | removed |
+ * | `V-temp@V`: of an image in between, the name of its volume | a driver's | removed, unless V still reads from it |
+ * | `S@csi-snap-U`, where the journal has U, with this name and source | a driver's | removed, unless U is not ready or still reads from it |
+ * | `S@V-temp`, where the journal has V, or has none of that UUID and the name has ceph-csi's own prefix | a driver's | likewise |
+ * | kind `trash`: removed, and kept by its clones | nobody's | goes with the last of them, and so does the image |
+ * | kind `group`, and all others | not a driver's | stays |
+ *
+ * A snapshot that its clone still reads from by this name is one of which the clone may not be known to it: such a clone was
+ * cut off, and would lose its data.
+ *
+ * Not here: images that have a name (./persons-snapshots.ts); when an image in the trash is looked at (./purge.ts).
+ *
+ * 1. Nothing is removed of an image that is not in the trash any more (lib/ceph/cell/trashed-snapshots.ts).
+ * 2. Only a snapshot that its exact name, or the journal, proves to be a driver's goes.
+ */
+import * as Effect from "effect/Effect";
+import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
+import { type DriversMark, Rbd } from "../ceph/rbd.ts";
+import { Precondition } from "../csi/errors.ts";
+import { imageNameOf, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
+import { statusIfThere } from "./races.ts";
+import { TEMP_SUFFIX } from "./temp-suffix.ts";
+import { TRANSIENT_NAME } from "./transient-snapshots.ts";
+
+/** An image in the trash. */
+export interface InTrash {
+  readonly pool: PoolRef;
+  readonly id: string;
+  readonly name: string;
+  /** It was moved there with the driver's mark: without one it is another entry than the driver's. */
+  readonly mark: DriversMark | undefined;
+}
+
+/** What still keeps an image in the trash. */
+export interface Keeping {
+  /** Names of the snapshots that no driver took: only a person can remove them. */
+  readonly persons: readonly string[];
+  /** It has clones, or a snapshot of work that is not finished: it may go later. */
+  readonly forNow: boolean;
+}
+
+const NOTHING: Keeping = { persons: [], forNow: false };
+
+/** Removes the snapshots that are a driver's, and tells what is left; `undefined`: the image is not in the trash any more. */
+export const clearSnapshots = Effect.fn("images.clearSnapshots")(
+  function* (image: InTrash): Effect.fn.Return<Keeping | undefined, CephError, Rados | Rbd> {
+    const rbd = yield* Rbd;
+    const { pool, id, mark } = image;
+    const snapshots = yield* rbd.trashSnapshots(pool, id, mark !== undefined);
+    if (snapshots === undefined) return undefined;
+    const persons: string[] = [];
+    let forNow = false;
+    for (const { name, kind } of snapshots) {
+      const whose = kind === "trash" ? "nobody's" : kind === "user" ? yield* ownerOf(image, name) : "a person's";
+      if (whose === "a person's") persons.push(name);
+      else if (whose === "a driver's") yield* rbd.trashSnapshotRemove(pool, id, name, mark !== undefined);
+      else forNow = true;
+    }
+    return { persons, forNow };
+  },
+  // a clone that lost its parent before it was complete, or an image that is half removed, has no snapshot
+  (clearing, { pool, id, mark }) =>
+    Effect.catchTag(clearing, ["ParentLost", "ImageNotFound"], () =>
+      Effect.flatMap(Rbd, ({ trashGet }) =>
+        Effect.map(trashGet(pool, id), (entry) =>
+          entry === undefined || (mark !== undefined && entry.byDriver === undefined) ? undefined : NOTHING,
+        ),
+      ),
+    ),
+);
+
+type Owner = "a driver's" | "a person's" | "work's that is not finished";
+
+const ownerOf = Effect.fnUntraced(function* (
+  image: InTrash,
+  snapshot: string,
+): Effect.fn.Return<Owner, CephError, Rados | Rbd> {
+  if (snapshot === image.name) return "a driver's";
+  if (snapshot + TEMP_SUFFIX === image.name) return yield* unlessRead(image, snapshot, [snapshot]);
+  const [, uuid, temp] = TRANSIENT_NAME.exec(snapshot) ?? [];
+  if (uuid === undefined) return "a person's";
+  if (temp === undefined) {
+    const made = yield* readAttributes(SNAPSHOTS, image.pool, uuid);
+    if (made?.source !== image.name || imageNameOf(SNAPSHOTS, uuid, made) !== snapshot) return "a person's";
+    if (made.imageId === undefined) return "work's that is not finished";
+    return yield* unlessRead(image, snapshot, [snapshot]);
+  }
+  const copy = yield* readAttributes(VOLUMES, image.pool, uuid);
+  if (copy === undefined && !snapshot.startsWith(VOLUMES.defaultImagePrefix)) return "a person's";
+  if (copy !== undefined && copy.imageId === undefined) return "work's that is not finished";
+  return yield* unlessRead(image, snapshot, [snapshot, snapshot.slice(0, -temp.length)]);
+});
+
+/** Whether one of those images is a clone of the snapshot, which has its name still. */
+const unlessRead = Effect.fnUntraced(function* (
+  { pool, id }: InTrash,
+  snapshot: string,
+  clones: readonly string[],
+): Effect.fn.Return<Owner, CephError, Rbd> {
+  for (const clone of clones) {
+    const parent = (yield* statusIfThere(pool, clone))?.parent;
+    if (parent?.imageId === id && parent.snapshot === snapshot) return "work's that is not finished";
+  }
+  return "a driver's";
+});
+
+/** A message names so many snapshots, and counts the others. */
+const NAMED = 5;
+
+const named = (persons: readonly string[]): string =>
+  `${persons.length === 1 ? "a snapshot" : "snapshots"} that no driver took: ${persons.slice(0, NAMED).join(", ")}${persons.length > NAMED ? ` and ${persons.length - NAMED} more` : ""}`;
+
+const toDo = ({ pool, id }: InTrash): string =>
+  `To keep what is there, take the image out of the trash with "rbd trash restore ${imageLabel(pool, id)}". If nobody needs it, remove each with "rbd snap rm --pool ${pool.pool}${pool.namespace === "" ? "" : ` --namespace ${pool.namespace}`} --image-id ${id} --snap NAME"`;
+
+export const keptByPersons = (image: InTrash, persons: readonly string[]): string =>
+  `image ${imageLabel(image.pool, image.id)} (${image.name}) stays in the trash, and so does its space: it has ${named(persons)}. ${toDo(image)}; the driver removes the image then`;
+
+export const refuseKept = (image: InTrash, persons: readonly string[]): Precondition =>
+  new Precondition({
+    subject: `image ${imageLabel(image.pool, image.id)} (${image.name})`,
+    problem: `is in the trash, and has ${named(persons)}`,
+    remedy: `${toDo(image)}, then retry`,
+  });
