@@ -59,7 +59,7 @@ export const makeBackground = (verb: string): Effect.Effect<Background, never, S
         );
         if (failure === undefined) {
           queued.delete(subject);
-          return yield* Effect.logInfo(`${verb} of image ${subject} is done`);
+          return yield* Effect.logInfo(`${verb} of image ${subject} is over`);
         }
         const wait = Math.min(FIRST_WAIT_S * item.attempt, LONGEST_WAIT_S);
         yield* Effect.logWarning(`${verb} of image ${subject} is tried again in ${wait} s: ${failure}`);

@@ -19,6 +19,7 @@
  *    it was given and does not remove is looked after (./manager-tasks.ts).
  * 6. The manager gets an image when its mark protects it no longer, because it would try again only half a minute later.
  */
+import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
@@ -45,6 +46,10 @@ const LEAVE = "500 millis";
 /** So often the manager may fail to take an image that has no mark before the driver removes it itself, too. */
 const REFUSALS = 3;
 const MOST_REFUSALS = 1024;
+
+/** For so long nobody tries to remove an image that a person's snapshot keeps. */
+const KEPT_MS = 3_600_000;
+const MOST_KEPT = 4096;
 
 /** After it no mark protects an image any more. */
 const UNPROTECTED_SECONDS = Math.max(...Object.values(DRIVERS_MARKS)) + 1;
@@ -98,14 +103,21 @@ export class Purge extends Context.Service<
           () => Effect.void,
         );
       const say = yield* makeReminder;
+      /** When it was seen that a person's snapshot keeps an image: milliseconds since the epoch. */
+      const keptSince = new Map<string, number>();
       /** `clearSnapshots`, which also says what a person's snapshots keep. */
       const clear = (image: InTrash) =>
         clearSnapshots(image).pipe(
           Effect.provideContext(context),
           Effect.tap((keeping) =>
-            keeping === undefined || keeping.persons.length === 0
-              ? Effect.void
-              : say(imageLabel(image.pool, image.id), keptByPersons(image, keeping.persons)),
+            Effect.gen(function* () {
+              const label = imageLabel(image.pool, image.id);
+              keptSince.delete(label);
+              if (keeping === undefined || keeping.persons.length === 0) return;
+              if (keptSince.size >= MOST_KEPT) keptSince.clear();
+              keptSince.set(label, yield* Clock.currentTimeMillis);
+              yield* say(label, keptByPersons(image, keeping.persons));
+            }),
           ),
         );
       const removeOwn = (image: TrashedImage) =>
@@ -201,7 +213,9 @@ export class Purge extends Context.Service<
         Effect.gen(function* () {
           const calls = { trashList: rbd.trashList, managerTasks, pending };
           const { left, given } = yield* Effect.provideContext(leftInTrash(pool, calls), context);
+          const now = yield* Clock.currentTimeMillis;
           for (const { id, name, byDriver: mark } of left) {
+            if (now - (keptSince.get(imageLabel(pool, id)) ?? -Infinity) < KEPT_MS) continue;
             yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) was left in the trash, and is removed now`);
             yield* queue([{ pool, id, name, mark, snapshot: snapshotInTrash(name) }], { after: 0 });
           }

@@ -80,7 +80,7 @@ export const finishRemoval = Effect.fnUntraced(function* (
       if (entry?.source !== "user" || entry.name !== name) continue;
       // what the trash protects is an administrator's to purge
       const { id, byDriver: mark } = entry;
-      if (entry.protectedUntil !== undefined) yield* moveToTrash({ pool, name, id }, undefined);
+      if (entry.protectedUntil !== undefined) yield* moveToTrash({ pool, name, id, found: true }, undefined);
       else if (onlyMarked && mark === undefined) {
         yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) stays in the trash: no driver's mark is on it`);
       } else {

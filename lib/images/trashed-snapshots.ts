@@ -6,7 +6,7 @@
  * | `csi-snap-U@csi-snap-U`: the image's own name | a driver's | removed |
  * | `V-temp@V`: of an image in between, the name of its volume | a driver's | removed, unless V still reads from it |
  * | `S@csi-snap-U`, where the journal has U, with this name and source | a driver's | removed, unless U is not ready or still reads from it |
- * | `S@V-temp`, where the journal has V, or has none of that UUID and the name has ceph-csi's own prefix | a driver's | likewise |
+ * | `S@V-temp`, where the journal has V, in any pool, or has none of that UUID and the name has ceph-csi's own prefix | a driver's | likewise |
  * | kind `trash`: removed, and kept by its clones | nobody's | goes with the last of them, and so does the image |
  * | kind `group`, and all others | not a driver's | stays |
  *
@@ -21,7 +21,7 @@
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
-import type { PoolRef, Rados } from "../ceph/rados.ts";
+import { type PoolRef, Rados } from "../ceph/rados.ts";
 import { type DriversMark, Rbd } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
 import { imageNameOf, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
@@ -40,7 +40,7 @@ export interface InTrash {
 
 /** What still keeps an image in the trash. */
 export interface Keeping {
-  /** Names of the snapshots that no driver took: only a person can remove them. */
+  /** Names of the snapshots that are not proven to be a driver's: only a person can remove them. */
   readonly persons: readonly string[];
   /** It has clones, or a snapshot of work that is not finished: it may go later. */
   readonly forNow: boolean;
@@ -60,6 +60,7 @@ export const clearSnapshots = Effect.fn("images.clearSnapshots")(
     for (const { name, kind } of snapshots) {
       const whose = kind === "trash" ? "nobody's" : kind === "user" ? yield* ownerOf(image, name) : "a person's";
       if (whose === "a person's") persons.push(name);
+      else if (whose === "unknown") persons.push(`${name} (a copy may need it in a pool that the driver cannot read)`);
       else if (whose === "a driver's") yield* rbd.trashSnapshotRemove(pool, id, name, mark !== undefined);
       else forNow = true;
     }
@@ -76,7 +77,7 @@ export const clearSnapshots = Effect.fn("images.clearSnapshots")(
     ),
 );
 
-type Owner = "a driver's" | "a person's" | "work's that is not finished";
+type Owner = "a driver's" | "a person's" | "unknown" | "work's that is not finished";
 
 const ownerOf = Effect.fnUntraced(function* (
   image: InTrash,
@@ -92,10 +93,48 @@ const ownerOf = Effect.fnUntraced(function* (
     if (made.imageId === undefined) return "work's that is not finished";
     return yield* unlessRead(image, snapshot, [snapshot]);
   }
-  const copy = yield* readAttributes(VOLUMES, image.pool, uuid);
-  if (copy === undefined && !snapshot.startsWith(VOLUMES.defaultImagePrefix)) return "a person's";
-  if (copy !== undefined && copy.imageId === undefined) return "work's that is not finished";
-  return yield* unlessRead(image, snapshot, [snapshot, snapshot.slice(0, -temp.length)]);
+  return yield* ownerOfCopys(image, snapshot, uuid, snapshot.slice(0, -temp.length));
+});
+
+/** A copy, and the image that it goes through, may be in another pool than its source, and so may its journal. */
+const ownerOfCopys = Effect.fnUntraced(function* (
+  image: InTrash,
+  snapshot: string,
+  uuid: string,
+  copyName: string,
+): Effect.fn.Return<Owner, CephError, Rados | Rbd> {
+  let isProven = snapshot.startsWith(VOLUMES.defaultImagePrefix);
+  const listed = yield* (yield* Rados).pools(image.pool.access);
+  const pools = new Set([image.pool.pool, ...listed.map(({ name }) => name)]);
+  if (pools.size > MOST_POOLS) return "unknown";
+  for (const name of pools) {
+    const look = lookForCopy(image, snapshot, { ...image.pool, pool: name }, uuid, copyName).pipe(
+      // what cannot be read may have a copy that reads from the snapshot
+      Effect.catchTag("AccessDenied", () => Effect.succeed("unknown" as const)),
+      Effect.catchTag("PoolNotFound", () => Effect.succeed(undefined)),
+    );
+    const found = yield* look;
+    if (found === "unknown") return found;
+    if (found === "unfinished") return "work's that is not finished";
+    if (found === "complete") isProven = true;
+  }
+  return isProven ? "a driver's" : "a person's";
+});
+
+/** A cluster with more is not searched. */
+const MOST_POOLS = 256;
+
+const lookForCopy = Effect.fnUntraced(function* (
+  image: InTrash,
+  snapshot: string,
+  pool: PoolRef,
+  uuid: string,
+  copyName: string,
+): Effect.fn.Return<"complete" | "unfinished" | undefined, CephError, Rados | Rbd> {
+  const copy = yield* readAttributes(VOLUMES, pool, uuid);
+  if (copy !== undefined && copy.imageId === undefined) return "unfinished";
+  if ((yield* unlessRead(image, snapshot, [snapshot, copyName], pool)) !== "a driver's") return "unfinished";
+  return copy && "complete";
 });
 
 /** Whether one of those images is a clone of the snapshot, which has its name still. */
@@ -103,10 +142,12 @@ const unlessRead = Effect.fnUntraced(function* (
   { pool, id }: InTrash,
   snapshot: string,
   clones: readonly string[],
+  at: PoolRef = pool,
 ): Effect.fn.Return<Owner, CephError, Rbd> {
   for (const clone of clones) {
-    const parent = (yield* statusIfThere(pool, clone))?.parent;
-    if (parent?.imageId === id && parent.snapshot === snapshot) return "work's that is not finished";
+    const parent = (yield* statusIfThere(at, clone))?.parent;
+    const isOfImage = parent?.imageId === id && parent.pool === pool.pool && parent.namespace === pool.namespace;
+    if (isOfImage && parent.snapshot === snapshot) return "work's that is not finished";
   }
   return "a driver's";
 });
@@ -115,7 +156,7 @@ const unlessRead = Effect.fnUntraced(function* (
 const NAMED = 5;
 
 const named = (persons: readonly string[]): string =>
-  `${persons.length === 1 ? "a snapshot" : "snapshots"} that no driver took: ${persons.slice(0, NAMED).join(", ")}${persons.length > NAMED ? ` and ${persons.length - NAMED} more` : ""}`;
+  `${persons.length === 1 ? "a snapshot that is" : "snapshots that are"} not known to be a driver's: ${persons.slice(0, NAMED).join(", ")}${persons.length > NAMED ? ` and ${persons.length - NAMED} more` : ""}`;
 
 const toDo = ({ pool, id }: InTrash): string =>
   `To keep what is there, take the image out of the trash with "rbd trash restore ${imageLabel(pool, id)}". If nobody needs it, remove each with "rbd snap rm --pool ${pool.pool}${pool.namespace === "" ? "" : ` --namespace ${pool.namespace}`} --image-id ${id} --snap NAME"`;

@@ -17,8 +17,8 @@ import { bind, check, EBUSY, ENOENT, EOPNOTSUPP, ESTALE, plain } from "./ffi.ts"
 import { instanceId, type PoolArg } from "./rados.ts";
 import { withImageById } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
-import { watchers } from "./status.ts";
 import { entryFor } from "./trash.ts";
+import { watchers } from "./watchers.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_snap_remove: { args: [T.u64, T.cstring], returns: T.i32 },
@@ -78,7 +78,7 @@ const claim = (io: bigint, id: string): boolean => {
   if (result === -EOPNOTSUPP) return false;
   if (result === -ENOENT) throw new Errno(OP, ENOENT);
   // it is on its way into the trash, or out of it
-  if (result === -ESTALE) throw new Errno("rbd_trash_restore", EBUSY);
+  if (result === -ESTALE) throw new Errno("rbd_trash_state_set", EBUSY);
   check("rbd_trash_state_set", result ?? 0);
   return true;
 };

@@ -130,7 +130,7 @@ describe("a volume whose image ceph-csi has moved to the trash, and died", () =>
     const failure = await failureOf(driver.deleteVolume(deletion(ID)));
     expect(failure?.code).toBe("FAILED_PRECONDITION");
     expect(failure?.message).toStartWith(
-      `image rbd/${id} (${IMAGE}) is in the trash, and has a snapshot that no driver took: mine. `,
+      `image rbd/${id} (${IMAGE}) is in the trash, and has a snapshot that is not known to be a driver's: mine. `,
     );
     expect(failure?.message).toContain(`rbd trash restore rbd/${id}`);
     expect(cluster.dump()).toEqual(before);

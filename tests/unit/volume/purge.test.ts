@@ -168,7 +168,7 @@ describe("removal by the driver, without a manager", () => {
           yield* TestClock.adjust("1 minute");
           expect(idsIn(cluster)).toEqual([]);
           expect(purge.pending()).toHaveLength(0);
-          expect(log).toContain(`removal from the trash of image rbd/${id} is done`);
+          expect(log).toContain(`removal from the trash of image rbd/${id} is over`);
         }),
       slow,
     );
