@@ -108,12 +108,13 @@ const ownerOfCopys = Effect.fnUntraced(function* (
   const pools = new Set([image.pool.pool, ...listed.map(({ name }) => name)]);
   if (pools.size > MOST_POOLS) return "unknown";
   for (const name of pools) {
-    const look = lookForCopy(image, snapshot, { ...image.pool, pool: name }, uuid, copyName).pipe(
-      // what cannot be read may have a copy that reads from the snapshot
-      Effect.catchTag("AccessDenied", () => Effect.succeed("unknown" as const)),
-      Effect.catchTag("PoolNotFound", () => Effect.succeed(undefined)),
+    const found = yield* lookForCopy(image, snapshot, { ...image.pool, pool: name }, uuid, copyName).pipe(
+      Effect.catchTags({
+        // what cannot be read may have a copy that reads from the snapshot
+        AccessDenied: () => Effect.succeed("unknown" as const),
+        PoolNotFound: () => Effect.void,
+      }),
     );
-    const found = yield* look;
     if (found === "unknown") return found;
     if (found === "unfinished") return "work's that is not finished";
     if (found === "complete") isProven = true;

@@ -8,20 +8,7 @@
 import { FFIType as T } from "bun:ffi";
 import type { ImageStatus, Parent } from "../rbd.ts";
 import { someMetadataOf } from "./image-headers.ts";
-import {
-  bind,
-  bytesAt,
-  check,
-  cStringAt,
-  ENOENT,
-  ERANGE,
-  millis,
-  slot,
-  textIn,
-  valueOf,
-  written,
-  zeroed,
-} from "./ffi.ts";
+import { bind, bytesAt, check, cStringAt, ENOENT, millis, textIn, written, zeroed } from "./ffi.ts";
 import { locks } from "./locks.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
