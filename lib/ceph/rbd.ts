@@ -250,13 +250,15 @@ export interface ImageCalls {
    * Moves an image to the trash, also one that is watched: the caller asks about watchers before. Finishes a move that
    * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group. `id`: moves
    * that image alone; `ImageNotFound` if the name leads to another one. Gives the driver's mark that the image has there: the
-   * move that was interrupted has left its own.
+   * move that was interrupted has left its own. `onlyBegun`: only finishes; `Raced` if the
+   * image has been taken out of the trash.
    */
   readonly trashMove: (
     pool: PoolRef,
     image: string,
     keepSeconds?: number,
     id?: string,
+    onlyBegun?: boolean,
   ) => Effect.Effect<DriversMark | undefined, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;

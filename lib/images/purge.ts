@@ -199,14 +199,14 @@ export class Purge extends Context.Service<
           return;
         }
         if (small && (yield* quick.offer(images, options))) return;
-        const asked: Effect.Effect<void, CephError> = Effect.forEach(images, toManager, { discard: true });
-        const alone = (error: CephError): Effect.Effect<unknown, CephError> =>
-          small
+        const asked = Effect.forEach(images, toManager, { discard: true });
+        yield* Effect.catch(asked, (error): Effect.Effect<unknown, CephError> => {
+          if (!small && error._tag !== "ManagerUnavailable") return Effect.fail(error);
+          const own: Effect.Effect<unknown, CephError> = small
             ? quick.offer(images, { ...options, always: true })
             : Effect.andThen(Effect.forEach(images, byOwn), Effect.fail(error));
-        yield* Effect.catchTag(asked, "ManagerUnavailable", (error) =>
-          Effect.andThen(Effect.logWarning(`the driver removes the image itself: ${error.message}`), alone(error)),
-        );
+          return Effect.andThen(Effect.logWarning(`the driver removes the image itself: ${error.message}`), own);
+        });
       });
 
       const visit = yield* makeSweeps((pool) =>

@@ -38,7 +38,8 @@ export const discardImage = Effect.fnUntraced(function* (
 /**
  * Gives the mark that the image has there, because only what has one is removed for having one. A second move finishes one
  * that was cut off, and leaves the mark. If the image is not there, somebody else has moved it, and may have made another
- * one of that name since, which stays; `found` is the mark of one that was seen in the trash.
+ * one of that name since, which stays. One that was `found` in the trash, and is out of there again, is not moved: nobody has
+ * proven that it is unused.
  */
 const moveToTrash = Effect.fnUntraced(function* (
   { pool, name, id, found }: Pick<DiscardedImage, "pool" | "id" | "name" | "found">,
@@ -47,7 +48,7 @@ const moveToTrash = Effect.fnUntraced(function* (
   const { keepSeconds } = yield* Purge;
   const rbd = yield* Rbd;
   const seconds = mark !== undefined && keepSeconds === 0 ? DRIVERS_MARKS[mark] : keepSeconds;
-  return yield* Effect.catchTag(rbd.trashMove(pool, name, seconds, id), "ImageNotFound", () =>
+  return yield* Effect.catchTag(rbd.trashMove(pool, name, seconds, id, found === true), "ImageNotFound", () =>
     found === true ? Effect.succeed(mark) : Effect.map(rbd.trashGet(pool, id), (entry) => entry?.byDriver),
   );
 });

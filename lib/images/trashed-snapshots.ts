@@ -22,7 +22,7 @@ import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
 import { type PoolRef, Rados } from "../ceph/rados.ts";
-import { type DriversMark, Rbd } from "../ceph/rbd.ts";
+import { type DriversMark, Rbd, type TrashedSnapshot } from "../ceph/rbd.ts";
 import { Precondition } from "../csi/errors.ts";
 import { imageNameOf, readAttributes, SNAPSHOTS, VOLUMES } from "../journal/journal.ts";
 import { statusIfThere } from "./races.ts";
@@ -46,36 +46,42 @@ export interface Keeping {
   readonly forNow: boolean;
 }
 
-const NOTHING: Keeping = { persons: [], forNow: false };
-
 /** Removes the snapshots that are a driver's, and tells what is left; `undefined`: the image is not in the trash any more. */
-export const clearSnapshots = Effect.fn("images.clearSnapshots")(
-  function* (image: InTrash): Effect.fn.Return<Keeping | undefined, CephError, Rados | Rbd> {
-    const rbd = yield* Rbd;
-    const { pool, id, mark } = image;
-    const snapshots = yield* rbd.trashSnapshots(pool, id, mark !== undefined);
-    if (snapshots === undefined) return undefined;
-    const persons: string[] = [];
-    let forNow = false;
-    for (const { name, kind } of snapshots) {
-      const whose = kind === "trash" ? "nobody's" : kind === "user" ? yield* ownerOf(image, name) : "a person's";
-      if (whose === "a person's") persons.push(name);
-      else if (whose === "unknown") persons.push(`${name} (a copy may need it in a pool that the driver cannot read)`);
-      else if (whose === "a driver's") yield* rbd.trashSnapshotRemove(pool, id, name, mark !== undefined);
-      else forNow = true;
-    }
-    return { persons, forNow };
-  },
-  // a clone that lost its parent before it was complete, or an image that is half removed, has no snapshot
-  (clearing, { pool, id, mark }) =>
-    Effect.catchTag(clearing, ["ParentLost", "ImageNotFound"], () =>
-      Effect.flatMap(Rbd, ({ trashGet }) =>
-        Effect.map(trashGet(pool, id), (entry) =>
-          entry === undefined || (mark !== undefined && entry.byDriver === undefined) ? undefined : NOTHING,
-        ),
+export const clearSnapshots = Effect.fn("images.clearSnapshots")(function* (
+  image: InTrash,
+): Effect.fn.Return<Keeping | undefined, CephError, Rados | Rbd> {
+  const rbd = yield* Rbd;
+  const { pool, id, mark } = image;
+  const snapshots = yield* snapshotsOf(image);
+  if (snapshots === undefined) return undefined;
+  const persons: string[] = [];
+  let forNow = false;
+  for (const { name, kind } of snapshots) {
+    const whose = kind === "trash" ? "nobody's" : kind === "user" ? yield* ownerOf(image, name) : "a person's";
+    if (whose === "a person's") persons.push(name);
+    else if (whose === "unknown") persons.push(`${name} (a copy may need it that the driver cannot read)`);
+    else if (whose === "a driver's") {
+      const removed = Effect.as(rbd.trashSnapshotRemove(pool, id, name, mark !== undefined), true);
+      const isThere = yield* Effect.catchTag(removed, "ImageNotFound", () => Effect.succeed(false));
+      if (!isThere) return undefined;
+    } else forNow = true;
+  }
+  return { persons, forNow };
+});
+
+/** A clone that lost its parent before it was complete, and an image that is half removed, have none. */
+const snapshotsOf = ({
+  pool,
+  id,
+  mark,
+}: InTrash): Effect.Effect<readonly TrashedSnapshot[] | undefined, CephError, Rbd> =>
+  Effect.flatMap(Rbd, ({ trashSnapshots, trashGet }) =>
+    Effect.catchTag(trashSnapshots(pool, id, mark !== undefined), ["ParentLost", "ImageNotFound"], () =>
+      Effect.map(trashGet(pool, id), (entry) =>
+        entry === undefined || (mark !== undefined && entry.byDriver === undefined) ? undefined : [],
       ),
     ),
-);
+  );
 
 type Owner = "a driver's" | "a person's" | "unknown" | "work's that is not finished";
 
@@ -131,10 +137,12 @@ const lookForCopy = Effect.fnUntraced(function* (
   pool: PoolRef,
   uuid: string,
   copyName: string,
-): Effect.fn.Return<"complete" | "unfinished" | undefined, CephError, Rados | Rbd> {
+): Effect.fn.Return<"complete" | "unfinished" | "unknown" | undefined, CephError, Rados | Rbd> {
   const copy = yield* readAttributes(VOLUMES, pool, uuid);
   if (copy !== undefined && copy.imageId === undefined) return "unfinished";
-  if ((yield* unlessRead(image, snapshot, [snapshot, copyName], pool)) !== "a driver's") return "unfinished";
+  const whose = yield* unlessRead(image, snapshot, [snapshot, copyName], pool);
+  if (whose === "unknown") return whose;
+  if (whose !== "a driver's") return "unfinished";
   return copy && "complete";
 });
 
@@ -146,7 +154,10 @@ const unlessRead = Effect.fnUntraced(function* (
   at: PoolRef = pool,
 ): Effect.fn.Return<Owner, CephError, Rbd> {
   for (const clone of clones) {
-    const parent = (yield* statusIfThere(at, clone))?.parent;
+    const look = Effect.map(statusIfThere(at, clone), (image) => image?.parent);
+    // which parent it has lost cannot be told
+    const parent = yield* Effect.catchTag(look, "ParentLost", () => Effect.succeed("lost" as const));
+    if (parent === "lost") return "unknown";
     const isOfImage = parent?.imageId === id && parent.pool === pool.pool && parent.namespace === pool.namespace;
     if (isOfImage && parent.snapshot === snapshot) return "work's that is not finished";
   }

@@ -1,6 +1,7 @@
 /** What a person takes out of the trash: the driver removes neither it nor its snapshots, whatever was going to be removed. */
 import { expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
+import type { CephCalls } from "../../lib/ceph/ceph.ts";
 import { DRIVERS_MARKS } from "../../lib/ceph/rbd.ts";
 import { LIMIT, type Session } from "./harness.ts";
 
@@ -96,6 +97,27 @@ export const restoredContract = (at: () => Session): void => {
       await run((ceph) => Effect.ignore(ceph.trashRemove(pool, id)));
       await world.restore(pool, id);
       expect(await snapshotsOf(name)).toEqual(["s"]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "A move is finished of an image that is on its way to the trash, and not begun of one that was taken out of there",
+    async () => {
+      const { run, fails, pool, world, anImage } = at();
+      const { name, id } = await discarded();
+      const finish = (image: string, only: string) => (ceph: CephCalls) => ceph.trashMove(pool, image, 3, only, true);
+      expect((await fails(finish(name, id)))._tag).toBe("ImageNotFound");
+      await world.restore(pool, id);
+      expect((await fails(finish(name, id)))._tag).toBe("Raced");
+      expect(await snapshotsOf(name)).toEqual(["s"]);
+      const half = await anImage();
+      const halfId = (await run((ceph) => ceph.imageId(pool, half))) ?? "";
+      await world.cutShort("trash-entered", pool, half);
+      await run(finish(half, halfId));
+      expect(await run((ceph) => ceph.imageId(pool, half))).toBeUndefined();
+      await run((ceph) => ceph.trashRemove(pool, halfId));
+      expect(await run((ceph) => ceph.trashGet(pool, halfId))).toBeUndefined();
     },
     LIMIT,
   );

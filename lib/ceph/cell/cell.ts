@@ -66,6 +66,11 @@ interface Wanted {
 interface TrashArg extends PoolArg {
   readonly id: string;
 }
+interface Moved {
+  readonly keepSeconds?: number;
+  readonly id?: string;
+  readonly onlyBegun?: boolean;
+}
 interface GroupArg extends PoolArg {
   readonly group: string;
 }
@@ -138,9 +143,8 @@ const calls = {
     ) => briefs(io, images, metadata),
   ),
   imageUnlock: pooled((io, { image, lock }: ImageArg & { readonly lock: AdvisoryLock }) => unlock(io, image, lock)),
-  trashMove: pooled(
-    (io, { image, keepSeconds, id }: ImageArg & { readonly keepSeconds?: number; readonly id?: string }) =>
-      move(io, image, keepSeconds, byLibrbd, id),
+  trashMove: pooled((io, { image, keepSeconds, id, onlyBegun }: ImageArg & Moved) =>
+    move(io, image, keepSeconds, byLibrbd, id, onlyBegun),
   ),
   trashGet: pooled((io, { id }: TrashArg) => trash.get(io, id)),
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),

@@ -22,7 +22,21 @@ import { type DriversMark, driversMark } from "../rbd.ts";
 import { type Change, changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode, type Field } from "./encoder.ts";
-import { bind, check, EBUSY, EDQUOT, EEXIST, ENOENT, ENOSPC, ERANGE, ESTALE, plain, slot, zeroed } from "./ffi.ts";
+import {
+  bind,
+  check,
+  EBUSY,
+  ECANCELED,
+  EDQUOT,
+  EEXIST,
+  ENOENT,
+  ENOSPC,
+  ERANGE,
+  ESTALE,
+  plain,
+  slot,
+  zeroed,
+} from "./ffi.ts";
 import { readMany } from "./omaps.ts";
 import { execute } from "./rados.ts";
 import { id as idOf, isThere } from "./rbd.ts";
@@ -41,7 +55,7 @@ const rados = bind("librados.so.2", {
 /**
  * Before `keepSeconds` are over the image is only removed by force. An image is moved also if it has watchers, and librbd
  * refuses to remove it then. The caller asks about them before. `only`: the id of the image that is meant; if the name leads
- * to another one, there is no such image.
+ * to another one, there is no such image. `onlyBegun`: one that is out of the trash again has changed.
  */
 export const move = (
   io: bigint,
@@ -49,11 +63,16 @@ export const move = (
   keepSeconds = 0,
   otherwise = byLibrbd,
   only?: string,
+  onlyBegun = false,
 ): DriversMark | undefined =>
   withTrash(io, () => {
     const id = idInDirectory(io, image);
-    const known = id ?? idOf(io, image) ?? only;
+    const named = id ?? idOf(io, image);
+    const known = named ?? only;
     if (only !== undefined && known !== only) throw new Errno(OP, ENOENT);
+    if (onlyBegun && (known === undefined || get(io, known) === undefined)) {
+      throw named === undefined ? new Errno(OP, ENOENT) : new Errno("rados_write_op_operate", ECANCELED);
+    }
     if (id !== undefined && isPlain(io, id)) {
       if (write(io, image, id, keepSeconds)) return driversMark(keepSeconds);
     } else otherwise(io, image, keepSeconds);

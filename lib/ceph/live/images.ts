@@ -39,7 +39,7 @@ export const imageCalls = (
   })),
   imageUnlock: change("imageUnlock", ["image", "lock"]),
 
-  trashMove: change("trashMove", ["image", "keepSeconds", "id"]),
+  trashMove: change("trashMove", ["image", "keepSeconds", "id", "onlyBegun"]),
   trashGet: call("trashGet", ["id"]),
   trashList: call("trashList", [], (pool) => ({ subject: `the trash of ${poolLabel(pool)}` })),
   trashRemove: change("trashRemove", ["id", "onlyMarked"], { limit: trashRemoveLimit, pace: "slow" }),

@@ -189,7 +189,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
     }),
 
   // watchers are no obstacle to Ceph here, only to the removal
-  trashMove: (ref, image, keepSeconds = 0, only) =>
+  trashMove: (ref, image, keepSeconds = 0, only, onlyBegun = false) =>
     call(() => {
       const op = "rbd_trash_move";
       const { images, bareNames, trash } = enter(cluster, ref, op);
@@ -201,6 +201,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
       if (found === undefined || (only !== undefined && found.id !== only))
         throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
+      if (onlyBegun && !trash.has(found.id)) throw refuse(new Raced({ op, subject: imageLabel(ref, image) }));
       if (found.group !== undefined && !cluster.trashesMembers) {
         throw refuse(new Busy({ op, subject: imageLabel(ref, image), inGroup: true }));
       }

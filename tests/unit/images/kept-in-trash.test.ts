@@ -174,10 +174,36 @@ describe("snapshots of drivers", () => {
     await inProcess(cluster, (purge, log) =>
       Effect.gen(function* () {
         yield* used(purge, 80);
-        expect(warnings(log, "in a pool that the driver cannot read")).toHaveLength(1);
+        expect(warnings(log, "a copy may need it that the driver cannot read")).toHaveLength(1);
       }),
     );
     expect(snapshotsIn(cluster, id)).toEqual([`${COPY}-temp`]);
+  });
+
+  test("a snapshot stays, and is named, if the image of its copy cannot be opened, because it may read from there", async () => {
+    const cluster = aCluster();
+    const ceph = cephMemoryService(cluster);
+    const temp = `${COPY}-temp`;
+    await seedImage(cluster, "source");
+    const id = await Effect.runPromise(
+      Effect.gen(function* () {
+        yield* ceph.snapshotCreate(POOL, "source", "s");
+        yield* ceph.imageClone({ pool: POOL, image: "source", snapshot: "s" }, POOL, COPY, {});
+        const made = yield* ceph.imageCreate(POOL, VOLUME, { sizeBytes: 4096n });
+        yield* ceph.snapshotCreate(POOL, VOLUME, temp);
+        yield* ceph.trashMove(POOL, VOLUME, DRIVERS_MARKS.small);
+        return made ?? "";
+      }),
+    );
+    cluster.cutShort("child", "rbd", COPY);
+    await Effect.runPromise(ceph.snapshotRemove(POOL, "source", "s"));
+    await inProcess(cluster, (purge, log) =>
+      Effect.gen(function* () {
+        yield* used(purge, 80);
+        expect(warnings(log, "a copy may need it that the driver cannot read")).toHaveLength(1);
+      }),
+    );
+    expect(snapshotsIn(cluster, id)).toEqual([temp]);
   });
 
   test("they go at last, at whichever call the driver dies, and whatever it has done of that call", async () => {

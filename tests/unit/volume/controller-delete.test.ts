@@ -150,6 +150,26 @@ describe("a volume whose image ceph-csi has moved to the trash, and died", () =>
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });
 
+  test("is not moved there again if a person takes it out in that moment and opens it", async () => {
+    const { cluster, id } = await inTrash(IMAGE);
+    let close = (): void => {};
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "trashSnapshots") return act;
+      return Effect.tap(act, () =>
+        Effect.sync(() => {
+          cluster.restore("rbd", id);
+          close = cluster.watch("rbd", IMAGE);
+        }),
+      );
+    });
+    await using driver = aDriver(cluster, { ceph });
+    const before = poolDump(cluster).objects;
+    expect(await codeOf(driver.deleteVolume(deletion(ID)))).toBe("ABORTED");
+    expect(cluster.image("rbd", IMAGE).id).toBe(id);
+    expect(poolDump(cluster).objects).toEqual(before);
+    close();
+  });
+
   test("goes, also if it is moved there between the driver's look and its own move", async () => {
     const cluster = aCluster();
     await seedVolume(cluster);

@@ -627,6 +627,30 @@ describe("removal of small images by the driver", () => {
     expect(idsIn(cluster)).toEqual([]);
   });
 
+  test("the driver removes a small image itself that comes when many wait, whatever the manager fails with", async () => {
+    const cluster = aCluster();
+    const last = await discarded(cluster, 1);
+    let isHeld = true;
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method === "managerTrashRemove") return Effect.fail(new TimedOut({ op: "a_call", subject: "rbd" }));
+      return isHeld && call.method === "trashRemove" ? Effect.andThen(Effect.sleep("1 second"), act) : act;
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (let n = 0; n < 1024; n++) yield* purge.discard([{ ...large(`id-${n}`), mark: "small" }]);
+          yield* purge.discard([last]);
+          isHeld = false;
+          yield* TestClock.adjust("2 seconds");
+          yield* settle;
+          expect(purge.pending()).toEqual([]);
+        }),
+      ceph,
+    );
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
   test("a process that ends gives the manager what waits in its queue", async () => {
     const cluster = aCluster();
     cluster.managerHeld = true;
