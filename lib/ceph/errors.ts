@@ -87,8 +87,12 @@ export class Busy extends Data.TaggedError("Busy")<
       : `${this.subject} is in use by ${this.watchers.join(", ")}. End that use, then retry. If its node is dead, first fence it with "ceph osd blocklist add ADDRESS ${FENCE_SECONDS}": without the number Ceph does so for an hour only`;
   }
 }
-export class HasSnapshots extends Data.TaggedError("HasSnapshots")<About> {
+/** `forNow`: an image in the trash, of which drivers' snapshots are left only that clones or unfinished work need. */
+export class HasSnapshots extends Data.TaggedError("HasSnapshots")<About & { readonly forNow?: true }> {
   override get message() {
+    if (this.forNow) {
+      return `${this.subject} stays in the trash as long as clones of its snapshots, or work on one that is not finished. Nothing needs to be done: it goes with the last clone that is deleted or flattened`;
+    }
     return `${this.subject} still has snapshots. "rbd snap ls --all" shows them; remove those that are not needed, then retry`;
   }
 }

@@ -21,8 +21,12 @@ export interface ManagerTask {
 }
 
 export interface ManagerCalls {
-  /** Queues `trashRemove` at the manager. Ends when the manager has taken the task. */
-  readonly managerTrashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+  /**
+   * Queues `trashRemove` at the manager. Ends when the manager has taken the task; `ImageNotFound` if there is no such image
+   * in the trash. What comes of a task only `managerTasks` tells: one that fails is tried again for ever, and one whose image is
+   * not in the trash any more is dropped.
+   */
+  readonly managerTrashRemove: (pool: PoolRef, id: string, onlyMarked?: boolean) => Effect.Effect<void, CephError>;
   /** Queues `imageFlatten` at the manager. Ends when the manager has taken the task, or if there is no parent. */
   readonly managerFlatten: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>;
   readonly managerTasks: (access: ClusterAccess) => Effect.Effect<readonly ManagerTask[], CephError>;

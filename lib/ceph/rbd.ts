@@ -100,6 +100,9 @@ export interface Snapshot {
   readonly originalName: string | undefined;
 }
 
+/** A snapshot of an image in the trash. */
+export type TrashedSnapshot = Pick<Snapshot, "name" | "kind">;
+
 export interface SnapshotRef {
   readonly pool: PoolRef;
   readonly image: string;
@@ -246,21 +249,26 @@ export interface ImageCalls {
   /**
    * Moves an image to the trash, also one that is watched: the caller asks about watchers before. Finishes a move that
    * was interrupted. An image in a group is `Busy` from Ceph 20 on; before, it is moved and leaves the group. `id`: moves
-   * that image alone; `ImageNotFound` if the name leads to another one.
+   * that image alone; `ImageNotFound` if the name leads to another one. Gives the driver's mark that the image has there: the
+   * move that was interrupted has left its own. `onlyBegun`: only finishes; `Raced` if the
+   * image has been taken out of the trash.
    */
   readonly trashMove: (
     pool: PoolRef,
     image: string,
     keepSeconds?: number,
     id?: string,
-  ) => Effect.Effect<void, CephError>;
+    onlyBegun?: boolean,
+  ) => Effect.Effect<DriversMark | undefined, CephError>;
   readonly trashGet: (pool: PoolRef, id: string) => Effect.Effect<TrashEntry | undefined, CephError>;
   readonly trashList: (pool: PoolRef) => Effect.Effect<readonly TrashEntry[], CephError>;
   /**
    * Frees the space of the image, which takes as long as the image is big. Only for a queue, never inside an RPC. What
-   * the trash protects it leaves, except where a driver's mark is all that protects.
+   * the trash protects it leaves, except where a driver's mark is all that protects. An image that is not in the trash it
+   * leaves, too, and succeeds. `onlyMarked`: here and in the calls below, an image without a driver's mark is as one that is not
+   * there, because a person has taken it out, and has moved it there again.
    */
-  readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
+  readonly trashRemove: (pool: PoolRef, id: string, onlyMarked?: boolean) => Effect.Effect<void, CephError>;
   /**
    * Gives those of the images that still exist, also in the trash. Removes what a race of removals brought back of the
    * others: a header with nothing in it, on which a client has taken the lock after it was gone.
@@ -300,8 +308,22 @@ export interface SnapshotCalls {
    * it did. `false`: nothing was done, because it has none, or only librbd can do it.
    */
   readonly snapshotKeep: (pool: PoolRef, image: string, snapshot: string) => Effect.Effect<boolean, CephError>;
-  /** `snapshotRemove` of an image in the trash, by the image's id. */
-  readonly trashSnapshotRemove: (pool: PoolRef, id: string, snapshot: string) => Effect.Effect<void, CephError>;
+  /**
+   * `snapshotRemove` of an image in the trash, by the image's id. `ImageNotFound` if it is not there, `Busy` if it is on its
+   * way out of there, or another client has it open. Nobody can take it out meanwhile.
+   */
+  readonly trashSnapshotRemove: (
+    pool: PoolRef,
+    id: string,
+    snapshot: string,
+    onlyMarked?: boolean,
+  ) => Effect.Effect<void, CephError>;
+  /** Lists the snapshots of an image in the trash, oldest first; `undefined`: it is not there. */
+  readonly trashSnapshots: (
+    pool: PoolRef,
+    id: string,
+    onlyMarked?: boolean,
+  ) => Effect.Effect<readonly TrashedSnapshot[] | undefined, CephError>;
   /**
    * Gives the internal ids of the clones that the snapshot knows of, those in the trash of images included;
    * `ImageSnapshotNotFound` if there is no such snapshot. One in the trash of snapshots has the name that it got there. A clone that was cut off may read from a snapshot that does not

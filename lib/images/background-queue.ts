@@ -16,24 +16,22 @@ import type { PoolRef } from "../ceph/rados.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 
 export interface Background {
-  /** `image` is what `work` takes: a name or an id. */
-  readonly offer: (pool: PoolRef, image: string) => Effect.Effect<void>;
+  /** `image` is a name or an id. `work` is done until it succeeds. */
+  readonly offer: (pool: PoolRef, image: string, work: Effect.Effect<void, CephError>) => Effect.Effect<void>;
   readonly pending: () => readonly string[];
 }
 
 interface Item {
   readonly pool: PoolRef;
   readonly image: string;
+  readonly work: Effect.Effect<void, CephError>;
   readonly attempt: number;
 }
 
 const FIRST_WAIT_S = 30;
 const LONGEST_WAIT_S = 300;
 
-export const makeBackground = (
-  verb: string,
-  work: (pool: PoolRef, image: string) => Effect.Effect<void, CephError>,
-): Effect.Effect<Background, never, Scope.Scope> =>
+export const makeBackground = (verb: string): Effect.Effect<Background, never, Scope.Scope> =>
   Effect.gen(function* () {
     const queue = yield* Queue.unbounded<Item>();
     const queued = new Set<string>();
@@ -52,7 +50,7 @@ export const makeBackground = (
     const run = (item: Item) =>
       Effect.gen(function* () {
         const subject = imageLabel(item.pool, item.image);
-        const failure = yield* work(item.pool, item.image).pipe(
+        const failure = yield* item.work.pipe(
           Effect.as(undefined),
           Effect.catchTag(["ImageNotFound", "PoolNotFound"], () => Effect.succeed(undefined)),
           Effect.catch(({ message }) => Effect.succeed(message)),
@@ -61,7 +59,7 @@ export const makeBackground = (
         );
         if (failure === undefined) {
           queued.delete(subject);
-          return yield* Effect.logInfo(`${verb} of image ${subject} is done`);
+          return yield* Effect.logInfo(`${verb} of image ${subject} is over`);
         }
         const wait = Math.min(FIRST_WAIT_S * item.attempt, LONGEST_WAIT_S);
         yield* Effect.logWarning(`${verb} of image ${subject} is tried again in ${wait} s: ${failure}`);
@@ -71,12 +69,12 @@ export const makeBackground = (
     yield* Queue.take(queue).pipe(Effect.flatMap(run), Effect.forever, Effect.forkScoped);
 
     return {
-      offer: (pool, image) =>
+      offer: (pool, image, work) =>
         Effect.suspend(() => {
           const subject = imageLabel(pool, image);
           if (queued.has(subject)) return Effect.void;
           queued.add(subject);
-          return put({ pool, image, attempt: 1 });
+          return put({ pool, image, work, attempt: 1 });
         }),
       pending: () => [...queued],
     };

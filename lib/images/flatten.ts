@@ -43,7 +43,7 @@ export class Flatten extends Context.Service<
       const rbd = yield* Rbd;
       const manager = yield* Manager;
       const { softDepth, hardDepth } = (yield* DriverSettings).cloneDepth;
-      const own = yield* makeBackground("flatten", rbd.imageFlatten);
+      const own = yield* makeBackground("flatten");
       const waitedFor = new Map<string, { readonly progress: number; readonly at: number }>();
       const forgetOld = () => {
         for (const [image, { at }] of waitedFor)
@@ -64,7 +64,7 @@ export class Flatten extends Context.Service<
           Effect.catchTag("ManagerUnavailable", (error) =>
             Effect.gen(function* () {
               yield* Effect.logWarning(`the driver flattens the image itself: ${error.message}`);
-              yield* own.offer(pool, image);
+              yield* own.offer(pool, image, rbd.imageFlatten(pool, image));
             }),
           ),
         );

@@ -22,12 +22,10 @@ import type * as Scope from "effect/Scope";
 import * as Semaphore from "effect/Semaphore";
 import type { CephError } from "../ceph/errors.ts";
 import { imageLabel } from "../ceph/label.ts";
-import type { PoolRef } from "../ceph/rados.ts";
+import type { InTrash } from "./trashed-snapshots.ts";
 import { Metrics } from "../telemetry/metrics.ts";
 
-export interface TrashedImage {
-  readonly pool: PoolRef;
-  readonly id: string;
+export interface TrashedImage extends InTrash {
   /** Went to the trash with the image, and has to be removed before it. It may be gone. */
   readonly snapshot?: string | undefined;
 }
@@ -82,13 +80,14 @@ interface Chain {
 }
 
 export interface Removals {
-  readonly trashRemove: (pool: PoolRef, id: string) => Effect.Effect<void, CephError>;
-  readonly trashSnapshotRemove: (pool: PoolRef, id: string, snapshot: string) => Effect.Effect<void, CephError>;
+  readonly trashRemove: (image: TrashedImage) => Effect.Effect<void, CephError>;
+  readonly trashSnapshotRemove: (image: TrashedImage, snapshot: string) => Effect.Effect<void, CephError>;
 }
 
 export const makeQuickPurge = (
   { trashRemove, trashSnapshotRemove }: Removals,
-  giveUp: (image: TrashedImage) => Effect.Effect<void>,
+  /** `kept`: it has snapshots. */
+  giveUp: (image: TrashedImage, kept: boolean) => Effect.Effect<void>,
 ): Effect.Effect<QuickPurge, never, Scope.Scope> =>
   Effect.gen(function* () {
     const scope = yield* Effect.scope;
@@ -101,7 +100,7 @@ export const makeQuickPurge = (
     let serial = 0;
     /** Of the images of all chains. */
     const labels = new Set<string>();
-    const forget = ({ pool, id }: TrashedImage) => void labels.delete(imageLabel(pool, id));
+    const forget = ({ pool, id }: InTrash) => void labels.delete(imageLabel(pool, id));
     yield* (yield* Metrics).add(() => [
       {
         name: "csi_rbd_background_images",
@@ -114,9 +113,9 @@ export const makeQuickPurge = (
     const later = (chain: Chain, seconds: number) =>
       Queue.offer(late, chain).pipe(Effect.delay(`${seconds} seconds`), Effect.forkIn(scope), Effect.asVoid);
 
-    const givenUp = Effect.fnUntraced(function* ({ images }: Chain) {
-      for (const image of images) {
-        yield* giveUp(image);
+    const givenUp = Effect.fnUntraced(function* ({ images }: Chain, firstIsKept = false) {
+      for (const [at, image] of images.entries()) {
+        yield* giveUp(image, firstIsKept && at === 0);
         forget(image);
       }
     });
@@ -132,10 +131,10 @@ export const makeQuickPurge = (
         return yield* later(again, forClones);
       }
       const wait = failure.clones ? undefined : WAITS[failures - 1];
-      const next = wait === undefined ? "left to the manager" : `tried again in ${wait} s`;
+      const next = wait === undefined ? "left to others" : `tried again in ${wait} s`;
       const label = first === undefined ? "" : imageLabel(first.pool, first.id);
       yield* Effect.logInfo(`removal from the trash of image ${label} is ${next}: ${failure.reason}`);
-      if (wait === undefined) return yield* givenUp(chain);
+      if (wait === undefined) return yield* givenUp(chain, failure.clones);
       pending.add(chain);
       yield* later(chain, wait);
     });
@@ -154,13 +153,13 @@ export const makeQuickPurge = (
     /** Goes on with the chain in `queue` once the snapshot of its first image is gone. */
     const withoutSnapshot = Effect.fnUntraced(function* (
       chain: Chain,
-      { pool, id }: TrashedImage,
+      image: TrashedImage,
       snapshot: string,
       queue: Queue.Queue<Chain>,
     ) {
-      const failure = yield* tryOnce(snapshots.withPermits(1)(trashSnapshotRemove(pool, id, snapshot)));
+      const failure = yield* tryOnce(snapshots.withPermits(1)(trashSnapshotRemove(image, snapshot)));
       if (failure === undefined) {
-        const rest = { ...chain, images: [{ pool, id }, ...chain.images.slice(1)] };
+        const rest = { ...chain, images: [{ ...image, snapshot: undefined }, ...chain.images.slice(1)] };
         pending.add(rest);
         yield* Queue.offer(queue, rest);
       } else yield* failed({ ...chain, failures: chain.failures + 1 }, failure);
@@ -175,7 +174,7 @@ export const makeQuickPurge = (
           yield* Effect.forkIn(withoutSnapshot(rest, image, image.snapshot, queue), scope);
           break;
         }
-        const failure = yield* tryOnce(trashRemove(image.pool, image.id));
+        const failure = yield* tryOnce(trashRemove(image));
         if (failure !== undefined) {
           yield* failed({ ...rest, failures: chain.failures + 1 }, failure);
           break;

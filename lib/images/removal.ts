@@ -6,7 +6,8 @@
  * 1. No image goes to the trash while somebody has it open.
  * 2. An image with data of its own is never taken for one that a crash left half made.
  * 3. No volume or snapshot goes while it has a snapshot that a person took, or a part of the snapshot of an RBD group: it
- *    holds data that somebody wanted to keep, and the trash would never give the space back.
+ *    holds data that somebody wanted to keep, and the trash would never give the space back. Nor is one forgotten that is in
+ *    the trash already, and has a snapshot that a person took.
  * 4. The snapshot of an image that holds the point in time of a CSI snapshot goes to the trash with it, unless it has clones.
  * 5. Where a lock had to be taken away first, all is proven once more behind that.
  */
@@ -22,30 +23,34 @@ import { provenUnused, proveUnused } from "./in-use.ts";
 import { clearLeftLocks, hasLeftLocks, proveWritable } from "./left-locks.ts";
 import { personsSnapshots, refuseGroupSnapshots, refusePersonsSnapshots } from "./persons-snapshots.ts";
 import { type DiscardedImage, markFor, Purge } from "./purge.ts";
-import type { TrashedImage } from "./quick-purge.ts";
 import { orRaced } from "./races.ts";
 import { snapshotInTrash } from "./trash-sweep.ts";
+import { clearSnapshots, keptByPersons, refuseKept } from "./trashed-snapshots.ts";
 
 /** Moves an image that nobody uses to the trash and has it purged; done when the purge is queued. */
 export const discardImage = Effect.fnUntraced(function* (
-  image: DiscardedImage & { readonly name: string },
+  image: DiscardedImage,
 ): Effect.fn.Return<void, CephError, Purge | Rbd> {
-  yield* moveToTrash(image, image.mark);
-  yield* (yield* Purge).discard([image]);
+  const mark = yield* moveToTrash(image, image.mark);
+  yield* (yield* Purge).discard([{ ...image, mark }]);
 });
 
 /**
- * A second move finishes one that was cut off. If the image is not there, another driver has moved it, and may have made
- * another one of that name since, which stays.
+ * Gives the mark that the image has there, because only what has one is removed for having one. A second move finishes one
+ * that was cut off, and leaves the mark. If the image is not there, somebody else has moved it, and may have made another
+ * one of that name since, which stays. One that was `found` in the trash, and is out of there again, is not moved: nobody has
+ * proven that it is unused.
  */
 const moveToTrash = Effect.fnUntraced(function* (
-  { pool, name, id }: Pick<DiscardedImage, "pool" | "id"> & { readonly name: string },
+  { pool, name, id, found }: Pick<DiscardedImage, "pool" | "id" | "name" | "found">,
   mark: DriversMark | undefined,
-): Effect.fn.Return<void, CephError, Purge | Rbd> {
+): Effect.fn.Return<DriversMark | undefined, CephError, Purge | Rbd> {
   const { keepSeconds } = yield* Purge;
+  const rbd = yield* Rbd;
   const seconds = mark !== undefined && keepSeconds === 0 ? DRIVERS_MARKS[mark] : keepSeconds;
-  const move = (yield* Rbd).trashMove(pool, name, seconds, id);
-  yield* Effect.catchTag(move, "ImageNotFound", () => Effect.void);
+  return yield* Effect.catchTag(rbd.trashMove(pool, name, seconds, id, found === true), "ImageNotFound", () =>
+    found === true ? Effect.succeed(mark) : Effect.map(rbd.trashGet(pool, id), (entry) => entry?.byDriver),
+  );
 });
 
 export interface FinishOptions {
@@ -55,14 +60,20 @@ export interface FinishOptions {
   readonly onlyMarked?: boolean;
 }
 
-/** Finishes the removal of an image that is gone under its name: in the trash, or on the way there. */
+/**
+ * Finishes the removal of an image that is gone under its name: in the trash, or on the way there. Nobody looks for one without
+ * a mark later, and the manager would try to remove it for ever while it has snapshots: those of a driver are removed before,
+ * and what a person's snapshots keep is not discarded but given back.
+ */
 export const finishRemoval = Effect.fnUntraced(function* (
   pool: PoolRef,
   imageName: string,
   imageId: string | undefined,
   { followers = [], onlyMarked = false }: FinishOptions = {},
-): Effect.fn.Return<void, CephError, Purge | Rbd> {
+): Effect.fn.Return<readonly Precondition[], CephError, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
+  const { keepSeconds } = yield* Purge;
+  const kept: Precondition[] = [];
   const byId = imageId !== undefined && followers.length === 0;
   const trashed = byId ? [yield* rbd.trashGet(pool, imageId)] : yield* rbd.trashList(pool);
   for (const name of [imageName, ...followers]) {
@@ -70,12 +81,21 @@ export const finishRemoval = Effect.fnUntraced(function* (
       if (entry?.source !== "user" || entry.name !== name) continue;
       // what the trash protects is an administrator's to purge
       const { id, byDriver: mark } = entry;
-      if (entry.protectedUntil !== undefined) yield* moveToTrash({ pool, name, id }, undefined);
+      if (entry.protectedUntil !== undefined) yield* moveToTrash({ pool, name, id, found: true }, undefined);
       else if (onlyMarked && mark === undefined) {
         yield* Effect.logInfo(`image ${imageLabel(pool, id)} (${name}) stays in the trash: no driver's mark is on it`);
-      } else yield* discardImage({ pool, name, id, mark, snapshot: snapshotInTrash(name), found: true });
+      } else {
+        const image = { pool, name, id, mark, snapshot: snapshotInTrash(name), found: true };
+        const keeping = mark === undefined && keepSeconds === 0 ? yield* clearSnapshots(image) : undefined;
+        if (keeping === undefined || keeping.persons.length === 0) yield* discardImage(image);
+        else {
+          yield* Effect.logWarning(keptByPersons(image, keeping.persons));
+          kept.push(refuseKept(image, keeping.persons));
+        }
+      }
     }
   }
+  return kept;
 });
 
 /** A snapshot that a driver's own work left on an image. */
@@ -122,7 +142,8 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
     const { pool, imageName, imageId, followers = [], onlyMarked = false } = removal;
     yield* rbd.imageMend(pool, imageName);
     const gone = followers.filter((follower) => !present.has(follower));
-    yield* finishRemoval(pool, imageName, imageId, { followers: gone, onlyMarked });
+    const [kept] = yield* finishRemoval(pool, imageName, imageId, { followers: gone, onlyMarked });
+    if (kept !== undefined) return yield* kept;
   }
   const gone: DiscardedImage[] = [];
   for (const { removal, image, leftovers } of looked) {
@@ -136,8 +157,15 @@ export const removeImages = Effect.fn("images.removeImages")(function* (
         if (!(yield* orRaced(rbd.snapshotKeep(pool, imageName, snapshot)))) goesAlong = snapshot;
       } else yield* orRaced(rbd.snapshotRemove(pool, imageName, snapshot));
     }
-    yield* moveToTrash({ pool, name: imageName, id: image.id }, mark);
-    gone.push({ pool, id: image.id, mark, snapshot: goesAlong, trashedParent: trashedParentOf(pool, image) });
+    const moved = yield* moveToTrash({ pool, name: imageName, id: image.id }, mark);
+    gone.push({
+      pool,
+      id: image.id,
+      name: imageName,
+      mark: moved,
+      snapshot: goesAlong,
+      trashedParent: trashedParentOf(pool, image),
+    });
   }
   if (gone.length > 0) yield* purge.discard(gone);
 });
@@ -190,7 +218,7 @@ const lookAt = Effect.fnUntraced(function* (
   );
 });
 
-const trashedParentOf = (pool: PoolRef, { parent }: ImageStatus): TrashedImage | undefined =>
+const trashedParentOf = (pool: PoolRef, { parent }: ImageStatus): DiscardedImage["trashedParent"] =>
   parent?.inTrash === true
     ? { pool: { ...pool, pool: parent.pool, namespace: parent.namespace }, id: parent.imageId }
     : undefined;
@@ -234,7 +262,7 @@ export const discardUnfinished = Effect.fnUntraced(function* (
   mirrorDaemons = 0,
 ): Effect.fn.Return<void, CephError | Precondition, Purge | Rados | Rbd> {
   const rbd = yield* Rbd;
-  if (!(yield* rbd.imageMend(pool, imageName))) return yield* finishRemoval(pool, imageName, undefined);
+  if (!(yield* rbd.imageMend(pool, imageName))) return void (yield* finishRemoval(pool, imageName, undefined));
   const image = yield* Effect.catchTag(orRaced(rbd.imageStatus(pool, imageName)), "ParentLost", (failure) =>
     Effect.as(discardLost(pool, imageName, takeOver, failure), undefined),
   );

@@ -42,7 +42,7 @@ interface Removed {
 /** `stillThere` removes the headers that have nothing in them, and gives the ids of the images that exist. */
 export const makeSecondLook = (
   stillThere: (pool: PoolRef, ids: readonly string[]) => Effect.Effect<readonly string[], CephError>,
-): Effect.Effect<(images: readonly TrashedImage[]) => Effect.Effect<void>, never, Scope.Scope> =>
+): Effect.Effect<(images: readonly Pick<TrashedImage, "pool" | "id">[]) => Effect.Effect<void>, never, Scope.Scope> =>
   Effect.map(Effect.scope, (scope) => {
     const pools = new Map<string, Removed>();
 

@@ -3,13 +3,14 @@
  *
  * Not here: the removal of what it finds (./purge.ts).
  *
- * 1. It finds images only that have a driver's mark in the trash and a driver's name, whose journal entry is gone or has
- *    the image of a later attempt, and that the manager has no task for. Whatever else is in the trash a person put there,
- *    who may want it back. An image in between needs no entry gone: the entry is its volume's, and nobody wants back what a
- *    driver took out of there.
- * 2. A pool is looked through some time after its first use, and again every ten minutes as long as it is used: another
- *    driver may have died since. Each time takes at most four calls, and finds at most `MOST` images.
- * 3. No request waits for it or fails with it.
+ * 1. It finds images only that have a driver's mark in the trash and a driver's name, and whose journal entry is gone or has
+ *    the image of a later attempt. Whatever else is in the trash a person put there, who may want it back. An image in
+ *    between needs no entry gone: the entry is its volume's, and nobody wants back what a driver took out of there.
+ * 2. Those that the manager has a task for are left to it, and told apart. Of these it also gives the ones without a mark: by
+ *    the task somebody, as ceph-csi, wants them removed.
+ * 3. A pool is looked through some time after its first use, and again every ten minutes as long as it is used: another
+ *    driver may have died since. Each search takes at most four calls, and finds at most `MOST` images.
+ * 4. No request waits for it or fails with it.
  */
 import * as Effect from "effect/Effect";
 import type { CephError } from "../ceph/errors.ts";
@@ -35,28 +36,39 @@ export interface SweepCalls {
   readonly pending: () => readonly string[];
 }
 
-/** Images in the trash that nobody is going to remove. */
+export interface Swept {
+  /** Images that nobody is going to remove. */
+  readonly left: readonly TrashEntry[];
+  /** Images that the manager has a task for. */
+  readonly given: readonly { readonly entry: TrashEntry; readonly task: ManagerTask }[];
+}
+
+/** Drivers' images in the trash. */
 export const leftInTrash = Effect.fnUntraced(function* (
   pool: PoolRef,
   { trashList, managerTasks, pending }: SweepCalls,
-): Effect.fn.Return<readonly TrashEntry[], CephError, Rados> {
+): Effect.fn.Return<Swept, CephError, Rados> {
   const entries = yield* trashList(pool);
   const known = new Set(pending());
   const ours = entries.flatMap((entry) => {
     const made = madeByDriver(entry.name);
-    const foreign = entry.source !== "user" || entry.byDriver === undefined;
+    const foreign = entry.source !== "user" || entry.protectedUntil !== undefined;
     return made === undefined || foreign || known.has(imageLabel(pool, entry.id)) ? [] : [{ entry, ...made }];
   });
-  if (ours.length === 0) return [];
+  if (ours.length === 0) return { left: [], given: [] };
   // without a manager nobody works on its tasks
   const tasks = yield* Effect.catchTag(managerTasks(pool.access), "ManagerUnavailable", () => Effect.succeed([]));
-  const given = new Set(
-    tasks.flatMap((task) => (task.pool === pool.pool && task.namespace === pool.namespace ? [task.image] : [])),
+  const given = new Map(
+    tasks.flatMap((task) =>
+      task.action === "trash remove" && task.pool === pool.pool && task.namespace === pool.namespace
+        ? [[task.image, task] as const]
+        : [],
+    ),
   );
-  const nobodys = ours.filter(({ entry: { id } }) => !given.has(id));
+  const wanted = ours.filter(({ entry: { id, byDriver } }) => byDriver !== undefined || given.has(id));
   /** The images that the journal has under each UUID. */
   const owners = new Map<string, readonly string[]>();
-  const uuids = [...new Set(nobodys.flatMap(({ uuid, isTemp }) => (isTemp ? [] : [uuid])))];
+  const uuids = [...new Set(wanted.flatMap(({ uuid, isTemp }) => (isTemp ? [] : [uuid])))];
   for (const kind of uuids.length === 0 ? [] : [VOLUMES, SNAPSHOTS]) {
     const attributes = yield* readManyAttributes(kind, pool, uuids);
     for (const [at, uuid] of uuids.entries()) {
@@ -66,8 +78,14 @@ export const leftInTrash = Effect.fnUntraced(function* (
   }
   const isOwned = ({ name }: TrashEntry, uuid: string): boolean =>
     (owners.get(uuid) ?? []).some((latest) => !isOvertaken(name, latest, uuid));
-  const left = nobodys.filter(({ entry, uuid, isTemp }) => isTemp || !isOwned(entry, uuid));
-  return left.slice(0, MOST).map(({ entry }) => entry);
+  const unwanted = wanted.filter(({ entry, uuid, isTemp }) => isTemp || !isOwned(entry, uuid));
+  return {
+    left: unwanted.flatMap(({ entry }) => (given.has(entry.id) ? [] : [entry])).slice(0, MOST),
+    given: unwanted.flatMap(({ entry }) => {
+      const task = given.get(entry.id);
+      return task === undefined ? [] : [{ entry, task }];
+    }),
+  };
 });
 
 interface DriversName {
@@ -91,10 +109,10 @@ export const madeByDriver = (name: string): DriversName | undefined => {
 
 /**
  * The snapshot that may have gone to the trash with an image of that name (./removal.ts); `undefined`: volumes that have the
- * default prefix have none.
+ * default prefix have none, nor have images in between. One that has another one after all is found out when it is removed.
  */
 export const snapshotInTrash = (name: string): string | undefined =>
-  name.startsWith(VOLUMES.defaultImagePrefix) ? undefined : name;
+  name.startsWith(VOLUMES.defaultImagePrefix) || name.endsWith(TEMP_SUFFIX) ? undefined : name;
 
 /** Gives a function that is told of each use of a pool, and has it swept now and then. */
 export const makeSweeps = (sweep: (pool: PoolRef) => Effect.Effect<void, CephError>) =>

@@ -12,7 +12,7 @@
 import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
-import type { Rados } from "../ceph/rados.ts";
+import type { PoolRef, Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
@@ -83,6 +83,24 @@ const proveNotMember = (snapshotId: string, groupId: string, credentials: Creden
     Effect.catchTag("GroupSnapshotNotFound", () => Effect.void),
   );
 
+/** ceph-csi moves a source to the trash with the transient snapshot, where it would stay for ever. */
+const clearTrashed = Effect.fnUntraced(function* (
+  pool: PoolRef,
+  source: string,
+  transient: string,
+): Effect.fn.Return<void, CephError, Rbd> {
+  const rbd = yield* Rbd;
+  for (const { id, name, source: who, protectedUntil } of yield* rbd.trashList(pool)) {
+    if (name !== source || who !== "user" || protectedUntil !== undefined) continue;
+    // it may be taken out of the trash, or be removed
+    yield* Effect.catchTag(
+      rbd.trashSnapshotRemove(pool, id, transient),
+      ["ImageNotFound", "ParentLost"],
+      () => Effect.void,
+    );
+  }
+});
+
 const remove = Effect.fnUntraced(function* (
   snapshot: LocatedVolume,
   secrets: Requester["secrets"],
@@ -98,7 +116,7 @@ const remove = Effect.fnUntraced(function* (
     const transient = (yield* Rbd).snapshotRemove(pool, source, imageName);
     yield* stage(
       "clear source",
-      Effect.catchTag(transient, "ImageNotFound", () => Effect.void),
+      Effect.catchTag(transient, "ImageNotFound", () => clearTrashed(pool, source, imageName)),
     );
   }
   for (const earlier of earlierNames(imageName, uuid)) {

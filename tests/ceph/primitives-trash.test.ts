@@ -246,4 +246,76 @@ primitives("moves to the trash", (world) => {
     },
     LIMIT,
   );
+
+  /** The last byte of the entry. */
+  const stateOf = (id: string) => {
+    const entries = inPool((io) => list(io, "rbd_trash", { prefix: `id_${id}`, after: "", limit: 2 }));
+    return entries?.get(`id_${id}`)?.at(-1);
+  };
+  const setState = (id: string, to: number, from: number) =>
+    inPool((io) => {
+      const set = { method: "trash_state_set", input: encode({ text: id }, { u8: to }, { u8: from }) };
+      return changeAll(io, [{ object: "rbd_trash", state: "require", calls: [set] }]);
+    });
+  const REMOVING = 2;
+
+  test(
+    "Nobody takes an image out of the trash while its snapshot is removed, and a driver that dies in that keeps nobody from going on",
+    async () => {
+      const { run, fails, pool } = at();
+      const { name, id } = await image();
+      await run((ceph) => ceph.snapshotCreate(pool, name, "mine"));
+      await run((ceph) => ceph.snapshotCreate(pool, name, "s"));
+      inPool((io) => move(io, name, 3, notHere));
+      expect(setState(id, REMOVING, 0)).toEqual([0]);
+      const restore = tool.rbd(rig, "trash", "restore", `${pool.pool}/${id}`);
+      expect(await restore.then(String, () => "refused")).toBe("refused");
+      // as if a driver had died behind the mark: the next one goes on, and does not take the mark for its own
+      await run((ceph) => ceph.trashSnapshotRemove(pool, id, "s", true));
+      expect(await run((ceph) => ceph.trashSnapshots(pool, id))).toEqual([{ name: "mine", kind: "user" }]);
+      expect(stateOf(id)).toBe(REMOVING);
+      // librbd takes its own mark away when it cannot remove the image
+      expect((await fails((ceph) => ceph.trashRemove(pool, id, true)))._tag).toBe("HasSnapshots");
+      expect(stateOf(id)).toBe(0);
+      await run((ceph) => ceph.trashSnapshotRemove(pool, id, "absent", true));
+      expect(stateOf(id)).toBe(0);
+      await tool.rbd(rig, "trash", "restore", `${pool.pool}/${id}`);
+      expect((await run((ceph) => ceph.imageStatus(pool, name))).namedSnapshots).toEqual(["mine"]);
+    },
+    LIMIT,
+  );
+
+  test(
+    "A snapshot stays of an image that somebody is just taking out of the trash, or that is just moved there",
+    async () => {
+      const { run, fails, pool } = at();
+      for (const state of [1, 3]) {
+        const { name, id } = await image();
+        await run((ceph) => ceph.snapshotCreate(pool, name, "s"));
+        inPool((io) => move(io, name, 3, notHere));
+        setState(id, state, 0);
+        expect((await fails((ceph) => ceph.trashSnapshotRemove(pool, id, "s", true)))._tag).toBe("Busy");
+        expect(stateOf(id)).toBe(state);
+        setState(id, 0, state);
+        expect(await run((ceph) => ceph.trashSnapshots(pool, id))).toEqual([{ name: "s", kind: "user" }]);
+      }
+    },
+    LIMIT,
+  );
+
+  test(
+    "A move says which mark the image has: that of an interrupted move stays",
+    async () => {
+      const { run, pool, world: hands } = at();
+      const whole = await image();
+      expect(inPool((io) => move(io, whole.name, 4, notHere))).toBe("large");
+      for (const how of ["trash-entered", "name-gone"] as const) {
+        const { name, id } = await image();
+        await hands.cutShort(how, pool, name);
+        expect(await run((ceph) => ceph.trashMove(pool, name, 3, id))).toBeUndefined();
+        expect(await run((ceph) => ceph.trashGet(pool, id))).toEqual({ id, name, source: "user" });
+      }
+    },
+    LIMIT,
+  );
 });

@@ -71,6 +71,8 @@ export interface World {
   readonly groups: GroupHands;
   /** The image's metadata as another client reads it. */
   readonly metadata: (pool: PoolRef, image: string) => Promise<Readonly<Record<string, string>>>;
+  /** Takes an image out of the trash, by its id, as a person does. */
+  readonly restore: (pool: PoolRef, id: string) => Promise<void>;
   readonly hasObjectMap: (pool: PoolRef, image: string) => Promise<boolean>;
   readonly stopManager: () => Promise<void>;
   readonly startManager: () => Promise<void>;

@@ -248,6 +248,9 @@ export const liveWorld = async (rig: Rig, layer: Layer.Layer<Ceph, unknown>): Pr
         await cutMoveShort(what, ref, image, id);
       } else throw new Error(`${what}: cutCloneShort makes it`);
     },
+    restore: async (ref, id) => {
+      await tool("rbd", "trash", "restore", inPool(ref, id));
+    },
     hasObjectMap: async (ref, image) => {
       const stat = rados(ref, "stat", `rbd_object_map.${await idOf(ref, image)}`);
       return stat.then(

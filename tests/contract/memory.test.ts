@@ -94,6 +94,7 @@ const memoryWorld = async (options: MemoryOptions, diffsFromIds = true): Promise
     },
     metadata: async (ref, image) => Object.fromEntries(cluster.image(ref.pool, image, ref.namespace).meta),
     cutShort: async (what, ref, image) => cluster.cutShort(what, ref.pool, image, ref.namespace),
+    restore: async (ref, id) => cluster.restore(ref.pool, id, ref.namespace),
     hasObjectMap: async (ref, image) => cluster.image(ref.pool, image, ref.namespace).objectMap === "whole",
     stopManager: async () => {
       cluster.managerUp = false;

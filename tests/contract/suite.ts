@@ -21,6 +21,7 @@ import { omapContract } from "./omap.ts";
 import { omapWriteContract } from "./omap-write.ts";
 import { poolContract } from "./pools.ts";
 import { snapshotContract } from "./snapshots.ts";
+import { restoredContract } from "./restored.ts";
 import { snapshotTrashContract } from "./snapshot-trash.ts";
 import { sparsifyContract } from "./sparsify.ts";
 import { trashContract } from "./trash.ts";
@@ -35,6 +36,7 @@ export const contract = (name: string, make: () => Promise<World>): void => {
     describe("images in use", () => imageUseContract(at));
     describe("images cut short", () => mendContract(at));
     describe("trash", () => trashContract(at));
+    describe("what leaves the trash", () => restoredContract(at));
     describe("snapshots", () => snapshotContract(at));
     describe("clones", () => cloneContract(at));
     describe("clones cut short", () => halfCloneContract(at));

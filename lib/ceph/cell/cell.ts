@@ -37,6 +37,7 @@ import { status } from "./status.ts";
 import * as tasks from "./tasks.ts";
 import * as trash from "./trash.ts";
 import { byLibrbd, move } from "./trash-move.ts";
+import { listTrashed, type TrashedArg } from "./trashed-snapshots.ts";
 import type { WaitingCalls } from "./waiting-cell.ts";
 
 type PoolArg = rados.PoolArg;
@@ -64,6 +65,11 @@ interface Wanted {
 }
 interface TrashArg extends PoolArg {
   readonly id: string;
+}
+interface Moved {
+  readonly keepSeconds?: number;
+  readonly id?: string;
+  readonly onlyBegun?: boolean;
 }
 interface GroupArg extends PoolArg {
   readonly group: string;
@@ -137,14 +143,16 @@ const calls = {
     ) => briefs(io, images, metadata),
   ),
   imageUnlock: pooled((io, { image, lock }: ImageArg & { readonly lock: AdvisoryLock }) => unlock(io, image, lock)),
-  trashMove: pooled(
-    (io, { image, keepSeconds, id }: ImageArg & { readonly keepSeconds?: number; readonly id?: string }) =>
-      move(io, image, keepSeconds, byLibrbd, id),
+  trashMove: pooled((io, { image, keepSeconds, id, onlyBegun }: ImageArg & Moved) =>
+    move(io, image, keepSeconds, byLibrbd, id, onlyBegun),
   ),
   trashGet: pooled((io, { id }: TrashArg) => trash.get(io, id)),
   trashList: (arg: PoolArg) => rados.withPool(arg, trash.list),
   imagesStillThere: pooled((io, { ids }: PoolArg & { readonly ids: readonly string[] }) => stillThere(io, ids)),
-  trashRemove: pooled((io, arg: TrashArg) => thenWithoutBareParent(arg, io, arg.id, () => trash.remove(io, arg.id))),
+  trashRemove: pooled((io, arg: TrashedArg) =>
+    thenWithoutBareParent(arg, io, arg.id, () => trash.remove(io, arg.id, arg.onlyMarked)),
+  ),
+  trashSnapshots: pooled((io, arg: TrashedArg) => listTrashed(io, arg)),
 
   snapshotChildren: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.children(io, image, snapshot)),
   snapshotKeep: pooled((io, arg: SnapshotArg) => keepForClones(arg, io, arg.image, arg.snapshot)),
@@ -167,7 +175,7 @@ const calls = {
   ),
   groupSnapshotMembers: pooled((io, arg: GroupSnapshotArg) => groups.snapshotMembers(arg, io, arg.group, arg.snapshot)),
 
-  managerTrashRemove: (arg: TrashArg) => tasks.addTrashRemove(arg, arg.id),
+  managerTrashRemove: (arg: TrashedArg) => tasks.addTrashRemove(arg, arg.id, arg.onlyMarked),
   managerFlatten: (arg: ImageArg) => tasks.addFlatten(arg, arg.image),
   managerTasks: ({ cluster }: ClusterArg) => tasks.list(cluster),
 

@@ -24,6 +24,7 @@ const rbd = bind("librbd.so.1", {
   rbd_namespace_exists: { args: [T.u64, T.cstring, T.ptr], returns: T.i32 },
   rbd_open: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_open_by_id: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
+  rbd_open_by_id_read_only: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_open_read_only: { args: [T.u64, T.cstring, T.ptr, T.ptr], returns: T.i32 },
   rbd_close: { args: [T.u64], returns: T.i32 },
   rbd_get_size: { args: [T.u64, T.ptr], returns: T.i32 },
@@ -152,11 +153,12 @@ export const withImage = <A>(
   return closing(valueOf(place), use);
 };
 
-/** Opens an image for writing, also one in the trash. */
-export const withImageById = <A>(io: bigint, id: string, use: (handle: bigint) => A): A => {
+/** Opens an image, also one in the trash. */
+export const withImageById = <A>(io: bigint, id: string, mode: "read" | "write", use: (handle: bigint) => A): A => {
   const place = slot();
+  const opened = mode === "read" ? rbd.rbd_open_by_id_read_only : rbd.rbd_open_by_id;
   const open = () => {
-    const result = rbd.rbd_open_by_id(io, plain(id), place, null);
+    const result = opened(io, plain(id), place, null);
     return result === -ENOENT && hasHeader(io, id) ? undefined : result;
   };
   check("rbd_open", whileParentsGo(open, PARENT));

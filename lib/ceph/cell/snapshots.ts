@@ -1,7 +1,7 @@
 /**
  * The calls of librbd on the snapshots of an image. Loaded in cells only.
  *
- * Not here: clones of them (./clones.ts), their differences (./diff.ts), snapshots of groups (./groups.ts); without librbd the
+ * Not here: those of images in the trash (./trashed-snapshots.ts), clones of them (./clones.ts), their differences (./diff.ts), snapshots of groups (./groups.ts); without librbd the
  * first one of a plain image (./first-snapshot.ts) and the removal of one that has clones (./snapshot-trash.ts).
  *
  * 1. `create` asks clients that have mapped the image to be quiet first, as `rbd_default_snapshot_quiesce_mode` says. Only
@@ -20,7 +20,7 @@ import { takeFirst } from "./first-snapshot.ts";
 import { childrenIn } from "./header-snapshots.ts";
 import { tellClients } from "./header-watchers.ts";
 import { execute, type PoolArg } from "./rados.ts";
-import { existing, id as idOf, noProgress, withImage, withImageById } from "./rbd.ts";
+import { existing, id as idOf, noProgress, withImage } from "./rbd.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_snap_create: { args: [T.u64, T.cstring], returns: T.i32 },
@@ -35,12 +35,6 @@ const rbd = bind("librbd.so.1", {
 
 export interface SnapshotArg extends PoolArg {
   readonly image: string;
-  readonly snapshot: string;
-}
-
-export interface TrashedSnapshotArg extends PoolArg {
-  /** Of the image. */
-  readonly id: string;
   readonly snapshot: string;
 }
 
@@ -73,13 +67,6 @@ export const remove = (io: bigint, image: string, snapshot: string): void =>
     if (result !== -ENOENT) check("rbd_snap_remove", result);
     // whoever removed it may have died before it told the clients
     else tellClients(io, `rbd_header.${existing(idOf(io, image))}`);
-  });
-
-/** `remove` of an image in the trash, which nobody has mapped. */
-export const removeTrashed = (io: bigint, id: string, snapshot: string): void =>
-  withImageById(io, id, (handle) => {
-    const result = rbd.rbd_snap_remove(handle, plain(snapshot));
-    if (result !== -ENOENT) check("rbd_snap_remove", result);
   });
 
 export const list = (io: bigint, image: string): readonly Snapshot[] =>

@@ -8,24 +8,12 @@
 import { FFIType as T } from "bun:ffi";
 import type { ImageStatus, Parent } from "../rbd.ts";
 import { someMetadataOf } from "./image-headers.ts";
-import {
-  bind,
-  bytesAt,
-  check,
-  cStringAt,
-  ENOENT,
-  ERANGE,
-  millis,
-  slot,
-  textIn,
-  valueOf,
-  written,
-  zeroed,
-} from "./ffi.ts";
+import { bind, bytesAt, check, cStringAt, ENOENT, millis, textIn, written, zeroed } from "./ffi.ts";
 import { locks } from "./locks.ts";
 import { instanceId, type PoolArg, poolName } from "./rados.ts";
 import { features, withImage } from "./rbd.ts";
 import { kindOf, listed } from "./snapshots.ts";
+import { watchers } from "./watchers.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_stat: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
@@ -34,8 +22,6 @@ const rbd = bind("librbd.so.1", {
   rbd_get_stripe_count: { args: [T.u64, T.ptr], returns: T.i32 },
   rbd_get_data_pool_id: { args: [T.u64], returns: T.i64 },
   rbd_get_create_timestamp: { args: [T.u64, T.ptr], returns: T.i32 },
-  rbd_watchers_list: { args: [T.u64, T.ptr, T.ptr], returns: T.i32 },
-  rbd_watchers_list_cleanup: { args: [T.ptr, T.u64], returns: T.void },
   rbd_mirror_image_get_info: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
   rbd_mirror_image_get_info_cleanup: { args: [T.ptr], returns: T.void },
   rbd_mirror_image_get_global_status: { args: [T.u64, T.ptr, T.u64], returns: T.i32 },
@@ -83,31 +69,6 @@ export const status = (where: PoolArg, io: bigint, image: string, metadata: read
       metadata: someMetadataOf(io, id, metadata),
     };
   });
-
-// rbd_image_watcher_t: address of the text, client's number, cookie.
-const WATCHER_WORDS = 3;
-
-/** Leaves out the watchers of this connection: they are short calls in other cells and do not use the image. */
-const watchers = (handle: bigint, ourselves: bigint): readonly string[] => {
-  for (let room = 16; ; ) {
-    const list = new BigUint64Array(new ArrayBuffer(room * WATCHER_WORDS * 8));
-    const count = slot(BigInt(room));
-    const result = rbd.rbd_watchers_list(handle, list, count);
-    if (result === -ERANGE) {
-      room = Number(valueOf(count));
-      continue;
-    }
-    check("rbd_watchers_list", result);
-    const found = Array.from({ length: Number(valueOf(count)) }, (_, i) => ({
-      address: cStringAt(list[i * WATCHER_WORDS] ?? 0n),
-      client: list[i * WATCHER_WORDS + 1] ?? 0n,
-    }));
-    rbd.rbd_watchers_list_cleanup(list, valueOf(count));
-    return found
-      .filter(({ client }) => client !== ourselves)
-      .map(({ address, client }) => `${address}/client.${client}`);
-  }
-};
 
 // rbd_mirror_image_info_t: address of the global id, state (32 bits), whether primary (one byte).
 const MIRROR_BYTES = 16;

@@ -15,6 +15,7 @@ import { fullPoolOf } from "./full-pools.ts";
 import { type Fields, listIn } from "./json.ts";
 import { managerCommand, type PoolArg, withPool } from "./rados.ts";
 import { id as idOf, isThere } from "./rbd.ts";
+import { entryFor } from "./trash.ts";
 
 const ask = (cluster: bigint, command: Readonly<Record<string, string>>): string => {
   const { result, status, output } = managerCommand(cluster, JSON.stringify({ ...command, format: "json" }));
@@ -30,7 +31,10 @@ const proveRoom = (where: PoolArg, id: (io: bigint) => string | undefined): void
   throw new Errno("rados_mgr_command", ENOSPC, `pool ${full} is full, and the manager would wait there for room`);
 };
 
-export const addTrashRemove = (where: PoolArg, id: string): void => {
+export const addTrashRemove = (where: PoolArg, id: string, onlyMarked = false): void => {
+  if (onlyMarked && withPool(where, (io) => entryFor(io, id, onlyMarked)) === undefined) {
+    throw new Errno("rbd_open", ENOENT);
+  }
   proveRoom(where, () => id);
   ask(where.cluster, { prefix: "rbd task add trash remove", image_id_spec: imageLabel(where, id) });
 };

@@ -18,13 +18,29 @@
 import { FFIType as T } from "bun:ffi";
 import { Errno, midway } from "../../cells/cell.ts";
 import { HEADER_FEATURES } from "../feature-bits.ts";
+import { type DriversMark, driversMark } from "../rbd.ts";
 import { type Change, changeAll } from "./changes.ts";
 import { Decoder } from "./decoder.ts";
 import { encode, type Field } from "./encoder.ts";
-import { bind, check, EBUSY, EDQUOT, EEXIST, ENOENT, ENOSPC, ERANGE, ESTALE, plain, slot, zeroed } from "./ffi.ts";
+import {
+  bind,
+  check,
+  EBUSY,
+  ECANCELED,
+  EDQUOT,
+  EEXIST,
+  ENOENT,
+  ENOSPC,
+  ERANGE,
+  ESTALE,
+  plain,
+  slot,
+  zeroed,
+} from "./ffi.ts";
 import { readMany } from "./omaps.ts";
 import { execute } from "./rados.ts";
 import { id as idOf, isThere } from "./rbd.ts";
+import { get } from "./trash.ts";
 
 const rbd = bind("librbd.so.1", {
   rbd_trash_move: { args: [T.u64, T.cstring, T.u64], returns: T.i32 },
@@ -39,14 +55,29 @@ const rados = bind("librados.so.2", {
 /**
  * Before `keepSeconds` are over the image is only removed by force. An image is moved also if it has watchers, and librbd
  * refuses to remove it then. The caller asks about them before. `only`: the id of the image that is meant; if the name leads
- * to another one, there is no such image.
+ * to another one, there is no such image. `onlyBegun`: one that is out of the trash again has changed.
  */
-export const move = (io: bigint, image: string, keepSeconds = 0, otherwise = byLibrbd, only?: string): void =>
+export const move = (
+  io: bigint,
+  image: string,
+  keepSeconds = 0,
+  otherwise = byLibrbd,
+  only?: string,
+  onlyBegun = false,
+): DriversMark | undefined =>
   withTrash(io, () => {
     const id = idInDirectory(io, image);
-    if (only !== undefined && (id ?? idOf(io, image) ?? only) !== only) throw new Errno(OP, ENOENT);
-    if (id === undefined || !isPlain(io, id)) return otherwise(io, image, keepSeconds);
-    write(io, image, id, keepSeconds);
+    const named = id ?? idOf(io, image);
+    const known = named ?? only;
+    if (only !== undefined && known !== only) throw new Errno(OP, ENOENT);
+    if (onlyBegun && (known === undefined || get(io, known) === undefined)) {
+      throw named === undefined ? new Errno(OP, ENOENT) : new Errno("rados_write_op_operate", ECANCELED);
+    }
+    if (id !== undefined && isPlain(io, id)) {
+      if (write(io, image, id, keepSeconds)) return driversMark(keepSeconds);
+    } else otherwise(io, image, keepSeconds);
+    // a move that was interrupted may have left an entry, and that one stays
+    return known === undefined ? undefined : midway(() => get(io, known)?.byDriver);
   });
 
 /** Moves the image with this id. Does nothing if the name leads to another one, or to none. */
@@ -61,13 +92,13 @@ export const moveOwn = (io: bigint, image: string, id: string): void => {
  * Older releases of Ceph make the trash of a pool with the first image that is moved there, and a full pool takes no new
  * object. Both ways of a move write to the trash first.
  */
-const withTrash = (io: bigint, act: () => void): void => {
+const withTrash = <A>(io: bigint, act: () => A): A => {
   try {
-    act();
+    return act();
   } catch (error) {
     if (!(error instanceof Errno) || error.midway || !mayLackTrash(error)) throw error;
     must(io, { object: TRASH, state: "exclusive", evenIfFull: true, calls: [] }, [EEXIST]);
-    act();
+    return act();
   }
 };
 
@@ -134,7 +165,8 @@ const isLocked = (io: bigint, header: string): boolean => {
 const SOURCE_USER = 0;
 const STATE = { normal: 0, moving: 1 } as const;
 
-const write = (io: bigint, image: string, id: string, keepSeconds: number): void => {
+/** Gives whether its entry is the one that is there. */
+const write = (io: bigint, image: string, id: string, keepSeconds: number): boolean => {
   const now = Date.now();
   const until = now + keepSeconds * 1000;
   const entry: Field = {
@@ -142,7 +174,7 @@ const write = (io: bigint, image: string, id: string, keepSeconds: number): void
     of: [{ u8: SOURCE_USER }, { text: image }, ...timeOf(now), ...timeOf(until), { u8: STATE.moving }],
   };
   const add = { method: "trash_add", input: encode({ text: id }, entry) };
-  must(io, { object: TRASH, state: "ensure", calls: [add] }, [EEXIST]);
+  const isNew = must(io, { object: TRASH, state: "ensure", calls: [add] }, [EEXIST]);
   midway(() => {
     const name = encode({ text: id });
     const out = { method: "dir_remove_image", input: encode({ text: image }, { text: id }) };
@@ -155,13 +187,17 @@ const write = (io: bigint, image: string, id: string, keepSeconds: number): void
     // whoever removes images from the trash may have been faster
     must(io, { object: TRASH, state: "require", calls: [done] }, [ENOENT, ESTALE]);
   });
+  return isNew;
 };
 
 /** What an OSD answers if the name or the entry is gone, or leads to another image. The last is of a `removeIf`. */
 const NOT_OURS = [ENOENT, ESTALE];
 
-const must = (io: bigint, change: Change, unless: readonly number[]): void => {
-  for (const result of changeAll(io, [change])) expect(result, unless);
+/** Gives whether it was done. */
+const must = (io: bigint, change: Change, unless: readonly number[]): boolean => {
+  const [result = 0] = changeAll(io, [change]);
+  expect(result, unless);
+  return result >= 0;
 };
 
 const expect = (result: number, unless: readonly number[]): void => {

@@ -6,6 +6,8 @@
  *
  * 1. Only an image that was moved to the trash before is removed.
  * 2. `remove` does not force: an entry that is protected until a later time stays. A driver's mark protects from others.
+ * 3. `onlyMarked` stands for an image that a driver moved to the trash. A person who takes it out of there, and moves it there
+ *    again, leaves no mark on it: it is another entry then, and stays.
  */
 import { FFIType as T } from "bun:ffi";
 import { driversMark, type TrashEntry } from "../rbd.ts";
@@ -69,7 +71,14 @@ export const list = (io: bigint): readonly TrashEntry[] => {
   }
 };
 
-export const remove = (io: bigint, id: string): void => {
+/** undefined: there is no such entry, or no driver's mark is on it. */
+export const entryFor = (io: bigint, id: string, onlyMarked = false): TrashEntry | undefined => {
+  const entry = get(io, id);
+  return onlyMarked && entry?.byDriver === undefined ? undefined : entry;
+};
+
+export const remove = (io: bigint, id: string, onlyMarked = false): void => {
+  if (onlyMarked && entryFor(io, id, onlyMarked) === undefined) return;
   let result = rbd.rbd_trash_remove(io, plain(id), 0);
   if (result === -EPERM && get(io, id)?.byDriver !== undefined) result = rbd.rbd_trash_remove(io, plain(id), 1);
   // ENOENT may be of a part of the image: it is removed only if the trash has no such entry

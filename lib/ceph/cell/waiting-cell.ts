@@ -9,15 +9,16 @@
 import { serveCell } from "../../cells/cell.ts";
 import { trim } from "./ffi.ts";
 import { pooled } from "./rados.ts";
-import type { SnapshotArg, TrashedSnapshotArg } from "./snapshots.ts";
+import type { SnapshotArg } from "./snapshots.ts";
 import * as snapshots from "./snapshots.ts";
+import { removeTrashed, type TrashedSnapshotArg } from "./trashed-snapshots.ts";
 
 const calls = {
   snapshotCreate: pooled((io, arg: SnapshotArg & { readonly clients: "asked" | "unasked" | undefined }) =>
     snapshots.create(arg, io, arg.image, arg.snapshot, arg.clients),
   ),
   snapshotRemove: pooled((io, { image, snapshot }: SnapshotArg) => snapshots.remove(io, image, snapshot)),
-  trashSnapshotRemove: pooled((io, { id, snapshot }: TrashedSnapshotArg) => snapshots.removeTrashed(io, id, snapshot)),
+  trashSnapshotRemove: pooled((io, arg: TrashedSnapshotArg) => removeTrashed(io, arg)),
 };
 
 export type WaitingCalls = typeof calls;

@@ -39,10 +39,10 @@ export const imageCalls = (
   })),
   imageUnlock: change("imageUnlock", ["image", "lock"]),
 
-  trashMove: change("trashMove", ["image", "keepSeconds", "id"]),
+  trashMove: change("trashMove", ["image", "keepSeconds", "id", "onlyBegun"]),
   trashGet: call("trashGet", ["id"]),
   trashList: call("trashList", [], (pool) => ({ subject: `the trash of ${poolLabel(pool)}` })),
-  trashRemove: change("trashRemove", ["id"], { limit: trashRemoveLimit, pace: "slow" }),
+  trashRemove: change("trashRemove", ["id", "onlyMarked"], { limit: trashRemoveLimit, pace: "slow" }),
   imagesStillThere: change("imagesStillThere", ["ids"], (pool, ids) => ({
     subject: `${ids.length} removed images in ${poolLabel(pool)}`,
     key: undefined,

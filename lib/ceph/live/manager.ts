@@ -25,10 +25,10 @@ const LIST_LIMIT = Duration.seconds(5);
 const TASK: Partial<About> = { limit: Duration.millis(800), key: KEY, changes: true };
 
 export const managerCalls = ({ call, inCluster }: Calls): ManagerCalls => {
-  const trashRemove = call("managerTrashRemove", ["id"], TASK);
+  const trashRemove = call("managerTrashRemove", ["id", "onlyMarked"], TASK);
   const flatten = call("managerFlatten", ["image"], TASK);
   return {
-    managerTrashRemove: (pool, id) => unavailable(trashRemove(pool, id)),
+    managerTrashRemove: (pool, id, onlyMarked) => unavailable(trashRemove(pool, id, onlyMarked)),
     managerFlatten: (pool, image) => unavailable(flatten(pool, image)),
     managerTasks: (access) => unavailable(inCluster(access, "managerTasks", {}, { key: KEY, limit: LIST_LIMIT })),
   };

@@ -35,7 +35,8 @@ export const snapshotCalls = (
     snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], waiting),
     snapshotKeep,
     snapshotRemove: removal(snapshotKeep, change("snapshotRemove", ["image", "snapshot"], waiting)),
-    trashSnapshotRemove: change("trashSnapshotRemove", ["id", "snapshot"], waiting),
+    trashSnapshotRemove: change("trashSnapshotRemove", ["id", "snapshot", "onlyMarked"], waiting),
+    trashSnapshots: call("trashSnapshots", ["id", "onlyMarked"]),
     snapshotChildren: call("snapshotChildren", ["image", "snapshot"], (pool, image, snapshot) => ({
       snapshot: snapshotLabel({ pool, image, snapshot }),
     })),

@@ -87,6 +87,16 @@ export interface MemoryOptions {
   readonly trashesMembers?: boolean;
 }
 
+/** The entry of an image in the trash; `onlyMarked`: if a driver's mark is on it. */
+export const trashed = (
+  trash: ReadonlyMap<string, MemoryTrashed>,
+  id: string,
+  onlyMarked = false,
+): MemoryTrashed | undefined => {
+  const entry = trash.get(id);
+  return onlyMarked && entry?.byDriver === undefined ? undefined : entry;
+};
+
 const TIB = 1_099_511_627_776n;
 
 export class MemoryCluster {
@@ -273,6 +283,16 @@ export class MemoryCluster {
       }
     }
     return sum;
+  }
+
+  /** Takes an image out of the trash, as `rbd trash restore` does. */
+  restore(pool: string, id: string, namespace = ""): void {
+    const content = this.namespace(pool, namespace);
+    const entry = content?.trash.get(id);
+    if (content === undefined || entry === undefined) throw new Error(`no image ${id} in the trash of ${pool}`);
+    if (content.images.has(entry.name)) throw new Error(`${entry.name} has another image`);
+    content.trash.delete(id);
+    content.images.set(entry.name, entry.image);
   }
 
   /** Gives the obstacle, if any, and then removes nothing. Succeeds if there is no such entry. */

@@ -19,7 +19,7 @@ import { imageLabel } from "../../../lib/ceph/label.ts";
 import { EROFS, EUCLEAN } from "../../../lib/ceph/live/errno.ts";
 import { driversMark, type ImageCalls, type ImageHeader, type TrashEntry } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
-import type { MemoryCluster, MemoryTrashed, Obstacle } from "./cluster.ts";
+import { type MemoryCluster, type MemoryTrashed, type Obstacle, trashed } from "./cluster.ts";
 import { bareImage, makeImage, type MemoryImage, type MemorySnapshot } from "./image.ts";
 import { only } from "./omap.ts";
 
@@ -189,7 +189,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
     }),
 
   // watchers are no obstacle to Ceph here, only to the removal
-  trashMove: (ref, image, keepSeconds = 0, only) =>
+  trashMove: (ref, image, keepSeconds = 0, only, onlyBegun = false) =>
     call(() => {
       const op = "rbd_trash_move";
       const { images, bareNames, trash } = enter(cluster, ref, op);
@@ -201,6 +201,7 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
         (bare === undefined ? undefined : bareImage({ ...cluster.birth(ref.pool, ref.namespace, image), id: bare }));
       if (found === undefined || (only !== undefined && found.id !== only))
         throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, image) }));
+      if (onlyBegun && !trash.has(found.id)) throw refuse(new Raced({ op, subject: imageLabel(ref, image) }));
       if (found.group !== undefined && !cluster.trashesMembers) {
         throw refuse(new Busy({ op, subject: imageLabel(ref, image), inGroup: true }));
       }
@@ -209,7 +210,12 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       const byDriver = driversMark(keepSeconds);
       const until = keepSeconds > 0 ? { protectedUntil: cluster.now() + keepSeconds * 1000 } : {};
       const protection = byDriver === undefined ? until : { byDriver };
+      if (begun?.image === found) {
+        begun.moving = false;
+        return begun.byDriver;
+      }
       trash.set(found.id, { name: image, source: "user", moving: false, image: found, ...protection });
+      return byDriver;
     }),
 
   trashGet: (ref, id) =>
@@ -224,10 +230,12 @@ export const imageCalls = (cluster: MemoryCluster): ImageCalls => ({
       return Array.from(trash, ([id, entry]) => entryOf(id, entry));
     }),
 
-  trashRemove: (ref, id) =>
+  trashRemove: (ref, id, onlyMarked = false) =>
     call(() => {
       const op = "rbd_trash_remove";
-      const obstacle = cluster.removeTrashed(enter(cluster, ref, op), id);
+      const content = enter(cluster, ref, op);
+      if (onlyMarked && trashed(content.trash, id, onlyMarked) === undefined) return;
+      const obstacle = cluster.removeTrashed(content, id);
       if (obstacle !== undefined)
         throw refuse(obstacleTo(obstacle, { op, subject: imageLabel(ref, id) }, ref.access.user));
     }),

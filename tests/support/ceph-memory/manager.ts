@@ -7,7 +7,7 @@ import { ImageNotFound, ManagerUnavailable, ParentLost } from "../../../lib/ceph
 import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { ManagerCalls } from "../../../lib/ceph/manager.ts";
 import { admit, call, enter, refuse } from "./call.ts";
-import type { MemoryCluster } from "./cluster.ts";
+import { type MemoryCluster, trashed } from "./cluster.ts";
 
 const askManager = (cluster: MemoryCluster, user: string, op: string, subject: string): void => {
   if (!cluster.managerUp) throw refuse(new ManagerUnavailable({ op, subject, reason: "no manager answers" }));
@@ -17,13 +17,13 @@ const askManager = (cluster: MemoryCluster, user: string, op: string, subject: s
 };
 
 export const managerCalls = (cluster: MemoryCluster): ManagerCalls => ({
-  managerTrashRemove: (ref, id) =>
+  managerTrashRemove: (ref, id, onlyMarked = false) =>
     call(() => {
       const op = "rbd task add trash remove";
       const subject = imageLabel(ref, id);
       const { trash } = enter(cluster, ref, op);
       askManager(cluster, ref.access.user, op, subject);
-      if (!trash.has(id)) throw refuse(new ImageNotFound({ op, subject }));
+      if (trashed(trash, id, onlyMarked) === undefined) throw refuse(new ImageNotFound({ op, subject }));
       cluster.queueTask("trash remove", ref.pool, ref.namespace, id);
     }),
 

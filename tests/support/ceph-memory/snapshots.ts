@@ -5,6 +5,7 @@
  */
 import * as Effect from "effect/Effect";
 import {
+  Busy,
   Exists,
   ImageNotFound,
   ImageSnapshotNotFound,
@@ -16,7 +17,7 @@ import { imageLabel } from "../../../lib/ceph/label.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import type { SnapshotCalls } from "../../../lib/ceph/rbd.ts";
 import { call, EINVAL, enter, open, refuse } from "./call.ts";
-import type { MemoryCluster } from "./cluster.ts";
+import { type MemoryCluster, trashed } from "./cluster.ts";
 import { difference } from "./content.ts";
 import { makeClone, type MemoryImage, type MemorySnapshot } from "./image.ts";
 
@@ -67,15 +68,25 @@ export const snapshotCalls = (cluster: MemoryCluster): SnapshotCalls => {
         return true;
       }),
 
-    trashSnapshotRemove: (ref, id, snapshot) =>
+    trashSnapshotRemove: (ref, id, snapshot, onlyMarked) =>
       call(() => {
         const op = "rbd_open";
-        const { images, trash } = enter(cluster, ref, op);
-        const found = trash.get(id)?.image ?? [...images.values()].find((image) => image.id === id);
-        if (found === undefined) throw refuse(new ImageNotFound({ op, subject: imageLabel(ref, id) }));
-        if (found.lostParent) throw refuse(new ParentLost({ op, subject: imageLabel(ref, id) }));
-        const there = found.snapshotNamed(snapshot);
-        if (there !== undefined) found.dropSnapshot(there);
+        const subject = imageLabel(ref, id);
+        const entry = trashed(enter(cluster, ref, op).trash, id, onlyMarked);
+        if (entry === undefined) throw refuse(new ImageNotFound({ op, subject }));
+        const { image, moving } = entry;
+        if (image.lostParent) throw refuse(new ParentLost({ op, subject }));
+        if (moving || image.watchers.size > 0) throw refuse(new Busy({ op: "rbd_snap_remove", subject }));
+        const there = image.snapshotNamed(snapshot);
+        if (there !== undefined) image.dropSnapshot(there);
+      }),
+
+    trashSnapshots: (ref, id, onlyMarked) =>
+      call(() => {
+        const op = "rbd_open";
+        const entry = trashed(enter(cluster, ref, op).trash, id, onlyMarked);
+        if (entry?.image.lostParent) throw refuse(new ParentLost({ op, subject: imageLabel(ref, id) }));
+        return entry?.image.snapshots.map(({ name, kind }) => ({ name, kind }));
       }),
 
     snapshotChildren: (ref, image, snapshot) =>

@@ -101,6 +101,25 @@ describe("deletion of a snapshot", () => {
     expect(Object.keys(poolDump(cluster).images)).toEqual([imageOf(id)]);
   });
 
+  test("DeleteSnapshot removes what a snapshot that is not ready has left on its source that ceph-csi has moved to the trash, and on no other image of that name", async () => {
+    const cluster = aCluster();
+    await using driver = aDriver(cluster);
+    const id = await aVolume(driver, cluster);
+    const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+    const holder = `csi-snap-${uuid}`;
+    const attributes = { "csi.snapname": "snap-1", "csi.imagename": holder, "csi.source": imageOf(id) };
+    seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": uuid }, [`csi.snap.${uuid}`]: attributes });
+    await byHand(cluster).snapshot(imageOf(id), holder);
+    const imageId = cluster.image("rbd", imageOf(id)).id;
+    await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, imageOf(id)));
+    await Effect.runPromise(cephMemoryService(cluster).managerTrashRemove(POOL, imageId));
+    await driver.deleteSnapshot(snapshotDeletion(GONE));
+    expect(cluster.namespace("rbd", "")?.trash.get(imageId)?.image.snapshots).toEqual([]);
+    cluster.runManager();
+    expect(poolDump(cluster).trash).toEqual({});
+    expect(poolDump(cluster).objects["csi.snaps.default"]).toEqual({});
+  });
+
   test("DeleteSnapshot of an image that the manager flattens says so, and nobody is told to fence it", async () => {
     const cluster = aCluster();
     const time = virtualTime();

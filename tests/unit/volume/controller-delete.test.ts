@@ -43,7 +43,7 @@ const seedVolume = async (cluster: MemoryCluster, imageName = IMAGE): Promise<st
 };
 
 /** Puts the volume's image into the trash, as a driver does that then dies. */
-const halfDelete = (cluster: MemoryCluster): Promise<void> =>
+const halfDelete = (cluster: MemoryCluster): Promise<unknown> =>
   Effect.runPromise(
     cephMemoryService(cluster).trashMove(
       { access: memoryAccess, pool: "rbd", namespace: "" },
@@ -105,6 +105,81 @@ describe("a volume", () => {
     } as const;
     await using driver = aDriver(cluster, { clusters: [EAST, west], mapping });
     await driver.deleteVolume(deletion(`0001-0004-west-0000000000000009-${UUID}`));
+    await settled(cluster);
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+});
+
+describe("a volume whose image ceph-csi has moved to the trash, and died", () => {
+  const POOL = { access: memoryAccess, pool: "rbd", namespace: "" };
+  const inTrash = async (name: string, ...snapshots: readonly string[]) => {
+    const cluster = aCluster();
+    const imageId = await seedVolume(cluster);
+    const ceph = cephMemoryService(cluster);
+    if (name !== IMAGE) await seedImage(cluster, name);
+    const id = name === IMAGE ? imageId : cluster.image("rbd", name).id;
+    for (const each of snapshots) await Effect.runPromise(ceph.snapshotCreate(POOL, name, each));
+    for (const each of new Set([IMAGE, name])) await Effect.runPromise(ceph.trashMove(POOL, each));
+    return { cluster, id };
+  };
+
+  test("is refused while it has a snapshot that no driver took, keeps its name, and is deleted once the snapshot is gone", async () => {
+    const { cluster, id } = await inTrash(IMAGE, "mine");
+    await using driver = aDriver(cluster);
+    const before = cluster.dump();
+    const failure = await failureOf(driver.deleteVolume(deletion(ID)));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    expect(failure?.message).toStartWith(
+      `image rbd/${id} (${IMAGE}) is in the trash, and has a snapshot that is not known to be a driver's: mine. `,
+    );
+    expect(failure?.message).toContain(`rbd trash restore rbd/${id}`);
+    expect(cluster.dump()).toEqual(before);
+    expect(cluster.queued()).toEqual([]);
+    await Effect.runPromise(cephMemoryService(cluster).trashSnapshotRemove(POOL, id, "mine"));
+    await driver.deleteVolume(deletion(ID));
+    await settled(cluster);
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+
+  test("goes with the image that it was copied through, whose snapshot ceph-csi has left", async () => {
+    const { cluster, id } = await inTrash(`${IMAGE}-temp`, IMAGE);
+    await Effect.runPromise(cephMemoryService(cluster).managerTrashRemove(POOL, id));
+    await using driver = aDriver(cluster);
+    await driver.deleteVolume(deletion(ID));
+    await settled(cluster);
+    expect(poolDump(cluster)).toEqual(EMPTIED);
+  });
+
+  test("is not moved there again if a person takes it out in that moment and opens it", async () => {
+    const { cluster, id } = await inTrash(IMAGE);
+    let close = (): void => {};
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method !== "trashSnapshots") return act;
+      return Effect.tap(act, () =>
+        Effect.sync(() => {
+          cluster.restore("rbd", id);
+          close = cluster.watch("rbd", IMAGE);
+        }),
+      );
+    });
+    await using driver = aDriver(cluster, { ceph });
+    const before = poolDump(cluster).objects;
+    expect(await codeOf(driver.deleteVolume(deletion(ID)))).toBe("ABORTED");
+    expect(cluster.image("rbd", IMAGE).id).toBe(id);
+    expect(poolDump(cluster).objects).toEqual(before);
+    close();
+  });
+
+  test("goes, also if it is moved there between the driver's look and its own move", async () => {
+    const cluster = aCluster();
+    await seedVolume(cluster);
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+      call.method === "trashMove"
+        ? Effect.andThen(Effect.orDie(cephMemoryService(cluster).trashMove(POOL, IMAGE)), act)
+        : act,
+    );
+    await using driver = aDriver(cluster, { ceph });
+    await driver.deleteVolume(deletion(ID));
     await settled(cluster);
     expect(poolDump(cluster)).toEqual(EMPTIED);
   });

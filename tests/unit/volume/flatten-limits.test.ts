@@ -154,7 +154,7 @@ describe("depth of clone chains", () => {
     const { volume } = await driver.createVolume(cloneOf(volumeId));
     expect(read(cluster, imageOf(volume.volumeId))).toEqual(data);
     expect(driver.log.join("\n")).toContain("the driver flattens the image itself");
-    expect(driver.log).toContain(`flatten of image rbd/${imageOf(volumeId)} is done`);
+    expect(driver.log).toContain(`flatten of image rbd/${imageOf(volumeId)} is over`);
   });
 
   test("a clone above the hard limit answers PERMISSION_DENIED when the manager refuses the flatten", async () => {
@@ -334,7 +334,7 @@ test("DeleteVolume deletes a volume that the driver is flattening", async () => 
   letGo();
   await settled(cluster);
   await eventually(
-    () => driver.log.includes(`flatten of image rbd/${imageOf(volumeId)} is done`),
+    () => driver.log.includes(`flatten of image rbd/${imageOf(volumeId)} is over`),
     "the end of the flatten",
   );
 });

@@ -23,7 +23,11 @@ const IMAGE = `csi-vol-${UUID}`;
 const POOL: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
 
 /** Puts an image of that name into the trash -> its id. */
-const trashed = async (cluster: MemoryCluster, name = IMAGE, keepSeconds = 0): Promise<string> => {
+const trashed = async (
+  cluster: MemoryCluster,
+  name = IMAGE,
+  keepSeconds: number = DRIVERS_MARKS.large,
+): Promise<string> => {
   const id = await seedImage(cluster, name);
   await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, name, keepSeconds));
   return id;
@@ -37,9 +41,9 @@ const watched = (cluster: MemoryCluster, id: string): (() => void) => {
 const removals = (calls: readonly { readonly method: string; readonly subject: string }[]) =>
   calls.flatMap(({ method, subject }) => (method === "trashRemove" ? [subject] : []));
 /** One that the driver does not remove itself where there is a manager. */
-const large = (id: string) => ({ pool: POOL, id, mark: "large" as const });
+const large = (id: string) => ({ pool: POOL, id, name: IMAGE, mark: "large" as const });
 /** One that a person, or another driver, moved to the trash. */
-const unmarked = (id: string) => ({ pool: POOL, id, mark: undefined });
+const unmarked = (id: string) => ({ pool: POOL, id, name: IMAGE, mark: undefined });
 const idsIn = (cluster: MemoryCluster) => [...(cluster.namespace("rbd", "")?.trash.keys() ?? [])];
 const noManager = (): MemoryCluster => {
   const cluster = aCluster();
@@ -103,14 +107,14 @@ describe("removal by the manager", () => {
 
   test("an image without the driver's mark is the manager's at once", async () => {
     const cluster = aCluster();
-    const id = await trashed(cluster);
+    const id = await trashed(cluster, IMAGE, 0);
     await inProcess(cluster, (purge) => Effect.andThen(purge.discard([unmarked(id)]), settle));
     expect(idsIn(cluster)).toEqual([]);
   });
 
   test("an image without the driver's mark is not discarded while there is no manager, until the driver has removed it", async () => {
     const cluster = noManager();
-    const id = await trashed(cluster);
+    const id = await trashed(cluster, IMAGE, 0);
     await inProcess(cluster, (purge) =>
       Effect.gen(function* () {
         expect(yield* Effect.flip(purge.discard([unmarked(id)]))).toMatchObject({ _tag: "ManagerUnavailable" });
@@ -127,7 +131,7 @@ describe("removal by the manager", () => {
 
   test("a removal that the manager denies fails the caller's request, and the driver does not remove the image itself", async () => {
     const cluster = aCluster();
-    const id = await trashed(cluster);
+    const id = await trashed(cluster, IMAGE, 0);
     const error = new AccessDenied({ op: "task", subject: "rbd", user: "x" });
     const ceph = { ...cephMemoryService(cluster), managerTrashRemove: () => Effect.fail(error) };
     await inProcess(
@@ -164,7 +168,7 @@ describe("removal by the driver, without a manager", () => {
           yield* TestClock.adjust("1 minute");
           expect(idsIn(cluster)).toEqual([]);
           expect(purge.pending()).toHaveLength(0);
-          expect(log).toContain(`removal from the trash of image rbd/${id} is done`);
+          expect(log).toContain(`removal from the trash of image rbd/${id} is over`);
         }),
       slow,
     );
@@ -215,7 +219,7 @@ describe("removal by the driver, without a manager", () => {
     const cluster = noManager();
     const id = await seedImage(cluster, IMAGE);
     const close = cluster.watch("rbd", IMAGE);
-    await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, IMAGE));
+    await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, IMAGE, DRIVERS_MARKS.large));
     const { service, calls } = recorded(cephMemoryService(cluster));
     const tries = () => calls().filter(({ method }) => method === "trashRemove").length;
     await inProcess(
@@ -293,8 +297,9 @@ describe("removal of small images by the driver", () => {
   const pause = Effect.andThen(TestClock.adjust("500 millis"), settle);
   const uuidOf = (n: number) => UUID.replace(/^b0/, n.toString(16).padStart(2, "0"));
   const discarded = async (cluster: MemoryCluster, n: number) => {
-    const id = await trashed(cluster, `csi-vol-${uuidOf(n)}`, DRIVERS_MARKS.small);
-    return { pool: POOL, id, mark: "small" as const };
+    const name = `csi-vol-${uuidOf(n)}`;
+    const id = await trashed(cluster, name, DRIVERS_MARKS.small);
+    return { pool: POOL, id, name, mark: "small" as const };
   };
   const methods = (calls: readonly { readonly method: string }[]) => calls.map(({ method }) => method);
 
@@ -450,7 +455,7 @@ describe("removal of small images by the driver", () => {
     );
     const { service, calls } = recorded(cloned);
     await inProcess(cluster, (purge) => Effect.andThen(purge.discard([child, parent]), pause), service);
-    expect(methods(calls())).toEqual(["trashRemove", "managerTrashRemove", "managerTrashRemove"]);
+    expect(methods(calls())).toEqual(["trashRemove", "trashSnapshots", "managerTrashRemove", "managerTrashRemove"]);
     expect(idsIn(cluster)).toEqual([child.id, parent.id]);
   });
 
@@ -618,6 +623,30 @@ describe("removal of small images by the driver", () => {
           expect(purge.pending()).toEqual([]);
         }),
       slow,
+    );
+    expect(idsIn(cluster)).toEqual([]);
+  });
+
+  test("the driver removes a small image itself that comes when many wait, whatever the manager fails with", async () => {
+    const cluster = aCluster();
+    const last = await discarded(cluster, 1);
+    let isHeld = true;
+    const ceph = intercepted(cephMemoryService(cluster), (call, act) => {
+      if (call.method === "managerTrashRemove") return Effect.fail(new TimedOut({ op: "a_call", subject: "rbd" }));
+      return isHeld && call.method === "trashRemove" ? Effect.andThen(Effect.sleep("1 second"), act) : act;
+    });
+    await inProcess(
+      cluster,
+      (purge) =>
+        Effect.gen(function* () {
+          for (let n = 0; n < 1024; n++) yield* purge.discard([{ ...large(`id-${n}`), mark: "small" }]);
+          yield* purge.discard([last]);
+          isHeld = false;
+          yield* TestClock.adjust("2 seconds");
+          yield* settle;
+          expect(purge.pending()).toEqual([]);
+        }),
+      ceph,
     );
     expect(idsIn(cluster)).toEqual([]);
   });
