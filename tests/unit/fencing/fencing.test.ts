@@ -38,6 +38,7 @@ import {
   withFence,
   withRecord,
 } from "../../support/fencing-world.ts";
+import { hanging } from "../../support/hanging.ts";
 import { interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService } from "../../support/host-memory.ts";
 import { type KubeMemory, Refused } from "../../support/kube-memory.ts";
@@ -53,6 +54,7 @@ import {
   volumeIdOf,
 } from "../../support/node-world.ts";
 import { aDriver, type DriverWorld } from "../../support/one-world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 import { asBlock, codeOf, EAST, failureOf, PARAMETERS } from "../../support/world.ts";
 
 /** All clients of node-a's address, as a record of ceph-csi has it. */
@@ -343,6 +345,27 @@ describe("staging", () => {
     await using node = nodeOn(host, { ceph, flags: { nodeid: "node-a", ...FENCING } });
     await node.stage(staging());
     expect(node.log.join()).toContain("can be fenced on this node is not known");
+  });
+
+  test("An end of the record that takes effect late holds up no unstage, and leaves the record of the next stage", async () => {
+    const { cluster, host } = await nodeWith();
+    const hang = hanging();
+    let hangs = false;
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      hangs && method === "imageMetaSet" ? hang.around(act) : act,
+    );
+    const time = virtualTime();
+    await using node = nodeOn(host, { ceph, time, flags: { nodeid: "node-a", ...FENCING } });
+    await node.stage(staging());
+    hangs = true;
+    expect(await time.until(codeOf(node.unstage(unstaging())))).toBe("OK");
+    hangs = false;
+    const staged = codeOf(node.stage(staging()));
+    await time.pass("10 seconds");
+    expect(host.mounts).toEqual([]);
+    hang.end();
+    expect(await time.until(staged)).toBe("OK");
+    expect(Object.keys(metadata(cluster))).toContain(`${KEY}clientAddress/node-a`);
   });
 
   test("A driver that was started anew leaves the record to ControllerUnpublishVolume, which removes it", async () => {
