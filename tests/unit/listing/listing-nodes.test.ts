@@ -226,7 +226,10 @@ test("what a stage looks up only to complete the record holds it up for five sec
   }
   const hang = hanging();
   const time = virtualTime();
-  await using node = nodeOn(host, { ceph: intercepted(cephMemoryService(cluster), (_, act) => hang.around(act)), time });
+  await using node = nodeOn(host, {
+    ceph: intercepted(cephMemoryService(cluster), (_, act) => hang.around(act)),
+    time,
+  });
   const staged = codeOf(node.stage(staging()));
   await time.pass("5 seconds");
   expect(await staged).toBe("OK");

@@ -20,7 +20,8 @@ const elapsed = async <A>(run: () => Promise<A>) => {
 
 describe("within", () => {
   test("Work that ends in time gives its answer, its failure or its defect", async () => {
-    const run = <A, E>(work: Effect.Effect<A, E>) => Effect.runPromise(within(work, { limit: "5 seconds", orElse: late }));
+    const run = <A, E>(work: Effect.Effect<A, E>) =>
+      Effect.runPromise(within(work, { limit: "5 seconds", orElse: late }));
     expect(await run(Effect.delay(Effect.succeed("answer"), "1 millis"))).toBe("answer");
     expect(run(Effect.fail(new Error("failed")))).rejects.toThrow("failed");
     expect(run(Effect.die(new Error("broke")))).rejects.toThrow("broke");
@@ -30,7 +31,10 @@ describe("within", () => {
     const call = hanging();
     const steps: string[] = [];
     const told: Fiber.Fiber<unknown, unknown>[] = [];
-    const work = Effect.andThen(call.around(Effect.sync(() => steps.push("call"))), Effect.sync(() => steps.push("next")));
+    const work = Effect.andThen(
+      call.around(Effect.sync(() => steps.push("call"))),
+      Effect.sync(() => steps.push("next")),
+    );
     const onLate = (fiber: Fiber.Fiber<unknown, unknown>) => void told.push(fiber);
     const { value, ms } = await elapsed(() => Effect.runPromise(within(work, { limit: LIMIT, orElse: late, onLate })));
     expect([value, steps, told.length]).toEqual(["late", [], 1]);
