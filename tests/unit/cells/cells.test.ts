@@ -14,6 +14,7 @@ interface Given {
   readonly limit?: Duration.Duration;
   readonly key?: string;
   readonly place?: string;
+  readonly onLeave?: () => void;
   readonly onLate?: (answer: unknown) => void;
   readonly onAside?: () => void;
   readonly onBack?: () => void;
@@ -290,16 +291,29 @@ pooled("What a call answers after its limit goes to who asks for it", { size: 1 
 pooled("An interrupt waits for a call that runs, and removes a waiting call from the queue", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const list = new SharedArrayBuffer(4 * 8);
-    const running = yield* Effect.forkChild(call(pool, "sleep", { ms: 300 }));
-    const waiting = yield* Effect.forkChild(call(pool, "note", { list, mark: 1 }));
+    const told: string[] = [];
+    const tells = (name: string) => ({ onLeave: () => void told.push(name) });
+    const running = yield* Effect.forkChild(call(pool, "sleep", { ms: 300 }, tells("sleep")));
+    const waiting = yield* Effect.forkChild(call(pool, "note", { list, mark: 1 }, tells("note")));
     yield* until(() => pool.state().waiting === 1);
     const out = yield* elapsed(Fiber.interrupt(waiting));
     expect(out.ms).toBeLessThan(100);
     const end = yield* elapsed(Fiber.interrupt(running));
     expect(end.ms).toBeGreaterThan(100);
+    expect(told).toEqual(["sleep"]);
     expect(pool.state()).toMatchObject({ running: [], waiting: 0 });
     yield* call(pool, "echo");
     expect(new Int32Array(list)[0]).toBe(0);
+  }),
+);
+
+pooled("A call that is told that nobody waits may end early, and its cell serves the next", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const gate = makeGate();
+    const running = yield* Effect.forkChild(call(pool, "wait", { gate }, { onLeave: () => open(gate) }));
+    yield* until(() => pool.state().running.length === 1);
+    yield* Fiber.interrupt(running);
+    expect(yield* call<string>(pool, "echo", "next")).toBe("next");
   }),
 );
 
