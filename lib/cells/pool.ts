@@ -296,6 +296,7 @@ class Cells implements CellPool {
     if (!this.crew.remove(cell)) return;
     cell.worker.terminate();
     const { job } = cell;
+    job?.options.onLost?.();
     job?.settle(Effect.fail(new CellDown({ op: job.op, reason, ran: true })));
     if (!this.stopped) this.pump();
   }

@@ -192,6 +192,7 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
         key,
         place: placeOf(access, context.pool),
         onLeave,
+        onLost: () => void (connection.damaged = true),
         onAside: () => {
           connection.aside += 1;
           mine.since = seconds() - Math.round(Duration.toSeconds(limit));
@@ -202,9 +203,6 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
           connections.back(connection);
         },
       });
-      return Effect.mapError(call, (error) => {
-        if (error._tag === "CellDown" && error.ran) connection.damaged = true;
-        return toCephError(error, context);
-      });
+      return Effect.mapError(call, (error) => toCephError(error, context));
     });
 };

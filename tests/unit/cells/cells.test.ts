@@ -18,6 +18,7 @@ interface Given {
   readonly onLate?: (answer: unknown) => void;
   readonly onAside?: () => void;
   readonly onBack?: () => void;
+  readonly onLost?: () => void;
 }
 
 const call = <A>(pool: CellPool, op: string, arg?: unknown, given: Given = {}) =>
@@ -306,6 +307,26 @@ pooled("An interrupt waits for a call that runs, and removes a waiting call from
     expect(new Int32Array(list)[0]).toBe(0);
   }),
 );
+
+test("A pool that ends tells of the calls that its cells were making, also of those that nobody waits for", async () => {
+  const told: string[] = [];
+  const program = Effect.gen(function* () {
+    const pool = yield* makeCellPool({ name: "toy", url: toy, size: 3 });
+    const tells = (name: string) => ({
+      onLost: () => void told.push(name),
+      onLeave: () => void told.push(`${name} left`),
+    });
+    const begin = (name: string, ms: number) =>
+      Effect.forkDetach(call(pool, "sleep", { ms }, tells(name)), { startImmediately: true });
+    yield* begin("waited for", 2_000);
+    const left = yield* begin("left", 2_000);
+    const ended = yield* begin("ended", 1);
+    yield* Fiber.join(ended);
+    left.interruptUnsafe();
+  });
+  await Effect.runPromise(Effect.scoped(program).pipe(Effect.provide(Logger.layer([]))));
+  expect(told.toSorted()).toEqual(["left", "left left", "waited for"]);
+});
 
 pooled("A call that is told that nobody waits may end early, and its cell serves the next", { size: 1 }, (pool) =>
   Effect.gen(function* () {
