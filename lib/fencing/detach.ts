@@ -6,7 +6,7 @@
  *
  * 1. The answer "detached" lets another node have the volume. So of a node that is out of service, or that Kubernetes does
  *    not have any more, it comes after the proof that the OSDs refuse its client. If a node out of service has left no record
- *    of one, it comes only if nobody unknown has the image open.
+ *    of one, it comes only if nobody unknown has the image open. What cannot be fenced is in 3.
  * 2. The record of a node in service goes if the node reports that it is well, its client does not have the image open, and
  *    the node is not proven to be another machine, whose client is fenced, nor suspected to be.
  *    Else it stays, for a fence that somebody may ask for later: a node that is only away has no watch either, and comes
