@@ -7,6 +7,8 @@
  * 1. Ranges have any length (VARIABLE_LENGTH). A stream has at least one message, because it carries the capacity.
  * 2. A page is asked of Ceph when the caller has taken the one before (lib/grpc/bridge.ts), so memory does not grow
  *    with the image.
+ * 3. Few pages are asked at once, whatever the number of streams, and one whose caller leaves ends early, as far as librbd
+ *    can end it (lib/ceph/live/snapshots.ts). No stop of the driver waits for it (lib/grpc/bridge.ts).
  */
 import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";

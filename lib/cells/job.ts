@@ -14,9 +14,13 @@ export interface CallOptions {
   readonly key?: string | undefined;
   /** What the call depends on, such as a pool of a cluster: calls for one do not take the cells of those for another. */
   readonly place?: string | undefined;
+  /** The caller does not wait any more, and a cell makes the call: it may end early if it can. */
+  readonly onLeave?: (() => void) | undefined;
   /** The call has passed its limit, and its thread still uses what it was given. */
   readonly onAside?: (() => void) | undefined;
-  /** The thread of such a call has returned, or ended. */
+  /** The cell has ended in the call, whether or not its caller still waits; its thread may act on in C. */
+  readonly onLost?: (() => void) | undefined;
+  /** The thread of a call that has passed its limit has returned, or ended. */
   readonly onBack?: (() => void) | undefined;
   /** Gets what such a call has answered in the end. */
   readonly onLate?: ((answer: unknown) => void) | undefined;

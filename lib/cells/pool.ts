@@ -12,7 +12,8 @@
  * 4. At most `maxAside` cells are put aside; then they are no longer replaced, and `healthy` is false.
  * 5. A call that runs longer than the pool's patience holds up no other: while calls wait, a further cell starts in its
  *    place, long before its limit. The cells that are put aside and those further ones are `maxAside` at most.
- * 6. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit.
+ * 6. A call that has started is not abandoned by an interrupt: the caller waits for its end or its limit. The call is told
+ *    (`onLeave`), and may end early.
  * 7. Callers take turns, and so do the places that calls depend on: many calls of one kind of RPC do not delay those of
  *    another, nor many calls to a pool that does not answer those to another; and of one kind the caller goes first that
  *    began first.
@@ -174,6 +175,7 @@ class Cells implements CellPool {
       return Effect.suspend(() => {
         this.waiting.withdraw(job);
         if (job.since === undefined) return Effect.void;
+        options.onLeave?.();
         return Effect.callback<void>((finished) => {
           done = () => finished(Effect.void);
           if (settled) done();
@@ -294,6 +296,7 @@ class Cells implements CellPool {
     if (!this.crew.remove(cell)) return;
     cell.worker.terminate();
     const { job } = cell;
+    job?.options.onLost?.();
     job?.settle(Effect.fail(new CellDown({ op: job.op, reason, ran: true })));
     if (!this.stopped) this.pump();
   }

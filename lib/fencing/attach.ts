@@ -14,6 +14,8 @@
  *    the fenced client, and all its I/O would fail. Any other boot than that of the client will do, also one before the fence
  *    or of another machine: the kernel's client is another one there. Whether the old one still runs is not asked, as its
  *    fence stays. A boot that Kubernetes shows wrongly is found by the node itself (lib/node/stage.ts).
+ * 6. A volume of a cluster that is not configured is attached to no node: it may have been detached without a fence for that
+ *    very reason (./detach.ts), and only with the cluster's configuration can the records say who else has it.
  */
 import * as Effect from "effect/Effect";
 import { Blocklist, FENCE_SECONDS } from "../ceph/blocklist.ts";

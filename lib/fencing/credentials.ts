@@ -18,7 +18,8 @@ const parsed = (secrets: Secrets) => Effect.fromResult(parseCredentials(secrets,
 
 /**
  * Those of the request; else those of `--secrets-dir`; else those in the Secret that the cluster's entry in config.json
- * names (`rbd.controllerPublishSecretRef`). `undefined`: nobody has given any.
+ * names (`rbd.controllerPublishSecretRef`). `undefined`: nobody has given any. Fails if there is no such entry: whether it would
+ * name a Secret is not known then.
  */
 export const attachCredentials = Effect.fnUntraced(function* (
   volumeId: string,
@@ -34,10 +35,8 @@ export const attachCredentials = Effect.fnUntraced(function* (
   const { clusterId } = handle.success;
   const given = yield* (yield* ClusterSecrets).get(clusterId);
   if (given !== undefined) return given.credentials;
-  const cluster = yield* Effect.catchTag((yield* Clusters).get(clusterId), "ConfigMissing", () =>
-    Effect.succeed(undefined),
-  );
-  if (cluster?.controllerPublishSecret === undefined) return undefined;
+  const cluster = yield* (yield* Clusters).get(clusterId);
+  if (cluster.controllerPublishSecret === undefined) return undefined;
   const found = yield* (yield* Kubernetes).secret(cluster.controllerPublishSecret);
   return found && (yield* parsed(found));
 });

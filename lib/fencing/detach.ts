@@ -6,11 +6,14 @@
  *
  * 1. The answer "detached" lets another node have the volume. So of a node that is out of service, or that Kubernetes does
  *    not have any more, it comes after the proof that the OSDs refuse its client. If a node out of service has left no record
- *    of one, it comes only if nobody unknown has the image open.
+ *    of one, it comes only if nobody unknown has the image open. What cannot be fenced is in 3.
  * 2. The record of a node in service goes if the node reports that it is well, its client does not have the image open, and
  *    the node is not proven to be another machine, whose client is fenced, nor suspected to be.
  *    Else it stays, for a fence that somebody may ask for later: a node that is only away has no watch either, and comes
  *    back. A record too many harms nobody.
+ * 3. Where this driver can fence nothing, for lack of credentials or because the cluster is not configured any more, a
+ *    volume leaves every node but one that is out of service. Its record stays, so an attach that knows the cluster again
+ *    fences the client if the node is lost by then; without the cluster's configuration no volume is attached (./attach.ts).
  */
 import * as Effect from "effect/Effect";
 import { type Blocklist, FENCE_SECONDS } from "../ceph/blocklist.ts";
@@ -20,7 +23,7 @@ import { type Rados } from "../ceph/rados.ts";
 import { Rbd } from "../ceph/rbd.ts";
 import type { ClusterSecrets } from "../config/cluster-secrets.ts";
 import type { Clusters } from "../config/clusters.ts";
-import type { ConfigError, InvalidSecret } from "../config/errors.ts";
+import type { ConfigError, ConfigMissing, InvalidSecret } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
 import {
   type JournalCorrupt,
@@ -74,15 +77,20 @@ export type FencingNeeds = Blocklist | ClusterMapping | ClusterSecrets | Cluster
 export const detachVolume = Effect.fn("fencing.detachVolume")(function* (
   request: DetachRequest,
 ): Effect.fn.Return<void, FencingError, FencingNeeds> {
-  const { volumeId, nodeId, secrets } = request;
+  const { volumeId, nodeId } = request;
   // Those of no journal are recorded by no node, and nothing says where they are.
   if (volumeKind(volumeId) !== "dynamic") {
     return yield* remark([
       `volume ${volumeId} is detached${nodeId === "" ? "" : ` from node ${nodeId}`}, and was not fenced: static volumes and those of the in-tree plugin cannot be. Make sure that a lost node is off before another one gets the volume`,
     ]);
   }
+  yield* Effect.catchTag(detachDynamic(request), "ConfigMissing", (error) => detachUnconfigured(request, error));
+});
+
+const detachDynamic = Effect.fnUntraced(function* (request: DetachRequest) {
+  const { volumeId, nodeId, secrets } = request;
   const credentials = yield* stage("get credentials", attachCredentials(volumeId, secrets));
-  if (credentials === undefined) return yield* proveInService(request);
+  if (credentials === undefined) return yield* detachWithoutCredentials(request);
   const locks = yield* Locks;
   const detached = Effect.gen(function* () {
     const { pool, imageName, cluster } = yield* stage("find", locateVolume(volumeId, credentials));
@@ -164,19 +172,40 @@ const isOf = ({ client, exact }: Pick<ClientRecord, "client" | "exact">, watcher
   return exact ? its === client : addressOf(its) === addressOf(client);
 };
 
-/** Without credentials nothing can be fenced, and nothing needs to be while the node is in service. */
-const proveInService = Effect.fnUntraced(function* ({ volumeId, nodeId }: DetachRequest) {
+/** Fails if the node is out of service. -> its state; `undefined`: it does not exist, or all nodes are meant. */
+const proveInService = Effect.fnUntraced(function* (
+  { volumeId, nodeId }: DetachRequest,
+  { reason, remedy }: { readonly reason: string; readonly remedy: string },
+) {
   const state = nodeId === "" ? undefined : yield* stage("look at node", (yield* Kubernetes).node(nodeId));
-  if (state === undefined) {
-    if (nodeId === "") return;
-    return yield* remark([
-      `volume ${volumeId} is detached from node ${nodeId}, which does not exist, and was not fenced: there are no credentials for it. ${HOW_TO_GIVE_CREDENTIALS}`,
-    ]);
-  }
-  if (!state.outOfService) return;
+  if (state?.outOfService !== true) return state;
   return yield* new Precondition({
     subject: `volume ${volumeId}`,
-    problem: `stays with node ${nodeId}, which is out of service and may still write to it: it cannot be fenced, because there are no credentials for it`,
-    remedy: HOW_TO_GIVE_CREDENTIALS,
+    problem: `stays with node ${nodeId}, which is out of service and may still write to it: it cannot be fenced, because ${reason}`,
+    remedy,
   });
+});
+
+/** Without credentials nothing can be fenced, and nothing needs to be while the node is in service. */
+const detachWithoutCredentials = Effect.fnUntraced(function* (request: DetachRequest) {
+  const { volumeId, nodeId } = request;
+  const reason = "there are no credentials for it";
+  const state = yield* proveInService(request, { reason, remedy: HOW_TO_GIVE_CREDENTIALS });
+  if (state !== undefined || nodeId === "") return;
+  yield* remark([
+    `volume ${volumeId} is detached from node ${nodeId}, which does not exist, and was not fenced: ${reason}. ${HOW_TO_GIVE_CREDENTIALS}`,
+  ]);
+});
+
+/** Of a cluster that is not configured any more nobody here can ask anything: else the attachment would never end. */
+const detachUnconfigured = Effect.fnUntraced(function* (request: DetachRequest, { clusterId, message }: ConfigMissing) {
+  const { volumeId, nodeId } = request;
+  const state = yield* proveInService(request, {
+    reason: `cluster ${clusterId} is not configured: ${message}`,
+    remedy: `If cluster ${clusterId} is gone for good, delete the Node object, or remove the out-of-service taint once the node is off: then the volume is detached without a fence`,
+  });
+  const gone = nodeId !== "" && state === undefined ? ", which does not exist" : "";
+  yield* remark([
+    `volume ${volumeId} is detached from ${nodeId === "" ? "all nodes" : `node ${nodeId}`}${gone}, and was not fenced, nor was a fence lifted, because cluster ${clusterId} is not configured: ${message}. Make sure that a lost node is off before you configure the cluster again`,
+  ]);
 });

@@ -7,8 +7,10 @@
  *    driver; whoever is first. What was sent is what is logged and counted.
  * 2. A caller who leaves interrupts the fiber that waits for it, and nothing else: operations outlive their callers
  *    (lib/operations/pipeline.ts).
- * 3. A stream is pulled no faster than the caller takes it: the next message is made when the last one was written.
- * 4. Requests are logged masked only (./mask.ts), and only when the log level asks for them.
+ * 3. A stopping server waits for calls whose callers wait. Of a call that has its answer the fiber may go on: where it was
+ *    interrupted, it waits for a blocking call that cannot be cut off.
+ * 4. A stream is pulled no faster than the caller takes it: the next message is made when the last one was written.
+ * 5. Requests are logged masked only (./mask.ts), and only when the log level asks for them.
  */
 import {
   create,
@@ -47,8 +49,9 @@ export interface BridgeOptions {
 /** The calls of one server. */
 export interface Bridge<R> {
   readonly methods: (service: ServedService<R>) => readonly BridgedMethod[];
+  /** How many callers wait. */
   readonly running: () => number;
-  /** From now on every new call is answered with STOPPING; `drained` is called when no call runs any more. */
+  /** From now on every new call is answered with STOPPING; `drained` is called when no caller waits any more. */
   readonly refuse: (drained: () => void) => void;
   /** Answers every call that still runs with STOPPING and interrupts its fiber. */
   readonly abandon: () => void;
@@ -129,7 +132,9 @@ const definition = (method: DescMethod) => ({
 });
 
 export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOptions): Bridge<R> => {
+  /** Those whose fiber runs, and of them those that have no answer yet. */
   const calls = new Set<Call>();
+  const unanswered = new Set<Call>();
   let stopping = false;
   let whenDrained: (() => void) | undefined;
   const fork = Effect.runForkWith(context);
@@ -167,6 +172,8 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
       sent = status;
       if (send) answer(status);
       options.observe?.(info.rpc, status.code, (performance.now() - since) / 1000);
+      unanswered.delete(call);
+      if (unanswered.size === 0) whenDrained?.();
       return sent;
     };
     const call: Call = {
@@ -216,6 +223,7 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
       lastAttributes: () => ({ "rpc.grpc.status_code": sent?.code ?? Code.UNKNOWN }),
     };
     calls.add(call);
+    unanswered.add(call);
     fiber = fork(
       rpcSpan(() => info.header("traceparent"), about, program).pipe(
         Effect.annotateLogs({ rpc: info.method, call: info.id }),
@@ -225,7 +233,6 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
     fiber.addObserver(() => {
       calls.delete(call);
       options.onEnd?.();
-      if (calls.size === 0) whenDrained?.();
     });
   };
 
@@ -290,11 +297,11 @@ export const makeBridge = <R>(context: Context.Context<R>, options: BridgeOption
         // Neither CSI nor its add-ons stream requests.
         throw new Error(`${method.toString()}: client streams are not bridged`);
       }),
-    running: () => calls.size,
+    running: () => unanswered.size,
     refuse: (drained) => {
       stopping = true;
       whenDrained = drained;
-      if (calls.size === 0) drained();
+      if (unanswered.size === 0) drained();
     },
     abandon: () => {
       for (const call of calls) call.leave(STOPPING);

@@ -30,6 +30,7 @@ import { Manager } from "../ceph/manager.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { DRIVERS_MARKS, type DriversMark, Rbd } from "../ceph/rbd.ts";
 import { unattended } from "../operations/unattended.ts";
+import { within } from "../operations/within.ts";
 import { makeBackground } from "./background-queue.ts";
 import { HELD_SECONDS, makeQuickPurge, type OfferOptions, type TrashedImage } from "./quick-purge.ts";
 import { makeTending } from "./manager-tasks.ts";
@@ -226,10 +227,10 @@ export class Purge extends Context.Service<
         }),
       );
       yield* Effect.addFinalizer(() =>
-        Effect.forEach(quick.leave(), byManager, { discard: true }).pipe(
-          Effect.timeoutOption(LEAVE),
-          Effect.catchCause(() => Effect.void),
-        ),
+        within(Effect.forEach(quick.leave(), byManager, { discard: true }), {
+          limit: LEAVE,
+          orElse: () => Effect.void,
+        }).pipe(Effect.catchCause(() => Effect.void)),
       );
 
       const discard = Effect.fnUntraced(function* (

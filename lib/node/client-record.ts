@@ -17,7 +17,9 @@
  * 5. A machine that was replaced under the node's name may still run, with a client of its own. So the record also says which
  *    machine it is of, as Kubernetes shows it: others have to compare it with what they see there. It is known only if
  *    Kubernetes shows the boot that this driver sees. Before the volume is mapped here that client is fenced.
- * 6. Volumes in no journal, static ones and those of the in-tree plugin, have no record: ControllerUnpublishVolume is not
+ * 6. An unstage waits two seconds at most for the end of its record; the next stage waits until that can no longer take effect,
+ *    because it would take the new record with it: both may be of one client.
+ * 7. Volumes in no journal, static ones and those of the in-tree plugin, have no record: ControllerUnpublishVolume is not
  *    told where they are.
  */
 import * as Context from "effect/Context";
@@ -45,6 +47,7 @@ import {
 } from "../journal/client-records.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import { stage } from "../operations/pipeline.ts";
+import { makeLateWrites } from "./late-writes.ts";
 import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
 const LIMIT = "2 seconds";
@@ -94,6 +97,7 @@ export const makeClientRecord = (
   enabled: boolean,
   shown: Effect.Effect<NodeState | undefined>,
 ): ClientRecordService => {
+  const writes = makeLateWrites();
   const recorded = new Map<string, { readonly image: RecordedImage; readonly client: string }>();
   let known = "";
   const here = Effect.gen(function* () {
@@ -119,6 +123,7 @@ export const makeClientRecord = (
     enabled,
     staged: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }, mapped, watcher) {
       if (!enabled || fixed !== undefined || mapped.readOnly) return;
+      yield* writes.settled(volumeId);
       const image = { volumeId, pool, imageName };
       const client = clientOf(watcher ?? ownWatcher(yield* watchersNow(image), mapped));
       if (client === undefined) return yield* unknownClient(image, mapped);
@@ -127,6 +132,7 @@ export const makeClientRecord = (
     }),
     renewed: Effect.fnUntraced(function* ({ volumeId, fixed }, { pool, imageName }, mapped) {
       if (!enabled || fixed !== undefined || mapped.readOnly) return undefined;
+      yield* writes.settled(volumeId);
       const image = { volumeId, pool, imageName };
       const records = yield* readRecords(image);
       const now = yield* here;
@@ -165,11 +171,12 @@ export const makeClientRecord = (
         const its = recorded.get(volumeId);
         if (its === undefined) return Effect.void;
         recorded.delete(volumeId);
-        return forgetClient(its.image, nodeId, writtenAs(nodeId, its.client)).pipe(
-          Effect.timeout(LIMIT),
-          Effect.catch(({ message }) =>
-            Effect.logDebug(`the record that ${nodeId} has volume ${volumeId} stays until it is detached: ${message}`),
-          ),
+        const stays = (message: string) =>
+          Effect.logDebug(`the record that ${nodeId} has volume ${volumeId} stays until it is detached: ${message}`);
+        const forgotten = forgetClient(its.image, nodeId, writtenAs(nodeId, its.client));
+        return Effect.catch(
+          writes.write(volumeId, forgotten, { limit: LIMIT, orElse: () => stays(`no answer in ${LIMIT}`) }),
+          ({ message }) => stays(message),
         );
       }),
   };

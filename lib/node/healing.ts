@@ -13,6 +13,8 @@
  *    there a device is that of the volume at whose staging target it is mounted, if its image-meta.json says so, too.
  * 4. A device is healed under its volume's lock, and only if it still lacks its process then. Of several devices of one
  *    volume it is the mounted one, and none if that is not one.
+ * 5. Each volume is healed by itself: one whose healing hangs holds up no other, nor the next look (./healing-turns.ts). The
+ *    log names its device and its image, and so does the lock of the volume to whoever waits for it.
  */
 import * as Clock from "effect/Clock";
 import * as Context from "effect/Context";
@@ -21,6 +23,7 @@ import * as Latch from "effect/Latch";
 import * as Schedule from "effect/Schedule";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
+import { imageLabel } from "../ceph/label.ts";
 import type { Clusters } from "../config/clusters.ts";
 import type { ConfigError } from "../config/errors.ts";
 import type { ClusterMapping } from "../config/mapping.ts";
@@ -38,13 +41,15 @@ import type { MappedDevice } from "../host/mapped-device.ts";
 import type { Placement } from "../kube/placement.ts";
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
+import { CurrentOperation, describeOperation, type Operation } from "../operations/operation.ts";
 import { stage } from "../operations/pipeline.ts";
 import type { ClientRecord } from "./client-record.ts";
 import { healDevice, proveNotElsewhere, type StagedAs } from "./heal.ts";
+import { makeHealingTurns } from "./healing-turns.ts";
 import type { PublishedNodeRecord } from "./published-node-record.ts";
 import { otherMounts, stackOver } from "./staged-device.ts";
 import { isNameless, ownerOf } from "./staged-volume.ts";
-import { cookieOf, locateImage, type VolumeContext } from "./volume-context.ts";
+import { cookieOf, locateImage, type VolumeContext, type VolumeImage } from "./volume-context.ts";
 
 /** What is needed to give the device of a volume a new process. */
 export interface Healable extends StagedAs {
@@ -74,7 +79,10 @@ export type HealError =
 export interface HealingService {
   readonly remember: (staged: Healable) => void;
   readonly forget: (volumeId: string) => void;
-  /** Looks once for devices without a process, and gives each another one. Failures are for the log: it looks again. */
+  /**
+   * Looks once for devices without a process, and gives each another one; ends when none is being healed any more. Failures
+   * are for the log: it looks again.
+   */
   readonly look: Effect.Effect<void, never, HealNeeds | Locks>;
   /** Looks again and again, from the start of the driver on, while there is anything to look after. */
   readonly watch: Effect.Effect<void, never, HealNeeds | Locks>;
@@ -117,18 +125,22 @@ export const makeHealing = (askKubernetes: AskKubernetes): HealingService => {
     known.set(staged.context.volumeId, staged);
     wanted.openUnsafe();
   };
-  const look = Effect.gen(function* () {
+  const turns = makeHealingTurns();
+  const begin = Effect.gen(function* () {
     const devices = (yield* (yield* Host).mappedDevices).filter(({ mapper }) => mapper === "rbd-nbd");
     if (devices.length > 0) wanted.openUnsafe();
-    const dead = (yield* deadAmong(devices)).map(({ name }) => name);
-    if (dead.some((name) => withName(name).length === 0)) yield* askAtTimes;
-    const heal = (name: DeviceName) => {
+    const dead = yield* deadAmong(devices);
+    if (dead.some(({ name }) => withName(name).length === 0)) yield* askAtTimes;
+    const once = new Map(dead.map((each) => [each.name.volumeId ?? each.name.cookie, each]));
+    for (const { name, device } of once.values()) {
       const [staged, ...others] = withName(name);
-      if (staged === undefined) return Effect.void;
-      return others.length === 0 ? healed(staged, attached) : sayShared(name.cookie, [staged, ...others]);
-    };
-    const once = new Map(dead.map((name) => [name.volumeId ?? name.cookie, name]));
-    yield* Effect.forEach(once.values(), heal, { concurrency: 4, discard: true });
+      if (staged === undefined) continue;
+      if (others.length > 0) yield* sayShared(name.cookie, [staged, ...others]);
+      else {
+        const { heal, sayLong } = yield* healing(staged, device, attached);
+        yield* turns.begin(staged.context.volumeId, heal, sayLong);
+      }
+    }
   }).pipe(Effect.catch(({ message }) => Effect.logWarning(`cannot look after rbd-nbd: ${message}`)));
   const { ask, askAtTimes } = asking(attached, ({ staged }) => {
     for (const each of staged) if (!known.has(each.context.volumeId)) remember(each);
@@ -154,8 +166,8 @@ export const makeHealing = (askKubernetes: AskKubernetes): HealingService => {
   return {
     remember,
     forget: (volumeId) => void known.delete(volumeId),
-    look,
-    watch: Effect.asVoid(Effect.repeat(Effect.andThen(look, wanted.await), Schedule.spaced(EVERY))),
+    look: Effect.scoped(Effect.andThen(begin, turns.ended)),
+    watch: Effect.scoped(Effect.asVoid(Effect.repeat(Effect.andThen(begin, wanted.await), Schedule.spaced(EVERY)))),
     revive: (volumeId, device) =>
       Effect.catch(revived(volumeId, device), ({ message }) =>
         Effect.logWarning(`${device.path} lacks its rbd-nbd process, and gets no other one: ${message}`),
@@ -228,25 +240,55 @@ const asking = (attached: AskKubernetes, learn: (found: Attached) => void) => {
   return { ask, askAtTimes };
 };
 
-/** Heals the device of a volume, if it needs it once the volume's lock is there. */
-const healed = (staged: Healable, attached: AskKubernetes): Effect.Effect<void, never, HealNeeds | Locks> =>
-  Effect.flatMap(Locks, (locks) =>
-    locks.with([LockKey.volume(staged.context.volumeId)], healLocked(staged, attached)),
-  ).pipe(
+/** Heals the device of a volume, if it needs it once the volume's lock is there. `sayLong`: what it waits for, to the log. */
+const healing = Effect.fnUntraced(function* (
+  staged: Healable,
+  { path }: MappedDevice,
+  attached: AskKubernetes,
+): Effect.fn.Return<
+  { readonly heal: Effect.Effect<void, never, HealNeeds | Locks>; readonly sayLong: Effect.Effect<void> },
+  never,
+  Locks
+> {
+  const locks = yield* Locks;
+  const { volumeId, fixed } = staged.context;
+  const lock = LockKey.volume(volumeId);
+  const startedAt = yield* Clock.currentTimeMillis;
+  // It waits for the lock as long as it takes, and for nothing else: it looks again.
+  const deadline = Number.POSITIVE_INFINITY;
+  const operation: Operation = { rpc: "healing", subject: `volume ${volumeId}`, startedAt, deadline, stage: "wait" };
+  let image = fixed === undefined ? "an image that is not located yet" : `image ${fixed.pool}/${fixed.imageName}`;
+  const found = (is: VolumeImage) => void (image = `image ${imageLabel(is.pool, is.imageName)}`);
+  const locked = Effect.suspend(() => {
+    operation.deadline = 0;
+    operation.stage = "look at node";
+    return healLocked(staged, attached, found);
+  });
+  const sayLong = Effect.flatMap(Clock.currentTimeMillis, (now) => {
+    const holders = locks.table().find(({ key }) => key === lock.text)?.holders ?? [];
+    const others = holders.flatMap((each) => (each === undefined || each === operation ? [] : [each]));
+    const held = others.map((each) => `; ${describeOperation(each, now)}`).join("");
+    return Effect.logWarning(
+      `${path}, the device of ${image}, still lacks its rbd-nbd process: ${describeOperation(operation, now)}${held}. No other volume waits for it`,
+    );
+  });
+  const heal = locks.with([lock], locked).pipe(
     Effect.catch(({ message }: HealError | LockHeld) =>
-      Effect.logWarning(
-        `volume ${staged.context.volumeId} lacks its rbd-nbd process, and gets no other one yet: ${message}`,
-      ),
+      Effect.logWarning(`volume ${volumeId} lacks its rbd-nbd process, and gets no other one yet: ${message}`),
     ),
+    Effect.provideService(CurrentOperation, operation),
   );
+  return { heal, sayLong };
+});
 
 const healLocked = Effect.fnUntraced(function* (
   staged: Healable,
   attached: AskKubernetes,
+  found: (image: VolumeImage) => void,
 ): Effect.fn.Return<void, HealError, HealNeeds> {
   const device = yield* deadDevice(staged.context);
   if (device === undefined) return;
-  yield* succeeded(device, staged, attached);
+  yield* succeeded(device, staged, attached, found);
 });
 
 /** The one device of a volume that needs a process. */
@@ -275,8 +317,10 @@ const succeeded = Effect.fnUntraced(function* (
   device: MappedDevice,
   staged: Healable,
   attached: AskKubernetes,
+  found: (image: VolumeImage) => void = () => {},
 ): Effect.fn.Return<void, HealError, HealNeeds> {
   const image = yield* stage("locate image", locateImage(staged.context, staged.credentials));
+  found(image);
   yield* healDevice(staged, image, stackOver(device), proveAttached(staged.context, attached));
 });
 

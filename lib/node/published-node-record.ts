@@ -4,7 +4,8 @@
  *
  * Not here: where it is written (lib/journal/published-nodes.ts).
  *
- * 1. It fails no call, and holds none up for long. A node whose user may only read is not listed.
+ * 1. It fails no call, and holds none up for long. A node whose user may only read is not listed. A write that was given up
+ *    may still come about; the next one of its volume waits for that (./late-writes.ts), for as long as it waits at all.
  * 2. NodeUnstageVolume brings no credentials, so those of the staging are kept until then, Redacted. After a restart of
  *    the driver there are none: the node stays in the list until the volume is staged elsewhere or deleted.
  * 3. The list of a volume that one node at a time may have is replaced by the next node. So the volume was elsewhere if
@@ -16,6 +17,7 @@ import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { Precondition } from "../csi/errors.ts";
+import { makeLateWrites } from "./late-writes.ts";
 import { publishedNodes, publishNode, unpublishNode, type JournalVolume } from "../journal/published-nodes.ts";
 
 const LIMIT = "2 seconds";
@@ -50,6 +52,18 @@ interface Staged {
 /** Without an `instanceId` it records nothing. */
 export const makePublishedNodeRecord = (nodeId: string, instanceId: string | undefined): PublishedNodeRecordService => {
   const staged = new Map<string, Staged>();
+  const writes = makeLateWrites();
+  const harmless = (
+    volumeId: string,
+    what: string,
+    write: Effect.Effect<unknown, CephError, Ceph>,
+  ): Effect.Effect<void, never, Ceph> => {
+    const isNot = (why: string) => Effect.logDebug(`cannot ${what} volume ${volumeId}: ${why}`);
+    return writes.write(volumeId, write, { limit: LIMIT, orElse: () => isNot(`no answer in ${LIMIT}`) }).pipe(
+      Effect.catch(({ message }) => isNot(message)),
+      Effect.asVoid,
+    );
+  };
   return {
     staged: (volumeId, entry, shared) =>
       Effect.suspend(() => {
@@ -58,7 +72,7 @@ export const makePublishedNodeRecord = (nodeId: string, instanceId: string | und
         const kept: Staged = { volume, written: undefined };
         staged.set(volumeId, kept);
         const publish = Effect.map(publishNode(volume, nodeId, shared), (is) => void (kept.written = is));
-        return harmless(`record that ${nodeId} has volume ${volumeId}`, publish);
+        return harmless(volumeId, `record that ${nodeId} has`, publish);
       }),
     isRecorded: (volumeId) => instanceId === undefined || staged.get(volumeId)?.written !== undefined,
     unstaged: (volumeId) =>
@@ -66,7 +80,7 @@ export const makePublishedNodeRecord = (nodeId: string, instanceId: string | und
         const kept = staged.get(volumeId);
         if (kept === undefined) return Effect.void;
         staged.delete(volumeId);
-        return harmless(`record that ${nodeId} does not have volume ${volumeId}`, unpublishNode(kept.volume, nodeId));
+        return harmless(volumeId, `record that ${nodeId} does not have`, unpublishNode(kept.volume, nodeId));
       }),
     proveNotElsewhere: Effect.fnUntraced(function* (volumeId, entry) {
       if (instanceId === undefined || entry === undefined) return;
@@ -81,10 +95,3 @@ export const makePublishedNodeRecord = (nodeId: string, instanceId: string | und
     }),
   };
 };
-
-const harmless = (what: string, write: Effect.Effect<unknown, CephError, Ceph>): Effect.Effect<void, never, Ceph> =>
-  write.pipe(
-    Effect.timeoutOrElse({ duration: LIMIT, orElse: () => Effect.logDebug(`cannot ${what}: no answer in ${LIMIT}`) }),
-    Effect.catch(({ message }) => Effect.logDebug(`cannot ${what}: ${message}`)),
-    Effect.asVoid,
-  );

@@ -40,6 +40,7 @@ import { compensated, type Compensations, step } from "../operations/compensatio
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
+import { within } from "../operations/within.ts";
 import { ClientRecord } from "./client-record.ts";
 import { type Comparison, compareWithRequest, type WantedVolume } from "./compare-with-request.ts";
 import { addLayer, growLayer, type LayerKey, layerKey, type LayerWanted } from "./crypt-layer.ts";
@@ -282,17 +283,22 @@ const recordPublishedNode = ({ volumeId, shared }: StageSpec, { journal }: Volum
     stage("record published node", record.staged(volumeId, journal, shared)),
   );
 
+const RECORD_LIMIT = "5 seconds";
+
 /**
  * The call that staged the volume may have been cut off before its record. Of a device without a process, the record as it is
  * proves that the volume was not elsewhere.
  */
-const completeNodeRecord = (spec: StageSpec) =>
-  Effect.gen(function* () {
+const completeNodeRecord = (spec: StageSpec) => {
+  const waits = (why: string) => Effect.logDebug(`the record of the node of ${spec.volumeId} waits: ${why}`);
+  const completed = Effect.gen(function* () {
     const { context, credentials } = spec;
     // a static volume has none
     if (context.fixed !== undefined || (yield* PublishedNodeRecord).isRecorded(context.volumeId)) return;
     yield* recordPublishedNode(spec, yield* stage("locate image", locateImage(context, credentials)));
-  }).pipe(
-    Effect.timeout("5 seconds"),
-    Effect.catch(({ message }) => Effect.logDebug(`the record of the node of ${spec.volumeId} waits: ${message}`)),
-  );
+  });
+  return within(completed, {
+    limit: RECORD_LIMIT,
+    orElse: () => waits(`no answer in ${RECORD_LIMIT}`),
+  }).pipe(Effect.catch(({ message }) => waits(message)));
+};

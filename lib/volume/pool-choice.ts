@@ -18,6 +18,7 @@ import { DriverSettings } from "../config/settings.ts";
 import { Conflict, type JournalCorrupt, type SnapshotNotFound, Unplaceable } from "../csi/errors.ts";
 import { lookUp, VOLUMES } from "../journal/journal.ts";
 import { locateSnapshot } from "../journal/locate.ts";
+import { within } from "../operations/within.ts";
 import type { CreateVolumeSpec } from "./create-spec.ts";
 
 /** How long a pool is asked that may be in a part of the cluster that is down. */
@@ -27,11 +28,10 @@ export type ChoosePoolError = CephError | ConfigError | Conflict | JournalCorrup
 
 /** A part of the cluster that is down, or closed to this user, must not keep volumes out of the others. */
 const orUnknown = <A, R>(pool: PoolRef, look: Effect.Effect<A, CephError | JournalCorrupt, R>) =>
-  look.pipe(
-    Effect.timeoutOrElse({
-      duration: PATIENCE_ELSEWHERE,
-      orElse: () => Effect.fail(new TimedOut({ op: "read", subject: pool.pool })),
-    }),
+  within(look, {
+    limit: PATIENCE_ELSEWHERE,
+    orElse: () => Effect.fail(new TimedOut({ op: "read", subject: pool.pool })),
+  }).pipe(
     Effect.catch((error) =>
       error._tag === "JournalCorrupt"
         ? Effect.fail(error)

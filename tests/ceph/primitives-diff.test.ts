@@ -1,7 +1,11 @@
 /** What differs between snapshots, held against the bytes that were written, on images of every make. */
 import { expect, test } from "bun:test";
+import * as Effect from "effect/Effect";
+import * as Fiber from "effect/Fiber";
+import { makeCephLive } from "../../lib/ceph/live/live.ts";
 import type { Extent, ImageSpec } from "../../lib/ceph/rbd.ts";
 import { LIMIT, LONG_LIMIT, MIB } from "../contract/harness.ts";
+import { timed } from "./hands.ts";
 import { primitives } from "./primitives.ts";
 
 const KIB = 1024;
@@ -167,6 +171,58 @@ primitives("differences", ({ session: at, bytes, rig }) => {
       expect(paged).toEqual(extents);
     },
     LIMIT,
+  );
+
+  test(
+    "Pieces of an image that are read one after the other make up all differences",
+    async () => {
+      const { pool } = at();
+      // pieces of 4096 objects each
+      const piece = 4096 * OBJECT;
+      const sizeBytes = BigInt(3 * piece + 5 * OBJECT);
+      const image = await anImageOf({ sizeBytes, features: 1n });
+      await snapshot(image, "empty");
+      expect((await diffOf(image, "empty")).extents).toEqual([]);
+      // over the end of a piece, in its last object, and in the last piece
+      bytes().write(pool, image, piece - 4 * KIB, 8 * KIB, 1);
+      bytes().write(pool, image, 2 * piece - 4 * KIB, 4 * KIB, 1);
+      bytes().write(pool, image, 3 * piece + OBJECT, 4 * KIB, 1);
+      await snapshot(image, "full");
+      // objects that were not there at the start: from the beginning of each
+      const whole: Plain[] = [
+        [piece - OBJECT, OBJECT + 4 * KIB, true],
+        [2 * piece - OBJECT, OBJECT, true],
+        [3 * piece + OBJECT, 4 * KIB, true],
+      ];
+      expect((await diffOf(image, "full")).extents).toEqual(whole);
+      expect((await diffOf(image, "full", "empty")).extents).toEqual(whole);
+      expect((await diffOf(image, "full", undefined, BigInt(piece))).extents[0]).toEqual([piece, 4 * KIB, true]);
+      expect((await diffOf(image, "full", undefined, 0n, 1)).extents).toEqual(whole.slice(0, 1));
+    },
+    LONG_LIMIT,
+  );
+
+  test(
+    "A difference that nobody waits for any more frees its cell, long before all of the image is read",
+    async () => {
+      const { pool } = at();
+      // minutes, if all of it is read
+      const image = await anImageOf({ sizeBytes: 16n * 1024n * 1024n * MIB, features: 1n });
+      await snapshot(image, "s");
+      const used = Effect.gen(function* () {
+        const { service, state } = yield* makeCephLive({ cephConf: `${rig.dir}/absent.conf` });
+        const read = service.diff({ pool, image, snapshot: "s" }, undefined, 0n, 1000);
+        const fiber = yield* Effect.forkChild(read, { startImmediately: true });
+        while (state().slow.running.length === 0) yield* Effect.sleep("20 millis");
+        yield* Effect.sleep("500 millis");
+        expect(fiber.pollUnsafe()).toBeUndefined();
+        const { ms } = yield* Effect.promise(() => timed(Effect.runPromise(Fiber.interrupt(fiber))));
+        expect(state().slow.running).toEqual([]);
+        return ms;
+      });
+      expect(await Effect.runPromise(used.pipe(Effect.scoped, Effect.orDie))).toBeLessThan(20_000);
+    },
+    LONG_LIMIT,
   );
 
   test(

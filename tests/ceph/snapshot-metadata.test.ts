@@ -12,6 +12,7 @@ import { rig } from "../rig/cluster.ts";
 import { type Client, client } from "../support/grpc-client.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";
 import { type Driver, startDriver, testFolder, writeConfig } from "./driver.ts";
+import { timed } from "./hands.ts";
 import { makePool, tool } from "./inventory.ts";
 import { CLUSTER, createRequest, deleteRequest, failureOf, secrets } from "./requests.ts";
 
@@ -226,6 +227,34 @@ test(
       watchers: unknown[];
     };
     expect(status.watchers).toEqual([]);
+  },
+  LIMIT,
+);
+
+test(
+  "A driver stops at once, and in order, while it reads for a caller that has left",
+  async () => {
+    // A minute, if all of it is read; of a clone librbd ends no sooner.
+    const volumeId = await create("pvc-huge", { capacityRange: { requiredBytes: 4n << 40n } });
+    const snapshotId = await snapshot("huge", volumeId);
+    const folder = testFolder("left");
+    writeConfig(folder, [{ clusterID: CLUSTER, monitors: rig().monitors }]);
+    const other = await startDriver({ dir: folder, flags: ["--grace-period=20s"] });
+    const asked = client(SnapshotMetadata, `unix://${other.socket}`);
+    const abort = new AbortController();
+    const left = failureOf(
+      collect(asked.getMetadataAllocated({ snapshotId, secrets: secrets() }, { signal: abort.signal })),
+    );
+    await Bun.sleep(2_000);
+    abort.abort();
+    expect((await left).code).toBe(Code.CANCELLED);
+    asked.close();
+    const { value, ms } = await timed(other.end());
+    expect(value).toBe(0);
+    expect(ms).toBeLessThan(8_000);
+    expect(other.log()).toContain("a connection to Ceph stays open because a call over it has not returned");
+    await driver.controller.deleteSnapshot({ snapshotId, secrets: secrets() });
+    await driver.controller.deleteVolume(deleteRequest(volumeId));
   },
   LIMIT,
 );

@@ -2,6 +2,10 @@
  * The methods of `Blocklist`, each one call in a cell.
  *
  * Not here: the calls themselves (lib/ceph/cell/blocklist.ts).
+ *
+ * 1. All are made by the quick cells, also the proof, which takes seconds in a large pool: a volume of a lost node waits for
+ *    it, and so it waits for no flatten, no difference and no removal. Past their patience those cells get further ones beside
+ *    them, so it holds up no others.
  */
 import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -25,7 +29,7 @@ export const blocklistCalls = ({ inCluster, inPool }: Calls): BlocklistCalls => 
     return named("osd blocklist rm", inCluster(access, "blocklistRemove", { blocked }, about), CAPS);
   },
   blocklistReached: (pool, blocked) =>
-    inPool(pool, "blocklistReached", blocked.address, { blocked }, { limit: REACHED_LIMIT, pace: "slow" }),
+    inPool(pool, "blocklistReached", blocked.address, { blocked }, { limit: REACHED_LIMIT }),
   clusterIdentity: (access) => inCluster(access, "clusterIdentity", {}, { key: "identity" }),
 });
 

@@ -32,6 +32,8 @@ export interface About extends CallContext {
   readonly limit: Duration.Duration;
   /** Calls of one key are not made while one of them hangs. Without a key a call is harmless when repeated. */
   readonly key: string | undefined;
+  /** See `CallOptions`. */
+  readonly onLeave?: () => void;
   /** Which cells make it. */
   readonly pace: "quick" | "slow" | "waiting";
 }
@@ -173,7 +175,7 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
   /** The calls that hang, by key. Each pool of cells knows only its own. */
   const hanging = new Map<string, { readonly op: string; readonly subject: string; readonly since: number }>();
 
-  return (access, op, arg, { limit, key: name, pace, ...context }) =>
+  return (access, op, arg, { limit, key: name, pace, onLeave, ...context }) =>
     connections.use(access, (connection: Connection) => {
       const { subject } = context;
       const key = name === undefined ? undefined : `${access.monitors.join(",")} ${name}`;
@@ -189,6 +191,8 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
         subject,
         key,
         place: placeOf(access, context.pool),
+        onLeave,
+        onLost: () => void (connection.damaged = true),
         onAside: () => {
           connection.aside += 1;
           mine.since = seconds() - Math.round(Duration.toSeconds(limit));
@@ -199,9 +203,6 @@ const caller = (cells: Cells, connections: Connections, clock: Clock.Clock): One
           connections.back(connection);
         },
       });
-      return Effect.mapError(call, (error) => {
-        if (error._tag === "CellDown" && error.ran) connection.damaged = true;
-        return toCephError(error, context);
-      });
+      return Effect.mapError(call, (error) => toCephError(error, context));
     });
 };

@@ -5,8 +5,9 @@
  * Not here: the calls made over one (./live.ts).
  *
  * 1. A connection that could not be made is not remembered: the next call tries again.
- * 2. A connection is never shut down while a call that was put aside still uses it, nor after a cell died in a call,
- *    because librados would be torn down under that thread. It is shut down when the last such call returns, or stays.
+ * 2. A connection is never shut down while a call still uses it, one that was put aside or one whose caller did not wait for
+ *    its end, nor after a cell died in a call, because librados would be torn down under that thread. It is shut down when the
+ *    last such call returns, or stays. The end of the process waits for none.
  * 3. It is shut down once. A login that ends after its limit is shut down, too: nobody will use it.
  * 4. No key is in a message, a log line or an argument list.
  */
@@ -36,13 +37,15 @@ export interface ConnectionOptions {
 /** A connected `rados_t`, and the reasons not to shut it down. */
 export interface Connection {
   readonly handle: bigint;
+  /** Calls over it that have not ended. */
+  running: number;
   /** Calls over it that were put aside and have not returned. */
   aside: number;
   /** A cell died in a call over it. */
   damaged: boolean;
   /** A call over it has failed so that further ones need another one. */
   forgotten: boolean;
-  /** Nobody uses it any more, but for calls that were put aside. */
+  /** Nobody uses it any more, but for calls that were put aside, or those that run when the process ends. */
   retired: boolean;
 }
 
@@ -159,7 +162,7 @@ export const makeConnections = (
     const retire = (connection: Connection): Effect.Effect<void> =>
       Effect.suspend(() => {
         connection.retired = true;
-        if (connection.aside === 0 && !connection.damaged) return shutdown(connection);
+        if (isFree(connection)) return shutdown(connection);
         return Effect.logWarning("a connection to Ceph stays open because a call over it has not returned");
       });
 
@@ -174,7 +177,7 @@ export const makeConnections = (
           const identity = toText(access);
           const forget = () => RcMap.invalidate(connections, identity);
           return Effect.flatMap(Effect.tapError(RcMap.get(connections, identity), forget), (connection) =>
-            Effect.tapError(call(connection), (error) => {
+            Effect.tapError(counted(connection, call(connection)), (error) => {
               // only the first failure does this: later ones would have the new connection forgotten
               if (connection.forgotten || !(connection.damaged || endsConnection(error))) return Effect.void;
               connection.forgotten = true;
@@ -184,13 +187,28 @@ export const makeConnections = (
         }),
       );
 
+    const shutdownIfLast = (connection: Connection): void => {
+      if (connection.retired && isFree(connection)) runFork(shutdown(connection));
+    };
+    const counted = <A>(connection: Connection, call: Effect.Effect<A, CephError>) =>
+      Effect.acquireUseRelease(
+        Effect.sync(() => void (connection.running += 1)),
+        () => call,
+        () =>
+          Effect.sync(() => {
+            connection.running -= 1;
+            shutdownIfLast(connection);
+          }),
+      );
     const back: Connections["back"] = (connection) => {
       connection.aside -= 1;
-      if (connection.retired && connection.aside === 0 && !connection.damaged) runFork(shutdown(connection));
+      shutdownIfLast(connection);
     };
 
     return { use, back };
   });
+
+const isFree = ({ running, aside, damaged }: Connection): boolean => running === 0 && aside === 0 && !damaged;
 
 const connect = (
   cells: CellPool,
@@ -236,7 +254,7 @@ const connect = (
           );
         }),
       );
-    return { handle, aside: 0, damaged: false, forgotten: false, retired: false };
+    return { handle, running: 0, aside: 0, damaged: false, forgotten: false, retired: false };
   });
 
 const isTimeout = (error: CellError): boolean =>

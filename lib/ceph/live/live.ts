@@ -104,7 +104,7 @@ export const makeCephLive = Effect.fn("ceph.live")(function* (
   const service: CephCalls = {
     ...(yield* radosCalls(calls)),
     ...imageCalls(calls, options),
-    ...snapshotCalls(calls, options.flattenLimit, Math.ceil(options.cells / 2)),
+    ...snapshotCalls(calls, options.flattenLimit, Math.ceil(options.cells / 2), Math.ceil(options.slowCells / 2)),
     ...groupCalls(calls),
     ...managerCalls(calls),
     ...blocklistCalls(calls),

@@ -7,6 +7,8 @@
  *    hold up no others.
  * 2. Clones, which take ten times as long as most calls, occupy half of the quick cells at most. Those into one pool do not
  *    wait for those into another.
+ * 3. Differences occupy half of the slow cells at most, and those of one pool a quarter: a pool that does not answer leaves
+ *    turns to the others. One that nobody waits for any more ends as soon as librbd lets it (lib/ceph/cell/diff.ts 6).
  */
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
@@ -20,16 +22,11 @@ export const snapshotCalls = (
   { call, change, inPool }: Calls,
   longLimit: Duration.Duration,
   clonesAtOnce: number,
+  diffsAtOnce: number,
 ): SnapshotCalls => {
-  const permits = new Map<string, Semaphore.Semaphore>();
-  const permitsOf = ({ access, pool }: PoolRef): Semaphore.Semaphore => {
-    const place = placeOf(access, pool);
-    const known = permits.get(place);
-    if (known !== undefined) return known;
-    const made = Semaphore.makeUnsafe(clonesAtOnce);
-    permits.set(place, made);
-    return made;
-  };
+  const clonePermit = permitsByPool(clonesAtOnce);
+  const diffPermit = permitsByPool(Math.ceil(diffsAtOnce / 2));
+  const anyDiff = Semaphore.makeUnsafe(diffsAtOnce);
   const snapshotKeep = change("snapshotKeep", ["image", "snapshot"], named);
   return {
     snapshotCreate: change("snapshotCreate", ["image", "snapshot", "clients"], waiting),
@@ -42,7 +39,7 @@ export const snapshotCalls = (
     })),
     snapshots: call("snapshots", ["image"]),
     imageClone: (source, pool, image, spec) =>
-      permitsOf(pool).withPermits(1)(
+      clonePermit(pool).withPermits(1)(
         inPool(
           pool,
           "imageClone",
@@ -60,19 +57,37 @@ export const snapshotCalls = (
     cloneDepth: call("cloneDepth", ["image"]),
     imageFlatten: change("imageFlatten", ["image"], { limit: longLimit, pace: "slow" }),
     diff: (source, from, offset, limit) =>
-      inPool(
-        source.pool,
-        "diff",
-        source.image,
-        { image: source.image, to: source.snapshot, from, offset, limit },
-        {
-          key: undefined,
-          limit: longLimit,
-          pace: "slow",
-          snapshot: snapshotLabel(source),
-          start: from === undefined ? undefined : snapshotLabel({ ...source, snapshot: from }),
-        },
-      ),
+      Effect.suspend(() => {
+        const left = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
+        const made = inPool(
+          source.pool,
+          "diff",
+          source.image,
+          { image: source.image, to: source.snapshot, from, offset, limit, left },
+          {
+            key: undefined,
+            limit: longLimit,
+            pace: "slow",
+            snapshot: snapshotLabel(source),
+            start: from === undefined ? undefined : snapshotLabel({ ...source, snapshot: from }),
+            onLeave: () => void Atomics.store(new Int32Array(left), 0, 1),
+          },
+        );
+        return diffPermit(source.pool).withPermits(1)(anyDiff.withPermits(1)(made));
+      }),
+  };
+};
+
+/** So many permits for each pool. */
+const permitsByPool = (many: number): ((pool: PoolRef) => Semaphore.Semaphore) => {
+  const permits = new Map<string, Semaphore.Semaphore>();
+  return ({ access, pool }) => {
+    const place = placeOf(access, pool);
+    const known = permits.get(place);
+    if (known !== undefined) return known;
+    const made = Semaphore.makeUnsafe(many);
+    permits.set(place, made);
+    return made;
   };
 };
 

@@ -14,9 +14,11 @@ interface Given {
   readonly limit?: Duration.Duration;
   readonly key?: string;
   readonly place?: string;
+  readonly onLeave?: () => void;
   readonly onLate?: (answer: unknown) => void;
   readonly onAside?: () => void;
   readonly onBack?: () => void;
+  readonly onLost?: () => void;
 }
 
 const call = <A>(pool: CellPool, op: string, arg?: unknown, given: Given = {}) =>
@@ -290,16 +292,49 @@ pooled("What a call answers after its limit goes to who asks for it", { size: 1 
 pooled("An interrupt waits for a call that runs, and removes a waiting call from the queue", { size: 1 }, (pool) =>
   Effect.gen(function* () {
     const list = new SharedArrayBuffer(4 * 8);
-    const running = yield* Effect.forkChild(call(pool, "sleep", { ms: 300 }));
-    const waiting = yield* Effect.forkChild(call(pool, "note", { list, mark: 1 }));
+    const told: string[] = [];
+    const tells = (name: string) => ({ onLeave: () => void told.push(name) });
+    const running = yield* Effect.forkChild(call(pool, "sleep", { ms: 300 }, tells("sleep")));
+    const waiting = yield* Effect.forkChild(call(pool, "note", { list, mark: 1 }, tells("note")));
     yield* until(() => pool.state().waiting === 1);
     const out = yield* elapsed(Fiber.interrupt(waiting));
     expect(out.ms).toBeLessThan(100);
     const end = yield* elapsed(Fiber.interrupt(running));
     expect(end.ms).toBeGreaterThan(100);
+    expect(told).toEqual(["sleep"]);
     expect(pool.state()).toMatchObject({ running: [], waiting: 0 });
     yield* call(pool, "echo");
     expect(new Int32Array(list)[0]).toBe(0);
+  }),
+);
+
+test("A pool that ends tells of the calls that its cells were making, also of those that nobody waits for", async () => {
+  const told: string[] = [];
+  const program = Effect.gen(function* () {
+    const pool = yield* makeCellPool({ name: "toy", url: toy, size: 3 });
+    const tells = (name: string) => ({
+      onLost: () => void told.push(name),
+      onLeave: () => void told.push(`${name} left`),
+    });
+    const begin = (name: string, ms: number) =>
+      Effect.forkDetach(call(pool, "sleep", { ms }, tells(name)), { startImmediately: true });
+    yield* begin("waited for", 2_000);
+    const left = yield* begin("left", 2_000);
+    const ended = yield* begin("ended", 1);
+    yield* Fiber.join(ended);
+    left.interruptUnsafe();
+  });
+  await Effect.runPromise(Effect.scoped(program).pipe(Effect.provide(Logger.layer([]))));
+  expect(told.toSorted()).toEqual(["left", "left left", "waited for"]);
+});
+
+pooled("A call that is told that nobody waits may end early, and its cell serves the next", { size: 1 }, (pool) =>
+  Effect.gen(function* () {
+    const gate = makeGate();
+    const running = yield* Effect.forkChild(call(pool, "wait", { gate }, { onLeave: () => open(gate) }));
+    yield* until(() => pool.state().running.length === 1);
+    yield* Fiber.interrupt(running);
+    expect(yield* call<string>(pool, "echo", "next")).toBe("next");
   }),
 );
 

@@ -25,7 +25,7 @@ test("Clones that find their share of the cells taken wait outside of them, and 
   const method = () => () => Effect.void;
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a clone is made by `inPool` alone
   const calls = { call: method, change: method, inPool } as unknown as Calls;
-  const { imageClone } = snapshotCalls(calls, Duration.hours(1), 2);
+  const { imageClone } = snapshotCalls(calls, Duration.hours(1), 2, 8);
   const pool = { access: memoryAccess, pool: "rbd", namespace: "" };
   const clones = Array.from({ length: 10 }, (_, i) =>
     imageClone({ pool, image: "a", snapshot: "s" }, pool, `${i}`, {}),
@@ -39,7 +39,7 @@ test("Clones into a pool that does not answer hold up none into another one", as
   const method = () => () => Effect.void;
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a clone is made by `inPool` alone
   const calls = { call: method, change: method, inPool } as unknown as Calls;
-  const { imageClone } = snapshotCalls(calls, Duration.hours(1), 2);
+  const { imageClone } = snapshotCalls(calls, Duration.hours(1), 2, 8);
   const source = { pool: { access: memoryAccess, pool: "rbd", namespace: "" }, image: "a", snapshot: "s" };
   const clone = (pool: string) => imageClone(source, { ...source.pool, pool }, "b", {});
   const made = Effect.gen(function* () {

@@ -87,6 +87,23 @@ test("A connection that nobody uses stays until the calls that were put aside ha
   }).pipe(Effect.scoped, Effect.runPromise);
 });
 
+test("The end of the process waits for no call, and shuts no connection down under one", async () => {
+  const { ended, connections } = aWorld();
+  const end = Deferred.makeUnsafe<void>();
+  await Effect.gen(function* () {
+    const { use } = yield* connections;
+    // as a call in a cell: an interruption waits for its end
+    const call = use(access, () => Effect.uninterruptible(Deferred.await(end)));
+    yield* Effect.forkDetach(call, { startImmediately: true });
+    yield* settled;
+  }).pipe(Effect.scoped, Effect.timeout("5 seconds"), Effect.runPromise);
+  await Effect.runPromise(settled);
+  expect(ended).toEqual([]);
+  Deferred.doneUnsafe(end, Effect.void);
+  await Effect.runPromise(settled);
+  expect(ended).toEqual([1n]);
+});
+
 test("A login that ends after its limit is shut down", async () => {
   const { ended, late, connections } = aWorld();
   await Effect.gen(function* () {

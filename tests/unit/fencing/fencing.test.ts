@@ -8,7 +8,9 @@ import * as Redacted from "effect/Redacted";
 import * as Result from "effect/Result";
 import type { CephCalls } from "../../../lib/ceph/ceph.ts";
 import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
+import type { Cluster } from "../../../lib/config/clusters.ts";
 import { parseFlags } from "../../../lib/config/flags.ts";
+import { NO_MAPPING } from "../../../lib/config/mapping.ts";
 import {
   ControllerServiceCapability_RPC_Type as Offered,
   VolumeCapability_AccessMode_Mode as Mode,
@@ -36,6 +38,7 @@ import {
   withFence,
   withRecord,
 } from "../../support/fencing-world.ts";
+import { hanging } from "../../support/hanging.ts";
 import { interceptedHost } from "../../support/host-faults.ts";
 import { hostMemoryService } from "../../support/host-memory.ts";
 import { type KubeMemory, Refused } from "../../support/kube-memory.ts";
@@ -51,6 +54,7 @@ import {
   volumeIdOf,
 } from "../../support/node-world.ts";
 import { aDriver, type DriverWorld } from "../../support/one-world.ts";
+import { virtualTime } from "../../support/virtual-time.ts";
 import { asBlock, codeOf, EAST, failureOf, PARAMETERS } from "../../support/world.ts";
 
 /** All clients of node-a's address, as a record of ceph-csi has it. */
@@ -341,6 +345,27 @@ describe("staging", () => {
     await using node = nodeOn(host, { ceph, flags: { nodeid: "node-a", ...FENCING } });
     await node.stage(staging());
     expect(node.log.join()).toContain("can be fenced on this node is not known");
+  });
+
+  test("An end of the record that takes effect late holds up no unstage, and leaves the record of the next stage", async () => {
+    const { cluster, host } = await nodeWith();
+    const hang = hanging();
+    let hangs = false;
+    const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+      hangs && method === "imageMetaSet" ? hang.around(act) : act,
+    );
+    const time = virtualTime();
+    await using node = nodeOn(host, { ceph, time, flags: { nodeid: "node-a", ...FENCING } });
+    await node.stage(staging());
+    hangs = true;
+    expect(await time.until(codeOf(node.unstage(unstaging())))).toBe("OK");
+    hangs = false;
+    const staged = codeOf(node.stage(staging()));
+    await time.pass("10 seconds");
+    expect(host.mounts).toEqual([]);
+    hang.end();
+    expect(await time.until(staged)).toBe("OK");
+    expect(Object.keys(metadata(cluster))).toContain(`${KEY}clientAddress/node-a`);
   });
 
   test("A driver that was started anew leaves the record to ControllerUnpublishVolume, which removes it", async () => {
@@ -960,12 +985,82 @@ describe("credentials", () => {
     expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
   });
 
-  test("A volume of no cluster that is configured has none", async () => {
-    const cluster = await withRecord();
-    await using driver = controllerOn(cluster, IN_SERVICE());
-    for (const volumeId of ["no-volume", VOLUME.replace("-east-", "-west-")]) {
-      expect(await codeOf(driver.detach(detaching("node-a", { ...bare, volumeId })))).toBe("OK");
+  test("An ID of no driver has none", async () => {
+    await using driver = controllerOn(await withRecord(), IN_SERVICE());
+    expect(await codeOf(driver.detach(detaching("node-a", { ...bare, volumeId: "no-volume" })))).toBe("OK");
+  });
+});
+
+describe("a cluster that is not configured any more", () => {
+  const WEST: Cluster = { ...EAST, clusterId: "west" };
+  const unconfigured = { clusters: [WEST] };
+  const given = { east: { credentials: { user: "admin", key: Redacted.make(MEMORY_KEY) }, pools: undefined } };
+  const ways: readonly (readonly [string, object, DriverWorld])[] = [
+    ["of the request", {}, unconfigured],
+    ["of --secrets-dir", { secrets: {} }, { ...unconfigured, secrets: given }],
+    ["of nobody", { secrets: {} }, unconfigured],
+  ];
+  const away = () => kubeWith(aNodeObject("node-a", { ready: "Unknown" }), aNodeObject("node-b"));
+
+  test.each(ways)("With credentials %s a volume leaves a node, and the log names all of it", async (_, more, world) => {
+    for (const kube of [IN_SERVICE(), away(), kubeWith(aNodeObject("node-b"))]) {
+      const cluster = await withRecord();
+      await using driver = controllerOn(cluster, kube, world);
+      await driver.detach(detaching("node-a", more));
+      const said = driver.log.join();
+      for (const part of [VOLUME, "node node-a", "cluster east", "was not fenced", "it has west"]) {
+        expect(said).toContain(part);
+      }
+      expect(listed(cluster)).toEqual([]);
+      expect(metadata(cluster)).toEqual(RECORD);
     }
+  });
+
+  test.each(ways)("With credentials %s it does not leave one that is out of service", async (_, more, world) => {
+    const cluster = await withRecord();
+    await using driver = controllerOn(cluster, LOST(), world);
+    const failure = await failureOf(driver.detach(detaching("node-a", more)));
+    expect(failure?.code).toBe("FAILED_PRECONDITION");
+    for (const part of [VOLUME, "node node-a", "cluster east", "delete the Node object"]) {
+      expect(failure?.message).toContain(part);
+    }
+  });
+
+  test("It does not leave a node of which Kubernetes does not tell", async () => {
+    const kube = IN_SERVICE();
+    kube.get = () => {
+      throw new Refused(403, "Forbidden", "nodes is forbidden");
+    };
+    await using driver = controllerOn(await withRecord(), kube, unconfigured);
+    expect(await codeOf(driver.detach(detaching()))).toBe("ABORTED");
+  });
+
+  test.each(ways)("With credentials %s it is attached to no node", async (_, more, world) => {
+    const cluster = await withRecord();
+    await using driver = controllerOn(cluster, IN_SERVICE(), world);
+    const failure = await failureOf(driver.attach(attaching("node-b", more)));
+    expect(failure?.code).toBe("INVALID_ARGUMENT");
+    expect(failure?.message).toContain('no cluster with clusterID "east"');
+  });
+
+  test("Once it is configured again, an attach fences what the detach left unfenced", async () => {
+    const cluster = await withRecord();
+    const kube = away();
+    await using before = controllerOn(cluster, kube, unconfigured);
+    await before.detach(detaching());
+    kube.merge("/api/v1/nodes/node-a", { spec: { taints: [TAINT] } });
+    await using after = controllerOn(cluster, kube);
+    await after.attach(attaching("node-b"));
+    expect(listed(cluster)).toEqual([`client ${CLIENT}`]);
+  });
+
+  test("So it is with the place to which a volume has moved", async () => {
+    const mapping = { ...NO_MAPPING, elements: [{ clusters: [["east", "dr"]], pools: [[["2", "7"]]] }] } as const;
+    const { cluster } = await aNode();
+    cluster.namespace("rbd", "")?.objects.clear();
+    await using driver = controllerOn(cluster, IN_SERVICE(), { mapping });
+    await driver.detach(detaching());
+    expect(driver.log.join()).toContain("cluster dr");
   });
 });
 

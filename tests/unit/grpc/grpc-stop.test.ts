@@ -6,6 +6,7 @@ import { createConnection } from "node:net";
 import * as Effect from "effect/Effect";
 import * as Stream from "effect/Stream";
 import { Controller, SnapshotMetadata } from "../../../lib/gen/csi_pb.ts";
+import { hanging } from "../../support/hanging.ts";
 import { client } from "../../support/grpc-client.ts";
 import { type ServiceImpl, served } from "../../../lib/grpc/service.ts";
 import { Code } from "../../../lib/grpc/status.ts";
@@ -29,12 +30,20 @@ const impl: ServiceImpl<typeof Controller> = {
     }).pipe(Effect.onInterrupt(() => Effect.sync(() => void fate.interrupted++))),
 };
 
+const hang = hanging();
+
 const setUp = async (graceSeconds: number) => {
   Object.assign(fate, { started: 0, ended: 0, interrupted: 0 });
-  const endless = Stream.forever(Stream.fromEffect(Effect.as(Effect.sleep(10), { volumeCapacityBytes: 1n })));
+  const message = { volumeCapacityBytes: 1n };
+  const endless = Stream.forever(Stream.fromEffect(Effect.as(Effect.sleep(10), message)));
+  // As a difference whose call in a cell takes long: an interruption waits for its end.
+  const slow = Stream.concat(Stream.succeed(message), Stream.fromEffect(hang.around(Effect.succeed(message))));
   const server = await serving({
     stop: grace(graceSeconds),
-    services: [served(Controller, impl), served(SnapshotMetadata, { getMetadataAllocated: () => endless })],
+    services: [
+      served(Controller, impl),
+      served(SnapshotMetadata, { getMetadataAllocated: () => endless, getMetadataDelta: () => slow }),
+    ],
   });
   const controller = client(Controller, server.endpoint);
   const metadata = client(SnapshotMetadata, server.endpoint);
@@ -97,6 +106,20 @@ describe("a server that stops", () => {
     );
     expect([error.code, error.details]).toEqual([Code.UNAVAILABLE, "driver is stopping, retry"]);
     expect(await stopping).toBeLessThan(8000);
+  });
+
+  test("A server that stops does not wait for a stream whose caller has left, however long its call takes", async () => {
+    const { server, metadata } = await setUp(5);
+    const abort = new AbortController();
+    const stream = metadata.getMetadataDelta({}, { timeoutMs: 20_000, signal: abort.signal })[Symbol.asyncIterator]();
+    await stream.next();
+    await eventually(() => hang.begun() === 1, "the call hangs");
+    const left = failure(stream.next());
+    abort.abort();
+    expect((await left).code).toBe(Code.CANCELLED);
+    // The grace period is five seconds.
+    expect(await timed(server)).toBeLessThan(4500);
+    hang.end();
   });
 
   test("A server that stops answers UNAVAILABLE to new calls on old connections", async () => {

@@ -12,6 +12,7 @@ import { aDriver } from "../../support/one-world.ts";
 import { aNode, IMAGE, nodeOn, staging, unstaging, UUID, VOLUME } from "../../support/node-world.ts";
 import { aCluster, asBlock, codeOf, creation, deletion, poolDump, seed, uuidOf } from "../../support/world.ts";
 import { LISTING } from "../../support/listing-world.ts";
+import { hanging } from "../../support/hanging.ts";
 import { settled, virtualTime } from "../../support/virtual-time.ts";
 
 const pool: PoolRef = { access: memoryAccess, pool: "rbd", namespace: "" };
@@ -178,9 +179,10 @@ test("node plugins add and remove only their own name in the list of a shared vo
 test("a failed write of the node's name fails neither staging nor unstaging, and a hanging write does not hold up staging", async () => {
   const { cluster, host } = await aListedNode();
   let hangs = false;
+  const hang = hanging();
   const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) => {
     if (method !== "omapWrite") return act;
-    return hangs ? Effect.never : Effect.fail(new TimedOut({ op: "rados_write_op_operate", subject: IMAGE }));
+    return hangs ? hang.around(act) : Effect.fail(new TimedOut({ op: "rados_write_op_operate", subject: IMAGE }));
   });
   const time = virtualTime();
   await using node = nodeOn(host, { ceph, time });
@@ -193,4 +195,44 @@ test("a failed write of the node's name fails neither staging nor unstaging, and
   await time.pass("2 seconds");
   expect(await staged).toBe("OK");
   expect(nodesOf(cluster)).toBeUndefined();
+  hang.end();
+});
+
+test("a removal of the node's name that takes effect late leaves the name of the next staging", async () => {
+  const { cluster, host } = await aListedNode();
+  const hang = hanging();
+  let hangs = false;
+  const ceph = intercepted(cephMemoryService(cluster), ({ method }, act) =>
+    hangs && method === "omapWrite" ? hang.around(act) : act,
+  );
+  const time = virtualTime();
+  await using node = nodeOn(host, { ceph, time });
+  await node.stage(staging());
+  hangs = true;
+  expect(await time.until(codeOf(node.unstage(unstaging())))).toBe("OK");
+  hangs = false;
+  const staged = codeOf(node.stage(staging()));
+  await settled();
+  hang.end();
+  expect(await time.until(staged)).toBe("OK");
+  expect(nodesOf(cluster)).toBe(JSON.stringify([UUID, "node-1"]));
+});
+
+test("what a stage looks up only to complete the record holds it up for five seconds at most", async () => {
+  const { cluster, host } = await aListedNode();
+  {
+    await using before = nodeOn(host);
+    await before.stage(staging());
+  }
+  const hang = hanging();
+  const time = virtualTime();
+  await using node = nodeOn(host, {
+    ceph: intercepted(cephMemoryService(cluster), (_, act) => hang.around(act)),
+    time,
+  });
+  const staged = codeOf(node.stage(staging()));
+  await time.pass("5 seconds");
+  expect(await staged).toBe("OK");
+  expect(hang.begun()).toBe(1);
+  hang.end();
 });

@@ -15,7 +15,8 @@ import { markFor, Purge } from "../../../lib/images/purge.ts";
 import { removeImages } from "../../../lib/images/removal.ts";
 import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
-import { flagsOf } from "../../support/one-world.ts";
+import { hanging } from "../../support/hanging.ts";
+import { aDriver, flagsOf } from "../../support/one-world.ts";
 import { aCluster, seed, seedImage } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -677,6 +678,22 @@ describe("removal of small images by the driver", () => {
     expect(cluster.queued().toSorted()).toEqual([busy?.id, waiting.at(-1)?.id].map((id) => id ?? ""));
     close();
   });
+});
+
+test("a manager that does not answer holds up the end of the process for a moment only", async () => {
+  const cluster = aCluster();
+  const id = await trashed(cluster);
+  const hang = hanging();
+  const ceph = intercepted(cephMemoryService(cluster), (call, act) =>
+    call.method === "managerTrashRemove" ? hang.around(act) : act,
+  );
+  const driver = aDriver(cluster, { ceph });
+  const purge = await driver.purge();
+  await Effect.runPromise(purge.discard([large(id)]));
+  const ended = driver[Symbol.asyncDispose]().then(() => "ended");
+  expect(await Promise.race([ended, Bun.sleep(3_000)])).toBe("ended");
+  expect(hang.begun()).toBe(1);
+  hang.end();
 });
 
 describe("images that a dead process left in the trash", () => {

@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { AccessDenied, PoolNotFound, TimedOut } from "../../../lib/ceph/errors.ts";
 import { intercepted } from "../../support/ceph-faults.ts";
+import { hanging } from "../../support/hanging.ts";
 import { aDriver } from "../../support/one-world.ts";
 import {
   type CreateInit,
@@ -210,6 +211,7 @@ describe("pools that can't be read", () => {
   for (const [what, answer] of [
     ["does not answer", Effect.fail(new TimedOut(ABOUT))],
     ["never comes back", Effect.never],
+    ["hangs in its cell", hanging().around(Effect.never)],
     ["is closed to the user", Effect.fail(new AccessDenied({ ...ABOUT, user: "x" }))],
     ["is removed", Effect.fail(new PoolNotFound(ABOUT))],
   ] as const) {
