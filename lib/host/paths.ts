@@ -31,7 +31,7 @@ import { afterChange } from "./errno.ts";
 import { syncFolder } from "./folder.ts";
 import type { MountRequest, Usage } from "./host.ts";
 import { isOlderKernel } from "./kernel-version.ts";
-import { lastLogged, loggedSince, withLog } from "./kernel-log.ts";
+import { type SaidSince, withKernelLog, withLog } from "./kernel-log.ts";
 import { withLayerNames } from "./mountinfo.ts";
 
 export type PathAnswer =
@@ -96,14 +96,15 @@ export type MountAnswer =
 const INVOCATION_WRONG = 1;
 const REFUSED = /wrong fs type, bad option|bad usage|unknown filesystem type/;
 
-export const mount = ({ source, target, type, options }: MountRequest): MountAnswer => {
-  const since = type === undefined ? 0 : lastLogged();
+export const mount = (request: MountRequest): MountAnswer => withKernelLog((said) => mountLogged(request, said));
+
+const mountLogged = ({ source, target, type, options }: MountRequest, said: SaidSince): MountAnswer => {
   const done = run(["mount", ...(type === undefined ? [] : ["-t", type]), "-o", options.join(","), source, target]);
   if (done.code === 0) return { kind: "mounted" };
   if (type === undefined || done.code < 0) throw failure("mount", done);
   const copy = type === "btrfs" ? refusalOfCopy(done.stderr) : undefined;
   if (copy !== undefined) return { kind: "refused", reason: copy };
-  const reason = withLog(outputOf(done), loggedSince(since, logOf(source, type)));
+  const reason = withLog(outputOf(done), said(logOf(source, type)));
   if (done.code !== INVOCATION_WRONG && !REFUSED.test(done.stderr)) throw new Errno("mount", 0, reason);
   return { kind: "refused", reason: `${reason}. Its options are ${options.join(",")}` };
 };

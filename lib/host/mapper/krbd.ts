@@ -11,7 +11,7 @@ import { Errno } from "../../cells/cell.ts";
 import { type Finished, outputOf, run } from "../child.ts";
 import { afterChange } from "../errno.ts";
 import { holdersOf } from "../holders.ts";
-import { lastLogged, loggedSince, withLog } from "../kernel-log.ts";
+import { type SaidSince, withKernelLog, withLog } from "../kernel-log.ts";
 import { type ImageName, imageSpec, isImage, type MappedDevice } from "../mapped-device.ts";
 import { faultOf, inNamespace, namespaceAbsent } from "./checks.ts";
 import { withKeyFile } from "./key-file.ts";
@@ -75,13 +75,16 @@ const readDevice = (id: string): MappedDevice => {
 const map = (request: MapArg): MapAnswer => {
   const absent = namespaceAbsent(request);
   if (absent !== undefined) return absent;
+  return withKernelLog((said) => mapLogged(request, said));
+};
+
+const mapLogged = (request: MapArg, said: SaidSince): MapAnswer => {
   const before = new Set(mappedDevices().map(({ path }) => path));
-  const since = lastLogged();
   const done = withKeyFile(request.key, (file) =>
     run(mapArguments(request, file), { limit: MAP_LIMIT_MS, secrets: [request.key] }),
   );
   return afterChange("map", () => {
-    if (done.code !== 0) return unmapped(before, request, failureOf(done, request, loggedSince(since, LOGGED_BY_KRBD)));
+    if (done.code !== 0) return unmapped(before, request, failureOf(done, request, said(LOGGED_BY_KRBD)));
     const path = done.stdout.trim();
     const device = mappedDevices().find((each) => each.path === path);
     if (device === undefined) {
@@ -128,7 +131,7 @@ const OPTION_REFUSED =
 const NEEDS_LOCK = /exclusive[- ]lock (feature )?is not enabled/;
 
 /** Why the rbd tool failed, and what to do. Its exit status is the errno, where there is one. */
-const failureOf = (done: Finished, { options, user }: MapArg, log: string): Failure => {
+export const failureOf = (done: Finished, { options, user }: MapArg, log: string): Failure => {
   const detail = withLog(outputOf(done), log);
   const refused = (reason: string, unfit = false): Failure => ({
     kind: "refused",

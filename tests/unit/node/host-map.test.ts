@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { krbd } from "../../../lib/host/mapper/krbd.ts";
+import { failureOf, krbd } from "../../../lib/host/mapper/krbd.ts";
 import type { MapArg } from "../../../lib/host/mapper/mapper.ts";
 
 const KEY = "c2VjcmV0IGtleSBvZiBhIHRlc3Q=";
@@ -42,7 +42,6 @@ const given = (name: string): string[] =>
 
 beforeAll(() => {
   process.env["PATH"] = `${bin}:${pathBefore}`;
-  program("dmesg", "exit 1");
 });
 afterAll(() => {
   process.env["PATH"] = pathBefore;
@@ -125,18 +124,18 @@ describe("rbd map", () => {
     });
   }
 
-  test("The message of a map that fails for a newer Ceph's key quotes the kernel's log of this call alone", () => {
-    const line = (text: string) =>
-      `echo '[  100.000001] eth0: up'; test -e ${bin}/rbd.args && echo '[  101.5] ${text}'`;
-    const logged = (text: string) => {
-      rmSync(join(bin, "rbd.args"), { force: true });
-      program("dmesg", line(text));
-      return mapped("echo 'rbd: map failed: (22) Invalid argument' >&2; exit 22");
-    };
-    const answer = logged("libceph: secret too big 32");
-    expect(answer).toMatchObject({ kind: "refused", reason: expect.stringContaining("32-byte key of client.node") });
-    // of an earlier call: there before this one
-    expect(mapped("exit 22")).toMatchObject({ kind: "failed" });
+  test("The message of a map that fails for a newer Ceph's key, an option or a lock quotes the kernel's log", () => {
+    const logged = (log: string) =>
+      failureOf(
+        { code: 22, stdout: "", stderr: "rbd: map failed: (22) Invalid argument", timedOut: false },
+        REQUEST,
+        log,
+      );
+    expect(logged("libceph: secret too big 32")).toMatchObject({
+      kind: "refused",
+      reason: expect.stringContaining("32-byte key of client.node"),
+    });
+    expect(logged("")).toMatchObject({ kind: "failed" });
     expect(logged("libceph: Unknown parameter noodev")).toMatchObject({
       kind: "refused",
       reason: expect.stringContaining("mapOptions"),
@@ -145,7 +144,6 @@ describe("rbd map", () => {
       kind: "refused",
       reason: expect.stringContaining("lacks the feature exclusive-lock"),
     });
-    program("dmesg", "exit 1");
   });
 
   test("A map with options that fails with EINVAL and without a word is refused, and names the options", () => {
