@@ -1,6 +1,7 @@
 /**
- * The Node service on real krbd devices, against a shell script that runs the same tools: in a virtual machine, for this
- * machine's kernel may have no krbd. Without KVM it is emulated, so only the ratio means anything.
+ * The Node service on real krbd devices, against a shell script that runs the same tools: in a kernel that is a program of this
+ * machine, because its own may have no krbd. Nothing is emulated, but there is one processor for both Ceph's client and all
+ * tools, and a process is dear to start.
  *
  * Not here: what is measured there (./node-in-vm.ts).
  */
@@ -10,7 +11,8 @@ import { tmpdir } from "node:os";
 import { clusterAddress } from "../rig/address.ts";
 import type { CephCluster } from "../rig/ceph.ts";
 import { checkout } from "../rig/suite.ts";
-import { OUT, runInVm, vmLacks } from "../rig/vm.ts";
+import { runInUserMode, userModeLacks } from "../rig/user-mode.ts";
+import { OUT } from "../rig/vm.ts";
 import { column, judged, type Line } from "./report.ts";
 
 const TARGETS = { alone: 1.2, many: 1 };
@@ -28,11 +30,11 @@ const middle = (values: readonly number[]): number =>
   values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 
 export const node = async (cluster: CephCluster, rounds: number): Promise<readonly Line[]> => {
-  const lacks = vmLacks();
+  const lacks = userModeLacks();
   if (lacks !== undefined) return [{ what: `FAIL  node: not measured: ${lacks}`, ok: false }];
   const out = mkdtempSync(join(tmpdir(), "csi-bench-node-"));
   const { DRIVER: driver } = process.env;
-  const code = await runInVm({
+  const code = await runInUserMode({
     command: [process.execPath, "tests/bench/node-in-vm.ts", join(OUT, "result.json"), String(rounds)],
     out,
     cwd: checkout,

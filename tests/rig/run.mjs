@@ -30,7 +30,7 @@ const packagesOf = {
   cluster: () => `${ceph} ${vm} openssl`,
   e2e: () => `${ceph} ${vm} openssl`,
   matrix: () => `${ceph} mmdebstrap`,
-  bench: () => `${ceph} openssl`,
+  bench: () => `${ceph} openssl mmdebstrap`,
 };
 const scriptOf = {
   build: "tests/rig/build.ts",

@@ -43,6 +43,15 @@ export interface VmOptions {
   readonly line?: (text: string) => void;
 }
 
+export interface GuestNetwork {
+  readonly card: string;
+  /** With the length of the network's prefix. */
+  readonly address: string;
+  readonly gateway: string;
+}
+
+const userNetwork: GuestNetwork = { card: "eth0", address: "10.0.2.15/24", gateway: "10.0.2.2" };
+
 /** Where the guest sees the folder `out`. */
 export const OUT = "/mnt/out";
 
@@ -74,18 +83,19 @@ exec $B switch_root /newroot /bin/bash /mnt/out/.guest
  * The guest's way to an address of this machine's loopback: QEMU's user network connects to it from here. Its kernel
  * would keep all of 127.0.0.0/8 to itself; the longer route, in the table that is asked first, takes one address out.
  */
-const routeToLoopback = (address: string) => `
+const routeToLoopback = (loopback: string, { card, address, gateway }: GuestNetwork) => `
 modprobe virtio_net
-ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
-echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet
-ip route add ${address}/32 via 10.0.2.2 dev eth0 table local`;
+ip addr add ${address} dev ${card}; ip link set ${card} up
+echo 1 > /proc/sys/net/ipv4/conf/${card}/route_localnet
+ip route add ${loopback}/32 via ${gateway} dev ${card} table local`;
 
-const guestScript = (options: VmOptions) => `
+/** The script that the guest runs once it has its root. */
+export const guestScript = (options: VmOptions, network: GuestNetwork) => `
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root OUT=${OUT} LC_ALL=C.UTF-8
 mount -t tmpfs run /run; mkdir -p /dev/shm /dev/pts
 mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
 ip link set lo up; hostname rig-vm
-${options.loopback === undefined ? "" : routeToLoopback(options.loopback)}
+${options.loopback === undefined ? "" : routeToLoopback(options.loopback, network)}
 for m in ${(options.modules ?? allModules).join(" ")}; do modprobe $m || echo "vm: no module $m"; done
 ${Object.entries(options.env ?? {})
   .map(([name, value]) => `export ${name}=${shellWord(value)}`)
@@ -152,6 +162,33 @@ export const vmLacks = (): string | undefined => {
   return missing.length === 0 ? undefined : `no ${missing.join(", no ")}`;
 };
 
+/** Runs the machine until it is off; resolves to the exit status of the command in it. */
+export const lastedUntilEnd = async (argv: ReadonlyArray<string>, options: VmOptions): Promise<number> => {
+  const status = join(options.out, ".rc");
+  rmSync(status, { force: true });
+  const machine = Bun.spawn([...argv], { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
+  const limitMs = options.limitMs ?? 15 * 60_000;
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    machine.kill("SIGKILL");
+  }, limitMs);
+  const end = () => machine.kill("SIGKILL");
+  options.needs?.addEventListener("abort", end);
+  if (options.needs?.aborted === true) end();
+  try {
+    await Promise.all([eachLine(machine.stdout, options.line ?? console.log), machine.exited]);
+    options.needs?.throwIfAborted();
+    if (late) throw new Error(`the virtual machine did not end within ${limitMs / 1000} s`);
+    if (!existsSync(status)) throw new Error("the virtual machine ended without an exit status: see its console above");
+    return Number(await Bun.file(status).text());
+  } finally {
+    options.needs?.removeEventListener("abort", end);
+    clearTimeout(timer);
+    for (const name of [".guest", ".rc"]) rmSync(join(options.out, name), { force: true });
+  }
+};
+
 /** Runs a command as root in the guest; resolves to its exit status. */
 export const runInVm = async (options: VmOptions): Promise<number> => {
   const kernel = await guestKernel();
@@ -159,13 +196,11 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
   const shares = options.root === undefined ? [] : (options.shares ?? []);
   const work = mkdtempSync(join(tmpdir(), "csi-rbd-vm-"));
   mkdirSync(options.out, { recursive: true });
-  const status = join(options.out, ".rc");
-  rmSync(status, { force: true });
   try {
     const initrd = await makeInitrd(work, kernel, shares);
-    writeFileSync(join(options.out, ".guest"), guestScript(options), { mode: 0o600 });
+    writeFileSync(join(options.out, ".guest"), guestScript(options, userNetwork), { mode: 0o600 });
     const memMiB = options.memMiB ?? Math.min(6144, Math.floor(totalmem() / 2 ** 21));
-    const machine = Bun.spawn(
+    return await lastedUntilEnd(
       [
         ...words("setpriv --pdeathsig KILL -- setsid qemu-system-x86_64 -accel tcg,thread=multi -cpu max"),
         ...words(`-smp ${Math.min(cpus().length, 4)} -m ${memMiB} -display none -vga none -monitor none`),
@@ -183,29 +218,10 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
         ...shares.flatMap((path, index) => share(`share${index}`, path, true)),
         ...share("out", options.out, false),
       ],
-      { stdin: "ignore", stdout: "pipe", stderr: "inherit" },
+      options,
     );
-    const limitMs = options.limitMs ?? 15 * 60_000;
-    let late = false;
-    const timer = setTimeout(() => {
-      late = true;
-      machine.kill("SIGKILL");
-    }, limitMs);
-    const end = () => machine.kill("SIGKILL");
-    options.needs?.addEventListener("abort", end);
-    if (options.needs?.aborted === true) end();
-    await Promise.all([eachLine(machine.stdout, options.line ?? console.log), machine.exited]);
-    options.needs?.removeEventListener("abort", end);
-    clearTimeout(timer);
-    options.needs?.throwIfAborted();
-    if (late) throw new Error(`the virtual machine did not end within ${limitMs / 1000} s`);
-    if (!existsSync(status)) throw new Error("the virtual machine ended without an exit status: see its console above");
-    return Number(await Bun.file(status).text());
   } finally {
     rmSync(work, { recursive: true, force: true });
-    for (const name of readdirSync(options.out)) {
-      if (name === ".guest" || name === ".rc") rmSync(join(options.out, name));
-    }
   }
 };
 
