@@ -96,7 +96,9 @@ export type MountAnswer =
 const INVOCATION_WRONG = 1;
 const REFUSED = /wrong fs type, bad option|bad usage|unknown filesystem type/;
 
-export const mount = (request: MountRequest): MountAnswer => withKernelLog((said) => mountLogged(request, said));
+/** Of a bind the kernel says nothing that is asked for. */
+export const mount = (request: MountRequest): MountAnswer =>
+  request.type === undefined ? mountLogged(request, () => "") : withKernelLog((said) => mountLogged(request, said));
 
 const mountLogged = ({ source, target, type, options }: MountRequest, said: SaidSince): MountAnswer => {
   const done = run(["mount", ...(type === undefined ? [] : ["-t", type]), "-o", options.join(","), source, target]);
