@@ -47,6 +47,7 @@ import {
 } from "../journal/client-records.ts";
 import type { NodeState } from "../kube/node-state.ts";
 import { stage } from "../operations/pipeline.ts";
+import { orSay } from "../operations/within.ts";
 import { makeLateWrites } from "./late-writes.ts";
 import type { VolumeContext, VolumeImage } from "./volume-context.ts";
 
@@ -174,10 +175,7 @@ export const makeClientRecord = (
         const stays = (message: string) =>
           Effect.logDebug(`the record that ${nodeId} has volume ${volumeId} stays until it is detached: ${message}`);
         const forgotten = forgetClient(its.image, nodeId, writtenAs(nodeId, its.client));
-        return Effect.catch(
-          writes.write(volumeId, forgotten, { limit: LIMIT, orElse: () => stays(`no answer in ${LIMIT}`) }),
-          ({ message }) => stays(message),
-        );
+        return orSay(LIMIT, stays, (limit) => writes.write(volumeId, forgotten, limit));
       }),
   };
 };

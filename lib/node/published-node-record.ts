@@ -17,8 +17,9 @@ import * as Effect from "effect/Effect";
 import type { Ceph } from "../ceph/ceph.ts";
 import type { CephError } from "../ceph/errors.ts";
 import { Precondition } from "../csi/errors.ts";
-import { makeLateWrites } from "./late-writes.ts";
 import { publishedNodes, publishNode, unpublishNode, type JournalVolume } from "../journal/published-nodes.ts";
+import { orSay } from "../operations/within.ts";
+import { makeLateWrites } from "./late-writes.ts";
 
 const LIMIT = "2 seconds";
 
@@ -57,13 +58,12 @@ export const makePublishedNodeRecord = (nodeId: string, instanceId: string | und
     volumeId: string,
     what: string,
     write: Effect.Effect<unknown, CephError, Ceph>,
-  ): Effect.Effect<void, never, Ceph> => {
-    const isNot = (why: string) => Effect.logDebug(`cannot ${what} volume ${volumeId}: ${why}`);
-    return writes.write(volumeId, write, { limit: LIMIT, orElse: () => isNot(`no answer in ${LIMIT}`) }).pipe(
-      Effect.catch(({ message }) => isNot(message)),
-      Effect.asVoid,
+  ): Effect.Effect<void, never, Ceph> =>
+    orSay(
+      LIMIT,
+      (why) => Effect.logDebug(`cannot ${what} volume ${volumeId}: ${why}`),
+      (limit) => writes.write(volumeId, write, limit),
     );
-  };
   return {
     staged: (volumeId, entry, shared) =>
       Effect.suspend(() => {

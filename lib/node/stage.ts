@@ -40,7 +40,7 @@ import { compensated, type Compensations, step } from "../operations/compensatio
 import { LockKey } from "../operations/lock-keys.ts";
 import { Locks } from "../operations/locks.ts";
 import { stage } from "../operations/pipeline.ts";
-import { within } from "../operations/within.ts";
+import { orSay, within } from "../operations/within.ts";
 import { ClientRecord } from "./client-record.ts";
 import { type Comparison, compareWithRequest, type WantedVolume } from "./compare-with-request.ts";
 import { addLayer, growLayer, type LayerKey, layerKey, type LayerWanted } from "./crypt-layer.ts";
@@ -297,8 +297,5 @@ const completeNodeRecord = (spec: StageSpec) => {
     if (context.fixed !== undefined || (yield* PublishedNodeRecord).isRecorded(context.volumeId)) return;
     yield* recordPublishedNode(spec, yield* stage("locate image", locateImage(context, credentials)));
   });
-  return within(completed, {
-    limit: RECORD_LIMIT,
-    orElse: () => waits(`no answer in ${RECORD_LIMIT}`),
-  }).pipe(Effect.catch(({ message }) => waits(message)));
+  return orSay(RECORD_LIMIT, waits, (limit) => within(completed, limit));
 };

@@ -21,6 +21,19 @@ export interface Limit<B, E, R> {
   readonly onLate?: (work: Fiber.Fiber<unknown, unknown>) => void;
 }
 
+/**
+ * Work that fails no call: `say` is told why it has not come about. `wait` waits for it within the limit that it is given.
+ */
+export const orSay = <E extends { readonly message: string }, R>(
+  limit: string & Duration.Input,
+  say: (why: string) => Effect.Effect<void>,
+  wait: (limit: Limit<void, never, never>) => Effect.Effect<unknown, E, R>,
+): Effect.Effect<void, never, R> =>
+  wait({ limit, orElse: () => say(`no answer in ${limit}`) }).pipe(
+    Effect.catch(({ message }) => say(message)),
+    Effect.asVoid,
+  );
+
 export const within = <A, E, R, B, E2, R2>(
   work: Effect.Effect<A, E, R>,
   { limit, orElse, onLate }: Limit<B, E2, R2>,
