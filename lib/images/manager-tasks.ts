@@ -17,7 +17,7 @@ import { imageLabel, poolLabel } from "../ceph/label.ts";
 import type { ManagerTask } from "../ceph/manager.ts";
 import type { PoolRef } from "../ceph/rados.ts";
 import { unattended } from "../operations/unattended.ts";
-import type { InTrash, Keeping } from "./trashed-snapshots.ts";
+import { type InTrash, type Keeping, notSeen } from "./trashed-snapshots.ts";
 
 const PATIENCE_MS = 3_600_000;
 const LOOKS_AT_ONCE = 64;
@@ -69,9 +69,7 @@ export const makeTending = (
     });
     for (const { image, seen } of due.toSorted((a, b) => a.seen.lookedAt - b.seen.lookedAt).slice(0, LOOKS_AT_ONCE)) {
       seen.lookedAt = now;
-      yield* unattended(look(image, now - seen.since), (reason) =>
-        Effect.logInfo(`could not see why image ${imageLabel(pool, image.id)} stays in the trash: ${reason}`),
-      );
+      yield* unattended(look(image, now - seen.since), (reason) => Effect.logInfo(notSeen(image, reason)));
     }
   });
 };

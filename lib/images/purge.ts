@@ -37,7 +37,7 @@ import { makeTending } from "./manager-tasks.ts";
 import { makeReminder } from "./reminder.ts";
 import { makeSecondLook } from "./second-look.ts";
 import { leftInTrash, madeByDriver, makeSweeps, snapshotInTrash } from "./trash-sweep.ts";
-import { clearSnapshots, type InTrash, keptByPersons } from "./trashed-snapshots.ts";
+import { clearSnapshots, type InTrash, keptByPersons, notSeen } from "./trashed-snapshots.ts";
 
 /** Of an image that the driver removes itself: 16 GiB with objects of the usual size. */
 const MOST_OBJECTS = 4096n;
@@ -143,18 +143,12 @@ export class Purge extends Context.Service<
         );
       /** The manager would try for ever to remove an image that a snapshot keeps which nobody removes. */
       const withoutSnapshots = (image: TrashedImage) =>
-        Effect.gen(function* () {
-          const keeping = yield* clear(image);
-          if (keeping !== undefined && keeping.persons.length === 0) yield* byManagerOrOwn(image);
-        }).pipe((act) =>
-          unattended(act, (reason) =>
-            Effect.andThen(
-              Effect.logInfo(
-                `could not see why image ${imageLabel(image.pool, image.id)} stays in the trash: ${reason}`,
-              ),
-              byManagerOrOwn(image),
-            ),
-          ),
+        unattended(
+          Effect.gen(function* () {
+            const keeping = yield* clear(image);
+            if (keeping !== undefined && keeping.persons.length === 0) yield* byManagerOrOwn(image);
+          }),
+          (reason) => Effect.andThen(Effect.logInfo(notSeen(image, reason)), byManagerOrOwn(image)),
         );
       const quick = yield* makeQuickPurge({ trashRemove, trashSnapshotRemove }, (image, kept) =>
         kept ? withoutSnapshots(image) : byManagerOrOwn(image),

@@ -173,6 +173,10 @@ const named = (persons: readonly string[]): string =>
 const toDo = ({ pool, id }: InTrash): string =>
   `To keep what is there, take the image out of the trash with "rbd trash restore ${imageLabel(pool, id)}". If nobody needs it, remove each with "rbd snap rm --pool ${pool.pool}${pool.namespace === "" ? "" : ` --namespace ${pool.namespace}`} --image-id ${id} --snap NAME"`;
 
+/** For the log: a look at the image's snapshots failed. */
+export const notSeen = ({ pool, id }: InTrash, reason: string): string =>
+  `could not see why image ${imageLabel(pool, id)} stays in the trash: ${reason}`;
+
 export const keptByPersons = (image: InTrash, persons: readonly string[]): string =>
   `image ${imageLabel(image.pool, image.id)} (${image.name}) stays in the trash, and so does its space: it has ${named(persons)}. ${toDo(image)}; the driver removes the image then`;
 
