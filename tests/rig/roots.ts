@@ -90,6 +90,33 @@ export const debianMirror = async (): Promise<string> => {
   return uri;
 };
 
+interface DebianFiles {
+  readonly codename: string;
+  /** What mmdebstrap is told besides. */
+  readonly wanted: ReadonlyArray<string>;
+  /** Completes them where they were made, before they get their place. */
+  readonly finish?: (root: string) => Promise<unknown>;
+}
+
+/** Makes files of another Debian release in a folder, which is complete or absent. */
+export const makeOfDebian = async (folder: string, { codename, wanted, finish }: DebianFiles): Promise<void> => {
+  const unfinished = `${folder}.${process.pid}`;
+  // testing's index may be past its date on a mirror that lags
+  const apt = ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Languages "none"'];
+  try {
+    await must(
+      {},
+      ["mmdebstrap", "--quiet", "--mode=root", ...wanted, ...apt, codename, unfinished, await debianMirror()],
+      { timeoutMs: 10 * 60_000 },
+    );
+    await finish?.(unfinished);
+    inPlace(unfinished, folder);
+  } catch (error) {
+    rmSync(unfinished, { recursive: true, force: true });
+    throw error;
+  }
+};
+
 /**
  * The root folder for a Ceph release, made where it is not in the cache yet (half a minute to a minute, network);
  * undefined where this machine's own packages are of that release.
@@ -103,31 +130,12 @@ export const rootFor = async (
   const root = join(cacheFolder("roots"), codename);
   if (existsSync(root)) return root;
   say(`making a Debian ${codename} root with Ceph ${release}: ${root}`);
-  const unfinished = `${root}.${process.pid}`;
-  try {
-    await must(
-      {},
-      [
-        "mmdebstrap",
-        "--quiet",
-        "--mode=root",
-        "--variant=minbase",
-        `--include=${packages.join(",")}`,
-        // testing's index may be past its date on a mirror that lags
-        '--aptopt=Acquire::Check-Valid-Until "false"',
-        '--aptopt=Acquire::Languages "none"',
-        "--dpkgopt=path-exclude=/usr/share/doc/*",
-        "--dpkgopt=path-exclude=/usr/share/man/*",
-        codename,
-        unfinished,
-        await debianMirror(),
-      ],
-      { timeoutMs: 10 * 60_000 },
-    );
-    inPlace(unfinished, root);
-  } catch (error) {
-    rmSync(unfinished, { recursive: true, force: true });
-    throw error;
-  }
+  const wanted = [
+    "--variant=minbase",
+    `--include=${packages.join(",")}`,
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+  ];
+  await makeOfDebian(root, { codename, wanted });
   return root;
 };

@@ -8,13 +8,13 @@
  * 2. The exit status is the command's own; a guest that ends without telling one is a rejection.
  * 3. The guest's network card on this machine goes with the guest, unless this process is killed.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { must, systemPath } from "./place.ts";
-import { cacheFolder, codenames, debianMirror } from "./roots.ts";
+import { cacheFolder, codenames, makeOfDebian } from "./roots.ts";
 import { unpacked } from "./unpacked.ts";
-import { guestScript, lastedUntilEnd, OUT, type VmOptions } from "./vm.ts";
+import { memoryOf, OUT, runMachine, type VmOptions, words } from "./vm.ts";
 
 /** The newest Debian release that the rig knows: its kernel knows the registers of today's processors. */
 const CODENAME = codenames[20];
@@ -35,17 +35,14 @@ const program = async (): Promise<Program> => {
   const final = join(cacheFolder("kernel"), `user-mode-${CODENAME}`);
   if (existsSync(final)) return describe(final);
   console.log("fetching the kernel that is a program");
-  const unfinished = `${final}~${process.pid}`;
-  const wanted = ["--quiet", "--mode=root", "--variant=extract", "--include=user-mode-linux"];
-  const lenient = ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Languages "none"'];
-  await must({}, ["mmdebstrap", ...wanted, ...lenient, CODENAME, unfinished, await debianMirror()], {
-    timeoutMs: 10 * 60_000,
-  });
   const libraries = join(final, "usr/lib/x86_64-linux-gnu");
   const patch = join(await unpacked("patchelf"), "usr/bin/patchelf");
   const own = ["--set-interpreter", join(libraries, "ld-linux-x86-64.so.2"), "--set-rpath", libraries];
-  await must({}, [patch, ...own, describe(unfinished).file]);
-  renameSync(unfinished, final);
+  await makeOfDebian(final, {
+    codename: CODENAME,
+    wanted: ["--variant=extract", "--include=user-mode-linux"],
+    finish: (root) => must({}, [patch, ...own, describe(root).file]),
+  });
   return describe(final);
 };
 
@@ -97,23 +94,19 @@ export const userModeLacks = (): string | undefined => {
 export const runInUserMode = async (options: VmOptions): Promise<number> => {
   const linux = await program();
   const work = mkdtempSync(join(tmpdir(), "csi-rbd-user-mode-"));
-  mkdirSync(options.out, { recursive: true });
   try {
     const init = join(work, "init");
     writeFileSync(init, initScript(linux, options.out), { mode: 0o700 });
-    return await withCard(async ({ name, ours, guests }) => {
-      const network = { address: `${guests}/30`, gateway: ours, card: "vec0" };
-      writeFileSync(join(options.out, ".guest"), guestScript(options, network), { mode: 0o600 });
-      const command = [
-        ..."setpriv --pdeathsig KILL -- setsid".split(" "),
+    return await withCard(({ name, ours, guests }) => {
+      const argv = [
         linux.file,
-        `mem=${options.memMiB ?? 6144}M`,
-        ..."seccomp=auto rootfstype=hostfs rootflags=/ ro quiet con=null con0=null,fd:1 panic=-1".split(" "),
+        `mem=${memoryOf(options)}M`,
+        ...words("seccomp=auto rootfstype=hostfs rootflags=/ ro quiet con=null con0=null,fd:1 panic=-1"),
         `uml_dir=${work}`,
         `init=${init}`,
         `vec0:transport=tap,ifname=${name},depth=64,gro=1`,
       ];
-      return lastedUntilEnd(command, options);
+      return runMachine(argv, options, { address: `${guests}/30`, gateway: ours, card: "vec0" });
     });
   } finally {
     rmSync(work, { recursive: true, force: true });

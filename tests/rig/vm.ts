@@ -57,7 +57,7 @@ export const OUT = "/mnt/out";
 
 const allModules = ["rbd", "nbd", "dm-crypt", "xfs", "ext4", "loop"];
 const initModules = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
-const words = (text: string): Array<string> => text.split(" ");
+export const words = (text: string): Array<string> => text.split(" ");
 export const shellWord = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;
 
 const initScript = (shares: ReadonlyArray<string>) => `#!/bin/busybox sh
@@ -90,7 +90,7 @@ echo 1 > /proc/sys/net/ipv4/conf/${card}/route_localnet
 ip route add ${loopback}/32 via ${gateway} dev ${card} table local`;
 
 /** The script that the guest runs once it has its root. */
-export const guestScript = (options: VmOptions, network: GuestNetwork) => `
+const guestScript = (options: VmOptions, network: GuestNetwork) => `
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root OUT=${OUT} LC_ALL=C.UTF-8
 mount -t tmpfs run /run; mkdir -p /dev/shm /dev/pts
 mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
@@ -162,21 +162,35 @@ export const vmLacks = (): string | undefined => {
   return missing.length === 0 ? undefined : `no ${missing.join(", no ")}`;
 };
 
-/** Runs the machine until it is off; resolves to the exit status of the command in it. */
-export const lastedUntilEnd = async (argv: ReadonlyArray<string>, options: VmOptions): Promise<number> => {
-  const status = join(options.out, ".rc");
+/** MiB. */
+export const memoryOf = ({ memMiB }: VmOptions): number => memMiB ?? Math.min(6144, Math.floor(totalmem() / 2 ** 21));
+
+/** Runs the machine until it is off, and in it the command; resolves to the command's exit status. */
+export const runMachine = async (
+  argv: ReadonlyArray<string>,
+  options: VmOptions,
+  network: GuestNetwork,
+): Promise<number> => {
+  const [script, status] = [join(options.out, ".guest"), join(options.out, ".rc")];
+  mkdirSync(options.out, { recursive: true });
   rmSync(status, { force: true });
-  const machine = Bun.spawn([...argv], { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
   const limitMs = options.limitMs ?? 15 * 60_000;
   let late = false;
+  let end = () => {};
   const timer = setTimeout(() => {
     late = true;
-    machine.kill("SIGKILL");
+    end();
   }, limitMs);
-  const end = () => machine.kill("SIGKILL");
-  options.needs?.addEventListener("abort", end);
-  if (options.needs?.aborted === true) end();
   try {
+    writeFileSync(script, guestScript(options, network), { mode: 0o600 });
+    const machine = Bun.spawn([...words("setpriv --pdeathsig KILL -- setsid"), ...argv], {
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    end = () => machine.kill("SIGKILL");
+    options.needs?.addEventListener("abort", end);
+    if (options.needs?.aborted === true) end();
     await Promise.all([eachLine(machine.stdout, options.line ?? console.log), machine.exited]);
     options.needs?.throwIfAborted();
     if (late) throw new Error(`the virtual machine did not end within ${limitMs / 1000} s`);
@@ -185,7 +199,7 @@ export const lastedUntilEnd = async (argv: ReadonlyArray<string>, options: VmOpt
   } finally {
     options.needs?.removeEventListener("abort", end);
     clearTimeout(timer);
-    for (const name of [".guest", ".rc"]) rmSync(join(options.out, name), { force: true });
+    for (const file of [script, status]) rmSync(file, { force: true });
   }
 };
 
@@ -195,15 +209,12 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
   const root = options.root ?? "/";
   const shares = options.root === undefined ? [] : (options.shares ?? []);
   const work = mkdtempSync(join(tmpdir(), "csi-rbd-vm-"));
-  mkdirSync(options.out, { recursive: true });
   try {
     const initrd = await makeInitrd(work, kernel, shares);
-    writeFileSync(join(options.out, ".guest"), guestScript(options, userNetwork), { mode: 0o600 });
-    const memMiB = options.memMiB ?? Math.min(6144, Math.floor(totalmem() / 2 ** 21));
-    return await lastedUntilEnd(
+    return await runMachine(
       [
-        ...words("setpriv --pdeathsig KILL -- setsid qemu-system-x86_64 -accel tcg,thread=multi -cpu max"),
-        ...words(`-smp ${Math.min(cpus().length, 4)} -m ${memMiB} -display none -vga none -monitor none`),
+        ...words("qemu-system-x86_64 -accel tcg,thread=multi -cpu max"),
+        ...words(`-smp ${Math.min(cpus().length, 4)} -m ${memoryOf(options)} -display none -vga none -monitor none`),
         ...words("-serial stdio -no-reboot"),
         ...words(networkCard(options)),
         ...diskDrive(options),
@@ -219,6 +230,7 @@ export const runInVm = async (options: VmOptions): Promise<number> => {
         ...share("out", options.out, false),
       ],
       options,
+      userNetwork,
     );
   } finally {
     rmSync(work, { recursive: true, force: true });
