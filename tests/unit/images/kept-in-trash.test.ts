@@ -3,18 +3,14 @@
  * takes out of there.
  */
 import { describe, expect, test } from "bun:test";
-import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
-import * as Layer from "effect/Layer";
-import * as Logger from "effect/Logger";
-import * as TestClock from "effect/testing/TestClock";
-import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
 import { CephUnexplained, TimedOut } from "../../../lib/ceph/errors.ts";
 import type { PoolRef } from "../../../lib/ceph/rados.ts";
 import { DRIVERS_MARKS, type DriversMark } from "../../../lib/ceph/rbd.ts";
-import { Purge } from "../../../lib/images/purge.ts";
+import type { Purge } from "../../../lib/images/purge.ts";
 import { crashAt, intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, memoryAccess, MEMORY_KEY, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
+import { after, purgeWithin, settle } from "../../support/purge-world.ts";
 import { aCluster, seed, seedImage } from "../../support/world.ts";
 
 const VOLUME_UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -48,25 +44,7 @@ const snapshotsIn = (cluster: MemoryCluster, id: string) =>
     ?.trash.get(id)
     ?.image.snapshots.map(({ name }) => name);
 
-type Body = (purge: Purge["Service"], log: readonly string[]) => Effect.Effect<unknown, unknown>;
-
-/** A process with its purge queue, in virtual time. */
-const inProcess = (cluster: MemoryCluster, body: Body, ceph: CephCalls = cephMemoryService(cluster)) => {
-  const log: string[] = [];
-  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
-  const layer = Purge.layer.pipe(
-    Layer.provideMerge(Layer.mergeAll(cephLayer(ceph), TestClock.layer(), Logger.layer([recorder]))),
-  );
-  return Effect.runPromise(
-    Effect.flatMap(Purge, (purge) => body(purge, log)).pipe(Effect.provide(layer), Effect.timeout("4 seconds")),
-  );
-};
-const settle = Effect.forEach(
-  Array.from({ length: 50 }, () => TestClock.adjust(0)),
-  (turn) => turn,
-  { discard: true },
-);
-const after = (time: Duration.Input) => Effect.andThen(TestClock.adjust(time), settle);
+const inProcess = purgeWithin("4 seconds");
 /** The pool is used all the time, and so looked through every ten minutes. */
 const used = (purge: Purge["Service"], minutes: number) =>
   Effect.gen(function* () {

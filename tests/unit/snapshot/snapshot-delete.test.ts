@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import * as Effect from "effect/Effect";
 import { AccessDenied, TimedOut } from "../../../lib/ceph/errors.ts";
 import { failAt, intercepted } from "../../support/ceph-faults.ts";
-import { cephMemoryService } from "../../support/ceph-memory/memory.ts";
+import { cephMemoryService, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { aDriver } from "../../support/one-world.ts";
 import {
   aVolume,
@@ -24,6 +24,16 @@ import { aCluster, codeOf, deletion, eventually, failureOf, poolDump, seed } fro
 import { virtualTime } from "../../support/virtual-time.ts";
 
 const GONE = "0001-0004-east-0000000000000002-b0285c97-a0ce-41eb-8c66-0242ac110002";
+
+/** A snapshot whose image is not made yet, as it is on its source and in the journal -> the image's name. */
+const unreadySnapshot = async (cluster: MemoryCluster, source: string): Promise<string> => {
+  const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
+  const holder = `csi-snap-${uuid}`;
+  const attributes = { "csi.snapname": "snap-1", "csi.imagename": holder, "csi.source": source };
+  seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": uuid }, [`csi.snap.${uuid}`]: attributes });
+  await byHand(cluster).snapshot(source, holder);
+  return holder;
+};
 
 describe("deletion of a snapshot", () => {
   test("DeleteSnapshot removes all that belongs to the snapshot, and leaves the source as it was", async () => {
@@ -88,11 +98,7 @@ describe("deletion of a snapshot", () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
-    const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
-    const holder = `csi-snap-${uuid}`;
-    const attributes = { "csi.snapname": "snap-1", "csi.imagename": holder, "csi.source": imageOf(id) };
-    seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": uuid }, [`csi.snap.${uuid}`]: attributes });
-    await byHand(cluster).snapshot(imageOf(id), holder);
+    const holder = await unreadySnapshot(cluster, imageOf(id));
     await byHand(cluster).clone(imageOf(id), holder, holder);
     await driver.deleteSnapshot(snapshotDeletion(GONE));
     await settled(cluster);
@@ -105,11 +111,7 @@ describe("deletion of a snapshot", () => {
     const cluster = aCluster();
     await using driver = aDriver(cluster);
     const id = await aVolume(driver, cluster);
-    const uuid = "b0285c97-a0ce-41eb-8c66-0242ac110002";
-    const holder = `csi-snap-${uuid}`;
-    const attributes = { "csi.snapname": "snap-1", "csi.imagename": holder, "csi.source": imageOf(id) };
-    seed(cluster, { "csi.snaps.default": { "csi.snap.snap-1": uuid }, [`csi.snap.${uuid}`]: attributes });
-    await byHand(cluster).snapshot(imageOf(id), holder);
+    await unreadySnapshot(cluster, imageOf(id));
     const imageId = cluster.image("rbd", imageOf(id)).id;
     await Effect.runPromise(cephMemoryService(cluster).trashMove(POOL, imageOf(id)));
     await Effect.runPromise(cephMemoryService(cluster).managerTrashRemove(POOL, imageId));

@@ -1,9 +1,7 @@
 /** The way out of the trash: by the manager, or by the driver's own queue where the manager can't. */
 import { describe, expect, test } from "bun:test";
-import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import * as Logger from "effect/Logger";
 import * as Redacted from "effect/Redacted";
 import * as TestClock from "effect/testing/TestClock";
 import { type CephCalls, cephLayer } from "../../../lib/ceph/ceph.ts";
@@ -17,6 +15,7 @@ import { intercepted, recorded } from "../../support/ceph-faults.ts";
 import { cephMemoryService, MEMORY_KEY, memoryAccess, type MemoryCluster } from "../../support/ceph-memory/memory.ts";
 import { hanging } from "../../support/hanging.ts";
 import { aDriver, flagsOf } from "../../support/one-world.ts";
+import { after, purgeWithin, settle } from "../../support/purge-world.ts";
 import { aCluster, seed, seedImage } from "../../support/world.ts";
 
 const UUID = "b0285c97-a0ce-41eb-8c66-0242ac110002";
@@ -52,25 +51,7 @@ const noManager = (): MemoryCluster => {
   return cluster;
 };
 
-type Body = (purge: Purge["Service"], log: readonly string[]) => Effect.Effect<unknown, unknown>;
-
-/** A process with its purge queue, in virtual time. */
-const inProcess = (cluster: MemoryCluster, body: Body, ceph: CephCalls = cephMemoryService(cluster)) => {
-  const log: string[] = [];
-  const recorder = Logger.make<unknown, void>(({ message }) => void log.push([message].flat().map(String).join(" ")));
-  const layer = Purge.layer.pipe(
-    Layer.provideMerge(Layer.mergeAll(cephLayer(ceph), TestClock.layer(), Logger.layer([recorder]))),
-  );
-  return Effect.runPromise(
-    Effect.flatMap(Purge, (purge) => body(purge, log)).pipe(Effect.provide(layer), Effect.timeout("2 seconds")),
-  );
-};
-/** Lets everything run that does not wait for time. */
-const settle = Effect.forEach(
-  Array.from({ length: 50 }, () => TestClock.adjust(0)),
-  (turn) => turn,
-  { discard: true },
-);
+const inProcess = purgeWithin("2 seconds");
 
 /** After it the mark protects no image any more. */
 const unprotected = Effect.andThen(TestClock.adjust("5 seconds"), settle);
@@ -701,7 +682,6 @@ describe("images that a dead process left in the trash", () => {
   const NAMES = [`csi-vol-${OTHER}`, `csi-snap-${OTHER}`, `csi-vol-${OTHER}-temp`];
   const marked = (cluster: MemoryCluster, name = IMAGE) => trashed(cluster, name, DRIVERS_MARKS.small);
   const left = (cluster: MemoryCluster) => Promise.all(NAMES.map((name) => marked(cluster, name)));
-  const after = (time: Duration.Input) => Effect.andThen(TestClock.adjust(time), settle);
   const swept = (purge: Purge["Service"]) => Effect.andThen(purge.visit(POOL), after("35 seconds"));
 
   test("some time after the first use of a pool the driver removes what a dead process left, with a manager or without", async () => {
